@@ -1,0 +1,43 @@
+# The two commands of the README, and what CI calls. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE := recipes/smollm2-135m-instruct.toml
+QUESTION ?= Why is the sky blue? Answer in two sentences.
+
+.PHONY: demo test lint clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.forge: pyproject.toml $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@ $(VENV)/.forge
+
+$(VENV)/.lint: pyproject.toml $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	touch $@
+
+demo: $(VENV)/.forge
+	$(BIN)/forge build $(RECIPE)
+	$(BIN)/forge serve --detach
+	$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
+	  status=$$?; $(BIN)/forge stop; exit $$status
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/rooms.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
