@@ -1,0 +1,35 @@
+"""forge takes a recipe to tokens streaming out of Triton. This face is all that a plugin imports.
+
+The names are resolved when they are asked for: ``forge --help`` must not pay for msgspec and pluggy. ``__init__.pyi`` says the
+same to type checkers, and a test holds the two together.
+"""
+
+import importlib
+
+_ROOMS = {
+    "forge.errors": ("ForgeError", "Problem"),
+    "forge.hookspecs": ("hookimpl",),
+    "forge.model": (
+        "CallPatch",
+        "Checkpoint",
+        "Command",
+        "ConfigOverrides",
+        "JsonPatch",
+        "Patch",
+        "Recipe",
+        "Requirements",
+        "Role",
+        "TextPatch",
+        "Tokenizer",
+        "Toolchain",
+    ),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = list(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'forge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF[name]), name)

@@ -1,0 +1,104 @@
+"""What forge says when it cannot go on.
+
+Every error is one of a family, and every family has one exit code (documented in docs/exit-codes.md). A message says what
+happened; ``where`` names the file, key or address; ``hint`` says what to do next.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where it stands, what is wrong with it, and the mend."""
+
+    where: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+class ForgeError(Exception):
+    """Anything a person can mend; shown in a few lines, without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located}\n    {self.hint}" if self.hint else located
+
+
+class RecipeError(ForgeError):
+    """A recipe says what forge cannot build; it carries every problem found, not the first."""
+
+    exit_code = 3
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class PluginError(ForgeError):
+    """A plugin is missing, broken, raised, or answered with the wrong type."""
+
+    exit_code = 4
+
+    def __init__(self, plugin: str, hook: str, problem: str, *, hint: str = "") -> None:
+        super().__init__(f"plugin {plugin!r} failed in {hook}: {problem}", hint=hint)
+        self.plugin = plugin
+        self.hook = hook
+
+
+class SourceError(ForgeError):
+    """A checkpoint cannot be had: not found, gated, broken, pickled, or out of reach."""
+
+    exit_code = 5
+
+
+class StoreError(ForgeError):
+    """The store cannot keep or give an artifact: disk full, no permission, damaged."""
+
+    exit_code = 6
+
+
+class StepError(ForgeError):
+    """A step ran and did not make what it promised."""
+
+    exit_code = 7
+
+
+class RepositoryError(ForgeError):
+    """A model repository or a config.pbtxt cannot be made as asked."""
+
+    exit_code = 8
+
+
+class ServerError(ForgeError):
+    """Triton did not start, did not become ready, or is not there."""
+
+    exit_code = 9
+
+
+class InferenceError(ForgeError):
+    """A served model refused or failed a request."""
+
+    exit_code = 10
+
+
+class HostError(ForgeError):
+    """This machine lacks something that the work needs: Docker, a GPU, a Python, disk."""
+
+    exit_code = 11
+
+
+class LockError(ForgeError):
+    """A recipe's lock is missing or stale and ``--locked`` forbids moving it."""
+
+    exit_code = 12

@@ -1,0 +1,67 @@
+"""The contract between forge and its plugins, API 1. Every hook takes values and returns a value; none runs anything.
+
+A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
+recipe asks for. A hook names whichever of ``recipe``, ``checkpoint`` and ``toolchain`` it wants. ``None`` leaves the question
+to the plugin below: a variant is asked before the family it stands on. Each hook is described in docs/hooks.md.
+"""
+
+import pluggy
+
+from forge.errors import Problem
+from forge.model import (
+    Checkpoint,
+    Command,
+    ConfigOverrides,
+    Patch,
+    Recipe,
+    Requirements,
+    Tokenizer,
+    Toolchain,
+)
+
+PROJECT = "forge"
+API = 1
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def forge_architectures() -> tuple[str, ...] | None:
+    """The ``architectures`` of config.json that this family serves. A variant answers None. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...] | None:
+    """What this recipe asks that cannot work, each with what to change. Answers of all plugins are collected. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_requirements(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> Requirements | None:
+    """Packages that the family image needs on top of NVIDIA's. Joined, the family's first. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_patches(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> tuple[Patch, ...] | None:
+    """Edits to toolchain scripts or checkpoint JSON, as data. Joined, the family's first. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_convert_commands(
+    recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain
+) -> tuple[Command, ...] | None:
+    """Commands that turn /forge/model into TensorRT-LLM's checkpoint in /forge/out. First answer wins. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_build_commands(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> tuple[Command, ...] | None:
+    """Commands that turn /forge/checkpoint into engines in /forge/out. First answer wins. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_tokenizer(recipe: Recipe, checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer's kind, files and special-token settings. First answer wins. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_config_overrides(recipe: Recipe, checkpoint: Checkpoint) -> ConfigOverrides | None:
+    """config.pbtxt parameters by role. Merged: variant over family, the recipe over both. Since API 1."""
