@@ -1,0 +1,207 @@
+"""What a build can make: actions as data, and steps that put them in order. A step's key says all it stands on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import cast
+
+import msgspec
+from blake3 import blake3
+
+from forge.model import (
+    Command,
+    Names,
+    Patch,
+    Pinned,
+    Requirements,
+    Role,
+    Scalar,
+    TextFile,
+)
+from forge.ports import Environment
+
+FORMAT = 1
+"""Enters every key: raise it when the meaning of an action changes without its words changing."""
+LONG = 200
+"""Characters of an input above which only its digest is kept for comparing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring a checkpoint's files."""
+
+    source: Pinned
+
+
+@dataclass(frozen=True, slots=True)
+class MakeEnvironment:
+    """Make a private Python environment; ``interpreter`` is where this machine has the Python, and enters no key."""
+
+    environment: Environment
+    interpreter: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayBackends:
+    """Lay the folder of Triton backends: the Python backend out of the need ``environment``, and the twin's sources.
+
+    ``triton`` is the folder of an installed Triton to take the Python backend from instead.
+    """
+
+    sources: tuple[TextFile, ...]
+    triton: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeImage:
+    """Put a family's requirements on top of NVIDIA's image."""
+
+    base: str
+    requirements: Requirements
+
+
+@dataclass(frozen=True, slots=True)
+class PatchCheckpoint:
+    """Set keys of the checkpoint's JSON files."""
+
+    patches: tuple[Patch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run commands with the needs at /forge/<need>; ``patches`` change copies of the scripts, mounted over them."""
+
+    commands: tuple[Command, ...]
+    patches: tuple[Patch, ...] = ()
+    gpu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A file of a need's result that stands in the entry too."""
+
+    need: str
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assemble:
+    """Lay one model's part of a repository: filled configs, model.py files, and the assets by hard link."""
+
+    names: Names
+    skeletons: tuple[TextFile, ...]
+    settings: Mapping[Role, Mapping[str, Scalar]]
+    links: tuple[Link, ...]
+    texts: tuple[TextFile, ...] = ()
+
+
+Action = Fetch | MakeEnvironment | LayBackends | MakeImage | PatchCheckpoint | Run | Assemble
+
+
+def _identity(action: Action) -> Action:
+    """The action without what is true of this machine only."""
+    match action:
+        case Fetch(source):
+            return Fetch(replace(source, location=""))
+        case MakeEnvironment():
+            return replace(action, interpreter="")
+        case _:
+            return action
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to make. It holds the steps it needs, by the names it has for them: a cycle cannot be written down."""
+
+    name: str
+    action: Action
+    needs: tuple[tuple[str, "Step"], ...] = ()
+    promises: tuple[str, ...] = ()
+    """Files that the result holds, or the step has failed."""
+
+    @cached_property
+    def words(self) -> object:
+        return msgspec.to_builtins(_identity(self.action), str_keys=True)
+
+    @cached_property
+    def key(self) -> str:
+        """The address of this step's result: its action and, through their keys, all it stands on."""
+        words = {
+            "format": FORMAT,
+            "kind": type(self.action).__name__,
+            "action": self.words,
+            "needs": {name: need.key for name, need in self.needs},
+        }
+        return blake3(msgspec.json.encode(words, order="deterministic")).hexdigest()
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """The action as flat label -> value, for saying later which input changed; long texts by their digest."""
+        return dict(_flat("", self.words))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the result, where they are known beforehand."""
+        if isinstance(self.action, Fetch) and all(file.size for file in self.action.source.files):
+            return sum(file.size for file in self.action.source.files)
+        return None
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+    elif isinstance(value, list | tuple):
+        items = [_labelled(number, one) for number, one in enumerate(cast("Sequence[object]", value))]
+    else:
+        text = str(value)
+        yield prefix, text if len(text) <= LONG else f"blake3:{blake3(text.encode()).hexdigest()[:16]}"
+        return
+    for name, inner in items:
+        yield from _flat(f"{prefix}.{name}" if prefix else str(name), inner)
+
+
+def _labelled(number: int, value: object) -> tuple[object, object]:
+    """A list's member under its path, if it has one: a file added in front must not make all others look changed."""
+    if isinstance(value, Mapping) and "path" in value:
+        words = cast("Mapping[str, object]", value)
+        return words["path"], {name: word for name, word in words.items() if name != "path"}
+    return number, value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model's place in the plan: what to publish, under which names."""
+
+    recipe: str
+    names: Names
+    step: Step
+    serving: tuple[Step, Step] | None
+    """(environment, backends) for a twin; None where the image brings Triton."""
+
+    def gather(self, into: dict[str, Step]) -> None:
+        """Add every step of this entry to ``into``, by key, each after those it needs."""
+        for root in (*(self.serving or ()), self.step):
+            _gather(root, into)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a build makes. Steps with the same key are one step."""
+
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step once, each after those it needs."""
+        seen: dict[str, Step] = {}
+        for entry in self.entries:
+            entry.gather(seen)
+        return tuple(seen.values())
+
+
+def _gather(step: Step, seen: dict[str, Step]) -> None:
+    if step.key not in seen:
+        for _, need in step.needs:
+            _gather(need, seen)
+        seen[step.key] = step
