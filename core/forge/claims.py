@@ -1,0 +1,166 @@
+"""Who uses which artifacts: running builds and servers, and the repositories that were published from this store."""
+
+import json
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+from blake3 import blake3
+from filelock import FileLock, Timeout
+from msgspec import Struct
+
+from forge import manifest, trees
+from forge.errors import RepositoryError, StoreError
+
+_NOBODY = 0
+
+
+class _Claim(Struct, frozen=True):
+    """Keys in use by the holder of the lock beside this file or, where ``pid`` is set, by that process."""
+
+    keys: tuple[str, ...]
+    pid: int = _NOBODY
+    started: float = 0.0
+
+
+class Claims:
+    """A folder of claims. What is claimed is never collected; a claim ends with its process, however that ends."""
+
+    def __init__(self, root: Path) -> None:
+        self._claims = root / "claims"
+        self._repositories = root / "repositories"
+        self._gate = root / "locks" / "claims"
+
+    @contextmanager
+    def gate(self) -> Generator[None]:
+        """While it is held no claim begins: what is unclaimed now can be taken away now."""
+        self._gate.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._gate):
+            yield
+
+    @contextmanager
+    def using(self, keys: Iterable[str]) -> Generator[None]:
+        """Claim ``keys`` for the length of the block. The kernel drops a killed process's lock, and so its claim."""
+        note = self._note()
+        lock = FileLock(note.with_suffix(".lock"))
+        try:
+            with self.gate():
+                lock.acquire()
+                trees.write_whole(note, _encode(_Claim(tuple(keys))))
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+    def lend(self, keys: Iterable[str], pid: int, started: float) -> None:
+        """Claim ``keys`` until process ``pid``, which began ``started`` clock ticks after boot, has ended."""
+        note = self._note()
+        with self.gate():
+            trees.write_whole(note, _encode(_Claim(tuple(keys), pid, started)))
+
+    def remember(self, repository: Path) -> None:
+        """From now on, what the manifest of ``repository`` names is in use for as long as the repository is there."""
+        place = os.path.abspath(repository)
+        note = self._repositories / blake3(os.fsencode(place)).hexdigest()[:32]
+        if not note.exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            with self.gate():
+                trees.write_whole(note, json.dumps(place))
+
+    def repositories(self) -> tuple[Path, ...]:
+        """The repositories that are remembered and still there; those that are gone are forgotten."""
+        there: list[Path] = []
+        for note in _files(self._repositories):
+            with suppress(ValueError, FileNotFoundError):
+                place = Path(json.loads(note.read_text(encoding="utf-8")))
+                if place.is_dir():
+                    there.append(place)
+                    continue
+            note.unlink(missing_ok=True)
+        return tuple(sorted(there))
+
+    def claimed(self) -> frozenset[str]:
+        """Every key in use. StoreError where a repository's manifest cannot be read: then nobody knows.
+
+        To be called behind the gate; what dead processes left among the claims is removed.
+        """
+        keys: set[str] = set()
+        for folder in (self._claims, self._repositories):
+            for unfinished in folder.glob(".*"):
+                unfinished.unlink(missing_ok=True)
+        for place in self.repositories():
+            keys |= _published(place)
+        for note in _files(self._claims, ".json"):
+            keys.update(self._live(note))
+        for lock in _files(self._claims, ".lock"):
+            if not lock.with_suffix(".json").exists():
+                _drop(lock)
+        return frozenset(keys)
+
+    def _note(self) -> Path:
+        self._claims.mkdir(parents=True, exist_ok=True)
+        return self._claims / f"{uuid4().hex}.json"
+
+    def _live(self, note: Path) -> tuple[str, ...]:
+        """The keys of one claim; a dead one is removed."""
+        try:
+            claim = msgspec.json.decode(note.read_bytes(), type=_Claim)
+        except FileNotFoundError:
+            return ()
+        except msgspec.DecodeError:
+            claim = _Claim(())
+        if claim.pid != _NOBODY:
+            if began(claim.pid) == claim.started:
+                return claim.keys
+        elif not _drop(note.with_suffix(".lock")):
+            return claim.keys
+        note.unlink(missing_ok=True)
+        return ()
+
+
+def began(pid: int) -> float | None:
+    """When a process began, in clock ticks since boot (proc(5), stat, field 22); None if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in {"Z", "X"} else float(fields[19])
+
+
+def _published(place: Path) -> frozenset[str]:
+    file = place / manifest.NAME
+    try:
+        return manifest.read(file.read_bytes(), str(file)).held
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, RepositoryError) as error:
+        raise StoreError(
+            f"a repository's manifest cannot be read, so what it uses is not known: {getattr(error, 'what', error)}",
+            where=str(file),
+            hint="Mend or remove that repository first; nothing was removed from the store.",
+        ) from error
+
+
+def _drop(lock: Path) -> bool:
+    """Remove a lock file that nobody holds; says whether it is gone. Behind the gate nobody is about to take it."""
+    try:
+        with FileLock(lock, timeout=0):
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+def _files(folder: Path, suffix: str = "") -> list[Path]:
+    """Finished files of a folder; a name that begins with a dot is one being written."""
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if path.name.endswith(suffix) and not path.name.startswith(".")]
+
+
+def _encode(claim: _Claim) -> str:
+    return msgspec.json.encode(claim).decode()

@@ -1,0 +1,305 @@
+"""Finished artifacts by key: made once, whole, read-only.
+
+``artifacts/<kk>/<key>/`` holds ``tree`` (what was made), ``manifest.json`` (what it was made from) and ``files.json``
+(what it holds). It is staged under ``staging/`` and renamed, so whatever has a key's name is whole: to find is to look.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+from blake3 import blake3
+from filelock import FileLock, Timeout
+
+from forge import artifact, trees
+from forge.artifact import Artifact, Manifest, Provenance
+from forge.claims import Claims
+from forge.collection import Removed, Shelved, choose
+from forge.errors import StoreError
+from forge.trees import Inode
+
+__all__ = ["Artifact", "Damage", "Manifest", "Provenance", "Removed", "Store"]
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
+_LARGE = 1024 * 1024
+_PATIENCE = 0.3  # seconds before a wait is worth a word
+_HINT = "Make room (`forge cache gc` removes what nothing uses) or set FORGE_HOME to a place that can be written."
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An artifact that was not what it was made to be, and is gone from the store now."""
+
+    key: str
+    step: str
+    problems: tuple[str, ...]
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+class Store:
+    """A folder of artifacts. Any number of processes use one store at a time; all of them see only what is whole."""
+
+    def __init__(self, root: Path, *, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds since 1970. Nothing is made on disk before the first artifact."""
+        self.root = root.absolute()
+        self.claims = Claims(self.root)
+        self._clock = clock
+        self._artifacts = self.root / "artifacts"
+        self._staging = self.root / "staging"
+        self._locks = self.root / "locks"
+        self._index = self.root / "index"
+
+    # -- finding
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact of this key, if it is held. It now counts as just used."""
+        held = self._read(key)
+        if held:
+            now = self._clock()
+            with suppress(OSError):  # another's store, or a read-only one: it only ages faster
+                os.utime(held.path.parent / artifact.MANIFEST, (now, now))
+        return held
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """All that is held, by key. Looking at them is not using them."""
+        for key in self._keys():
+            if held := self._read(key):
+                yield held
+
+    def nearest(self, provenance: Provenance) -> Artifact | None:
+        """The held result of the same step and action that shares the most inputs and needs with ``provenance``."""
+        folder = self._indexed(provenance)
+        wanted = {*provenance.inputs.items(), *provenance.needs.items()}
+        best: tuple[int, float, str] | None = None
+        found: Artifact | None = None
+        for key in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            held = self._read(key)
+            if held is None:
+                (folder / key).unlink(missing_ok=True)
+                continue
+            before = held.manifest.provenance
+            rank = (len(wanted & {*before.inputs.items(), *before.needs.items()}), held.manifest.made_at, key)
+            if best is None or rank > best:
+                best, found = rank, held
+        return found
+
+    # -- making
+
+    def make(
+        self,
+        key: str,
+        provenance: Provenance,
+        fill: Callable[[Path], object],
+        *,
+        waiting: Callable[[str], None] = _silent,
+    ) -> tuple[Artifact, bool]:
+        """The artifact of ``key``, and whether this call made it: ``fill`` writes it into an empty folder.
+
+        One process makes a key while the others wait and say so to ``waiting``. What ``fill`` raises is raised, and
+        nothing is left; StoreError where the disk refuses. A file that ``fill`` links from elsewhere keeps its mode.
+        """
+        if held := self.find(key):
+            return held, False
+        with self._explained(provenance.step), self._only_one(key, provenance.step, waiting):
+            if held := self.find(key):
+                return held, False
+            self._retire(key)  # a manifest that cannot be read
+            self.sweep(mine=key)
+            return self._stage(key, provenance, fill), True
+
+    @contextmanager
+    def using(self, keys: Iterable[str]) -> Generator[None]:
+        """Keep ``keys`` from being collected during a ``with`` block, held already or not."""
+        with ExitStack() as stack:
+            with self._explained("a claim"):
+                stack.enter_context(self.claims.using(keys))
+            yield
+
+    def lend(self, keys: Iterable[str], pid: int, started: float) -> None:
+        """Keep ``keys`` from being collected while ``pid`` lives, which began ``started`` clock ticks after boot."""
+        with self._explained("a claim"):
+            self.claims.lend(keys, pid, started)
+
+    def remember(self, repository: Path) -> None:
+        """Keep what the manifest of ``repository`` names from being collected, for as long as it is there."""
+        with self._explained("the list of repositories"):
+            self.claims.remember(repository)
+
+    def sweep(self, *, mine: str = "") -> None:
+        """Remove what dead makers left. ``mine`` is a key whose lock the caller holds."""
+        if not self._staging.is_dir():
+            return
+        for name in os.listdir(self._staging):
+            key = name.partition(".")[0]
+            if key == mine:
+                trees.remove(self._staging / name)
+                continue
+            with suppress(Timeout), FileLock(self._lock(key), timeout=0):
+                trees.remove(self._staging / name)
+
+    # -- keeping
+
+    def verify(self, keys: Iterable[str] | None = None) -> tuple[Damage, ...]:
+        """Read every byte again; an artifact that is not what was made is removed, so that it is built anew."""
+        damages: list[Damage] = []
+        with self._explained("the store"):
+            for key in self._keys() if keys is None else keys:
+                held = self._read(key)
+                problems = artifact.problems(held) if held else ("its manifest is damaged",)
+                if problems and self._retire(key):
+                    damages.append(Damage(key, held.manifest.provenance.step if held else "", problems))
+            self.sweep()
+        return tuple(damages)
+
+    def collect(
+        self, *, older_than: float | None = None, max_size: int | None = None, dry_run: bool = False
+    ) -> tuple[Removed, ...]:
+        """Give up artifacts that no repository and no running build or server uses, least recently used first.
+
+        ``older_than`` in seconds since the last use, ``max_size`` in bytes of all that is kept; with neither, all.
+        """
+        with self._explained("the store"):
+            with self.claims.gate():
+                claimed = self.claims.claimed()
+                shelf = [_shelved(one, claimed=one.key in claimed) for one in self.artifacts()]
+                chosen = choose(shelf, now=self._clock(), older_than=older_than, max_size=max_size)
+                if not dry_run:
+                    for one in chosen:
+                        self._retire(one.key)
+            if not dry_run:
+                self.sweep()
+        return chosen
+
+    # -- inside
+
+    def _place(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key")
+        return self._artifacts / key[:2] / key
+
+    def _lock(self, key: str) -> Path:
+        # Lock files stay: removing one that another process is about to lock would let two makers in.
+        return self._locks / key
+
+    def _indexed(self, provenance: Provenance) -> Path:
+        return self._index / blake3(f"{provenance.step}\0{provenance.action}".encode()).hexdigest()[:32]
+
+    def _keys(self) -> Iterator[str]:
+        for shelf in sorted(self._artifacts.iterdir()) if self._artifacts.is_dir() else ():
+            yield from sorted(os.listdir(shelf))
+
+    def _read(self, key: str) -> Artifact | None:
+        with self._explained("the store", "read"):
+            return artifact.read(key, self._place(key))
+
+    def _stage(self, key: str, provenance: Provenance, fill: Callable[[Path], object]) -> Artifact:
+        began = self._clock()
+        staging = self._staging / f"{key}.{uuid4().hex}"
+        tree = staging / artifact.TREE
+        try:
+            tree.mkdir(parents=True)
+            fill(tree)
+            files = trees.survey(tree, self._known(tree, provenance))
+            trees.freeze(tree)
+            listing = msgspec.json.encode(files)
+            ended = self._clock()
+            manifest = artifact.sealed(
+                Manifest(
+                    key=key,
+                    provenance=provenance,
+                    made_at=ended,
+                    seconds=ended - began,
+                    size=sum(file.size for file in files),
+                    listing=blake3(listing).hexdigest(),
+                )
+            )
+            (staging / artifact.LISTING).write_bytes(listing)
+            (staging / artifact.MANIFEST).write_bytes(artifact.written(manifest))
+            os.utime(staging / artifact.MANIFEST, (ended, ended))
+            trees.flush(staging)
+            self._shelve(key, provenance, staging)
+        except trees.Unkeepable as error:
+            raise StoreError(f"{provenance.step} made what cannot be kept: {error}", where=str(tree)) from error
+        finally:
+            trees.remove(staging)
+        return Artifact(key, self._place(key) / artifact.TREE, manifest)
+
+    def _shelve(self, key: str, provenance: Provenance, staging: Path) -> None:
+        """From staging to the shelf in one rename; indexed before, and after in case ``nearest`` found that idle."""
+        place = self._place(key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        index = self._indexed(provenance)
+        index.mkdir(parents=True, exist_ok=True)
+        (index / key).touch()
+        staging.rename(place)
+        (index / key).touch()
+        trees.flush_one(place.parent)
+        trees.flush_one(place.parent.parent)
+
+    def _known(self, tree: Path, provenance: Provenance) -> Mapping[Inode, str]:
+        """Digests of large files of the needs, so that what was linked from there is not read again."""
+        if not any(item.is_file and item.status.st_nlink > 1 for item in trees.walk(tree)):
+            return {}
+        known: dict[Inode, str] = {}
+        for key in provenance.needs.values():
+            need = self._read(key)
+            for file in need.files() if need else ():
+                if need and file.size >= _LARGE:
+                    status = (need.path / file.path).stat()
+                    known[status.st_dev, status.st_ino] = file.blake3
+        return known
+
+    def _retire(self, key: str) -> bool:
+        """Take an artifact off the shelf, for ``sweep`` to remove; says whether it was there."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        try:
+            self._place(key).rename(self._staging / f"{key}.{uuid4().hex}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    @contextmanager
+    def _only_one(self, key: str, step: str, waiting: Callable[[str], None]) -> Generator[None]:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock(key))
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            waiting(f"{step}: another process is making this; waiting for it")
+            lock.acquire(poll_interval=0.1)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _ours(self, place: object) -> bool:
+        path = Path(str(place))
+        return self.root == path or path in self.root.parents or self.root in path.parents
+
+    @contextmanager
+    def _explained(self, what: str, done: str = "kept") -> Generator[None]:
+        """The disk's refusals as StoreError. Other errors of the system, out of ``fill``, are not the store's."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _DISK and not (error.errno in _FORBIDDEN and self._ours(error.filename)):
+                raise
+            raise StoreError(
+                f"{what} could not be {done}: {trees.reason(error, self.root)}", where=str(self.root), hint=_HINT
+            ) from error
+
+
+def _shelved(held: Artifact, *, claimed: bool) -> Shelved:
+    inodes = {item.inode: item.status.st_size for item in trees.walk(held.path) if item.is_file}
+    return Shelved(held.key, held.manifest.provenance.step, held.used, inodes, claimed)

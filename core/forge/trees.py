@@ -1,0 +1,295 @@
+"""Folders as forge keeps them: surveyed file by file, frozen, flushed to disk, laid elsewhere by links, removed."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from blake3 import blake3
+from msgspec import Struct
+
+Inode = tuple[int, int]
+"""(device, inode number)."""
+
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_MAPPED = 64 * 1024  # below this a read is quicker than a map
+_THREADED = 8 * 1024 * 1024
+_MANY = 64  # from here on one flush of the filesystem is quicker than one of each file
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class Unkeepable(ValueError):  # noqa: N818 - says what the thing is
+    """Something in a tree that cannot be kept and given back as it was."""
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing in a tree: a file with size and hex blake3, a symbolic link with its target, or an empty folder."""
+
+    path: str
+    """Relative, with forward slashes."""
+    kind: Literal["file", "link", "folder"] = "file"
+    size: int = 0
+    blake3: str = ""
+    executable: bool = False
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """How a tree came to its new place, in bytes: ``linked`` share their blocks with the source, ``copied`` do not."""
+
+    linked: int = 0
+    copied: int = 0
+
+    def __add__(self, other: "Laid") -> "Laid":
+        return Laid(self.linked + other.linked, self.copied + other.copied)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing met on a walk; ``bare`` is a folder with nothing in it."""
+
+    relative: str
+    path: Path
+    status: os.stat_result
+    bare: bool = False
+
+    @property
+    def inode(self) -> Inode:
+        return self.status.st_dev, self.status.st_ino
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.status.st_mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.status.st_mode)
+
+
+def walk(tree: Path, below: str = "") -> Iterator[Found]:
+    """Everything in ``tree`` by name, folders before what they hold; links are not followed."""
+    with os.scandir(tree / below) as listing:
+        names = sorted(entry.name for entry in listing)
+    for name in names:
+        relative = f"{below}/{name}" if below else name
+        path = tree / relative
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            inner = list(walk(tree, relative))
+            yield Found(relative, path, status, bare=not inner)
+            yield from inner
+        else:
+            yield Found(relative, path, status)
+
+
+def digest(path: Path, size: int) -> str:
+    """Hex blake3 of a file's bytes."""
+    if size < _MAPPED:
+        return blake3(path.read_bytes()).hexdigest()
+    threads = blake3.AUTO if size >= _THREADED else 1
+    return blake3(max_threads=threads).update_mmap(path).hexdigest()
+
+
+def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry, ...]:
+    """Every file, link and empty folder of ``tree``, by path. A file whose inode is ``known`` is not read again.
+
+    Unkeepable: sockets, devices, names that are not UTF-8.
+    """
+    known = known or {}
+    entries: list[Entry] = []
+    for found in walk(tree):
+        if not _is_utf8(found.relative):
+            raise Unkeepable(f"the name {os.fsencode(found.relative)!r} is not UTF-8")
+        if found.is_folder:
+            if found.bare:
+                entries.append(Entry(path=found.relative, kind="folder"))
+        elif found.is_link:
+            entries.append(Entry(path=found.relative, kind="link", target=os.readlink(found.path)))
+        elif found.is_file:
+            size = found.status.st_size
+            entries.append(
+                Entry(
+                    path=found.relative,
+                    size=size,
+                    blake3=known.get(found.inode) or digest(found.path, size),
+                    executable=bool(found.status.st_mode & stat.S_IXUSR),
+                )
+            )
+        else:
+            raise Unkeepable(f"{found.relative} is neither a file, a folder nor a link")
+    return tuple(entries)
+
+
+def freeze(tree: Path) -> None:
+    """Take the write bits from everything in ``tree`` and from itself.
+
+    A file that also has a name outside of ``tree`` keeps its mode, because its inode is not ours alone: a person's own
+    checkpoint, an installer's cache, or another artifact (which is read-only already).
+    """
+    found = list(walk(tree))
+    names = Counter(item.inode for item in found if item.is_file)
+    for item in found:
+        if item.is_folder or (item.is_file and item.status.st_nlink == names[item.inode]):
+            _take_write(item.path, item.status.st_mode)
+    _take_write(tree, tree.stat().st_mode)
+
+
+def flush(tree: Path) -> None:
+    """Return when everything in ``tree`` is on disk, names and all."""
+    found = [item for item in walk(tree) if not item.is_link]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if len(found) > _MANY and hasattr(libc, "syncfs"):
+        with _opened(tree) as descriptor:
+            if libc.syncfs(descriptor):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(tree))
+        return
+    for item in found:
+        flush_one(item.path)
+    flush_one(tree)
+
+
+def flush_one(path: Path) -> None:
+    """Return when this file's bytes, or this folder's names, are on disk."""
+    with _opened(path) as descriptor:
+        os.fsync(descriptor)
+
+
+def write_whole(path: Path, text: str, aside: Path | None = None) -> None:
+    """Put ``text`` at ``path`` so that a reader sees the old text or the new one, also after a power cut.
+
+    A writer that is killed leaves a file whose name begins with a dot in ``aside``, by default beside ``path``.
+    """
+    fresh = (aside or path.parent) / f".{path.name}.{uuid4().hex}"
+    try:
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    flush_one(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a tree, frozen or not. Another process removing it at the same time is no error."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        for folder in [path, *(item.path for item in walk(path) if item.is_folder)]:
+            with suppress(PermissionError):  # another's folder: rmtree below says so if it matters
+                folder.chmod(folder.stat().st_mode | stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+
+def lay(source: Path, target: Path, leave: frozenset[str] = frozenset()) -> Laid:
+    """Make ``target`` hold what ``source`` holds, sharing blocks: hard link, else reflink, else copy.
+
+    ``target``'s folders are new and writable; its parent must exist. Paths in ``leave`` (relative, forward slashes) are
+    not laid: they are the caller's to write anew. FileExistsError where a file is in the way.
+    """
+    if not stat.S_ISDIR(source.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(source))
+    target.mkdir(exist_ok=True)
+    laid = Laid()
+    for item in walk(source):
+        place = target / item.relative
+        if item.relative in leave:
+            continue
+        if item.is_folder:
+            place.mkdir(exist_ok=True)
+        elif item.is_link:
+            place.symlink_to(os.readlink(item.path))
+        else:
+            laid += link(item.path, place)
+    return laid
+
+
+def link(source: Path, target: Path) -> Laid:
+    """One file at a new place, sharing its blocks where the filesystem can."""
+    size = source.stat().st_size
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        return Laid(linked=size)
+    with source.open("rb") as old, target.open("xb") as new:
+        shared = _reflink(old.fileno(), new.fileno())
+        if not shared:
+            shutil.copyfileobj(old, new, 4 * 1024 * 1024)
+    shutil.copymode(source, target)
+    return Laid(linked=size) if shared else Laid(copied=size)
+
+
+def reason(error: OSError, place: Path) -> str:
+    """Why the disk at ``place`` refused, in words a person can act on."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"the disk is full ({_free(place) / 1e6:,.1f} MB free there)"
+        case errno.EFBIG:
+            return f"a file is larger than this system allows ({_free(place) / 1e6:,.1f} MB free there)"
+        case errno.EROFS:
+            return "the disk is mounted read-only"
+        case errno.EACCES | errno.EPERM:
+            return f"no permission for {error.filename or place}"
+        case _:
+            return f"{error.strerror or error} ({error.filename or place})"
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _free(place: Path) -> int:
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _take_write(path: Path, mode: int) -> None:
+    path.chmod(stat.S_IMODE(mode) & ~0o222)
+
+
+def _reflink(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        return False
+    return True
