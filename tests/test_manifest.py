@@ -1,0 +1,76 @@
+"""forge.json says the same of the same repository, and says clearly when it cannot be read."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forge import manifest
+from forge.errors import RepositoryError
+from forge.manifest import Manifest, PublishedModel, Serving
+from forge.model import Names, Role, RuntimeKind, SamplingTable
+
+names = st.sampled_from(["a", "b", "gemma-2b-it", "smollm2-135m-instruct", "x.y_z"])
+keys = st.integers(0, 2**256 - 1).map("{:064x}".format)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> PublishedModel:
+    name = draw(names)
+    return PublishedModel(
+        name=name,
+        prefix=name,
+        entry=draw(keys),
+        runtime=draw(st.sampled_from(RuntimeKind)),
+        roles=Names(name).all(),
+        keys=draw(st.dictionaries(st.text(max_size=8), keys, max_size=3)),
+        serving=draw(st.none() | st.builds(Serving, environment=keys, backends=keys, triton=st.text(max_size=5))),
+        sampling=draw(st.builds(SamplingTable, temperature=st.none() | st.floats(0, 2), stop=st.tuples(st.text()))),
+        linked=draw(st.booleans()),
+    )
+
+
+def of(*held: PublishedModel) -> Manifest:
+    made = Manifest(root="/srv/repository")
+    for model in held:
+        made = made.having(model)
+    return made
+
+
+@given(st.lists(models(), max_size=3))
+def test_what_is_written_is_read_back(held: list[PublishedModel]) -> None:
+    assert manifest.read(manifest.write(of(*held))) == of(*held)
+
+
+@given(st.lists(models(), max_size=3, unique_by=lambda model: model.name))
+def test_the_order_of_publishing_does_not_show(held: list[PublishedModel]) -> None:
+    assert manifest.write(of(*held)) == manifest.write(of(*reversed(held)))
+
+
+@given(models())
+def test_every_key_that_a_model_stands_on_is_held(model: PublishedModel) -> None:
+    serving = {model.serving.environment, model.serving.backends} if model.serving else set[str]()
+    assert of(model).held == {model.entry, *model.keys.values(), *serving}
+    assert of(model).without(model.name) == of()
+    assert of(model).find(model.name) == model
+    assert of(model).find("another") is None
+
+
+def test_a_models_folders_are_its_roles_and_its_assets() -> None:
+    model = PublishedModel(name="m", entry="e", runtime=RuntimeKind.TWIN, roles=Names("m").all())
+    assert set(model.folders) == {"_assets/m", *(f"m-{role}" for role in Role)}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "models": 3}', '{"format": 1, "other": 1}', b"\xff"])
+def test_a_damaged_manifest_is_named_with_its_file(text: str | bytes) -> None:
+    with pytest.raises(RepositoryError, match="the manifest cannot be read") as caught:
+        manifest.read(text, "somewhere/forge.json")
+    assert caught.value.where == "somewhere/forge.json"
+    assert caught.value.hint
+
+
+def test_a_manifest_of_a_newer_forge_says_so_whatever_else_is_in_it() -> None:
+    with pytest.raises(RepositoryError, match="format 2; this forge knows formats up to 1") as caught:
+        manifest.read(json.dumps({"format": 2, "models": "of a kind not known yet"}))
+    assert "upgrade forge" in caught.value.hint
