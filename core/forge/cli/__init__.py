@@ -1,0 +1,35 @@
+"""The command line. It parses and prints; everything else is the workshop's. Heavy imports happen inside the verbs."""
+
+import click
+
+from forge.cli import building, cache, looking, serving, talking
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="triton-forge", prog_name="forge")
+def main() -> None:
+    """From a model id to tokens streaming out of Triton.
+
+    \b
+    forge build recipes/smollm2-135m-instruct.toml
+    forge serve --detach
+    forge generate smollm2-135m-instruct "Why is the sky blue?"
+    """
+
+
+for _command in (
+    building.build,
+    building.plan,
+    building.lock,
+    building.new,
+    serving.serve,
+    serving.status,
+    serving.logs,
+    serving.stop,
+    talking.generate,
+    talking.chat,
+    looking.plugins,
+    looking.schema,
+    cache.cache,
+):
+    main.add_command(_command)

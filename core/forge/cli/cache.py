@@ -1,0 +1,112 @@
+"""cache ls, verify, gc."""
+
+import re
+
+import click
+
+from forge.cli.show import Output, size, table, verb
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Amount(click.ParamType[int]):
+    """A number with a unit, as 20GB or 30d."""
+
+    def __init__(self, name: str, pattern: str, units: dict[str, int]) -> None:
+        self.name = name
+        self._pattern = pattern
+        self._units = units
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(self._pattern, str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is no {self.name}; write it like 20GB or 30d", param, ctx)
+        return int(float(match[1]) * self._units[match[2]])
+
+
+SIZE = Amount("size", r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", UNITS)
+AGE = Amount("age", r"(\d+(?:\.\d+)?)\s*([smhdw])", TIMES)
+
+
+@click.group()
+def cache() -> None:
+    """Look after the store of finished artifacts."""
+
+
+@cache.command()
+@verb
+def ls(output: Output) -> None:
+    """List the artifacts: what they are, how large, made when.
+
+    \b
+    Example:
+        forge cache ls
+    """
+    from datetime import UTC, datetime
+
+    from forge.workshop import Workshop
+
+    held = sorted(Workshop.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
+    document = [
+        {
+            "key": a.key,
+            "step": a.manifest.provenance.step,
+            "action": a.manifest.provenance.action,
+            "size": a.size,
+            "made_at": a.manifest.made_at,
+            "path": str(a.path),
+        }
+        for a in held
+    ]
+    rows = [("KEY", "STEP", "SIZE", "MADE")]
+    rows += [
+        (
+            a.key[:12],
+            a.manifest.provenance.step,
+            size(a.size),
+            f"{datetime.fromtimestamp(a.manifest.made_at, UTC):%Y-%m-%d %H:%M}",
+        )
+        for a in held
+    ]
+    total = sum(a.size for a in held)
+    output.result({"artifacts": document, "size": total}, f"{table(rows)}\n{len(held)} artifacts, {size(total)}")
+
+
+@cache.command()
+@verb
+def verify(output: Output) -> None:
+    """Read every artifact again; one that is not what it was is removed, to be made anew. Exit code 6 if any was.
+
+    \b
+    Example:
+        forge cache verify
+    """
+    from forge.errors import StoreError
+    from forge.workshop import Workshop
+
+    damaged = Workshop.here(output.listener).store.verify()
+    output.result({"damaged": damaged}, "\n".join(map(str, damaged)) or "every artifact is whole")
+    if damaged:
+        raise SystemExit(StoreError.exit_code)
+
+
+@cache.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+@click.option("--older-than", type=AGE, help="Only what was not used for so long, as 30d.")
+@click.option("--max-size", type=SIZE, help="Only until the store is this small, as 50GB; longest unused first.")
+@verb
+def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | None) -> None:
+    """Remove artifacts that no repository, server or running build uses.
+
+    \b
+    Example:
+        forge cache gc --older-than 30d --max-size 50GB
+    """
+    from forge.workshop import Workshop
+
+    gone = Workshop.here(output.listener).store.collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
+    total = sum(each.size for each in gone)
+    lines = [f"{each.key[:12]}  {each.step}  {size(each.size)}" for each in gone]
+    lines.append(f"{'would free' if dry_run else 'freed'} {size(total)}")
+    output.result({"removed": gone, "size": total, "dry_run": dry_run}, "\n".join(lines))

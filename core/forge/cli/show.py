@@ -1,0 +1,117 @@
+"""How the command line speaks: results on stdout (text or JSON), progress and errors on stderr."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+
+from forge.errors import ForgeError, RecipeError
+
+P = ParamSpec("P")
+INTERRUPTED = 130
+
+
+class Output:
+    """One verb's voice. ``result`` is said once, ``line`` for each of a stream; ``listener`` shows a build's events."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._verbose = verbose
+
+    @property
+    def listener(self) -> Callable[[Any], None]:
+        """Shows events: the structured log with -v, bars on a tty, plain lines otherwise, nothing when quiet."""
+        if self._verbose:
+            from forge import log
+
+            return log.listener()
+        if self._quiet:
+            return lambda _: None
+        from forge.cli.progress import bars, lines
+
+        return bars() if sys.stderr.isatty() else lines()
+
+    def result(self, document: object, text: str) -> None:
+        """The verb's one answer: ``document`` as JSON, or ``text``."""
+        if self.as_json:
+            self.line(document)
+        elif text:
+            click.echo(text)
+
+    def line(self, document: object) -> None:
+        """One JSON document on one line of stdout."""
+        import msgspec
+
+        click.echo(msgspec.json.encode(document).decode())
+
+    def say(self, text: str) -> None:
+        """A remark on stderr."""
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def fail(self, error: ForgeError) -> None:
+        """Say what went wrong; with --json as the one document on stdout, otherwise on stderr."""
+        if self.as_json:
+            problems = error.problems if isinstance(error, RecipeError) else ()
+            self.line(
+                {
+                    "error": {
+                        "kind": type(error).__name__,
+                        "message": error.what,
+                        "where": error.where,
+                        "hint": error.hint,
+                        "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
+                        "exit_code": error.exit_code,
+                    }
+                }
+            )
+            return
+        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json, --quiet and -v, its ``Output`` as first argument, and forge's errors their exit codes."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, nothing else there.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+    @click.option("-v", "--verbose", is_flag=True, help="The structured log on stderr instead of progress.")
+    @wraps(function)
+    def run(*, as_json: bool, quiet: bool, verbose: bool, **arguments: object) -> None:
+        output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+        try:
+            function(output, **arguments)
+        except ForgeError as error:
+            output.fail(error)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            output.say("interrupted")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
+            sys.stderr.close()
+            sys.exit(1)
+        except OSError as error:  # a disk or a permission; which file it was is all that a person needs
+            output.fail(ForgeError(error.strerror or str(error), where=str(error.filename or "")))
+            sys.exit(ForgeError.exit_code)
+
+    return run
+
+
+def size(count: int | None) -> str:
+    """Bytes for people: 98.4 MB."""
+    if count is None:
+        return "?"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Left-aligned columns, the first row being the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

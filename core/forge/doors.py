@@ -1,0 +1,76 @@
+"""The doors to the world: which adapter stands behind each port. Each is imported when it is first used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from forge.builder import Tools
+from forge.model import Host, SourceKind
+from forge.ports import Client, Origin, Server
+from forge.repository import Blank
+
+
+class Doors:
+    """One set of adapters over one home folder and one environment."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._home = home
+        self._say = say
+        self._environ = environ
+
+    @cached_property
+    def origins(self) -> Mapping[SourceKind, Origin]:
+        from forge.adapters.folder import FolderOrigin
+        from forge.adapters.ggufs import GgufOrigin
+        from forge.adapters.hub import HubOrigin
+        from forge.adapters.wheels import WheelOrigin
+
+        return {
+            SourceKind.HUB: HubOrigin(self._home, self._environ, self._say),
+            SourceKind.PATH: FolderOrigin(self._home),
+            SourceKind.GGUF: GgufOrigin(self._home),
+            SourceKind.WHEEL: WheelOrigin(self._environ),
+        }
+
+    def host(self) -> Host:
+        from forge.adapters.environments import host
+
+        return host(self._environ)
+
+    @property
+    def blank(self) -> Blank:
+        from forge.adapters.pbtxt import blank
+
+        return blank
+
+    @cached_property
+    def tools(self) -> Tools:
+        from forge.adapters.environments import PrivateEnvironments, backends
+        from forge.adapters.programs import LocalExecutor
+
+        return Tools(
+            origins=self.origins,
+            environments=PrivateEnvironments(self._environ),
+            executor=LocalExecutor(self._environ),
+            lay_backends=backends,
+            blank=self.blank,
+            logs=self._home / "logs",
+        )
+
+    @cached_property
+    def server(self) -> Server:
+        from forge.adapters.triton import TritonServer
+
+        return TritonServer(self._home, self._environ)
+
+    @cached_property
+    def client(self) -> Client:
+        from forge.adapters.inference import TritonClient
+
+        return TritonClient()
+
+    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]]) -> str:
+        """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
+        from forge.adapters.chat import ChatTemplate
+
+        return ChatTemplate.of(tokenizer).prompt(messages)

@@ -1,0 +1,82 @@
+"""What tests share: one home with one store, and one real Triton on the real SmolLM2, started once."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from forge.ports import Ports, Request
+from forge.workshop import Built, Target, Workshop
+
+pytest_plugins = ["triton_fixture"]
+
+ROOT = Path(__file__).parent.parent
+SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"
+
+
+def free_ports() -> Ports:
+    """Three ports that nobody holds now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    numbers = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return Ports(*numbers)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """forge's home for the session; FORGE_TEST_HOME keeps one from run to run, which saves the environment's making."""
+    kept = os.environ.get("FORGE_TEST_HOME")
+    return Path(kept) if kept else tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shop(home: Path) -> Workshop:
+    return Workshop(home, dict(os.environ))
+
+
+@pytest.fixture(scope="session")
+def smollm2(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The demo's repository, built for real."""
+    return shop.build([SMOLLM2], repository=tmp_path_factory.mktemp("smollm2") / "repository")
+
+
+@pytest.fixture(scope="session")
+def smollm2_checkpoint(smollm2: Built) -> Path:
+    """SmolLM2 as a Hugging Face folder: weights and tokenizer in one place, by link."""
+    assets = smollm2.repository / "_assets" / "smollm2-135m-instruct"
+    folder = smollm2.repository.parent / "checkpoint"
+    if not folder.exists():
+        folder.mkdir()
+        for file in (*(assets / "engines").iterdir(), *(assets / "tokenizer").iterdir()):
+            if not (folder / file.name).exists():
+                (folder / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(shop: Workshop, smollm2: Built) -> Iterator[Target]:
+    """The demo's repository, served by a real Triton; every end-to-end test asks this one server."""
+    running = shop.serve(smollm2.repository, free_ports())
+    yield shop.target("smollm2-135m-instruct", smollm2.repository)
+    shop.stop(running)
+
+
+Say = Callable[[Request], str]
+
+
+@pytest.fixture(scope="session")
+def say(shop: Workshop, served: Target) -> Say:
+    """Ask for one answer, whole."""
+
+    def ask(request: Request) -> str:
+        return "".join(chunk.text for chunk in shop.generate(served.address, request) if chunk.index == 0)
+
+    return ask
+
+
+def chat(shop: Workshop, target: Target, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
+    """``question`` in the model's chat template."""
+    return shop.templated(target, [*history, ("user", question)])

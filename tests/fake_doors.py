@@ -1,0 +1,72 @@
+"""A workshop whose doors lead to fakes: everything between the recipe and the repository is real, the world is not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from forge.adapters.pbtxt import blank
+from forge.builder import Tools
+from forge.doors import Doors
+from forge.model import Host, SourceKind, TextFile
+from forge.ports import Client, Event, Origin, Server
+from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
+from forge.workshop import Workshop
+
+
+def lay_backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile, ...]) -> None:
+    """The twin's sources beside a note of where the rest would come from."""
+    (into / "python").mkdir()
+    (into / "python" / "from.txt").write_text(f"{triton or environment.name}\n")
+    for source in sources:
+        target = into / source.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.content)
+
+
+@dataclass
+class World:
+    """The fakes behind the doors, for a test to look at and to break."""
+
+    origin: FakeOrigin = field(default_factory=FakeOrigin)
+    environments: FakeEnvironments = field(default_factory=FakeEnvironments)
+    executor: FakeExecutor = field(default_factory=FakeExecutor)
+    server: FakeServer = field(default_factory=FakeServer)
+    client: FakeClient = field(default_factory=FakeClient)
+    events: list[Event] = field(default_factory=list[Event])
+
+    def shop(self, home: Path) -> Workshop:
+        return Workshop(home, {}, self.events.append, FakeDoors(home, self))
+
+    def made(self) -> list[str]:
+        """The steps that were made, by name."""
+        return [event.step for event in self.events if event.kind == "made"]
+
+
+class FakeDoors(Doors):
+    """Doors to one World."""
+
+    def __init__(self, home: Path, world: World) -> None:
+        super().__init__(home, {}, lambda _: None)
+        self._world = world
+        self._logs = home / "logs"
+
+    @cached_property
+    def origins(self) -> Mapping[SourceKind, Origin]:
+        return dict.fromkeys((SourceKind.HUB, SourceKind.PATH, SourceKind.GGUF, SourceKind.WHEEL), self._world.origin)
+
+    def host(self) -> Host:
+        return Host("3.11", "/usr/bin/python3.11", "linux-x86_64")
+
+    @cached_property
+    def tools(self) -> Tools:
+        world = self._world
+        return Tools(self.origins, world.environments, world.executor, lay_backends, blank, self._logs)
+
+    @cached_property
+    def server(self) -> Server:
+        return self._world.server
+
+    @cached_property
+    def client(self) -> Client:
+        return self._world.client

@@ -1,0 +1,250 @@
+"""From recipes to a served repository, with a real store, real files, and a world in miniature."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fake_doors import World
+from forge.errors import HostError, InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
+from forge.model import Role, RuntimeKind, SamplingTable
+from forge.workshop import Workshop
+
+TWIN = """
+name = "tiny"
+[source]
+hub = "acme/tiny"
+[runtime]
+kind = "twin"
+[sampling]
+max_tokens = 3
+"""
+GGUF = """
+name = "ground"
+family = "llama"
+[source]
+wheel = "acme-model==1.0"
+file = "acme/model.gguf"
+[runtime]
+kind = "twin"
+"""
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Workshop:
+    return world.shop(tmp_path / "home")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return written(tmp_path, "tiny.toml", TWIN)
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_a_build_publishes_the_five_models_and_their_assets(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    built = shop.build([recipe], repository=tmp_path / "models")
+    for role in Role:
+        assert (built.repository / role / "config.pbtxt").is_file()
+        assert (built.repository / role / "1").is_dir()
+    assets = built.repository / "_assets" / "tiny"
+    assert {file.name for file in (assets / "engines").iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors", "build_config.json")
+    }
+    assert {file.name for file in (assets / "tokenizer").iterdir()} == {
+        *("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    }
+
+
+def test_the_configs_name_where_the_repository_stands(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    built = shop.build([recipe], repository=tmp_path / "models")
+    text = (built.repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert str(built.repository / "_assets" / "tiny" / "engines") in text
+    assert "/forge/repository" not in text
+    assert "${" not in text
+
+
+def test_a_second_build_makes_nothing_and_fetches_nothing(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    made = world.made()
+    shop.build([recipe], repository=tmp_path / "models")
+    assert world.made() == made
+    assert world.origin.fetches == 1
+
+
+def test_three_repositories_hold_a_weight_once(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    weights = [
+        shop.build([recipe], repository=tmp_path / name).repository / "_assets/tiny/engines/model.safetensors" for name in "abc"
+    ]
+    assert len({file.stat().st_ino for file in weights}) == 1
+
+
+def test_several_recipes_share_a_repository_under_their_own_names(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
+    built = shop.build([recipe, other], repository=tmp_path / "models")
+    folders = {folder.name for folder in built.repository.iterdir() if not folder.name.startswith((".", "_"))}
+    assert {f"{name}-{role}" for name in ("tiny", "other") for role in Role} < folders
+    assert 'model_name: "tiny-preprocessing"' in (built.repository / "tiny-ensemble" / "config.pbtxt").read_text()
+
+
+def test_a_plain_model_makes_room_when_it_is_built_again_with_another(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
+    shop.build([recipe], repository=tmp_path / "models")
+    shop.build([other, recipe], repository=tmp_path / "models")
+    assert not (tmp_path / "models" / "ensemble").exists()
+    assert (tmp_path / "models" / "tiny-ensemble").is_dir()
+
+
+def test_a_second_plain_model_is_refused_before_anything_is_made(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"').replace("acme/tiny", "acme/other"))
+    shop.build([recipe], repository=tmp_path / "models")
+    made = world.made()
+    with pytest.raises(RepositoryError, match="tiny"):
+        shop.build([other], repository=tmp_path / "models")
+    assert world.made() == made
+
+
+def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop, tmp_path: Path) -> None:
+    world.origin.files = {"acme/model.gguf": b"GGUF"}
+    shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
+    (command,) = world.executor.ran
+    assert command.argv == ("python3", "-m", "twin.gguf", "/forge/model/acme/model.gguf", "/forge/out")
+    assert world.made() == ["environment", "backends", "ground: model", "ground: checkpoint", "ground: entry"]
+
+
+def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:
+    world.origin.files = {"acme/model.gguf": b"GGUF"}
+    ground = written(tmp_path, "ground.toml", GGUF)
+    world.executor.failing = frozenset({"python3"})
+    with pytest.raises(StepError):
+        shop.build([ground], repository=tmp_path / "models")
+    assert not (tmp_path / "models" / "forge.json").exists()
+    world.executor.failing = frozenset()
+    shop.build([ground], repository=tmp_path / "models")
+    assert world.made().count("ground: model") == 1
+
+
+def test_the_outlook_says_what_changed(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    assert {step.why for step in shop.outlook(shop.plan([recipe]))} == {"first build"}
+    shop.build([recipe], repository=tmp_path / "models")
+    assert all(step.held for step in shop.outlook(shop.plan([recipe])))
+    recipe.write_text(TWIN + "[serve]\nstream = false\n")
+    missing = [step for step in shop.outlook(shop.plan([recipe])) if not step.held]
+    assert [step.name for step in missing] == ["tiny: entry"]
+    assert "decoupled_mode: " in missing[0].why
+
+
+def test_the_engine_runtime_is_planned_but_not_run(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    plan = shop.plan([recipe], runtime=RuntimeKind.ENGINE)
+    assert [step.name for step in plan.steps] == ["image", "tiny: model", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
+    with pytest.raises(HostError, match="does not run containers yet"):
+        shop.build([recipe], runtime=RuntimeKind.ENGINE, repository=tmp_path / "models")
+    assert world.origin.fetches == 0
+
+
+def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Workshop, world: World, recipe: Path) -> None:
+    config = json.loads(world.origin.files["config.json"]) | {"architectures": ["BertModel"]}
+    world.origin.files["config.json"] = json.dumps(config).encode()
+    recipe.write_text('family = "llama"\n' + TWIN)
+    with pytest.raises(RecipeError, match=r"runtime\.packages"):
+        shop.plan([recipe])
+    able = TWIN.replace('"twin"', '"twin"\npackages = ["transformers==5.0", "torch==2.13.0"]')
+    recipe.write_text('family = "llama"\n' + able)
+    assert shop.plan([recipe]).steps
+
+
+def test_a_recipe_longer_than_the_model_is_refused(shop: Workshop, recipe: Path) -> None:
+    recipe.write_text(TWIN + "[build]\nmax_seq_len = 100000\n")
+    with pytest.raises(RecipeError, match="was trained for 8192"):
+        shop.plan([recipe])
+
+
+def test_a_missing_recipe_is_named(shop: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.toml"):
+        shop.plan([tmp_path / "nowhere.toml"])
+
+
+def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Workshop, world: World, recipe: Path) -> None:
+    file, changed = shop.lock(recipe)
+    assert changed
+    assert file == recipe.with_name("tiny.toml.lock")
+    pinned = shop.order(recipe).facts.source.revision
+    world.origin.files["generation_config.json"] = b'{"moved": true}'
+    assert shop.lock(recipe) == (file, False)
+    assert shop.order(recipe, locked=True).facts.source.revision == pinned
+    assert shop.lock(recipe, upgrade=True) == (file, True)
+    assert shop.order(recipe, locked=True).facts.source.revision != pinned
+
+
+def test_locked_refuses_a_missing_and_a_stale_lock(shop: Workshop, world: World, recipe: Path) -> None:
+    with pytest.raises(LockError, match="no lock"):
+        shop.order(recipe, locked=True)
+    shop.lock(recipe)
+    recipe.write_text(TWIN.replace("acme/tiny", "acme/other"))
+    with pytest.raises(LockError, match="stale"):
+        shop.order(recipe, locked=True)
+    shop.order(recipe)
+    assert any(event.kind == "note" and "stale" in event.text for event in world.events)
+
+
+def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    running = shop.serve(tmp_path / "models")
+    assert set(running.models) == {str(role) for role in Role}
+    target = shop.target("tiny")
+    request = target.request("one two three four")
+    assert request.max_tokens == 3
+    assert "".join(chunk.text for chunk in shop.generate(target.address, request)) == "one two three"
+    shop.stop(running)
+    with pytest.raises(ServerError, match="no server"):
+        shop.target("tiny")
+
+
+def test_each_request_without_a_seed_draws_its_own(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    shop.serve(tmp_path / "models")
+    target = shop.target("tiny")
+    assert target.request("a").seed != target.request("a").seed
+    fixed = replace(target, model=msgspec.structs.replace(target.model, sampling=SamplingTable(seed=5)))
+    assert fixed.request("a").seed == 5
+
+
+def test_an_unknown_model_is_answered_with_what_there_is(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    shop.serve(tmp_path / "models")
+    with pytest.raises(InferenceError, match="offered: tiny"):
+        shop.target("nobody")
+
+
+def test_a_repository_that_was_moved_is_served_where_it_is_now(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    (tmp_path / "models").rename(tmp_path / "moved")
+    shop.serve(tmp_path / "moved")
+    assert str(tmp_path / "moved") in (tmp_path / "moved" / "tensorrt_llm" / "config.pbtxt").read_text()
+
+
+def test_gc_spares_what_a_repository_uses(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    assert shop.store.collect(older_than=None, max_size=None, dry_run=False) == ()
+    assert all(step.held for step in shop.outlook(shop.plan([recipe])))
+
+
+def test_a_drafted_recipe_can_be_planned(shop: Workshop, tmp_path: Path) -> None:
+    text = shop.draft("acme/tiny")
+    assert 'family = "llama"' in text
+    assert shop.plan([written(tmp_path, "drafted.toml", text)]).steps
