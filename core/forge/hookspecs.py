@@ -46,9 +46,7 @@ def forge_patches(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) 
 
 
 @hookspec(firstresult=True)
-def forge_convert_commands(
-    recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain
-) -> tuple[Command, ...] | None:
+def forge_convert_commands(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> tuple[Command, ...] | None:
     """Commands that turn /forge/model into TensorRT-LLM's checkpoint in /forge/out. First answer wins. Since API 1."""
 
 

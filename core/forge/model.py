@@ -22,6 +22,7 @@ from forge.spelling import (
     ParameterName,
     Requirement,
     Revision,
+    StopWord,
     WheelPin,
 )
 
@@ -67,10 +68,9 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
     hub: HubId | None = None
     git: GitUrl | None = None
-    path: (
-        Annotated[LocalPath, Meta(description="folder with a checkpoint, relative to the recipe; no leading '-'")]
-        | None
-    ) = None
+    path: Annotated[LocalPath, Meta(description="folder with a checkpoint, relative to the recipe; no leading '-'")] | None = (
+        None
+    )
     gguf: Annotated[LocalPath, Meta(description="GGUF file, relative to the recipe; no leading '-'")] | None = None
     wheel: WheelPin | None = None
     revision: Revision = "main"
@@ -93,9 +93,7 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     kind: RuntimeKind = RuntimeKind.ENGINE
     image: ImageName = "25.08"
-    packages: Annotated[
-        tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")
-    ] = ()
+    packages: Annotated[tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")] = ()
 
 
 Quantization = Literal[
@@ -130,9 +128,7 @@ class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     stream: Annotated[bool, Meta(description="decoupled models: answers arrive token by token")] = True
     kv_cache_free_gpu_mem_fraction: Fraction = 0.9
     enable_kv_cache_reuse: bool = False
-    instances: Annotated[Positive | None, Meta(description="parallel streams through bls; max_batch_size if unset")] = (
-        None
-    )
+    instances: Annotated[Positive | None, Meta(description="parallel streams through bls; max_batch_size if unset")] = None
     max_queue_delay_microseconds: Natural = 0
     parameters: Annotated[
         dict[Role, dict[ParameterName, Scalar]],
@@ -153,7 +149,7 @@ class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     frequency_penalty: float | None = None
     min_tokens: Natural | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[StopWord, ...] = ()
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -162,12 +158,10 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     name: SafeName
     source: Source
     family: (
-        Annotated[SafeName, Meta(description="an installed family; found from config.json's architectures when unset")]
-        | None
+        Annotated[SafeName, Meta(description="an installed family; found from config.json's architectures when unset")] | None
     ) = None
     variant: (
-        Annotated[SafeName, Meta(description="an installed plugin that stands over the family: medusa, eagle, ...")]
-        | None
+        Annotated[SafeName, Meta(description="an installed plugin that stands over the family: medusa, eagle, ...")] | None
     ) = None
     draft: Annotated[Source, Meta(description="second checkpoint of a variant")] | None = None
     runtime: RuntimeTable = RuntimeTable()

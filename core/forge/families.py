@@ -1,0 +1,276 @@
+"""The one door to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, cast
+
+import pluggy
+
+from forge import hookspecs
+from forge.answers import mismatch
+from forge.errors import ForgeError, PluginError, Problem, RecipeError
+from forge.model import (
+    Checkpoint,
+    Command,
+    ConfigOverrides,
+    Patch,
+    Recipe,
+    Requirements,
+    Tokenizer,
+    Toolchain,
+)
+
+T = TypeVar("T")
+_LOADING = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One installed plugin. ``api`` is the hook API it was written for; ``health`` is "ok" or what is wrong with it."""
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    api: int
+    health: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a hook may ask to be told."""
+
+    recipe: Recipe | None = None
+    checkpoint: Checkpoint | None = None
+    toolchain: Toolchain | None = None
+
+
+class Plugin:
+    """One plugin behind guarded calls, with a pluggy manager of its own: no other plugin can disturb it."""
+
+    def __init__(self, name: str, module: object) -> None:
+        self.name = name
+        self.api = _api(module)
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        if self.api > hookspecs.API:
+            raise PluginError(name, _LOADING, f"it needs hook API {self.api}, and this forge speaks {hookspecs.API}")
+        try:
+            self._manager.register(module, name)
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(name, "registration", _meant(str(error)), hint="docs/hooks.md lists every hook") from error
+
+    def ask(self, hook: str, promised: object, question: Question) -> object:
+        """The answer to one hook: None, or a value of the type ``promised``."""
+        caller = cast("pluggy.HookCaller", getattr(self._manager.hook, hook))
+        told = {name: getattr(question, name) for name in (caller.spec.argnames if caller.spec else ())}
+        try:
+            answer: object = caller(**told)
+        except ForgeError:
+            raise  # the plugin's own words to the person
+        except (Exception, SystemExit) as error:  # a stranger's code can raise anything
+            raise PluginError(self.name, hook, f"{type(error).__name__}: {error}") from error
+        if answer is not None and (wrong := mismatch(answer, promised)):
+            raise PluginError(self.name, hook, wrong)
+        return answer
+
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that it answers."""
+        plugin = self._manager.get_plugin(self.name)
+        callers = self._manager.get_hookcallers(plugin) if plugin is not None else None
+        return tuple(sorted(caller.name for caller in callers or ()))
+
+    @cached_property
+    def architectures(self) -> tuple[str, ...] | None:
+        """What config.json says of the models it serves; None for a variant, which serves what its family serves."""
+        return cast("tuple[str, ...] | None", self.ask("forge_architectures", tuple[str, ...], Question()))
+
+
+class Family:
+    """A recipe's plugins asked as one: the variant first, then the family it stands on."""
+
+    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, family: Plugin, variant: Plugin | None = None) -> None:
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.name = family.name
+        self._family = family
+        self._upward = (family, variant) if variant is not None else (family,)
+
+    @classmethod
+    def of(cls, recipe: Recipe, checkpoint: Checkpoint) -> "Family":
+        """The plugins that the recipe names; the family is found by config.json's architectures where it names none.
+
+        Raises PluginError where one is missing or broken, RecipeError where none or several serve the checkpoint.
+        """
+        family = load(recipe.family) if recipe.family is not None else _serving(checkpoint)
+        variant = load(recipe.variant) if recipe.variant is not None else None
+        if family.architectures is None:
+            raise _wrong("family", f"{family.name!r} is a variant", f'say variant = "{family.name}"')
+        if variant is not None and variant.architectures is not None:
+            raise _wrong("variant", f"{variant.name!r} is a family", f'say family = "{variant.name}"')
+        return cls(recipe, checkpoint, family, variant)
+
+    def architectures(self) -> tuple[str, ...]:
+        return self._family.architectures or ()
+
+    def check(self) -> tuple[Problem, ...]:
+        """What the plugins find wrong with the recipe for this checkpoint."""
+        return cast("tuple[Problem, ...]", self._joined("forge_check", tuple[Problem, ...], self._question()))
+
+    def requirements(self, toolchain: Toolchain) -> Requirements:
+        joined = Requirements()
+        for plugin in self._upward:
+            answer = plugin.ask("forge_requirements", Requirements, self._question(toolchain))
+            joined |= cast("Requirements | None", answer) or Requirements()
+        return joined
+
+    def patches(self, toolchain: Toolchain) -> tuple[Patch, ...]:
+        joined = self._joined("forge_patches", tuple[Patch, ...], self._question(toolchain))
+        return cast("tuple[Patch, ...]", joined)
+
+    def convert_commands(self, toolchain: Toolchain) -> tuple[Command, ...]:
+        return self._commands("forge_convert_commands", toolchain)
+
+    def build_commands(self, toolchain: Toolchain) -> tuple[Command, ...]:
+        return self._commands("forge_build_commands", toolchain)
+
+    def tokenizer(self) -> Tokenizer:
+        """The first answer; where nobody answers, what AutoTokenizer would read."""
+        return self._first("forge_tokenizer", Tokenizer, self._question()) or Tokenizer()
+
+    def config_overrides(self) -> ConfigOverrides:
+        merged = ConfigOverrides()
+        for plugin in self._upward:
+            answer = plugin.ask("forge_config_overrides", ConfigOverrides, self._question())
+            merged |= cast("ConfigOverrides | None", answer) or ConfigOverrides()
+        return merged
+
+    def _question(self, toolchain: Toolchain | None = None) -> Question:
+        return Question(self.recipe, self.checkpoint, toolchain)
+
+    def _joined(self, hook: str, promised: object, question: Question) -> tuple[object, ...]:
+        """All answers to a hook that answers a tuple, the family's first."""
+        answers = (plugin.ask(hook, promised, question) for plugin in self._upward)
+        return tuple(item for answer in answers for item in cast("tuple[object, ...]", answer or ()))
+
+    def _first(self, hook: str, promised: type[T], question: Question) -> T | None:
+        answers = (plugin.ask(hook, promised, question) for plugin in reversed(self._upward))
+        return cast("T | None", next((answer for answer in answers if answer is not None), None))
+
+    def _commands(self, hook: str, toolchain: Toolchain) -> tuple[Command, ...]:
+        answer = self._first(hook, tuple[Command, ...], self._question(toolchain))
+        if not answer:
+            names = " and ".join(plugin.name for plugin in reversed(self._upward))
+            raise PluginError(names, hook, "answered no command", hint="this recipe's runtime needs one; see docs/hooks.md")
+        return answer
+
+
+def names() -> tuple[str, ...]:
+    """The families and variants that a recipe may name."""
+    return tuple(sorted(_points()))
+
+
+def load(name: str) -> Plugin:
+    """The installed plugin of that name. PluginError where it is missing, claimed twice, or does not load."""
+    points = list(_points().get(name, ()))
+    if not points:
+        known = names()
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise PluginError(name, _LOADING, "no such plugin is installed", hint=f"{hint}installed: {', '.join(known) or 'none'}")
+    if len(points) > 1:
+        claims = " and ".join(sorted(f"{_owner(point)[0]} ({point.value})" for point in points))
+        raise PluginError(name, _LOADING, f"two distributions claim this name: {claims}", hint="uninstall one of them")
+    try:
+        module = points[0].load()
+    except (Exception, SystemExit) as error:  # a stranger's module can raise anything
+        raise PluginError(name, _LOADING, f"{type(error).__name__}: {error}", hint=f"from {points[0].value}") from error
+    return Plugin(name, module)
+
+
+def installed() -> tuple[PluginInfo, ...]:
+    """Every installed plugin, by name; a broken one is shown with what is wrong, and harms no other."""
+    return tuple(_info(name, point, len(points)) for name, points in sorted(_points().items()) for point in points)
+
+
+def find(checkpoint: Checkpoint) -> str:
+    """The name of the one installed family that serves the checkpoint; RecipeError where none or several do."""
+    return _serving(checkpoint).name
+
+
+def _info(name: str, point: EntryPoint, claims: int) -> PluginInfo:
+    distribution, version = _owner(point)
+    try:
+        plugin = load(name)
+        kind = "variant" if plugin.architectures is None else "family"
+        health = "ok" if plugin.hooks() else "it answers no hook"
+    except ForgeError as error:
+        problem = f"{claims} distributions claim this name" if claims > 1 else getattr(error, "problem", error.what)
+        return PluginInfo(name, "unknown", distribution, version, hookspecs.API, problem)
+    return PluginInfo(name, kind, distribution, version, plugin.api, health)
+
+
+def _points() -> dict[str, tuple[EntryPoint, ...]]:
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for point in entry_points(group=hookspecs.PROJECT):
+        # One distribution can be seen twice (an editable install and its build folder): that is one claim.
+        found.setdefault(point.name, {}).setdefault(f"{_owner(point)[0]} {point.value}", point)
+    return {name: tuple(claims.values()) for name, claims in found.items()}
+
+
+def _owner(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+
+
+def _serving(checkpoint: Checkpoint) -> Plugin:
+    """The one installed family that serves the checkpoint's architectures. A broken plugin is passed over, and told."""
+    wanted = checkpoint.architectures
+    able: list[Plugin] = []
+    served: list[str] = []
+    broken: list[str] = []
+    for name in names():
+        try:
+            plugin = load(name)
+            architectures = plugin.architectures or ()
+        except ForgeError as error:
+            broken.append(f"{name} ({error.what})")
+            continue
+        served += [f"{name}: {', '.join(architectures)}"] if architectures else []
+        able += [plugin] if set(wanted).intersection(architectures) else []
+    if len(able) == 1:
+        return able[0]
+    if able:
+        claims = " and ".join(plugin.name for plugin in able)
+        raise _wrong("family", f"{claims} both serve {', '.join(wanted)}", f'choose: family = "{able[0].name}"')
+    if not wanted:
+        what = "cannot be found: this source says nothing of its architecture before it is fetched"
+        raise _wrong("family", what, f"name one: {', '.join(names())}")
+    raise _wrong("family", f"no installed family serves {', '.join(wanted)}", _served(served, broken))
+
+
+def _served(served: Sequence[str], broken: Sequence[str]) -> str:
+    told = f"installed families serve {'; '.join(served) or 'nothing'}"
+    return f"{told}. Could not be asked: {'; '.join(broken)}" if broken else told
+
+
+def _wrong(where: str, what: str, hint: str) -> RecipeError:
+    return RecipeError((Problem(where, what, hint),))
+
+
+def _api(module: object) -> int:
+    """The hook API that a plugin was written for: its ``FORGE_API``, or 1."""
+    stated = getattr(module, "FORGE_API", 1)
+    return stated if isinstance(stated, int) else 1
+
+
+def _meant(complaint: str) -> str:
+    """pluggy's complaint, with the hook that was probably meant."""
+    hooks = [name for name in vars(hookspecs) if name.startswith("forge_")]
+    words = [word.strip("'\".,") for word in complaint.split()]
+    wrong = [word for word in words if word.startswith("forge_") and word not in hooks]
+    close = difflib.get_close_matches(wrong[0], hooks, n=1) if wrong else []
+    return " ".join(complaint.split()) + (f"; did you mean {close[0]!r}?" if close else "")

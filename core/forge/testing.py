@@ -1,0 +1,183 @@
+"""For tests: fakes that do the work of the ports in miniature. ``forge.conformance`` checks plugins."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from forge.conformance import PluginConformance, check_plugin
+from forge.errors import InferenceError, SourceError, StepError
+from forge.model import Checkpoint, Command, FileFact, Pinned, Source
+from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
+
+__all__ = [
+    "LLAMA",
+    "FakeClient",
+    "FakeEnvironments",
+    "FakeExecutor",
+    "FakeOrigin",
+    "FakeServer",
+    "PluginConformance",
+    "check_plugin",
+    "tiny_checkpoint",
+]
+
+LLAMA: Mapping[str, object] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "torch_dtype": "float32",
+    "vocab_size": 32,
+}
+"""A config.json as small as one can be."""
+
+
+def tiny_checkpoint(config: Mapping[str, object] = LLAMA) -> dict[str, bytes]:
+    """The files of a checkpoint: whole in its parts, with one empty weight. Path -> bytes."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    tokenizer = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}}
+    return {
+        "config.json": json.dumps(dict(config)).encode(),
+        "generation_config.json": b"{}",
+        "model.safetensors": len(header).to_bytes(8, "little") + header,
+        "tokenizer.json": json.dumps(tokenizer).encode(),
+        "tokenizer_config.json": b"{}",
+    }
+
+
+@dataclass
+class FakeOrigin:
+    """A place with one checkpoint in memory. ``fetches`` counts what was brought; ``down`` is a cut line."""
+
+    files: dict[str, bytes] = field(default_factory=tiny_checkpoint)
+    fetches: int = 0
+    down: bool = False
+
+    def pin(self, source: Source, base: Path) -> Pinned:  # noqa: ARG002 - the port's
+        self._reach(source.address)
+        facts = tuple(
+            FileFact(path, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
+            for path, content in sorted(self.files.items())
+        )
+        commit = hashlib.sha256("".join(fact.digest for fact in facts).encode()).hexdigest()[:40]
+        return Pinned(source.kind, source.address, commit, facts)
+
+    def read(self, pinned: Pinned) -> Checkpoint:
+        self._reach(pinned.name)
+        config = self.files.get("config.json")
+        return Checkpoint(json.loads(config) if config is not None else {})
+
+    def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
+        self._reach(pinned.name)
+        done, total = 0, sum(fact.size for fact in pinned.files)
+        for fact in pinned.files:
+            content = self.files.get(fact.path, b"")
+            if f"sha256:{hashlib.sha256(content).hexdigest()}" != fact.digest:
+                raise SourceError(f"{fact.path} is not what was pinned", where=pinned.name)
+            target = into / fact.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            done += fact.size
+            progress(done, total)
+        self.fetches += 1
+
+    def _reach(self, address: str) -> None:
+        if self.down:
+            raise SourceError("out of reach", where=address, hint="mend the line")
+
+
+@dataclass
+class FakeEnvironments:
+    """Environments that are only a list of what would be in them."""
+
+    made: list[Environment] = field(default_factory=list[Environment])
+
+    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+        (into / "bin").mkdir(parents=True, exist_ok=True)
+        (into / "bin" / "python3").write_text(f"#!{interpreter}\n")
+        packages = "".join(f"{package}\n" for package in (*environment.packages, *environment.bare))
+        (into / "packages.txt").write_text(packages)
+        log(f"installed {len(environment.packages) + len(environment.bare)} packages")
+        self.made.append(environment)
+
+
+@dataclass
+class FakeExecutor:
+    """Runs commands by leaving what real ones would leave in /forge/out.
+
+    A conversion gives TensorRT-LLM's checkpoint, a build its engine, anything else a Hugging Face checkpoint.
+    A program named in ``failing`` ends with an error after it has written half of its result.
+    """
+
+    failing: frozenset[str] = frozenset()
+    ran: list[Command] = field(default_factory=list[Command])
+
+    def run(self, job: Job, line: Callable[[str], None]) -> None:
+        argv = job.command.argv
+        out = job.mounts["out"]
+        out.mkdir(parents=True, exist_ok=True)
+        self.ran.append(job.command)
+        line(f"running {argv[0]}")
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.write_text(" ".join(argv) + "\n")
+        (out / "config.json").write_text(json.dumps({"made_by": list(argv)}))
+        if self.failing.intersection((argv[0], *(PurePosixPath(each).name for each in argv[:2]))):
+            raise StepError(f"{argv[0]} ended with exit code 1", where=str(job.log), hint="read the log")
+        for name, content in self._result(argv).items():
+            (out / name).write_bytes(content)
+
+    def _result(self, argv: tuple[str, ...]) -> dict[str, bytes]:
+        told = "\n".join(argv).encode()
+        if argv[0] == "trtllm-build":
+            return {"rank0.engine": told}
+        if any(each.endswith(("convert_checkpoint.py", "quantize.py")) for each in argv):
+            return {"rank0.safetensors": told}
+        return tiny_checkpoint()
+
+
+@dataclass
+class FakeServer:
+    """A Triton that is only a note of what runs."""
+
+    alive: list[Running] = field(default_factory=list[Running])
+
+    def command(self, launch: Launch) -> Command:
+        models = tuple(f"--load-model={model}" for model in launch.models)
+        return Command(("tritonserver", f"--model-repository={launch.repository}", *models))
+
+    def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
+        line("ready")
+        number = len(self.alive) + 1
+        running = Running(str(launch.repository), number, 0.0, launch.ports, launch.models, "", f"fake-{number}")
+        self.alive.append(running)
+        return running
+
+    def running(self) -> tuple[Running, ...]:
+        return tuple(self.alive)
+
+    def stop(self, running: Running) -> None:
+        self.alive.remove(running)
+
+
+@dataclass
+class FakeClient:
+    """A model that says the prompt's words again, one a chunk, up to max_tokens of them."""
+
+    models: frozenset[str] = frozenset({"tensorrt_llm_bls", "ensemble"})
+
+    def generate(self, address: str, request: Request) -> Iterator[Chunk]:
+        if request.model not in self.models:
+            raise InferenceError(f"there is no model {request.model!r}", where=address)
+        words = request.prompt.split()[: request.max_tokens]
+        if not request.stream:
+            yield Chunk(" ".join(words), final=True)
+            return
+        for number, word in enumerate(words):
+            yield Chunk(f" {word}" if number else word)
+        yield Chunk("", final=True)
