@@ -1,0 +1,260 @@
+"""Checkpoints from the Hugging Face hub, pinned to a commit and checked byte for byte."""
+
+import errno
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from forge.adapters.records import checkpoint, recall, record
+from forge.adapters.weights import check, needed
+from forge.errors import ForgeError, SourceError, StoreError
+from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.ports import Progress
+
+T = TypeVar("T")
+PUBLIC = "https://huggingface.co"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+ATTEMPTS = 3
+TIMEOUT = 15.0  # seconds for an answer about metadata
+WATCH = 0.2  # seconds between looks at how far a download is
+NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
+TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
+
+
+class HubOrigin:
+    """Pins, reads and fetches from a hub that speaks Hugging Face's API.
+
+    ``home`` keeps what was learnt: pins by what was asked, and config.json by digest, so that a build whose steps are
+    held goes on without a network. Tokens come from ``environ`` or what `hf auth login` left, and reach no text.
+    """
+
+    def __init__(self, home: Path, environ: Mapping[str, str], note: Callable[[str], None] = lambda _: None) -> None:
+        self._home = home / "hub"
+        self._environ = environ
+        self._note = note
+        self._endpoint = environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
+        self._token = _token(environ)
+
+    def pin(self, source: Source, base: Path) -> Pinned:
+        """The commit behind ``source.revision`` and its needed files; a commit that was pinned before asks nobody.
+
+        Out of reach, the last answer for the same question holds, and is said aloud.
+        """
+        del base
+        asked = msgspec.json.encode((self._endpoint, source.address, source.revision, source.allow_pickle))
+        held = recall(self._home / "pins", asked, Pinned)
+        if held and COMMIT.fullmatch(source.revision):
+            return held
+        try:
+            pinned = self._look(source)
+        except OutOfReachError as error:
+            if held is None:
+                raise
+            self._note(f"{error.what}; {source.address}@{source.revision} is taken at {held.revision[:12]}, as last seen")
+            return held
+        record(self._home / "pins", asked, pinned)
+        return pinned
+
+    def _look(self, source: Source) -> Pinned:
+        self._online(source.address)
+
+        def look() -> tuple[str, list[FileFact]]:
+            from huggingface_hub import HfApi
+
+            info = HfApi(endpoint=self._endpoint, token=self._token or False).model_info(
+                source.address, revision=source.revision, files_metadata=True, timeout=TIMEOUT
+            )
+            facts = [
+                FileFact(
+                    file.rfilename,
+                    file.size or 0,
+                    f"sha256:{file.lfs.sha256}" if file.lfs else f"gitsha1:{file.blob_id}",
+                )
+                for file in info.siblings or ()
+            ]
+            return info.sha or "", facts
+
+        commit, facts = self._ask(look, source.address, source.revision)
+        wanted = needed((fact.path for fact in facts), source.allow_pickle, f"{source.address}@{commit[:12]}")
+        files = tuple(sorted((fact for fact in facts if fact.path in wanted), key=lambda fact: fact.path))
+        return Pinned(SourceKind.HUB, source.address, commit, files, f"{self._endpoint}/{source.address}")
+
+    def read(self, pinned: Pinned) -> Checkpoint:
+        """config.json at the pinned commit; kept, so that it is asked for once."""
+        fact = next(file for file in pinned.files if file.path == "config.json")
+        folder = self._home / "configs" / fact.digest.replace(":", "-")
+        if not (folder / fact.path).is_file():
+            self._bring(pinned, (fact,), folder)
+        return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/config.json")
+
+    def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
+        """The library resumes and retries broken connections but checks no digests; that is done here, file by file."""
+        total = sum(file.size for file in pinned.files)
+        _room(total, into)
+        failures: list[BaseException] = []
+
+        def bring() -> None:
+            try:
+                self._bring(pinned, pinned.files, into)
+            except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, and raised there
+                failures.append(error)
+
+        # Ctrl-C must not wait for a shard of gigabytes: the download has a thread that ends with the process.
+        worker = threading.Thread(target=bring, name="hub-download", daemon=True)
+        worker.start()
+        while worker.is_alive():
+            worker.join(WATCH)
+            progress(min(_bytes_below(into), total), total)
+        if failures:
+            raise failures[0]
+
+    def _bring(self, pinned: Pinned, files: tuple[FileFact, ...], into: Path) -> None:
+        self._online(pinned.name)
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot be made: {error.strerror}", where=str(into)) from error
+        for fact in files:
+
+            def download(fact: FileFact = fact) -> str:
+                from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
+
+                return hf_hub_download(
+                    pinned.name,
+                    fact.path,
+                    revision=pinned.revision,
+                    local_dir=into,
+                    endpoint=self._endpoint,
+                    token=self._token or False,
+                )
+
+            self._ask(download, pinned.name, pinned.revision)
+            check(into / fact.path, fact, f"{pinned.name}@{pinned.revision[:12]}")
+        shutil.rmtree(into / ".cache", ignore_errors=True)  # the library's notes about what it downloaded
+
+    def _online(self, name: str) -> None:
+        for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            if self._environ.get(switch, "").upper() in TRUE:
+                raise OutOfReachError(
+                    f"{switch} is set and {name} is not held",
+                    where=self._endpoint,
+                    hint=f"unset {switch} for one build with a network; what that brings is held from then on",
+                )
+
+    def _ask(self, question: Callable[[], T], name: str, revision: str) -> T:
+        """Ask the hub, again where it stumbled; whatever the library raises comes out as one of forge's errors."""
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        from huggingface_hub.utils.logging import set_verbosity
+
+        disable_progress_bars()
+        set_verbosity(logging.ERROR)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return question()
+            except ForgeError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the transport under the library changes with its version
+                meaning = self._meaning(_root(error), name, revision)
+                if attempt == ATTEMPTS or not isinstance(meaning, OutOfReachError):
+                    raise meaning from None  # the cause holds request headers
+                time.sleep(attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _meaning(self, error: BaseException, name: str, revision: str) -> ForgeError:
+        from huggingface_hub import errors
+
+        where = f"{self._endpoint}/{name}"
+        if isinstance(error, errors.HfHubHTTPError):
+            return self._refusal(error, error.response.status_code, where, revision)
+        if isinstance(error, errors.HFValidationError):
+            return SourceError(f"{name!r} is no model id", where=where, hint="write owner/name as the hub shows it")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StoreError("the disk is full", where=str(self._home), hint="free space, or run `forge cache gc`")
+        if isinstance(error, PermissionError):
+            return StoreError(f"cannot write: {error.strerror}", where=str(error.filename or self._home))
+        return OutOfReachError(f"the hub is out of reach ({self._clean(error)})", where=where, hint=NETWORK)
+
+    def _refusal(self, error: Exception, status: int, where: str, revision: str) -> ForgeError:
+        from huggingface_hub import errors
+
+        login = "run `hf auth login` or set HF_TOKEN"
+        reader = "your token's account may read it" if self._token else f"if it is private, {login}"
+        licence = f"accept it at {where}, " + ("with the account of your token" if self._token else f"then {login}")
+        if status >= 500 or status in (408, 429):
+            return OutOfReachError(f"the hub answers {status}", where=where, hint=NETWORK)
+        if status == 401 and self._token and "invalid" in str(error).lower():
+            return SourceError("the hub refuses the token", where=where, hint=login)
+        answers = (
+            # A child of RepositoryNotFoundError: it comes first.
+            (errors.GatedRepoError, "gated: its licence has to be accepted", licence),
+            (
+                errors.RepositoryNotFoundError,
+                "there is no such model on the hub, or it is private",
+                f"check the spelling (owner/name); {reader}",
+            ),
+            (errors.RevisionNotFoundError, f"there is no revision {revision!r}", f"see {where}/commits/main"),
+            (errors.EntryNotFoundError, f"a pinned file is gone from {revision[:12]}", "run `forge lock --upgrade`"),
+        )
+        for kind, what, hint in answers:
+            if isinstance(error, kind):
+                return SourceError(what, where=where, hint=hint)
+        if status in (401, 403):
+            return SourceError(f"the hub says {status}: no access", where=where, hint=login)
+        return SourceError(f"the hub says {status}: {self._clean(error)}", where=where)
+
+    def _clean(self, error: BaseException) -> str:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return text.replace(self._token, "***") if self._token else text
+
+
+class OutOfReachError(SourceError):
+    """The hub could not be asked; what is held may still do."""
+
+
+def _root(error: BaseException) -> BaseException:
+    """The library hides what happened in a LocalEntryNotFoundError about a cache that forge does not use."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _token(environ: Mapping[str, str]) -> str:
+    """Where huggingface_hub itself looks: two variables, then the file of `hf auth login`; empty without one."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if stated := environ.get(variable, "").strip():
+            return stated
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".cache")
+    file = Path(environ.get("HF_TOKEN_PATH") or Path(environ.get("HF_HOME") or cache / "huggingface") / "token")
+    try:
+        return file.expanduser().read_text().strip()
+    except OSError:
+        return ""
+
+
+def _room(size: int, into: Path) -> None:
+    """Better said before an hour of downloading than after it."""
+    folder = next(folder for folder in (into, *into.parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        what = f"the disk is full: {size:,} bytes are needed, {free:,} are free"
+        raise StoreError(what, where=str(folder), hint="free space, or run `forge cache gc`")
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes that lie under ``folder``, the library's unfinished files among them; files may vanish while we look."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total

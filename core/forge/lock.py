@@ -1,0 +1,129 @@
+"""``<recipe>.lock``: what a recipe's sources and image were when somebody last asked, word for word. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import msgspec
+
+from forge.errors import LockError
+from forge.model import Pinned, Recipe, RuntimeKind, Source
+
+Files = Sequence[dict[str, object]]
+FORMAT = 1
+"""Of the file itself; a forge reads its own and no later one."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A container image: the reference that was asked for, the digest it had, and its TensorRT-LLM's version."""
+
+    reference: str
+    digest: str = ""
+    trtllm: str = ""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The part of a recipe that a lock answers; kept in words, so that a stale lock can say what changed."""
+
+    source: Source
+    draft: Source | None = None
+    image: str = ""
+    packages: tuple[str, ...] = ()
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What was found for what was asked. ``versions`` are packages by name; the twin has no ``image``."""
+
+    format: int
+    asked: Asked
+    source: Pinned
+    draft: Pinned | None = None
+    image: Image | None = None
+    versions: dict[str, str] = {}
+
+
+def asked(recipe: Recipe) -> Asked:
+    """What of ``recipe`` a lock pins: its sources, its image and its packages; nothing of how it is built or served."""
+    runtime = recipe.runtime
+    return Asked(source=recipe.source, draft=recipe.draft, image=runtime.image, packages=runtime.packages)
+
+
+def lock(
+    recipe: Recipe,
+    source: Pinned,
+    draft: Pinned | None = None,
+    image: Image | None = None,
+    versions: dict[str, str] | None = None,
+) -> Lock:
+    """A new lock. The pins' locations stay behind: a lock travels with its recipe to other machines."""
+    return Lock(
+        format=FORMAT,
+        asked=asked(recipe),
+        source=placed(source, ""),
+        draft=placed(draft, "") if draft else None,
+        image=image,
+        versions=versions or {},
+    )
+
+
+def placed(pinned: Pinned, location: str) -> Pinned:
+    """The same pin at another place: what a lock says of a local source, found on this machine."""
+    return Pinned(pinned.kind, pinned.name, pinned.revision, pinned.files, location)
+
+
+def write(lock: Lock) -> str:
+    """Deterministic JSON, one value a line: it lives in git, and its differences are read there."""
+    return msgspec.json.format(msgspec.json.encode(lock, order="sorted"), indent=2).decode() + "\n"
+
+
+def read(text: str, where: str) -> Lock:
+    """The inverse of ``write``; LockError, with the place inside the file, for anything else."""
+    hint = "run `forge lock RECIPE` to write it anew"
+    try:
+        stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        number = msgspec.json.decode(stated.get("format", msgspec.Raw(b"0")), type=int)
+        if number > FORMAT:
+            raise LockError(f"written by a later forge (format {number})", where=where, hint="update forge, or " + hint)
+        return msgspec.json.decode(text, type=Lock)
+    except msgspec.DecodeError as error:
+        raise LockError(f"not readable: {error}", where=where, hint=hint) from None
+
+
+def stale(lock: Lock, recipe: Recipe) -> tuple[str, ...]:
+    """Why this lock no longer answers this recipe, in words; empty while it does. The runtime's kind may differ."""
+    now = asked(recipe)
+    if recipe.runtime.kind is RuntimeKind.TWIN:  # it stands on no image
+        now = msgspec.structs.replace(now, image=lock.asked.image)
+    reasons = list(_changes(msgspec.to_builtins(lock.asked), msgspec.to_builtins(now)))
+    if lock.format != FORMAT:
+        reasons.append(f"the lock has format {lock.format}, this forge writes {FORMAT}")
+    if recipe.runtime.kind is not RuntimeKind.TWIN and not (lock.image and lock.image.digest):
+        reasons.append(f"the runtime {recipe.runtime.kind} needs an image, and the lock pins none")
+    return tuple(reasons)
+
+
+def moved(old: Lock, new: Lock) -> tuple[str, ...]:
+    """What differs between two locks of one recipe, in words: what an upgrade brought, or how a source drifted."""
+    before, after = (msgspec.to_builtins(words) for words in (old, new))
+    return tuple(_changes(before, after))
+
+
+def _changes(old: object, new: object, where: str = "") -> Iterator[str]:
+    if old == new:
+        return
+    whole = f"{where} was {_shown(old)}, is now {_shown(new)}"
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast("dict[str, object]", old), cast("dict[str, object]", new)
+        for key in sorted({*before, *after}):
+            yield from _changes(before.get(key), after.get(key), f"{where}.{key}" if where else key)
+    elif where.endswith("files") and isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        yield from _changes(_by_path(cast("Files", old)), _by_path(cast("Files", new)), where)
+    else:
+        yield whole
+
+
+def _by_path(files: Files) -> dict[str, object]:
+    return {str(file["path"]): file for file in files}
+
+
+def _shown(value: object) -> str:
+    return "not stated" if value is None else msgspec.json.encode(value).decode()

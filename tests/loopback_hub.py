@@ -1,0 +1,187 @@
+"""A Hugging Face hub on 127.0.0.1, as strict as the real one where it matters to a download.
+
+It knows revisions, file lists with sizes and digests, resolve with ranges, private and gated repositories; and it can
+misbehave: break connections, answer 503, serve bytes that are not those it listed.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
+RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+RANGE = re.compile(r"bytes=(\d+)-")
+PLAIN = (".json", ".txt", ".md", ".jinja")  # what git keeps itself; the rest is in LFS
+Files = Mapping[str, bytes]
+
+
+@dataclass
+class Repository:
+    """Commits by id, names of commits, and who may read: anybody, or the bearer of ``token``."""
+
+    commits: dict[str, Files] = field(default_factory=dict[str, Files])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    token: str = ""
+    gated: bool = False
+
+
+@dataclass
+class Asked:
+    """One request that came in, and the status it got."""
+
+    method: str
+    path: str
+    status: int
+    range: str
+    authorization: str
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def refusal(status: int, code: str) -> Answer:
+    return Answer(status, headers={"X-Error-Code": code, "X-Error-Message": "Access denied"})
+
+
+class LoopbackHub:
+    """``requests`` is what was asked; set ``break_after`` and ``breaks``, ``failures`` or ``swapped`` to misbehave."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.repositories: dict[str, Repository] = {}
+        self.requests: list[Asked] = []
+        self.break_after = 0
+        """Bytes of a body after which a connection breaks ..."""
+        self.breaks = 0
+        """... and how many more times it does."""
+        self.failures = 0
+        """How many more requests are answered with 503."""
+        self.swapped: dict[str, bytes] = {}
+        """Bytes served for a path in place of those that were listed."""
+
+    def commit(self, name: str, files: Files, revision: str = "main", token: str = "", gated: bool = False) -> str:
+        """Put files under a new commit that ``revision`` then names; returns the commit."""
+        repository = self.repositories.setdefault(name, Repository())
+        repository.token, repository.gated = token, gated
+        identity = json.dumps([name, len(repository.commits), sorted(files)]).encode()
+        commit = hashlib.sha1(identity, usedforsecurity=False).hexdigest()
+        repository.commits[commit] = dict(files)
+        repository.names[revision] = commit
+        return commit
+
+    def answer(self, path: str, authorization: str, offset: int | None) -> Answer:
+        if self.failures:
+            self.failures -= 1
+            return Answer(503)
+        asked = INFO.fullmatch(path) or RESOLVE.fullmatch(path)
+        if asked is None:
+            return Answer(404)
+        repository = self.repositories.get(asked["repo"])
+        if repository is None:
+            return refusal(404 if authorization else 401, "RepoNotFound")
+        listing = "path" not in asked.groupdict()
+        allowed = not repository.token or authorization == f"Bearer {repository.token}"
+        if not allowed and not (listing and repository.gated):  # a gated repository's list is public, its bytes are not
+            status = 403 if authorization else 401
+            return refusal(status, "GatedRepo") if repository.gated else refusal(404, "RepoNotFound")
+        revision = asked["revision"] or "main"
+        commit = repository.names.get(revision, revision)
+        if commit not in repository.commits:
+            return refusal(404, "RevisionNotFound")
+        files = repository.commits[commit]
+        return listed(asked["repo"], commit, files) if listing else self._file(commit, files, asked["path"], offset)
+
+    def _file(self, commit: str, files: Files, path: str, offset: int | None) -> Answer:
+        if path not in files:
+            return Answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        entry, body = described(path, files[path]), self.swapped.get(path, files[path])
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["blobId"]}"', "Accept-Ranges": "bytes"}
+        if lfs := entry.get("lfs"):
+            assert isinstance(lfs, dict)
+            headers |= {"X-Linked-Etag": f'"{lfs["sha256"]}"', "X-Linked-Size": str(len(files[path]))}
+        if offset is None:
+            return Answer(200, body, headers)
+        headers["Content-Range"] = f"bytes {offset}-{len(body) - 1}/{len(body)}"
+        return Answer(206, body[offset:], headers)
+
+
+def described(path: str, data: bytes) -> dict[str, object]:
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    entry: dict[str, object] = {"rfilename": path, "size": len(data), "blobId": blob}
+    if not path.endswith(PLAIN):
+        entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return entry
+
+
+def listed(name: str, commit: str, files: Files) -> Answer:
+    siblings = [described(path, data) for path, data in sorted(files.items())]
+    info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "siblings": siblings}
+    return Answer(200, json.dumps(info).encode())
+
+
+def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.reply()
+
+        def do_HEAD(self) -> None:
+            self.reply()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name for it
+            """Keep quiet."""
+
+        def reply(self) -> None:
+            path, stated = unquote(urlsplit(self.path).path), self.headers.get("Range", "")
+            wanted = RANGE.fullmatch(stated) if self.command == "GET" else None
+            authorization = self.headers.get("Authorization", "")
+            answer = hub.answer(path, authorization, int(wanted[1]) if wanted else None)
+            hub.requests.append(Asked(self.command, path, answer.status, stated, authorization))
+            self.send_response(answer.status)
+            self.close_connection = True  # one request each, so that a hub that is gone is gone
+            content = {
+                "Connection": "close",
+                "Content-Length": str(len(answer.body)),
+                "Content-Type": "application/json",
+            }
+            for key, value in (content | dict(answer.headers)).items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.send(answer.body)
+
+        def send(self, body: bytes) -> None:
+            if hub.breaks and len(body) > hub.break_after:
+                hub.breaks -= 1
+                body = body[: hub.break_after]
+            self.wfile.write(body)
+
+    return Handler
+
+
+@contextmanager
+def loopback_hub() -> Generator[LoopbackHub]:
+    """A hub for the length of a ``with``; gone, with its threads, afterwards."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.daemon_threads = True
+    hub = LoopbackHub(server.server_port)
+    server.RequestHandlerClass = handler(hub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
