@@ -122,7 +122,7 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop
     shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
     (command,) = world.executor.ran
     assert command.argv == ("python3", "-m", "twin.gguf", "/forge/model/acme/model.gguf", "/forge/out")
-    assert world.made() == ["environment", "backends", "ground: model", "ground: checkpoint", "ground: entry"]
+    assert world.made() == [*("environment", "backends", "converter", "ground: model", "ground: checkpoint", "ground: entry")]
 
 
 def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:

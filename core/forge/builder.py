@@ -14,6 +14,7 @@ from forge.steps import (
     Assemble,
     Fetch,
     LayBackends,
+    LayTexts,
     MakeEnvironment,
     MakeImage,
     PatchCheckpoint,
@@ -100,6 +101,8 @@ class Builder:
                 self._environment(step, environment, interpreter, out)
             case LayBackends(sources, triton):
                 self._tools.lay_backends(needs["environment"], triton, out, sources)
+            case LayTexts(texts):
+                _write(out, texts)
             case PatchCheckpoint(patches):
                 _patch(needs["model"], out, patches)
             case Run():
@@ -127,10 +130,7 @@ class Builder:
 
     def _assemble(self, step: Step, action: Assemble, needs: Mapping[str, Path], out: Path) -> None:
         rendered = repository.render(action.names, action.skeletons, action.settings, self._tools.blank)
-        for text in (*rendered, *action.texts):
-            target = out / text.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text.content, encoding="utf-8")
+        _write(out, (*rendered, *action.texts))
         copied = 0
         for each in action.links:
             target = out / each.target
@@ -138,6 +138,13 @@ class Builder:
             copied += link(needs[each.need] / each.path, target).copied
         if copied:
             self._tell(Event("note", step.name, step.key, text=f"{copied} bytes had to be copied, not linked"))
+
+
+def _write(out: Path, texts: tuple[TextFile, ...]) -> None:
+    for text in texts:
+        target = out / text.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text.content, encoding="utf-8")
 
 
 def _patch(model: Path, out: Path, patches: tuple[object, ...]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from forge import repository
+from forge import compatibility, repository
 from forge.errors import Problem, RecipeError
 from forge.families import Family
 from forge.model import (
@@ -20,12 +20,13 @@ from forge.model import (
     TextFile,
     Tokenizer,
 )
-from forge.serving import serving_environment, twin_sources
+from forge.serving import converter_sources, serving_environment, twin_sources
 from forge.steps import (
     Assemble,
     Entry,
     Fetch,
     LayBackends,
+    LayTexts,
     Link,
     MakeEnvironment,
     MakeImage,
@@ -72,7 +73,7 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
 def check(order: Order) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
     recipe, config = order.recipe, order.facts.checkpoint.config
-    found = list(order.family.check())
+    found = [*compatibility.check(recipe), *order.family.check()]
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:
         found.append(
@@ -136,7 +137,7 @@ def _twin(order: Order, names: Names) -> Entry:
         MakeEnvironment(serving_environment(host, recipe.runtime.packages), host.interpreter),
     )
     backends = Step("backends", LayBackends(twin_sources(), host.triton), (("environment", environment),))
-    model = _checkpoint(recipe, facts.source, (environment, backends))
+    model = _checkpoint(recipe, facts.source, environment)
     names_held = model.promises
     settings = repository.settings(recipe, order.family.config_overrides())
     assets = f"_assets/{recipe.name}"
@@ -174,17 +175,17 @@ def _tokenizer_links(tokenizer: Tokenizer, held: Sequence[str], assets: str) -> 
     return tuple(Link("model", path, f"{assets}/tokenizer/{path}") for path in tokenizer.files if path in held)
 
 
-def _checkpoint(recipe: Recipe, source: Pinned, tools: tuple[Step, Step]) -> Step:
+def _checkpoint(recipe: Recipe, source: Pinned, environment: Step) -> Step:
     """The step that ends in a Hugging Face checkpoint, whatever the source is."""
     model = Step(f"{recipe.name}: model", Fetch(source), promises=tuple(file.path for file in source.files))
     if source.kind is SourceKind.HUB or source.kind is SourceKind.PATH:
         return model
     convert = Command(
         ("python3", "-m", "twin.gguf", f"/forge/model/{source.files[0].path}", "/forge/out"),
-        {"PYTHONPATH": "/forge/backends/tensorrtllm"},
+        {"PYTHONPATH": "/forge/converter"},
     )
-    environment, backends = tools
-    needs = (("environment", environment), ("backends", backends), ("model", model))
+    converter = Step("converter", LayTexts(converter_sources()))
+    needs = (("environment", environment), ("converter", converter), ("model", model))
     return Step(f"{recipe.name}: checkpoint", Run((convert,)), needs, promises=CONVERTED)
 
 

@@ -66,7 +66,7 @@ class Environments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command to run and where its constant paths stand on this machine: ``/forge/<name>`` -> a real folder."""
+    """One command to run, and the real folder behind each of its constant paths: ``/forge/<name>`` by ``name``."""
 
     command: Command
     mounts: Mapping[str, Path]
@@ -175,5 +175,3 @@ class Client(Protocol):
     def generate(self, address: str, request: Request) -> Iterator[Chunk]:
         """Stream the answer; closing the iterator cancels the request. InferenceError for what the server refuses."""
         ...
-
-

@@ -53,6 +53,13 @@ class LayBackends:
 
 
 @dataclass(frozen=True, slots=True)
+class LayTexts:
+    """Write these texts, and nothing else."""
+
+    texts: tuple[TextFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MakeImage:
     """Put a family's requirements on top of NVIDIA's image."""
 
@@ -96,7 +103,7 @@ class Assemble:
     texts: tuple[TextFile, ...] = ()
 
 
-Action = Fetch | MakeEnvironment | LayBackends | MakeImage | PatchCheckpoint | Run | Assemble
+Action = Fetch | MakeEnvironment | LayBackends | LayTexts | MakeImage | PatchCheckpoint | Run | Assemble
 
 
 def _identity(action: Action) -> Action:
@@ -150,7 +157,7 @@ class Step:
 
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
-        items = cast("Mapping[object, object]", value).items()
+        items = list(cast("Mapping[object, object]", value).items())
     elif isinstance(value, list | tuple):
         items = [_labelled(number, one) for number, one in enumerate(cast("Sequence[object]", value))]
     else:
@@ -163,10 +170,10 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
 
 def _labelled(number: int, value: object) -> tuple[object, object]:
     """A list's member under its path, if it has one: a file added in front must not make all others look changed."""
-    if isinstance(value, Mapping) and "path" in value:
-        words = cast("Mapping[str, object]", value)
-        return words["path"], {name: word for name, word in words.items() if name != "path"}
-    return number, value
+    words = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else dict[str, object]()
+    if "path" not in words:
+        return number, cast("object", value)  # type: ignore[redundant-cast,unused-ignore]
+    return words["path"], {name: word for name, word in words.items() if name != "path"}
 
 
 @dataclass(frozen=True)

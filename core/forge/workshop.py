@@ -22,7 +22,7 @@ from forge.builder import Builder
 from forge.doors import Doors
 from forge.errors import InferenceError, LockError, RepositoryError, ServerError, SourceError
 from forge.facts import World, gather
-from forge.families import Family, serving
+from forge.families import Family, find
 from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import Command, Facts, Recipe, Role, RuntimeKind, Source, SourceKind
 from forge.outlook import Outlook, outlook
@@ -154,7 +154,7 @@ class Workshop:
         found = self._doors.origins[origin.kind]
         checkpoint = found.read(found.pin(origin, Path(base).absolute()))
         stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name
-        family = serving(checkpoint).name if checkpoint.architectures else ""
+        family = find(checkpoint) if checkpoint.architectures else ""
         return drafting.draft(name or _safe(stem), origin, checkpoint, family)
 
     # -- building

@@ -16,7 +16,7 @@ WORDS = (  # Llama 3's pattern; {digits} is all that Qwen 2's does otherwise
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DIGITS = {"llama-bpe": r"\p{N}{1,3}", "llama3": r"\p{N}{1,3}", "llama-v3": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
-PLAIN = ("default", "gpt-2", "gpt2")
+PLAIN = ("gpt-2", "gpt2")
 SMOLLM = "smollm"
 
 

@@ -1,0 +1,175 @@
+"""The command line: what is said where, in which form, and with which exit code."""
+
+import json
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+import tomli
+from click.testing import CliRunner, Result
+
+from forge.cli import main
+from forge.testing import tiny_checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+TINY = """
+name = "tiny"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "twin"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tiny checkpoint and its recipe, and a home of its own."""
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "home"))
+    (tmp_path / "checkpoint").mkdir()
+    for path, content in tiny_checkpoint().items():
+        (tmp_path / "checkpoint" / path).write_bytes(content)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+def forge(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def verbs() -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    for name, command in main.commands.items():
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found += [(f"{name} {each}", one) for each, one in inner.items()] or [(name, command)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), verbs(), ids=[name for name, _ in verbs()])
+def test_every_verb_shows_an_example_and_speaks_json(name: str, command: click.Command) -> None:
+    shown = forge(*name.split(), "--help").output
+    assert f"forge {name}" in shown.split("Example:")[1]
+    assert {"as_json", "quiet", "verbose"} <= {option.name for option in command.params}
+
+
+def test_a_plan_names_each_step_with_its_state_and_why(place: Path) -> None:
+    lines = forge("plan", place / "tiny.toml").stdout.splitlines()
+    assert lines[0].split() == ["STEP", "KEY", "STATE", "SIZE", "WHY"]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["environment", "backends", "tiny: model", "tiny: entry"]
+    assert all("miss" in line and "first build" in line for line in lines[1:])
+
+
+def test_a_plan_makes_nothing(place: Path) -> None:
+    forge("plan", place / "tiny.toml")
+    assert not (place / "home" / "store" / "artifacts").exists()
+
+
+def test_json_is_one_document_and_nothing_else_on_stdout(place: Path) -> None:
+    document = json.loads(forge("plan", "--json", place / "tiny.toml").stdout)
+    assert [step["held"] for step in document["steps"]] == [False] * 4
+    assert all(len(step["key"]) == 64 for step in document["steps"])
+
+
+def test_all_problems_of_a_recipe_are_told_with_file_key_and_mend(place: Path) -> None:
+    (place / "tiny.toml").write_text(TINY.replace('"tiny"', '"../tiny"') + "[build]\nmax_batchsize = 4\nmax_input_len = 0\n")
+    result = forge("plan", place / "tiny.toml")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    for said in ("tiny.toml: name", "build.max_batchsize", "max_batch_size", "build.max_input_len"):
+        assert said in result.stderr
+
+
+def test_an_error_in_json_is_a_document_with_the_exit_code(place: Path) -> None:
+    (place / "tiny.toml").write_text(TINY + "surprise = 1\n")
+    result = forge("build", "--json", place / "tiny.toml")
+    error = json.loads(result.stdout)["error"]
+    assert (error["kind"], error["exit_code"], result.exit_code) == ("RecipeError", 3, 3)
+    assert "surprise" in error["problems"][0]["where"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("plan", "nowhere.toml"), 5),
+        (("serve",), 8),
+        (("stop",), 9),
+        (("logs",), 9),
+        (("generate", "tiny", "hello"), 9),
+        (("plan", "unknown.toml"), 4),
+        (("plan", "unlocked.toml", "--locked"), 12),
+        (("build",), 2),
+    ],
+)
+def test_each_family_of_errors_has_its_exit_code(
+    place: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "unknown.toml").write_text('family = "lama"\n' + TINY)
+    (place / "unlocked.toml").write_text(TINY)
+    result = forge(*words)
+    assert result.exit_code == code, result.output
+    assert result.stderr.strip()
+    assert "Traceback" not in result.stderr
+
+
+def test_a_misspelled_family_is_answered_with_what_was_meant(place: Path) -> None:
+    (place / "tiny.toml").write_text('family = "lama"\n' + TINY)
+    assert "llama" in forge("plan", place / "tiny.toml").stderr
+
+
+def test_quiet_says_nothing_on_stderr(place: Path) -> None:
+    assert forge("plan", "-q", place / "tiny.toml").stderr == ""
+
+
+def test_new_writes_a_recipe_that_can_be_planned(place: Path) -> None:
+    file = place / "drafted.toml"
+    assert forge("new", place / "checkpoint", "-o", file).exit_code == 0
+    assert tomli.loads(file.read_text())["family"] == "llama"
+    assert forge("plan", "--runtime", "twin", file).exit_code == 0
+    again = forge("new", place / "checkpoint", "-o", file)
+    assert again.exit_code == 1
+    assert "already" in again.stderr
+
+
+def test_lock_writes_once_and_says_so(place: Path) -> None:
+    assert json.loads(forge("lock", "--json", place / "tiny.toml").stdout)["changed"] is True
+    assert json.loads(forge("lock", "--json", place / "tiny.toml").stdout)["changed"] is False
+    assert forge("plan", "--locked", place / "tiny.toml").exit_code == 0
+
+
+def test_the_schema_accepts_every_shipped_recipe() -> None:
+    schema = json.loads(forge("schema").stdout)
+    for recipe in (ROOT / "recipes").glob("*.toml"):
+        jsonschema.validate(tomli.loads(recipe.read_text()), schema)
+
+
+def test_plugins_shows_families_with_their_health() -> None:
+    plugins = {plugin["name"]: plugin for plugin in json.loads(forge("plugins", "--json").stdout)["plugins"]}
+    assert {"llama", "gemma"} <= plugins.keys()
+    assert plugins["llama"]["health"] == "ok"
+    assert plugins["llama"]["distribution"] == "triton-forge"
+
+
+def test_an_empty_cache_is_whole_and_has_nothing_to_give(place: Path) -> None:
+    assert json.loads(forge("cache", "ls", "--json").stdout) == {"artifacts": [], "size": 0}
+    assert forge("cache", "verify").exit_code == 0
+    assert "freed 0 B" in forge("cache", "gc").stdout
+
+
+@pytest.mark.parametrize("words", [("--older-than", "soon"), ("--max-size", "big"), ("--max-size", "-1GB")])
+def test_an_amount_that_is_none_is_refused_by_the_command_line(words: tuple[str, str]) -> None:
+    assert forge("cache", "gc", *words).exit_code == 2
+
+
+def test_nothing_runs_and_status_says_so(place: Path) -> None:
+    assert forge("status").stdout == "no server is running\n"
+    assert json.loads(forge("status", "--json").stdout) == {"servers": []}
+
+
+def test_a_file_that_cannot_be_written_is_an_error_and_no_traceback(place: Path) -> None:
+    (place / "tiny.toml.lock.new").mkdir()
+    result = forge("lock", place / "tiny.toml")
+    assert result.exit_code == 1
+    assert "tiny.toml.lock" in result.stderr
+    assert "Traceback" not in result.output
