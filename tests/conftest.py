@@ -10,7 +10,7 @@ import pytest
 from forge.ports import Ports, Request
 from forge.workshop import Built, Target, Workshop
 
-pytest_plugins = ["triton_fixture"]
+pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures"]
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"

@@ -1,0 +1,250 @@
+"""Makes the private Python environments that serve the twin, and the folder of Triton backends; says what this host brings."""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from forge.adapters.linking import Layout, read_layout, require_libraries
+from forge.errors import HostError, SourceError
+from forge.model import Host, TextFile
+from forge.ports import Environment
+from forge.serving import PLATFORMS, PYTHONS, TRITON
+
+INSTALLED_TRITON = Path("/opt/tritonserver")
+GLIBC = (2, 35)
+"""What the libraries in nvidia-pytriton's wheel need."""
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+"""Settings that would send packages elsewhere than into the environment being made."""
+_LAST = 12
+_PROBE = """
+import json, sys, sysconfig
+base = getattr(sys, "_base_executable", "") or sys.executable
+print(json.dumps(["%d.%d.%d" % sys.version_info[:3], base, sysconfig.get_config_var("LIBDIR") or ""]))
+"""
+
+
+def host(environ: Mapping[str, str]) -> Host:
+    """What this machine brings for serving the twin; never fails, since engines need none of it: ``check`` judges it.
+
+    An installed Triton is preferred where its Python is one that the twin runs on, and then decides which Python that is.
+    """
+    platform = sysconfig.get_platform()
+    stub = _stub_python(INSTALLED_TRITON / "backends" / "python" / "triton_python_backend_stub")
+    if stub in PYTHONS and (interpreter := _interpreter(stub, environ)):
+        return Host(stub, interpreter, platform, str(INSTALLED_TRITON))
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for version in dict.fromkeys((own, *PYTHONS)):
+        if version in PYTHONS and (interpreter := _interpreter(version, environ)):
+            return Host(version, interpreter, platform)
+    return Host(own, sys.executable, platform)
+
+
+def check(environment: Environment) -> None:
+    """HostError when this machine cannot hold ``environment``: wrong platform, too old a C library, no suitable Python."""
+    if environment.platform not in PLATFORMS:
+        raise HostError(
+            f"the twin is served on {' and '.join(PLATFORMS)}, and this is {environment.platform}",
+            hint="build the recipe with `--runtime engine` for a GPU machine, or run forge in a Linux container",
+        )
+    if environment.python not in PYTHONS:
+        raise HostError(
+            f"the twin is served with Python {' or '.join(reversed(PYTHONS))}, and only {environment.python} was found",
+            hint=f"install one (`apt install python{PYTHONS[-1]}`, `uv python install {PYTHONS[0]}`) and have it on PATH",
+        )
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "no GNU C library").partition(" ")
+    if TRITON in environment.bare and tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < GLIBC:
+        raise HostError(
+            f"Triton from PyPI needs glibc {GLIBC[0]}.{GLIBC[1]} or newer, and this system has {name} {version}",
+            hint="use a newer distribution (Debian 12, Ubuntu 22.04), or NVIDIA's Triton container",
+        )
+
+
+class PrivateEnvironments:
+    """Environments that carry no path of the place where they were made, so that they can be moved and shared."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS and name not in _MISLEADING}
+
+    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+        """Install ``environment`` into the folder ``into``; its programs are ``bin/python3`` and nothing else.
+
+        HostError for what this machine lacks, SourceError for packages that cannot be had.
+        """
+        check(environment)
+        layout = _lay(interpreter, into)
+        with tempfile.TemporaryDirectory(prefix="forge-install-") as scratch:
+            installer = self._installer(interpreter, into, Path(scratch))
+            self._run((*installer, "--no-deps", "--only-binary=:all:", *environment.bare), log)
+            if environment.packages:
+                pins = Path(scratch) / "pins.txt"
+                pins.write_text("\n".join(environment.bare) + "\n", encoding="utf-8")
+                self._run((*installer, "--constraint", str(pins), *environment.packages), log)
+        _settle(into, layout)
+        if TRITON in environment.bare:
+            require_libraries(layout.server_programs(), layout.library_path())
+
+    def _installer(self, interpreter: str, into: Path, scratch: Path) -> tuple[str, ...]:
+        """The command that installs into ``into``: uv where there is one, else the nearest pip."""
+        python = str(into / "bin" / "python3")
+        if uv := shutil.which("uv", path=self._environ.get("PATH")):
+            return (uv, "pip", "install", "--python", python, "--no-progress", "--link-mode=copy")
+        options = ("install", "--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
+        if _own_pip() >= (22, 3):  # the first with --python
+            return (sys.executable, "-m", "pip", "--python", python, *options)
+        return (str(self._ensured(interpreter, scratch)), "-m", "pip", "--python", python, *options)
+
+    def _ensured(self, interpreter: str, scratch: Path) -> Path:
+        """A Python that has pip, made in ``scratch`` from the wheel that Python itself carries."""
+        _lay(interpreter, scratch / "pip")
+        python = scratch / "pip" / "bin" / "python3"
+        done = subprocess.run((python, "-m", "ensurepip"), env=self._environ, capture_output=True, check=False)
+        if done.returncode:
+            raise HostError(
+                "there is no uv, and no pip to make the serving environment with",
+                hint=f"install uv, or pip for {interpreter} (on Debian: apt install python3-pip python3-venv)",
+            )
+        return python
+
+    def _run(self, argv: tuple[str, ...], log: Callable[[str], None]) -> None:
+        lines: list[str] = []
+        with subprocess.Popen(
+            argv,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    lines.append(line.rstrip())
+                    log(lines[-1])
+            finally:
+                # On Ctrl-C the installer must not go on writing into a folder that is being removed.
+                if process.poll() is None:
+                    process.terminate()
+        if process.returncode:
+            raise _failure(lines)
+
+
+def backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile, ...]) -> None:
+    """Lay Triton's backend folder: the Python backend of ``environment`` (or of an installed ``triton``), and ``sources``.
+
+    The files are copies: Triton refuses a linked library ("escapes backend directory").
+    """
+    layout = read_layout(environment, triton)
+    python = into / "python"
+    python.mkdir(parents=True)
+    for source in layout.python_backend():
+        if not source.is_file():
+            raise HostError(f"Triton's Python backend lacks {source.name}", where=str(source))
+        shutil.copyfile(source, python / source.name)
+    (python / "triton_python_backend_stub").chmod(0o755)
+    for text in sources:
+        target = into / text.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text.content, encoding="utf-8")
+    _compile(environment / "bin" / "python3", into)
+
+
+def _interpreter(version: str, environ: Mapping[str, str]) -> str:
+    """A Python of this minor version: the one that runs forge, or the first on PATH that works (pyenv's shims may not)."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return os.path.realpath(sys.executable)
+    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
+        found = shutil.which(f"python{version}", path=folder)
+        with suppress(HostError):
+            if found and _probe(found)[0].startswith(f"{version}."):
+                return os.path.realpath(_probe(found)[1])
+    return ""
+
+
+def _probe(interpreter: str) -> tuple[str, str, str]:
+    """(version, the executable behind any virtual environment, the folder of its shared library)."""
+    try:
+        done = subprocess.run((interpreter, "-I", "-c", _PROBE), capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise HostError(f"this Python does not run: {error}", where=interpreter) from error
+    version, base, libraries = json.loads(done.stdout)
+    return str(version), str(base), str(libraries)
+
+
+def _stub_python(stub: Path) -> str:
+    """The minor version of the Python that a stub is linked to, or empty; its name stands in the ELF file."""
+    try:
+        found = re.search(rb"libpython(3\.\d+)\.so", stub.read_bytes())
+    except OSError:
+        return ""
+    return found[1].decode() if found else ""
+
+
+def _own_pip() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return (0,)
+
+
+def _lay(interpreter: str, into: Path) -> Layout:
+    """The bare environment. Written by hand, because ``venv`` and its pip are missing from some systems, and what they write
+    holds the path of the folder."""
+    version, base, libraries = _probe(interpreter)
+    (into / "bin").mkdir(parents=True, exist_ok=True)
+    (into / "bin" / "python3").symlink_to(os.path.realpath(base))
+    settings = {
+        "home": os.path.dirname(os.path.realpath(base)),
+        "include-system-site-packages": "false",
+        "version": version,
+        "libraries": libraries,
+    }
+    text = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    (into / "pyvenv.cfg").write_text(text, encoding="utf-8")
+    layout = read_layout(into)
+    layout.packages.mkdir(parents=True)
+    return layout
+
+
+def _settle(into: Path, layout: Layout) -> None:
+    """Take away what holds the present path (console scripts) and compile, since nothing can be written later."""
+    for program in (into / "bin").iterdir():
+        if program.name != "python3":
+            program.unlink()
+    (into / ".lock").unlink(missing_ok=True)  # uv's
+    for record in layout.packages.glob("*.dist-info/RECORD"):
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text("".join(each for each in lines if not each.startswith("../../../bin/")), encoding="utf-8")
+    _compile(into / "bin" / "python3", layout.packages)
+
+
+def _compile(python: Path, folder: Path) -> None:
+    """Byte code that holds for ever, whatever the files' times become. What does not compile is a package's test data."""
+    holding = ("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/forge")
+    argv = (python, "-m", "compileall", "-q", "-j", "0", *holding, "-x", "/tests/|/pytriton/", folder)
+    subprocess.run(argv, capture_output=True, check=False)
+
+
+def _failure(lines: list[str]) -> SourceError | HostError:
+    text = "\n".join(lines[-_LAST:])
+    whole = "\n".join(lines).lower()
+    if "no space left" in whole:
+        return HostError(f"the disk is full\n{text}", hint="make room (`forge cache gc`) and build again")
+    if re.search(r"new connection|max retries|name resolution|error sending request|failed to fetch|timed? ?out", whole):
+        return SourceError(
+            f"the package index cannot be reached\n{text}",
+            hint="check the network and pip's or uv's settings (index-url, proxy); what is held still builds without one",
+        )
+    return SourceError(
+        f"the serving environment's packages cannot be installed\n{text}",
+        hint="check runtime.packages of the recipe, and that the index in pip's or uv's settings can be reached and has these",
+    )

@@ -1,0 +1,154 @@
+"""What this machine's processes, ports and shared memory say: who runs, who listens, what to clear away. Linux's /proc."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+MARKER = "FORGE_SERVER"
+"""Variable in the environment of a server and of all it starts: its value tells whose they are, whoever their parent is."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
+_MOMENT = 1.0
+_PROC = Path("/proc")
+_KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
+_KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of the environment that a program may see: where things are and how many threads, no tokens."""
+    return {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def started(pid: int) -> float | None:
+    """Clock ticks since boot at which ``pid`` started; None when it is gone or only waits to be reaped."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the name in parentheses and may hold anything; after it come state (3) and start (22): proc(5).
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else float(fields[19])
+
+
+def reap(pid: int) -> int | None:
+    """Exit status of a child that has ended (negative: killed by that signal); None while it runs or is not ours."""
+    with suppress(ChildProcessError):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+    return None
+
+
+def marked(marker: str) -> tuple[int, ...]:
+    """Living processes that carry ``marker``: a server, its stubs, and orphans of either."""
+    wanted = f"{MARKER}={marker}".encode()
+    return tuple(pid for pid in _pids() if wanted in _environ(pid) and started(pid) is not None)
+
+
+def end(marker: str, patience: float, served: Callable[[], bool]) -> None:
+    """Ask the marked session leader to finish, wait, kill what is left, clear its shared memory.
+
+    It has ``patience`` seconds while requests are under way, and no more than a moment once all are ``served``: Triton takes
+    1.2 s to unload each instance of a Python model, one after the other, and then sleeps out a count of whole seconds.
+    """
+    leaders = tuple(pid for pid in marked(marker) if _leads(pid))
+    for pid in leaders:
+        _send(pid, signal.SIGINT)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and not set(marked(marker)) <= set(leaders):
+        _wait(leaders, 0.1)
+        if served():
+            deadline = min(deadline, time.monotonic() + _MOMENT)
+            _wait(leaders, deadline - time.monotonic())
+    # A stub can be between fork and exec while its parent dies: look again until none is found.
+    while left := marked(marker):
+        for pid in left:
+            _send(pid, signal.SIGKILL)
+        _wait(left, 5.0)
+    for region in SHARED_MEMORY.glob(f"{marker}*"):
+        region.unlink(missing_ok=True)
+
+
+def free(host: str, port: int) -> bool:
+    """Whether a server could listen there. SO_REUSEADDR passes over connections that are only waiting to time out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+            # gRPC listens with SO_REUSEPORT: only listening shows that nobody else does.
+            trial.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def listener(port: int) -> int | None:
+    """The process that listens on ``port``, where /proc lets us see it."""
+    sockets = set(_listening(port))
+    return next((pid for pid in _pids() if sockets and not sockets.isdisjoint(_links(pid))), None)
+
+
+def program(pid: int) -> str:
+    """The command line of ``pid`` up to its second word, for a person to recognise."""
+    with suppress(OSError):
+        words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        return " ".join(words[:2]).strip()
+    return ""
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait(pids: tuple[int, ...], seconds: float) -> None:
+    began = {pid: started(pid) for pid in pids}
+    deadline = time.monotonic() + seconds
+    while any(tick is not None and started(pid) == tick for pid, tick in began.items()):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+    for pid in pids:
+        reap(pid)
+
+
+def _listening(port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (_PROC / "net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            # Local address in hex, state 0A is LISTEN, then the socket's inode (proc_net_tcp).
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                yield f"socket:[{fields[9]}]"
+
+
+def _links(pid: int) -> Iterator[str]:
+    with suppress(OSError):
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                yield os.readlink(entry)

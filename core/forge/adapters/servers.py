@@ -1,0 +1,126 @@
+"""What is kept of servers: a state file and a log for each repository, and the guardian of those in the foreground."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+import forge
+from forge.adapters import processes
+from forge.adapters.guardian import PATIENCE
+from forge.adapters.triton_log import served
+from forge.ports import Running
+
+
+class States:
+    """The state files in ``folder``: one per repository, there from before a server starts until nothing is left of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def marker(self, repository: Path) -> str:
+        """What tells this repository's server, and all that it starts, from every other's."""
+        return f"forge-{_digest(f'{self._folder}:{repository}')}"
+
+    def file(self, repository: Path) -> Path:
+        return self._folder / f"{_digest(str(repository))}.json"
+
+    def log(self, repository: Path) -> Path:
+        return self.file(repository).with_suffix(".log")
+
+    def lock(self, repository: Path) -> FileLock:
+        """Held while a server starts; Timeout when another forge holds it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.file(repository).with_suffix(".lock"), timeout=0)
+
+    def keep(self, running: Running) -> None:
+        """Write the state file; a reader sees the old one or the new one."""
+        file = self.file(Path(running.repository))
+        scratch = file.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(msgspec.json.encode(running))
+        scratch.replace(file)
+
+    def forget(self, repository: Path) -> None:
+        self.file(repository).unlink(missing_ok=True)
+
+    def living(self, holding: Path | None = None) -> tuple[Running, ...]:
+        """The servers that are alive. The dead are cleared away, but for those that another forge is just starting.
+
+        ``holding`` is the repository whose lock the caller has.
+        """
+        found: list[Running] = []
+        for file in sorted(self._folder.glob("*.json")):
+            running = _read(file)
+            if running is None:
+                continue
+            processes.reap(running.pid)
+            if running.pid and processes.started(running.pid) == running.started:
+                found.append(running)
+            elif running.repository == str(holding):
+                self._bury(running)
+            else:
+                with suppress(Timeout), self.lock(Path(running.repository)):
+                    if _read(file) == running:
+                        self._bury(running)
+        return tuple(found)
+
+    def _bury(self, running: Running) -> None:
+        processes.end(running.shared_memory, PATIENCE, served(Path(running.log)))
+        self.forget(Path(running.repository))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guardian process, and the end of the pipe whose closing tells it that we are gone."""
+
+    pid: int
+    pipe: int
+
+    @classmethod
+    def post(cls, marker: str, state: Path, log: Path) -> "Guard":
+        """Start one for the server that carries ``marker``."""
+        reading, writing = os.pipe()
+        environ = {**processes.inherited(os.environ), "PYTHONPATH": str(Path(forge.__file__).parents[1])}
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                (sys.executable, "-P", "-m", "forge.adapters.guardian", marker, str(state), str(log)),
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, reading, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
+                setsid=True,
+                setsigdef=(signal.SIGINT, signal.SIGTERM),
+            )
+        finally:
+            os.close(reading)
+        return cls(pid, writing)
+
+    def dismiss(self) -> None:
+        """Let it find that its server is gone, and end."""
+        os.close(self.pipe)
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _read(file: Path) -> Running | None:
+    """The state in ``file``; one that is damaged is removed, one that has just gone is no error."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Running)
+    except OSError:
+        return None
+    except msgspec.MsgspecError:
+        file.unlink(missing_ok=True)
+        return None

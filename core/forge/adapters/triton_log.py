@@ -1,0 +1,86 @@
+"""Reads from Triton's log which models did not load, and why, and whether it is done with its requests."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
+_DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
+_ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: ")
+"""How a log entry begins; other lines continue the one before."""
+_SERVED = b"All models are stopped, unloading models"
+_ROOM = 15
+"""Lines of a log that an error shows."""
+
+
+def entries(text: str) -> Iterator[str]:
+    """The log's entries, each with its continuation lines (a Python traceback, a table)."""
+    held: list[str] = []
+    for line in text.splitlines():
+        if _ENTRY.match(line) and held:
+            yield _plain(held)
+            held = []
+        held.append(line)
+    if held:
+        yield _plain(held)
+
+
+def failures(text: str) -> dict[str, str]:
+    """Model -> why it did not load, the cause before those that only needed it."""
+    found: dict[str, str] = {}
+    for entry in entries(text):
+        if match := _FAILED.search(entry):
+            found.setdefault(match["model"], entry[match.start("why") :].strip(' \n"'))
+    for model, status in _table(text):
+        if status.startswith("UNAVAILABLE"):
+            found.setdefault(model, status.removeprefix("UNAVAILABLE:").strip())
+    for match in _DEPENDS.finditer(text):
+        found.setdefault(match["model"], f"it needs {match['why']!r}")
+    return found
+
+
+def part(text: str, model: str = "") -> str:
+    """The end of what the log says of ``model``; of all that is no information, without one; of everything, failing both."""
+    said = list(entries("\n".join(line for line in text.splitlines() if not line.startswith(("+", "|")))))
+    # The line that begins with error repeats what was said of every model.
+    wanted = [entry for entry in said if (model in entry and entry[0] in "IWEF" if model else entry[0] != "I")]
+    return "\n".join("\n".join(wanted or said).splitlines()[-_ROOM:])
+
+
+def served(log: Path) -> Callable[[], bool]:
+    """Asks a server's log whether, from now on, it has finished all requests and only unloads."""
+    began = log.stat().st_size if log.is_file() else 0
+
+    def answer() -> bool:
+        if not log.is_file():
+            return False
+        with log.open("rb") as file:
+            file.seek(began)
+            return _SERVED in file.read()
+
+    return answer
+
+
+def _plain(lines: list[str]) -> str:
+    """Triton quotes its messages and writes their line ends as two characters."""
+    return "\n".join(lines).replace("\\n", "\n").replace('\\"', '"')
+
+
+def _table(text: str) -> Iterator[tuple[str, str]]:
+    """Rows of the last table of models: name and status; a cell's further lines follow in rows without a name."""
+    lines = text[text.rfind("| Model ") :].splitlines()[1:] if "| Model " in text else []
+    name, status = "", ""
+    for line in lines:
+        if line.startswith("+"):
+            continue
+        if not line.startswith("|"):
+            break
+        first, _, rest = (cell.strip() for cell in line.strip("|").split("|", 2))
+        if first:
+            if name:
+                yield name, status
+            name, status = first, rest.strip("| ")
+        else:
+            status += "\n" + rest.strip("| ")
+    if name:
+        yield name, status

@@ -1,0 +1,147 @@
+"""The client against a real Triton whose models speak the tensors of tensorrt_llm_bls."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import tiny_models
+from forge.adapters.inference import TritonClient
+from forge.errors import InferenceError
+from forge.ports import Chunk, Request
+from triton_fixture import Serving, free_ports
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where the speaking models are: ``speaker`` streams, ``once`` answers once, ``mute`` takes only text."""
+
+    address: str
+    repository: Path
+
+    def chunks(self, request: Request) -> list[Chunk]:
+        return list(TritonClient().generate(self.address, request))
+
+
+@pytest.fixture(scope="module")
+def speakers(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    repository = tmp_path_factory.mktemp("speaking")
+    tiny_models.lay(repository, "speaker", tiny_models.SPEAKER, speaks=True, decoupled=True)
+    tiny_models.lay(repository, "once", tiny_models.SPEAKER, speaks=True)
+    tiny_models.lay(repository, "mute", tiny_models.IDENTITY, decoupled=False)
+    tiny_models.ensemble(repository, "chain", "speaker")
+    with serving.server(repository) as running:
+        yield Served(f"127.0.0.1:{running.ports.grpc}", repository)
+
+
+SAY = Request("speaker", "one two three", max_tokens=8)
+
+
+@pytest.mark.parametrize("model", ["speaker", "chain"])
+def test_a_stream_comes_piece_by_piece_and_ends_with_a_final_chunk(speakers: Served, model: str) -> None:
+    chunks = speakers.chunks(replace(SAY, model=model))
+    assert [chunk.text for chunk in chunks] == ["one", "two", "three", ""]
+    assert [chunk.final for chunk in chunks] == [False, False, False, True]
+
+
+def test_the_first_piece_comes_before_the_last_is_made(speakers: Served) -> None:
+    with closing(TritonClient().generate(speakers.address, replace(SAY, prompt="forever on"))) as answer:
+        began = time.monotonic()
+        assert next(answer).text == "forever"
+        assert time.monotonic() - began < 5
+
+
+def test_a_model_that_answers_once_gives_one_final_chunk(speakers: Served) -> None:
+    assert speakers.chunks(replace(SAY, model="once", stream=False)) == [Chunk("one two three", final=True)]
+
+
+def test_a_stream_of_a_model_that_answers_once_is_refused_with_the_way_out(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="cannot stream") as caught:
+        speakers.chunks(replace(SAY, model="once"))
+    assert "--no-stream" in caught.value.hint
+
+
+def test_values_arrive_under_the_names_and_types_of_the_model(speakers: Served) -> None:
+    asked = replace(SAY, prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "stop here"))
+    (chunk,) = speakers.chunks(asked)
+    assert chunk.final
+    assert json.loads(chunk.text) == {
+        "max_tokens": [8],
+        "temperature": [0.5],
+        "top_k": [3],
+        "random_seed": [2**63 + 1],
+        "stop_words": ["ä", "stop here"],
+    }
+
+
+def test_what_is_left_out_is_left_to_the_server(speakers: Served) -> None:
+    (chunk,) = speakers.chunks(replace(SAY, prompt="what"))
+    assert json.loads(chunk.text)["temperature"] is None
+
+
+def test_beams_are_told_apart(speakers: Served) -> None:
+    chunks = speakers.chunks(replace(SAY, prompt="ja nein", beam_width=2))
+    assert [(chunk.index, chunk.text) for chunk in chunks[:-1]] == [(0, "ja"), (1, "JA"), (0, "nein"), (1, "NEIN")]
+
+
+def test_a_word_that_the_model_has_no_input_for_is_named(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="no input for top_p, repetition_penalty"):
+        speakers.chunks(replace(SAY, top_p=0.5, repetition_penalty=1.1))
+
+
+def test_a_value_that_does_not_fit_its_type_is_named(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="top_k 4294967296 does not fit INT32"):
+        speakers.chunks(replace(SAY, top_k=2**32))
+
+
+def test_a_model_without_text_input_or_length_is_explained(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="no input for max_tokens"):
+        speakers.chunks(replace(SAY, model="mute", stream=False))
+
+
+def test_what_the_model_refuses_is_said_in_its_words(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="exceeds maximum input length"):
+        speakers.chunks(replace(SAY, prompt="fail"))
+
+
+def test_an_unknown_model_is_answered_with_those_that_are_ready(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="no model 'gemma'") as caught:
+        speakers.chunks(replace(SAY, model="gemma"))
+    assert "speaker" in caught.value.hint
+
+
+def test_no_server_is_said_with_what_to_do() -> None:
+    with pytest.raises(InferenceError, match="no server answers") as caught:
+        list(TritonClient().generate(f"127.0.0.1:{free_ports().grpc}", SAY))
+    assert "forge serve" in caught.value.hint
+
+
+def test_an_answer_that_takes_too_long_is_given_up(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match=r"within 0.3 s"):
+        list(TritonClient(timeout=0.3).generate(speakers.address, replace(SAY, prompt="forever on")))
+
+
+def test_closing_the_iterator_cancels_at_the_server(speakers: Served) -> None:
+    note = speakers.repository / "speaker" / "cancelled"
+    note.unlink(missing_ok=True)
+    answer = TritonClient().generate(speakers.address, replace(SAY, prompt="forever on"))
+    assert next(answer).text == "forever"
+    answer.close()
+    deadline = time.monotonic() + 10
+    while not note.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert note.exists()
+
+
+def test_several_requests_stream_at_once(speakers: Served) -> None:
+    prompts = [f"request {number} speaks" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(speakers.chunks, [replace(SAY, prompt=prompt) for prompt in prompts]))
+    assert [" ".join(chunk.text for chunk in chunks[:-1]) for chunks in answers] == prompts

@@ -1,0 +1,201 @@
+"""A real Triton, started, watched and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tiny_models
+from forge.adapters import processes
+from forge.errors import HostError, ServerError
+from forge.ports import Running
+from triton_fixture import Serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+FOREGROUND = """
+import os, sys, time
+from pathlib import Path
+from forge.adapters.triton import TritonServer
+from forge.ports import Launch, Ports
+home, repository, environment, backends, detach, *ports = sys.argv[1:]
+launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)),
+                detach=detach == "detach")
+running = TritonServer(Path(home), os.environ).start(launch, lambda line: None)
+print(running.pid, flush=True)
+if detach != "detach":
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One model that works."""
+    tiny_models.lay(tmp_path / "repository", "identity", tiny_models.IDENTITY)
+    return tmp_path / "repository"
+
+
+def left_of(running: Running) -> tuple[list[int], list[str]]:
+    """Processes and shared-memory regions that are still there."""
+    regions = [region.name for region in processes.SHARED_MEMORY.glob(f"{running.shared_memory}*")]
+    return list(processes.marked(running.shared_memory)), regions
+
+
+def other_forge(serving: Serving, repository: Path, detach: str) -> subprocess.Popen[str]:
+    """Another process that starts a server and, unless detached, stays; its first line is the server's pid."""
+    launch = serving.launch(repository)
+    ports = [str(port) for port in (launch.ports.http, launch.ports.grpc, launch.ports.metrics)]
+    argv = [sys.executable, "-c", FOREGROUND]
+    argv += [str(serving.home), str(repository), str(serving.environment), str(serving.backends), detach, *ports]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
+def gone(running: Running, seconds: float = 20.0) -> bool:
+    """Wait until nothing is left of a server."""
+    deadline = time.monotonic() + seconds
+    while left_of(running) != ([], []) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left_of(running) == ([], [])
+
+
+def test_start_returns_when_every_model_is_ready_and_stop_leaves_nothing(serving: Serving, repository: Path) -> None:
+    tiny_models.lay(repository, "second", tiny_models.IDENTITY)
+    triton = serving.triton()
+    lines: list[str] = []
+    running = triton.start(serving.launch(repository), lines.append)
+    assert running in triton.running()
+    assert any("Started GRPCInferenceService" in line for line in lines)
+    assert len(left_of(running)[0]) >= 3  # the server and a stub for each model
+    triton.stop(running)
+    assert left_of(running) == ([], [])
+    assert not triton.alive(running)
+    assert running not in triton.running()
+
+
+def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(serving: Serving, repository: Path) -> None:
+    tiny_models.lay(repository, "broken", tiny_models.BROKEN)
+    triton = serving.triton()
+    with pytest.raises(ServerError) as caught:
+        triton.start(serving.launch(repository), lambda _: None)
+    assert "model 'broken' did not load" in str(caught.value)
+    assert "the tokenizer folder is empty" in str(caught.value)
+    log = Path(caught.value.hint.rpartition(": ")[2])
+    assert "broken" in log.read_text(encoding="utf-8")
+    assert not triton.running()
+    assert not processes.marked(triton.command(serving.launch(repository)).env[processes.MARKER])
+
+
+def test_a_taken_port_is_found_before_the_start_with_its_holder(serving: Serving, repository: Path) -> None:
+    launch = serving.launch(repository)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", launch.ports.grpc))
+        taken.listen()
+        with pytest.raises(ServerError, match=f"port {launch.ports.grpc} is taken by process {os.getpid()}") as caught:
+            serving.triton().start(launch, lambda _: None)
+    assert "--grpc-port" in caught.value.hint
+
+
+def test_a_second_server_on_one_repository_is_refused(serving: Serving, repository: Path) -> None:
+    with serving.server(repository) as running:
+        with pytest.raises(ServerError, match=f"runs on this repository already .process {running.pid}"):
+            serving.triton().start(serving.launch(repository), lambda _: None)
+        assert running in serving.triton().running()
+
+
+def test_a_missing_model_is_named_before_the_start(serving: Serving, repository: Path) -> None:
+    with pytest.raises(ServerError, match="no model 'absent'"):
+        serving.triton().start(serving.launch(repository, "identity", "absent"), lambda _: None)
+
+
+def test_an_interrupted_start_leaves_nothing(serving: Serving, repository: Path) -> None:
+    tiny_models.lay(repository, "slow", tiny_models.SLOW)
+    triton = serving.triton()
+    launch = serving.launch(repository)
+    marker = triton.command(launch).env[processes.MARKER]
+
+    def interrupt(line: str) -> None:
+        if "slow begins" in line:
+            assert processes.marked(marker)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        triton.start(launch, interrupt)
+    assert not processes.marked(marker)
+    assert not triton.running()
+
+
+def test_a_foreground_server_dies_with_a_forge_that_is_killed(serving: Serving, repository: Path) -> None:
+    with other_forge(serving, repository, "foreground") as forge:
+        assert forge.stdout is not None
+        pid = int(forge.stdout.readline())
+        (running,) = serving.triton().running()
+        assert running.pid == pid
+        forge.send_signal(signal.SIGKILL)
+    assert gone(running)
+    assert not serving.triton().running()
+
+
+def test_a_detached_server_outlives_forge_and_is_stopped_by_another(serving: Serving, repository: Path) -> None:
+    with other_forge(serving, repository, "detach") as forge:
+        assert forge.stdout is not None
+        pid = int(forge.stdout.readline())
+    triton = serving.triton()
+    (running,) = triton.running()
+    assert (running.pid, running.repository) == (pid, str(repository))
+    triton.stop(running)
+    assert left_of(running) == ([], [])
+
+
+def test_what_a_killed_server_left_behind_is_cleared_away(serving: Serving, repository: Path) -> None:
+    with other_forge(serving, repository, "detach") as forge:
+        assert forge.stdout is not None
+        forge.stdout.readline()
+    triton = serving.triton()
+    (running,) = triton.running()
+    os.kill(running.pid, signal.SIGKILL)
+    while triton.alive(running):
+        time.sleep(0.02)
+    assert triton.running() == ()
+    assert left_of(running) == ([], [])
+
+
+def test_the_command_is_what_runs(serving: Serving, repository: Path) -> None:
+    triton = serving.triton()
+    launch = serving.launch(repository)
+    command = triton.command(launch)
+    assert command == triton.command(launch)
+    assert "--model-control-mode=explicit" in command.argv
+    assert "--load-model=identity" in command.argv
+    assert {f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")} <= set(command.argv)
+    running = triton.start(launch, lambda _: None)
+    try:
+        words = Path(f"/proc/{running.pid}/cmdline").read_text(encoding="utf-8").rstrip("\0").split("\0")
+        assert tuple(words) == command.argv
+    finally:
+        triton.stop(running)
+
+
+def test_no_token_reaches_the_server(serving: Serving, repository: Path) -> None:
+    from forge.adapters.triton import TritonServer
+
+    environ = {**os.environ, "HF_TOKEN": "hf_secret"}
+    command = TritonServer(serving.home, environ).command(serving.launch(repository))
+    assert "hf_secret" not in str(command)
+
+
+def test_a_server_without_its_execute_bit_is_a_host_error(serving: Serving, repository: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "backends"
+    shutil.copytree(serving.backends, copied)
+    (copied / "python" / "triton_python_backend_stub").chmod(0o644)
+    launch = serving.launch(repository)
+    from dataclasses import replace
+
+    with pytest.raises(HostError, match="not executable"):
+        serving.triton().start(replace(launch, backends=copied), lambda _: None)

@@ -1,0 +1,83 @@
+"""One serving environment for the whole test session, and real servers on it.
+
+With FORGE_TEST_HOME set to a folder, the environment is kept there and reused by the next session.
+"""
+
+import os
+import socket
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from blake3 import blake3
+from filelock import FileLock
+
+from forge.adapters.environments import PrivateEnvironments, backends, host
+from forge.adapters.triton import TritonServer
+from forge.ports import Environment, Launch, Ports, Running
+from forge.serving import serving_environment, twin_sources
+
+
+def free_ports() -> Ports:
+    """Three ports of the loopback that nobody listens on just now."""
+    with ExitStack() as stack:
+        trials = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for trial in trials:
+            trial.bind(("127.0.0.1", 0))
+        http, grpc, metrics = (int(trial.getsockname()[1]) for trial in trials)
+        return Ports(http, grpc, metrics)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The environment and the backends that servers of this session are started with; ``home`` keeps their state."""
+
+    environment: Path
+    backends: Path
+    home: Path
+
+    def launch(self, repository: Path, *models: str, detach: bool = False) -> Launch:
+        """A launch of ``models`` (every folder with a config, unless named) on free ports."""
+        wanted = models or tuple(sorted(config.parent.name for config in repository.glob("*/config.pbtxt")))
+        return Launch(repository, wanted, self.environment, self.backends, free_ports(), detach=detach)
+
+    def triton(self) -> TritonServer:
+        return TritonServer(self.home, os.environ, patience=120.0)
+
+    @contextmanager
+    def server(self, repository: Path, *models: str) -> Generator[Running]:
+        """A running server, stopped at the end."""
+        triton = self.triton()
+        running = triton.start(self.launch(repository, *models), lambda _: None)
+        try:
+            yield running
+        finally:
+            triton.stop(running)
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
+    """Made once per session, or taken from FORGE_TEST_HOME."""
+    kept = os.environ.get("FORGE_TEST_HOME")
+    base = Path(kept).absolute() if kept else tmp_path_factory.mktemp("serving")
+    machine = host(os.environ)
+    wanted = serving_environment(machine)
+    place = base / f"environment-{blake3(msgspec.json.encode(wanted)).hexdigest()[:16]}"
+    base.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        if not place.is_dir():
+            _make(wanted, machine.interpreter, place)
+    laid = tmp_path_factory.mktemp("backends")
+    backends(place, machine.triton, laid, twin_sources())
+    return Serving(place, laid, tmp_path_factory.mktemp("forge-home"))
+
+
+def _make(wanted: Environment, interpreter: str, place: Path) -> None:
+    """Made elsewhere and renamed, as the store does it."""
+    staging = place.with_suffix(f".{os.getpid()}")
+    staging.mkdir()
+    PrivateEnvironments(os.environ).make(wanted, interpreter, staging, lambda _: None)
+    staging.rename(place)
