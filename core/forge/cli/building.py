@@ -1,12 +1,10 @@
 """build, plan, lock, new."""
 
-from pathlib import Path
-
 import click
 
 from forge.cli.show import Output, size, table, verb
 
-RECIPES = click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+RECIPES = click.argument("recipes", nargs=-1, required=True, type=click.Path())
 RUNTIME = click.option(
     "--runtime",
     type=click.Choice(["engine", "llmapi", "twin"]),
@@ -20,7 +18,7 @@ PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recip
 @RECIPES
 @click.option(
     "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(file_okay=False),
     default="model-repository",
     show_default=True,
     help="The model repository to publish into.",
@@ -29,9 +27,7 @@ PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recip
 @LOCKED
 @PREFIXED
 @verb
-def build(
-    output: Output, recipes: tuple[Path, ...], repository: Path, runtime: str | None, locked: bool, prefixed: bool
-) -> None:
+def build(output: Output, recipes: tuple[str, ...], repository: str, runtime: str | None, locked: bool, prefixed: bool) -> None:
     """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
 
     Several recipes share one repository; their models are then named <recipe>-<role>.
@@ -71,7 +67,7 @@ def build(
 @LOCKED
 @PREFIXED
 @verb
-def plan(output: Output, recipes: tuple[Path, ...], runtime: str | None, locked: bool, prefixed: bool) -> None:
+def plan(output: Output, recipes: tuple[str, ...], runtime: str | None, locked: bool, prefixed: bool) -> None:
     """Show what a build of RECIPES would do: each step, held or to be made, and why. Runs nothing.
 
     \b
@@ -90,10 +86,10 @@ def plan(output: Output, recipes: tuple[Path, ...], runtime: str | None, locked:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path())
 @click.option("--upgrade", is_flag=True, help="Move every pin to what the world says now.")
 @verb
-def lock(output: Output, recipe: Path, upgrade: bool) -> None:
+def lock(output: Output, recipe: str, upgrade: bool) -> None:
     """Pin RECIPE's commit, files and image in RECIPE.lock. Only this command moves a lock.
 
     \b
@@ -108,28 +104,30 @@ def lock(output: Output, recipe: Path, upgrade: bool) -> None:
 
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", "file", type=click.Path(path_type=Path), help="Write here instead of to stdout.")
+@click.option("-o", "--output", "file", type=click.Path(), help="Write here instead of to stdout.")
 @click.option("--name", help="The recipe's name; made from the source's otherwise.")
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of a hub repository.")
 @verb
-def new(output: Output, source: str, file: Path | None, name: str | None, revision: str) -> None:
+def new(output: Output, source: str, file: str | None, name: str | None, revision: str) -> None:
     """Write a recipe for the checkpoint SOURCE: a hub id, a folder, or a .gguf file.
 
     \b
     Example:
         forge new google/gemma-2b-it -o recipes/my-gemma.toml
     """
+    from pathlib import Path
+
+    from forge.errors import ForgeError
     from forge.workshop import Workshop
 
-    text = Workshop.here(output.listener).draft(source, name, revision, file.parent if file else Path())
-    if file is None:
+    target = Path(file) if file else None
+    text = Workshop.here(output.listener).draft(source, name, revision, target.parent if target else Path())
+    if target is None:
         output.result({"recipe": text}, text.rstrip("\n"))
         return
     try:
-        with file.open("x", encoding="utf-8") as sink:
+        with target.open("x", encoding="utf-8") as sink:
             sink.write(text)
     except FileExistsError:
-        from forge.errors import ForgeError
-
         raise ForgeError("there is a file already", where=str(file), hint="choose another name") from None
-    output.result({"recipe": text, "file": str(file)}, f"{file}: written; see what it builds with `forge plan {file}`")
+    output.result({"recipe": text, "file": file}, f"{file}: written; see what it builds with `forge plan {file}`")

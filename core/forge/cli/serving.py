@@ -1,7 +1,6 @@
 """serve, status, logs, stop."""
 
 import shlex
-from pathlib import Path
 
 import click
 
@@ -9,7 +8,7 @@ from forge.cli.show import Output, table, verb
 
 REPOSITORY = click.option(
     "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(file_okay=False),
     default="model-repository",
     show_default=True,
     help="The model repository that is served.",
@@ -28,7 +27,7 @@ PORT = click.IntRange(1, 65535)
 @verb
 def serve(
     output: Output,
-    repository: Path,
+    repository: str,
     http_port: int,
     grpc_port: int,
     metrics_port: int,
@@ -90,7 +89,7 @@ def status(output: Output) -> None:
 @REPOSITORY
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends or Ctrl-C.")
 @verb
-def logs(output: Output, repository: Path, follow: bool) -> None:
+def logs(output: Output, repository: str, follow: bool) -> None:
     """Show the log of the server on a model repository.
 
     \b
@@ -110,7 +109,7 @@ def logs(output: Output, repository: Path, follow: bool) -> None:
 @REPOSITORY
 @click.option("--all", "everything", is_flag=True, help="Stop every server of this workshop.")
 @verb
-def stop(output: Output, repository: Path, everything: bool) -> None:
+def stop(output: Output, repository: str, everything: bool) -> None:
     """Stop the server on a model repository; nothing of it stays behind.
 
     \b

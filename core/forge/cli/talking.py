@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
@@ -26,7 +25,7 @@ SAMPLING = (
     click.option("--bad", multiple=True, help="Never say this text; may be given several times."),
     click.option(
         "--repository",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(file_okay=False),
         help="Ask the server on this repository; any running one that offers MODEL otherwise.",
     ),
 )
@@ -55,7 +54,7 @@ def generate(
     output: Output,
     model: str,
     prompt: str,
-    repository: Path | None,
+    repository: str | None,
     no_stream: bool,
     templated: bool,
     show_seed: bool,
@@ -98,7 +97,7 @@ def generate(
 @_sampling
 @click.option("--system", help="Instructions that stand before the conversation.")
 @verb
-def chat(output: Output, model: str, repository: Path | None, system: str | None, **sampling: object) -> None:
+def chat(output: Output, model: str, repository: str | None, system: str | None, **sampling: object) -> None:
     """Talk with a served MODEL, in its own chat template, with history. An empty line or Ctrl-D ends it.
 
     \b
