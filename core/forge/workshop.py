@@ -25,8 +25,9 @@ from forge.facts import World, gather
 from forge.families import Family, find
 from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import Command, Facts, Recipe, Role, RuntimeKind, Source, SourceKind
+from forge.order import Order
 from forge.outlook import Outlook, outlook
-from forge.plan import Order, plan
+from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
 from forge.serving import serving_environment
 from forge.steps import Entry, LayBackends, Plan, Step

@@ -1,0 +1,1 @@
+"""How a recipe becomes steps: one room for each runtime. Pure."""

@@ -1,0 +1,102 @@
+"""The twin: no GPU, no container; the checkpoint itself stands where an engine would."""
+
+import msgspec
+
+from forge import repository
+from forge.errors import Problem
+from forge.lowering.assets import tokenizer_links
+from forge.model import Command, Names, Pinned, Recipe, SourceKind, TextFile
+from forge.order import Order
+from forge.serving import converter_sources, serving_environment, twin_sources
+from forge.steps import Assemble, Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, Run, Step
+from forge.twin.architectures import knows
+
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""What the conversion of a GGUF promises (forge.twin.gguf)."""
+
+
+def check(order: Order) -> list[Problem]:
+    """What keeps the twin from serving this recipe."""
+    recipe, facts = order.recipe, order.facts
+    settings = _settings(order)
+    found = list(repository.check(repository.skeletons(), settings, recipe.name))
+    if facts.checkpoint.config and not knows(facts.checkpoint.config) and not _brings_transformers(recipe):
+        named = ", ".join(facts.checkpoint.architectures) or "no architecture"
+        found.append(
+            Problem(
+                f"{recipe.name}: runtime.kind",
+                f"the twin's own decoder does not read {named}",
+                'let transformers do it: runtime.packages = ["transformers", "torch"]',
+            )
+        )
+    if facts.source.kind not in (SourceKind.GGUF, SourceKind.WHEEL) and not any(
+        file.path.endswith(".safetensors") for file in facts.source.files
+    ):
+        found.append(Problem(f"{recipe.name}: source", "there are no .safetensors weights, and the twin reads nothing else"))
+    return found
+
+
+def _brings_transformers(recipe: Recipe) -> bool:
+    return any(package.startswith("transformers") for package in recipe.runtime.packages)
+
+
+def entry(order: Order, names: Names) -> Entry:
+    """The steps of one recipe on the twin."""
+    recipe, facts = order.recipe, order.facts
+    host = facts.host
+    environment = Step(
+        "environment",
+        MakeEnvironment(serving_environment(host, recipe.runtime.packages), host.interpreter),
+    )
+    backends = Step("backends", LayBackends(twin_sources(), host.triton), (("environment", environment),))
+    model = _checkpoint(recipe, facts.source, environment)
+    names_held = model.promises
+    settings = _settings(order)
+    assets = f"_assets/{recipe.name}"
+    weights = tuple(path for path in names_held if path.endswith(WEIGHTS))
+    engine = ("config.json", "generation_config.json", *weights)
+    links = tuple(Link("model", path, f"{assets}/engines/{path}") for path in engine if path in names_held)
+    step = Step(
+        f"{recipe.name}: entry",
+        Assemble(
+            names,
+            repository.skeletons(),
+            settings,
+            links + tokenizer_links(order.family.tokenizer(), names_held, assets),
+            (_limits(recipe, assets),),
+        ),
+        (("model", model),),
+    )
+    return Entry(recipe.name, names, step, (environment, backends))
+
+
+def _settings(order: Order) -> repository.Settings:
+    return repository.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer())
+
+
+def _limits(recipe: Recipe, assets: str) -> TextFile:
+    """What an engine would have been built for, so that the twin refuses what the engine would refuse."""
+    built = msgspec.to_builtins(
+        {
+            "max_batch_size": recipe.build.max_batch_size,
+            "max_input_len": recipe.build.max_input_len,
+            "max_seq_len": recipe.build.max_seq_len,
+            "max_beam_width": recipe.build.max_beam_width,
+        }
+    )
+    return TextFile(f"{assets}/engines/build_config.json", msgspec.json.encode(built).decode() + "\n")
+
+
+def _checkpoint(recipe: Recipe, source: Pinned, environment: Step) -> Step:
+    """The step that ends in a Hugging Face checkpoint, whatever the source is."""
+    model = Step(f"{recipe.name}: model", Fetch(source), promises=tuple(file.path for file in source.files))
+    if source.kind is SourceKind.HUB or source.kind is SourceKind.PATH:
+        return model
+    convert = Command(
+        ("python3", "-m", "twin.gguf", f"/forge/model/{source.files[0].path}", "/forge/out"),
+        {"PYTHONPATH": "/forge/converter"},
+    )
+    converter = Step("converter", LayTexts(converter_sources()))
+    needs = (("environment", environment), ("converter", converter), ("model", model))
+    return Step(f"{recipe.name}: checkpoint", Run((convert,)), needs, promises=CONVERTED)

@@ -1,0 +1,53 @@
+"""A help text is read as argparse wrote it, and what it does not know is complained about."""
+
+import argparse
+
+from forge import helptexts
+
+HELP = argparse.ArgumentParser(prog="convert_checkpoint.py")
+HELP.add_argument("--model_dir", "--model-dir", required=True, help="where it is; see --output_dir for where it goes")
+HELP.add_argument("--dtype", choices=["auto", "float16", "bfloat16", "float32"], default="auto")
+HELP.add_argument("--use_weight_only", action="store_true")
+HELP.add_argument(
+    "--a_rather_long_flag_name", choices=[f"choice_number_{number}" for number in range(12)], help="wraps over lines"
+)
+HELP.add_argument("-w", "--workers", type=int, default=1)
+TEXT = HELP.format_help()
+
+
+def test_every_flag_is_found_under_each_of_its_names() -> None:
+    assert set(helptexts.flags(TEXT)) == {
+        *("-h", "--help", "--model_dir", "--model-dir", "--dtype", "--use_weight_only", "--a_rather_long_flag_name"),
+        *("-w", "--workers"),
+    }
+
+
+def test_choices_are_read_also_where_they_wrap() -> None:
+    found = helptexts.flags(TEXT)
+    assert found["--dtype"] == ("auto", "float16", "bfloat16", "float32")
+    assert found["--a_rather_long_flag_name"][-1] == "choice_number_11"
+    assert found["--workers"] == ()
+
+
+def test_what_it_takes_is_not_complained_about() -> None:
+    argv = ("--model_dir", "/forge/model", "--dtype", "float16", "--use_weight_only", "--workers=2")
+    assert helptexts.complaints(argv, TEXT) == ()
+
+
+def test_an_unknown_flag_is_answered_with_what_was_meant() -> None:
+    (complaint,) = helptexts.complaints(("--model_dri", "x"), TEXT)
+    assert (complaint.flag, complaint.hint) == ("--model_dri", "did you mean --model_dir?")
+
+
+def test_a_value_outside_the_choices_is_answered_with_the_choices() -> None:
+    for argv in (("--dtype", "fp16"), ("--dtype=fp16",)):
+        (complaint,) = helptexts.complaints(argv, TEXT)
+        assert complaint.hint == "it takes auto, float16, bfloat16, float32"
+
+
+def test_a_negative_number_is_a_value() -> None:
+    assert helptexts.complaints(("--workers", "-1"), TEXT) == ()
+
+
+def test_a_text_that_names_no_flags_says_nothing_about_them() -> None:
+    assert helptexts.complaints(("--anything",), "command not found") == ()
