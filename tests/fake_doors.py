@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from fake_containers import FakeContainers
 from forge.adapters.pbtxt import blank
 from forge.builder import Tools
+from forge.contained import Contained
+from forge.containers import Containers
 from forge.doors import Doors
 from forge.model import Host, SourceKind, TextFile
 from forge.ports import Client, Event, Origin, Server
@@ -33,6 +36,7 @@ class World:
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     server: FakeServer = field(default_factory=FakeServer)
     client: FakeClient = field(default_factory=FakeClient)
+    containers: FakeContainers = field(default_factory=FakeContainers)
     events: list[Event] = field(default_factory=list[Event])
 
     def shop(self, home: Path) -> Workshop:
@@ -53,7 +57,7 @@ class FakeDoors(Doors):
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
-        return dict.fromkeys((SourceKind.HUB, SourceKind.PATH, SourceKind.GGUF, SourceKind.WHEEL), self._world.origin)
+        return dict.fromkeys(SourceKind, self._world.origin)
 
     def host(self) -> Host:
         return Host("3.11", "/usr/bin/python3.11", "linux-x86_64")
@@ -61,7 +65,12 @@ class FakeDoors(Doors):
     @cached_property
     def tools(self) -> Tools:
         world = self._world
-        return Tools(self.origins, world.environments, world.executor, lay_backends, blank, self._logs)
+        contained = Contained(world.containers, self._logs)
+        return Tools(self.origins, world.environments, world.executor, lay_backends, blank, lambda: contained, self._logs)
+
+    @cached_property
+    def containers(self) -> Containers:
+        return self._world.containers
 
     @cached_property
     def server(self) -> Server:

@@ -9,7 +9,7 @@ import pytest
 
 from fake_doors import World
 from forge.errors import HostError, InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
-from forge.model import Role, RuntimeKind, SamplingTable
+from forge.model import COMMON_ROLES, RuntimeKind, SamplingTable
 from forge.workshop import Workshop
 
 TWIN = """
@@ -55,7 +55,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 def test_a_build_publishes_the_five_models_and_their_assets(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
     built = shop.build([recipe], repository=tmp_path / "models")
-    for role in Role:
+    for role in COMMON_ROLES:
         assert (built.repository / role / "config.pbtxt").is_file()
         assert (built.repository / role / "1").is_dir()
     assets = built.repository / "_assets" / "tiny"
@@ -94,7 +94,7 @@ def test_several_recipes_share_a_repository_under_their_own_names(shop: Workshop
     other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
     built = shop.build([recipe, other], repository=tmp_path / "models")
     folders = {folder.name for folder in built.repository.iterdir() if not folder.name.startswith((".", "_"))}
-    assert {f"{name}-{role}" for name in ("tiny", "other") for role in Role} < folders
+    assert {f"{name}-{role}" for name in ("tiny", "other") for role in COMMON_ROLES} < folders
     assert 'model_name: "tiny-preprocessing"' in (built.repository / "tiny-ensemble" / "config.pbtxt").read_text()
 
 
@@ -122,7 +122,7 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop
     shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
     (command,) = world.executor.ran
     assert command.argv == ("python3", "-m", "twin.gguf", "/forge/model/acme/model.gguf", "/forge/out")
-    assert world.made() == [*("environment", "backends", "converter", "ground: model", "ground: checkpoint", "ground: entry")]
+    assert world.made() == [*("environment", "backends", "converter", "ground: model", "ground: hf checkpoint", "ground: entry")]
 
 
 def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:
@@ -145,14 +145,6 @@ def test_the_outlook_says_what_changed(shop: Workshop, recipe: Path, tmp_path: P
     missing = [step for step in shop.outlook(shop.plan([recipe])) if not step.held]
     assert [step.name for step in missing] == ["tiny: entry"]
     assert "decoupled_mode: " in missing[0].why
-
-
-def test_the_engine_runtime_is_planned_but_not_run(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
-    plan = shop.plan([recipe], runtime=RuntimeKind.ENGINE)
-    assert [step.name for step in plan.steps] == ["image", "tiny: model", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
-    with pytest.raises(HostError, match="does not run containers yet"):
-        shop.build([recipe], runtime=RuntimeKind.ENGINE, repository=tmp_path / "models")
-    assert world.origin.fetches == 0
 
 
 def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Workshop, world: World, recipe: Path) -> None:
@@ -205,7 +197,7 @@ def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
 ) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     running = shop.serve(tmp_path / "models")
-    assert set(running.models) == {str(role) for role in Role}
+    assert set(running.models) == {str(role) for role in COMMON_ROLES}
     target = shop.target("tiny")
     request = target.request("one two three four")
     assert request.max_tokens == 3

@@ -1,12 +1,13 @@
 """Makes a plan true: skips what the store holds, performs the rest through the ports."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from forge import patching, repository
-from forge.errors import HostError, StepError
+from forge.contained import Contained
+from forge.errors import StepError
 from forge.model import JsonPatch, SourceKind, TextFile
 from forge.outlook import provenance
 from forge.ports import Environment, Environments, Event, Executor, Job, Listener, Origin
@@ -18,7 +19,7 @@ from forge.steps import (
     MakeEnvironment,
     MakeImage,
     PatchCheckpoint,
-    Plan,
+    ReadToolchain,
     Run,
     Step,
 )
@@ -30,13 +31,17 @@ LayBackendsPort = Callable[[Path, str, Path, tuple[TextFile, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The ports that performing needs. ``lay_backends`` takes (environment, triton, into, sources)."""
+    """The ports that performing needs. ``lay_backends`` takes (environment, triton, into, sources).
+
+    ``contained`` gives what happens in containers; it is asked for when the first such step is made.
+    """
 
     origins: Mapping[SourceKind, Origin]
     environments: Environments
     executor: Executor
     lay_backends: LayBackendsPort
     blank: repository.Blank
+    contained: Callable[[], Contained]
     logs: Path
 
 
@@ -48,18 +53,9 @@ class Builder:
         self._tools = tools
         self._tell = listener
 
-    def realise(self, plan: Plan) -> dict[str, Artifact]:
-        """Make every step of ``plan`` that the store does not hold; the artifacts by key. The caller keeps the keys in use.
-
-        Raises before anything runs if a step that must be made needs what this machine or version lacks.
-        """
-        missing = [step for step in plan.steps if self._store.find(step.key) is None]
-        if any(isinstance(step.action, MakeImage) for step in missing):
-            raise HostError(
-                "engines are built in NVIDIA's container, and this version of forge does not run containers yet",
-                hint="`forge plan` shows what would run; `--runtime twin` builds and serves the recipe on this machine",
-            )
-        return {step.key: self._hold(step) for step in plan.steps}
+    def realise(self, steps: Iterable[Step]) -> dict[str, Artifact]:
+        """Make every one of ``steps`` that the store does not hold; the artifacts by key. The caller keeps the keys in use."""
+        return {step.key: self._hold(step) for step in steps}
 
     def _hold(self, step: Step) -> Artifact:
         if held := self._store.find(step.key):
@@ -109,8 +105,10 @@ class Builder:
                 self._run(step, step.action, needs, out)
             case Assemble():
                 self._assemble(step, step.action, needs, out)
+            case ReadToolchain():
+                self._tools.contained().read_toolchain(step.action, out, self._line(step))
             case MakeImage():
-                raise HostError("this version of forge does not run containers yet", where=step.name)
+                self._tools.contained().make_image(step, step.action, out, self._line(step))
 
     def _progress(self, step: Step) -> Callable[[int, int], None]:
         return lambda done, total: self._tell(Event("progress", step.name, step.key, done=done, total=total))
@@ -122,6 +120,9 @@ class Builder:
         self._tools.environments.make(environment, interpreter, out, self._line(step))
 
     def _run(self, step: Step, action: Run, needs: Mapping[str, Path], out: Path) -> None:
+        if "image" in needs:
+            self._tools.contained().run(step, action, needs, out, self._line(step))
+            return
         mounts = {**needs, "out": out}
         self._tools.logs.mkdir(parents=True, exist_ok=True)
         for number, command in enumerate(action.commands):

@@ -5,6 +5,9 @@ from functools import cached_property
 from pathlib import Path
 
 from forge.builder import Tools
+from forge.contained import Contained
+from forge.containers import Containers
+from forge.machine import Machine
 from forge.model import Host, SourceKind
 from forge.ports import Client, Origin, Server
 from forge.repository import Blank
@@ -22,15 +25,29 @@ class Doors:
     def origins(self) -> Mapping[SourceKind, Origin]:
         from forge.adapters.folder import FolderOrigin
         from forge.adapters.ggufs import GgufOrigin
+        from forge.adapters.gits import GitOrigin
         from forge.adapters.hub import HubOrigin
         from forge.adapters.wheels import WheelOrigin
 
         return {
             SourceKind.HUB: HubOrigin(self._home, self._environ, self._say),
+            SourceKind.GIT: GitOrigin(self._home, self._environ, self._say),
             SourceKind.PATH: FolderOrigin(self._home),
             SourceKind.GGUF: GgufOrigin(self._home),
             SourceKind.WHEEL: WheelOrigin(self._environ),
         }
+
+    @cached_property
+    def machine(self) -> Machine:
+        from forge.adapters.machine import ThisMachine
+
+        return ThisMachine(self._environ)
+
+    @cached_property
+    def containers(self) -> Containers:
+        from forge.adapters.docker_containers import DockerContainers
+
+        return DockerContainers(self._environ)
 
     def host(self) -> Host:
         from forge.adapters.environments import host
@@ -54,6 +71,7 @@ class Doors:
             executor=LocalExecutor(self._environ),
             lay_backends=backends,
             blank=self.blank,
+            contained=lambda: Contained(self.containers, self._home / "logs"),
             logs=self._home / "logs",
         )
 

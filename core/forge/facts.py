@@ -7,7 +7,7 @@ from pathlib import Path
 from forge import compatibility
 from forge.errors import Problem, RecipeError
 from forge.lock import Lock, placed
-from forge.model import Facts, Host, Pinned, Recipe, Source, SourceKind
+from forge.model import Checkpoint, Facts, Host, Pinned, Recipe, Source, SourceKind
 from forge.ports import Origin
 
 
@@ -23,18 +23,21 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
     """All facts for ``recipe``; ``base`` is the folder its relative paths stand on, ``lock`` what it is pinned to."""
     source = _pin(recipe.source, base, world, lock.source if lock else None)
     draft = _pin(recipe.draft, base, world, lock.draft if lock else None) if recipe.draft else None
+    texts = recipe.convert.calibration
     return Facts(
         source=source,
-        checkpoint=_origin(recipe.source, world).read(source),
+        checkpoint=world.origins[recipe.source.kind].read(source),
         host=world.host(),
         toolchain=compatibility.toolchain(recipe.runtime.image),
         draft=draft,
+        draft_checkpoint=world.origins[draft.kind].read(draft) if draft else Checkpoint(),
+        calibration=_pin(texts, base, world, None) if texts else None,
     )
 
 
 def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pinned:
     """The locked pin for what a commit nails down; local files are looked at each time, for they are the truth."""
-    origin = _origin(source, world)
+    origin = world.origins[source.kind]
     if locked and source.kind in (SourceKind.HUB, SourceKind.GIT):
         return locked
     pinned = origin.pin(source, base)
@@ -42,10 +45,3 @@ def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pin
         problem = "these files are not the ones that the lock pins"
         raise RecipeError((Problem(f"source.{source.kind}", problem, "move the lock with `forge lock RECIPE`"),))
     return pinned
-
-
-def _origin(source: Source, world: World) -> Origin:
-    if source.kind not in world.origins:
-        what = f"this version of forge does not fetch from {source.kind} yet"
-        raise RecipeError((Problem(f"source.{source.kind}", what, "clone it with git-lfs and use source.path"),))
-    return world.origins[source.kind]

@@ -14,12 +14,16 @@ ASSETS = "_assets"
 """Folder of a repository that holds tokenizers and engines, one folder a model."""
 
 
-class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What serves a model on this machine: keys of two artifacts, and the folder of a Triton (empty: forge's own)."""
+class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What serves a model: on this machine keys of two artifacts and the folder of a Triton (empty: forge's own); in a
+    container the key of the artifact that names the image, the GPUs, and how many ranks its engine has."""
 
-    environment: str
-    backends: str
+    environment: str = ""
+    backends: str = ""
     triton: str = ""
+    image: str = ""
+    gpus: str = ""
+    world: int = 1
 
 
 class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +55,7 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def held(self) -> frozenset[str]:
         """Keys of every artifact that this model needs to be served or built again."""
-        serving = (self.serving.environment, self.serving.backends) if self.serving else ()
+        serving = (self.serving.environment, self.serving.backends, self.serving.image) if self.serving else ()
         return frozenset({self.entry, *self.keys.values(), *serving} - {""})
 
 

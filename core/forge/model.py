@@ -1,174 +1,63 @@
 """The words that recipes, plugins, plans and adapters share: frozen values that touch nothing.
 
-What a person writes (``Recipe`` and its tables) is msgspec Structs, so that TOML, checks and the JSON schema come from one
-place. What forge works with is frozen dataclasses.
+What a person writes (``Recipe`` and its tables) stands in ``forge.tables`` and is found here too. What forge works with is
+frozen dataclasses.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct
-
-from forge.spelling import (
-    FlagName,
-    FolderName,
-    GitUrl,
-    HubId,
-    ImageName,
-    InnerPath,
-    LocalPath,
-    ParameterName,
-    Requirement,
-    Revision,
-    StopWord,
-    WheelPin,
+from forge.tables import (
+    COMMON_ROLES,
+    BuildTable,
+    Calibration,
+    ConvertTable,
+    Recipe,
+    Role,
+    RuntimeKind,
+    RuntimeTable,
+    SamplingTable,
+    Scalar,
+    ServeTable,
+    Source,
+    SourceKind,
+    SpeculationTable,
 )
 
-Scalar = str | int | float | bool
-_INT32 = 2**31 - 1  # what TensorRT-LLM and Triton hold a length in
-Positive = Annotated[int, Meta(ge=1, le=_INT32)]
-Natural = Annotated[int, Meta(ge=0, le=_INT32)]
-Fraction = Annotated[float, Meta(gt=0, le=1)]
-SafeName = FolderName
-Flags = Annotated[dict[FlagName, Scalar], Meta(description="flag name without dashes -> value; true for a bare flag")]
-
-
-class RuntimeKind(StrEnum):
-    """How a recipe is lowered and served."""
-
-    ENGINE = "engine"
-    LLMAPI = "llmapi"
-    TWIN = "twin"
-
-
-class Role(StrEnum):
-    """The models that one recipe becomes in Triton, under NVIDIA's names for them."""
-
-    ENSEMBLE = "ensemble"
-    PREPROCESSING = "preprocessing"
-    TENSORRT_LLM = "tensorrt_llm"
-    POSTPROCESSING = "postprocessing"
-    BLS = "tensorrt_llm_bls"
-
-
-class SourceKind(StrEnum):
-    """Where a checkpoint can come from."""
-
-    HUB = "hub"
-    GIT = "git"
-    PATH = "path"
-    GGUF = "gguf"
-    WHEEL = "wheel"
-
-
-class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A checkpoint's origin; exactly one of hub, git, path, gguf, wheel is set."""
-
-    hub: HubId | None = None
-    git: GitUrl | None = None
-    path: Annotated[LocalPath, Meta(description="folder with a checkpoint, relative to the recipe; no leading '-'")] | None = (
-        None
-    )
-    gguf: Annotated[LocalPath, Meta(description="GGUF file, relative to the recipe; no leading '-'")] | None = None
-    wheel: WheelPin | None = None
-    revision: Revision = "main"
-    file: InnerPath | None = None
-    allow_pickle: Annotated[bool, Meta(description="accept .bin weights, which can run code when read")] = False
-
-    @property
-    def kind(self) -> SourceKind:
-        """The one origin that is set; the recipe's check has made sure that there is one."""
-        return next(kind for kind in SourceKind if getattr(self, kind) is not None)
-
-    @property
-    def address(self) -> str:
-        """The repository id, URL, path or requirement."""
-        return str(getattr(self, self.kind))
-
-
-class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[runtime]: how the recipe is lowered, and on what."""
-
-    kind: RuntimeKind = RuntimeKind.ENGINE
-    image: ImageName = "25.08"
-    packages: Annotated[tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")] = ()
-
-
-Quantization = Literal[
-    "none", "int8_weight_only", "int4_weight_only", "fp8", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"
+__all__ = [
+    "COMMON_ROLES",
+    "BuildTable",
+    "Calibration",
+    "CallPatch",
+    "Checkpoint",
+    "Command",
+    "ConfigOverrides",
+    "ConvertTable",
+    "Engine",
+    "Facts",
+    "FileFact",
+    "Host",
+    "JsonPatch",
+    "Names",
+    "Patch",
+    "Pinned",
+    "Recipe",
+    "Requirements",
+    "Role",
+    "RuntimeKind",
+    "RuntimeTable",
+    "SamplingTable",
+    "Scalar",
+    "ServeTable",
+    "Source",
+    "SourceKind",
+    "SpeculationTable",
+    "TextFile",
+    "TextPatch",
+    "Tokenizer",
+    "Toolchain",
 ]
-
-
-class ConvertTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[convert]: from the checkpoint to TensorRT-LLM's own."""
-
-    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    tp: Annotated[Positive, Meta(description="tensor parallelism")] = 1
-    pp: Annotated[Positive, Meta(description="pipeline parallelism")] = 1
-    quantization: Quantization = "none"
-    args: Flags = {}
-
-
-class BuildTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[build]: the limits that the engine is built for; lengths in tokens."""
-
-    max_batch_size: Positive = 8
-    max_input_len: Positive = 1024
-    max_seq_len: Positive = 2048
-    max_beam_width: Positive = 1
-    max_num_tokens: Positive | None = None
-    args: Flags = {}
-
-
-class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[serve]: how Triton offers the model."""
-
-    stream: Annotated[bool, Meta(description="decoupled models: answers arrive token by token")] = True
-    kv_cache_free_gpu_mem_fraction: Fraction = 0.9
-    enable_kv_cache_reuse: bool = False
-    instances: Annotated[Positive | None, Meta(description="parallel streams through bls; max_batch_size if unset")] = None
-    max_queue_delay_microseconds: Natural = 0
-    parameters: Annotated[
-        dict[Role, dict[ParameterName, Scalar]],
-        Meta(description="raw config.pbtxt values by role, checked against the skeleton"),
-    ] = {}
-
-
-class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[sampling]: what generate, chat and bench ask for when the caller says nothing."""
-
-    max_tokens: Positive = 256
-    temperature: Annotated[float, Meta(ge=0)] | None = None
-    top_k: Natural | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    beam_width: Positive | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    min_tokens: Natural | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    stop: tuple[StopWord, ...] = ()
-
-
-class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One model to build, as its TOML states it."""
-
-    name: SafeName
-    source: Source
-    family: (
-        Annotated[SafeName, Meta(description="an installed family; found from config.json's architectures when unset")] | None
-    ) = None
-    variant: (
-        Annotated[SafeName, Meta(description="an installed plugin that stands over the family: medusa, eagle, ...")] | None
-    ) = None
-    draft: Annotated[Source, Meta(description="second checkpoint of a variant")] | None = None
-    runtime: RuntimeTable = RuntimeTable()
-    convert: ConvertTable = ConvertTable()
-    build: BuildTable = BuildTable()
-    serve: ServeTable = ServeTable()
-    sampling: SamplingTable = SamplingTable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +98,15 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """What an image says of itself: its reference, TensorRT-LLM's version, and where its example scripts lie."""
+    """What an image says of itself: its reference, TensorRT-LLM's version, and where its example scripts lie.
+
+    ``identity`` is what a key may hold of it (``forge.containers.ImageFacts``), empty while nobody has looked.
+    """
 
     image: str
     trtllm: str
     examples: str
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +133,9 @@ class Facts:
     toolchain: Toolchain
     draft: Pinned | None = None
     gpu: str = ""
+    draft_checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    """What config.json of the draft says; empty where there is no draft."""
+    calibration: Pinned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,16 +233,34 @@ class ConfigOverrides:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine of a build: its folder under /forge/out ("" is /forge/out itself), and who is told where it stands.
+
+    The conversion leaves a checkpoint of the same folder; ``role`` is the model whose config.pbtxt names the engine, under
+    ``parameter``.
+    """
+
+    folder: str = ""
+    role: Role = Role.TENSORRT_LLM
+    parameter: Literal["engine_dir", "encoder_engine_dir"] = "engine_dir"
+
+
+@dataclass(frozen=True, slots=True)
 class Names:
-    """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``."""
+    """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``.
+
+    ``draft`` says that there is a second engine to guess with, and so a model for it.
+    """
 
     prefix: str = ""
+    draft: bool = False
 
     def of(self, role: Role) -> str:
         return f"{self.prefix}-{role}" if self.prefix else str(role)
 
     def all(self) -> dict[Role, str]:
-        return {role: self.of(role) for role in Role}
+        roles = (*COMMON_ROLES, Role.DRAFT) if self.draft else COMMON_ROLES
+        return {role: self.of(role) for role in roles}
 
 
 @dataclass(frozen=True, slots=True)

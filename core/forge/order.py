@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from forge.families import Family
 from forge.model import Facts, Recipe
+from forge.toolchain import Tooling
 
 
 @dataclass(frozen=True)
@@ -13,3 +14,9 @@ class Order:
     recipe: Recipe
     family: Family
     facts: Facts
+    tooling: Tooling | None = None
+    """What the recipe's image says of itself, where it has been read."""
+    dockerfile: str = ""
+    """The template of the family's image."""
+    gpus: str = ""
+    """Which GPUs its containers may use."""

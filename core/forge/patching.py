@@ -2,12 +2,13 @@
 
 import ast
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from forge.errors import StepError
-from forge.model import CallPatch, JsonPatch, Patch, TextPatch
+from forge.model import CallPatch, JsonPatch, Patch, TextFile, TextPatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,22 @@ def apply_all(patches: tuple[Patch, ...], text: str) -> tuple[str, tuple[str, ..
         text = result.text
         notes.append(result.note)
     return text, tuple(notes)
+
+
+def patched(patches: tuple[Patch, ...], files: Mapping[str, str]) -> tuple[tuple[TextFile, ...], tuple[str, ...]]:
+    """Those of ``files`` (text by path) that the patches change, as they are then, and every patch's note.
+
+    A patch for a file that is not there finds nothing: StepError where it is required.
+    """
+    changed: list[TextFile] = []
+    notes: list[str] = []
+    for path in dict.fromkeys(patch.file for patch in patches):
+        mine = tuple(patch for patch in patches if patch.file == path)
+        text, said = apply_all(mine, files.get(path, ""))
+        notes += said
+        if path in files and text != files[path]:
+            changed.append(TextFile(path, text))
+    return tuple(changed), tuple(notes)
 
 
 def _text(patch: TextPatch, text: str) -> Applied:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from forge import compatibility
 from forge.errors import Problem, RecipeError
 from forge.lowering import engine, twin
-from forge.model import Names, RuntimeKind
+from forge.model import Names, Role, RuntimeKind
 from forge.order import Order
 from forge.steps import Entry, Plan
 
@@ -20,13 +20,30 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
     if problems:
         raise RecipeError(tuple(problems))
     several = prefixed or len(orders) > 1
-    return Plan(tuple(_entry(order, Names(order.recipe.name if several else "")) for order in orders))
+    names = [Names(order.recipe.name if several else "", _guesses(order)) for order in orders]
+    entries = tuple(_entry(order, named) for order, named in zip(orders, names, strict=True))
+    return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
+
+
+def _guesses(order: Order) -> bool:
+    """Whether there is a second engine, with a model of its own in the repository."""
+    if order.recipe.runtime.kind is not RuntimeKind.ENGINE:
+        return False
+    return any(each.role is Role.DRAFT for each in order.family.engines())
+
+
+def _notes(order: Order) -> tuple[str, ...]:
+    if order.recipe.runtime.kind is not RuntimeKind.ENGINE:
+        return ()
+    if order.tooling is None:
+        return (f"{order.recipe.name}: its image has not been read yet; keys that stand on it are not final",)
+    return tuple(f"{order.recipe.name}: {note}" for note in engine.notes(order))
 
 
 def check(order: Order) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
     recipe, config = order.recipe, order.facts.checkpoint.config
-    found = [*compatibility.check(recipe), *order.family.check()]
+    found = [*compatibility.check(recipe), *order.family.check(order.facts.toolchain)]
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:
         found.append(
@@ -48,7 +65,7 @@ def check(order: Order) -> tuple[Problem, ...]:
                 )
             )
         case RuntimeKind.ENGINE:
-            pass
+            found += engine.check(order)
     return tuple(found)
 
 

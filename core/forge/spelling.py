@@ -66,6 +66,13 @@ ImageName = Annotated[
         description="a tag of the compatibility table, a whole image reference, or a digest",
     ),
 ]
+Gpus = Annotated[
+    str,
+    Meta(
+        pattern=r"^(all|none|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*)\Z",
+        description="the GPUs that containers get: all, none, or numbers and ids joined by commas",
+    ),
+]
 Requirement = Annotated[
     str,
     Meta(

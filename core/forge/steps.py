@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 from typing import cast
 
@@ -24,6 +25,14 @@ FORMAT = 1
 """Enters every key: raise it when the meaning of an action changes without its words changing."""
 LONG = 200
 """Characters of an input above which only its digest is kept for comparing."""
+
+
+class Stage(IntEnum):
+    """Where a build can end before it publishes, in order."""
+
+    FETCH = 1
+    CONVERT = 2
+    BUILD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +69,31 @@ class LayTexts:
 
 
 @dataclass(frozen=True, slots=True)
-class MakeImage:
-    """Put a family's requirements on top of NVIDIA's image."""
+class ReadToolchain:
+    """Read skeletons, scripts and the programs' help texts out of an image.
+
+    ``base`` is its identity; ``reference`` is how it is found and ``gpus`` which GPUs a help text may see: they enter no key.
+    """
 
     base: str
+    programs: tuple[tuple[str, ...], ...]
+    reference: str = ""
+    gpus: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeImage:
+    """Put a family's requirements on top of NVIDIA's image.
+
+    ``base`` is the image's identity, or its reference while nobody has looked; ``reference`` is how it is found, and enters no
+    key. ``template`` is the Dockerfile that the requirements are put into.
+    """
+
+    family: str
+    base: str
     requirements: Requirements
+    template: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +110,9 @@ class Run:
     commands: tuple[Command, ...]
     patches: tuple[Patch, ...] = ()
     gpu: str = ""
+    """The architecture that the result is for, where it is for one (``sm_89``)."""
+    gpus: str = ""
+    """Which GPUs the commands may use; it enters no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +135,7 @@ class Assemble:
     texts: tuple[TextFile, ...] = ()
 
 
-Action = Fetch | MakeEnvironment | LayBackends | LayTexts | MakeImage | PatchCheckpoint | Run | Assemble
+Action = Fetch | MakeEnvironment | LayBackends | LayTexts | ReadToolchain | MakeImage | PatchCheckpoint | Run | Assemble
 
 
 def _identity(action: Action) -> Action:
@@ -113,6 +145,12 @@ def _identity(action: Action) -> Action:
             return Fetch(replace(source, location=""))
         case MakeEnvironment():
             return replace(action, interpreter="")
+        case MakeImage():
+            return replace(action, reference="")
+        case ReadToolchain():
+            return replace(action, reference="", gpus="")
+        case Run():
+            return replace(action, gpus="")
         case _:
             return action
 
@@ -126,6 +164,17 @@ class Step:
     needs: tuple[tuple[str, "Step"], ...] = ()
     promises: tuple[str, ...] = ()
     """Files that the result holds, or the step has failed."""
+
+    @property
+    def stage(self) -> Stage | None:
+        """Where in a build the step stands; None for what only serves the others."""
+        match self.action:
+            case Fetch() | PatchCheckpoint():
+                return Stage.FETCH
+            case Run(gpu=gpu):
+                return Stage.BUILD if gpu else Stage.CONVERT
+            case _:
+                return None
 
     @cached_property
     def words(self) -> object:
@@ -197,14 +246,27 @@ class Plan:
     """All that a build makes. Steps with the same key are one step."""
 
     entries: tuple[Entry, ...]
+    stage: Stage | None = None
+    notes: tuple[str, ...] = ()
+    """What is worth knowing beforehand: which patches apply, what could not be looked at."""
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """Every step once, each after those it needs."""
+        """Every step once, each after those it needs; up to ``stage`` where one is set."""
         seen: dict[str, Step] = {}
         for entry in self.entries:
             entry.gather(seen)
-        return tuple(seen.values())
+        if self.stage is None:
+            return tuple(seen.values())
+        wanted: dict[str, Step] = {}
+        for step in seen.values():
+            if step.stage is not None and step.stage <= self.stage:
+                _gather(step, wanted)
+        return tuple(wanted.values())
+
+    def until(self, stage: Stage) -> "Plan":
+        """The part that ends with ``stage``."""
+        return replace(self, stage=stage)
 
 
 def _gather(step: Step, seen: dict[str, Step]) -> None:

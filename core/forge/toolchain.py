@@ -6,6 +6,7 @@ Layout: ``skeletons/<role>/...`` (NVIDIA's inflight_batcher_llm), ``llmapi/...``
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from forge.model import Command, Role, TextFile
@@ -23,6 +24,11 @@ class Tooling:
     llmapi: tuple[TextFile, ...]
     scripts: Mapping[str, str]
     helps: Mapping[str, str]
+
+
+def template() -> str:
+    """forge's own Dockerfile for family images (also in Dockerfiles/); a person's own one takes its place."""
+    return (resources.files("forge") / "family.Dockerfile").read_text(encoding="utf-8")
 
 
 def program(command: Command) -> tuple[str, ...]:

@@ -10,28 +10,29 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forge import drafting, publishing, recipe, repository
-from forge import lock as locks
+from forge import drafting, publishing, repository
 from forge.builder import Builder
+from forge.checkup import Checkup
+from forge.containers import dockerfile
+from forge.doctor import Finding
 from forge.doors import Doors
-from forge.errors import InferenceError, LockError, RepositoryError, ServerError, SourceError
-from forge.facts import World, gather
-from forge.families import Family, find
+from forge.errors import InferenceError, RepositoryError, ServerError
+from forge.families import find
+from forge.intake import Intake
 from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Command, Facts, Recipe, Role, RuntimeKind, Source, SourceKind
+from forge.model import Command, Recipe, Role, RuntimeKind, Source, SourceKind
 from forge.order import Order
 from forge.outlook import Outlook, outlook
 from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
-from forge.serving import serving_environment
-from forge.steps import Entry, LayBackends, Plan, Step
+from forge.steps import Entry, LayBackends, Plan, Stage, Step
 from forge.store import Store
+from forge.toolchain import template
 
 AnyPath = str | Path
 
@@ -90,8 +91,8 @@ class Workshop:
     ) -> None:
         self.home = home
         self._tell = listener
-        self._doors = doors or Doors(home, environ, lambda text: listener(Event("note", "facts", text=text)))
-        self._world = World(self._doors.origins, self._doors.host)
+        self._doors = doors or Doors(home, environ, self._say)
+        self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say)
 
     @classmethod
     def here(cls, listener: Listener = _silent) -> "Workshop":
@@ -106,30 +107,27 @@ class Workshop:
     def store(self) -> Store:
         return Store(self.home / "store", clock=time.time)
 
+    def _say(self, text: str) -> None:
+        self._tell(Event("note", "facts", text=text))
+
+    def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
+        """What is missing here for ``recipes``, or for anything at all, and how to mend it."""
+        checkup = Checkup(self.home, self.store, self._doors.origins, self._doors.machine, self._doors.containers)
+        return checkup.findings([Path(path) for path in recipes], lambda path: self.read(path, runtime))
+
     # -- planning
 
     def read(self, path: AnyPath, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        file = Path(path)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SourceError(f"cannot read the recipe: {error.strerror}", where=str(file)) from error
-        except UnicodeDecodeError as error:
-            raise SourceError(f"the recipe is not UTF-8 text: {error}", where=str(file)) from error
-        return recipe.read(text, str(file), runtime)
+        return self._intake.read(Path(path), runtime)
 
     def order(self, path: AnyPath, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Order:
         """A recipe with its facts and its plugins, ready to be planned."""
-        wanted = self.read(path, runtime)
-        lock = self._lock(Path(path), wanted, required=locked)
-        facts = gather(
-            wanted,
-            Path(path).absolute().parent,
-            self._world,
-            lock,
-        )
-        return Order(wanted, Family.of(wanted, facts.checkpoint), facts)
+        return self._intake.order(Path(path), runtime=runtime, locked=locked)
+
+    def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
+        """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
+        return self._intake.lock(Path(path), upgrade=upgrade)
 
     def plan(
         self,
@@ -140,21 +138,31 @@ class Workshop:
         prefixed: bool = False,
     ) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
-        return plan([self.order(path, runtime=runtime, locked=locked) for path in recipes], prefixed=prefixed)
+        wanted = plan([self.order(path, runtime=runtime, locked=locked) for path in recipes], prefixed=prefixed)
+        for note in wanted.notes:
+            self._say(note)
+        return wanted
+
+    def dockerfile(self, path: AnyPath) -> str:
+        """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
+        order = self.order(path)
+        held = order.facts.toolchain.identity and self._doors.containers.inspect(order.facts.toolchain.image)
+        base = held.base if held else order.facts.toolchain.image
+        return dockerfile(base, order.family.requirements(order.facts.toolchain), order.dockerfile or template())
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
         return outlook(wanted, self.store)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
-        """The text of a recipe for a checkpoint: a hub id, or a folder or .gguf file seen from here.
+        """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.
 
         Paths in the recipe are relative to ``base``, the folder that it will stand in.
         """
         origin = _source_of(source, revision, Path(base))
         found = self._doors.origins[origin.kind]
         checkpoint = found.read(found.pin(origin, Path(base).absolute()))
-        stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name
+        stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
         family = find(checkpoint) if checkpoint.architectures else ""
         return drafting.draft(name or _safe(stem), origin, checkpoint, family)
 
@@ -170,56 +178,45 @@ class Workshop:
         prefixed: bool = False,
     ) -> Built:
         """Make what ``recipes`` need and publish it into ``repository``."""
-        orders = [self.order(path, runtime=runtime, locked=locked) for path in recipes]
+        orders = self._prepared([self.order(path, runtime=runtime, locked=locked) for path in recipes])
         wanted = plan(orders, prefixed=prefixed)
         place = Path(repository).absolute()
-        models = _in_order(place, [_published(o.recipe, e) for o, e in zip(orders, wanted.entries, strict=True)])
+        models = _in_order(place, [_published(o, e) for o, e in zip(orders, wanted.entries, strict=True)])
         with self.store.using(step.key for step in wanted.steps):
-            artifacts = Builder(self.store, self._doors.tools, self._tell).realise(wanted)
+            artifacts = self._builder.realise(wanted.steps)
             self.store.remember(place)
-            done = [publishing.publish(artifacts[m.entry].path, place, m, self._relocate(place)) for m in models]
+            relocate = self._relocate(place, models)
+            done = [publishing.publish(artifacts[m.entry].path, place, m, relocate) for m in models]
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done))
 
-    def _relocate(self, place: Path) -> Callable[[str], str]:
+    def make(
+        self, recipes: Sequence[AnyPath], until: Stage, *, runtime: RuntimeKind | None = None, locked: bool = False
+    ) -> Plan:
+        """Make the steps of ``recipes`` up to a stage, and publish nothing; the part of the plan that was made."""
+        orders = [self.order(path, runtime=runtime, locked=locked) for path in recipes]
+        wanted = plan(self._prepared(orders, gpus=until is Stage.BUILD)).until(until)
+        with self.store.using(step.key for step in wanted.steps):
+            self._builder.realise(wanted.steps)
+        return wanted
+
+    def _prepared(self, orders: list[Order], *, gpus: bool = True) -> list[Order]:
+        """The orders with what their images say of themselves; HostError, before any download, for what is missing here."""
+        contained = [order for order in orders if order.recipe.runtime.kind is not RuntimeKind.TWIN]
+        if not contained:
+            return orders
+        plan(orders)  # what can be refused without an image is refused before one is pulled
+        self._intake.require(contained, gpus=gpus)
+        return [self._intake.furnished(order, self._builder, self._tell) for order in orders]
+
+    @cached_property
+    def _builder(self) -> Builder:
+        return Builder(self.store, self._doors.tools, self._tell)
+
+    def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
+        """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""
+        if any(model.serving is None or model.serving.image for model in models):
+            return lambda text: text
         return lambda text: repository.relocate(text, str(place), self._doors.blank)
-
-    # -- locks
-
-    def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
-        """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
-        wanted = self.read(path)
-        file = Path(f"{path}.lock")
-        before = file.read_text(encoding="utf-8") if file.is_file() else ""
-        kept = None if upgrade or not before else self._fitting(before, file, wanted)
-        facts = gather(wanted, Path(path).absolute().parent, self._world, kept)
-        after = locks.write(locks.lock(wanted, facts.source, facts.draft, *_versions(wanted, facts)))
-        if after != before:
-            scratch = file.with_name(f"{file.name}.new")
-            scratch.write_text(after, encoding="utf-8")
-            scratch.replace(file)
-        return file, after != before
-
-    def _fitting(self, text: str, file: Path, wanted: Recipe) -> locks.Lock | None:
-        with suppress(LockError):  # one that cannot be read is written anew
-            found = locks.read(text, str(file))
-            return None if locks.stale(found, wanted) else found
-        return None
-
-    def _lock(self, path: Path, wanted: Recipe, *, required: bool) -> locks.Lock | None:
-        file = Path(f"{path}.lock")
-        if not file.is_file():
-            if required:
-                raise LockError("there is no lock", where=str(file), hint=f"write it with `forge lock {path}`")
-            return None
-        found = locks.read(file.read_text(encoding="utf-8"), str(file))
-        reasons = locks.stale(found, wanted)
-        if not reasons:
-            return found
-        hint = f"move it with `forge lock {path}`"
-        if required:
-            raise LockError(f"the lock is stale: {'; '.join(reasons)}", where=str(file), hint=hint)
-        self._tell(Event("note", str(file), text=f"the lock is stale and was not used: {'; '.join(reasons)}; {hint}"))
-        return None
 
     # -- serving
 
@@ -234,7 +231,7 @@ class Workshop:
     def launch(self, repository: AnyPath, ports: Ports, *, detach: bool = False) -> Launch:
         """All that starting a server on ``repository`` needs."""
         place = Path(repository).absolute()
-        publishing.settle(place, self._relocate(place))
+        publishing.settle(place, self._relocate(place, self.manifest(place).models))
         held = self.manifest(place)
         tables = [model.serving for model in held.models if model.serving]
         if len(tables) != len(held.models):
@@ -336,6 +333,9 @@ def _in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedM
     RepositoryError where one has no room, before anything is built.
     """
     held = publishing.inventory(place)
+    if len({model.runtime is RuntimeKind.TWIN for model in (*held.models, *models)}) > 1:
+        what = "one server serves a repository, and the twin's models and those of NVIDIA's container need two"
+        raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
     ordered = sorted(models, key=lambda model: held.find(model.name) is None)
     for model in ordered:
         publishing.check_room(place, held, model)
@@ -343,40 +343,39 @@ def _in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedM
     return tuple(ordered)
 
 
-def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[str, str]]:
-    """The image of a lock, and the packages that serve the twin."""
-    if wanted.runtime.kind is not RuntimeKind.TWIN:
-        return locks.Image(reference=facts.toolchain.image, trtllm=facts.toolchain.trtllm), {}
-    environment = serving_environment(facts.host, wanted.runtime.packages)
-    pins = (package.partition("==") for package in (*environment.packages, *environment.bare))
-    return None, {name: version for name, _, version in pins}
-
-
-def _published(wanted: Recipe, entry: Entry) -> PublishedModel:
+def _published(order: Order, entry: Entry) -> PublishedModel:
     steps: dict[str, Step] = {}
     entry.gather(steps)
-    table = None
-    if entry.serving:
-        environment, backends = entry.serving
-        triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
-        table = Serving(environment=environment.key, backends=backends.key, triton=triton)
     return PublishedModel(
-        name=wanted.name,
+        name=order.recipe.name,
         entry=entry.step.key,
-        runtime=wanted.runtime.kind,
+        runtime=order.recipe.runtime.kind,
         roles=entry.names.all(),
         prefix=entry.names.prefix,
         keys={step.name: key for key, step in steps.items()},
-        serving=table,
-        sampling=wanted.sampling,
+        serving=_serving(order, entry),
+        sampling=order.recipe.sampling,
     )
 
 
+def _serving(order: Order, entry: Entry) -> Serving:
+    """What a server for this model stands on: two artifacts here, or the family's image."""
+    if entry.serving is None:
+        image = next(step for name, step in entry.step.needs if name == "image")
+        recipe = order.recipe
+        return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp)
+    environment, backends = entry.serving
+    triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
+    return Serving(environment=environment.key, backends=backends.key, triton=triton)
+
+
 def _source_of(text: str, revision: str, base: Path) -> Source:
-    """What a person means by SOURCE: something on this disk if it is there, a hub repository otherwise."""
+    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository."""
     local = Path(text).expanduser()
-    if not local.exists():
-        return Source(hub=text, revision=revision)
+    remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
+    if remote or not local.exists():
+        url = local.absolute().as_uri() if local.is_dir() else text
+        return Source(git=url, revision=revision) if remote else Source(hub=text, revision=revision)
     place = os.path.relpath(local.absolute(), base.absolute())
     return Source(gguf=place) if local.is_file() else Source(path=place)
 

@@ -2,7 +2,7 @@
 
 import click
 
-from forge.cli import building, cache, looking, serving, talking
+from forge.cli import building, cache, doctoring, looking, serving, talking
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,12 +22,14 @@ for _command in (
     building.plan,
     building.lock,
     building.new,
+    building.dockerfile,
     serving.serve,
     serving.status,
     serving.logs,
     serving.stop,
     talking.generate,
     talking.chat,
+    doctoring.doctor,
     looking.plugins,
     looking.schema,
     cache.cache,

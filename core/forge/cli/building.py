@@ -26,8 +26,17 @@ PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recip
 @RUNTIME
 @LOCKED
 @PREFIXED
+@click.option("--until", type=click.Choice(["fetch", "convert", "build"]), help="End there, and publish nothing.")
 @verb
-def build(output: Output, recipes: tuple[str, ...], repository: str, runtime: str | None, locked: bool, prefixed: bool) -> None:
+def build(
+    output: Output,
+    recipes: tuple[str, ...],
+    repository: str,
+    runtime: str | None,
+    locked: bool,
+    prefixed: bool,
+    until: str | None,
+) -> None:
     """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
 
     Several recipes share one repository; their models are then named <recipe>-<role>.
@@ -37,16 +46,16 @@ def build(output: Output, recipes: tuple[str, ...], repository: str, runtime: st
         forge build recipes/smollm2-135m-instruct.toml
     """
     from forge.model import RuntimeKind
+    from forge.steps import Stage
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
-    built = shop.build(
-        recipes,
-        repository=repository,
-        runtime=RuntimeKind(runtime) if runtime else None,
-        locked=locked,
-        prefixed=prefixed,
-    )
+    kind = RuntimeKind(runtime) if runtime else None
+    if until:
+        steps = shop.make(recipes, Stage[until.upper()], runtime=kind, locked=locked).steps
+        output.result({"made": [{"step": step.name, "key": step.key} for step in steps]}, f"made all up to: {until}")
+        return
+    built = shop.build(recipes, repository=repository, runtime=kind, locked=locked, prefixed=prefixed)
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
     document = {
         "repository": str(built.repository),
@@ -109,7 +118,7 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of a hub repository.")
 @verb
 def new(output: Output, source: str, file: str | None, name: str | None, revision: str) -> None:
-    """Write a recipe for the checkpoint SOURCE: a hub id, a folder, or a .gguf file.
+    """Write a recipe for the checkpoint SOURCE: a hub id, a git URL, a folder, or a .gguf file.
 
     \b
     Example:
@@ -131,3 +140,19 @@ def new(output: Output, source: str, file: str | None, name: str | None, revisio
     except FileExistsError:
         raise ForgeError("there is a file already", where=str(file), hint="choose another name") from None
     output.result({"recipe": text, "file": file}, f"{file}: written; see what it builds with `forge plan {file}`")
+
+
+@click.command()
+@click.argument("recipe", type=click.Path())
+@verb
+def dockerfile(output: Output, recipe: str) -> None:
+    """Print the Dockerfile that a build would make RECIPE's image from.
+
+    \b
+    Example:
+        forge dockerfile recipes/gemma-2b-it.toml
+    """
+    from forge.workshop import Workshop
+
+    text = Workshop.here(output.listener).dockerfile(recipe)
+    output.result({"dockerfile": text}, text.rstrip("\n"))

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from contextlib import ExitStack, closing
+from functools import cached_property, wraps
 from typing import Any, ParamSpec
 
 import click
@@ -20,6 +21,7 @@ class Output:
         self.as_json = as_json
         self._quiet = quiet
         self._verbose = verbose
+        self._screen = ExitStack()
 
     @property
     def listener(self) -> Callable[[Any], None]:
@@ -30,9 +32,22 @@ class Output:
             return log.listener()
         if self._quiet:
             return lambda _: None
-        from forge.cli.progress import bars, lines
+        if not sys.stderr.isatty():
+            from forge.cli.progress import tell
 
-        return bars() if sys.stderr.isatty() else lines()
+            return tell
+        return lambda event: self._bars(event)  # noqa: PLW0108 - inlined, it would import rich now
+
+    @cached_property
+    def _bars(self) -> Callable[[Any], None]:
+        """Made for the first event: many a verb has none, and importing rich takes a while."""
+        from forge.cli.bars import Bars
+
+        return self._screen.enter_context(closing(Bars()))
+
+    def close(self) -> None:
+        """Take what only shows progress off the screen: what is said from now on stays."""
+        self._screen.close()
 
     def result(self, document: object, text: str) -> None:
         """The verb's one answer: ``document`` as JSON, or ``text``."""
@@ -82,7 +97,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, as_json: bool, quiet: bool, verbose: bool, **arguments: object) -> None:
         output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
         try:
-            function(output, **arguments)
+            with closing(output):
+                function(output, **arguments)
         except ForgeError as error:
             output.fail(error)
             sys.exit(error.exit_code)

@@ -1,42 +1,136 @@
-"""TensorRT-LLM's engine: convert and build in the family's image, serve from NVIDIA's skeletons."""
+"""TensorRT-LLM's engine: convert and build in the family's image, serve from the image's own skeletons."""
 
-from forge import repository
+from collections.abc import Iterator
+
+from forge import helptexts, patching, repository, toolchain
+from forge.errors import Problem, StepError
 from forge.lowering.assets import tokenizer_links
-from forge.model import JsonPatch, Names
+from forge.lowering.sources import hugging_face
+from forge.model import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Role, TextFile
 from forge.order import Order
-from forge.steps import Assemble, Entry, Fetch, Link, MakeImage, PatchCheckpoint, Run, Step
+from forge.steps import Assemble, Entry, Fetch, Link, MakeImage, PatchCheckpoint, ReadToolchain, Run, Step
+from forge.toolchain import Tooling
+
+
+def tools(order: Order) -> Step:
+    """The step that has to be held before the rest is planned with certainty: what the image says of itself."""
+    commands = (*order.family.convert_commands(order.facts.toolchain), *order.family.build_commands(order.facts.toolchain))
+    return Step("toolchain", ReadToolchain(_base(order), toolchain.programs(commands), order.facts.toolchain.image, order.gpus))
+
+
+def check(order: Order) -> Iterator[Problem]:
+    """What the image's own scripts and skeletons refuse, as far as they have been read."""
+    if order.tooling is None:
+        return
+    yield from _check_flags(order, order.tooling)
+    try:
+        patching.patched(_script_patches(order), order.tooling.scripts)
+    except StepError as error:
+        yield Problem(f"{order.recipe.name}: patches", error.what, error.hint)
+    yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
+
+
+def notes(order: Order) -> tuple[str, ...]:
+    """What each patch will do to the image's scripts: applied, or not needed."""
+    if order.tooling is None:
+        return ()
+    return patching.patched(_script_patches(order), order.tooling.scripts)[1]
 
 
 def entry(order: Order, names: Names) -> Entry:
     """The steps of one recipe on the engine path."""
     recipe, facts, family = order.recipe, order.facts, order.family
-    image = Step("image", MakeImage(facts.toolchain.image, family.requirements(facts.toolchain)))
-    patches = family.patches(facts.toolchain)
-    model = Step(f"{recipe.name}: model", Fetch(facts.source), promises=tuple(file.path for file in facts.source.files))
-    if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
-        model = Step(f"{recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
+    model = _model(order)
+    image = Step(
+        "image",
+        MakeImage(family.name, _base(order), family.requirements(facts.toolchain), order.dockerfile, facts.toolchain.image),
+    )
+    placed = (("image", image), ("toolchain", tools(order)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
-    scripts = tuple(patch for patch in patches if not isinstance(patch, JsonPatch))
+    texts = (("calibration", Step(f"{recipe.name}: calibration", Fetch(facts.calibration))),) if facts.calibration else ()
+    engines = family.engines()
     checkpoint = Step(
         f"{recipe.name}: checkpoint",
-        Run(family.convert_commands(facts.toolchain), scripts),
-        (("image", image), ("model", model), *draft),
-        promises=("config.json",),
+        Run(family.convert_commands(facts.toolchain), _script_patches(order), gpus=order.gpus),
+        (*placed, ("model", model), *draft, *texts),
+        promises=tuple(_inside(each, "config.json") for each in engines),
     )
-    ranks = tuple(f"rank{rank}.engine" for rank in range(recipe.convert.tp * recipe.convert.pp))
+    files = tuple(_inside(each, path) for each in engines for path in ("config.json", *_ranks(order)))
     engine = Step(
         f"{recipe.name}: engine",
-        Run(family.build_commands(facts.toolchain), gpu=facts.gpu or "any"),
+        Run(family.build_commands(facts.toolchain), gpu=facts.gpu or "any", gpus=order.gpus),
         (("image", image), ("checkpoint", checkpoint)),
-        promises=("config.json", *ranks),
+        promises=files,
     )
     assets = f"_assets/{recipe.name}"
-    links = tuple(Link("engine", path, f"{assets}/engines/{path}") for path in engine.promises)
+    links = tuple(Link("engine", path, f"{assets}/engines/{path}") for path in files)
     links += tokenizer_links(family.tokenizer(), model.promises, assets)
-    settings = repository.settings(recipe, family.config_overrides(), family.tokenizer())
-    entry = Step(
+    step = Step(
         f"{recipe.name}: entry",
-        Assemble(names, (), settings, links),
+        Assemble(names, _skeletons(order), _settings(order), links),
         (("image", image), ("engine", engine), ("model", model)),
     )
-    return Entry(recipe.name, names, entry, None)
+    return Entry(recipe.name, names, step, None)
+
+
+def _model(order: Order) -> Step:
+    model = hugging_face(order)
+    patches = order.family.patches(order.facts.toolchain)
+    if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
+        return Step(f"{order.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
+    return model
+
+
+def _base(order: Order) -> str:
+    return order.facts.toolchain.identity or order.facts.toolchain.image
+
+
+def _script_patches(order: Order) -> tuple[Patch, ...]:
+    return tuple(each for each in order.family.patches(order.facts.toolchain) if not isinstance(each, JsonPatch))
+
+
+def _skeletons(order: Order) -> tuple[TextFile, ...]:
+    """The image's; the draft's model is a second one of the kind that the engine's is."""
+    held = order.tooling.skeletons if order.tooling else ()
+    if not any(each.role is Role.DRAFT for each in order.family.engines()):
+        return held
+    engine = f"{Role.TENSORRT_LLM}/"
+    draft = (
+        TextFile(each.path.replace(engine, f"{Role.DRAFT}/", 1), each.content) for each in held if each.path.startswith(engine)
+    )
+    return (*held, *draft)
+
+
+def _settings(order: Order) -> repository.Settings:
+    family = order.family
+    places = ConfigOverrides()
+    for each in family.engines():
+        where = f"{repository.ROOT}/{repository.asset(order.recipe.name, 'engines')}/{each.folder}".rstrip("/")
+        places |= ConfigOverrides({each.role: {each.parameter: where}})
+    return repository.settings(order.recipe, places | family.config_overrides(), family.tokenizer())
+
+
+def _ranks(order: Order) -> tuple[str, ...]:
+    return tuple(f"rank{rank}.engine" for rank in range(order.recipe.convert.tp * order.recipe.convert.pp))
+
+
+def _inside(engine: Engine, path: str) -> str:
+    return f"{engine.folder}/{path}" if engine.folder else path
+
+
+def _check_flags(order: Order, tooling: Tooling) -> Iterator[Problem]:
+    family, recipe = order.family, order.recipe
+    for table, stated, commands in (
+        ("convert", recipe.convert.args, family.convert_commands(order.facts.toolchain)),
+        ("build", recipe.build.args, family.build_commands(order.facts.toolchain)),
+    ):
+        for command in commands:
+            words = toolchain.program(command)
+            for found in helptexts.complaints(command.argv[len(words) :], tooling.helps.get(words[-1], "")):
+                name = found.flag.lstrip("-")
+                where = f"{recipe.name}: {table}.args.{name}" if name in stated else f"{recipe.name}: {table}"
+                yield Problem(where, f"{found.flag} of {_short(command)} {found.what}", found.hint)
+
+
+def _short(command: Command) -> str:
+    return toolchain.program(command)[-1].rsplit("/", 1)[-1]

@@ -5,15 +5,14 @@ import msgspec
 from forge import repository
 from forge.errors import Problem
 from forge.lowering.assets import tokenizer_links
-from forge.model import Command, Names, Pinned, Recipe, SourceKind, TextFile
+from forge.lowering.sources import hugging_face, serving
+from forge.model import Names, Recipe, SourceKind, TextFile
 from forge.order import Order
-from forge.serving import converter_sources, serving_environment, twin_sources
-from forge.steps import Assemble, Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, Run, Step
+from forge.serving import twin_sources
+from forge.steps import Assemble, Entry, LayBackends, Link, Step
 from forge.twin.architectures import knows
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
-CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-"""What the conversion of a GGUF promises (forge.twin.gguf)."""
 
 
 def check(order: Order) -> list[Problem]:
@@ -45,12 +44,9 @@ def entry(order: Order, names: Names) -> Entry:
     """The steps of one recipe on the twin."""
     recipe, facts = order.recipe, order.facts
     host = facts.host
-    environment = Step(
-        "environment",
-        MakeEnvironment(serving_environment(host, recipe.runtime.packages), host.interpreter),
-    )
+    environment = serving(order)
     backends = Step("backends", LayBackends(twin_sources(), host.triton), (("environment", environment),))
-    model = _checkpoint(recipe, facts.source, environment)
+    model = hugging_face(order)
     names_held = model.promises
     settings = _settings(order)
     assets = f"_assets/{recipe.name}"
@@ -86,17 +82,3 @@ def _limits(recipe: Recipe, assets: str) -> TextFile:
         }
     )
     return TextFile(f"{assets}/engines/build_config.json", msgspec.json.encode(built).decode() + "\n")
-
-
-def _checkpoint(recipe: Recipe, source: Pinned, environment: Step) -> Step:
-    """The step that ends in a Hugging Face checkpoint, whatever the source is."""
-    model = Step(f"{recipe.name}: model", Fetch(source), promises=tuple(file.path for file in source.files))
-    if source.kind is SourceKind.HUB or source.kind is SourceKind.PATH:
-        return model
-    convert = Command(
-        ("python3", "-m", "twin.gguf", f"/forge/model/{source.files[0].path}", "/forge/out"),
-        {"PYTHONPATH": "/forge/converter"},
-    )
-    converter = Step("converter", LayTexts(converter_sources()))
-    needs = (("environment", environment), ("converter", converter), ("model", model))
-    return Step(f"{recipe.name}: checkpoint", Run((convert,)), needs, promises=CONVERTED)

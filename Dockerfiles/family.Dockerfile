@@ -1,0 +1,1 @@
+../core/forge/family.Dockerfile

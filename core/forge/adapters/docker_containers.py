@@ -1,0 +1,49 @@
+"""The Containers port on a Docker daemon: one door to what the docker rooms do."""
+
+from collections.abc import Mapping
+
+from forge.adapters.docker_daemon import Daemon
+from forge.adapters.docker_images import Images
+from forge.adapters.docker_reading import Reading
+from forge.adapters.docker_runs import Runs
+from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
+from forge.diagnoses import DIAGNOSES, Diagnosis
+from forge.errors import Problem
+
+
+class DockerContainers:
+    """Containers by Docker. ``table`` may hold more diagnoses than forge's own, asked in its order."""
+
+    def __init__(self, environ: Mapping[str, str], table: tuple[Diagnosis, ...] = DIAGNOSES) -> None:
+        self._daemon = Daemon(environ)
+        self._images = Images(self._daemon, table)
+        self._runs = Runs(self._daemon, table)
+        self._reading = Reading(self._daemon, table)
+
+    def check(self, gpus: bool = False) -> tuple[Problem, ...]:
+        return self._daemon.check(gpus)
+
+    def facts(self) -> DaemonFacts:
+        return self._daemon.facts()
+
+    def inspect(self, reference: str) -> ImageFacts | None:
+        return self._images.inspect(reference)
+
+    def hold(self, reference: str, progress: Progress) -> ImageFacts:
+        return self._images.hold(reference, progress)
+
+    def build(self, build: ImageBuild, line: Line) -> str:
+        return self._images.build(build, line)
+
+    def run(self, run: ContainerRun, line: Line) -> None:
+        self._runs.run(run, line)
+
+    def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
+        return self._reading.read(image, paths)
+
+    def help_text(self, image: str, argv: tuple[str, ...], gpus: str = "") -> str:
+        return self._reading.help_text(image, argv, gpus)
+
+    def reap(self) -> tuple[str, ...]:
+        with self._daemon.connected() as api:
+            return self._runs.reap(api)

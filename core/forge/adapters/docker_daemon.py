@@ -1,0 +1,193 @@
+"""The way to a Docker daemon: connections, and its many ways to fail turned into forge's errors.
+
+The SDK costs 0.1 s to import and answers without types: it is imported where a connection is made, ``Api`` names the calls that
+forge makes of it, and answers become Structs beside their use.
+"""
+
+import shutil
+import socket
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from forge.containers import DaemonFacts
+from forge.diagnoses import diagnose, named
+from forge.errors import ForgeError, HostError, Problem, StepError
+
+T = TypeVar("T")
+Frame = tuple[bytes | None, bytes | None]
+"""A piece of (standard output, standard error)."""
+
+_SOCKET = Path("/var/run/docker.sock")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_WSL = Path("/dev/dxg")  # how Windows gives its GPU to Linux, without a driver in /proc
+_PATIENCE = 600  # seconds for one answer: a storage driver that copies needs minutes to make a container of a 20 GB image
+_GONE = (
+    "the daemon stopped answering; look at its log (`journalctl -u docker`), start it, and build again: finished steps are kept"
+)
+
+
+class Stream(Protocol):
+    """What an attached container says, until nobody holds its output any more."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+    def close(self) -> None: ...
+
+
+class Api(Protocol):
+    """docker.APIClient; an answer is what JSON holds."""
+
+    def close(self) -> None: ...
+    def info(self) -> object: ...
+    def networks(self, names: list[str]) -> list[object]: ...
+    def inspect_image(self, image: str, /) -> object: ...
+    def images(self, *, filters: Mapping[str, str]) -> object: ...
+    def pull(self, repository: str, tag: str, *, stream: bool, decode: bool) -> Generator[object]: ...
+    def build(  # noqa: PLR0913  # the SDK's
+        self,
+        *,
+        fileobj: IO[bytes],
+        tag: str,
+        labels: Mapping[str, str],
+        network_mode: str | None,
+        rm: bool,
+        forcerm: bool,
+        decode: bool,
+    ) -> Generator[object]: ...
+    def create_container_from_config(self, config: Mapping[str, object], name: str) -> Mapping[str, str]: ...
+    def attach(self, container: str, /, *, stream: bool, demux: bool) -> Stream: ...
+    def start(self, container: str, /) -> None: ...
+    def wait(self, container: str, /) -> Mapping[str, object]: ...
+    def inspect_container(self, container: str, /) -> object: ...
+    def kill(self, container: str, /) -> None: ...
+    def remove_container(self, container: str, /, *, v: bool, force: bool) -> None: ...
+    def containers(self, *, all: bool, filters: Mapping[str, object]) -> object: ...  # noqa: A002  # the SDK's name
+    def get_archive(self, container: str, path: str, /) -> tuple[Generator[bytes], Mapping[str, object]]: ...
+
+
+class _Info(Struct, rename="pascal"):
+    """GET /info, as far as forge reads it."""
+
+    server_version: str = ""
+    docker_root_dir: str = ""
+    mem_total: int = 0
+    runtimes: dict[str, object] | None = None
+    security_options: list[str] | None = None
+
+
+class Daemon:
+    """One Docker daemon, by the environment that its own command line goes by (DOCKER_HOST and its kin)."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+        rootless = Path(environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
+        if "DOCKER_HOST" not in environ and not _SOCKET.exists() and rootless.exists():
+            self._environ["DOCKER_HOST"] = f"unix://{rootless}"
+        self.address = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
+
+    @contextmanager
+    def connected(self) -> Generator[Api]:
+        """A connection, closed afterwards; HostError when nobody answers or this user may not ask."""
+        self._reach()
+        import docker
+
+        with ours("answer", self.address):
+            api = cast("Api", docker.DockerClient.from_env(environment=self._environ, timeout=_PATIENCE).api)
+        try:
+            yield api
+        finally:
+            api.close()
+
+    def _reach(self) -> None:
+        """Knock first, where the daemon is on this machine: what is wrong is plainer here than in the SDK's words."""
+        if not self._is_here():
+            return
+        try:
+            with socket.socket(socket.AF_UNIX) as trial:
+                trial.connect(self.address.removeprefix("unix://"))
+        except OSError as error:
+            row = named("docker-not-allowed" if isinstance(error, PermissionError) else "docker-not-running")
+            raise HostError(f"{row.meaning} ({error.strerror or error})", where=self.address, hint=row.mend) from error
+
+    def facts(self) -> DaemonFacts:
+        """What the daemon says of itself and, where it runs on this machine, of its disk."""
+        with self.connected() as api, ours("say what it is", self.address):
+            info = msgspec.convert(api.info(), _Info)
+        root = Path(info.docker_root_dir)
+        # The daemon gives GPUs when it finds this hook, with or without a runtime of the name `nvidia`.
+        hook = shutil.which("nvidia-container-runtime-hook", path=self._environ.get("PATH"))
+        return DaemonFacts(
+            version=info.server_version,
+            storage=info.docker_root_dir,
+            free=shutil.disk_usage(root).free if self._is_here() and root.is_dir() else 0,
+            memory=info.mem_total,
+            nvidia="nvidia" in (info.runtimes or {}) or (self._is_here() and hook is not None),
+            rootless=any("rootless" in option for option in info.security_options or ()),
+        )
+
+    def check(self, gpus: bool) -> tuple[Problem, ...]:
+        """What keeps containers, or with ``gpus`` GPUs in containers, from working here."""
+        try:
+            facts = self.facts()
+        except HostError as error:
+            return (Problem(self.address, error.what, error.hint),)
+        found: list[Problem] = []
+        if gpus and not facts.nvidia:
+            row = named("no-nvidia-runtime")
+            found.append(Problem(f"Docker {facts.version}", row.meaning, row.mend))
+        if gpus and self._is_here() and not _DRIVER.exists() and not _WSL.exists():
+            row = named("no-gpu-in-container")
+            found.append(Problem(str(_DRIVER), "no NVIDIA driver is loaded on this machine", row.mend))
+        return tuple(found)
+
+    def _is_here(self) -> bool:
+        return self.address.startswith("unix:")
+
+
+def network(api: Api, wanted: bool) -> str:
+    """The network that a container gets: none unless wanted; the host's where the daemon keeps no bridge of its own."""
+    if not wanted:
+        return "none"
+    with ours("list its networks"):
+        return "bridge" if api.networks(names=["bridge"]) else "host"
+
+
+@contextmanager
+def ours(doing: str, where: str = "") -> Generator[None]:
+    """Turn what the SDK and its transport raise into HostError or StepError; ``doing`` is what Docker was asked to do."""
+    import docker.errors
+    import requests
+    import urllib3.exceptions
+
+    # APIError is a RequestException too, so it comes first. A raw ConnectionError is the hijacked stream's.
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise fault(doing, str(error.explanation or error), where) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+        raise HostError(f"Docker went away when it was to {doing}: {error}", where=where, hint=_GONE) from error
+    except docker.errors.DockerException as error:
+        raise fault(doing, str(error), where) from error
+
+
+def each(stream: Iterator[T], doing: str) -> Iterator[T]:
+    """``stream``, its failures ours; what the caller does with each item stays the caller's."""
+    nothing = object()
+    while True:
+        with ours(doing):
+            item = next(stream, nothing)
+        if item is nothing:
+            return
+        yield cast("T", item)
+
+
+def fault(doing: str, text: str, where: str = "") -> ForgeError:
+    """What Docker answered, as the error that it means: the machine's, but for what the table knows to be the step's."""
+    known = diagnose(text)
+    kind = StepError if known is not None and not known.host else HostError
+    hint = str(known) if known else "the daemon's own log says more (`journalctl -u docker`)"
+    return kind(f"Docker could not {doing}: {text.strip()}", where=where, hint=hint)

@@ -1,0 +1,309 @@
+"""One command in one container: made, attached, started, heard to the end, judged, removed."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import msgspec
+from msgspec import Struct
+
+from forge.adapters import docker_owners as owners
+from forge.adapters.docker_daemon import Api, Daemon, each, network, ours
+from forge.adapters.docker_logs import Transcript
+from forge.containers import INPUTS, OUT, ContainerRun, Line, refusals
+from forge.diagnoses import Diagnosis
+from forge.errors import ForgeError, HostError, StepError
+from forge.trees import walk
+
+_SHARED_MEMORY = 2 * 1024**3  # bytes of /dev/shm; Docker gives 64 MB, Triton's Python models and NCCL want more
+# What NVIDIA's container documentation asks for. The first may be refused to a daemon that may not raise its own limit.
+_MEMLOCK = {"Name": "memlock", "Soft": -1, "Hard": -1}
+_STACK = {"Name": "stack", "Soft": 64 * 1024**2, "Hard": 64 * 1024**2}
+_QUIET = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, huggingface_hub would try and wait
+_NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVIDIA's runtime obeys where it is Docker's default
+
+
+class _State(Struct, rename="pascal"):
+    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
+    error: str = ""
+
+
+class _Container(Struct, rename="pascal"):
+    """GET /containers/ID/json, as far as forge reads it."""
+
+    state: _State
+
+
+class Closable(Protocol):
+    """A requests.Response, as far as forge needs it."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A piece of output: its stream (1 standard output, 2 standard error) and the bytes."""
+
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container ended. ``out_of_memory`` is true also when only a child of its program was killed for memory."""
+
+    code: int
+    out_of_memory: bool
+    late: bool
+
+
+def configuration(run: ContainerRun, net: str, memlock: bool) -> dict[str, object]:
+    """The daemon's own form of a run (Engine API, POST /containers/create)."""
+    env = _QUIET | ({} if run.network else _OFFLINE) | ({} if run.gpus else _NO_GPU) | dict(run.command.env)
+    binds = [(str(INPUTS / name), path, True) for name, path in sorted(run.inputs.items())]
+    binds += [(place, path, True) for place, path in sorted(run.overlays.items())]
+    binds.append((str(OUT), run.out, False))
+    return {
+        "Image": run.image,
+        # The image's entrypoint stays: NVIDIA's sets up CUDA's forward compatibility and then becomes the command.
+        "Cmd": list(run.command.argv),
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Labels": owners.labels(run.key, out=str(_real(run.out))),
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "HostConfig": {
+            "Mounts": [
+                {"Type": "bind", "Source": str(_real(path)), "Target": place, "ReadOnly": fixed} for place, path, fixed in binds
+            ],
+            "NetworkMode": net,
+            "DeviceRequests": devices(run.gpus),
+            "Ulimits": [_STACK, _MEMLOCK] if memlock else [_STACK],
+            "Memory": run.memory,
+            "MemorySwap": run.memory,
+            **CONFINED,
+        },
+    }
+
+
+CONFINED: Mapping[str, object] = {
+    "SecurityOpt": ["no-new-privileges"],
+    "ShmSize": _SHARED_MEMORY,
+    "Init": True,  # signals reach the program, and its orphans are reaped
+    "LogConfig": {"Type": "none", "Config": {}},  # forge keeps the log; Docker would keep it a second time
+}
+
+
+class Runs:
+    """Runs commands in containers. ``table`` is what failures are looked up in."""
+
+    def __init__(self, daemon: Daemon, table: tuple[Diagnosis, ...]) -> None:
+        self._daemon = daemon
+        self._table = table
+        self._memlock = True
+
+    def run(self, run: ContainerRun, line: Line) -> None:
+        """Run to the end; StepError or HostError unless an exit code of 0 was read and the promises were kept."""
+        if wrong := refusals(run):
+            raise StepError("; ".join(wrong), where=run.key, hint="if a plugin made the command, report the plugin")
+        with self._daemon.connected() as api, Transcript(run.log, line) as log:
+            self.reap(api)
+            net = network(api, run.network)
+            try:
+                ended = self._attended(api, run, net, log)
+            finally:
+                with suppress(ForgeError):
+                    self.give_back(api, run.image, run.out)
+            if problem := _verdict(ended, run):
+                raise log.failure(problem, self._table)
+        self._keep_promises(run, log)
+
+    def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
+        try:
+            return self._ended(api, run, configuration(run, net, self._memlock), log)
+        except HostError as error:
+            # Nothing has run when a limit is refused: the same again, and from now on, without the one that may be.
+            if self._memlock and "rlimit" in error.what:
+                self._memlock = False
+                return self._attended(api, run, net, log)
+            # The error holds the daemon's words; where the output up to there lies, only this place knows.
+            raise HostError(error.what, where=error.where or str(run.log), hint=error.hint) from error
+
+    def _ended(self, api: Api, run: ContainerRun, config: Mapping[str, object], log: Transcript) -> Ended:
+        name = owners.fresh_name(run.key)
+        deadline = _Deadline(self._daemon, name, run.timeout)
+        with owners.container(api, config, name) as identity:
+            with deadline:
+                for spoken in heard(api, identity):
+                    log.write(spoken.data, spoken.stream)
+                code = exit_code(api, identity)
+            return Ended(code, _out_of_memory(api, identity), deadline.passed)
+
+    def _keep_promises(self, run: ContainerRun, log: Transcript) -> None:
+        broken = [path for path in run.promised if not _is_made(run.out / path)]
+        if broken:
+            raise log.failure(f"{run.command.argv[0]} ended well and did not write {', '.join(broken)}", self._table)
+
+    def give_back(self, api: Api, image: str, out: Path) -> None:
+        """Make what a container's root wrote into ``out`` this process's user's, by a container that does only that."""
+        user, group = os.geteuid(), os.getegid()
+        if user == 0 or not out.is_dir() or _is_owned(out, user):
+            return
+        config = {
+            "Image": image,
+            "Entrypoint": ["chown"],
+            # -h: a link itself changes hands, never what it points to.
+            "Cmd": ["-R", "-h", f"{user}:{group}", str(OUT)],
+            "User": "0:0",
+            "Labels": owners.labels("give-back"),
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "HostConfig": {
+                "Mounts": [{"Type": "bind", "Source": str(_real(out)), "Target": str(OUT), "ReadOnly": False}],
+                "NetworkMode": "none",
+                # Where the daemon maps users, the host's numbers are meant.
+                "UsernsMode": "host",
+                **CONFINED,
+            },
+        }
+        with owners.container(api, config, owners.fresh_name("give-back")) as identity:
+            said = b"".join(spoken.data for spoken in heard(api, identity))
+            if exit_code(api, identity):
+                raise HostError(
+                    f"what the container wrote stays root's: {said.decode(errors='replace').strip()}",
+                    where=str(out),
+                    hint=f"sudo chown -R {user}:{group} on that folder",
+                )
+
+    def reap(self, api: Api) -> tuple[str, ...]:
+        """Remove what dead forges left, and give back what it wrote; the containers' names."""
+        found = owners.orphans(api)
+        for name, out in found:
+            image = _image(api, name)
+            owners.remove(api, name)
+            if out and image:
+                with suppress(ForgeError):
+                    self.give_back(api, image, Path(out))
+        return tuple(name for name, _ in found)
+
+
+class _Deadline:
+    """Kills a container when its time is over; ``passed`` says that it did."""
+
+    def __init__(self, daemon: Daemon, name: str, seconds: float) -> None:
+        self.passed = False
+        self._daemon = daemon
+        self._name = name
+        self._timer = threading.Timer(seconds, self._kill) if seconds else None
+
+    def __enter__(self) -> None:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer.join()
+
+    def _kill(self) -> None:
+        self.passed = True
+        # A container that ended by itself in this moment is no longer there to kill.
+        with suppress(ForgeError), self._daemon.connected() as api, ours("stop a container"):
+            api.kill(self._name)
+
+
+def heard(api: Api, identity: str) -> Iterator[Spoken]:
+    """Start a container and yield all that it says. Attached first: what is said before the attachment would be lost."""
+    with ours("attach to a container"):
+        stream = api.attach(identity, stream=True, demux=True)
+    try:
+        with ours("start a container"):
+            api.start(identity)
+        for out, error in each(iter(stream), "stream a container's output"):
+            if out:
+                yield Spoken(1, out)
+            if error:
+                yield Spoken(2, error)
+    finally:
+        stream.close()
+        # The SDK's close leaves the file over the socket open, and with it the descriptor.
+        cast("Closable", vars(stream)["_response"]).close()
+
+
+def exit_code(api: Api, identity: str) -> int:
+    """The exit code, waited for. A container's output ends as if all were well also when the daemon dies: only this tells."""
+    with ours("say how the container ended"):
+        code = api.wait(identity)["StatusCode"]
+    if not isinstance(code, int):
+        raise HostError("Docker named no exit code", where=identity, hint="look at the daemon's log, then build again")
+    return code
+
+
+def _out_of_memory(api: Api, identity: str) -> bool:
+    with ours("say how the container ended"):
+        return msgspec.convert(api.inspect_container(identity), _Container).state.oom_killed
+
+
+def _verdict(ended: Ended, run: ContainerRun) -> str:
+    """What went wrong, or nothing."""
+    what, limit = "", f" ({run.memory / 1e9:.1f} GB)" if run.memory else ""
+    match ended:
+        case Ended(late=True):
+            what = f"was stopped: it ran longer than its {run.timeout:g} s"
+        case Ended(code=0):
+            pass
+        case Ended(code=137, out_of_memory=True):
+            what = f"was killed: the memory it may use{limit} ran out"
+        case Ended(code=code, out_of_memory=True):
+            what = f"exited with {code} after the memory it may use{limit} ran out and a process of it was killed"
+        case Ended(code=137):
+            what = "was killed (exit code 137), by somebody or by the kernel when the machine's memory ran out"
+        case Ended(code=126 | 127 as code):
+            what = f"cannot be run in the image (exit code {code})"
+        case Ended(code=code):
+            what = f"exited with {code}"
+    return what and f"{run.command.argv[0]} {what}"
+
+
+def devices(gpus: str) -> list[dict[str, object]]:
+    if not gpus:
+        return []
+    which: dict[str, object] = {"Count": -1} if gpus == "all" else {"DeviceIDs": gpus.split(",")}
+    return [{"Driver": "", "Capabilities": [["gpu"]], **which}]
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve(strict=True)
+    except OSError as error:
+        raise StepError(
+            f"it is not there to be mounted ({error.strerror})",
+            where=str(path),
+            hint="build again: what is missing is made again",
+        ) from error
+
+
+def _image(api: Api, name: str) -> str:
+    with suppress(ForgeError), ours("look at a container", name):
+        found = msgspec.convert(api.inspect_container(name), dict[str, object]).get("Image")
+        return found if isinstance(found, str) else ""
+    return ""
+
+
+def _is_owned(out: Path, user: int) -> bool:
+    try:
+        return all(found.status.st_uid == user for found in walk(out))
+    except PermissionError:  # a folder that only root may read
+        return False
+
+
+def _is_made(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0

@@ -1,0 +1,90 @@
+"""Steps that happen in containers: what is read out of an image, the family image, and commands run in it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from forge import patching, toolchain
+from forge.containers import ContainerRun, Containers, ImageBuild, dockerfile
+from forge.errors import ForgeError, StepError
+from forge.steps import MakeImage, ReadToolchain, Run, Step
+
+IMAGE = "image.json"
+"""What the artifact of a family image holds: the image's id, and what it was made from. The image itself is the daemon's."""
+
+Line = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """Performs steps through the container engine; ``logs`` keeps each command's output whole."""
+
+    containers: Containers
+    logs: Path
+
+    def read_toolchain(self, action: ReadToolchain, out: Path, line: Line) -> None:
+        """Skeletons, scripts and help texts of an image, as one artifact."""
+        contents = self.containers.read(action.reference, toolchain.paths(action.programs))
+        helps: dict[str, str] = {}
+        for words in action.programs:
+            try:
+                helps[words[-1]] = self.containers.help_text(action.reference, (*words, "--help"), action.gpus)
+            except (
+                ForgeError
+            ) as error:  # a script that needs a GPU to be imported says nothing without one: then nothing is checked
+                line(f"{words[-1]} --help says nothing here, so its flags are not checked beforehand: {error.what}")
+        for path, content in toolchain.files(contents, helps).items():
+            target = out / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    def make_image(self, step: Step, action: MakeImage, out: Path, line: Line) -> None:
+        """The family's image; the daemon keeps it, the artifact says which it is."""
+        identity = self._image(step, action, line)
+        (out / IMAGE).write_text(json.dumps({"id": identity, "base": action.base, "reference": action.reference}) + "\n")
+
+    def run(self, step: Step, action: Run, needs: Mapping[str, Path], out: Path, line: Line) -> None:
+        """Every command in turn, each in a container of its own, with the step's inputs at their constant paths."""
+        maker = next(need for name, need in step.needs if name == "image")
+        if not isinstance(maker.action, MakeImage):
+            raise StepError("its image is made by nothing that makes images", where=step.name)
+        image = self._image(maker, maker.action, line)
+        inputs = {name: path for name, path in needs.items() if name not in ("image", "toolchain")}
+        with TemporaryDirectory(prefix="forge-scripts-") as scratch:
+            overlays = self._overlays(action, needs.get("toolchain"), Path(scratch), line)
+            for number, command in enumerate(action.commands):
+                line(f"{step.name}: {' '.join(command.argv)}")
+                log = self._log(step, number)
+                run = ContainerRun(image, command, inputs, out, log, step.key, overlays=overlays, gpus=action.gpus)
+                self.containers.run(run, line)
+
+    def _log(self, step: Step, number: int) -> Path:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{step.key[:16]}-{number}.log"
+
+    def _image(self, step: Step, action: MakeImage, line: Line) -> str:
+        """The id of the family image: found by its key, or built now, also where somebody has pruned it since."""
+        base = self.containers.inspect(action.reference)
+        if base is None:
+            base = self.containers.hold(action.reference, lambda _done, _total: None)
+        if not action.requirements.pip and not action.requirements.apt:
+            return base.id
+        try:
+            text = dockerfile(base.base, action.requirements, action.template)
+        except ValueError as error:
+            raise StepError(f"the family image cannot be described: {error}", where=step.name) from error
+        log = self._log(step, 0)
+        return self.containers.build(ImageBuild(action.family, step.key, text, log), line)
+
+    def _overlays(self, action: Run, tools: Path | None, scratch: Path, line: Line) -> dict[str, Path]:
+        """Patched copies of scripts, by the path in the image that each is mounted over."""
+        scripts = toolchain.read(tools).scripts if tools and action.patches else dict[str, str]()
+        changed, notes = patching.patched(action.patches, scripts)
+        for note in notes:
+            line(note)
+        overlays = {text.path: scratch / f"{number}.py" for number, text in enumerate(changed)}
+        for text in changed:
+            overlays[text.path].write_text(text.content, encoding="utf-8")
+        return overlays

