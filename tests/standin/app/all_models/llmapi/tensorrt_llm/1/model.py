@@ -1,0 +1,179 @@
+"""The stand-in's llmapi model: LLM() arguments out of model.yaml, text in and out, the twin's decoder underneath."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+import yaml  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from forge.twin.asks import Ask
+from forge.twin.batching import Loop
+from forge.twin.checkpoint import read_json
+from forge.twin.faults import CheckpointFault
+from forge.twin.loading import load
+from forge.twin.sampling import Sampling
+from forge.twin.voices import Voice
+
+ARGUMENTS = frozenset(
+    {
+        *("model", "tokenizer", "backend", "dtype", "tensor_parallel_size", "pipeline_parallel_size"),
+        *("max_batch_size", "max_seq_len", "max_num_tokens", "max_input_len", "max_beam_width", "kv_cache_config"),
+        *("quant_config", "speculative_config", "scheduler_config", "cuda_graph_config", "enable_chunked_prefill"),
+        *("trust_remote_code", "disable_overlap_scheduler", "load_format", "tokenizer_mode", "skip_tokenizer_init"),
+        *("moe_expert_parallel_size", "moe_tensor_parallel_size", "attn_backend", "gpus_per_node", "revision"),
+    }
+)
+"""What the stand-in takes for LLM(): an unknown argument is an error, as it is there."""
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_PLACES = 16
+
+
+def arguments() -> tuple[dict[str, object], dict[str, object]]:
+    """(LLM() arguments, triton_config) of the model.yaml beside this file."""
+    file = Path(__file__).parent / "model.yaml"
+    stated = cast("dict[str, object]", yaml.safe_load(file.read_text(encoding="utf-8")))
+    triton = cast("dict[str, object]", stated.pop("triton_config", {}) or {})
+    if unknown := sorted(set(stated) - ARGUMENTS):
+        raise ValueError(f"1 validation error for LlmArgs: {', '.join(unknown)}: Extra inputs are not permitted")
+    return stated, triton
+
+
+class Exchange:
+    """One request (see the twin's batching.Exchange): text goes out where a character ends."""
+
+    def __init__(self, request: pb_utils.InferenceRequest, ask: Ask, tokenizer: Tokenizer, before: str) -> None:
+        self.request_id = request.request_id()
+        self.asks: tuple[Ask, ...] = (ask,)
+        self._sender, self._tokenizer, self._before, self._sent = request.get_response_sender(), tokenizer, before, ""
+
+    def cancelled(self) -> bool:
+        return self._sender.is_cancelled()
+
+    def read(self, row: int, logits: object) -> None:
+        """Nobody asks for the prompt's logits."""
+
+    def said(self, row: int, sample: int, voice: Voice) -> None:
+        line, ask = voice.lines()[0], self.asks[row]
+        if not (ask.streaming or voice.done):
+            return
+        text = self._tokenizer.decode(line.tokens)
+        if not voice.done and text.endswith("\ufffd"):
+            return
+        new, self._sent = text[len(self._sent) :], text
+        whole = new if ask.streaming else self._before + text
+        ended = "length" if len(line.tokens) >= ask.max_tokens else "stop"
+        outputs = {"text_output": whole.encode(), "finish_reason": ended.encode() if voice.done else b"", "stop_reason": b""}
+        tensors = [pb_utils.Tensor(name, np.array([value], dtype=np.object_)) for name, value in outputs.items()]
+        tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([line.cumulative], np.float32)))
+        self._sender.send(pb_utils.InferenceResponse(tensors), flags=_FINAL if voice.done else 0)
+
+    def fail(self, what: str) -> None:
+        self._sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(what)), flags=_FINAL)
+
+    def end(self) -> None:
+        self._sender.send(flags=_FINAL)
+
+
+class TritonPythonModel:
+    """Triton makes one per model instance."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: object) -> object:
+        """Put triton_config into the model's config; a server that completes no configs never calls this."""
+        _, triton = arguments()
+        config = cast("AutoConfig", auto_complete_model_config)
+        config.set_max_batch_size(cast("int", triton.get("max_batch_size", 0)))
+        config.set_model_transaction_policy({"decoupled": bool(triton.get("decoupled"))})
+        return config
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        stated, _ = arguments()
+        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
+        folder = Path(str(stated["model"]))
+        try:
+            self._decoder = load(folder)
+            config = read_json(folder / "config.json")
+        except CheckpointFault as fault:
+            raise pb_utils.TritonModelException(str(fault)) from fault
+        self._tokenizer = Tokenizer.from_file(str(Path(str(stated.get("tokenizer") or folder)) / "tokenizer.json"))
+        end = config.get("eos_token_id")
+        self._end = cast("int", end[0] if isinstance(end, list) else end)
+        self._longest = min(cast("int", stated.get("max_seq_len") or self._decoder.positions), self._decoder.positions)
+        self._loop = Loop(self._decoder, cast("int", stated.get("max_batch_size") or _PLACES), time.monotonic, 0.1)
+        self._thread = threading.Thread(target=self._loop.run, daemon=True)
+        self._thread.start()
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
+        for request in requests:
+            asked = Asked(request)
+            if asked.one("stop", default=False):
+                self._loop.stop(request.request_id())
+                request.get_response_sender().send(flags=_FINAL)
+                continue
+            try:
+                self._loop.submit(self._exchange(request, asked))
+            except ValueError as error:
+                wrong = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                request.get_response_sender().send(pb_utils.InferenceResponse(error=wrong), flags=_FINAL)
+
+    def finalize(self) -> None:
+        self._loop.close()
+        self._thread.join()
+
+    def _exchange(self, request: pb_utils.InferenceRequest, asked: Asked) -> Exchange:
+        text = cast("bytes", asked.one("text_input", default=b"")).decode()
+        prompt = np.array(self._tokenizer.encode(text).ids, np.int64)
+        wanted = int(cast("int", asked.one("sampling_param_max_tokens", default=32)))
+        streaming = bool(asked.one("streaming", default=False))
+        if streaming and not self._decoupled:
+            raise ValueError("Streaming is only supported in decoupled mode.")
+        if len(prompt) + wanted > self._longest:
+            raise ValueError(f"prompt length ({len(prompt)}) + max_tokens ({wanted}) exceeds max_seq_len ({self._longest})")
+        sampling = Sampling(
+            top_k=int(cast("int", asked.one("sampling_param_top_k", default=0))),
+            top_p=float(cast("float", asked.one("sampling_param_top_p", default=0.0))),
+            temperature=float(cast("float", asked.one("sampling_param_temperature", default=1.0))),
+            seed=int(cast("int", asked.one("sampling_param_seed", default=0))),
+            presence_penalty=float(cast("float", asked.one("sampling_param_presence_penalty", default=0.0))),
+            frequency_penalty=float(cast("float", asked.one("sampling_param_frequency_penalty", default=0.0))),
+        )
+        words = [cast("bytes", word).decode() for word in asked.all("sampling_param_stop")]
+        stops = tuple(tuple(self._tokenizer.encode(word, add_special_tokens=False).ids) for word in words)
+        log_probs = bool(asked.one("return_cumulative_logprob", default=False))
+        ask = Ask(
+            prompt, wanted, end_id=self._end, stop_words=stops, sampling=sampling, streaming=streaming, log_probs=log_probs
+        )
+        alone = asked.one("sampling_param_exclude_input_from_output", default=True)
+        return Exchange(request, ask, self._tokenizer, "" if alone else text)
+
+
+class AutoConfig:
+    """What Triton hands to auto_complete_config, as far as it is used here."""
+
+    def set_max_batch_size(self, size: int) -> None: ...
+
+    def set_model_transaction_policy(self, policy: Mapping[str, bool]) -> None: ...
+
+
+class Asked:
+    """A request's tensors by name."""
+
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
+        self._tensors: dict[str, NDArray[np.generic]] = {each.name(): each.as_numpy() for each in request.inputs()}
+
+    def all(self, name: str) -> list[object]:
+        found = self._tensors.get(name)
+        return [] if found is None else cast("list[object]", found.reshape(-1).tolist())
+
+    def one(self, name: str, *, default: object) -> object:
+        found = self.all(name)
+        return found[0] if found else default

@@ -1,0 +1,1 @@
+"""What the stand-ins share. No original has such a package."""

@@ -1,0 +1,1 @@
+"""What the scripts ask of the models."""

@@ -1,0 +1,236 @@
+"""The stand-in image: the same each time, and whole: it converts, builds and serves in containers of a real Docker engine."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from docker_fixture import environ
+from forge.adapters.docker_containers import DockerContainers
+from forge.adapters.inference import TritonClient
+from forge.adapters.pbtxt import blank
+from forge.containers import ContainerRun
+from forge.errors import InferenceError
+from forge.model import BuildTable, Command, ConfigOverrides, Names, Recipe, Role, ServeTable, Source
+from forge.ports import Ports, Request
+from forge.repository import ROOT, asset, render, settings, skeletons
+from forge.twin.loading import load
+from standin import checkpoints, image
+from standin.tree import File, Image, Link, Settings, write
+from triton_fixture import Serving, free_ports
+
+pytestmark = pytest.mark.slow
+KEY = "5tand1n" * 4
+PLAIN = ConfigOverrides()
+RECIPE = Recipe(
+    name="tiny",
+    source=Source(path="tiny"),
+    build=BuildTable(max_batch_size=4, max_input_len=100, max_seq_len=200),
+    serve=ServeTable(),
+)
+ENGINE_LIMITS = ("--max_batch_size", "4", "--max_input_len", "100", "--max_seq_len", "200")
+
+
+def test_an_archive_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    tree: dict[str, File | Link] = {
+        "bin/hello": File(b"#!/bin/sh\necho hello\n", 0o755),
+        "usr/hello": Link("/bin/hello"),
+        "tmp/": File(b""),
+    }
+    (tmp_path / "file").write_text("x")
+    one = write({**tree, "etc/x": File(tmp_path / "file")}, Settings(), "hello:1", tmp_path / "one.tar")
+    (tmp_path / "file").touch()
+    time.sleep(0.01)
+    two = write(dict(reversed([*tree.items(), ("etc/x", File(b"x"))])), Settings(), "hello:1", tmp_path / "two.tar")
+    assert one.id == two.id
+    assert one.archive.read_bytes() == two.archive.read_bytes()
+    assert write(tree, Settings(), "hello:1", tmp_path / "three.tar").id != one.id
+
+
+def test_the_image_is_made_once_and_stays_small(standin_archive: Image, serving: Serving, tmp_path: Path) -> None:
+    kept = standin_archive.archive.parent.parent
+    before = standin_archive.archive.stat().st_mtime_ns
+    assert image.archive(serving.environment, kept=kept) == standin_archive
+    assert standin_archive.archive.stat().st_mtime_ns == before
+    assert standin_archive.archive.stat().st_size < 500 * 1024**2
+
+
+def test_an_image_without_the_engine_path_has_llmapi_alone(serving: Serving) -> None:
+    tree = image.rootfs(serving.environment, image.Release(tag="26.08", tensorrt_llm="1.3.0", engine_path=False))
+    assert not any(path.startswith(("app/examples", "app/all_models/inflight", "usr/local/bin/trtllm")) for path in tree)
+    assert "app/all_models/llmapi/tensorrt_llm/1/model.py" in tree
+    assert any(path.endswith("tensorrt_llm-1.3.0.dist-info/METADATA") for path in tree)
+
+
+def run(engine: str, standin: Image, out: Path, *argv: str, **inputs: Path) -> list[str]:
+    """One command in the image, as forge runs it; what it said."""
+    out.mkdir(exist_ok=True)
+    lines: list[str] = []
+    job = ContainerRun(
+        image=standin.reference, command=Command(argv), inputs=inputs, out=out, log=out.with_suffix(".log"), key=KEY
+    )
+    DockerContainers(environ(engine)).run(job, lines.append)
+    return lines
+
+
+def test_the_image_says_which_release_it_is(engine: str, standin: Image, tmp_path: Path) -> None:
+    said = run(engine, standin, tmp_path / "out", "sh", "-c", "python3 -m pip list --format=freeze; trtllm-build --help")
+    assert "tensorrt_llm==0.21.0" in said
+    assert "[TensorRT-LLM] TensorRT-LLM version: 0.21.0" in said
+    assert any(line.startswith("usage: trtllm-build") for line in said)
+
+
+@pytest.fixture(scope="module")
+def made(engine: str, standin: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama in model/, built/ from it in containers."""
+    folder = tmp_path_factory.mktemp("made")
+    model = checkpoints.llama(folder / "model")
+    convert = ("--model_dir", "/forge/model", "--output_dir", "/forge/out", "--dtype", "float32")
+    script = "/app/examples/models/core/llama/convert_checkpoint.py"
+    run(engine, standin, folder / "converted", "python3", script, *convert, model=model)
+    build = ("trtllm-build", "--checkpoint_dir", "/forge/checkpoint", "--output_dir", "/forge/out", *ENGINE_LIMITS)
+    run(engine, standin, folder / "built", *build, checkpoint=folder / "converted")
+    return folder
+
+
+def lay(repository: Path, made: Path, overrides: ConfigOverrides = PLAIN) -> Path:
+    """The five models of the recipe, with their tokenizer and their engines."""
+    files = render(Names(), skeletons(), settings(RECIPE, overrides), blank)
+    for file in files:
+        (repository / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (repository / file.path).write_text(file.content)
+    for kind, source, names in (
+        ("tokenizer", made / "model", ("tokenizer.json", "tokenizer_config.json")),
+        ("engines", made / "built", ("config.json", "rank0.engine")),
+    ):
+        (repository / asset("tiny", kind)).mkdir(parents=True)
+        for name in names:
+            (repository / asset("tiny", kind) / name).write_bytes((source / name).read_bytes())
+    return repository
+
+
+@contextmanager
+def server(engine: str, standin: Image, repository: Path, *models: str, model: Path | None = None) -> Generator[Ports]:
+    """Triton in a container of the image, ready; AssertionError, with its log, when it does not come up."""
+    import docker
+    from docker.types import Mount
+
+    ports = free_ports()
+    argv = ["tritonserver", f"--model-repository={ROOT}", "--model-control-mode=explicit"]
+    argv += [f"--load-model={name}" for name in models]
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        argv += [f"--{name}-address=127.0.0.1", f"--{name}-port={port}"]
+    mounts = [Mount(ROOT, str(repository), type="bind", read_only=True)]
+    mounts += [Mount("/forge/model", str(model), type="bind", read_only=True)] if model else []
+    client = docker.DockerClient(base_url=engine)
+    container = client.containers.create(
+        standin.reference, argv, network_mode="host", mounts=mounts, shm_size="1g", init=True, name=f"standin-{ports.grpc}"
+    )
+    try:
+        container.start()
+        while not ready(ports.http, models):
+            container.reload()
+            assert container.status == "running", container.logs().decode()
+            time.sleep(0.1)
+        yield ports
+    finally:
+        container.remove(force=True)
+        client.close()
+
+
+def ready(port: int, models: tuple[str, ...]) -> bool:
+    for name in models:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", f"/v2/models/{name}/ready")
+            if connection.getresponse().status != 200:
+                return False
+        except OSError:
+            return False
+        finally:
+            connection.close()
+    return True
+
+
+def ask(ports: Ports, request: Request) -> list[str]:
+    return [chunk.text for chunk in TritonClient(60.0).generate(f"127.0.0.1:{ports.grpc}", request)]
+
+
+def greedy(model: Path, prompt: str, most: int) -> str:
+    """What the checkpoint itself says, asked in this process."""
+    decoder, tokenizer = load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
+    memory, said = decoder.start(), list[int]()
+    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
+    while len(said) < most:
+        said.append(int(logits[0].argmax()))
+        logits = decoder.step([memory], said[-1:])
+    return tokenizer.decode(said)
+
+
+def test_an_engine_built_in_a_container_streams_from_a_server_in_one(
+    engine: str, standin: Image, made: Path, tmp_path: Path
+) -> None:
+    repository = lay(tmp_path / "repository", made)
+    models = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
+    with server(engine, standin, repository, *models) as ports:
+        request = Request("tensorrt_llm_bls", "Why?", 8, temperature=0.0)
+        pieces = ask(ports, request)
+        assert len(pieces) > 1
+        assert "".join(pieces) == greedy(made / "model", "Why?", 8)
+        assert "".join(ask(ports, replace(request, stream=False))) == "".join(pieces)
+        with pytest.raises(InferenceError, match=r"exceeds the model's max_input_len \(100\)"):
+            ask(ports, replace(request, prompt="x" * 101))
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        ("version", "Version tag does not match"),
+        ("rank", "rank1.engine"),
+        ("batch", "triton_max_batch_size is 4, and the engine was built for max_batch_size 2"),
+        ("paging", "KV cache reuse needs an engine built with paged context FMHA"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_not_served(
+    engine: str, standin: Image, made: Path, tmp_path: Path, harm: str, complaint: str
+) -> None:
+    reuse = ConfigOverrides({Role.TENSORRT_LLM: {"enable_kv_cache_reuse": True}})
+    repository = lay(tmp_path / "repository", made, reuse)
+    config = repository / asset("tiny", "engines") / "config.json"
+    old, new = {
+        "version": ('"version": "0.21.0",\n    "pre', '"version": "0.20.0",\n    "pre'),
+        "rank": ('"world_size": 1', '"world_size": 2'),
+        "batch": ('"max_batch_size": 4', '"max_batch_size": 2'),
+        "paging": ('"use_paged_context_fmha": true', '"use_paged_context_fmha": false'),
+    }[harm]
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    with pytest.raises(AssertionError, match=complaint), server(engine, standin, repository, "tensorrt_llm"):
+        pass
+
+
+def test_llmapi_serves_the_checkpoint_itself(engine: str, standin: Image, tmp_path: Path) -> None:
+    model = checkpoints.gemma(tmp_path / "model")
+    repository = tmp_path / "repository"
+    source = image.script("all_models/llmapi/tensorrt_llm")
+    (repository / "gemma" / "1").mkdir(parents=True)
+    config = (source / "config.pbtxt").read_text().replace('name: "tensorrt_llm"', 'name: "gemma"')
+    (repository / "gemma" / "config.pbtxt").write_text(config)
+    (repository / "gemma" / "1" / "model.py").write_text((source / "1" / "model.py").read_text())
+    stated = "model: /forge/model\nmax_seq_len: 100\ntriton_config:\n  max_batch_size: 0\n  decoupled: true\n"
+    (repository / "gemma" / "1" / "model.yaml").write_text(stated)
+    with server(engine, standin, repository, "gemma", model=model) as ports:
+        request = Request("gemma", "Why?", 12, temperature=0.0)
+        pieces = ask(ports, request)
+        assert len(pieces) > 1
+        assert "".join(pieces) == greedy(model, "Why?", 12)
+        assert "".join(ask(ports, replace(request, stream=False))) == "".join(pieces)
+        with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
+            ask(ports, replace(request, max_tokens=100))
