@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from forge import manifest
 from forge.errors import RepositoryError
 from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Names, Role, RuntimeKind, SamplingTable
+from forge.model import COMMON_ROLES, Names, RuntimeKind, SamplingTable
 
 names = st.sampled_from(["a", "b", "gemma-2b-it", "smollm2-135m-instruct", "x.y_z"])
 keys = st.integers(0, 2**256 - 1).map("{:064x}".format)
@@ -59,7 +59,7 @@ def test_every_key_that_a_model_stands_on_is_held(model: PublishedModel) -> None
 
 def test_a_models_folders_are_its_roles_and_its_assets() -> None:
     model = PublishedModel(name="m", entry="e", runtime=RuntimeKind.TWIN, roles=Names("m").all())
-    assert set(model.folders) == {"_assets/m", *(f"m-{role}" for role in Role)}
+    assert set(model.folders) == {"_assets/m", *(f"m-{role}" for role in COMMON_ROLES)}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "models": 3}', '{"format": 1, "other": 1}', b"\xff"])

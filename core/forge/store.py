@@ -136,11 +136,13 @@ class Store:
         with self._explained("the list of repositories"):
             self.claims.remember(repository)
 
+    def leftovers(self) -> tuple[str, ...]:
+        """What dead makers left in staging, for ``sweep`` to remove; what a living one works on is not among it."""
+        return tuple(name for name in self._staged() if self._idle(name.partition(".")[0]))
+
     def sweep(self, *, mine: str = "") -> None:
         """Remove what dead makers left. ``mine`` is a key whose lock the caller holds."""
-        if not self._staging.is_dir():
-            return
-        for name in os.listdir(self._staging):
+        for name in self._staged():
             key = name.partition(".")[0]
             if key == mine:
                 trees.remove(self._staging / name)
@@ -182,6 +184,17 @@ class Store:
         return chosen
 
     # -- inside
+
+    def _staged(self) -> list[str]:
+        return sorted(os.listdir(self._staging)) if self._staging.is_dir() else []
+
+    def _idle(self, key: str) -> bool:
+        """Whether nobody makes this key now."""
+        if not self._lock(key).exists():
+            return True
+        with suppress(Timeout), FileLock(self._lock(key), timeout=0):
+            return True
+        return False
 
     def _place(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

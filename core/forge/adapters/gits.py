@@ -1,0 +1,256 @@
+"""Checkpoints from a git repository whose weights are kept by LFS, pinned to a commit and checked byte for byte.
+
+Nothing is checked out. Trees and small files come by a shallow fetch that leaves large ones out; what a build needs is taken
+from git's objects and from LFS's. So no filter, hook, link or path of a stranger's repository gets to act.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
+from forge.adapters.records import checkpoint, recall, record
+from forge.adapters.weights import POINTER, POINTER_LIMIT, check, needed
+from forge.errors import SourceError, StoreError
+from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.ports import Progress
+
+CONFIG = "config.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][^\x00-\x20\x7f~^:?*\[\\]*")  # git-check-ref-format(1), and no option
+_POINTED = re.compile(rb"^oid sha256:(?P<oid>[0-9a-f]{64})$.*^size (?P<size>\d+)$", re.MULTILINE | re.DOTALL)
+_REGULAR = ("100644", "100755")
+
+
+class GitOrigin:
+    """Pins, reads and fetches with the programs git and git-lfs, by whatever access the user's own git has.
+
+    ``home`` keeps what was learnt: pins by what was asked, and config.json by digest, so that a build whose steps are held
+    goes on without a network.
+    """
+
+    def __init__(self, home: Path, environ: Mapping[str, str], note: Callable[[str], None] = lambda _: None) -> None:
+        self._home = home / "git"
+        self._environ = environ
+        self._note = note
+
+    def pin(self, source: Source, base: Path) -> Pinned:
+        """The commit behind ``source.revision`` and its needed files; a commit that was pinned before asks nobody.
+
+        Out of reach, the last answer for the same question holds, and is said aloud.
+        """
+        del base
+        url = address(source.address)
+        if not _REVISION.fullmatch(source.revision):
+            raise SourceError(f"{source.revision!r} is no branch, tag or commit", where=url)
+        asked = msgspec.json.encode((url, source.revision, source.allow_pickle))
+        held = recall(self._home / "pins", asked, Pinned)
+        if held and COMMIT.fullmatch(source.revision):
+            return held
+        try:
+            with self._scratch(url) as git:
+                pinned = self._look(git, _commit(git, source.revision), source.allow_pickle)
+        except OutOfReachError as error:
+            if held is None:
+                raise
+            why = error.what.splitlines()[0]
+            self._note(f"{why}; {url}@{source.revision} is taken at {held.revision[:12]}, as last seen")
+            return held
+        record(self._home / "pins", asked, pinned)
+        return pinned
+
+    def read(self, pinned: Pinned) -> Checkpoint:
+        """config.json at the pinned commit; kept, so that it is asked for once."""
+        fact = next(file for file in pinned.files if file.path == CONFIG)
+        kept = self._kept(fact)
+        if not kept.is_file():
+            self._home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._home, prefix=".read-") as folder:
+                self._bring(pinned, (fact,), Path(folder), _unseen)
+                self._keep(fact, (Path(folder) / CONFIG).read_bytes())
+        return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{CONFIG}")
+
+    def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
+        self._bring(pinned, pinned.files, into, progress)
+
+    def _look(self, git: Git, commit: str, allow_pickle: bool) -> Pinned:
+        where = f"{git.url}@{commit[:12]}"
+        blobs = _tree(git, commit)
+        wanted = needed(blobs, allow_pickle, where)
+        sizes = _sizes(git, commit, [blobs[name] for name in wanted])
+        files: list[FileFact] = []
+        for name in wanted:
+            oid = blobs[name]
+            content = git.ask("cat-file", "blob", oid) if name == CONFIG or sizes[oid] <= POINTER_LIMIT else b""
+            if content.startswith(POINTER):
+                files.append(_pointed(name, content, where))
+                continue
+            files.append(FileFact(name, sizes[oid], f"gitsha1:{oid}"))
+            if name == CONFIG:
+                self._keep(files[-1], content)
+        return Pinned(SourceKind.GIT, git.url, commit, tuple(files))
+
+    def _bring(self, pinned: Pinned, facts: tuple[FileFact, ...], into: Path, progress: Progress) -> None:
+        where = f"{pinned.name}@{pinned.revision[:12]}"
+        total, done = sum(fact.size for fact in facts), 0
+        large = [fact for fact in facts if fact.digest.startswith("sha256:")]
+        # Beside the result: on the same disk, so that gigabytes are linked and not copied.
+        with self._scratch(pinned.name, beside=into) as git:
+            blobs = _tree(git, pinned.revision)
+            if lost := [fact.path for fact in facts if fact.path not in blobs]:
+                hint = "move the lock with `forge lock RECIPE --upgrade`"
+                raise SourceError(f"a pinned file is not in this commit: {lost[0]}", where=where, hint=hint)
+            _sizes(git, pinned.revision, [blobs[fact.path] for fact in facts])
+            _make(into)
+            for fact in facts:
+                if fact not in large:
+                    with (into / fact.path).open("xb") as file:
+                        git.run("cat-file", "blob", blobs[fact.path], out=file)
+                    progress(done := done + fact.size, total)
+            if large:
+                small = done
+                pointers = {fact.path: blobs[fact.path] for fact in large}
+                _fetch_large(git, pinned.revision, pointers, lambda here: progress(min(small + here, total), total))
+                _take(git, large, into, where)
+        for fact in facts:
+            check(into / fact.path, fact, where)
+        progress(total, total)
+
+    @contextmanager
+    def _scratch(self, url: str, beside: Path | None = None) -> Generator[Git]:
+        """An empty repository that knows ``url`` as its origin, gone afterwards."""
+        if beside is not None:
+            _make(beside.parent)
+        with tempfile.TemporaryDirectory(prefix=".forge-git-", dir=beside.parent if beside else None) as folder:
+            git = Git(Path(folder) / "repository", url, self._environ)
+            git.init()
+            yield git
+
+    def _kept(self, fact: FileFact) -> Path:
+        return self._home / "configs" / f"{fact.digest.replace(':', '-')}.json"
+
+    def _keep(self, fact: FileFact, content: bytes) -> None:
+        target = self._kept(fact)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(target)
+
+
+def _commit(git: Git, revision: str) -> str:
+    """The commit that a branch or tag stands for now; a tag comes before a branch of its name (gitrevisions(7))."""
+    if COMMIT.fullmatch(revision):
+        return revision
+    names = [f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"]
+    answer = git.ask("ls-remote", "--quiet", "--end-of-options", "origin", *names, "HEAD").decode("utf-8", "replace")
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in answer.splitlines())}
+    for name in (*names, *(["HEAD"] if revision == "HEAD" else [])):
+        if name in found:
+            return found[name]
+    hint = "write a branch, a tag, or all 40 characters of a commit; `git ls-remote URL` lists them"
+    raise SourceError(f"there is no revision {revision!r}", where=git.url, hint=hint)
+
+
+def _tree(git: Git, commit: str) -> dict[str, str]:
+    """The plain files of the commit's top folder and their git ids; links and submodules are none.
+
+    Of the files, the fetch brings only those that are small enough to be pointers.
+    """
+    if not COMMIT.fullmatch(commit):
+        raise SourceError(f"{commit!r} is no commit", where=git.url)
+    small = f"--filter=blob:limit={POINTER_LIMIT + 1}"
+    git.run("fetch", "--quiet", "--depth=1", "--no-tags", small, "origin", commit)
+    found: dict[str, str] = {}
+    for line in git.ask("ls-tree", "-z", commit).split(b"\0")[:-1]:
+        about, _, name = line.partition(b"\t")
+        mode, _, oid = about.decode().split(" ")
+        with suppress(UnicodeDecodeError):
+            if mode in _REGULAR:
+                found[name.decode()] = oid
+    return found
+
+
+def _sizes(git: Git, commit: str, oids: list[str]) -> dict[str, int]:
+    """Bytes of each blob; those that the first fetch left out are brought now, all at once."""
+    listed = git.ask("rev-list", "--objects", "--missing=print", "--no-walk", commit).decode().splitlines()
+    missing = {line[1:] for line in listed if line.startswith("?")}.intersection(oids)
+    if missing:
+        git.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=blob:none", "origin", *sorted(missing))
+    answer = git.ask("cat-file", "--batch-check=%(objectname) %(objectsize)", told="".join(f"{oid}\n" for oid in oids).encode())
+    return {oid: int(size) for oid, _, size in (line.partition(" ") for line in answer.decode().splitlines())}
+
+
+def _pointed(name: str, pointer: bytes, where: str) -> FileFact:
+    match = _POINTED.search(pointer)
+    if match is None:
+        raise SourceError(f"{name} is a git-lfs pointer that cannot be read", where=where, hint="tell who keeps the repository")
+    return FileFact(name, int(match["size"]), f"sha256:{match['oid'].decode()}")
+
+
+def _fetch_large(git: Git, commit: str, oids: Mapping[str, str], done: Callable[[int], None]) -> None:
+    """Bring LFS's objects for these pointers into the scratch repository.
+
+    git-lfs works on commits, and would look at (so fetch) every file of one: it is given a commit of these files only.
+    """
+    try:
+        git.ask("lfs", "version")
+    except SourceError as error:
+        raise no_lfs(git.url) from error
+    entries = "".join(f"100644 blob {oid}\t{name}\0" for name, oid in sorted(oids.items()))
+    tree = git.ask("mktree", "-z", told=entries.encode()).decode().strip()
+    only = git.ask("commit-tree", "-m", "what a build needs", tree).decode().strip()
+    if server := _lfs_server(git, commit):
+        git.ask("config", "lfs.url", server)
+    git.run("lfs", "fetch", "origin", only, watch=lambda: done(_bytes_below(git.folder / "lfs")))
+
+
+def _lfs_server(git: Git, commit: str) -> str:
+    """Where the repository itself says that its LFS objects are (.lfsconfig); empty where it says nothing."""
+    listed = git.ask("ls-tree", commit, "--", ".lfsconfig").split()
+    if not listed or listed[0].decode() not in _REGULAR:
+        return ""
+    stated = git.ask("config", "--blob", listed[2].decode(), "--default", "", "--get", "lfs.url").decode().strip()
+    server = address(stated) if stated else ""
+    if server.startswith("file:") and not git.url.startswith("file:"):
+        raise SourceError(f"its .lfsconfig names a place on this machine: {server}", where=git.url)
+    return server
+
+
+def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
+    """Lay LFS's objects under their files' names; SourceError names those that are still pointers."""
+    objects = {fact.path: _object(git, fact) for fact in large}
+    if left := [path for path, original in objects.items() if not original.is_file()]:
+        what = f"git-lfs brought no bytes for {', '.join(left)}: only pointers are there"
+        raise SourceError(what, where=where, hint="the repository's LFS store lacks them; take another revision or source")
+    for path, original in objects.items():
+        os.link(original, into / path)
+
+
+def _object(git: Git, fact: FileFact) -> Path:
+    oid = fact.digest.partition(":")[2]
+    return git.folder / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+
+def _unseen(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes that lie under ``folder``, unfinished ones among them; files may vanish while we look."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total

@@ -1,0 +1,86 @@
+"""Looks at this machine: NVIDIA's driver and GPUs, disks, shared memory, and what serves the twin."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from forge.adapters import environments
+from forge.adapters.processes import SHARED_MEMORY, inherited
+from forge.machine import Disk, Gpu
+from forge.model import Host
+from forge.ports import Environment
+
+PROC = Path("/proc/driver/nvidia")
+_FIELDS = ("driver_version", "name", "memory.total", "compute_cap")
+_QUERY = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
+_PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
+_LOADED = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
+
+
+class ThisMachine:
+    """The machine that forge runs on. ``proc`` is where NVIDIA's driver says what it is."""
+
+    def __init__(self, environ: Mapping[str, str], proc: Path = PROC, shared_memory: Path = SHARED_MEMORY) -> None:
+        self._environ = environ
+        self._proc = proc
+        self._shared_memory = shared_memory
+
+    def driver(self) -> str:
+        asked = self._asked()
+        if asked:
+            return asked[0][0]
+        match = _LOADED.search(_text(self._proc / "version"))
+        return match[1] if match else ""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        if asked := self._asked():
+            # Memory comes in MiB, or as [N/A] where a GPU shares the machine's.
+            return tuple(
+                Gpu(name, int(memory) << 20 if memory.isdigit() else 0, capability) for _, name, memory, capability in asked
+            )
+        told = [_text(each) for each in sorted(self._proc.glob("gpus/*/information"))]
+        return tuple(Gpu(match[1].strip()) for text in told if (match := re.search(r"^Model:\s*(.+)$", text, re.MULTILINE)))
+
+    def inside(self) -> bool:
+        return shutil.which("trtllm-build", path=self._environ.get("PATH", os.defpath)) is not None
+
+    def disk(self, folder: Path) -> Disk:
+        there = folder.absolute()
+        while not there.is_dir() and there != there.parent:
+            there = there.parent
+        return Disk(str(folder), shutil.disk_usage(there).free, there.stat().st_dev, os.access(there, os.W_OK | os.X_OK))
+
+    def shared_memory(self) -> int:
+        return shutil.disk_usage(self._shared_memory).free if self._shared_memory.is_dir() else 0
+
+    def host(self) -> Host:
+        return environments.host(self._environ)
+
+    def check(self, environment: Environment) -> None:
+        environments.check(environment)
+
+    def _asked(self) -> list[tuple[str, str, str, str]]:
+        """nvidia-smi's answer, a row for each GPU; none where it is missing or has no driver to ask."""
+        program = shutil.which("nvidia-smi", path=self._environ.get("PATH", os.defpath))
+        if program is None:
+            return []
+        try:
+            done = subprocess.run(
+                (program, *_QUERY), env=inherited(self._environ), capture_output=True, text=True, timeout=_PATIENCE, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+        if done.returncode:
+            return []
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        return [(row[0], ", ".join(row[1:-2]), row[-2], row[-1]) for row in rows if len(row) >= len(_FIELDS)]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

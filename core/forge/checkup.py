@@ -1,0 +1,140 @@
+"""Looks at all that recipes stand on, for ``forge doctor``: gathers signs through the ports; ``doctor`` judges them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from forge import compatibility, doctor, families
+from forge.compatibility import toolchain
+from forge.containers import Containers, DaemonFacts
+from forge.doctor import Finding, Signs, Wish
+from forge.errors import ForgeError, HostError, Problem, RecipeError
+from forge.machine import Disk, Machine
+from forge.model import Checkpoint, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.ports import Origin
+from forge.serving import serving_environment
+from forge.steps import Fetch, Step
+from forge.store import Store
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """The ports that it looks through. It changes nothing but what origins remember of an answer."""
+
+    home: Path
+    store: Store
+    origins: Mapping[SourceKind, Origin]
+    machine: Machine
+    containers: Containers
+
+    def findings(self, recipes: Sequence[Path], read: Callable[[Path], Recipe]) -> tuple[Finding, ...]:
+        """Everything found; ``read`` gives the recipe at a path, or raises."""
+        case = _Case(self)
+        for path in recipes:
+            try:
+                wanted = read(path)
+            except ForgeError as error:
+                case.found += doctor.failed("recipe", str(path), error)
+                continue
+            case.take(wanted, path.absolute().parent)
+        wishes = tuple(case.wishes)
+        return (*doctor.examine(wishes, self._signs(wishes)), *case.found)
+
+    def _signs(self, wishes: tuple[Wish, ...]) -> Signs:
+        docker, daemon = self._docker()
+        host = self.machine.host()
+        twin: Problem | None = None
+        try:
+            self.machine.check(serving_environment(host))
+        except HostError as error:
+            twin = Problem(error.where, error.what, error.hint)
+        return Signs(
+            home=self.machine.disk(self.home),
+            host=host,
+            shared_memory=self.machine.shared_memory(),
+            docker=docker,
+            daemon=daemon,
+            images=self._images(daemon),
+            held=self._held(wishes) if daemon else frozenset(),
+            driver=self.machine.driver(),
+            gpus=self.machine.gpus(),
+            inside=self.machine.inside(),
+            twin=twin,
+            plugins=families.installed(),
+            leftovers=len(self.store.leftovers()),
+        )
+
+    def _docker(self) -> tuple[tuple[Problem, ...], DaemonFacts | None]:
+        if problems := self.containers.check():
+            return problems, None
+        try:
+            return (), self.containers.facts()
+        except HostError as error:  # it went away in between
+            return (Problem(error.where, error.what, error.hint),), None
+
+    def _images(self, daemon: DaemonFacts | None) -> Disk | None:
+        """The disk of Docker's images; None where the daemon is on another machine."""
+        return self.machine.disk(Path(daemon.storage)) if daemon and daemon.free else None
+
+    def _held(self, wishes: tuple[Wish, ...]) -> frozenset[str]:
+        images = {toolchain(wish.image).image for wish in wishes if wish.kind is not RuntimeKind.TWIN}
+        return frozenset(image for image in images if self.containers.inspect(image) is not None)
+
+
+@dataclass
+class _Case:
+    """What was learnt of the recipes so far."""
+
+    checkup: Checkup
+    wishes: list[Wish] = field(default_factory=list[Wish])
+    found: list[Finding] = field(default_factory=list[Finding])
+
+    def take(self, recipe: Recipe, base: Path) -> None:
+        """Look at one recipe: its image, its sources, its plugins."""
+        try:
+            toolchain(recipe.runtime.image)
+            if problems := compatibility.check(recipe):
+                raise RecipeError(problems)
+        except ForgeError as error:
+            self.found += doctor.failed("image", recipe.name, error)
+            return
+        sources = [source for source in (recipe.source, recipe.draft) if source is not None]
+        pins = [self._source(recipe.name, source, base) for source in sources]
+        pinned = [pin for pin, _ in pins if pin is not None]
+        missing = [pin for pin in pinned if self.checkup.store.find(Step("model", Fetch(pin)).key) is None]
+        wish = Wish(
+            name=recipe.name,
+            kind=recipe.runtime.kind,
+            image=recipe.runtime.image,
+            gpus=recipe.convert.tp * recipe.convert.pp,
+            size=_bytes(pinned[:1]),
+            missing=_bytes(missing),
+            plugins=tuple(filter(None, (recipe.family, recipe.variant))) if recipe.family else (),
+        )
+        self.wishes.append(wish)
+        checkpoint = pins[0][1]
+        if checkpoint is None:
+            return
+        try:
+            family = families.Family.of(recipe, checkpoint)
+        except ForgeError as error:
+            self.found += doctor.failed("plugins", recipe.name, error)
+            return
+        self.found.append(Finding("plugins", doctor.Status.OK, f"{recipe.name}: served by {family.name}"))
+
+    def _source(self, name: str, source: Source, base: Path) -> tuple[Pinned | None, Checkpoint | None]:
+        """Whether it can be found and read: a gated model is found by everybody."""
+        origin = self.checkup.origins[source.kind]
+        pinned = checkpoint = None
+        try:
+            pinned = origin.pin(source, base)
+            checkpoint = origin.read(pinned)
+        except ForgeError as error:
+            self.found += doctor.failed("source", name, error)
+        else:
+            self.found.append(doctor.had(name, pinned))
+        return pinned, checkpoint
+
+
+def _bytes(pins: Sequence[Pinned]) -> int:
+    return sum(file.size for pin in pins for file in pin.files)

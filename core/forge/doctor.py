@@ -1,0 +1,279 @@
+"""What is missing on a machine for what recipes ask, and the mend of each: findings from values. Pure.
+
+What the given recipes do not need is a remark; with no recipe everything is looked at, and what is missing is a warning that
+says what it would be needed for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forge import compatibility
+from forge.compatibility import RELEASES
+from forge.containers import DaemonFacts
+from forge.diagnoses import named
+from forge.errors import ForgeError, HostError, Problem, RecipeError
+from forge.families import PluginInfo
+from forge.machine import Disk, Gpu
+from forge.model import Host, Pinned, RuntimeKind
+
+ROOM = 3
+"""A build keeps the checkpoint, the converted one and the engine: so many times the source's bytes."""
+IMAGE = 60 * 10**9
+"""Bytes that NVIDIA's image takes while it is pulled, its layers and what they unpack to. An estimate, so never a problem."""
+SHARED = 2 * 10**9
+"""Bytes of /dev/shm that NVIDIA's containers are run with; forge gives it to those it starts."""
+SHARED_TWIN = 64 * 10**6
+"""Bytes of /dev/shm below which the Python models of one twin do not start; Docker's default for a container."""
+CAPABILITY = (8, 0)
+"""The oldest GPUs that all of the images' TensorRT-LLM were compiled for (Ampere)."""
+CONTAINED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
+
+
+class Status(StrEnum):
+    """``problem``: a given recipe cannot be built or served. ``remark``: missing, and no given recipe needs it."""
+
+    OK = "ok"
+    REMARK = "remark"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and the mend where there is something to mend."""
+
+    check: str
+    status: Status
+    what: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one recipe asks of the machine. ``size`` in bytes of its sources; ``missing`` those that are not held yet."""
+
+    name: str
+    kind: RuntimeKind
+    image: str
+    gpus: int = 1
+    size: int = 0
+    missing: int = 0
+    plugins: tuple[str, ...] = ()
+    """The plugins that it names; empty where any installed family may serve it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """All that was seen of the machine. ``daemon`` is None where none answers, and ``docker`` then says why.
+
+    ``images`` is the disk of Docker's images where it is one of this machine, ``held`` the image references that are there.
+    ``inside`` is whether this is NVIDIA's own container. ``twin`` is why the twin cannot be served, ``leftovers`` the number
+    of results in the store that dead builds left unfinished.
+    """
+
+    home: Disk
+    host: Host
+    shared_memory: int
+    docker: tuple[Problem, ...] = ()
+    daemon: DaemonFacts | None = None
+    images: Disk | None = None
+    held: frozenset[str] = frozenset()
+    driver: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    inside: bool = False
+    twin: Problem | None = None
+    plugins: tuple[PluginInfo, ...] = ()
+    leftovers: int = 0
+
+
+def examine(wishes: tuple[Wish, ...], signs: Signs) -> tuple[Finding, ...]:
+    """Every finding about the machine, in the order in which a person would mend them."""
+    checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _plugins, _store)
+    return tuple(finding for check in checks for finding in check(wishes, signs))
+
+
+def had(name: str, pinned: Pinned) -> Finding:
+    """A source that can be reached and read."""
+    size = sum(file.size for file in pinned.files)
+    at = f" at {pinned.revision[:12]}" if pinned.revision else ""
+    count = f"{len(pinned.files)} file{'s' if len(pinned.files) != 1 else ''}"
+    told = f"{count}, {_gb(size)}" if size else f"{count}, size not stated"
+    return Finding("source", Status.OK, f"{name}: {pinned.name}{at}: {told}")
+
+
+def failed(check: str, name: str, error: ForgeError) -> tuple[Finding, ...]:
+    """What kept a recipe from being read, fetched or served by a plugin."""
+    problems = error.problems if isinstance(error, RecipeError) else (Problem(error.where, error.what, error.hint),)
+    return tuple(Finding(check, Status.PROBLEM, f"{name}: {_located(each)}", each.hint) for each in problems)
+
+
+def _missing(wishes: tuple[Wish, ...], kinds: tuple[RuntimeKind, ...], finding: Finding) -> Finding:
+    """``finding`` about something that is missing, as grave as it is for these recipes."""
+    wanted = [wish.name for wish in wishes if wish.kind in kinds]
+    needed = f"needed for the runtime{'s' if len(kinds) > 1 else ''} {' and '.join(kinds)}"
+    if wanted:
+        return Finding(finding.check, Status.PROBLEM, f"{finding.what} ({', '.join(wanted)} need it)", finding.hint)
+    status = Status.REMARK if wishes else Status.WARNING
+    what = f"{finding.what} ({needed}{', which these recipes are not' if wishes else ''})"
+    return Finding(finding.check, status, what, finding.hint)
+
+
+def _uncontained(wishes: tuple[Wish, ...], signs: Signs, finding: Finding) -> Finding:
+    if signs.inside:
+        return Finding(finding.check, Status.REMARK, f"{finding.what} (not needed: TensorRT-LLM itself is here)", finding.hint)
+    return _missing(wishes, CONTAINED, finding)
+
+
+def _docker(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    for problem in signs.docker:
+        yield _uncontained(wishes, signs, Finding("docker", Status.PROBLEM, _located(problem), problem.hint))
+    if signs.daemon:
+        rootless = ", rootless" if signs.daemon.rootless else ""
+        yield Finding("docker", Status.OK, f"Docker {signs.daemon.version}{rootless} answers")
+
+
+def _toolkit(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.daemon is None:
+        return  # nobody to ask, and the finding about Docker says so
+    if signs.daemon.nvidia:
+        yield Finding("toolkit", Status.OK, "Docker has NVIDIA's runtime")
+        return
+    known = named("no-nvidia-runtime")
+    yield _uncontained(wishes, signs, Finding("toolkit", Status.PROBLEM, known.meaning, known.mend))
+
+
+def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if not signs.driver:
+        hint = "install NVIDIA's driver (https://www.nvidia.com/drivers) and load it; `nvidia-smi` then lists the GPUs"
+        yield _missing(wishes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint))
+        return
+    known = f"known images: {RELEASES[0].tag} to {RELEASES[-1].tag}"
+    fitting = [each.tag for each in RELEASES if each.driver and not _refuses(each.tag, signs.driver)]
+    newest = f"enough for the images up to {fitting[-1]}" if fitting else "older than every image whose driver is stated needs"
+    said = False
+    for image in dict.fromkeys(wish.image for wish in wishes if wish.kind in CONTAINED):
+        if refusal := _refuses(image, signs.driver):
+            said = True
+            yield Finding("driver", Status.PROBLEM, refusal.what, refusal.hint)
+    if not said:
+        status = Status.OK if fitting or wishes else Status.WARNING
+        yield Finding("driver", status, f"NVIDIA driver {signs.driver}: {newest} ({known})")
+
+
+def _refuses(image: str, driver: str) -> HostError | None:
+    try:
+        compatibility.check_driver(image, driver)
+    except HostError as error:
+        return error
+    return None
+
+
+def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if not signs.gpus:
+        hint = "engines are built and served on the GPU that they run on; `--runtime twin` needs none"
+        yield _missing(wishes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint))
+        return
+    for gpu in signs.gpus:
+        old = bool(gpu.capability) and compatibility.version(gpu.capability) < CAPABILITY
+        what = f"{gpu.name}{f', {_gb(gpu.memory)}' if gpu.memory else ''}"
+        if old:
+            what += f", compute capability {gpu.capability}: older than newer images' TensorRT-LLM was compiled for"
+        yield Finding("gpu", Status.WARNING if old else Status.OK, what, "use a GPU of 8.0 or newer" if old else "")
+    memory = min(gpu.memory for gpu in signs.gpus)
+    for wish in wishes:
+        if wish.kind not in CONTAINED:
+            continue
+        if wish.gpus > len(signs.gpus):
+            hint = "lower [convert] tp or pp"
+            what = f"{wish.name} asks for {wish.gpus} GPUs (tp x pp), and {len(signs.gpus)} are here"
+            yield Finding("gpu", Status.PROBLEM, what, hint)
+        elif memory and wish.size > wish.gpus * memory:
+            what = f"{wish.name}: {_gb(wish.size)} of weights on {wish.gpus} x {_gb(memory)} of GPU memory"
+            yield Finding(
+                "gpu", Status.WARNING, what, "quantize ([convert] quantization), or split over more GPUs ([convert] tp)"
+            )
+
+
+def _disk(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    wanted = ROOM * sum(wish.missing for wish in wishes)
+    hint = "make room (`forge cache gc`), or set FORGE_HOME to a larger disk"
+    what = f"{signs.home.place}: {_gb(signs.home.free)} free"
+    if not wanted:
+        yield Finding("disk", Status.OK, what)
+        return
+    what += f"; building takes about {_gb(wanted)} there"
+    # Below the sources' own size nothing helps; the rest is an estimate.
+    short = Status.PROBLEM if signs.home.free < wanted // ROOM else Status.WARNING
+    yield Finding("disk", short, what, hint) if signs.home.free < wanted else Finding("disk", Status.OK, what)
+
+
+def _images(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.images is None:
+        return
+    asked = {compatibility.toolchain(wish.image).image for wish in wishes if wish.kind in CONTAINED}
+    absent = sorted(asked - signs.held)
+    # One filesystem has to hold both.
+    wanted = IMAGE + (ROOM * sum(wish.missing for wish in wishes) if signs.images.device == signs.home.device else 0)
+    what = f"{signs.images.place} (Docker's): {_gb(signs.images.free)} free"
+    if absent:
+        what += f"; to be pulled: {', '.join(absent)}"
+    if signs.images.free < wanted and (absent or not wishes):
+        hint = "make room (`docker system prune`), or move Docker's data-root to a larger disk"
+        what += f"; about {_gb(wanted)} are taken while an image of NVIDIA's is pulled"
+        yield Finding("disk", Status.WARNING, what, hint)
+    else:
+        yield Finding("disk", Status.OK, what)
+
+
+def _shared_memory(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    what = f"/dev/shm: {_gb(signs.shared_memory)} free"  # noqa: S108 - the name that a person knows it by
+    hint = "in a container, start it with --shm-size=2g; elsewhere, clear /dev/shm of what dead servers left"
+    if signs.shared_memory < SHARED_TWIN:
+        yield _missing(wishes, (RuntimeKind.TWIN,), Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
+    elif signs.shared_memory < SHARED and any(wish.kind in CONTAINED for wish in wishes):
+        what += "; NVIDIA asks for 2 GB, which forge gives to containers: only an engine served outside of one has less"
+        yield Finding("shared memory", Status.WARNING, what, hint)
+    else:
+        yield Finding("shared memory", Status.OK, what)
+
+
+def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.twin:
+        yield _missing(wishes, (RuntimeKind.TWIN,), Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
+        return
+    triton = f"the Triton in {signs.host.triton}" if signs.host.triton else "a Triton from PyPI"
+    yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")
+
+
+def _plugins(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    healthy = [plugin.name for plugin in signs.plugins if plugin.health == "ok"]
+    if healthy:
+        yield Finding("plugins", Status.OK, f"{', '.join(healthy)} work")
+    for plugin in signs.plugins:
+        if plugin.health == "ok":
+            continue
+        wanted = any(plugin.name in wish.plugins for wish in wishes)
+        foreign = bool(wishes) and not wanted and all(wish.plugins for wish in wishes)
+        status = Status.PROBLEM if wanted else Status.REMARK if foreign else Status.WARNING
+        hint = f"update or uninstall {plugin.distribution} {plugin.version}".rstrip()
+        yield Finding("plugins", status, f"{plugin.name}: {plugin.health}", hint)
+
+
+def _store(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    if not signs.home.writable:
+        hint = "make it writable for this user, or set FORGE_HOME to a folder that is"
+        yield Finding("store", Status.PROBLEM, f"{signs.home.place} cannot be written", hint)
+    elif signs.leftovers:
+        what = f"{signs.leftovers} unfinished results of builds that were killed"
+        yield Finding("store", Status.WARNING, what, "the next build removes them; `forge cache gc` does it now")
+    else:
+        yield Finding("store", Status.OK, f"{signs.home.place} can be written, and holds nothing unfinished")
+
+
+def _located(problem: Problem) -> str:
+    return f"{problem.where}: {problem.what}" if problem.where else problem.what
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"

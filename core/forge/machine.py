@@ -1,0 +1,55 @@
+"""What forge looks at on the machine that it runs on; ``adapters.machine`` looks for real."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from forge.model import Host
+from forge.ports import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU. ``memory`` in bytes and ``capability`` as ``9.0``; 0 and empty where only the driver could be asked."""
+
+    name: str
+    memory: int = 0
+    capability: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The filesystem behind a folder that may not be there yet. ``free`` in bytes; ``device`` tells filesystems apart."""
+
+    place: str
+    free: int
+    device: int = 0
+    writable: bool = True
+
+
+class Machine(Protocol):
+    """This machine. Nothing here fails because something is missing: that is an answer."""
+
+    def driver(self) -> str:
+        """The version of the loaded NVIDIA driver, empty without one."""
+        ...
+
+    def gpus(self) -> tuple[Gpu, ...]: ...
+
+    def inside(self) -> bool:
+        """Whether TensorRT-LLM's own programs are here: forge runs inside NVIDIA's container, and needs none around it."""
+        ...
+
+    def disk(self, folder: Path) -> Disk: ...
+
+    def shared_memory(self) -> int:
+        """Free bytes of POSIX shared memory (/dev/shm); 0 where there is none."""
+        ...
+
+    def host(self) -> Host:
+        """What serves the twin here."""
+        ...
+
+    def check(self, environment: Environment) -> None:
+        """HostError where this machine cannot hold a serving environment."""
+        ...
