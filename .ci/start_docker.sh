@@ -26,20 +26,32 @@ with socket.socket(socket.AF_UNIX) as line:
 PYTHON
 }
 
-lives() { # a zombie is not alive, and a recycled pid is not dockerd
-    [ -r "/proc/$1/stat" ] && grep -qs dockerd "/proc/$1/comm" && ! grep -qs '^State:[[:space:]]*[ZX]' "/proc/$1/status"
+lives() { # PID NAME; a zombie is not alive, and a recycled pid is somebody else
+    [ -r "/proc/$1/stat" ] && grep -qs "^$2" "/proc/$1/comm" && ! grep -qs '^State:[[:space:]]*[ZX]' "/proc/$1/status"
 }
 
 start() {
+    local held orphan ticks pid
     # dockerd refuses to start beside a pid file whose number lives, whoever has it by now.
-    if [ -e "$pidfile" ] && ! lives "$(cat "$pidfile")"; then rm -f "$pidfile"; fi
+    held=$(cat "$pidfile" 2>/dev/null || true)
+    if ! lives "${held:-0}" dockerd; then
+        rm -f "$pidfile"
+        # The containerd of an engine that was killed ends with it; taken for alive (a zombie is) it costs 15 s.
+        orphan=$(cat "$run/exec/containerd/containerd.pid" 2>/dev/null || true)
+        for ((ticks = 0; ticks < 50; ticks++)); do
+            lives "${orphan:-0}" containerd || break
+            kill "$orphan" 2>/dev/null || true
+            sleep 0.1
+        done
+        rm -f "$run/exec/containerd/containerd.pid"
+    fi
     setsid dockerd --host "unix://$socket" --data-root "$data" --exec-root "$run/exec" --pidfile "$pidfile" \
         --bridge=none --iptables=false --ip6tables=false --userland-proxy=false >>"$log" 2>&1 </dev/null 9>&- &
-    local pid=$! ticks
+    pid=$!
     for ((ticks = 0; ticks < 300; ticks++)); do
         answers && return 0
         # Until it is dockerd it is setsid: only from then on does its absence mean that it ended.
-        ((ticks < 10)) || lives "$pid" || return 1
+        ((ticks < 10)) || lives "$pid" dockerd || return 1
         sleep 0.1
     done
     kill "$pid" 2>/dev/null || true
@@ -55,7 +67,7 @@ if ! answers; then
     mkdir -p "$run" "$data"
     exec 9>"$run/lock"
     flock 9 # of two scripts at once, one starts it
-    # After a SIGKILL of the last engine its containerd may still hold on: the first start then fails, the next does not.
+    # What a killed engine left can still make the first start fail; the next one finds it cleared away.
     answers || start || start || start || {
         echo "start_docker.sh: dockerd did not start; the end of $log:" >&2
         tail -n 20 "$log" >&2

@@ -53,7 +53,7 @@ def _signature(hook: object) -> str:
     assert callable(hook)
     spelled = str(inspect.signature(hook))
     return (
-        re.sub(r"\bforge\.(model|errors)\.", "", spelled)
+        re.sub(r"\bforge\.(model|tables|errors)\.", "", spelled)
         .replace("TextPatch | forge.model.CallPatch | forge.model.JsonPatch", "Patch")
         .replace("TextPatch | CallPatch | JsonPatch", "Patch")
     )
@@ -73,15 +73,15 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
     files = dict(_titled("writing-a-family.md"))
     assert set(files) == {
         "pyproject.toml",
-        "forge_qwen/__init__.py",
-        "tests/test_qwen.py",
-        "recipes/qwen2-0.5b-instruct.toml",
+        "forge_internlm/__init__.py",
+        "tests/test_internlm.py",
+        "recipes/internlm2-chat-1.8b.toml",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
     _install(tmp_path, tomli.loads(files["pyproject.toml"]))
-    recipe = tmp_path / "recipes" / "qwen2-0.5b-instruct.toml"
+    recipe = tmp_path / "recipes" / "internlm2-chat-1.8b.toml"
     assert read(recipe.read_text(encoding="utf-8"), str(recipe)).name == recipe.stem
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     ran = subprocess.run(
@@ -94,9 +94,9 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "11 passed" in ran.stdout
+    assert "12 passed" in ran.stdout
     asked = subprocess.run(
-        [sys.executable, "-c", "from forge.testing import check_plugin; print(check_plugin('qwen'))"],
+        [sys.executable, "-c", "from forge.testing import check_plugin; print(check_plugin('internlm'))"],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -109,7 +109,7 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
 
 def _install(place: Path, project: dict[str, dict[str, str]]) -> None:
     """What an installer would leave for this project: its metadata and entry points, beside the package."""
-    info = place / "forge_qwen-0.1.0.dist-info"
+    info = place / "forge_internlm-0.1.0.dist-info"
     info.mkdir()
     head = project["project"]
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {head['name']}\nVersion: {head['version']}\n")

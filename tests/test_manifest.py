@@ -15,6 +15,9 @@ names = st.sampled_from(["a", "b", "gemma-2b-it", "smollm2-135m-instruct", "x.y_
 keys = st.integers(0, 2**256 - 1).map("{:064x}".format)
 
 
+stops = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+
+
 @st.composite
 def models(draw: st.DrawFn) -> PublishedModel:
     name = draw(names)
@@ -26,7 +29,7 @@ def models(draw: st.DrawFn) -> PublishedModel:
         roles=Names(name).all(),
         keys=draw(st.dictionaries(st.text(max_size=8), keys, max_size=3)),
         serving=draw(st.none() | st.builds(Serving, environment=keys, backends=keys, triton=st.text(max_size=5))),
-        sampling=draw(st.builds(SamplingTable, temperature=st.none() | st.floats(0, 2), stop=st.tuples(st.text()))),
+        sampling=draw(st.builds(SamplingTable, temperature=st.none() | st.floats(0, 2), stop=st.tuples(stops))),
         linked=draw(st.booleans()),
     )
 

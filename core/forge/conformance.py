@@ -9,7 +9,7 @@ A plugin's author writes one class, and pytest runs every check of it::
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import cast
@@ -24,6 +24,7 @@ from forge.model import (
     Checkpoint,
     Command,
     ConfigOverrides,
+    Engine,
     JsonPatch,
     Patch,
     Recipe,
@@ -41,6 +42,7 @@ PROMISES: dict[str, object] = {
     "forge_patches": tuple[Patch, ...],
     "forge_convert_commands": tuple[Command, ...],
     "forge_build_commands": tuple[Command, ...],
+    "forge_engines": tuple[Engine, ...],
     "forge_tokenizer": Tokenizer,
     "forge_config_overrides": ConfigOverrides,
 }
@@ -95,6 +97,9 @@ class PluginConformance:
     def test_the_recipes_own_flags_reach_the_command(self) -> None:
         _expect(_own_flags(self._plugin(), self._cases()))
 
+    def test_engines_stand_where_the_build_leaves_them(self) -> None:
+        _expect(_engines(self._plugin(), self._cases()))
+
     def test_patches_can_be_applied_again(self) -> None:
         _expect(_patches(self._plugin(), self._cases()))
 
@@ -115,7 +120,7 @@ def check_plugin(plugin: ModuleType | str, recipe: Recipe = PluginConformance.re
         return (Problem(str(plugin), error.what, error.hint),)
     found = (*_misspelled(plugin, loaded), *_architectures(loaded), *_whole(loaded), *typed)
     if not typed:  # a wrong type would only be told again by each of these
-        for check in (_pure, _paths, _well_formed, _own_flags, _patches):
+        for check in (_pure, _paths, _well_formed, _own_flags, _engines, _patches):
             found += tuple(check(loaded, asked))
     return tuple(Problem(loaded.name, what) for what in found)
 
@@ -133,6 +138,7 @@ def cases(plugin: Plugin, recipe: Recipe) -> tuple[Case, ...]:
         *(Case(f"with quantization {each.convert.quantization}", Question(each, seen[0], tools)) for each in narrowed),
         Case("on two GPUs", Question(_with(recipe, tp=2), seen[0], tools)),
         Case("with cache reuse", Question(reuse, seen[0], tools)),
+        Case("with a draft", Question(recipe, seen[0], tools, draft=seen[0])),
         Case("before the checkpoint was fetched", Question(recipe, Checkpoint(), tools)),
     )
 
@@ -152,7 +158,17 @@ def _expect(wrong: Sequence[str]) -> None:
 
 def _answer(plugin: Plugin, hook: str, case: Case) -> object:
     """The answer to a copy of the question: a plugin that changes what it is given must not spoil the next check."""
-    return plugin.ask(hook, PROMISES[hook], copy.deepcopy(case.question))
+    return plugin.ask(hook, PROMISES[hook], _asked(plugin, hook, case))
+
+
+def _asked(plugin: Plugin, hook: str, case: Case) -> Question:
+    """The case's question; a variant is told besides what a family such as llama answers to it."""
+    question = copy.deepcopy(case.question)
+    recipe, toolchain = question.recipe, question.toolchain
+    if plugin.architectures is not None or hook not in _COMMANDS or recipe is None or toolchain is None:
+        return question
+    converts = hook == _COMMANDS[0]
+    return replace(question, base=trtllm.convert(recipe, toolchain, "llama") if converts else trtllm.build(recipe))
 
 
 def _misspelled(source: ModuleType | str, plugin: Plugin) -> list[str]:
@@ -198,9 +214,10 @@ def _pure(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
     wrong: list[str] = []
     for hook in plugin.hooks():
         for case in asked:
-            given = copy.deepcopy(case.question)
+            given = _asked(plugin, hook, case)
+            before = copy.deepcopy(given)
             first = copy.deepcopy(plugin.ask(hook, PROMISES[hook], given))
-            if given != case.question:
+            if given != before:
                 wrong.append(f"{case.name}: {hook} changes what it is given")
             if _answer(plugin, hook, case) != first:
                 wrong.append(f"{case.name}: {hook} answers the same question differently each time")
@@ -258,6 +275,22 @@ def _own_flags(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
         words = [word for command in answer or () for word in command.argv]
         if answer and f"--{_PROBE}=--evil" not in words:
             wrong.append(f"{hook} loses what {table}.args says, or lets it pass for a flag; use forge.trtllm.flags")
+    return wrong
+
+
+def _engines(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
+    """Every engine's folder is a plain relative one, and a command of the build names it as its result."""
+    wrong: list[str] = []
+    if "forge_engines" not in plugin.hooks():
+        return wrong
+    for case in asked:
+        built = {word for where, command in _commands(plugin, (case,)) if where.endswith(_COMMANDS[1]) for word in command.argv}
+        for engine in cast("tuple[Engine, ...] | None", _answer(plugin, "forge_engines", case)) or ():
+            place = f"{trtllm.OUT}/{engine.folder}".rstrip("/")
+            if PurePosixPath(engine.folder).is_absolute() or ".." in PurePosixPath(engine.folder).parts:
+                wrong.append(f"{case.name}: forge_engines: {engine.folder!r} leaves {trtllm.OUT}")
+            elif built and place not in built:
+                wrong.append(f"{case.name}: forge_engines: no command of the build leaves an engine in {place}")
     return wrong
 
 

@@ -3,13 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forge.errors import Problem
-from forge.model import Recipe, Role, RuntimeKind
+from msgspec.structs import asdict
 
-SPECULATIVE = ("medusa", "eagle", "redrafter", "lookahead")
-"""Variants that guess several tokens ahead; TensorRT-LLM runs them with one beam."""
-DRAFTED = ("medusa", "eagle", "redrafter")
+from forge.errors import Problem
+from forge.model import Recipe, Role, RuntimeKind, SpeculationTable
+from forge.trtllm import QUANTIZED
+
+SPECULATIVE = {
+    "draft-target": ("max_draft_len",),
+    "eagle": ("max_draft_len", "num_eagle_layers", "max_non_leaves_per_layer", "choices"),
+    "lookahead": ("window_size", "ngram_size", "verification_set_size"),
+    "medusa": ("max_draft_len", "num_medusa_heads", "choices"),
+    "redrafter": ("num_beams", "draft_len_per_beam"),
+}
+"""Variants that guess several tokens ahead, with one beam -> the keys of [speculation] that they read."""
+DRAFTED = ("draft-target", "eagle", "medusa", "redrafter")
 """Variants that read a second checkpoint."""
+WITHOUT_AUTO = ("medusa", "redrafter")
+"""Variants whose conversion scripts know no dtype auto."""
+PAGED = ("draft-target", "eagle")
+"""Variants that need paged context FMHA."""
 
 _SET_BY_FORGE = {
     "convert": {
@@ -24,6 +37,20 @@ _SET_BY_FORGE = {
         "qformat": "convert.quantization",
         "use_weight_only": "convert.quantization",
         "weight_only_precision": "convert.quantization",
+        "calib_dataset": "convert.calibration",
+        "calib_size": "convert.calibration.size",
+        "model_type": "",
+        "eagle_model_dir": "draft",
+        "medusa_model_dir": "draft",
+        "drafter_model_dir": "draft",
+        "base_model_checkpoint_dir": "",
+        "max_draft_len": "speculation.max_draft_len",
+        "max_medusa_token_len": "speculation.max_draft_len",
+        "num_medusa_heads": "speculation.num_medusa_heads",
+        "num_eagle_layers": "speculation.num_eagle_layers",
+        "max_non_leaves_per_layer": "speculation.max_non_leaves_per_layer",
+        "redrafter_num_beams": "speculation.num_beams",
+        "redrafter_draft_len_per_beam": "speculation.draft_len_per_beam",
     },
     "build": {
         "checkpoint_dir": "",
@@ -33,6 +60,9 @@ _SET_BY_FORGE = {
         "max_seq_len": "build.max_seq_len",
         "max_beam_width": "build.max_beam_width",
         "max_num_tokens": "build.max_num_tokens",
+        "max_encoder_input_len": "build.max_input_len",
+        "speculative_decoding_mode": "variant",
+        "max_draft_len": "[speculation]",
     },
 }
 
@@ -55,6 +85,7 @@ def contradictions(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...
             if not broken.intersection(rule.keys) and (what := rule.says(recipe))
         ),
         *_forges_own_flags(recipe),
+        *_idle_speculation(recipe, broken),
         *(_raw_parameters(recipe) if "serve.stream" not in broken else ()),
     )
 
@@ -69,9 +100,27 @@ def _forges_own_flags(recipe: Recipe) -> tuple[Problem, ...]:
     )
 
 
+def _idle_speculation(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...]:
+    """Keys of [speculation] that nobody reads. What a stranger's variant reads is not known here."""
+    unset = asdict(SpeculationTable())
+    stated = [key for key, value in asdict(recipe.speculation).items() if value != unset[key]]
+    if recipe.variant is None:
+        return (
+            (Problem("speculation", "is given, and no variant reads it", 'name one: variant = "lookahead"'),) if stated else ()
+        )
+    read = SPECULATIVE.get(recipe.variant)
+    if read is None or "variant" in broken:
+        return ()
+    hint = f"it reads {', '.join(read)}"
+    return tuple(Problem(f"speculation.{key}", f"{recipe.variant} does not read it", hint) for key in stated if key not in read)
+
+
 def _raw_parameters(recipe: Recipe) -> tuple[Problem, ...]:
     problems: list[Problem] = []
-    for role in (Role.TENSORRT_LLM, Role.BLS):
+    if recipe.serve.parameters.get(Role.DRAFT) and recipe.variant in (None, *SPECULATIVE) and recipe.variant != "draft-target":
+        where = f"serve.parameters.{Role.DRAFT}"
+        problems.append(Problem(where, "there is no such model without the variant draft-target", "take it away"))
+    for role in (Role.TENSORRT_LLM, Role.BLS, Role.DRAFT):
         stated = recipe.serve.parameters.get(role, {}).get("decoupled_mode")
         if stated is not None and str(stated).lower() != str(recipe.serve.stream).lower():
             what = f"is {stated!r} and serve.stream is {str(recipe.serve.stream).lower()}: streaming needs both alike"
@@ -131,9 +180,9 @@ def _warm_medusa(recipe: Recipe) -> str:
     return f"is {warmth}, and medusa takes the likeliest token only" if recipe.variant == "medusa" and warmth else ""
 
 
-def _medusa_dtype(recipe: Recipe) -> str:
-    auto = recipe.variant == "medusa" and recipe.convert.dtype == "auto"
-    return "is 'auto', which medusa's script does not know" if auto else ""
+def _variants_dtype(recipe: Recipe) -> str:
+    auto = recipe.variant in WITHOUT_AUTO and recipe.convert.dtype == "auto"
+    return f"is 'auto', which {recipe.variant}'s script does not know" if auto else ""
 
 
 def _eagle_in_stages(recipe: Recipe) -> str:
@@ -146,10 +195,36 @@ def _packages_without_twin(recipe: Recipe) -> str:
     return f"are for the twin, and the runtime is {recipe.runtime.kind}" if idle else ""
 
 
-def _reuse_without_paging(recipe: Recipe) -> str:
+def _unpaged(recipe: Recipe) -> bool:
     flags = {flag.replace("-", "_"): value for flag, value in recipe.build.args.items()}
-    off = flags.get("use_paged_context_fmha") in ("disable", False)
-    return "needs paged context FMHA, and build.args turns it off" if recipe.serve.enable_kv_cache_reuse and off else ""
+    return flags.get("use_paged_context_fmha") in ("disable", False)
+
+
+def _reuse_without_paging(recipe: Recipe) -> str:
+    wrong = recipe.serve.enable_kv_cache_reuse and _unpaged(recipe)
+    return "needs paged context FMHA, and build.args turns it off" if wrong else ""
+
+
+def _variant_without_paging(recipe: Recipe) -> str:
+    wrong = recipe.variant in PAGED and _unpaged(recipe)
+    return f"{recipe.variant} needs paged context FMHA, and build.args turns it off" if wrong else ""
+
+
+def _calibrated_with_nothing(recipe: Recipe) -> str:
+    lacking = recipe.convert.quantization in QUANTIZED and recipe.convert.calibration is None
+    if not lacking or recipe.runtime.kind is not RuntimeKind.ENGINE:  # nothing else converts
+        return ""
+    return f"{recipe.convert.quantization} is calibrated on texts, and there is no [convert.calibration]"
+
+
+def _calibrated_in_vain(recipe: Recipe) -> str:
+    idle = recipe.convert.calibration is not None and recipe.convert.quantization not in QUANTIZED
+    return f"is given, and the quantization {recipe.convert.quantization!r} reads no texts" if idle else ""
+
+
+def _calibrated_on_a_model(recipe: Recipe) -> str:
+    texts = recipe.convert.calibration
+    return "a GGUF file holds a model and no texts" if texts is not None and texts.gguf is not None else ""
 
 
 _RULES = (
@@ -166,8 +241,16 @@ _RULES = (
         "set build.max_beam_width and sampling.beam_width to 1",
     ),
     _Rule(("sampling.temperature", "variant"), _warm_medusa, "set it to 0"),
-    _Rule(("convert.dtype", "variant"), _medusa_dtype, "say float16 or bfloat16"),
+    _Rule(("convert.dtype", "variant"), _variants_dtype, "say float16 or bfloat16"),
     _Rule(("convert.pp", "variant"), _eagle_in_stages, "set it to 1 and raise convert.tp"),
     _Rule(("runtime.packages", "runtime.kind"), _packages_without_twin, "take them away, or use --runtime twin"),
     _Rule(("serve.enable_kv_cache_reuse", "build.args"), _reuse_without_paging, "drop use_paged_context_fmha there"),
+    _Rule(("variant", "build.args"), _variant_without_paging, "drop use_paged_context_fmha there"),
+    _Rule(
+        ("convert.quantization", "convert.calibration", "runtime.kind"),
+        _calibrated_with_nothing,
+        'add [convert.calibration] with a data set that has a column `text`, such as hub = "NeelNanda/pile-10k"',
+    ),
+    _Rule(("convert.calibration", "convert.quantization"), _calibrated_in_vain, "take it away"),
+    _Rule(("convert.calibration.gguf", "convert.calibration"), _calibrated_on_a_model, "name a data set by hub, git or path"),
 )

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
@@ -16,6 +16,7 @@ from forge.model import (
     Checkpoint,
     Command,
     ConfigOverrides,
+    Engine,
     Patch,
     Recipe,
     Requirements,
@@ -46,6 +47,9 @@ class Question:
     recipe: Recipe | None = None
     checkpoint: Checkpoint | None = None
     toolchain: Toolchain | None = None
+    draft: Checkpoint = field(default_factory=Checkpoint)
+    base: tuple[Command, ...] = ()
+    """For a variant: what the family below it answers to the same question."""
 
 
 class Plugin:
@@ -91,17 +95,28 @@ class Plugin:
 
 
 class Family:
-    """A recipe's plugins asked as one: the variant first, then the family it stands on."""
+    """A recipe's plugins asked as one: the variant first, then the family it stands on.
 
-    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, family: Plugin, variant: Plugin | None = None) -> None:
+    ``draft`` is what config.json of the recipe's second checkpoint says.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        checkpoint: Checkpoint,
+        family: Plugin,
+        variant: Plugin | None = None,
+        draft: Checkpoint | None = None,
+    ) -> None:
         self.recipe = recipe
         self.checkpoint = checkpoint
         self.name = family.name
+        self._draft = draft or Checkpoint()
         self._family = family
         self._upward = (family, variant) if variant is not None else (family,)
 
     @classmethod
-    def of(cls, recipe: Recipe, checkpoint: Checkpoint) -> "Family":
+    def of(cls, recipe: Recipe, checkpoint: Checkpoint, draft: Checkpoint | None = None) -> "Family":
         """The plugins that the recipe names; the family is found by config.json's architectures where it names none.
 
         Raises PluginError where one is missing or broken, RecipeError where none or several serve the checkpoint.
@@ -112,14 +127,15 @@ class Family:
             raise _wrong("family", f"{family.name!r} is a variant", f'say variant = "{family.name}"')
         if variant is not None and variant.architectures is not None:
             raise _wrong("variant", f"{variant.name!r} is a family", f'say family = "{variant.name}"')
-        return cls(recipe, checkpoint, family, variant)
+        return cls(recipe, checkpoint, family, variant, draft)
 
     def architectures(self) -> tuple[str, ...]:
         return self._family.architectures or ()
 
-    def check(self) -> tuple[Problem, ...]:
-        """What the plugins find wrong with the recipe for this checkpoint."""
-        return cast("tuple[Problem, ...]", self._joined("forge_check", tuple[Problem, ...], self._question()))
+    def check(self, toolchain: Toolchain) -> tuple[Problem, ...]:
+        """What the plugins find wrong with the recipe for these checkpoints and this image."""
+        found = self._joined("forge_check", tuple[Problem, ...], self._question(toolchain))
+        return cast("tuple[Problem, ...]", found)
 
     def requirements(self, toolchain: Toolchain) -> Requirements:
         joined = Requirements()
@@ -138,6 +154,20 @@ class Family:
     def build_commands(self, toolchain: Toolchain) -> tuple[Command, ...]:
         return self._commands("forge_build_commands", toolchain)
 
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines that the build makes: where nobody answers, one in the result's own folder.
+
+        PluginError where two stand in one folder, or are told to one model under one name.
+        """
+        answer = self._first("forge_engines", tuple[Engine, ...], self._question())
+        if answer is None:
+            return (Engine(),)
+        if not answer or len({each.folder for each in answer}) < len(answer) or len(_told(answer)) < len(answer):
+            names = " and ".join(plugin.name for plugin in reversed(self._upward))
+            problem = f"each engine has a folder and a parameter of its own, and there is at least one; answered {answer!r}"
+            raise PluginError(names, "forge_engines", problem, hint="see docs/hooks.md")
+        return answer
+
     def tokenizer(self) -> Tokenizer:
         """The first answer; where nobody answers, what AutoTokenizer would read."""
         return self._first("forge_tokenizer", Tokenizer, self._question()) or Tokenizer()
@@ -150,7 +180,7 @@ class Family:
         return merged
 
     def _question(self, toolchain: Toolchain | None = None) -> Question:
-        return Question(self.recipe, self.checkpoint, toolchain)
+        return Question(self.recipe, self.checkpoint, toolchain, self._draft)
 
     def _joined(self, hook: str, promised: object, question: Question) -> tuple[object, ...]:
         """All answers to a hook that answers a tuple, the family's first."""
@@ -162,7 +192,11 @@ class Family:
         return cast("T | None", next((answer for answer in answers if answer is not None), None))
 
     def _commands(self, hook: str, toolchain: Toolchain) -> tuple[Command, ...]:
-        answer = self._first(hook, tuple[Command, ...], self._question(toolchain))
+        """The variant's answer, which is told the family's; or the family's alone."""
+        answer: tuple[Command, ...] = ()
+        for plugin in self._upward:
+            given = plugin.ask(hook, tuple[Command, ...], replace(self._question(toolchain), base=answer))
+            answer = answer if given is None else cast("tuple[Command, ...]", given)
         if not answer:
             names = " and ".join(plugin.name for plugin in reversed(self._upward))
             raise PluginError(names, hook, "answered no command", hint="this recipe's runtime needs one; see docs/hooks.md")
@@ -255,6 +289,10 @@ def _serving(checkpoint: Checkpoint) -> Plugin:
 def _served(served: Sequence[str], broken: Sequence[str]) -> str:
     told = f"installed families serve {'; '.join(served) or 'nothing'}"
     return f"{told}. Could not be asked: {'; '.join(broken)}" if broken else told
+
+
+def _told(engines: Sequence[Engine]) -> set[tuple[str, str]]:
+    return {(each.role, each.parameter) for each in engines}
 
 
 def _wrong(where: str, what: str, hint: str) -> RecipeError:

@@ -1,8 +1,11 @@
-"""The contract between forge and its plugins, API 1. Every hook takes values and returns a value; none runs anything.
+"""The contract between forge and its plugins, API 2. Every hook takes values and returns a value; none runs anything.
 
 A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
-recipe asks for. A hook names whichever of ``recipe``, ``checkpoint`` and ``toolchain`` it wants. ``None`` leaves the question
-to the plugin below: a variant is asked before the family it stands on. Each hook is described in docs/hooks.md.
+recipe asks for. A hook names whichever of its arguments it wants. ``None`` leaves the question to the plugin below: a variant
+stands over a family. Each hook is described in docs/hooks.md.
+
+API 2 added ``forge_engines``, ``draft`` and ``toolchain`` in ``forge_check``, and ``base`` in the two hooks that answer
+commands. A plugin that was written for API 1 works as it did.
 """
 
 import pluggy
@@ -12,6 +15,7 @@ from forge.model import (
     Checkpoint,
     Command,
     ConfigOverrides,
+    Engine,
     Patch,
     Recipe,
     Requirements,
@@ -20,7 +24,7 @@ from forge.model import (
 )
 
 PROJECT = "forge"
-API = 1
+API = 2
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -31,7 +35,7 @@ def forge_architectures() -> tuple[str, ...] | None:
 
 
 @hookspec(firstresult=True)
-def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...] | None:
+def forge_check(recipe: Recipe, checkpoint: Checkpoint, draft: Checkpoint, toolchain: Toolchain) -> tuple[Problem, ...] | None:
     """What this recipe asks that cannot work, each with what to change. Answers of all plugins are collected. Since API 1."""
 
 
@@ -46,13 +50,22 @@ def forge_patches(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) 
 
 
 @hookspec(firstresult=True)
-def forge_convert_commands(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> tuple[Command, ...] | None:
+def forge_convert_commands(
+    recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain, base: tuple[Command, ...]
+) -> tuple[Command, ...] | None:
     """Commands that turn /forge/model into TensorRT-LLM's checkpoint in /forge/out. First answer wins. Since API 1."""
 
 
 @hookspec(firstresult=True)
-def forge_build_commands(recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain) -> tuple[Command, ...] | None:
+def forge_build_commands(
+    recipe: Recipe, checkpoint: Checkpoint, toolchain: Toolchain, base: tuple[Command, ...]
+) -> tuple[Command, ...] | None:
     """Commands that turn /forge/checkpoint into engines in /forge/out. First answer wins. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_engines(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Engine, ...] | None:
+    """The engines that the build makes, where it is not one in /forge/out itself. First answer wins. Since API 2."""
 
 
 @hookspec(firstresult=True)

@@ -39,8 +39,8 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     walk = _Walk()
     clean = walk.table(_TREE, document, "")
     problems = dict(walk.problems)
-    for path in ("source", "draft"):
-        problems.update(_source(clean.get(path), document.get(path), path, problems))
+    for path in ("source", "draft", "convert.calibration"):
+        problems.update(_source(_at(clean, path), _at(document, path), path, problems))
     stated = msgspec.convert({"name": "nameless", "source": {}, **clean}, Recipe)
     recipe = stated
     if runtime is not None:
@@ -49,6 +49,13 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     if found:
         raise RecipeError(tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in found))
     return recipe
+
+
+def _at(document: object, path: str) -> object:
+    """What stands at a key path; None where nothing does."""
+    for key in path.split("."):
+        document = document.get(key) if _is_table(document) else None
+    return document
 
 
 def _listed(problems: dict[str, tuple[str, str]]) -> tuple[Problem, ...]:
@@ -61,8 +68,9 @@ def schema() -> dict[str, object]:
     definitions = made.pop("$defs")
     recipe = definitions.pop("Recipe")
     kinds = [str(kind) for kind in SourceKind]
-    definitions["Source"]["oneOf"] = [{"required": [kind]} for kind in kinds]
-    definitions["Source"]["dependentRequired"] = {"wheel": ["file"], "file": ["wheel"]}
+    for each in ("Source", "Calibration"):
+        definitions[each]["oneOf"] = [{"required": [kind]} for kind in kinds]
+        definitions[each]["dependentRequired"] = {"wheel": ["file"], "file": ["wheel"]}
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **recipe,
@@ -83,7 +91,7 @@ class Key:
 
 
 def keys() -> tuple[Key, ...]:
-    """Every key of a recipe, as docs/recipe.md lists them. ``[draft]`` has the keys of ``[source]``."""
+    """Every key of a recipe, as docs/recipe.md lists them; what is a source like ``[source]`` is told by its own keys only."""
     return tuple(_keys(_TREE, ""))
 
 
@@ -91,8 +99,12 @@ def _keys(tree: inspect.Type, path: str) -> Iterable[Key]:
     for each in tree.fields if isinstance(tree, inspect.StructType) else ():
         here = _join(path, each.encode_name)
         bare = _bare(each.type)
-        if isinstance(bare, inspect.StructType):
-            yield from _keys(bare, here) if here != "draft" else (Key(here, "a table with the keys of [source]", ""),)
+        if isinstance(bare, inspect.StructType) and here != "source" and issubclass(bare.cls, Source):
+            yield Key(here, "a table with the keys of [source]", "")
+            shared = {_join(here, key) for key in Source.__struct_fields__}
+            yield from (key for key in _keys(bare, here) if key.path not in shared)
+        elif isinstance(bare, inspect.StructType):
+            yield from _keys(bare, here)
         else:
             yield Key(here, _allowed(each.type), _default(each))
 

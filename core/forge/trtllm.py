@@ -3,7 +3,9 @@
 Flags were read from the scripts' sources of 0.21; the script in the image has the last word, through its ``--help``.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from forge.errors import Problem
 from forge.model import Checkpoint, Command, Recipe, Scalar, Toolchain
@@ -11,6 +13,7 @@ from forge.model import Checkpoint, Command, Recipe, Scalar, Toolchain
 MODEL = "/forge/model"
 DRAFT = "/forge/draft"
 CHECKPOINT = "/forge/checkpoint"
+CALIBRATION = "/forge/calibration"
 OUT = "/forge/out"
 """Where a command finds its inputs and leaves its result; constants, so that one command has one key everywhere."""
 
@@ -48,6 +51,11 @@ QUANTIZED = {
 }
 """Quantizations that need calibration by quantize.py -> its --qformat and --kv_cache_dtype."""
 
+OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+"""Keeps the data set's library from asking a network that a step has not; it reads what is mounted."""
+
+_VERSION = re.compile(r"\d+(\.\d+)*")
+
 
 def flags(values: Mapping[str, Scalar], switches: Iterable[str] = ()) -> tuple[str, ...]:
     """A table of flags as argv, sorted by name.
@@ -80,16 +88,31 @@ def tool(toolchain: Toolchain, path: str) -> str:
     return f"{toolchain.examples.removesuffix('/models/core')}/{path}"
 
 
+def older(toolchain: Toolchain, version: str) -> bool:
+    """Whether the image's TensorRT-LLM is known to be older than ``version``; one that says nothing is taken for new."""
+    stated = _VERSION.match(toolchain.trtllm)
+    return stated is not None and _numbers(stated.group()) < _numbers(version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def convert(recipe: Recipe, toolchain: Toolchain, folder: str) -> tuple[Command, ...]:
     """Conversion by a script that knows llama's flags, or by quantize.py where the recipe's quantization needs it."""
-    table = recipe.convert
-    if table.quantization in QUANTIZED:
+    if recipe.convert.quantization in QUANTIZED:
         return quantize(recipe, toolchain)
+    return convert_by(recipe, script(toolchain, folder))
+
+
+def convert_by(recipe: Recipe, program: str, values: Mapping[str, Scalar] | None = None) -> tuple[Command, ...]:
+    """Conversion by ``program``, a script that knows llama's flags and those in ``values``."""
+    table = recipe.convert
     narrow: tuple[str, ...] = ()
     if table.quantization in WEIGHT_ONLY:
         narrow = ("--use_weight_only", "--weight_only_precision", WEIGHT_ONLY[table.quantization])
     argv = (
-        *("python3", script(toolchain, folder)),
+        *("python3", program),
         *("--model_dir", MODEL),
         *("--output_dir", OUT),
         *("--dtype", table.dtype),
@@ -97,15 +120,19 @@ def convert(recipe: Recipe, toolchain: Toolchain, folder: str) -> tuple[Command,
         *("--pp_size", str(table.pp)),
         *("--workers", str(table.tp * table.pp)),
         *narrow,
-        *flags(table.args),
+        *flags({**(values or {}), **table.args}),
     )
     return (Command(argv),)
 
 
-def quantize(recipe: Recipe, toolchain: Toolchain) -> tuple[Command, ...]:
-    """Conversion and calibration in one, by the image's quantize.py; ``convert.args`` are its flags then."""
+def quantize(recipe: Recipe, toolchain: Toolchain, values: Mapping[str, Scalar] | None = None) -> tuple[Command, ...]:
+    """Conversion and calibration in one, by the image's quantize.py; ``convert.args`` are its flags then.
+
+    The texts to calibrate with are the recipe's [convert.calibration], mounted at ``CALIBRATION``.
+    """
     table = recipe.convert
     form, cache = QUANTIZED[table.quantization]
+    texts = table.calibration
     argv = (
         *("python3", tool(toolchain, "quantization/quantize.py")),
         *("--model_dir", MODEL),
@@ -115,35 +142,73 @@ def quantize(recipe: Recipe, toolchain: Toolchain) -> tuple[Command, ...]:
         *(("--kv_cache_dtype", cache) if cache else ()),
         *("--tp_size", str(table.tp)),
         *("--pp_size", str(table.pp)),
-        *flags(table.args),
+        *(("--calib_dataset", CALIBRATION, "--calib_size", str(texts.size)) if texts is not None else ()),
+        *flags({**(values or {}), **table.args}),
     )
-    return (Command(argv),)
+    return (Command(argv, OFFLINE if texts is not None else {}),)
 
 
 def build(recipe: Recipe) -> tuple[Command, ...]:
-    """trtllm-build with the recipe's limits; it takes parallelism from the checkpoint, one worker for each rank.
-
-    Every limit is said aloud: trtllm-build's own defaults (batch 2048, input 1024) are for other machines.
-    """
+    """trtllm-build with the recipe's limits, every one said aloud: its defaults (batch 2048) are for other machines."""
     limits = recipe.build
-    preset: dict[str, Scalar] = {"gemm_plugin": "auto"}
-    if recipe.serve.enable_kv_cache_reuse:
-        preset["use_paged_context_fmha"] = True
-    stated = {name.replace("-", "_") for name in limits.args}
-    preset = {name: value for name, value in preset.items() if name not in stated}
+    stated: dict[str, Scalar] = {
+        "max_batch_size": limits.max_batch_size,
+        "max_input_len": limits.max_input_len,
+        "max_seq_len": limits.max_seq_len,
+        "max_beam_width": limits.max_beam_width,
+    }
+    if limits.max_num_tokens is not None:
+        stated["max_num_tokens"] = limits.max_num_tokens
+    preset: dict[str, Scalar] = {"use_paged_context_fmha": True} if recipe.serve.enable_kv_cache_reuse else {}
+    return (build_engine(recipe, stated, preset),)
+
+
+def build_engine(recipe: Recipe, limits: Mapping[str, Scalar], preset: Mapping[str, Scalar], folder: str = "") -> Command:
+    """One engine, built with exactly these ``limits``; ``build.args`` win over what is ``preset``.
+
+    trtllm-build takes parallelism from the checkpoint, one worker for each rank. ``folder`` is the engine's place in the
+    checkpoint and in the result, where there are several.
+    """
+    below = f"/{folder}" if folder else ""
+    chosen = {"gemm_plugin": "auto", **preset}
+    own = {name.replace("-", "_") for name in recipe.build.args}
+    chosen = {name: value for name, value in chosen.items() if name not in own}
     argv = (
         "trtllm-build",
-        *("--checkpoint_dir", CHECKPOINT),
-        *("--output_dir", OUT),
-        *("--max_batch_size", str(limits.max_batch_size)),
-        *("--max_input_len", str(limits.max_input_len)),
-        *("--max_seq_len", str(limits.max_seq_len)),
-        *("--max_beam_width", str(limits.max_beam_width)),
-        *(("--max_num_tokens", str(limits.max_num_tokens)) if limits.max_num_tokens is not None else ()),
+        *("--checkpoint_dir", f"{CHECKPOINT}{below}"),
+        *("--output_dir", f"{OUT}{below}"),
+        *(word for name, value in limits.items() for word in (f"--{name}", str(value))),
         *("--workers", str(recipe.convert.tp * recipe.convert.pp)),
-        *flags({**preset, **limits.args}, SWITCHES),
+        *flags({**chosen, **recipe.build.args}, SWITCHES),
     )
-    return (Command(argv),)
+    return Command(argv)
+
+
+def tree(choices: Sequence[Sequence[int]]) -> str:
+    """A tree of guesses as config.pbtxt wants it: {0}, {0, 0}, {1}; each path is the ranks of the tokens on its way."""
+    return ", ".join("{" + ", ".join(map(str, path)) + "}" for path in choices)
+
+
+def moved(commands: Sequence[Command], places: Mapping[str, str]) -> tuple[Command, ...]:
+    """The same commands with other inputs and results: each argument that is a key of ``places``, or lies below it."""
+    return tuple(replace(command, argv=tuple(_moved(word, places) for word in command.argv)) for command in commands)
+
+
+def _moved(word: str, places: Mapping[str, str]) -> str:
+    for before, after in places.items():
+        if word == before or word.startswith(f"{before}/"):
+            return after + word.removeprefix(before)
+    return word
+
+
+def extended(commands: Sequence[Command], values: Mapping[str, Scalar]) -> tuple[Command, ...]:
+    """The same builds with further flags; a flag that a command states already is left as it stands there."""
+    return tuple(replace(command, argv=(*command.argv, *flags(_unstated(command, values), SWITCHES))) for command in commands)
+
+
+def _unstated(command: Command, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    stated = {word.partition("=")[0].replace("-", "_") for word in command.argv if word.startswith("--")}
+    return {name: value for name, value in values.items() if f"__{name.replace('-', '_')}" not in stated}
 
 
 def check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
@@ -160,3 +225,67 @@ def check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
             fitting = ", ".join(str(each) for each in (1, 2, 4, 8) if count % each == 0)
             problems.append(Problem(f"convert.{key}", what, f"these do: {fitting}"))
     return tuple(problems)
+
+
+def check_experts(recipe: Recipe, checkpoint: Checkpoint, able: Sequence[str]) -> tuple[Problem, ...]:
+    """Whether flags about experts meet a model that has some; ``able`` are the architectures that do."""
+    flagged = [name for name in recipe.convert.args if name.startswith("moe_")]
+    if not flagged or not checkpoint.architectures or set(checkpoint.architectures).intersection(able):
+        return ()
+    return (Problem("convert.args", f"{', '.join(flagged)}: this checkpoint has no experts", "take the moe_ flags away"),)
+
+
+def check_one_stage(recipe: Recipe, what: str) -> tuple[Problem, ...]:
+    """For scripts that leave all layers together: ``what`` is the reason, as the end of a sentence."""
+    if recipe.convert.pp == 1:
+        return ()
+    return (Problem("convert.pp", f"is {recipe.convert.pp}, and {what}", "set it to 1 and raise convert.tp"),)
+
+
+def check_base(checkpoint: Checkpoint, able: Sequence[str], variant: str) -> tuple[Problem, ...]:
+    """Whether a variant's script reads this base model; ``able`` are the architectures that it reads."""
+    stated = checkpoint.architectures
+    if not stated or set(stated).intersection(able):
+        return ()
+    what = f"{variant} stands over {', '.join(able)}, and this checkpoint is {', '.join(stated)}"
+    return (Problem("variant", what, "take another variant, or none"),)
+
+
+def check_decoder(checkpoint: Checkpoint, variant: str) -> tuple[Problem, ...]:
+    """Whether the base model is one engine that writes, as guessing ahead needs it; an encoder with a decoder is two."""
+    if not checkpoint.config.get("is_encoder_decoder"):
+        return ()
+    what = f"{variant} stands over a model with a decoder alone, and this one has an encoder too"
+    return (Problem("variant", what, "take the variant away"),)
+
+
+def check_tree(choices: Sequence[Sequence[int]], most: int) -> tuple[Problem, ...]:
+    """Whether a tree of guesses can be walked: no empty path, none without its parent, and ``most`` paths at most."""
+    known = {tuple(path) for path in choices}
+    orphans = [path for path in choices if not path or (len(path) > 1 and tuple(path[:-1]) not in known)]
+    problems: tuple[Problem, ...] = ()
+    if orphans:
+        what = f"hold {list(orphans[0])}, and not the path that it grows from"
+        problems += (Problem("speculation.choices", what, "add every path's beginning: [0] before [0, 1]"),)
+    if len(choices) > most:
+        what = f"are {len(choices)} paths, above max_draft_len ({most})"
+        problems += (Problem("speculation.choices", what, "raise speculation.max_draft_len, or cut the tree"),)
+    return problems
+
+
+def check_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> tuple[Problem, ...]:
+    """Whether base and draft speak of the same tokens, as far as the sizes of their vocabularies tell."""
+    base, guessing = checkpoint.config.get("vocab_size"), draft.config.get("vocab_size")
+    if not isinstance(base, int) or not isinstance(guessing, int) or base == guessing:
+        return ()
+    what = f"has a vocabulary of {guessing} tokens, and the model one of {base}: its guesses would be other words"
+    return (Problem("draft", what, "take a draft that was made for this model"),)
+
+
+def check_quantization(recipe: Recipe, able: Sequence[str], variant: str) -> tuple[Problem, ...]:
+    """Whether a script knows the recipe's quantization; ``able`` are those that it knows besides none."""
+    form = recipe.convert.quantization
+    if form in ("none", *able):
+        return ()
+    hint = f"it knows {', '.join(('none', *able))}"
+    return (Problem("convert.quantization", f"is {form!r}, which {variant} does not know", hint),)

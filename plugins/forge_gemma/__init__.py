@@ -25,11 +25,8 @@ def forge_architectures() -> tuple[str, ...]:
 
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
-    problems = trtllm.check(recipe, checkpoint)
-    if recipe.convert.pp > 1:
-        what = f"is {recipe.convert.pp}, and Gemma's conversion script knows no pipeline parallelism"
-        problems += (Problem("convert.pp", what, "set it to 1 and raise convert.tp"),)
-    return problems
+    staged = trtllm.check_one_stage(recipe, "Gemma's conversion script knows no pipeline parallelism")
+    return trtllm.check(recipe, checkpoint) + staged
 
 
 @hookimpl

@@ -13,21 +13,17 @@ from forge import (
 )
 
 SCRIPTS = "llama"
+EXPERTS = ("MixtralForCausalLM",)
 
 
 @hookimpl
 def forge_architectures() -> tuple[str, ...]:
-    return ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
+    return ("LlamaForCausalLM", "MistralForCausalLM", *EXPERTS)
 
 
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
-    problems = trtllm.check(recipe, checkpoint)
-    moe = [name for name in recipe.convert.args if name.startswith("moe_")]
-    if moe and checkpoint.architectures and "MixtralForCausalLM" not in checkpoint.architectures:
-        what = f"{', '.join(moe)}: this checkpoint has no experts"
-        problems += (Problem("convert.args", what, "take the moe_ flags away"),)
-    return problems
+    return trtllm.check(recipe, checkpoint) + trtllm.check_experts(recipe, checkpoint, EXPERTS)
 
 
 @hookimpl
