@@ -33,14 +33,42 @@ options:
   --kv_cache_type {paged,disabled}
 """
 
+LLMAPI = {
+    "config.pbtxt": """# a licence
+name: "tensorrt_llm"
+backend: "python"
+# max_batch_size: 64
+# model_transaction_policy { decoupled: False }
+instance_group [ { count: 1 kind: KIND_CPU } ]
+input [
+  { name: "text_input" data_type: TYPE_STRING dims: [ -1 ] },
+  { name: "streaming" data_type: TYPE_BOOL dims: [ 1 ] optional: true },
+  { name: "sampling_param_max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
+  { name: "sampling_param_temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true },
+  # { name: "sampling_param_min_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
+  { name: "sampling_param_stop" data_type: TYPE_STRING dims: [ -1 ] optional: true }
+]
+output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
+""",
+    "1/model.py": "import helpers\n",
+    "1/helpers.py": "# what model.py imports\n",
+    "1/model.yaml": "model: TinyLlama/TinyLlama-1.1B-Chat-v1.0\n",
+}
+"""The llmapi model of an image, in miniature and in NVIDIA's manner."""
+
 
 @dataclass
 class FakeContainers:
-    """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run."""
+    """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run.
+
+    The image holds skeletons for engines unless ``engine_path`` is false, and an llmapi model unless ``llmapi`` is empty.
+    """
 
     problems: tuple[Problem, ...] = ()
     identity: str = "sha256:" + "a" * 64
     here: bool = True
+    engine_path: bool = True
+    llmapi: dict[str, str] = field(default_factory=lambda: dict(LLMAPI))
     scripts: dict[str, str] = field(default_factory=dict[str, str])
     ran: list[ContainerRun] = field(default_factory=list[ContainerRun])
     built: list[ImageBuild] = field(default_factory=list[ImageBuild])
@@ -88,7 +116,9 @@ class FakeContainers:
     def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
         if not self.here:
             raise HostError("no such image", where=image)
-        files = {f"{toolchain.SKELETONS}/{text.path}": text.content for text in repository.skeletons()} | self.scripts
+        shipped = repository.skeletons() if self.engine_path else ()
+        files = {f"{toolchain.SKELETONS}/{text.path}": text.content for text in shipped} | self.scripts
+        files |= {f"{toolchain.LLMAPI}/{path}": content for path, content in self.llmapi.items()}
         wanted = tuple(path for path in files if any(path == one or path.startswith(f"{one}/") for one in paths))
         return {path: files[path].encode() for path in wanted}
 

@@ -11,6 +11,7 @@ from forge.builder import Tools
 from forge.contained import Contained
 from forge.containers import Containers
 from forge.doors import Doors
+from forge.gpus import Gpu
 from forge.model import Host, SourceKind, TextFile
 from forge.ports import Client, Event, Origin, Server
 from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
@@ -37,6 +38,8 @@ class World:
     server: FakeServer = field(default_factory=FakeServer)
     client: FakeClient = field(default_factory=FakeClient)
     containers: FakeContainers = field(default_factory=FakeContainers)
+    gpus: tuple[Gpu, ...] = ()
+    memory: int = 16 * 10**9
     events: list[Event] = field(default_factory=list[Event])
 
     def shop(self, home: Path) -> Workshop:
@@ -58,6 +61,12 @@ class FakeDoors(Doors):
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
         return dict.fromkeys(SourceKind, self._world.origin)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return self._world.gpus
+
+    def memory(self) -> int:
+        return self._world.memory
 
     def host(self) -> Host:
         return Host("3.11", "/usr/bin/python3.11", "linux-x86_64")

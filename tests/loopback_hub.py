@@ -16,7 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
 RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-RANGE = re.compile(r"bytes=(\d+)-")
+RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+Span = tuple[int, int | None]
+"""Where a wanted range begins, and its last byte where it has one."""
 PLAIN = (".json", ".txt", ".md", ".jinja")  # what git keeps itself; the rest is in LFS
 Files = Mapping[str, bytes]
 
@@ -79,7 +81,7 @@ class LoopbackHub:
         repository.names[revision] = commit
         return commit
 
-    def answer(self, path: str, authorization: str, offset: int | None) -> Answer:
+    def answer(self, path: str, authorization: str, span: Span | None) -> Answer:
         if self.failures:
             self.failures -= 1
             return Answer(503)
@@ -99,9 +101,9 @@ class LoopbackHub:
         if commit not in repository.commits:
             return refusal(404, "RevisionNotFound")
         files = repository.commits[commit]
-        return listed(asked["repo"], commit, files) if listing else self._file(commit, files, asked["path"], offset)
+        return listed(asked["repo"], commit, files) if listing else self._file(commit, files, asked["path"], span)
 
-    def _file(self, commit: str, files: Files, path: str, offset: int | None) -> Answer:
+    def _file(self, commit: str, files: Files, path: str, span: Span | None) -> Answer:
         if path not in files:
             return Answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         entry, body = described(path, files[path]), self.swapped.get(path, files[path])
@@ -109,10 +111,11 @@ class LoopbackHub:
         if lfs := entry.get("lfs"):
             assert isinstance(lfs, dict)
             headers |= {"X-Linked-Etag": f'"{lfs["sha256"]}"', "X-Linked-Size": str(len(files[path]))}
-        if offset is None:
+        if span is None:
             return Answer(200, body, headers)
-        headers["Content-Range"] = f"bytes {offset}-{len(body) - 1}/{len(body)}"
-        return Answer(206, body[offset:], headers)
+        first, last = span[0], min(len(body) - 1 if span[1] is None else span[1], len(body) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+        return Answer(206, body[first : last + 1], headers)
 
 
 def described(path: str, data: bytes) -> dict[str, object]:
@@ -146,7 +149,8 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             path, stated = unquote(urlsplit(self.path).path), self.headers.get("Range", "")
             wanted = RANGE.fullmatch(stated) if self.command == "GET" else None
             authorization = self.headers.get("Authorization", "")
-            answer = hub.answer(path, authorization, int(wanted[1]) if wanted else None)
+            span = (int(wanted[1]), int(wanted[2]) if wanted[2] else None) if wanted else None
+            answer = hub.answer(path, authorization, span)
             hub.requests.append(Asked(self.command, path, answer.status, stated, authorization))
             self.send_response(answer.status)
             self.close_connection = True  # one request each, so that a hub that is gone is gone

@@ -13,6 +13,7 @@ from forge import (
     Checkpoint,
     Command,
     ConfigOverrides,
+    Engine,
     ForgeError,
     JsonPatch,
     Patch,
@@ -21,6 +22,7 @@ from forge import (
     Requirements,
     Role,
     Tokenizer,
+    Toolchain,
     families,
     hookimpl,
 )
@@ -112,7 +114,7 @@ def test_a_missing_plugin_is_told_with_what_is_installed() -> None:
     with pytest.raises(PluginError, match="'gema' failed in import: no such plugin") as error:
         families.load("gema")
     assert error.value.exit_code == 4
-    assert error.value.hint == "did you mean 'gemma'? installed: gemma, llama"
+    assert error.value.hint.startswith("did you mean 'gemma'? installed: draft-target, eagle, gemma, llama, ")
 
 
 def test_two_distributions_that_claim_one_name_are_both_named(install: Install) -> None:
@@ -168,7 +170,7 @@ def test_a_raise_is_the_plugins_fault_and_says_so() -> None:
         raise KeyError("oops")
 
     with pytest.raises(PluginError, match="'stranger' failed in forge_check: KeyError: 'oops'"):
-        _family(_plugin(forge_check=forge_check)).check()
+        _family(_plugin(forge_check=forge_check)).check(TOOLS)
 
     @hookimpl
     def forge_tokenizer() -> Tokenizer:
@@ -184,7 +186,7 @@ def test_what_a_plugin_has_to_tell_the_person_passes_unchanged() -> None:
         raise ForgeError("say please", hint="please")
 
     with pytest.raises(ForgeError, match="say please") as error:
-        _family(_plugin(forge_check=forge_check)).check()
+        _family(_plugin(forge_check=forge_check)).check(TOOLS)
     assert not isinstance(error.value, PluginError)
 
 
@@ -287,9 +289,51 @@ def test_first_answers_come_from_the_variant_and_fall_back_to_the_family() -> No
     assert family.tokenizer().kind == "llama"
 
 
+def test_a_variant_is_told_what_its_family_answers() -> None:
+    @hookimpl
+    def forge_build_commands(base: tuple[Command, ...]) -> tuple[Command, ...]:
+        return (*base, Command(("after", *base[0].argv[:1])))
+
+    family = _family(Plugin("llama", forge_llama), _plugin(forge_build_commands=forge_build_commands))
+    assert [command.argv[0] for command in family.build_commands(TOOLS)] == ["trtllm-build", "after"]
+    alone = _family(_plugin(forge_build_commands=_answers((Command(("x",)),))))
+    assert alone.build_commands(TOOLS) == (Command(("x",)),)
+
+
+def test_a_check_is_told_of_the_draft_and_the_image() -> None:
+    @hookimpl
+    def forge_check(draft: Checkpoint, toolchain: Toolchain) -> tuple[Problem, ...]:
+        return (Problem("m", f"{draft.config.get('vocab_size')} {toolchain.trtllm}"),)
+
+    plugin = _plugin(forge_check=forge_check)
+    assert Family(RECIPE, LLAMA, plugin).check(TOOLS)[0].what == "None 0.21.0"
+    drafted = Family(RECIPE, LLAMA, plugin, draft=Checkpoint({"vocab_size": 7}))
+    assert drafted.check(TOOLS)[0].what == "7 0.21.0"
+
+
+def _engines(*engines: Engine) -> Plugin:
+    @hookimpl
+    def forge_engines() -> tuple[Engine, ...]:
+        return engines
+
+    return _plugin(forge_engines=forge_engines)
+
+
+def test_a_build_makes_one_engine_unless_a_plugin_says_otherwise() -> None:
+    assert _family(Plugin("llama", forge_llama)).engines() == (Engine(),)
+    several = (Engine("a"), Engine("b", Role.DRAFT))
+    assert _family(Plugin("llama", forge_llama), _engines(*several)).engines() == several
+
+
+@pytest.mark.parametrize("wrong", [(), (Engine("a"), Engine("a", Role.DRAFT)), (Engine("a"), Engine("b"))])
+def test_engines_that_would_lie_over_each_other_are_refused(wrong: tuple[Engine, ...]) -> None:
+    with pytest.raises(PluginError, match="stranger and llama.*forge_engines"):
+        _family(Plugin("llama", forge_llama), _engines(*wrong)).engines()
+
+
 def test_joined_answers_have_the_familys_first_and_nothing_twice() -> None:
     assert _family(Plugin("llama", forge_llama), _variant()).requirements(TOOLS).pip == ("sentencepiece", "accelerate")
-    assert [each.what for each in _family(_ground(), _variant()).check()] == ["first", "second"]
+    assert [each.what for each in _family(_ground(), _variant()).check(TOOLS)] == ["first", "second"]
     assert len(_family(Plugin("gemma", forge_gemma), _variant()).patches(TOOLS)) == 3
 
 

@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 @dataclass(frozen=True)
 class Served:
-    """Where the speaking models are: ``speaker`` streams, ``once`` answers once, ``mute`` takes only text."""
+    """Where the speaking models are: ``speaker`` streams, ``once`` answers once, ``mute`` takes only text.
+
+    ``pytorch`` streams as NVIDIA's llmapi model does, ``whole`` is the same without streams.
+    """
 
     address: str
     repository: Path
@@ -37,6 +40,8 @@ def speakers(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iter
     tiny_models.lay(repository, "once", tiny_models.SPEAKER, speaks=True)
     tiny_models.lay(repository, "mute", tiny_models.IDENTITY, decoupled=False)
     tiny_models.ensemble(repository, "chain", "speaker")
+    tiny_models.llmapi(repository, "pytorch", decoupled=True)
+    tiny_models.llmapi(repository, "whole", decoupled=False)
     with serving.server(repository) as running:
         yield Served(f"127.0.0.1:{running.ports.grpc}", repository)
 
@@ -109,6 +114,39 @@ def test_a_model_without_text_input_or_length_is_explained(speakers: Served) -> 
 def test_what_the_model_refuses_is_said_in_its_words(speakers: Served) -> None:
     with pytest.raises(InferenceError, match="exceeds maximum input length"):
         speakers.chunks(replace(SAY, prompt="fail"))
+
+
+def test_llmapis_texts_so_far_become_what_is_new_without_the_prompt(speakers: Served) -> None:
+    """A piece that comes twice ("ha", "ha") is said twice."""
+    chunks = speakers.chunks(replace(SAY, model="pytorch", prompt="ha ha äh haha"))
+    assert [chunk.text for chunk in chunks] == ["ha", "ha", "äh", "haha"]
+    assert [chunk.final for chunk in chunks] == [False, False, False, True]
+
+
+def test_a_stop_word_that_llmapi_cuts_off_is_not_said(speakers: Served) -> None:
+    chunks = speakers.chunks(replace(SAY, model="pytorch", prompt="one two END three", stop=("END",)))
+    assert [chunk.text for chunk in chunks] == ["one", "two", ""]
+    assert chunks[-1].final
+
+
+@pytest.mark.parametrize("model", ["pytorch", "whole"])
+def test_an_answer_of_llmapi_can_be_had_whole(speakers: Served, model: str) -> None:
+    assert speakers.chunks(replace(SAY, model=model, stream=False)) == [Chunk("onetwothree", final=True)]
+
+
+def test_values_arrive_under_llmapis_names_and_types(speakers: Served) -> None:
+    asked = replace(SAY, model="pytorch", prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "b c"))
+    (chunk,) = speakers.chunks(asked)
+    told = {"max_tokens": [8], "temperature": [0.5], "top_k": [3], "seed": [2**63 + 1], "stop": ["ä", "b c"]}
+    assert json.loads(chunk.text) == told
+
+
+def test_llmapi_is_told_what_it_has_no_input_for_and_what_cannot_stream(speakers: Served) -> None:
+    with pytest.raises(InferenceError, match="no input for min_tokens") as caught:
+        speakers.chunks(replace(SAY, model="pytorch", min_tokens=3))
+    assert "sampling_param_temperature" in caught.value.hint
+    with pytest.raises(InferenceError, match="cannot stream"):
+        speakers.chunks(replace(SAY, model="whole"))
 
 
 def test_an_unknown_model_is_answered_with_those_that_are_ready(speakers: Served) -> None:

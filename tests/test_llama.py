@@ -6,7 +6,7 @@ import pytest
 import forge_llama
 from forge import Checkpoint
 from forge.compatibility import toolchain
-from forge.model import ConvertTable, Recipe, Source
+from forge.model import Calibration, ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
@@ -57,6 +57,15 @@ def _convert(table: ConvertTable, image: str = "25.08") -> str:
 )
 def test_conversion_is_one_exact_command(table: ConvertTable, line: str) -> None:
     assert _convert(table) == line
+
+
+def test_texts_to_calibrate_with_are_mounted_and_no_network_is_asked() -> None:
+    table = ConvertTable(quantization="int8_sq", calibration=Calibration(hub="a/texts", size=64))
+    (command,) = forge_llama.forge_convert_commands(msgspec.structs.replace(PLAIN, convert=table), toolchain("25.08"))
+    assert " ".join(command.argv) == (
+        QUANTIZE + "--dtype auto --qformat int8_sq --tp_size 1 --pp_size 1 --calib_dataset /forge/calibration --calib_size 64"
+    )
+    assert command.env == {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def test_older_images_keep_their_scripts_elsewhere() -> None:

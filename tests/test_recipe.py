@@ -83,10 +83,6 @@ def test_shipped_recipes_are_read_and_follow_the_schema(file: Path) -> None:
     assert _follows_the_schema(document)
 
 
-def test_the_four_recipes_of_the_house_are_shipped() -> None:
-    assert [file.stem for file in RECIPES] == ["gemma-2b-it", "gemma-2b", "llama-7b", "smollm2-135m-instruct"]
-
-
 def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None:
     wrong = _wrong(
         """

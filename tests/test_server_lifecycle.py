@@ -1,17 +1,21 @@
 """A real Triton, started, watched and stopped."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tiny_models
 from forge.adapters import processes
+from forge.adapters.linking import read_layout
+from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
 from forge.ports import Running
 from triton_fixture import Serving
@@ -21,12 +25,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 FOREGROUND = """
 import os, sys, time
 from pathlib import Path
-from forge.adapters.triton import TritonServer
+from forge.adapters.serving import Servers
 from forge.ports import Launch, Ports
 home, repository, environment, backends, detach, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)),
                 detach=detach == "detach")
-running = TritonServer(Path(home), os.environ).start(launch, lambda line: None)
+running = Servers(Path(home), os.environ).start(launch, lambda line: None)
 print(running.pid, flush=True)
 if detach != "detach":
     time.sleep(600)
@@ -181,21 +185,36 @@ def test_the_command_is_what_runs(serving: Serving, repository: Path) -> None:
 
 
 def test_no_token_reaches_the_server(serving: Serving, repository: Path) -> None:
-    from forge.adapters.triton import TritonServer
-
     environ = {**os.environ, "HF_TOKEN": "hf_secret"}
-    command = TritonServer(serving.home, environ).command(serving.launch(repository))
+    command = Servers(serving.home, environ).command(serving.launch(repository))
     assert "hf_secret" not in str(command)
 
 
 def test_a_server_without_its_execute_bit_is_a_host_error(serving: Serving, repository: Path, tmp_path: Path) -> None:
-    import shutil
-
     copied = tmp_path / "backends"
     shutil.copytree(serving.backends, copied)
     (copied / "python" / "triton_python_backend_stub").chmod(0o644)
     launch = serving.launch(repository)
-    from dataclasses import replace
-
     with pytest.raises(HostError, match="not executable"):
         serving.triton().start(replace(launch, backends=copied), lambda _: None)
+
+
+def test_a_triton_that_is_installed_here_serves_with_its_own_backends(
+    serving: Serving, repository: Path, tmp_path: Path
+) -> None:
+    layout = read_layout(serving.environment)
+    installed = tmp_path / "tritonserver"
+    (installed / "bin").mkdir(parents=True)
+    (installed / "backends" / "python").mkdir(parents=True)
+    shutil.copy(layout.server, installed / "bin" / "tritonserver")
+    for file in layout.python_backend():
+        shutil.copy(file, installed / "backends" / "python" / file.name)
+    path = f"{serving.environment / 'bin'}:{os.environ['PATH']}"
+    servers = Servers(serving.home, {**os.environ, "PATH": path, "LD_LIBRARY_PATH": layout.library_path()}, patience=120.0)
+    launch = replace(serving.launch(repository), environment=None, backends=None, triton=str(installed))
+    running = servers.start(launch, lambda _: None)
+    try:
+        assert Path(f"/proc/{running.pid}/exe").resolve() == installed / "bin" / "tritonserver"
+    finally:
+        servers.stop(running)
+    assert left_of(running) == ([], [])

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import forge_llama
-from forge import Command, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
+from forge import Command, Engine, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
 from forge.errors import InferenceError, SourceError, StepError
 from forge.model import Source, Toolchain
 from forge.ports import Client, Environment, Environments, Executor, Job, Launch, Origin, Request, Server
@@ -48,7 +48,7 @@ def _good(recipe: Recipe, toolchain: Toolchain) -> tuple[str, ...]:
     return ("python3", script, "--output_dir", trtllm.OUT, *trtllm.flags(recipe.convert.args))
 
 
-@pytest.mark.parametrize("plugin", ["llama", "gemma", forge_llama, _converting(_good)])
+@pytest.mark.parametrize("plugin", ["llama", "gemma", "t5", "draft-target", forge_llama, _converting(_good)])
 def test_good_plugins_have_no_problems(plugin: ModuleType | str) -> None:
     assert check_plugin(plugin) == ()
 
@@ -132,6 +132,18 @@ def test_a_patch_that_would_not_do_is_told(patch: Patch, told: str) -> None:
         return (patch,)
 
     assert any(told in problem.what for problem in check_plugin(_module(forge_patches=forge_patches)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [(Engine("elsewhere"), "no command of the build leaves an engine in /forge/out/elsewhere"), (Engine("../x"), "leaves /forge")],
+)
+def test_an_engine_that_nobody_builds_is_told(engine: Engine, told: str) -> None:
+    @hookimpl
+    def forge_engines() -> tuple[Engine, ...]:
+        return (engine,)
+
+    assert any(told in problem.what for problem in check_plugin(_module(forge_engines=forge_engines)))
 
 
 def test_the_class_for_pytest_fails_where_the_function_finds_something() -> None:

@@ -1,31 +1,14 @@
 """Convert and build commands as exact argv, and held to the flags that NVIDIA's tools know."""
 
-import json
-from pathlib import Path
-
 import msgspec
 import pytest
 
-import forge_gemma
-import forge_llama
-from forge import Checkpoint, trtllm
+from forge import Checkpoint, Command, trtllm
 from forge.compatibility import toolchain
 from forge.model import BuildTable, ConvertTable, Recipe, Scalar, ServeTable, Source
+from known_flags import known, strange
 
-FLAGS_FILE = Path(__file__).parent.parent.parent / "shared" / "data" / "flags-0.21.json"
-QUANTIZATIONS = ("none", *trtllm.WEIGHT_ONLY, *trtllm.QUANTIZED)
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
-
-
-def _known(tool: str) -> dict[str, dict[str, object]]:
-    if not FLAGS_FILE.is_file():
-        pytest.skip("the list of NVIDIA's flags stands beside the repository, and is not here")
-    tools = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
-    return {name: flag for flag in tools[tool]["flags"] for name in (flag["flag"], *flag["aliases"])}
-
-
-def _named(argv: tuple[str, ...]) -> set[str]:
-    return {word.partition("=")[0] for word in argv if word.startswith("--")}
 
 
 def test_flags_are_rendered_by_name_and_never_smuggle_another() -> None:
@@ -40,29 +23,36 @@ def test_switches_say_enable_and_disable() -> None:
 
 
 def test_switches_are_those_of_nvidias_plugins() -> None:
-    plugins = _known("trtllm-build:plugins")
+    plugins = known("trtllm-build:plugins")
     switches = {name[2:] for name, flag in plugins.items() if flag.get("choices") == ["enable", "disable"]}
     assert switches == trtllm.SWITCHES
-
-
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize(("plugin", "tool"), [(forge_llama, "llama"), (forge_gemma, "gemma")])
-def test_every_flag_is_one_that_nvidias_tool_knows(plugin: object, tool: str, quantization: str) -> None:
-    recipe = msgspec.structs.replace(PLAIN, convert=msgspec.convert({"tp": 2, "quantization": quantization}, ConvertTable))
-    family = forge_llama if plugin is forge_llama else forge_gemma
-    (command,) = family.forge_convert_commands(recipe, toolchain("25.08"))
-    script = "quantize" if command.argv[1].endswith("quantize.py") else f"convert_checkpoint:{tool}"
-    known = _known(script)
-    assert _named(command.argv) <= set(known)
-    for name, value in zip(command.argv, command.argv[1:], strict=False):
-        choices = known.get(name, {}).get("choices")
-        assert not isinstance(choices, list) or value in choices
 
 
 def test_every_flag_of_the_build_is_one_that_trtllm_build_knows() -> None:
     recipe = msgspec.structs.replace(PLAIN, build=BuildTable(max_num_tokens=9), serve=ServeTable(enable_kv_cache_reuse=True))
     (command,) = trtllm.build(recipe)
-    assert _named(command.argv) <= {*_known("trtllm-build"), *_known("trtllm-build:plugins")}
+    assert strange(command.argv) == []
+
+
+def test_commands_are_moved_by_whole_paths() -> None:
+    command = Command(("x", "/forge/out", "/forge/out/a", "/forge/output", "--y", "/forge/model"), {"A": "1"})
+    moved = trtllm.moved((command,), {"/forge/out": "/forge/out/b", "/forge/model": "/forge/draft"})
+    assert moved == (Command(("x", "/forge/out/b", "/forge/out/b/a", "/forge/output", "--y", "/forge/draft"), {"A": "1"}),)
+
+
+def test_further_flags_do_not_say_again_what_stands_there() -> None:
+    command = Command(("trtllm-build", "--use-paged-context-fmha", "enable", "--max_draft_len=3"))
+    values: dict[str, Scalar] = {"use_paged_context_fmha": True, "max_draft_len": 5, "context_fmha": False}
+    (extended,) = trtllm.extended((command,), values)
+    assert extended.argv == (*command.argv, "--context_fmha", "disable")
+
+
+@pytest.mark.parametrize(
+    ("image", "older"),
+    [("25.08", True), ("25.02", True), ("25.09", False), ("26.07", False), ("my/own:image", False)],
+)
+def test_an_image_that_says_nothing_of_its_version_is_taken_for_new(image: str, older: bool) -> None:
+    assert trtllm.older(toolchain(image), "1.0") is older
 
 
 def test_the_build_says_every_limit_aloud() -> None:

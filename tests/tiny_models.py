@@ -74,6 +74,52 @@ class TritonPythonModel:
         sender.send(flags=1)
 """
 
+# Speaks the tensors of NVIDIA's llmapi model, in its manner: every answer of a stream holds the whole text so far, the prompt
+# stands in front unless it is excluded, and a stop word is cut off when it is whole.
+LLMAPI = """
+import json, threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+def one(request, name, default=None):
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return default if tensor is None else tensor.as_numpy().reshape(-1).tolist()
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
+
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.speak, args=(request, request.get_response_sender())).start()
+
+    def answer(self, text):
+        return pb_utils.InferenceResponse([pb_utils.Tensor("text_output", np.array([text.encode()], dtype=np.object_))])
+
+    def speak(self, request, sender):
+        tensor = pb_utils.get_input_tensor_by_name(request, "text_input").as_numpy()
+        if tensor.ndim > 1:
+            error = pb_utils.TritonError("only supports text_input being a 1D tensor")
+            sender.send(pb_utils.InferenceResponse(error=error), flags=1)
+            return
+        prompt, streaming = tensor[0].decode(), one(request, "streaming", [False])[0]
+        before = "" if one(request, "sampling_param_exclude_input_from_output", [False])[0] else prompt
+        if prompt == "what":
+            names = ("max_tokens", "temperature", "top_k", "seed", "stop")
+            asked = {name: one(request, "sampling_param_" + name) for name in names}
+            sender.send(self.answer(json.dumps(asked, default=bytes.decode)), flags=1)
+            return
+        texts, stops = [before], [word.decode() for word in one(request, "sampling_param_stop", [])]
+        for word in prompt.split()[:one(request, "sampling_param_max_tokens")[0]]:
+            texts.append(texts[-1] + word)
+            if stop := next((stop for stop in stops if texts[-1].endswith(stop)), ""):
+                texts[-1] = texts[-1][:-len(stop)]
+                break
+        for text in texts[1:-1] if streaming else ():
+            sender.send(self.answer(text))
+        sender.send(self.answer(texts[-1]), flags=1)
+"""
+
 _TEXT = """
 input [ {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }} {inputs} ]
 output [ {{ name: "text_output" data_type: TYPE_STRING dims: [ -1 ] }} ]
@@ -87,6 +133,29 @@ _SPEAKS = """
 , { name: "stream" data_type: TYPE_BOOL dims: [ 1 ] optional: true }
 , { name: "stop_words" data_type: TYPE_STRING dims: [ -1 ] optional: true }
 """
+
+_SPEAKS_LLMAPI = """
+, { name: "streaming" data_type: TYPE_BOOL dims: [ 1 ] optional: true }
+, { name: "sampling_param_max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }
+, { name: "sampling_param_temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true }
+, { name: "sampling_param_top_k" data_type: TYPE_INT32 dims: [ 1 ] optional: true }
+, { name: "sampling_param_seed" data_type: TYPE_UINT64 dims: [ 1 ] optional: true }
+, { name: "sampling_param_stop" data_type: TYPE_STRING dims: [ -1 ] optional: true }
+, { name: "sampling_param_exclude_input_from_output" data_type: TYPE_BOOL dims: [ 1 ] optional: true }
+, { name: "stop" data_type: TYPE_BOOL dims: [ 1 ] optional: true }
+"""
+
+
+def llmapi(repository: Path, name: str, *, decoupled: bool) -> None:
+    """Put a model that speaks llmapi's tensors into ``repository``."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(LLMAPI, encoding="utf-8")
+    config = f'name: "{name}"\nbackend: "python"\n' + _TEXT.format(inputs=_SPEAKS_LLMAPI).replace(
+        "dims: [ 1 ] }", "dims: [ -1 ] }", 1
+    )
+    config += f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}\n"
+    (repository / name / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
 def lay(repository: Path, name: str, source: str, *, speaks: bool = False, decoupled: bool = False) -> None:

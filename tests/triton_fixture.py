@@ -16,7 +16,7 @@ from blake3 import blake3
 from filelock import FileLock
 
 from forge.adapters.environments import PrivateEnvironments, backends, host
-from forge.adapters.triton import TritonServer
+from forge.adapters.serving import Servers
 from forge.ports import Environment, Launch, Ports, Running
 from forge.serving import serving_environment, twin_sources
 
@@ -44,8 +44,8 @@ class Serving:
         wanted = models or tuple(sorted(config.parent.name for config in repository.glob("*/config.pbtxt")))
         return Launch(repository, wanted, self.environment, self.backends, free_ports(), detach=detach)
 
-    def triton(self) -> TritonServer:
-        return TritonServer(self.home, os.environ, patience=120.0)
+    def triton(self) -> Servers:
+        return Servers(self.home, os.environ, patience=120.0)
 
     @contextmanager
     def server(self, repository: Path, *models: str) -> Generator[Running]:

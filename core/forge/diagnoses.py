@@ -188,7 +188,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
     Diagnosis(
         "registry-login",
         r"pull access denied|unauthorized: authentication required|requested access to the resource is denied"
-        r"|failed to fetch (anonymous|oauth) token",
+        r"|failed to fetch (anonymous|oauth) token|no basic auth credentials",
         "the registry does not give this image to everyone, or has no such image",
         "check its name; then `docker login nvcr.io` (user $oauthtoken, password: an NGC API key)",
         _ISSUES("NVIDIA-NeMo/Speech", 243),

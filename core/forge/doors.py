@@ -7,6 +7,7 @@ from pathlib import Path
 from forge.builder import Tools
 from forge.contained import Contained
 from forge.containers import Containers
+from forge.gpus import Gpu
 from forge.machine import Machine
 from forge.model import Host, SourceKind
 from forge.ports import Client, Origin, Server
@@ -49,6 +50,18 @@ class Doors:
 
         return DockerContainers(self._environ)
 
+    def gpus(self) -> tuple[Gpu, ...]:
+        """What is here for engines, with what is free of it now."""
+        from forge.adapters.gpus import present
+
+        return present(self._environ)
+
+    def memory(self) -> int:
+        """Bytes of this machine's own memory that are free now."""
+        from forge.adapters.gpus import host_memory
+
+        return host_memory()
+
     def host(self) -> Host:
         from forge.adapters.environments import host
 
@@ -77,9 +90,9 @@ class Doors:
 
     @cached_property
     def server(self) -> Server:
-        from forge.adapters.triton import TritonServer
+        from forge.adapters.serving import Servers
 
-        return TritonServer(self._home, self._environ)
+        return Servers(self._home, self._environ)
 
     @cached_property
     def client(self) -> Client:

@@ -13,7 +13,7 @@ from forge.doors import Doors
 from forge.errors import ForgeError, HostError, LockError, SourceError
 from forge.facts import World, gather
 from forge.families import Family
-from forge.lowering import engine
+from forge.lowering import images
 from forge.model import Facts, Recipe, RuntimeKind
 from forge.order import Order
 from forge.ports import Event, Listener
@@ -63,7 +63,8 @@ class Intake:
 
     def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
         """HostError with all that keeps containers from running here; GPUs count where a build would use one."""
-        wanted = gpus and any(order.recipe.runtime.gpus != NO_GPUS for order in orders)
+        built = [order.recipe.runtime for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
+        wanted = gpus and any(runtime.gpus != NO_GPUS for runtime in built)
         problems = self.doors.containers.check(wanted)
         if problems:
             hint = "`forge doctor` looks closer; `forge plan` works without, and `--runtime twin` serves the recipe on the CPU"
@@ -84,7 +85,7 @@ class Intake:
         tell(Event("held", tools.image, size=image.size))
         known = self._order(order.recipe, replace(order.facts, toolchain=replace(tools, identity=image.identity)))
         if known.tooling is None:
-            step = engine.tools(known)
+            step = images.tools(known)
             with self.store.using([step.key]):
                 builder.realise([step])
             known = self._order(known.recipe, known.facts)
@@ -117,7 +118,7 @@ class Intake:
             return Order(wanted, family, facts)
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
         order = Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus)
-        held = self.store.find(engine.tools(order).key)
+        held = self.store.find(images.tools(order).key)
         return replace(order, tooling=toolchain.read(held.path)) if held else order
 
     def _template(self, family: str) -> str:

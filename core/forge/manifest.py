@@ -48,6 +48,11 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"{ASSETS}/{self.name}"
 
     @property
+    def front(self) -> str:
+        """The folder of the one that clients ask: it takes text and streams text."""
+        return self.roles.get(Role.BLS) or self.roles[Role.TENSORRT_LLM]
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Every folder that is this model's, relative to the repository."""
         return (self.assets, *(folder for _, folder in sorted(self.roles.items())))

@@ -249,18 +249,17 @@ class Engine:
 class Names:
     """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``.
 
-    ``draft`` says that there is a second engine to guess with, and so a model for it.
+    ``roles`` are the models that it becomes: an engine that is guessed for has one more, the llmapi runtime has one in all.
     """
 
     prefix: str = ""
-    draft: bool = False
+    roles: tuple[Role, ...] = COMMON_ROLES
 
     def of(self, role: Role) -> str:
         return f"{self.prefix}-{role}" if self.prefix else str(role)
 
     def all(self) -> dict[Role, str]:
-        roles = (*COMMON_ROLES, Role.DRAFT) if self.draft else COMMON_ROLES
-        return {role: self.of(role) for role in roles}
+        return {role: self.of(role) for role in self.roles}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from forge import compatibility
 from forge.errors import Problem, RecipeError
-from forge.lowering import engine, twin
-from forge.model import Names, Role, RuntimeKind
+from forge.lowering import engine, llmapi, twin
+from forge.model import COMMON_ROLES, Names, Role, RuntimeKind
 from forge.order import Order
 from forge.steps import Entry, Plan
 
@@ -20,24 +20,28 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
     if problems:
         raise RecipeError(tuple(problems))
     several = prefixed or len(orders) > 1
-    names = [Names(order.recipe.name if several else "", _guesses(order)) for order in orders]
+    names = [Names(order.recipe.name if several else "", _roles(order)) for order in orders]
     entries = tuple(_entry(order, named) for order, named in zip(orders, names, strict=True))
     return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
 
 
-def _guesses(order: Order) -> bool:
-    """Whether there is a second engine, with a model of its own in the repository."""
-    if order.recipe.runtime.kind is not RuntimeKind.ENGINE:
-        return False
-    return any(each.role is Role.DRAFT for each in order.family.engines())
+def _roles(order: Order) -> tuple[Role, ...]:
+    """The models that the recipe becomes: one for llmapi, one more than usual where an engine guesses for another."""
+    kind = order.recipe.runtime.kind
+    if kind is RuntimeKind.LLMAPI:
+        return llmapi.ROLES
+    guesses = kind is RuntimeKind.ENGINE and any(each.role is Role.DRAFT for each in order.family.engines())
+    return (*COMMON_ROLES, Role.DRAFT) if guesses else COMMON_ROLES
 
 
 def _notes(order: Order) -> tuple[str, ...]:
-    if order.recipe.runtime.kind is not RuntimeKind.ENGINE:
+    kind = order.recipe.runtime.kind
+    if kind is RuntimeKind.TWIN:
         return ()
     if order.tooling is None:
         return (f"{order.recipe.name}: its image has not been read yet; keys that stand on it are not final",)
-    return tuple(f"{order.recipe.name}: {note}" for note in engine.notes(order))
+    notes = llmapi.notes(order) if kind is RuntimeKind.LLMAPI else engine.notes(order)
+    return tuple(f"{order.recipe.name}: {note}" for note in notes)
 
 
 def check(order: Order) -> tuple[Problem, ...]:
@@ -57,19 +61,18 @@ def check(order: Order) -> tuple[Problem, ...]:
         case RuntimeKind.TWIN:
             found += twin.check(order)
         case RuntimeKind.LLMAPI:
-            found.append(
-                Problem(
-                    f"{recipe.name}: runtime.kind",
-                    "this version of forge does not lower recipes to llmapi yet",
-                    'use "engine" or "twin"',
-                )
-            )
+            found += llmapi.check(order)
         case RuntimeKind.ENGINE:
-            found += engine.check(order)
+            gone = tuple(llmapi.lacks_engines(order))
+            found += gone or engine.check(order)
     return tuple(found)
 
 
 def _entry(order: Order, names: Names) -> Entry:
-    if order.recipe.runtime.kind is RuntimeKind.TWIN:
-        return twin.entry(order, names)
-    return engine.entry(order, names)
+    match order.recipe.runtime.kind:
+        case RuntimeKind.TWIN:
+            return twin.entry(order, names)
+        case RuntimeKind.LLMAPI:
+            return llmapi.entry(order, names)
+        case RuntimeKind.ENGINE:
+            return engine.entry(order, names)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from forge.headers import Tensor
 from forge.model import Checkpoint, Command, Pinned, Source
 
 
@@ -40,6 +41,10 @@ class Origin(Protocol):
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """What config.json says, without fetching weights; empty where it cannot be known."""
+        ...
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        """Name, dtype and shape of every tensor, from its files' headers; empty where only a fetch could tell."""
         ...
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
@@ -91,16 +96,35 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that starting a Triton needs. ``environment`` is the private Python environment, ``backends`` the backend folder."""
+    """All that starting a Triton needs.
+
+    Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder), a Triton that
+    is installed here with its own backends (``triton`` is its folder, neither of those two), and one in a container
+    (``image`` names it; ``repository`` then stands at /forge/repository).
+    """
 
     repository: Path
     models: tuple[str, ...]
-    environment: Path
-    backends: Path
+    environment: Path | None = None
+    backends: Path | None = None
     ports: Ports = field(default_factory=Ports)
     triton: str = ""
     detach: bool = False
     """The server outlives this process; otherwise it ends with it, however it ends."""
+    image: str = ""
+    gpus: str = ""
+    """For a container: ``all``, or device numbers or ids joined by commas; empty for none."""
+    engines: tuple[str, ...] = ()
+    """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
+    world: int = 1
+    """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    host_network: bool = False
+    """A container shares the machine's network, instead of having three ports of its own published."""
+
+    @property
+    def orchestrated(self) -> bool:
+        """Whether TensorRT-LLM starts the processes of its engines itself, instead of being started with all of them."""
+        return len(self.engines) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +133,17 @@ class Running:
 
     repository: str
     pid: int
+    """Of a container: its first process, as the container engine's machine numbers it."""
     started: float
-    """The process's start time in clock ticks since boot, so that a recycled pid is not taken for the server."""
+    """The process's start time in clock ticks since boot, so that a recycled pid is not taken for the server; 0 where this
+    machine does not see the process (a container engine in a virtual machine)."""
     ports: Ports
     models: tuple[str, ...]
     log: str
     shared_memory: str
     """Prefix of the shared-memory regions to clear away afterwards."""
+    container: str = ""
+    """Its name; empty for a process of this machine."""
 
 
 class Server(Protocol):

@@ -153,6 +153,8 @@ class _Walk:
         if _fits(bare, found):
             return found
         hint = _guess(found, map(str, _choices(bare)))
+        if _is_table(found) and isinstance(bare, inspect.UnionType):
+            hint = 'write what stands in it by its whole name, in quotes: "kv_cache_config.max_tokens" = 4096'
         self._note(path, f"found {_show(found)}; allowed: {_allowed(tree)}", hint)
         return None
 

@@ -51,8 +51,25 @@ DATA_TYPES = {
 }
 """Types of tensors that not every skeleton declares."""
 
+EMPTY: dict[Role, dict[str, Scalar]] = {
+    Role.TENSORRT_LLM: {"guided_decoding_backend": "", "xgrammar_tokenizer_info_path": ""},
+    Role.PREPROCESSING: {"multimodal_model_path": ""},
+}
+"""Parameters that NVIDIA's code reads without asking whether they are there, and takes for unset when they are empty.
+
+Read in model_instance_state.cc (getGuidedDecodingConfigFromParams) and preprocessing/1/model.py, TensorRT-LLM 0.17 to 1.2.
+"""
+
 PASSED_OVER = frozenset(
-    {*DATA_TYPES, "engine_dir", "tokenizer_dir", "skip_special_tokens", "enable_kv_cache_reuse", "exclude_input_in_output"}
+    {
+        *DATA_TYPES,
+        *(key for keys in EMPTY.values() for key in keys),
+        "engine_dir",
+        "tokenizer_dir",
+        "skip_special_tokens",
+        "enable_kv_cache_reuse",
+        "exclude_input_in_output",
+    }
     | {"max_queue_delay_microseconds"}
 )
 """What forge's defaults set although some skeletons do not ask for it: set where asked for, passed over elsewhere."""
@@ -238,6 +255,7 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scal
     return {
         Role.ENSEMBLE: {**batch, "logits_datatype": types["logits_datatype"]},
         Role.PREPROCESSING: {
+            **EMPTY[Role.PREPROCESSING],
             **batch,
             **queue,
             **text,
@@ -246,6 +264,7 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scal
             "preprocessing_instance_count": 1,
         },
         Role.TENSORRT_LLM: {
+            **EMPTY[Role.TENSORRT_LLM],
             **batch,
             **queue,
             **types,

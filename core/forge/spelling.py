@@ -84,7 +84,8 @@ Requirement = Annotated[
 StopWord = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="text that is not empty; line breaks are welcome")]
 FlagName = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*\Z", description="a flag's name without its leading dashes"),
+    # The dot is for arguments of LLM() (runtime llmapi), some of which hold others: "kv_cache_config.max_tokens".
+    Meta(pattern=r"^[A-Za-z][A-Za-z0-9]*([._-][A-Za-z0-9]+)*\Z", description="a flag's name without its leading dashes"),
 ]
 ParameterName = Annotated[
     str,

@@ -52,7 +52,7 @@ class Role(StrEnum):
 
 
 COMMON_ROLES = tuple(role for role in Role if role is not Role.DRAFT)
-"""The models that every recipe becomes."""
+"""The models that a recipe with an engine becomes."""
 
 
 class SourceKind(StrEnum):

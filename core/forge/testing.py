@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from forge.conformance import PluginConformance, check_plugin
 from forge.errors import InferenceError, SourceError, StepError
+from forge.headers import PREFIX, Tensor, length, parse
 from forge.model import Checkpoint, Command, FileFact, Pinned, Source
 from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
 
@@ -72,6 +73,11 @@ class FakeOrigin:
         self._reach(pinned.name)
         config = self.files.get("config.json")
         return Checkpoint(json.loads(config) if config is not None else {})
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        self._reach(pinned.name)
+        whole = [content for path, content in sorted(self.files.items()) if path.endswith(".safetensors")]
+        return tuple(each for content in whole for each in parse(content[PREFIX : PREFIX + length(content)]))
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._reach(pinned.name)

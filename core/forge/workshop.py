@@ -23,13 +23,16 @@ from forge.doctor import Finding
 from forge.doors import Doors
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.families import find
-from forge.intake import Intake
+from forge.fitting import Report
+from forge.intake import NO_GPUS, Intake
 from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Command, Recipe, Role, RuntimeKind, Source, SourceKind
+from forge.model import Command, Recipe, RuntimeKind, Source, SourceKind
 from forge.order import Order
 from forge.outlook import Outlook, outlook
 from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
+from forge.repository import asset
+from forge.sizing import Sizing
 from forge.steps import Entry, LayBackends, Plan, Stage, Step
 from forge.store import Store
 from forge.toolchain import template
@@ -61,13 +64,15 @@ class Target:
 
     @property
     def tokenizer(self) -> Path:
-        return self.repository / "_assets" / self.model.name / "tokenizer"
+        """Its folder; llmapi reads the tokenizer out of the checkpoint itself."""
+        kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
+        return self.repository / asset(self.model.name, kind)
 
     def request(self, prompt: str) -> Request:
         """A request with the recipe's sampling. Without a seed it draws one: the server would reuse a fixed one."""
         wanted = self.model.sampling
         return Request(
-            model=self.model.roles[Role.BLS],
+            model=self.model.front,
             prompt=prompt,
             max_tokens=wanted.max_tokens,
             temperature=wanted.temperature,
@@ -153,6 +158,11 @@ class Workshop:
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
         return outlook(wanted, self.store)
+
+    def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
+        """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
+        orders = [self.order(path, runtime=runtime) for path in recipes]
+        return Sizing(self._doors.origins, self.store).report(orders, self._doors.gpus(), self._doors.memory(), gpu)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
         """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.
@@ -363,6 +373,8 @@ def _serving(order: Order, entry: Entry) -> Serving:
     if entry.serving is None:
         image = next(step for name, step in entry.step.needs if name == "image")
         recipe = order.recipe
+        if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU; its one process starts those of the other ranks
+            return Serving(image=image.key, gpus="" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus)
         return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp)
     environment, backends = entry.serving
     triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""

@@ -38,6 +38,21 @@ echo "============================="
 echo
 exec "$@"
 """
+_MPIRUN = b"""#!/bin/sh
+# Runs what stands for rank 0, which here holds the whole engine; NVIDIA's other ranks serve nothing either.
+[ "$1 $2 $3" = "--allow-run-as-root -n 1" ] || { echo "mpirun: not as NVIDIA's launcher calls it: $*" >&2; exit 2; }
+shift 3
+words=$#
+first=1
+while [ "$words" -gt 0 ]; do
+    word=$1
+    shift
+    words=$((words - 1))
+    [ "$word" != : ] || first=0
+    [ "$first" = 0 ] || set -- "$@" "$word"
+done
+exec "$@"
+"""
 _PROGRAM = """#!/usr/bin/python3
 import sys
 from {module} import main
@@ -162,6 +177,7 @@ def _engine_path() -> dict[str, File | Link]:
     made = under(HERE / "app" / "examples", "app/examples")
     for text in skeletons():
         made[f"app/all_models/inflight_batcher_llm/{text.path}"] = File(text.content.encode())
+    made["usr/local/bin/mpirun"] = File(_MPIRUN, 0o755)
     program = _PROGRAM.format(module="tensorrt_llm.commands.build")
     made["usr/local/bin/trtllm-build"] = File(program.encode(), 0o755)
     return made

@@ -63,10 +63,16 @@ class Api(Protocol):
     def start(self, container: str, /) -> None: ...
     def wait(self, container: str, /) -> Mapping[str, object]: ...
     def inspect_container(self, container: str, /) -> object: ...
-    def kill(self, container: str, /) -> None: ...
+    def kill(self, container: str, /, signal: str = ...) -> None: ...
     def remove_container(self, container: str, /, *, v: bool, force: bool) -> None: ...
     def containers(self, *, all: bool, filters: Mapping[str, object]) -> object: ...  # noqa: A002  # the SDK's name
     def get_archive(self, container: str, path: str, /) -> tuple[Generator[bytes], Mapping[str, object]]: ...
+
+
+class _Device(Struct, rename={"id": "ID"}):
+    """A device that a recent daemon knows by the Container Device Interface."""
+
+    id: str = ""
 
 
 class _Info(Struct, rename="pascal"):
@@ -77,6 +83,7 @@ class _Info(Struct, rename="pascal"):
     mem_total: int = 0
     runtimes: dict[str, object] | None = None
     security_options: list[str] | None = None
+    discovered_devices: list[_Device] | None = None
 
 
 class Daemon:
@@ -118,14 +125,16 @@ class Daemon:
         with self.connected() as api, ours("say what it is", self.address):
             info = msgspec.convert(api.info(), _Info)
         root = Path(info.docker_root_dir)
-        # The daemon gives GPUs when it finds this hook, with or without a runtime of the name `nvidia`.
-        hook = shutil.which("nvidia-container-runtime-hook", path=self._environ.get("PATH"))
+        devices = [device.id for device in info.discovered_devices or ()]
         return DaemonFacts(
             version=info.server_version,
             storage=info.docker_root_dir,
             free=shutil.disk_usage(root).free if self._is_here() and root.is_dir() else 0,
             memory=info.mem_total,
-            nvidia="nvidia" in (info.runtimes or {}) or (self._is_here() and hook is not None),
+            nvidia="nvidia" in (info.runtimes or {})
+            or any(device.startswith("nvidia.com/gpu") for device in devices)
+            # A daemon that finds this hook gives GPUs without a runtime of the name.
+            or (self._is_here() and bool(shutil.which("nvidia-container-runtime-hook", path=self._environ.get("PATH")))),
             rootless=any("rootless" in option for option in info.security_options or ()),
         )
 

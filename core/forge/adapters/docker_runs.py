@@ -118,9 +118,12 @@ class Runs:
             net = network(api, run.network)
             try:
                 ended = self._attended(api, run, net, log)
-            finally:
+            except BaseException:
+                # Also on Ctrl-C; what went wrong first is what is told.
                 with suppress(ForgeError):
                     self.give_back(api, run.image, run.out)
+                raise
+            self.give_back(api, run.image, run.out)
             if problem := _verdict(ended, run):
                 raise log.failure(problem, self._table)
         self._keep_promises(run, log)

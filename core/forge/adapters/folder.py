@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from forge.adapters import tensors
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, digest, fault, needed
 from forge.errors import SourceError, StoreError
+from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
@@ -89,6 +91,9 @@ class FolderOrigin:
     def read(self, pinned: Pinned) -> Checkpoint:
         config = Path(pinned.location) / "config.json"
         return checkpoint(_bytes(config), str(config))
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        return tensors.local(Path(pinned.location), (file.path for file in pinned.files))
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         total, done = sum(file.size for file in pinned.files), 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from forge.adapters.folder import Digests
 from forge.errors import SourceError
+from forge.headers import Tensor
 from forge.model import Checkpoint, Pinned, Source, SourceKind
 from forge.ports import Progress
 from forge.twin.gguf_header import DAMAGE, GgufError, config, read_header
@@ -31,6 +32,11 @@ class GgufOrigin:
 
     def read(self, pinned: Pinned) -> Checkpoint:
         return Checkpoint(self._config(Path(pinned.location)))
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        """Empty: they are not the checkpoint's until the file is converted, and config.json says them all the same."""
+        del pinned
+        return ()
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         (fact,) = pinned.files

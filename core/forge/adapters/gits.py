@@ -17,6 +17,7 @@ from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import POINTER, POINTER_LIMIT, check, needed
 from forge.errors import SourceError, StoreError
+from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
@@ -74,6 +75,11 @@ class GitOrigin:
                 self._bring(pinned, (fact,), Path(folder), _unseen)
                 self._keep(fact, (Path(folder) / CONFIG).read_bytes())
         return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{CONFIG}")
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        """Empty: LFS gives whole files only, and config.json says them for most families."""
+        del pinned
+        return ()
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._bring(pinned, pinned.files, into, progress)

@@ -1,25 +1,53 @@
-"""``python -m forge.adapters.guardian MARKER STATE LOG``: waits until the forge that started it is gone, then ends its server.
+"""``python -m forge.adapters.guardian MARKER STATE LOG CONTAINER``: when the forge that started it is gone, ends its server.
 
 forge holds the other end of standard input. However forge ends, SIGKILL included, the kernel closes that end, and a server that
-was not meant to outlive it goes too, with its stubs, its shared memory and its state file.
+was not meant to outlive it goes too, with its stubs, its shared memory and its state file. CONTAINER is empty for a process.
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from forge.adapters.processes import end
 from forge.adapters.triton_log import served
+from forge.errors import ForgeError
 
 PATIENCE = 12.0
 """Seconds between asking a server to finish and killing it; a little over the exit timeout it was started with."""
+DISMISSED = b"."
+"""What forge writes when it has ended the server itself."""
+_TRIES, _BETWEEN = 30, 2.0
+_STARTING = 1.0
+"""Seconds in which a container that forge was just starting when it died can still come up."""
 
 
-def main(marker: str, state: str, log: str) -> None:
-    """Block until end of input, then end all that carries ``marker``."""
-    sys.stdin.buffer.read()
-    end(marker, PATIENCE, served(Path(log)))
+def main(marker: str, state: str, log: str, container: str) -> None:
+    """Block until end of input, then end all that carries ``marker``, or the container."""
+    if sys.stdin.buffer.read():
+        return
+    if not container:
+        end(marker, PATIENCE, served(Path(log)))
+    elif not _ended(container, Path(log)):
+        return  # its owner's label has the next forge remove it
     Path(state).unlink(missing_ok=True)
 
 
+def _ended(container: str, log: Path) -> bool:
+    """End a container; a daemon that is away is given a minute to come back."""
+    from forge.adapters.docker_serving import end_container
+
+    for _ in range(_TRIES):
+        try:
+            end_container(os.environ, container, PATIENCE, served(log))
+            time.sleep(_STARTING)
+            end_container(os.environ, container, 0.0, served(log))
+        except ForgeError:
+            time.sleep(_BETWEEN)
+        else:
+            return True
+    return False
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

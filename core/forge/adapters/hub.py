@@ -15,6 +15,7 @@ import msgspec
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, needed
 from forge.errors import ForgeError, SourceError, StoreError
+from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
@@ -93,6 +94,30 @@ class HubOrigin:
         if not (folder / fact.path).is_file():
             self._bring(pinned, (fact,), folder)
         return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/config.json")
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        """By range requests for the headers alone; each file's are kept by its digest, so that they are asked for once."""
+        files = (file for file in pinned.files if file.path.endswith(".safetensors"))
+        return tuple(tensor for file in files for tensor in self._header(pinned, file))
+
+    def _header(self, pinned: Pinned, file: FileFact) -> tuple[Tensor, ...]:
+        folder, question = self._home / "headers", file.digest.encode()
+        held = recall(folder, question, tuple[Tensor, ...]) if file.digest else None
+        if held is not None:
+            return held
+        self._online(pinned.name)
+
+        def look() -> tuple[Tensor, ...]:
+            from huggingface_hub import HfApi
+
+            said = HfApi(endpoint=self._endpoint, token=self._token or False).parse_safetensors_file_metadata(
+                pinned.name, file.path, revision=pinned.revision, timeout=TIMEOUT
+            )
+            return tuple(Tensor(name, str(each.dtype), tuple(each.shape)) for name, each in said.tensors.items())
+
+        found = self._ask(look, pinned.name, pinned.revision)
+        record(folder, question, found)
+        return found
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """The library resumes and retries broken connections but checks no digests; that is done here, file by file."""
@@ -173,6 +198,8 @@ class HubOrigin:
         where = f"{self._endpoint}/{name}"
         if isinstance(error, errors.HfHubHTTPError):
             return self._refusal(error, error.response.status_code, where, revision)
+        if isinstance(error, errors.SafetensorsParsingError):
+            return SourceError("the header of a safetensors file cannot be read", where=where)
         if isinstance(error, errors.HFValidationError):
             return SourceError(f"{name!r} is no model id", where=where, hint="write owner/name as the hub shows it")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -7,6 +7,7 @@ Names and types come from what the server says of the model, not from memory: Te
 import struct
 import uuid
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 
 from forge.adapters.kserve import Connection, InferResponse, Input, TensorMetadata, connect
 from forge.errors import InferenceError
@@ -35,6 +36,7 @@ _RENAMED = {
     "stop": ("stop_words", f"{_LLMAPI}stop"),
     "bad": ("bad_words",),
     "stream": ("stream", "streaming"),
+    "exclude_input_in_output": ("exclude_input_in_output", f"{_LLMAPI}exclude_input_from_output"),
 }
 """A word of Request -> the inputs that stand for it, by version; otherwise the word itself."""
 _OPTIONAL = ("stream", "exclude_input_in_output")
@@ -56,12 +58,15 @@ class TritonClient:
         from a model that answers once, and whatever the server refuses.
         """
         with connect(address, self._timeout) as connection:
-            inputs = _inputs(connection, request)
+            offered = {tensor.name: tensor for tensor in connection.metadata(request.model).inputs}
+            inputs = _inputs(connection, request, offered)
             responses = connection.stream(request.model, uuid.uuid4().hex, inputs)
+            news = _News() if f"{_LLMAPI}max_tokens" in offered else None
             try:
                 ended = False
                 for response, final in responses:
-                    yield from _chunks(response, final)
+                    for chunk in _chunks(response, final):
+                        yield news.of(chunk) if news else chunk
                     ended = ended or final
                 if not ended:
                     yield Chunk("", final=True)
@@ -70,8 +75,24 @@ class TritonClient:
                 responses.close()
 
 
-def _inputs(connection: Connection, request: Request) -> tuple[Input, ...]:
-    offered = {tensor.name: tensor for tensor in connection.metadata(request.model).inputs}
+class _News:
+    """What is new in the chunks of an llmapi model: NVIDIA's sends the whole text so far, again and again (``output.text``)."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, str] = {}
+
+    def of(self, chunk: Chunk) -> Chunk:
+        """The chunk less what was said before; at its end a text can become shorter, where a stop word is cut off."""
+        said, text = self._said.get(chunk.index, ""), chunk.text
+        known = len(said)
+        if not text.startswith(said):
+            pairs = enumerate(zip(said, text, strict=False))
+            known = next((place for place, (old, new) in pairs if old != new), min(len(said), len(text)))
+        self._said[chunk.index] = text
+        return replace(chunk, text=text[known:])
+
+
+def _inputs(connection: Connection, request: Request, offered: dict[str, TensorMetadata]) -> tuple[Input, ...]:
     if request.stream and not connection.decoupled(request.model):
         raise InferenceError(
             "the model answers once and cannot stream",

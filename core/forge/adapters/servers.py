@@ -3,18 +3,17 @@
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 import forge
-from forge.adapters import processes
-from forge.adapters.guardian import PATIENCE
-from forge.adapters.triton_log import served
+from forge.adapters.guardian import DISMISSED
 from forge.ports import Running
 
 
@@ -26,7 +25,7 @@ class States:
 
     def marker(self, repository: Path) -> str:
         """What tells this repository's server, and all that it starts, from every other's."""
-        return f"forge-{_digest(f'{self._folder}:{repository}')}"
+        return f"forge-serve-{_digest(f'{self._folder}:{repository}')}"
 
     def file(self, repository: Path) -> Path:
         return self._folder / f"{_digest(str(repository))}.json"
@@ -49,30 +48,10 @@ class States:
     def forget(self, repository: Path) -> None:
         self.file(repository).unlink(missing_ok=True)
 
-    def living(self, holding: Path | None = None) -> tuple[Running, ...]:
-        """The servers that are alive. The dead are cleared away, but for those that another forge is just starting.
-
-        ``holding`` is the repository whose lock the caller has.
-        """
-        found: list[Running] = []
-        for file in sorted(self._folder.glob("*.json")):
-            running = _read(file)
-            if running is None:
-                continue
-            processes.reap(running.pid)
-            if running.pid and processes.started(running.pid) == running.started:
-                found.append(running)
-            elif running.repository == str(holding):
-                self._bury(running)
-            else:
-                with suppress(Timeout), self.lock(Path(running.repository)):
-                    if _read(file) == running:
-                        self._bury(running)
-        return tuple(found)
-
-    def _bury(self, running: Running) -> None:
-        processes.end(running.shared_memory, PATIENCE, served(Path(running.log)))
-        self.forget(Path(running.repository))
+    def kept(self) -> tuple[Running, ...]:
+        """What the state files say, whether or not it is still so."""
+        read = (_read(file) for file in sorted(self._folder.glob("*.json")))
+        return tuple(running for running in read if running is not None)
 
 
 @dataclass(frozen=True)
@@ -83,15 +62,15 @@ class Guard:
     pipe: int
 
     @classmethod
-    def post(cls, marker: str, state: Path, log: Path) -> "Guard":
-        """Start one for the server that carries ``marker``."""
+    def post(cls, running: Running, state: Path, environ: Mapping[str, str]) -> "Guard":
+        """Start one for a server, in the environment that its end needs."""
         reading, writing = os.pipe()
-        environ = {**processes.inherited(os.environ), "PYTHONPATH": str(Path(forge.__file__).parents[1])}
+        words = (running.shared_memory, str(state), running.log, running.container)
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                (sys.executable, "-P", "-m", "forge.adapters.guardian", marker, str(state), str(log)),
-                environ,
+                (sys.executable, "-P", "-m", "forge.adapters.guardian", *words),
+                {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, reading, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -105,7 +84,9 @@ class Guard:
         return cls(pid, writing)
 
     def dismiss(self) -> None:
-        """Let it find that its server is gone, and end."""
+        """Tell it that nothing is left to guard, and see it off."""
+        with suppress(BrokenPipeError):
+            os.write(self.pipe, DISMISSED)
         os.close(self.pipe)
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)

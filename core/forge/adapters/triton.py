@@ -1,176 +1,98 @@
-"""Starts, watches and stops Triton on this machine."""
+"""Triton as a process of this machine: the twin's in its private environment, or one that is installed here."""
 
-import http.client
 import os
+import shutil
 import signal
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import Timeout
-
 from forge.adapters import processes, triton_log
-from forge.adapters.guardian import PATIENCE
 from forge.adapters.linking import read_layout, require_libraries
-from forge.adapters.servers import Guard, States
+from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import HostError, ServerError
 from forge.model import Command
 from forge.ports import Launch, Ports, Running
 
-EXIT_TIMEOUT = 10
-"""Seconds that Triton gives running requests when it is asked to finish."""
-_BACKENDS = ("python", "tensorrtllm")
-_ABORTED = 3.0
-"""Seconds for a server that never became ready to finish by itself."""
+INSTALLED = "/opt/tritonserver"
+"""Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""
+_NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
+"""Families of variables that NVIDIA's image sets for its Triton and for what MPI starts."""
 
 
-class TritonServer:
-    """The Server of this machine. ``home`` keeps a state file and a log for each; ``patience`` is seconds to become ready.
+class TritonProcess:
+    """A way to run a Triton (see ``forge.adapters.serving.Way``)."""
 
-    A server that is not detached ends with the process that started it, through its guardian.
-    """
+    pause = 0.03
 
-    def __init__(self, home: Path, environ: Mapping[str, str], patience: float = 600.0) -> None:
-        self._states = States(home / "servers")
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._patience = patience
-        self._guards: dict[str, Guard] = {}
 
-    def command(self, launch: Launch) -> Command:
-        """The command line and environment of ``start``; nothing else of this process's environment reaches the server."""
+    def command(self, launch: Launch, marker: str) -> Command:
+        """The command line and environment; nothing else of this process's environment reaches the server."""
+        if launch.environment is None or launch.backends is None:
+            return self._installed(launch, marker)
         layout = read_layout(launch.environment, launch.triton)
-        ports, marker = launch.ports, self._states.marker(launch.repository)
-        argv = [
-            str(layout.server),
-            f"--model-repository={launch.repository}",
-            f"--backend-directory={launch.backends}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in launch.models),
-            *_addresses(ports),
-            "--disable-auto-complete-config",
-            f"--exit-timeout-secs={EXIT_TIMEOUT}",
-            "--allow-gpu-metrics=false",
-            *(f"--backend-config={backend},shm-region-prefix-name={marker}" for backend in _BACKENDS),
-        ]
+        seat = Seat(str(layout.server), str(launch.repository), launch.ports, marker, str(launch.backends))
         environ = processes.inherited(self._environ)
         # The stub takes its packages from the first python3 on PATH.
         environ["PATH"] = f"{launch.environment / 'bin'}:{environ.get('PATH', os.defpath)}"
         environ["LD_LIBRARY_PATH"] = layout.library_path(self._environ.get("LD_LIBRARY_PATH", ""))
         environ[processes.MARKER] = marker
-        return Command(tuple(argv), environ)
+        return Command(arguments(launch, seat), environ)
 
-    def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
-        """Start and wait until every model is ready, each line of the log told to ``line``.
+    def _installed(self, launch: Launch, marker: str) -> Command:
+        """A Triton with backends and packages of its own, found as whoever calls forge would find them."""
+        from forge.adapters.machine import ThisMachine
 
-        HostError for a Triton that cannot run here; ServerError for a taken port, a server that is there already, and models
-        that do not load. After an error, or Ctrl-C, nothing is left running.
-        """
-        command = self.command(launch)
+        if not launch.triton:
+            raise ServerError("there is no Triton to serve it with", where=str(launch.repository), hint="`forge build RECIPE`")
+        backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
+        program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
+        seat = Seat(program, str(launch.repository), launch.ports, marker, backends, gpus)
+        environ = processes.inherited(self._environ)
+        environ |= {name: value for name, value in self._environ.items() if name.startswith(_NVIDIA)}
+        return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
+
+    def inside(self, launch: Launch) -> Ports:
+        """The addresses as the server sees them."""
+        return launch.ports
+
+    def check(self, launch: Launch) -> None:
+        """HostError for a Triton that cannot run here."""
+        if launch.environment is None or launch.backends is None:
+            server = Path(launch.triton) / "bin" / "tritonserver"
+            _require_executable(server)
+            require_libraries((server,), self._environ.get("LD_LIBRARY_PATH", ""))
+            return
         layout = read_layout(launch.environment, launch.triton)
         stub = launch.backends / "python" / "triton_python_backend_stub"
         _require_executable(layout.server, stub)
-        require_libraries((layout.server, stub), command.env["LD_LIBRARY_PATH"])
-        _require_models(launch)
-        try:
-            with self._states.lock(launch.repository):
-                self._require_room(launch)
-                return self._started(launch, command, line)
-        except Timeout as error:
-            raise ServerError(
-                "another forge is starting a server on this repository just now",
-                where=str(launch.repository),
-                hint="wait for it; `forge status` shows it when it is ready",
-            ) from error
+        require_libraries((layout.server, stub), layout.library_path(self._environ.get("LD_LIBRARY_PATH", "")))
 
-    def running(self) -> tuple[Running, ...]:
-        """The servers that are alive; what dead ones left behind is cleared away."""
-        return self._states.living()
+    def guarded(self) -> dict[str, str]:
+        """The environment in which a guardian can end the server."""
+        return processes.inherited(self._environ)
+
+    def begin(self, launch: Launch, running: Running) -> Running:
+        """Start it, after whatever a predecessor left whose forge and guardian were both killed."""
+        log = Path(running.log)
+        processes.end(running.shared_memory, 0.0, triton_log.served(log))
+        pid = _spawn(self.command(launch, running.shared_memory), log)
+        return replace(running, pid=pid, started=processes.started(pid) or 0.0)
 
     def alive(self, running: Running) -> bool:
         """Whether the server's process is still there."""
         processes.reap(running.pid)
-        return processes.started(running.pid) == running.started
+        return bool(running.pid) and processes.started(running.pid) == running.started
 
-    def stop(self, running: Running) -> None:
-        """SIGINT, wait, then SIGKILL to all that it started; its shared memory and its state file go too."""
-        self._finish(running, PATIENCE)
+    def ended(self, running: Running) -> str:  # noqa: ARG002  # nobody waits for it but the one who looked whether it lives
+        """How it ended: the log says it."""
+        return ""
 
-    def _finish(self, running: Running, patience: float) -> None:
+    def end(self, running: Running, patience: float) -> None:
+        """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""
         processes.end(running.shared_memory, patience, triton_log.served(Path(running.log)))
-        self._states.forget(Path(running.repository))
-        if guard := self._guards.pop(running.shared_memory, None):
-            guard.dismiss()
-
-    def _require_room(self, launch: Launch) -> None:
-        for other in self._states.living(holding=launch.repository):
-            if other.repository == str(launch.repository):
-                raise ServerError(
-                    f"a server runs on this repository already (process {other.pid}, gRPC port {other.ports.grpc})",
-                    where=other.repository,
-                    hint="use it, or stop it first: `forge stop`",
-                )
-        ports = launch.ports
-        wanted = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
-        for name, port in wanted.items():
-            if list(wanted.values()).count(port) > 1:
-                raise ServerError(f"port {port} is asked for twice", hint="http, grpc and metrics each need their own")
-            if not processes.free(ports.host, port):
-                raise ServerError(
-                    f"port {port} is taken{self._holder(port)}",
-                    where=f"{ports.host}:{port}",
-                    hint=f"free it, or choose another with --{name}-port",
-                )
-
-    def _holder(self, port: int) -> str:
-        for other in self._states.living():
-            if port in (other.ports.http, other.ports.grpc, other.ports.metrics):
-                return f" by forge's own server on {other.repository} (process {other.pid}; `forge stop` ends it)"
-        pid = processes.listener(port)
-        return f" by process {pid} ({processes.program(pid)})" if pid else ""
-
-    def _started(self, launch: Launch, command: Command, line: Callable[[str], None]) -> Running:
-        marker = command.env[processes.MARKER]
-        log = self._states.log(launch.repository)
-        processes.end(marker, 0.0, triton_log.served(log))  # a predecessor whose forge and guardian were both killed
-        running = Running(str(launch.repository), 0, 0.0, launch.ports, launch.models, str(log), marker)
-        self._states.keep(running)
-        try:
-            if not launch.detach:
-                self._guards[marker] = Guard.post(marker, self._states.file(launch.repository), log)
-            pid = _spawn(command, log)
-            running = replace(running, pid=pid, started=processes.started(pid) or 0.0)
-            self._states.keep(running)
-            self._await(running, line)
-        except BaseException:  # Ctrl-C too: whatever ends the start, no process is left
-            self._finish(running, _ABORTED)
-            raise
-        return running
-
-    def _await(self, running: Running, line: Callable[[str], None]) -> None:
-        """Return when every model is ready; ServerError when the server ended, or time did."""
-        deadline = time.monotonic() + self._patience
-        missing = list(running.models)
-        with Path(running.log).open(encoding="utf-8", errors="replace") as log:
-            while missing:
-                alive = self.alive(running)
-                for text in log:
-                    line(text.rstrip("\n"))
-                if not alive:
-                    raise _not_loaded(running, missing)
-                missing = [model for model in missing if not _ready(running.ports, model)]
-                if missing and time.monotonic() > deadline:
-                    raise _not_loaded(running, missing)
-                time.sleep(0.03 if missing else 0)
-
-
-def _addresses(ports: Ports) -> tuple[str, ...]:
-    """All three: Triton listens on every interface unless told otherwise."""
-    named = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
-    return tuple(
-        option for name, port in named.items() for option in (f"--{name}-address={ports.host}", f"--{name}-port={port}")
-    )
 
 
 def _spawn(command: Command, log: Path) -> int:
@@ -182,10 +104,9 @@ def _spawn(command: Command, log: Path) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     signals = (signal.SIGINT, signal.SIGTERM)  # a shell's background job has SIGINT ignored, and children inherit that
+    program = shutil.which(command.argv[0], path=command.env.get("PATH", os.defpath)) or command.argv[0]
     try:
-        return os.posix_spawn(
-            command.argv[0], command.argv, dict(command.env), file_actions=actions, setsid=True, setsigdef=signals
-        )
+        return os.posix_spawn(program, command.argv, dict(command.env), file_actions=actions, setsid=True, setsigdef=signals)
     except OSError as error:
         raise HostError(f"Triton cannot be started: {error.strerror}", where=command.argv[0]) from error
 
@@ -200,42 +121,3 @@ def _require_executable(*programs: Path) -> None:
                 where=str(program),
                 hint="was the store copied without its modes, or is it on a file system mounted noexec?",
             )
-
-
-def _require_models(launch: Launch) -> None:
-    for model in launch.models:
-        if not (launch.repository / model / "config.pbtxt").is_file():
-            raise ServerError(
-                f"there is no model {model!r} in the repository",
-                where=str(launch.repository),
-                hint="build it again: `forge build RECIPE`",
-            )
-
-
-def _ready(ports: Ports, model: str) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ports.host, ports.host)  # noqa: S104  # asked for by the caller
-    connection = http.client.HTTPConnection(host, ports.http, timeout=5)
-    try:
-        connection.request("GET", f"/v2/models/{model}/ready")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _not_loaded(running: Running, missing: list[str]) -> ServerError:
-    """Which model is to blame and what the log says of it."""
-    text = ""
-    with suppress(OSError):
-        text = Path(running.log).read_text(encoding="utf-8", errors="replace")
-    failed = triton_log.failures(text)
-    hint = f"the whole log: {running.log}"
-    if not failed:
-        names = ", ".join(missing)
-        what = f"Triton did not become ready (missing: {names})\n{triton_log.part(text)}"
-        return ServerError(what, where=running.repository, hint=hint)
-    model, why = next(iter(failed.items()))
-    others = f"\nnot loaded because of it, or too: {', '.join(list(failed)[1:])}" if len(failed) > 1 else ""
-    what = f"model {model!r} did not load: {why}{others}\nits part of the log:\n{triton_log.part(text, model)}"
-    return ServerError(what, where=running.repository, hint=hint)

@@ -11,7 +11,15 @@ from forge.errors import SourceError
 from forge.model import FileFact, Tokenizer
 
 TEXTS = frozenset(
-    (*Tokenizer().files, "config.json", "chat_template.json", "spiece.model", "vocab.txt", "sentencepiece.bpe.model")
+    (
+        *Tokenizer().files,
+        "config.json",
+        "hf_quant_config.json",
+        "chat_template.json",
+        "spiece.model",
+        "vocab.txt",
+        "sentencepiece.bpe.model",
+    )
 )
 INDEXES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
 PICKLES = (".bin", ".pt", ".pth")

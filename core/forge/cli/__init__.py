@@ -2,7 +2,7 @@
 
 import click
 
-from forge.cli import building, cache, doctoring, looking, serving, talking
+from forge.cli import building, cache, checking, doctoring, fitting, looking, serving, talking
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,6 +29,8 @@ for _command in (
     serving.stop,
     talking.generate,
     talking.chat,
+    checking.check,
+    fitting.fit,
     doctoring.doctor,
     looking.plugins,
     looking.schema,

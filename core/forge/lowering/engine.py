@@ -4,18 +4,13 @@ from collections.abc import Iterator
 
 from forge import helptexts, patching, repository, toolchain
 from forge.errors import Problem, StepError
+from forge.lowering import images
 from forge.lowering.assets import tokenizer_links
-from forge.lowering.sources import hugging_face
+from forge.lowering.sources import patched
 from forge.model import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Role, TextFile
 from forge.order import Order
-from forge.steps import Assemble, Entry, Fetch, Link, MakeImage, PatchCheckpoint, ReadToolchain, Run, Step
+from forge.steps import Assemble, Entry, Fetch, Link, Run, Step
 from forge.toolchain import Tooling
-
-
-def tools(order: Order) -> Step:
-    """The step that has to be held before the rest is planned with certainty: what the image says of itself."""
-    commands = (*order.family.convert_commands(order.facts.toolchain), *order.family.build_commands(order.facts.toolchain))
-    return Step("toolchain", ReadToolchain(_base(order), toolchain.programs(commands), order.facts.toolchain.image, order.gpus))
 
 
 def check(order: Order) -> Iterator[Problem]:
@@ -40,12 +35,9 @@ def notes(order: Order) -> tuple[str, ...]:
 def entry(order: Order, names: Names) -> Entry:
     """The steps of one recipe on the engine path."""
     recipe, facts, family = order.recipe, order.facts, order.family
-    model = _model(order)
-    image = Step(
-        "image",
-        MakeImage(family.name, _base(order), family.requirements(facts.toolchain), order.dockerfile, facts.toolchain.image),
-    )
-    placed = (("image", image), ("toolchain", tools(order)))
+    model = patched(order)
+    image = images.family_image(order)
+    placed = (("image", image), ("toolchain", images.tools(order)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
     texts = (("calibration", Step(f"{recipe.name}: calibration", Fetch(facts.calibration))),) if facts.calibration else ()
     engines = family.engines()
@@ -71,18 +63,6 @@ def entry(order: Order, names: Names) -> Entry:
         (("image", image), ("engine", engine), ("model", model)),
     )
     return Entry(recipe.name, names, step, None)
-
-
-def _model(order: Order) -> Step:
-    model = hugging_face(order)
-    patches = order.family.patches(order.facts.toolchain)
-    if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
-        return Step(f"{order.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
-    return model
-
-
-def _base(order: Order) -> str:
-    return order.facts.toolchain.identity or order.facts.toolchain.image
 
 
 def _script_patches(order: Order) -> tuple[Patch, ...]:

@@ -1,9 +1,9 @@
 """The step that ends in a Hugging Face checkpoint, whatever the source is."""
 
-from forge.model import Command, SourceKind
+from forge.model import Command, JsonPatch, SourceKind
 from forge.order import Order
 from forge.serving import converter_sources, serving_environment
-from forge.steps import Fetch, LayTexts, MakeEnvironment, Run, Step
+from forge.steps import Fetch, LayTexts, MakeEnvironment, PatchCheckpoint, Run, Step
 
 CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What the conversion of a GGUF promises (forge.twin.gguf)."""
@@ -29,3 +29,12 @@ def hugging_face(order: Order) -> Step:
     converter = Step("converter", LayTexts(converter_sources()))
     needs = (("environment", serving(order)), ("converter", converter), ("model", model))
     return Step(f"{name}: hf checkpoint", Run((convert,)), needs, promises=CONVERTED)
+
+
+def patched(order: Order) -> Step:
+    """The same with the JSON edits of the recipe's plugins, where there are some."""
+    model = hugging_face(order)
+    patches = order.family.patches(order.facts.toolchain)
+    if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
+        return Step(f"{order.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
+    return model

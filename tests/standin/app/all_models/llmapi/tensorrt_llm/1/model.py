@@ -1,4 +1,8 @@
-"""The stand-in's llmapi model: LLM() arguments out of model.yaml, text in and out, the twin's decoder underneath."""
+"""The stand-in's llmapi model: LLM() arguments out of model.yaml, text in and out, the twin's decoder underneath.
+
+As NVIDIA's own: a stream's every answer holds the whole text so far, the prompt in front unless it is excluded, and a prompt
+with a batch dimension is refused.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,14 @@ ARGUMENTS = frozenset(
         *("model", "tokenizer", "backend", "dtype", "tensor_parallel_size", "pipeline_parallel_size"),
         *("max_batch_size", "max_seq_len", "max_num_tokens", "max_input_len", "max_beam_width", "kv_cache_config"),
         *("quant_config", "speculative_config", "scheduler_config", "cuda_graph_config", "enable_chunked_prefill"),
-        *("trust_remote_code", "disable_overlap_scheduler", "load_format", "tokenizer_mode", "skip_tokenizer_init"),
+        *(
+            "kv_cache_dtype",
+            "trust_remote_code",
+            "disable_overlap_scheduler",
+            "load_format",
+            "tokenizer_mode",
+            "skip_tokenizer_init",
+        ),
         *("moe_expert_parallel_size", "moe_tensor_parallel_size", "attn_backend", "gpus_per_node", "revision"),
     }
 )
@@ -47,13 +58,20 @@ def arguments() -> tuple[dict[str, object], dict[str, object]]:
     return stated, triton
 
 
+def _draft(speculation: Mapping[str, object]) -> None:
+    """What guesses has to be there, though nothing is guessed here."""
+    names = ("speculative_model_dir", "pytorch_weights_path", "pytorch_eagle_weights_path")
+    for folder in (str(speculation[name]) for name in names if name in speculation):
+        read_json(Path(folder) / "config.json")
+
+
 class Exchange:
     """One request (see the twin's batching.Exchange): text goes out where a character ends."""
 
     def __init__(self, request: pb_utils.InferenceRequest, ask: Ask, tokenizer: Tokenizer, before: str) -> None:
         self.request_id = request.request_id()
         self.asks: tuple[Ask, ...] = (ask,)
-        self._sender, self._tokenizer, self._before, self._sent = request.get_response_sender(), tokenizer, before, ""
+        self._sender, self._tokenizer, self._before = request.get_response_sender(), tokenizer, before
 
     def cancelled(self) -> bool:
         return self._sender.is_cancelled()
@@ -68,8 +86,7 @@ class Exchange:
         text = self._tokenizer.decode(line.tokens)
         if not voice.done and text.endswith("\ufffd"):
             return
-        new, self._sent = text[len(self._sent) :], text
-        whole = new if ask.streaming else self._before + text
+        whole = self._before + text
         ended = "length" if len(line.tokens) >= ask.max_tokens else "stop"
         outputs = {"text_output": whole.encode(), "finish_reason": ended.encode() if voice.done else b"", "stop_reason": b""}
         tensors = [pb_utils.Tensor(name, np.array([value], dtype=np.object_)) for name, value in outputs.items()]
@@ -96,10 +113,13 @@ class TritonPythonModel:
         return config
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        stated, _ = arguments()
-        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
+        stated, triton = arguments()
+        self._decoupled = bool(triton["decoupled"])
+        if self._decoupled != pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"])):
+            raise pb_utils.TritonModelException("model.yaml and config.pbtxt disagree about decoupled")
         folder = Path(str(stated["model"]))
         try:
+            _draft(cast("dict[str, object]", stated.get("speculative_config") or {}))
             self._decoder = load(folder)
             config = read_json(folder / "config.json")
         except CheckpointFault as fault:
@@ -130,6 +150,8 @@ class TritonPythonModel:
         self._thread.join()
 
     def _exchange(self, request: pb_utils.InferenceRequest, asked: Asked) -> Exchange:
+        if asked.dimensions("text_input") > 1:
+            raise ValueError("The current implementation only supports text_input being a 1D tensor.")
         text = cast("bytes", asked.one("text_input", default=b"")).decode()
         prompt = np.array(self._tokenizer.encode(text).ids, np.int64)
         wanted = int(cast("int", asked.one("sampling_param_max_tokens", default=32)))
@@ -152,7 +174,7 @@ class TritonPythonModel:
         ask = Ask(
             prompt, wanted, end_id=self._end, stop_words=stops, sampling=sampling, streaming=streaming, log_probs=log_probs
         )
-        alone = asked.one("sampling_param_exclude_input_from_output", default=True)
+        alone = asked.one("sampling_param_exclude_input_from_output", default=False)
         return Exchange(request, ask, self._tokenizer, "" if alone else text)
 
 
@@ -169,6 +191,10 @@ class Asked:
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._tensors: dict[str, NDArray[np.generic]] = {each.name(): each.as_numpy() for each in request.inputs()}
+
+    def dimensions(self, name: str) -> int:
+        found = self._tensors.get(name)
+        return 0 if found is None else found.ndim
 
     def all(self, name: str) -> list[object]:
         found = self._tensors.get(name)

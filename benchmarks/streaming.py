@@ -1,0 +1,240 @@
+"""How fast tokens stream, side by side in one run: transformers, the bare decoder, one stream and eight through Triton.
+
+    python benchmarks/streaming.py                                     builds and serves the demo's recipe for it
+    python benchmarks/streaming.py --checkpoint DIR --address HOST:PORT [--model tensorrt_llm_bls]
+
+Rounds are interleaved, so that what else the machine does falls on all alike; medians and their ratios are printed. The
+tokens are greedy and the end token is forbidden, so every way does the same work.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from forge.ports import Ports, Request
+from forge.twin.arrays import Ints
+from forge.workshop import Workshop
+
+PROMPT = "<|im_start|>user\nWhy is the sky blue? Explain it to a child, then to a physicist.<|im_end|>\n<|im_start|>assistant\n"
+RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2-135m-instruct.toml"
+STREAMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A checkpoint folder (weights), the folder of its tokenizer, and where a Triton speaks for it."""
+
+    checkpoint: Path
+    tokenizer: Path
+    address: str
+    model: str
+    python: str
+    """The interpreter of the serving environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way's measurement: seconds to the first token and in all, for this many tokens of all streams together."""
+
+    first: float
+    whole: float
+    tokens: int
+
+    @property
+    def decoding(self) -> float:
+        """Tokens per second once the first was said."""
+        return (self.tokens - 1) / (self.whole - self.first)
+
+    @property
+    def total(self) -> float:
+        """Tokens per second with the prompt's time counted."""
+        return self.tokens / self.whole
+
+
+def free_ports() -> Ports:
+    """Three ports of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        http, grpc, metrics = (int(one.getsockname()[1]) for one in held)
+    return Ports(http, grpc, metrics)
+
+
+@contextlib.contextmanager
+def served() -> Generator[Served]:
+    """The demo's recipe, built and served for this run by forge's Python API."""
+    shop = Workshop.here()
+    shop.home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shop.home) as folder:
+        built = shop.build([RECIPE], repository=Path(folder) / "repository")
+        running = shop.serve(built.repository, free_ports())
+        try:
+            target = shop.target(built.models[0].name, built.repository)
+            engines = target.tokenizer.parent / "engines"
+            environment = shop.launch(built.repository, running.ports).environment
+            python = str(environment / "bin" / "python3") if environment else sys.executable
+            yield Served(engines, target.tokenizer, target.address, target.request("").model, python)
+        finally:
+            shop.stop(running)
+
+
+@contextlib.contextmanager
+def bare(target: Served) -> Generator[Callable[[Ints, int, int], Run]]:
+    """The numpy decoder by itself, in a process of the serving environment."""
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [target.python, str(here / "bare_decoder.py"), str(target.checkpoint)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(here.parent / "core" / "forge")},
+    )
+
+    def ask(prompt: Ints, count: int, end: int) -> Run:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps({"prompt": prompt.tolist(), "count": count, "end": end}) + "\n")
+        process.stdin.flush()
+        first, whole = json.loads(process.stdout.readline())
+        return Run(first, whole, count)
+
+    with process:
+        try:
+            yield ask
+        finally:
+            process.terminate()
+
+
+def transformers_generate(checkpoint: Path) -> Callable[[Ints, int], Run]:
+    """transformers' generate on the same float32 weights; its first token is timed by a generate of one."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+
+    def generate(prompt: Ints, count: int) -> Run:
+        ids = torch.from_numpy(prompt[None, :])
+        times: list[float] = []
+        for length in (1, count):
+            began = time.perf_counter()
+            with torch.inference_mode():
+                model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    min_new_tokens=length,
+                    max_new_tokens=length,
+                )
+            times.append(time.perf_counter() - began)
+        return Run(times[0], times[1], count)
+
+    return generate
+
+
+def stream(shop: Workshop, target: Served, count: int) -> Run:
+    """One stream through Triton."""
+    request = Request(target.model, PROMPT, count, min_tokens=count)
+    began = time.perf_counter()
+    times = [time.perf_counter() - began for chunk in shop.generate(target.address, request) if chunk.text]
+    return Run(times[0], times[-1], count)
+
+
+def streams(shop: Workshop, target: Served, count: int, many: int) -> Run:
+    """Many streams at once; the last one to end ends the run."""
+    began, runs = time.perf_counter(), list[Run]()
+    threads = [threading.Thread(target=lambda: runs.append(stream(shop, target, count))) for _ in range(many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(runs) < many:
+        raise SystemExit(f"{many - len(runs)} of {many} streams failed")
+    return Run(min(run.first for run in runs), time.perf_counter() - began, count * many)
+
+
+def measure(target: Served, count: int, rounds: int) -> dict[str, list[Run]]:
+    """Every way, once a round, after one round that is thrown away."""
+    shop = Workshop.here()
+    tokenizer = Tokenizer.from_file(str(target.tokenizer / "tokenizer.json"))
+    prompt: Ints = np.array(tokenizer.encode(PROMPT).ids, np.int64)
+    end = tokenizer.token_to_id("<|im_end|>") or 0
+    with bare(target) as decode:
+        ways: dict[str, Callable[[], Run]] = {
+            "bare decoder": lambda: decode(prompt, count, end),
+            "one stream": lambda: stream(shop, target, count),
+            f"{STREAMS} streams": lambda: streams(shop, target, count, STREAMS),
+        }
+        if find_spec("transformers") and find_spec("torch"):
+            generate = transformers_generate(target.checkpoint)
+            ways = {"transformers": lambda: generate(prompt, count), **ways}
+        found: dict[str, list[Run]] = {name: [] for name in ways}
+        for turn in range(rounds + 1):
+            for name, way in ways.items():
+                run = way()
+                if turn:
+                    found[name].append(run)
+    return found
+
+
+def report(found: dict[str, list[Run]]) -> dict[str, float]:
+    """Prints a table of medians; returns and prints the ratios that the project promises."""
+    print(f"{'':14} {'first token':>12} {'then':>14} {'in all':>14}")
+    middle = {
+        name: (
+            statistics.median(run.first for run in runs),
+            statistics.median(run.decoding for run in runs),
+            statistics.median(run.total for run in runs),
+        )
+        for name, runs in found.items()
+    }
+    for name, (first, decoding, total) in middle.items():
+        print(f"{name:14} {first * 1000:9.0f} ms {decoding:8.1f} tok/s {total:8.1f} tok/s")
+    one, bare_speed, many = middle["one stream"], middle["bare decoder"], middle[f"{STREAMS} streams"]
+    ratios = {"one stream / bare decoder": one[1] / bare_speed[1], f"{STREAMS} streams / one, in all": many[2] / one[2]}
+    if "transformers" in middle:
+        ratios["bare decoder / transformers"] = bare_speed[1] / middle["transformers"][1]
+    wanted = {"one stream / bare decoder": 0.9, f"{STREAMS} streams / one, in all": 3.0, "bare decoder / transformers": 1.0}
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} (at least {wanted[name]:g}: {'held' if ratio >= wanted[name] else 'MISSED'})")
+    return ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="folder with config.json, weights and tokenizer.json")
+    parser.add_argument("--address", help="gRPC address of a Triton that serves it; without, forge builds and serves")
+    parser.add_argument("--model", default="tensorrt_llm_bls", help="Triton's name of the model to ask")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that runs the bare decoder")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the ratios here")
+    given = parser.parse_args()
+    if bool(given.checkpoint) != bool(given.address):
+        parser.error("--checkpoint and --address go together")
+    with contextlib.ExitStack() as stack:
+        if given.address:
+            target = Served(given.checkpoint, given.checkpoint, given.address, given.model, given.python)
+        else:
+            target = stack.enter_context(served())
+        ratios = report(measure(target, given.tokens, given.rounds))
+    if given.json:
+        given.json.write_text(json.dumps(ratios, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Triton in a container of the image that built its models."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from forge.adapters import docker_owners as owners
+from forge.adapters import processes
+from forge.adapters.docker_daemon import Api, Daemon, network, ours
+from forge.adapters.docker_runs import Runs
+from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, line
+from forge.adapters.machine import ThisMachine
+from forge.adapters.triton_arguments import Seat, arguments, variables
+from forge.adapters.triton_log import served
+from forge.diagnoses import DIAGNOSES
+from forge.errors import ForgeError, HostError
+from forge.model import Command
+from forge.ports import Launch, Ports, Running
+
+_MOMENT = 1.0
+_KILLED = 137
+_REACHING = ("DOCKER_", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+"""Variables by which a Docker daemon is found."""
+
+
+class _Said(Struct, rename="pascal"):
+    running: bool = False
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
+
+
+class _Container(Struct, rename="pascal"):
+    """GET /containers/ID/json, as far as forge reads it."""
+
+    state: _Said
+
+
+class _Start(Struct, rename="pascal"):
+    entrypoint: list[str] | None = None
+
+
+class _Image(Struct, rename="pascal"):
+    """GET /images/NAME/json, as far as forge reads it."""
+
+    config: _Start | None = None
+
+
+class TritonContainer:
+    """A way to run a Triton (see ``forge.adapters.serving.Way``)."""
+
+    pause = 0.1
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._daemon = Daemon(environ)
+
+    def command(self, launch: Launch, marker: str) -> Command:
+        """``docker run`` with all that ``begin`` would ask of the daemon, but for what only forge makes use of."""
+        return Command(line(self._box(launch, marker, self._shares_network(launch))))
+
+    def inside(self, launch: Launch) -> Ports:
+        """The addresses as the server sees them: its container's own where those can be published."""
+        return launch.ports if self._shares_network(launch) else PUBLISHED
+
+    def check(self, launch: Launch) -> None:
+        """HostError where no daemon answers or the image is not held."""
+        with self._daemon.connected() as api:
+            _entrypoint(api, launch.image)
+
+    def guarded(self) -> dict[str, str]:
+        """The environment in which a guardian can end the server."""
+        found = {name: value for name, value in self._environ.items() if name.startswith(_REACHING)}
+        return {**processes.inherited(self._environ), **found}
+
+    def begin(self, launch: Launch, running: Running) -> Running:
+        """Start it, after whatever dead forges left; one that is not detached carries its owner's name, to be reaped by."""
+        log = Path(running.log)
+        log.write_bytes(b"")
+        labels = {owners.KEY: running.container} if launch.detach else owners.labels(running.container)
+        with self._daemon.connected() as api:
+            Runs(self._daemon, DIAGNOSES).reap(api)
+            owners.remove(api, running.container)
+            box = self._box(launch, running.container, launch.host_network or network(api, wanted=True) == "host")
+            box = replace(box, entrypoint=_entrypoint(api, launch.image))
+            try:
+                _start(api, configuration(box, log, labels, memlock=True), running.container)
+            except HostError as error:
+                if "rlimit" not in error.what:
+                    raise
+                # A daemon that may not raise its own limit may not raise the container's either; it is not needed to serve.
+                owners.remove(api, running.container)
+                _start(api, configuration(box, log, labels, memlock=False), running.container)
+            pid = _look(api, running.container).pid
+        return replace(running, pid=pid, started=_ticks(pid, running.container))
+
+    def alive(self, running: Running) -> bool:
+        """Whether its first process is still there; where this machine does not see it, the daemon is asked."""
+        if running.started:
+            return processes.started(running.pid) == running.started
+        if not running.pid:
+            return False
+        with self._daemon.connected() as api:
+            return _look(api, running.container).running
+
+    def ended(self, running: Running) -> str:
+        """How it ended, as the daemon knows it."""
+        with suppress(ForgeError), self._daemon.connected() as api:
+            said = _look(api, running.container)
+            if said.oom_killed:
+                return f"exit code {said.exit_code}: the memory it may use ran out"
+            if said.exit_code == _KILLED:
+                return "it was killed (exit code 137)"
+            return f"exit code {said.exit_code}"
+        return ""
+
+    def end(self, running: Running, patience: float) -> None:
+        """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""
+        end_container(self._environ, running.container, patience, served(Path(running.log)))
+
+    def _shares_network(self, launch: Launch) -> bool:
+        if launch.host_network:
+            return True
+        with suppress(HostError), self._daemon.connected() as api:
+            return network(api, wanted=True) == "host"
+        return False  # as Docker comes; nobody says otherwise while no daemon answers
+
+    def _box(self, launch: Launch, marker: str, shared: bool) -> Box:
+        inside = launch.ports if shared else PUBLISHED
+        seat = Seat("tritonserver", str(REPOSITORY), inside, marker, gpus=self._count(launch.gpus))
+        return Box(
+            name=marker,
+            image=launch.image,
+            argv=arguments(launch, seat),
+            env=variables(launch),
+            repository=launch.repository,
+            gpus=launch.gpus,
+            published=None if shared else launch.ports,
+        )
+
+    def _count(self, gpus: str) -> int:
+        """How many a container sees; one at least of ``all``, where this machine does not say how many there are."""
+        if gpus == "all":
+            return max(1, len(ThisMachine(self._environ).gpus()))
+        return len(gpus.split(",")) if gpus else 0
+
+
+def end_container(environ: Mapping[str, str], name: str, patience: float, is_served: Callable[[], bool]) -> None:
+    """Ask a container's server to finish, wait, kill what is left and remove it; one that is gone is what was wanted.
+
+    It has ``patience`` seconds while requests are under way, and no more than a moment once all are served: what Triton does
+    then is unload models one after the other, and its memory goes with the container.
+    """
+    with Daemon(environ).connected() as api:
+        deadline = time.monotonic() + (patience if _interrupted(api, name) else 0.0)
+        while time.monotonic() < deadline and _look(api, name).running:
+            time.sleep(0.1)
+            if is_served():
+                deadline = min(deadline, time.monotonic() + _MOMENT)
+        owners.remove(api, name)
+
+
+def _interrupted(api: Api, name: str) -> bool:
+    """Whether it was there to be told."""
+    import docker.errors
+
+    with ours("stop a container", name):
+        try:
+            api.kill(name, signal="SIGINT")
+        except docker.errors.APIError as error:
+            if error.status_code not in {404, 409}:  # gone, or not running
+                raise
+            return False
+    return True
+
+
+def _start(api: Api, config: Mapping[str, object], name: str) -> None:
+    with ours("make a container"):
+        api.create_container_from_config(config, name)
+    with ours("start a container"):
+        api.start(name)
+
+
+def _look(api: Api, name: str) -> _Said:
+    """A container's state; one that is gone runs not."""
+    import docker.errors
+
+    with ours("look at a container", name):
+        try:
+            return msgspec.convert(api.inspect_container(name), _Container).state
+        except docker.errors.NotFound:
+            return _Said()
+
+
+def _entrypoint(api: Api, image: str) -> tuple[str, ...]:
+    """What the image puts before a command: NVIDIA's sets up CUDA's forward compatibility."""
+    import docker.errors
+
+    with ours("look at an image", image):
+        try:
+            config = msgspec.convert(api.inspect_image(image), _Image).config
+        except docker.errors.NotFound:
+            hint = "`forge build RECIPE` makes it again; what is in the store is not built twice"
+            raise HostError("this machine no longer holds the image its models were built in", where=image, hint=hint) from None
+    return tuple((config and config.entrypoint) or ())
+
+
+def _ticks(pid: int, marker: str) -> float:
+    """When ``pid`` started, if it is this container's process: another machine's or namespace's numbers mean others here."""
+    with suppress(OSError):
+        if marker.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return processes.started(pid) or 0.0
+    return 0.0

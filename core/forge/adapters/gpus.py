@@ -1,0 +1,46 @@
+"""What this machine has free for models: its GPUs by NVML, through nvidia-smi, and its own memory."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from forge.adapters.processes import inherited
+from forge.gpus import MIB, Gpu, known
+
+QUERY = ("--query-gpu=memory.total,memory.free,compute_cap,name", "--format=csv,noheader,nounits")
+PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
+MEMINFO = Path("/proc/meminfo")
+
+
+def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """The GPUs that are here, with what is free now; none where there is no driver to ask, or it does not answer."""
+    program = shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath))
+    if program is None:
+        return ()
+    try:
+        done = subprocess.run(
+            (program, *QUERY), env=inherited(environ), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    rows = [line.split(",", 3) for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return tuple(gpu for row in rows if len(row) == 4 and (gpu := _gpu([cell.strip() for cell in row])))
+
+
+def _gpu(row: list[str]) -> Gpu | None:
+    total, free, capability, name = row
+    if not total.isdigit() or not free.isdigit():  # [N/A] where a GPU shares the machine's memory
+        return None
+    like = known(name)
+    return Gpu(name, int(total) * MIB, capability, like.bandwidth if like else 0, int(free) * MIB)
+
+
+def host_memory(meminfo: Path = MEMINFO) -> int:
+    """Bytes that a new process can have without swapping; 0 where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,96 @@
+"""Waits until a Triton that was just started has every model ready, and says which has not and why."""
+
+import http.client
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.adapters import triton_log
+from forge.diagnoses import diagnose
+from forge.errors import ServerError
+from forge.ports import Launch, Ports, Running
+
+_FIXED = "localhost:8001"
+"""Where the bls model of TensorRT-LLM from early 2026 on asks for a model's config, for every request."""
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One server that is starting: whether it still lives, how it ended as far as is known, and seconds between two looks."""
+
+    running: Running
+    alive: Callable[[], bool]
+    ended: Callable[[], str]
+    pause: float
+
+    def await_models(self, patience: float, line: Callable[[str], None]) -> None:
+        """Return when every model is ready; ServerError when the server ended, or ``patience`` seconds did."""
+        deadline = time.monotonic() + patience
+        missing = list(self.running.models)
+        with Path(self.running.log).open(encoding="utf-8", errors="replace") as log:
+            while missing:
+                alive = self.alive()
+                for text in log:
+                    line(text.rstrip("\n"))
+                if not alive:
+                    raise _not_loaded(self.running, missing, self.ended())
+                missing = [model for model in missing if not _ready(self.running.ports, model)]
+                if missing and time.monotonic() > deadline:
+                    raise _not_loaded(self.running, missing, f"{patience:g} s were not enough")
+                time.sleep(self.pause if missing else 0)
+
+
+def require_models(launch: Launch) -> None:
+    """ServerError for a model that is not in the repository."""
+    for model in launch.models:
+        if not (launch.repository / model / "config.pbtxt").is_file():
+            raise ServerError(
+                f"there is no model {model!r} in the repository",
+                where=str(launch.repository),
+                hint="build it again: `forge build RECIPE`",
+            )
+
+
+def misled(launch: Launch, inside: Ports) -> tuple[str, ...]:
+    """The models that ask their own server at a fixed address, where it does not listen; ``inside`` is where it does."""
+    if inside.grpc == 8001 and inside.host in _LOCAL:
+        return ()
+    return tuple(model for model in launch.models if _asks(launch.repository / model))
+
+
+def _asks(folder: Path) -> bool:
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("*/**/*.py")))
+    return any(_FIXED in text for text in texts)
+
+
+def _ready(ports: Ports, model: str) -> bool:
+    connection = http.client.HTTPConnection(_EVERYWHERE.get(ports.host, ports.host), ports.http, timeout=5)
+    try:
+        connection.request("GET", f"/v2/models/{model}/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _not_loaded(running: Running, missing: list[str], ended: str) -> ServerError:
+    """Which model is to blame and what the log says of it."""
+    text = ""
+    with suppress(OSError):
+        text = Path(running.log).read_text(encoding="utf-8", errors="replace")
+    known = diagnose("\n".join((text, ended)))
+    hint = f"{known}; the whole log: {running.log}" if known else f"the whole log: {running.log}"
+    failed = triton_log.failures(text)
+    if not failed:
+        names, how = ", ".join(missing), f"; {ended}" if ended else ""
+        what = f"Triton did not become ready (missing: {names}{how})\n{triton_log.part(text)}"
+        return ServerError(what, where=running.repository, hint=hint)
+    model, why = next(iter(failed.items()))
+    others = f"\nnot loaded because of it, or too: {', '.join(list(failed)[1:])}" if len(failed) > 1 else ""
+    what = f"model {model!r} did not load: {why}{others}\nits part of the log:\n{triton_log.part(text, model)}"
+    return ServerError(what, where=running.repository, hint=hint)

@@ -1,0 +1,79 @@
+"""Triton's command line, wherever it runs: as a process of this machine or in a container. Pure."""
+
+from dataclasses import dataclass
+
+from forge.ports import Launch, Ports
+
+EXIT_TIMEOUT = 10
+"""Seconds that Triton gives running requests when it is asked to finish."""
+_PYTHON = ("python",)
+_TWIN = (*_PYTHON, "tensorrtllm")
+"""Backends that have stubs, which share memory with the server; the twin's has, TensorRT-LLM's own has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one server sits: its program, the repository and the addresses as it sees them itself.
+
+    ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many
+    GPUs it sees, as far as anybody knows.
+    """
+
+    program: str
+    repository: str
+    ports: Ports
+    marker: str
+    backends: str = ""
+    gpus: int = 0
+
+
+def arguments(launch: Launch, seat: Seat) -> tuple[str, ...]:
+    """The command line. MPI starts a server for each part of an engine, or one that starts the rest, as NVIDIA's launcher does
+    (scripts/launch_triton_server.py): the other parts' servers load nothing but the engine and never come to listen.
+    """
+    if launch.orchestrated:
+        return ("mpirun", "--allow-run-as-root", "-n", "1", *_rank(launch, seat, 0))
+    if launch.world == 1:
+        return _rank(launch, seat, 0)
+    words = ["mpirun", "--allow-run-as-root"]
+    for rank in range(launch.world):
+        words += [*([":"] if rank else []), "-n", "1", *_rank(launch, seat, rank)]
+    return tuple(words)
+
+
+def variables(launch: Launch) -> dict[str, str]:
+    """What the environment has to say beside it."""
+    return {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"} if launch.orchestrated else {}
+
+
+def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
+    models = launch.engines or launch.models if rank else launch.models
+    prefix = f"{seat.marker}-{rank}-" if launch.world > 1 else seat.marker
+    return (
+        seat.program,
+        f"--model-repository={seat.repository}",
+        *([f"--backend-directory={seat.backends}"] if seat.backends else []),
+        "--model-control-mode=explicit",  # _assets is no model: polling the repository would refuse to start
+        *(f"--load-model={model}" for model in models),
+        *_addresses(seat.ports),
+        # forge writes whole configs, llmapi's too (decoupled and max_batch_size stand in config.pbtxt): nothing to complete.
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT}",
+        *(() if seat.gpus else ("--allow-gpu-metrics=false",)),
+        *(_unpooled(seat) if launch.orchestrated else ()),
+        *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_TWIN if seat.backends else _PYTHON)),
+    )
+
+
+def _addresses(ports: Ports) -> tuple[str, ...]:
+    """All three: Triton listens on every interface unless told otherwise."""
+    named = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+    return tuple(
+        option for name, port in named.items() for option in (f"--{name}-address={ports.host}", f"--{name}-port={port}")
+    )
+
+
+def _unpooled(seat: Seat) -> tuple[str, ...]:
+    """Keeps the orchestrating server off the GPUs: those that it starts need them, and CUDA does not survive being forked."""
+    pools = (f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(seat.gpus))
+    return ("--pinned-memory-pool-byte-size=0", "--enable-peer-access=false", *pools)

@@ -1,0 +1,113 @@
+"""``forge check``: reads a repository folder into values, applies the rules, and mends what can be mended safely.
+
+The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or what is left of either.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from forge import compatibility, publishing, reading, rules, trees
+from forge.errors import RepositoryError
+from forge.machine import Gpu as Card
+from forge.manifest import NAME, Manifest
+from forge.rules import Finding, Repository, Severity
+from forge.rules.configs import Blank
+from forge.rules.mends import mended
+from forge.rules.seen import Gpu
+from forge.store import Store
+
+
+class Cards(Protocol):
+    """A machine, as far as a check asks (``forge.machine.Machine``)."""
+
+    def gpus(self) -> tuple[Card, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, and what a fix changed before."""
+
+    repository: str
+    findings: tuple[Finding, ...]
+    changes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {str(severity): sum(each.severity is severity for each in self.findings) for severity in Severity}
+
+    @property
+    def failed(self) -> bool:
+        return any(each.severity is Severity.ERROR for each in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Looks at repositories. The store knows what published engines were built for, the machine what GPUs are here."""
+
+    store: Store
+    machine: Cards
+    blank: Blank
+
+    def check(self, folder: Path, *, image: str = "", fix: bool = False) -> Report:
+        """Hold a repository against every rule; ``image`` serves it (a tag or reference), where its manifest does not say.
+
+        RepositoryError where there is no repository. With ``fix`` what is safe to mend is mended first.
+        """
+        place = folder.absolute()
+        if not place.is_dir():
+            raise RepositoryError("there is no such folder", where=str(place), hint="name a model repository")
+        seen = self.look(place, image)
+        if not seen.models:
+            what = "this is no model repository: no folder in it holds a config.pbtxt"
+            hint = "name the folder that tritonserver is given as --model-repository"
+            raise RepositoryError(what, where=str(place), hint=hint)
+        changes = mend(place, seen, self.blank) if fix else ()
+        return Report(str(place), rules.examine(self.look(place, image) if changes else seen), changes)
+
+    def look(self, place: Path, image: str = "") -> Repository:
+        """The repository at ``place`` as values."""
+        held = publishing.inventory(place) if (place / NAME).is_file() else None
+        reference = compatibility.toolchain(image).image if image else self._image(held)
+        known = compatibility.release(reference)
+        return replace(
+            reading.read(place, self.blank, held),
+            image=reference,
+            trtllm=known.trtllm if known else "",
+            architectures=self._architectures(held),
+            gpus=tuple(Gpu(gpu.name, gpu.capability) for gpu in self.machine.gpus()),
+        )
+
+    def _image(self, held: Manifest | None) -> str:
+        """The reference of the image that serves it, where the store remembers one."""
+        for model in held.models if held else ():
+            made = self.store.find(model.serving.image) if model.serving and model.serving.image else None
+            if made is not None:
+                return str(reading.document(made.path / "image.json")[0].get("reference", ""))
+        return ""
+
+    def _architectures(self, held: Manifest | None) -> dict[str, str]:
+        """Published model -> the GPU that the engine step of its build was for."""
+        found: dict[str, str] = {}
+        for model in held.models if held else ():
+            key = model.keys.get(f"{model.name}: engine")
+            made = self.store.find(key) if key else None
+            if made is not None:
+                found[model.name] = made.manifest.provenance.inputs.get("gpu", "")
+        return found
+
+
+def mend(place: Path, seen: Repository, blank: Blank) -> tuple[str, ...]:
+    """Change what is safe to change in the repository at ``place``; each change as a sentence.
+
+    A config is written beside itself and renamed over: a file that shares its blocks with another keeps them.
+    """
+    said: list[str] = []
+    for each in mended(seen, blank):
+        if each.text is None:
+            (place / each.path).mkdir(exist_ok=True)
+        else:
+            target = place / each.path
+            trees.write_whole(target, each.text, aside=target.parent)
+        said += [f"{each.path}: {what}" for what in each.what]
+    return tuple(said)

@@ -1,0 +1,62 @@
+"""check."""
+
+import os
+from pathlib import Path
+
+import click
+
+from forge.cli.show import Output, verb
+
+COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
+
+
+@click.command()
+@click.argument("repository", type=click.Path(path_type=Path), default=Path("model-repository"))
+@click.option("--image", default="", help="The image that serves it (25.08), where forge.json does not say.")
+@click.option("--sarif", type=click.Path(path_type=Path, allow_dash=True), help="Write the findings as SARIF too; - is stdout.")
+@click.option("--fix", is_flag=True, help="Mend what is safe to mend, and say what was changed.")
+@verb
+def check(output: Output, repository: Path, image: str, sarif: Path | None, fix: bool) -> None:
+    """Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.
+
+    Exit code 8 when an error was found. What each rule means: docs/rules.md.
+
+    \b
+    Example:
+        forge check model-repository --image 25.08
+    """
+    from forge.checking import Checker
+    from forge.doors import Doors
+    from forge.errors import RepositoryError
+    from forge.workshop import Workshop
+
+    shop = Workshop.here(output.listener)
+    doors = Doors(shop.home, dict(os.environ), output.say)
+    report = Checker(shop.store, doors.machine, doors.blank).check(repository, image=image, fix=fix)
+    if sarif is not None:
+        from importlib.metadata import version
+
+        from forge.sarif import write
+
+        text = write(report.findings, report.repository, version("triton-forge"))
+        if str(sarif) != "-":
+            sarif.write_text(text, encoding="utf-8")
+        elif not output.as_json:
+            click.echo(text, nl=False)
+    lines = [f"fixed    {change}" for change in report.changes]
+    for each in report.findings:
+        place = f"{each.file}:{each.line}" if each.line else each.file
+        lines += [f"{click.style(f'{each.severity:<8}', fg=COLOURS[each.severity])} {place}: {each.what}"]
+        lines += [f"{'':9}-> {each.mend} [{each.rule}]"]
+    counts = [f"{count} {severity}{'s' if count != 1 else ''}" for severity, count in report.counts.items() if count]
+    lines.append(", ".join(counts) or "nothing is wrong")
+    if str(sarif) != "-" or output.as_json:
+        document = {
+            "repository": report.repository,
+            "changes": report.changes,
+            "findings": report.findings,
+            "counts": report.counts,
+        }
+        output.result(document, "\n".join(lines))
+    if report.failed:
+        raise SystemExit(RepositoryError.exit_code)

@@ -1,0 +1,121 @@
+"""How a report of ``forge fit`` reads; ``forge plan`` shows the same lines. Imported when there is one to show."""
+
+from collections.abc import Iterator, Mapping
+
+import click
+
+from forge.cli.show import size, table
+from forge.easing import Change
+from forge.fitting import Fit, Report
+from forge.memory import Estimate
+from forge.verdicts import Verdict
+
+COLOURS: Mapping[Verdict, str] = {Verdict.FITS: "green", Verdict.LIMITED: "yellow", Verdict.NO: "red"}
+
+
+def document(report: Report) -> dict[str, object]:
+    """A report as JSON has it."""
+    said = ("gpu", "gpus", "host", "fits", "shares", "short")
+    return {"fit": report.fit, **{name: getattr(report, name) for name in said}}
+
+
+def lines(report: Report) -> Iterator[str]:
+    """A report as a person reads it."""
+    for each in report.fits:
+        yield from _fit(each, report)
+        yield ""
+    if report.short:
+        yield click.style(f"together they do not fit: {size(report.short)} are missing", fg="red")
+    elif report.shares:
+        yield "together on this GPU, loaded in this order:"
+        rows = [("MODEL", "kv_cache_free_gpu_mem_fraction", "CACHE", "TOKENS", "FULL-LENGTH REQUESTS AT A TIME")]
+        rows += [
+            (each.name, f"{each.fraction:.6f}", size(each.cache), f"{each.tokens:,}", str(each.sequences))
+            for each in report.shares
+        ]
+        yield from table(rows).splitlines()
+
+
+def verdicts(report: Report) -> Iterator[str]:
+    """One line for each recipe."""
+    for each in report.fits:
+        yield f"{each.name}: {_verdict(each, report)}"
+
+
+def _fit(each: Fit, report: Report) -> Iterator[str]:
+    yield click.style(f"{each.name} ({each.runtime}), by {each.basis}", bold=True)
+    rows = list(_figures(each))
+    width = max(len(label) for label, _ in rows)
+    yield from (f"  {label:<{width}}  {figure}" for label, figure in rows)
+    yield f"  {_verdict(each, report)}"
+    for reason in each.objections:
+        yield f"    {reason}"
+    if each.changes:
+        aim = (
+            "would fit" if each.judgement and each.judgement.verdict is Verdict.NO else "would give every slot its full length"
+        )
+        yield f"  what alone {aim}, the least intrusive first:"
+        yield from (f"    {_change(change)}" for change in each.changes)
+
+
+def _figures(each: Fit) -> Iterator[tuple[str, str]]:
+    twin = each.runtime == "twin"
+    yield "parameters", f"{each.parameters:,}"
+    for kind, count in sorted(each.weights.items(), key=lambda pair: -pair[1]):
+        yield f"  {kind}", size(count)
+    yield "weights", size(sum(each.weight_ranks))
+    if each.gpus > 1:
+        yield "  of each GPU", ", ".join(size(rank) for rank in each.weight_ranks)
+    if each.draft:
+        yield "  and the draft's", size(each.draft)
+    yield "KV cache per token", f"{each.kv_per_token:,} bytes{' on each GPU' if each.gpus > 1 else ''}"
+    yield f"  one request of {each.length:,}", size(each.kv_sequence)
+    yield f"  {each.slots} at a time", size(each.kv_whole)
+    yield "Triton and one prompt" if twin else "activations and buffers", _span(each.activation)
+    if not twin:
+        yield "to build: GPU", _span(each.build_gpu)
+        yield "to build: memory", _span(each.build_host)
+        if each.calibration:
+            yield "to calibrate: GPUs", f"about {size(each.calibration)}, or slower with a part of it in memory"
+    made = "" if twin else f" (checkpoint {size(each.disk.checkpoint)}, converted and engine {size(each.disk.engine)} each)"
+    yield "disk", f"{size(each.disk.total)}{made}"
+
+
+def _span(about: Estimate) -> str:
+    if about.low == about.high:
+        return size(about.size)
+    return f"about {size(about.size)} ({size(about.low)} to {size(about.high)})"
+
+
+def _verdict(each: Fit, report: Report) -> str:
+    judged = each.judgement
+    if judged is None:
+        if each.runtime == "twin":
+            return "not judged: this machine does not say how much memory is free"
+        known = f"; the smallest card that forge knows and that takes it: {each.smallest}" if each.smallest else ""
+        return f'not judged: no GPU is here (name one: --gpu "RTX 4090"){known}'
+    place = f"{size(report.host)} of memory" if each.runtime == "twin" else _place(report)
+    text = click.style(f"{judged.verdict}", fg=COLOURS[judged.verdict]) + f" in {place}"
+    if judged.verdict is Verdict.NO:
+        text += f": {size(judged.short)} are missing for one request of {each.length:,} tokens" if judged.short else ""
+    else:
+        full = f"{min(judged.sequences, each.slots)} of {each.slots} slots at full length"
+        text += f": {judged.tokens:,} tokens of KV cache, {full}"
+    return text if judged.certain else f"{text} (a close call: the estimates' span decides otherwise)"
+
+
+def _place(report: Report) -> str:
+    gpu = report.gpu
+    if gpu is None:
+        return "no GPU"
+    return (
+        f"{gpu.name}, {size(gpu.available)} free of {size(gpu.memory)}"
+        if gpu.free is not None
+        else f"{gpu.name}, {size(gpu.memory)}"
+    )
+
+
+def _change(change: Change) -> str:
+    pairs = ", ".join(f"{key} = {value}" for key, value in change.set)
+    holds = f"weights {size(change.weights)}, {change.tokens:,} tokens of cache"
+    return f"{pairs}: {change.why} ({holds}; {change.verdict})"

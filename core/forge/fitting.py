@@ -1,0 +1,136 @@
+"""What fits on which GPU, as one report: every figure of each recipe, its verdict, and what would help. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from forge.easing import Change, Easing
+from forge.gpus import TABLE, Gpu
+from forge.memory import Disk, Estimate, Need
+from forge.model import Recipe, RuntimeKind
+from forge.sharing import Share, claims, room, shares
+from forge.verdicts import Judgement, Load, Verdict, bench, judge, judge_twin, objections, refused
+from forge.weighing import terms
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One recipe's figures in bytes, those of a rank on its fullest GPU; a twin's are of its process."""
+
+    name: str
+    runtime: RuntimeKind
+    basis: str
+    parameters: int
+    dtype: str
+    quantization: str
+    gpus: int
+    weights: Mapping[str, int]
+    weight_ranks: tuple[int, ...]
+    draft: int
+    kv_per_token: int
+    kv_sequence: int
+    kv_whole: int
+    slots: int
+    length: int
+    activation: Estimate
+    build_gpu: Estimate
+    build_host: Estimate
+    calibration: int
+    disk: Disk
+    objections: tuple[str, ...] = ()
+    judgement: Judgement | None = None
+    """None where there is no place to judge it for."""
+    changes: tuple[Change, ...] = ()
+    smallest: str = ""
+    """Where there is no GPU to judge: the smallest card of the table that takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``shares`` is how several engines share the GPU, in load order; empty for one, or where ``short`` bytes are missing."""
+
+    fits: tuple[Fit, ...]
+    gpu: Gpu | None = None
+    gpus: int = 0
+    """How many such GPUs are here; 0 where the card is only named."""
+    host: int = 0
+    """Free bytes of this machine's own memory."""
+    shares: tuple[Share, ...] = ()
+    short: int = 0
+
+    @property
+    def fit(self) -> bool:
+        """Whether nothing that was judged is refused."""
+        judged = [each.judgement.verdict for each in self.fits if each.judgement]
+        return Verdict.NO not in judged and not self.short
+
+
+def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, named: bool = False) -> Report:
+    """Everything about these recipes; ``gpus`` are those that are here, or the one that was named.
+
+    Engines share one GPU: each has a rank on it. Of several different GPUs the one with the least room counts.
+    """
+    gpu = min(gpus, key=lambda each: each.available) if gpus else None
+    count = 0 if named else len(gpus)
+    fits = tuple(_fit(load, gpu, count, host) for load in loads)
+    engines = [load for load in loads if load.recipe.runtime.kind is not RuntimeKind.TWIN]
+    shared: tuple[Share, ...] | None = ()
+    short = 0
+    if gpu is not None and len(engines) > 1:
+        needs = [bench(load)(load.recipe) for load in engines]
+        shared = shares([(load.recipe.name, need) for load, need in zip(engines, needs, strict=True)], gpu)
+        if shared is None:
+            short = max(sum(claim.fixed + claim.least for claim in claims(needs)) - room(gpu), 1)
+    return Report(fits, gpu, count, host, shared or (), short)
+
+
+def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
+    recipe = load.recipe
+    how, need = terms(recipe, load.shape), bench(load)(recipe)
+    ranks = how.tp * how.pp
+    against: tuple[str, ...] = ()
+    judged: Judgement | None = None
+    changes: tuple[Change, ...] = ()
+    if recipe.runtime.kind is RuntimeKind.TWIN:
+        judged = judge_twin(need, host) if host else None
+    elif gpu is not None:
+        against = objections(recipe, how, gpu)
+        if count and ranks > count:
+            against += (f"it asks for {ranks} GPUs (tp x pp), and {count} are here: lower convert.tp or convert.pp",)
+        judged = judge(recipe, need, gpu)
+        judged = refused(judged) if against else judged
+        changes = Easing(load, gpu, count).changes()
+    return Fit(
+        name=recipe.name,
+        runtime=recipe.runtime.kind,
+        basis=load.basis,
+        parameters=need.weights.parameters,
+        dtype=how.dtype,
+        quantization=how.quantization,
+        gpus=ranks,
+        weights=need.weights.kinds,
+        weight_ranks=need.weights.ranks,
+        draft=need.draft,
+        kv_per_token=need.cache.per_token,
+        kv_sequence=need.least,
+        kv_whole=need.wanted,
+        slots=need.slots,
+        length=need.length,
+        activation=need.activation,
+        build_gpu=need.build_gpu,
+        build_host=need.build_host,
+        calibration=need.calibration,
+        disk=need.disk,
+        objections=against,
+        judgement=judged,
+        changes=changes,
+        smallest="" if judged else _smallest(recipe, need, load),
+    )
+
+
+def _smallest(recipe: Recipe, need: Need, load: Load) -> str:
+    """The card of the table with the least memory that takes the recipe; empty where none does, or none is asked for."""
+    if recipe.runtime.kind is RuntimeKind.TWIN:
+        return ""
+    how = terms(recipe, load.shape)
+    able = (gpu for gpu in sorted(TABLE, key=lambda each: each.memory) if not objections(recipe, how, gpu))
+    return next((gpu.name for gpu in able if judge(recipe, need, gpu).verdict is not Verdict.NO), "")

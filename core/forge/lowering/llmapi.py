@@ -1,0 +1,101 @@
+"""TensorRT-LLM's PyTorch path: no engine. NVIDIA's llmapi model out of the image, and a model.yaml made from the recipe."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from forge import repository
+from forge.errors import Problem
+from forge.lowering import images, llm_rules
+from forge.lowering.llm_arguments import Assets, stated, write
+from forge.lowering.sources import patched
+from forge.model import Names, Role, Scalar, TextFile
+from forge.order import Order
+from forge.steps import Assemble, Entry, Fetch, Link, Step
+from forge.toolchain import LLMAPI, SKELETONS
+
+ROLES = (Role.TENSORRT_LLM,)
+"""The one model that takes text and gives text."""
+YAML = "1/model.yaml"
+BATCH = 0
+"""NVIDIA's model.py takes one prompt a request and refuses a second dimension; LLM() batches requests itself."""
+
+_COMPLETED = re.compile(r"^[ \t]*(#.*|max_batch_size\s*:\s*\d+|model_transaction_policy\s*:?\s*\{[^}]*\})", re.MULTILINE)
+_OPEN = "max_batch_size: ${triton_max_batch_size}\nmodel_transaction_policy { decoupled: ${decoupled_mode} }\n"
+
+
+def check(order: Order) -> Iterator[Problem]:
+    """What this path cannot do for the recipe, and what its image's llmapi model refuses, as far as that has been read."""
+    for found in llm_rules.problems(order):
+        yield replace(found, where=f"{order.recipe.name}: {found.where}")
+    if order.tooling is None:
+        return
+    if not order.tooling.llmapi:
+        what = f"{order.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
+        yield Problem(f"{order.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
+    yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
+
+
+def entry(order: Order, names: Names) -> Entry:
+    """The steps of one recipe: fetch, read the image, lay out. Nothing is converted, built, or made for one GPU."""
+    recipe, facts = order.recipe, order.facts
+    model, image = patched(order), images.family_image(order)
+    held = {"model": (model, model.promises)}
+    if facts.draft:
+        files = tuple(file.path for file in facts.draft.files)
+        held["draft"] = (Step(f"{recipe.name}: draft", Fetch(facts.draft), promises=files), files)
+    folders = {need: repository.asset(recipe.name, need) for need in held}
+    links = tuple(Link(need, path, f"{folders[need]}/{path}") for need, (_, files) in held.items() for path in files)
+    yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(order, folders))
+    step = Step(
+        f"{recipe.name}: entry",
+        Assemble(names, _skeletons(order), _settings(order), links, (yaml,)),
+        (("image", image), ("toolchain", images.tools(order)), *((need, made) for need, (made, _) in held.items())),
+    )
+    return Entry(recipe.name, names, step, None)
+
+
+def notes(order: Order) -> tuple[str, ...]:
+    """What may be wrong, and only the image can tell."""
+    return tuple(llm_rules.doubts(order))
+
+
+def lacks_engines(order: Order) -> Iterator[Problem]:
+    """For a recipe of kind engine: whether its image has left engines behind, and what would move the recipe here."""
+    if order.tooling is None or order.tooling.skeletons:
+        return
+    image, name = order.facts.toolchain.image, order.recipe.name
+    what = f"{image} no longer holds what engines are built and served with ({SKELETONS})"
+    if not order.tooling.llmapi:
+        yield Problem(f"{name}: runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-trtllm-python-py3")
+        return
+    more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llm_rules.problems(order))
+    hint = f'move it to the PyTorch path: runtime.kind = "llmapi"{more}; or take an image up to "26.07"'
+    yield Problem(f"{name}: runtime.kind", what, hint)
+
+
+def _skeletons(order: Order) -> tuple[TextFile, ...]:
+    """The image's files, less its model.yaml, the config made to be filled.
+
+    The config leaves the batch and whether it streams to model.yaml, out of which model.py completes it; Triton lets it do so
+    only without --disable-auto-complete-config, which NVIDIA's own launcher sets. So both are said in the config too.
+    """
+    held = order.tooling.llmapi if order.tooling else ()
+    files = [each for each in held if each.path != YAML and not each.path.endswith(".pyc")]
+    return tuple(TextFile(f"{Role.TENSORRT_LLM}/{each.path}", _opened(each)) for each in files)
+
+
+def _opened(file: TextFile) -> str:
+    return _OPEN + _COMPLETED.sub("", file.content) if file.path == repository.CONFIG else file.content
+
+
+def _settings(order: Order) -> repository.Settings:
+    given: Mapping[str, Scalar] = order.recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
+    return {Role.TENSORRT_LLM: {"triton_max_batch_size": BATCH, "decoupled_mode": order.recipe.serve.stream, **given}}
+
+
+def _yaml(order: Order, folders: Mapping[str, str]) -> str:
+    """LLM()'s arguments, and under triton_config what the model itself wants to know of its config."""
+    places = {need: f"{repository.ROOT}/{folder}" for need, folder in folders.items()}
+    arguments = stated(order.recipe, order.facts.toolchain, Assets(**places))
+    return write({**arguments, "triton_config": {"max_batch_size": BATCH, "decoupled": order.recipe.serve.stream}})

@@ -1,0 +1,198 @@
+"""How many bytes a recipe needs: key-value cache, activations, building, disk, beside its weights. Arithmetic only.
+
+The cache is exact. What TensorRT-LLM allocates beside it is estimated, each figure with the span in which its measured values
+lie (docs/fit.md has the measurements).
+"""
+
+from dataclasses import dataclass
+
+from forge.model import Recipe, RuntimeKind
+from forge.shapes import Shape
+from forge.weighing import Terms, Weights, stage_ends, terms
+
+MIB, GIB = 1 << 20, 1 << 30
+MAX_NUM_TOKENS = 8192
+"""trtllm-build's own, where a recipe says nothing."""
+CALIBRATED = frozenset({"fp8", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"})
+"""Quantizations for which quantize.py runs the whole unquantized model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes as they are expected, and the span in which they may lie."""
+
+    size: int
+    low: int
+    high: int
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.size + other.size, self.low + other.low, self.high + other.high)
+
+    @classmethod
+    def exact(cls, size: int) -> "Estimate":
+        return cls(size, size, size)
+
+    @classmethod
+    def about(cls, size: int, percent: int) -> "Estimate":
+        return cls(size, size * (100 - percent) // 100, size * (100 + percent) // 100)
+
+
+# -- key-value cache
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """The cache on the GPU that holds the most of it. ``windows``: for each of its layers, tokens kept at most (0: all)."""
+
+    layer: int
+    """Bytes that a token leaves in one layer."""
+    windows: tuple[int, ...]
+
+    @property
+    def per_token(self) -> int:
+        """Bytes of one more token while no window is full."""
+        return self.layer * len(self.windows)
+
+    def sequence(self, tokens: int) -> int:
+        """Bytes of one sequence of so many tokens."""
+        return self.layer * sum(min(window or tokens, tokens) for window in self.windows)
+
+    def tokens(self, room: int) -> int:
+        """How many tokens of short sequences fit into so many bytes."""
+        return room // self.per_token if self.windows and room > 0 else 0
+
+
+def kv_cache(shape: Shape, how: Terms) -> KvCache:
+    """The cache of the pipeline stage with the most layers that keep one. Latent attention is repeated on every rank."""
+    layer = how.cache_width * (shape.latent or 2 * -(-shape.kv_heads // how.tp) * shape.head_dim)
+    first, stages = 0, list[tuple[int, ...]]()
+    for end in stage_ends(shape.layers, how.pp):
+        stages.append(tuple(window if how.windowed else 0 for at, window in shape.windows if first <= at < end))
+        first = end
+    return KvCache(layer, max(stages, key=len))
+
+
+# -- what is estimated
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a build leaves on disk: the store holds all three, and a repository links to the last."""
+
+    checkpoint: int
+    converted: int
+    engine: int
+
+    @property
+    def total(self) -> int:
+        return self.checkpoint + self.converted + self.engine
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One recipe's bytes on the GPU with the most of them; of a twin, in its process."""
+
+    weights: Weights
+    cache: KvCache
+    activation: Estimate
+    slots: int
+    """Sequences at a time: batch times beams."""
+    length: int
+    """Tokens of a sequence at most."""
+    build_gpu: Estimate
+    build_host: Estimate
+    disk: Disk
+    calibration: int = 0
+    """What quantize.py would hold on all GPUs together, about; it keeps in host memory what does not fit, and is slow then."""
+    draft: int = 0
+    """Weights of a second checkpoint, whole on every GPU."""
+
+    @property
+    def fixed(self) -> Estimate:
+        """What is there before the cache is."""
+        return Estimate.exact(self.weights.heaviest + self.draft) + self.activation
+
+    @property
+    def least(self) -> int:
+        """Cache for one sequence of full length: with less, the longest request can never run."""
+        return self.cache.sequence(self.length)
+
+    @property
+    def wanted(self) -> int:
+        """Cache for every slot at full length: with more, there is nothing to fill it but reuse."""
+        return self.slots * self.least
+
+
+def tokens_at_once(recipe: Recipe) -> int:
+    """The most tokens that go through the engine in one pass (max_num_tokens, as trtllm-build takes it)."""
+    limits = recipe.build
+    return min(limits.max_num_tokens or MAX_NUM_TOKENS, limits.max_batch_size * limits.max_beam_width * limits.max_seq_len)
+
+
+def activation(recipe: Recipe, shape: Shape, how: Terms) -> Estimate:
+    """What TensorRT-LLM allocates before the cache: the engine's execution context, and buffers for sampling.
+
+    Measured values of the context lie between 2 and 5 widths of the hidden state beside the two of the feed-forward part; the
+    buffers for sampling are about seven times the logits in float32. A mixture of experts is spread wider.
+    """
+    if recipe.runtime.kind is RuntimeKind.TWIN:
+        return _twin_overhead(recipe, shape)
+    slots, tokens = recipe.build.max_batch_size * recipe.build.max_beam_width, tokens_at_once(recipe)
+    layer = tokens * (2 * -(-shape.busy // how.tp) * 2 + 7 * shape.hidden) * how.width // 2
+    logits = slots * shape.vocabulary * how.width
+    if any(recipe.build.args.get(flag) is True for flag in ("gather_context_logits", "gather_all_token_logits")):
+        logits = max(logits, tokens * shape.vocabulary * how.width)
+    return Estimate.about(layer + max(logits, 32 * MIB) + buffers(recipe, shape), 60 if shape.experts else 25)
+
+
+def buffers(recipe: Recipe, shape: Shape) -> int:
+    """The part of the activations that is for sampling, outside of the engine: several copies of the logits in float32."""
+    return 7 * recipe.build.max_batch_size * recipe.build.max_beam_width * shape.vocabulary * 4
+
+
+def _twin_overhead(recipe: Recipe, shape: Shape) -> Estimate:
+    """Triton, its Python processes (one each for preprocessing, postprocessing and the model, and one for each stream through
+    bls, at 48 MiB of their own, measured), and one pass over the longest prompt."""
+    processes = 4 + (recipe.serve.instances or recipe.build.max_batch_size)
+    prompt = recipe.build.max_input_len * (4 * shape.hidden + 3 * shape.intermediate) * 4
+    return Estimate.about(48 * MIB * processes + prompt, 30)
+
+
+def overhead(memory: int) -> Estimate:
+    """What the driver keeps, the CUDA context and the libraries take of a GPU with so much memory, before any model."""
+    return Estimate(3 * GIB // 4 + memory // 80, GIB // 4 + memory // 80, 5 * GIB // 4 + memory // 80)
+
+
+CONTEXT = GIB // 2
+"""Bytes of one more process with a CUDA context on a GPU that has one already."""
+
+
+def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, draft: int = 0) -> Need:
+    """All of a recipe's bytes. ``held`` are its weights under its terms, ``checkpoint`` the bytes of its source's files."""
+    how = terms(recipe, shape)
+    work = activation(recipe, shape, how)
+    limits = recipe.build
+    whole = held.parameters * how.width
+    calibration = 0
+    if recipe.runtime.kind is RuntimeKind.TWIN:
+        build = host = Estimate.exact(0)
+        disk = Disk(checkpoint, 0, 0)
+    else:
+        rank = held.heaviest
+        build = Estimate(rank + GIB // 4, rank, rank * 3 // 2 + GIB)
+        host = Estimate(whole + held.total, whole, 2 * (whole + held.total))
+        disk = Disk(checkpoint, held.total, held.total)
+        if how.quantization in CALIBRATED:
+            calibration = whole * 115 // 100
+    return Need(
+        weights=held,
+        cache=kv_cache(shape, how),
+        activation=work,
+        slots=limits.max_batch_size * limits.max_beam_width,
+        length=limits.max_seq_len,
+        build_gpu=build,
+        build_host=host,
+        calibration=calibration,
+        disk=disk,
+        draft=draft,
+    )

@@ -1,0 +1,209 @@
+"""Reads a model repository from disk into the values that ``forge.rules`` look at. It changes nothing."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from forge.adapters.weights import fault
+from forge.manifest import Manifest
+from forge.repository import CONFIG, ROOT
+from forge.rules.configs import Blank, Unreadable
+from forge.rules.configs import read as read_config
+from forge.rules.seen import EngineFolder, Fault, Kind, Model, Repository, TokenizerFolder, kind, table
+
+_LEADS = ("gpt_model_path", "encoder_model_path")
+"""Parameters that lead to an engine's folder."""
+_WEIGHTS = (".safetensors", ".bin", ".engine", ".json", ".model", ".npz", ".pt")
+"""Endings of files that are looked into for git-lfs pointers, and for what is cut short."""
+_SOURCES = (".py", ".yaml", ".yml")
+_LARGEST = 1 << 20
+"""Bytes of a model's own source above which it is not read."""
+_SPECIAL = ("bos_token", "eos_token", "pad_token")
+
+
+def read(place: Path, blank: Blank, held: Manifest | None) -> Repository:
+    """The repository in the folder ``place``; ``held`` is its manifest, where forge made it."""
+    folders = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    listed = {folder for one in (held.models if held else ()) for folder in one.roles.values()}
+    names = [name for name in folders if (place / name / CONFIG).is_file() or name in listed]
+    models = tuple(_model(place / name, blank) for name in names)
+    find = _Paths(place, held.root if held else "")
+    return Repository(
+        root=str(place),
+        models=models,
+        engines={stated: _engine(stated, find) for stated in _engine_paths(models)},
+        tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
+        strays=tuple(name for name in folders if name not in names),
+        faults=tuple(_faults(place, folders)),
+        manifest=held,
+    )
+
+
+def document(file: Path) -> tuple[Mapping[str, object], str]:
+    """The JSON object in ``file``, and why it cannot be read; both empty where there is no such file."""
+    try:
+        return table(json.loads(file.read_bytes())), ""
+    except FileNotFoundError:
+        return {}, ""
+    except (ValueError, RecursionError) as error:
+        return {}, f"it is not JSON: {error}"
+
+
+class _Paths:
+    """Finds what a config's path leads to, from the host: the server may see the repository somewhere else."""
+
+    def __init__(self, place: Path, before: str) -> None:
+        self._place = place
+        self._roots = tuple(root for root in (ROOT, str(place), before) if root)
+
+    def find(self, stated: str) -> Path | None:
+        """The folder; None where nothing is found."""
+        if not stated.startswith("/"):
+            return None
+        for root in self._roots:
+            if stated == root or stated.startswith(f"{root}/"):
+                found = self._place / stated.removeprefix(root).lstrip("/")
+                return found if found.is_dir() else None
+        if Path(stated).is_dir():
+            return Path(stated)
+        return self._mounted(Path(stated).parts)
+
+    def _mounted(self, parts: tuple[str, ...]) -> Path | None:
+        """As a container sees it: the repository is mounted somewhere, and the end of the path is inside of it."""
+        for at in range(1, len(parts)):
+            found = self._place.joinpath(*parts[at:])
+            if ".." not in parts and found.is_dir():
+                return found
+        return None
+
+    def shown(self, found: Path) -> str:
+        """Relative to the repository where it is inside."""
+        return found.relative_to(self._place).as_posix() if found.is_relative_to(self._place) else str(found)
+
+
+def _model(folder: Path, blank: Blank) -> Model:
+    versions = tuple(sorted((entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()), key=int))
+    sources = _sources(folder)
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return Model(folder.name, "", None, _reason(error), versions, sources)
+    yaml = next((text for path, text in sources.items() if path.endswith(("/model.yaml", "/model.yml"))), "")
+    try:
+        return Model(folder.name, text, read_config(text, blank), "", versions, sources, _arguments(yaml))
+    except Unreadable as error:
+        return Model(folder.name, text, None, str(error), versions, sources, _arguments(yaml))
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in sorted(path for ending in _SOURCES for path in folder.rglob(f"*{ending}")):
+        if file.is_file() and file.stat().st_size <= _LARGEST:
+            found[file.relative_to(folder).as_posix()] = file.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def _arguments(yaml: str) -> Mapping[str, object]:
+    """What model.yaml says; nothing where it is no YAML."""
+    with suppress(msgspec.DecodeError):
+        return table(msgspec.yaml.decode(yaml)) if yaml else {}
+    return {}
+
+
+def _stated(models: Iterable[Model], keys: Iterable[str]) -> Iterator[str]:
+    """Every path that configs state under ``keys``, once."""
+    configs = [model.config for model in models if model.config is not None]
+    yield from dict.fromkeys(value for config in configs for key in keys if (value := config.stated(key)))
+
+
+def _engine_paths(models: Iterable[Model]) -> Iterator[str]:
+    yield from _stated(models, _LEADS)
+    for model in models:
+        named = model.arguments.get("model")
+        if kind(model) is Kind.LLMAPI and isinstance(named, str) and named.startswith("/"):
+            yield named
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+
+
+def _engine(stated: str, paths: _Paths) -> EngineFolder:
+    found = paths.find(stated)
+    if found is None:
+        return EngineFolder(stated, "")
+    config, broken = document(found / "config.json")
+    files = _files(found)
+    if "config.json" not in files:
+        broken = "there is no config.json"
+    limits = table(config.get("build_config")) or document(found / "build_config.json")[0]
+    return EngineFolder(stated, paths.shown(found), files, config, limits, broken)
+
+
+def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
+    found = paths.find(stated)
+    if found is None:
+        return TokenizerFolder(stated, "")
+    files = _files(found)
+    whole = [name for name in _DOCUMENTS if name in files and not _wrong(found / name)]
+    read = {name: document(found / name) for name in whole}
+    broken = {name: why for name, (_, why) in read.items() if why}
+    said = {name: held for name, (held, _) in read.items()}
+    words = said.get("tokenizer.json", {})
+    if "tokenizer.json" in whole and "tokenizer.json" not in broken and "model" not in words:
+        broken["tokenizer.json"] = "it is no tokenizer's: it has no model"
+    vocabulary = _vocabulary(words)
+    settings = {**said.get("special_tokens_map.json", {}), **said.get("tokenizer_config.json", {})}
+    ids = {name: vocabulary[text] for name in _SPECIAL if (text := _text(settings.get(name))) in vocabulary}
+    generation = said.get("generation_config.json", {})
+    return TokenizerFolder(
+        stated, paths.shown(found), files, settings, generation, broken, ids, max(vocabulary.values(), default=-1)
+    )
+
+
+_DOCUMENTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+def _vocabulary(words: Mapping[str, object]) -> Mapping[str, int]:
+    """Every token of a tokenizer.json with its id, added ones included."""
+    stated = table(words.get("model")).get("vocab")
+    found: dict[str, int] = {}
+    if isinstance(stated, dict):
+        found.update((text, number) for text, number in table(cast("object", stated)).items() if isinstance(number, int))
+    elif isinstance(stated, list):  # Unigram: pieces with their scores, in the order of their ids
+        found.update((str(cast("list[object]", piece)[0]), at) for at, piece in enumerate(cast("list[object]", stated)))
+    added = words.get("added_tokens")
+    for token in map(table, cast("list[object]", added) if isinstance(added, list) else ()):
+        if isinstance(token.get("id"), int):
+            found[str(token.get("content"))] = cast("int", token["id"])
+    return found
+
+
+def _text(token: object) -> str:
+    """A special token, stated as a text or as an AddedToken's object."""
+    stated = table(token).get("content", token)
+    return stated if isinstance(stated, str) else ""
+
+
+def _faults(place: Path, folders: Iterable[str]) -> Iterator[Fault]:
+    for folder in folders:
+        for file in sorted((place / folder).rglob("*")):
+            if file.name.endswith(_WEIGHTS) and file.is_file() and (wrong := _wrong(file)):
+                yield Fault(file.relative_to(place).as_posix(), wrong)
+
+
+def _wrong(file: Path) -> str:
+    """Why a file is not what its name promises, as far as its first bytes tell."""
+    try:
+        return fault(file)
+    except ValueError:  # a pointer whose size is no number
+        return "a git-lfs pointer stands there, and not a whole one"

@@ -1,0 +1,63 @@
+"""Streaming: models that answer more than once, and who asks them."""
+
+from collections.abc import Iterator
+
+from forge.rules.rule import Found, Rule, Severity
+from forge.rules.seen import Config, Kind, Model, Repository, table
+
+
+def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config]]:
+    """Every bls model with the engines that it asks."""
+    for model, config in repository.of(Kind.BLS):
+        names = repository.asked[model.folder]
+        for name in (names.get("engine", ""), names.get("draft", "")):
+            member = repository.by_folder.get(name)
+            if member is not None and member.config is not None and repository.kinds[name] is Kind.ENGINE:
+                yield model, config, member, member.config
+
+
+def _pair(repository: Repository) -> Iterator[Found]:
+    for model, config, member, engine in pairs(repository):
+        if config.decoupled != engine.decoupled:
+            said = ", ".join(f"{m.folder} says {str(c.decoupled).lower()}" for m, c in ((model, config), (member, engine)))
+            yield Found(model.file, f"decoupled has to be the same in both models: {said}", needle="decoupled")
+
+
+def _whole(repository: Repository) -> Iterator[Found]:
+    asks = {member.folder for _, config, member, engine in pairs(repository) if config.decoupled != engine.decoupled}
+    for model, config in repository.of(Kind.ENGINE):
+        if not config.decoupled and model.folder not in asks:
+            yield Found(model.file, f"{model.folder} answers whole: a request that asks for a stream is refused")
+    for model, config in repository.of(Kind.LLMAPI):
+        if not (config.decoupled or table(model.arguments.get("triton_config")).get("decoupled")):
+            path = next((path for path in model.sources if path.endswith(".yaml")), "config.pbtxt")
+            what = f"{model.folder} answers whole: a request that asks for a stream is refused"
+            yield Found(f"{model.folder}/{path}", what, "set triton_config: decoupled: True in model.yaml", "decoupled")
+
+
+RULES = (
+    Rule(
+        "decoupled-pair",
+        Severity.ERROR,
+        "bls is decoupled and the engine's model is not, or the other way round",
+        "decoupled_mode is filled into tensorrt_llm and tensorrt_llm_bls apart from each other. bls asks its engine "
+        "in the way that its own config says, and Triton refuses a stream from a model that has one answer, and one "
+        "answer from a model that streams.",
+        "Streaming is only supported if model is deployed using decoupled mode.\n"
+        "Model tensorrt_llm is using the decoupled. The current BLS request call doesn't support models using the "
+        "decoupled transaction policy.",
+        "set both to the same; streaming needs true in both",
+        _pair,
+        fixable=True,
+    ),
+    Rule(
+        "whole-answers",
+        Severity.REMARK,
+        "the model cannot stream",
+        "Without decoupled mode a model has one answer for each request. That is what batch clients want, and a chat "
+        "does not. Of llmapi models model.yaml decides, and --disable-auto-complete-config hides it.",
+        "Streaming is only supported if model is deployed using decoupled mode.",
+        "set model_transaction_policy { decoupled: true } in tensorrt_llm and tensorrt_llm_bls",
+        _whole,
+    ),
+)

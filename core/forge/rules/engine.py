@@ -1,0 +1,299 @@
+"""Engines: whether they are where configs say, whole, and made for what the configs ask of them."""
+
+import re
+from collections.abc import Iterator
+
+from forge.repository import ROOT
+from forge.rules.rule import Found, Rule, Severity
+from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, truth
+
+PATHS = ("gpt_model_path", "encoder_model_path")
+_RANK = re.compile(r"rank(\d+)\.engine")
+
+
+def engines(repository: Repository) -> Iterator[tuple[Model, Config, EngineFolder]]:
+    """Every model of the tensorrtllm backend with its own engine, where that was found."""
+    for model, config in repository.of(Kind.ENGINE):
+        if (engine := repository.engine(config)) is not None:
+            yield model, config, engine
+
+
+def halves(repository: Repository) -> Iterator[tuple[Model, EngineFolder]]:
+    """Every engine that a model loads: its own, and before it the encoder's where there is one."""
+    for model, config in repository.of(Kind.ENGINE):
+        for key in reversed(PATHS):
+            if (engine := repository.engine(config, key)) is not None:
+                yield model, engine
+
+
+def _built(repository: Repository) -> Iterator[tuple[Model, Config, EngineFolder]]:
+    return ((model, config, engine) for model, config, engine in engines(repository) if engine.built)
+
+
+def _path(repository: Repository) -> Iterator[Found]:
+    for kind in (Kind.ENGINE, Kind.PREPROCESSING):
+        for model, config in repository.of(kind):
+            for key in PATHS:
+                stated = config.stated(key)
+                if stated and (wrong := _misplaced(repository, model, stated)):
+                    yield Found(model.file, f"{key} is {stated}: {wrong[0]}", wrong[1], needle=stated)
+
+
+def _misplaced(repository: Repository, model: Model, stated: str) -> tuple[str, str] | None:
+    """What is wrong with a path, and the mend."""
+    if not stated.startswith("/"):
+        return "it depends on the folder that the server is started in", "write it from the root, as the server sees it"
+    found = repository.engines.get(stated)
+    if found is None or not found.shown:
+        inside = stated.startswith((f"{ROOT}/", f"{repository.root}/"))
+        return ("there is no such folder", "put the engine there") if inside else None
+    held = repository.served_by(model)
+    if held is not None and held.serving and held.serving.image and not stated.startswith(f"{ROOT}/"):
+        return f"in the container that serves it the repository stands at {ROOT}", f"name the engine under {ROOT}"
+    return None
+
+
+def _elsewhere(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.of(Kind.ENGINE):
+        for key in PATHS:
+            stated = config.stated(key)
+            known = stated in repository.engines and repository.engines[stated].shown
+            if stated.startswith("/") and not known and _misplaced(repository, model, stated) is None:
+                what = f"{key} is {stated}, which is not on this machine: the engine there was not checked"
+                yield Found(model.file, what, needle=stated)
+
+
+def _config(repository: Repository) -> Iterator[Found]:
+    for model, engine in halves(repository):
+        if engine.broken:
+            yield Found(engine.shown, f"{engine.broken}, and {model.folder} does not load without it")
+        elif not engine.built and not engine.twin:
+            yield Found(f"{engine.shown}/config.json", "it is neither an engine's nor a checkpoint's: no pretrained_config")
+
+
+def _ranks(repository: Repository) -> Iterator[Found]:
+    for _, engine in halves(repository):
+        if not engine.built:
+            continue
+        there = {int(match[1]) for name in engine.files if (match := _RANK.fullmatch(name))}
+        wanted = set(range(engine.ranks))
+        if missing := sorted(wanted - there):
+            names = ", ".join(f"rank{rank}.engine" for rank in missing[:4])
+            what = f"it was built for {engine.ranks} rank{'s' if engine.ranks > 1 else ''} (tp x pp), and {names} is missing"
+            yield Found(engine.shown, what)
+        elif extra := sorted(there - wanted):
+            what = f"rank{extra[0]}.engine is there, and config.json says {engine.ranks} rank{'s' if engine.ranks > 1 else ''}"
+            yield Found(engine.shown, f"{what}: files of two builds lie together")
+
+
+def _world(repository: Repository) -> Iterator[Found]:
+    for model, _, engine in _built(repository):
+        held = repository.served_by(model)
+        if held is not None and held.serving is not None and held.serving.image and held.serving.world != engine.ranks:
+            what = f"the engine has {engine.ranks} ranks, and forge.json serves it with {held.serving.world}"
+            yield Found(engine.shown, what, "build it again with `forge build`")
+        elif repository.gpus and engine.ranks > len(repository.gpus):
+            what = f"the engine was built for {engine.ranks} GPUs, and {len(repository.gpus)} are here"
+            yield Found(engine.shown, what, "serve it on a machine with as many, or build with a smaller tp x pp")
+
+
+def _batch(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in engines(repository):
+        most = engine.limit("max_batch_size")
+        if most and config.max_batch_size > most:
+            what = f"takes batches of {config.max_batch_size}, and its engine was built for {most}"
+            yield Found(model.file, what, f"set max_batch_size to {most}, or build for more", "max_batch_size")
+
+
+def _beam(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in engines(repository):
+        asked, most = _number(config, "max_beam_width"), engine.limit("max_beam_width")
+        if most and asked > most:
+            what = f"max_beam_width is {asked}, and the engine was built for {most}"
+            yield Found(model.file, what, f"set it to {most}, or build with --max_beam_width {asked}", '"max_beam_width"')
+
+
+def _input(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        longest, room = engine.limit("max_input_len"), engine.limit("max_num_tokens")
+        if room and longest > room and truth(config.stated("enable_chunked_context")) is not True:
+            what = f"the engine takes prompts of {longest} tokens, and {room} in one pass (max_num_tokens)"
+            yield Found(model.file, what, "set enable_chunked_context to true, or build with a larger --max_num_tokens")
+    for model, _, engine in engines(repository):
+        held, most = repository.served_by(model), engine.limit("max_seq_len")
+        if held is not None and most and held.sampling.max_tokens >= most:
+            what = f"{held.name} asks for {held.sampling.max_tokens} tokens, and a prompt and its answer may be {most} long"
+            yield Found("forge.json", what, "lower [sampling] max_tokens, or raise [build] max_seq_len", '"max_tokens"')
+
+
+def _number(config: Config, key: str) -> int:
+    text = config.stated(key)
+    return int(text) if text.isdecimal() else 0
+
+
+def _reuse(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        if engine.plugin("use_paged_context_fmha") is False and config.backend == "tensorrtllm":
+            wanted = truth(config.stated("enable_kv_cache_reuse"))
+            if wanted is not False:
+                said = "is true" if wanted else "is not set, which means true"
+                what = f"enable_kv_cache_reuse {said}, and the engine was built without paged context FMHA"
+                yield Found(model.file, what, needle='"enable_kv_cache_reuse"')
+
+
+def _chunked(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        if engine.plugin("use_paged_context_fmha") is False and truth(config.stated("enable_chunked_context")):
+            what = "enable_chunked_context is true, and the engine was built without paged context FMHA"
+            yield Found(model.file, what, needle='"enable_chunked_context"')
+
+
+def _tokens(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        most, length = _number(config, "max_tokens_in_paged_kv_cache"), engine.limit("max_seq_len")
+        block = engine.plugin("tokens_per_block")
+        page = block if isinstance(block, int) and block > 0 else 1
+        least = -(-length // page) * page * max(_number(config, "max_beam_width"), 1)
+        if most and most < least:
+            what = f"max_tokens_in_paged_kv_cache is {most}, and one sequence can take {least}"
+            yield Found(model.file, what, f"raise it to {least} or more, or leave it out", '"max_tokens_in_paged_kv_cache"')
+
+
+def _window(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        sizes = [int(size) for size in config.stated("max_attention_window_size").split(",") if size.strip().isdecimal()]
+        length = engine.limit("max_seq_len")
+        if length and any(size > length for size in sizes):
+            what = f"max_attention_window_size is {max(sizes)}, and the engine was built for sequences of {length}"
+            yield Found(model.file, what, f"set it to {length} or less", '"max_attention_window_size"')
+
+
+RULES = (
+    Rule(
+        "engine-path",
+        Severity.ERROR,
+        "the engine's folder is not where the config says",
+        "gpt_model_path is opened by the server: inside a container it is the path there, not on the host. The "
+        "backend takes a folder that does not exist for none at all.",
+        "[TensorRT-LLM][WARNING] gpt_model_path is not specified, will be left empty\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: Both encoder and decoder model paths are empty",
+        "fill engine_dir with the path that the server sees",
+        _path,
+    ),
+    Rule(
+        "engine-unseen",
+        Severity.REMARK,
+        "the engine is not on this machine",
+        "The path may well be right inside the container that serves the repository; nothing here can tell.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Both encoder and decoder model paths are empty",
+        "run `forge check` where the engine is, or mount it under the repository",
+        _elsewhere,
+    ),
+    Rule(
+        "engine-config",
+        Severity.ERROR,
+        "the engine's config.json is missing or is not an engine's",
+        "trtllm-build writes config.json beside the engines, and the backend reads shapes, limits and the mapping "
+        "from it. A converted checkpoint's config.json has the same name and lacks build_config.",
+        "[TensorRT-LLM][ERROR] Assertion failed: File does not exist: .../config.json",
+        "copy the whole output folder of trtllm-build",
+        _config,
+    ),
+    Rule(
+        "engine-ranks",
+        Severity.ERROR,
+        "the rank files are not those that config.json promises",
+        "Each of the tp x pp processes loads its own rankN.engine.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: .../rank1.engine",
+        "copy the whole output folder of trtllm-build, into an empty one",
+        _ranks,
+    ),
+    Rule(
+        "engine-world",
+        Severity.ERROR,
+        "the engine was built for more GPUs than serve it",
+        "The engine's tp x pp is fixed when it is built, and the server has to run as many processes.",
+        "[TensorRT-LLM][ERROR] Assertion failed: With communicationMode kLEADER, MPI worldSize is expected to be "
+        "equal to tp*pp when participantIds are not specified\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: mpiSize == tp * pp",
+        "start it with --world_size tp*pp, or build it for the GPUs that are there",
+        _world,
+    ),
+    Rule(
+        "engine-batch",
+        Severity.WARNING,
+        "Triton's max_batch_size is above the engine's",
+        "Triton then forms and accepts batches that the engine has no slots for: the rest waits inside of the "
+        "backend, where no queue policy sees it. A runtime that is told the larger batch refuses.",
+        "no line says so at load; of the runtime itself: Runtime configured max batch size (16) must not exceed "
+        "engine max batch size (8)",
+        "fill triton_max_batch_size with the engine's max_batch_size or less",
+        _batch,
+    ),
+    Rule(
+        "engine-beam",
+        Severity.ERROR,
+        "max_beam_width is above the engine's",
+        "Buffers for beams are part of the engine.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Runtime configured max beam width (4) must not exceed engine max "
+        "beam width (1)",
+        "lower max_beam_width, or build with --max_beam_width",
+        _beam,
+    ),
+    Rule(
+        "engine-input",
+        Severity.WARNING,
+        "prompts as long as the engine was built for are refused all the same",
+        "Without chunked context a prompt is read in one pass, so it may not be longer than max_num_tokens whatever "
+        "max_input_len says; and a prompt and its answer together have to fit max_seq_len.",
+        "Prompt length (9000) exceeds maximum input length (8192). Set log level to info and check TRTGptModel logs "
+        "for how maximum input length is set",
+        "build with a larger --max_num_tokens, or chunk the context",
+        _input,
+    ),
+    Rule(
+        "kv-reuse",
+        Severity.WARNING,
+        "KV cache reuse with an engine that cannot",
+        "Reuse needs use_paged_context_fmha, and reuse is on by default: leaving enable_kv_cache_reuse out means "
+        "true. Newer versions switch it off with a warning, older ones stop.",
+        "[TensorRT-LLM][WARNING] Fix optionalParams : KV cache reuse disabled because model was not built with paged "
+        "context FMHA support\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: When KV cache block reuse is set, model has to be built with paged "
+        "context FMHA support",
+        "build with --use_paged_context_fmha enable, or set enable_kv_cache_reuse to false",
+        _reuse,
+    ),
+    Rule(
+        "chunked-context",
+        Severity.ERROR,
+        "chunked context with an engine that cannot",
+        "Chunking a prompt means to read a cache that an earlier chunk wrote, which takes paged context FMHA. The "
+        "backend only warns, and the first prompt of several chunks fails or is answered with noise.",
+        "[TensorRT-LLM][WARNING] enable_chunked_context is set to true, will use context chunking (requires building "
+        "the model with use_paged_context_fmha).",
+        "build with --use_paged_context_fmha enable, or set enable_chunked_context to false",
+        _chunked,
+    ),
+    Rule(
+        "kv-tokens",
+        Severity.ERROR,
+        "the KV cache does not hold one sequence",
+        "max_tokens_in_paged_kv_cache caps the cache; at least one sequence of max_seq_len, with all its beams and "
+        "in whole blocks, has to fit.",
+        "[TensorRT-LLM][ERROR] Assertion failed: maxTokensInPagedKvCache (1024) must be large enough to process at "
+        "least 1 sequence to completion",
+        "raise it, or leave it out and let kv_cache_free_gpu_mem_fraction decide",
+        _tokens,
+    ),
+    Rule(
+        "attention-window",
+        Severity.WARNING,
+        "the attention window is longer than the sequences",
+        "max_attention_window_size above max_seq_len is cut back to it.",
+        "[TensorRT-LLM][WARNING] The value of maxAttentionWindow cannot exceed mMaxSequenceLen. Therefore, it has "
+        "been adjusted to match the value of mMaxSequenceLen.",
+        "leave it out where the model attends to everything",
+        _window,
+    ),
+)

@@ -1,0 +1,134 @@
+"""Configs that nobody filled to the end, or that cannot be read at all."""
+
+import re
+from collections.abc import Iterator
+
+from forge.repository import placeholders
+from forge.rules.rule import Found, Rule, Severity
+from forge.rules.seen import Config, Kind, Model, Repository
+
+NEEDED = {
+    Kind.ENGINE: ("gpt_model_type", "gpt_model_path"),
+    Kind.PREPROCESSING: ("tokenizer_dir",),
+    Kind.POSTPROCESSING: ("tokenizer_dir",),
+}
+"""Parameters that a model does not load without."""
+GUIDED = ("tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_backend")
+"""Read by NVIDIA's tensorrtllm backend without asking whether they are there; an empty or unfilled one it takes for none.
+
+getGuidedDecodingConfigFromParams in model_instance_state.cc, in every version whose skeleton has guided_decoding_guide.
+"""
+_TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"')
+_INSIDE = re.compile(r"\$\{(\w+)\}")
+
+
+def bare(model: Model) -> tuple[str, ...]:
+    """Placeholders that stand where no text can: with one of them config.pbtxt is no config."""
+    return placeholders(_TEXTS.sub('""', model.text))
+
+
+def missing(repository: Repository, model: Model, config: Config) -> tuple[str, ...]:
+    """Parameters that have to be there, be they empty, and are not."""
+    wanted: tuple[str, ...] = ()
+    if repository.kinds[model.folder] is Kind.ENGINE and any(t.name == "guided_decoding_guide" for t in config.inputs):
+        engine = repository.engine(config)
+        wanted = GUIDED if config.backend == "tensorrtllm" and not (engine and engine.twin) else ()
+    if "'multimodal_model_path']" in model.sources.get(model.code, ""):
+        wanted = ("multimodal_model_path",)
+    return tuple(key for key in wanted if key not in config.parameters)
+
+
+def idle(repository: Repository, model: Model, config: Config) -> tuple[str, ...]:
+    """Parameters that are left unfilled and that their reader takes for unset."""
+    needed = NEEDED.get(repository.kinds[model.folder], ())
+    return tuple(key for key, value in config.parameters.items() if _INSIDE.search(value) and key not in needed)
+
+
+def _unreadable(repository: Repository) -> Iterator[Found]:
+    for model in repository.models:
+        if model.config is None and not bare(model):
+            yield Found(model.file, f"it cannot be read: {model.broken}")
+
+
+def _unfilled(repository: Repository) -> Iterator[Found]:
+    for model in repository.models:
+        left = bare(model)
+        if model.config is not None:
+            spared = idle(repository, model, model.config)
+            kept = {name for key in spared for name in _INSIDE.findall(model.config.parameters[key])}
+            left = tuple(name for name in placeholders(model.text) if name not in kept)
+        for name in left:
+            yield Found(model.file, f"${{{name}}} was never filled, and the model does not load", needle=f"${{{name}}}")
+
+
+def _idle(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.readable():
+        if keys := idle(repository, model, config):
+            some = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+            yield Found(
+                model.file, f"placeholders are left in {some}: they count as unset", needle=config.parameters[next(iter(keys))]
+            )
+
+
+def _missing(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.readable():
+        for key in NEEDED.get(repository.kinds[model.folder], ()):
+            if not config.parameters.get(key) and not (key == "gpt_model_path" and config.stated("encoder_model_path")):
+                yield Found(model.file, f"parameter {key} is not set, and the model does not load without it")
+        for key in missing(repository, model, config):
+            yield Found(model.file, f"parameter {key} is gone, and NVIDIA's code wants it there, be it empty")
+
+
+RULES = (
+    Rule(
+        "unreadable",
+        Severity.ERROR,
+        "config.pbtxt is no model config",
+        "Triton reads a ModelConfig in protobuf's text format. A bracket too few, a field that the message does not "
+        "have, or no file at all: the folder is passed over, and whatever asks the model fails with it.",
+        "Poll failed for model directory 'postprocessing': failed to read text proto from .../config.pbtxt",
+        "mend what the parser names; `forge build` writes configs that were parsed before",
+        _unreadable,
+    ),
+    Rule(
+        "placeholder",
+        Severity.ERROR,
+        "a placeholder was never filled",
+        "NVIDIA's skeletons are to be filled with tools/fill_template.py, which leaves what it was not told. A "
+        "placeholder outside of quotes is no number, so the file does not parse; the quoted ones of triton_backend, "
+        "engine_dir, batching_strategy and tokenizer_dir parse, and the model fails later.",
+        "Error parsing text-format inference.ModelConfig: 2:17: Expected integer, got: $\n"
+        "unable to find backend library for backend '${triton_backend}', try specifying runtime on the model "
+        "configuration.\n"
+        "Invalid gpt_model_type. Must be v1/inflight_batching/inflight_fused_batching.\n"
+        "Both encoder and decoder model paths are empty",
+        "give it a value: `fill_template.py -i config.pbtxt NAME:VALUE`",
+        _unfilled,
+        fixable=True,
+    ),
+    Rule(
+        "placeholder-unset",
+        Severity.REMARK,
+        "optional parameters are left as placeholders",
+        "The backend and NVIDIA's Python models take an unfilled optional parameter for one that is not set, and "
+        "warn in the log. It works, and hides the parameters that were set.",
+        "[TensorRT-LLM][WARNING] max_attention_window_size is not specified, will use default value (i.e. max_sequence_length)",
+        "take the parameters away, or set them",
+        _idle,
+        fixable=True,
+    ),
+    Rule(
+        "parameter-missing",
+        Severity.ERROR,
+        "a parameter is missing that has to be there",
+        "gpt_model_type, gpt_model_path and tokenizer_dir have no default. tokenizer_dir, "
+        "xgrammar_tokenizer_info_path and guided_decoding_backend of tensorrt_llm and multimodal_model_path of "
+        "NVIDIA's preprocessing may be empty, but their code does not ask whether they exist.",
+        "unexpected error when creating modelInstanceState: Cannot find parameter with name: "
+        "xgrammar_tokenizer_info_path\n"
+        "KeyError: 'multimodal_model_path'",
+        'set it, or add it empty: parameters { key: "NAME" value { string_value: "" } }',
+        _missing,
+        fixable=True,
+    ),
+)

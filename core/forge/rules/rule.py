@@ -1,0 +1,56 @@
+"""What a rule is, and what it finds."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forge.rules.seen import Repository
+
+
+class Severity(StrEnum):
+    """``error``: a model does not load or does not answer. ``warning``: some requests fail or something is ignored.
+    ``remark``: right or wrong by what one wants."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    REMARK = "remark"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One place where a rule is broken. ``needle`` is a text in ``file`` by which the line is found."""
+
+    file: str
+    what: str
+    mend: str = ""
+    """What to change here; the rule's own words where empty."""
+    needle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One way in which a repository can be wrong, and all that docs/rules.md says of it."""
+
+    id: str
+    severity: Severity
+    title: str
+    why: str
+    fails: str
+    """What one sees in Triton: the words of its log or of its answer."""
+    mend: str
+    look: Callable[[Repository], Iterable[Found]]
+    fixable: bool = False
+    """Whether ``forge check --fix`` mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What ``forge check`` says: which rule, how grave, where (``line`` from 1, 0 where no line can be named), and the mend."""
+
+    rule: str
+    severity: Severity
+    file: str
+    line: int
+    what: str
+    mend: str
+    fixable: bool = False

@@ -1,0 +1,253 @@
+"""What a config.json says of a decoder's size: its layers, what each keeps of a token, and the tensors that it must have.
+
+Every family spells its numbers in its own way, and leaves out what its class in transformers takes for granted.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from forge.headers import Tensor
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "head_dim": ("head_dim", "kv_channels"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim"),
+    "vocabulary": ("vocab_size", "padded_vocab_size"),
+    "positions": ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "used_experts": ("num_experts_per_tok", "num_experts_per_token", "moe_topk"),
+    "expert_size": ("moe_intermediate_size", "expert_ffn_hidden_size"),
+}
+SILENT: Mapping[str, Mapping[str, object]] = {
+    "gemma": {"head_dim": 256, "tie_word_embeddings": True},
+    "gemma2": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
+    "gemma3": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
+    "gemma3_text": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
+    "mistral": {"num_key_value_heads": 8},
+    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3": {"head_dim": 128},
+    "gpt2": {"tie_word_embeddings": True},
+}
+"""What a config.json of that model_type may leave out, because transformers' class says it."""
+KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
+"""Kinds of layers that keep keys and values; a linear or recurrent one keeps a state of fixed size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder's size. Counts in elements, ``windows`` in tokens."""
+
+    kind: str
+    """``model_type`` of config.json."""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    tied: bool
+    windows: tuple[tuple[int, int], ...]
+    """(layer, how many tokens it looks back on; 0: all) of each layer that keeps a cache of its own."""
+    latent: int = 0
+    """Elements that a token leaves in a layer with latent attention (DeepSeek), instead of its keys and values."""
+    experts: int = 0
+    used_experts: int = 0
+    dtype: str = ""
+
+    @property
+    def kept(self) -> int:
+        """Elements that a token leaves behind in one layer's cache."""
+        return self.latent or 2 * self.kv_heads * self.head_dim
+
+    @property
+    def busy(self) -> int:
+        """Width of the widest activation inside a layer, for one token: its experts' together where there are some."""
+        return self.intermediate * max(self.used_experts, 1)
+
+    @property
+    def slides(self) -> bool:
+        return any(window for _, window in self.windows)
+
+
+class UnknownShapeError(ValueError):
+    """config.json does not say what is needed; the text names the key."""
+
+
+def read(config: Mapping[str, object]) -> Shape:
+    """The shape of a checkpoint with this config.json."""
+    inner = _text(config)
+    kind = str(inner.get("model_type") or config.get("model_type") or "")
+    said = {**SILENT.get(kind, {}), **inner}
+    hidden, heads, layers = _need(said, "hidden"), _need(said, "heads"), _need(said, "layers")
+    experts = _count(said, "experts")
+    intermediate = _count(said, "intermediate") or 4 * hidden
+    return Shape(
+        kind=kind,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=_kv_heads(said, heads),
+        head_dim=_count(said, "head_dim") or hidden // heads,
+        intermediate=(_count(said, "expert_size") or intermediate) if experts else intermediate,
+        vocabulary=_need(said, "vocabulary"),
+        positions=_count(said, "positions"),
+        tied=said.get("tie_word_embeddings", config.get("tie_word_embeddings")) is True,
+        windows=_windows(said, kind, layers),
+        latent=_whole(said, "kv_lora_rank") and _whole(said, "kv_lora_rank") + _whole(said, "qk_rope_head_dim"),
+        experts=experts,
+        used_experts=_count(said, "used_experts") if experts else 0,
+        dtype=str(inner.get("torch_dtype") or inner.get("dtype") or config.get("torch_dtype") or config.get("dtype") or ""),
+    )
+
+
+def _text(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The part about the language model, where there are other models beside it."""
+    nested = config.get("text_config")
+    return cast("Mapping[str, object]", nested) if isinstance(nested, dict) else config
+
+
+def _whole(said: Mapping[str, object], key: str) -> int:
+    value = said.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _count(said: Mapping[str, object], what: str) -> int:
+    """The first spelling of ``what`` that has a number; 0 without one."""
+    return next((value for name in NAMES[what] if (value := _whole(said, name))), 0)
+
+
+def _need(said: Mapping[str, object], what: str) -> int:
+    if found := _count(said, what):
+        return found
+    raise UnknownShapeError(f"config.json does not say {NAMES[what][0]}")
+
+
+def _kv_heads(said: Mapping[str, object], heads: int) -> int:
+    # Falcon's older layout and GPT-BigCode have one key-value head where they say multi_query.
+    if said.get("multi_query") is True and said.get("new_decoder_architecture") is not True:
+        return 1
+    return _count(said, "kv_heads") or heads
+
+
+def _windows(said: Mapping[str, object], kind: str, layers: int) -> tuple[tuple[int, int], ...]:
+    window = _whole(said, "sliding_window") if said.get("use_sliding_window") is not False else 0
+    stated = said.get("layer_types")
+    kinds = [str(each) for each in cast("list[object]", stated)] if isinstance(stated, list) else []
+    own = layers - _whole(said, "num_kv_shared_layers")  # the last layers look into the caches of earlier ones (Gemma 3n)
+    if said.get("use_cla") is True:  # each group of so many layers shares the first one's cache (Hunyuan)
+        factor = max(_whole(said, "cla_share_factor"), 1)
+        return tuple((layer, window) for layer in range(0, layers, factor))
+    return tuple(
+        (layer, window if window and _slides(said, kind, kinds, layer) else 0)
+        for layer in range(own)
+        if not kinds or kinds[layer] in KEEPING
+    )
+
+
+def _slides(said: Mapping[str, object], kind: str, kinds: list[str], layer: int) -> bool:
+    if kinds:
+        return kinds[layer] != "full_attention"
+    if kind == "gemma2":
+        return layer % 2 == 0
+    pattern = _whole(said, "sliding_window_pattern") or _whole(said, "_sliding_window_pattern")
+    if pattern or kind in {"gemma3", "gemma3_text"}:
+        return (layer + 1) % (pattern or 6) != 0
+    if "max_window_layers" in said:
+        return layer >= _whole(said, "max_window_layers")
+    return True
+
+
+# -- the tensors that a checkpoint of a known kind has
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What is a family's own about its layers."""
+
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    head_norms: bool = False
+    """A norm over each head's queries and keys."""
+    biased: bool = False
+    """Queries, keys and values have a bias whatever config.json says."""
+    fused: bool = False
+    """One matrix for queries, keys and values, and one for gate and up."""
+
+
+_SANDWICH = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+PATTERNS: Mapping[str, Pattern] = {
+    "llama": Pattern(),
+    "mistral": Pattern(),
+    "mixtral": Pattern(),
+    "gemma": Pattern(),
+    "gemma2": Pattern(_SANDWICH),
+    "gemma3_text": Pattern(_SANDWICH, head_norms=True),
+    "qwen2": Pattern(biased=True),
+    "qwen3": Pattern(head_norms=True),
+    "phi3": Pattern(fused=True),
+}
+
+
+def tensors(config: Mapping[str, object]) -> tuple[Tensor, ...]:
+    """The tensors of a checkpoint with this config.json, as transformers saves them; empty for a kind that is not known."""
+    shape = read(config)
+    pattern = PATTERNS.get(shape.kind)
+    if pattern is None:
+        return ()
+    kind = {"float32": "F32", "float16": "F16"}.get(shape.dtype, "BF16")
+    return tuple(Tensor(name, kind, size) for name, size in _all(_text(config), shape, pattern))
+
+
+Sized = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def _all(config: Mapping[str, object], shape: Shape, pattern: Pattern) -> Sized:
+    yield "model.embed_tokens.weight", (shape.vocabulary, shape.hidden)
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        for name, size in (*_attention(config, shape, pattern), *_feed_forward(config, shape, pattern)):
+            yield at + name, size
+        for norm in pattern.norms:
+            yield f"{at}{norm}.weight", (shape.hidden,)
+    yield "model.norm.weight", (shape.hidden,)
+    if not shape.tied:
+        yield "lm_head.weight", (shape.vocabulary, shape.hidden)
+
+
+def _attention(config: Mapping[str, object], shape: Shape, pattern: Pattern) -> Sized:
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    rows = {"qkv_proj": queries + 2 * keys} if pattern.fused else {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    everywhere = config.get("attention_bias") is True
+    for name, count in rows.items():
+        yield f"self_attn.{name}.weight", (count, shape.hidden)
+        if pattern.biased or everywhere:
+            yield f"self_attn.{name}.bias", (count,)
+    yield "self_attn.o_proj.weight", (shape.hidden, queries)
+    if everywhere:
+        yield "self_attn.o_proj.bias", (shape.hidden,)
+    if pattern.head_norms:
+        yield "self_attn.q_norm.weight", (shape.head_dim,)
+        yield "self_attn.k_norm.weight", (shape.head_dim,)
+
+
+def _feed_forward(config: Mapping[str, object], shape: Shape, pattern: Pattern) -> Sized:
+    up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
+    if shape.experts:
+        yield "block_sparse_moe.gate.weight", (shape.experts, shape.hidden)
+        for expert in range(shape.experts):
+            for name, size in (("w1", up), ("w2", down), ("w3", up)):
+                yield f"block_sparse_moe.experts.{expert}.{name}.weight", size
+        return
+    if pattern.fused:
+        yield "mlp.gate_up_proj.weight", (2 * shape.intermediate, shape.hidden)
+        yield "mlp.down_proj.weight", down
+        return
+    for name, size in (("gate_proj", up), ("up_proj", up), ("down_proj", down)):
+        yield f"mlp.{name}.weight", size
+        if config.get("mlp_bias") is True:
+            yield f"mlp.{name}.bias", size[:1]

@@ -1,0 +1,92 @@
+"""Learns of checkpoints what ``forge fit`` needs, through the ports: config.json and headers, and no weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge import fitting, shapes
+from forge.errors import SourceError
+from forge.fitting import Report
+from forge.gpus import Gpu, find
+from forge.headers import Tensor
+from forge.model import FileFact, Pinned, SourceKind
+from forge.order import Order
+from forge.plan import plan
+from forge.ports import Origin
+from forge.shapes import Shape, UnknownShapeError
+from forge.store import Store
+from forge.verdicts import Load
+
+CONFIG = "config.json"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The ports that it learns through. ``store`` may hold a checkpoint whose source says nothing before it is fetched."""
+
+    origins: Mapping[SourceKind, Origin]
+    store: Store
+
+    def report(self, orders: Sequence[Order], here: Sequence[Gpu], host: int, name: str = "") -> Report:
+        """Every figure of these recipes, judged for the card of that ``name``, or for the GPUs that are ``here``."""
+        gpus = (find(name),) if name else here
+        return fitting.report([self.load(order) for order in orders], gpus, host, named=bool(name))
+
+    def load(self, order: Order) -> Load:
+        """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""
+        source, config = order.facts.source, order.facts.checkpoint.config
+        pinned, origin = source, self.origins[source.kind]
+        if not config and (folder := self._held(order)):
+            pinned, origin = _folder(folder), self.origins[SourceKind.PATH]
+            config = origin.read(pinned).config
+        if not config:
+            what = "this source says nothing of its checkpoint before it is fetched"
+            hint = "build it once: what the store holds is looked at from then on"
+            raise SourceError(what, where=f"{order.recipe.name}: {source.name}", hint=hint)
+        try:
+            shape = shapes.read(config)
+        except UnknownShapeError as error:
+            raise SourceError(str(error), where=f"{order.recipe.name}: {source.name}") from error
+        tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
+        size = sum(file.size for file in pinned.files)
+        return Load(order.recipe, shape, tensors, size, self._draft(order), basis)
+
+    def _held(self, order: Order) -> Path | None:
+        """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""
+        for step in plan([order]).steps:
+            artifact = self.store.find(step.key) if {CONFIG, "tokenizer.json"} <= set(step.promises) else None
+            if artifact and (artifact.path / CONFIG).is_file():
+                return artifact.path
+        return None
+
+    def _draft(self, order: Order) -> int:
+        if order.recipe.draft is None or order.facts.draft is None:
+            return 0
+        draft = order.facts.draft
+        tensors = self.origins[draft.kind].tensors(draft)
+        return sum(tensor.size for tensor in tensors) or sum(_weights(draft))
+
+
+def _tensors(
+    stated: tuple[Tensor, ...], config: Mapping[str, object], shape: Shape, pinned: Pinned
+) -> tuple[tuple[Tensor, ...], str]:
+    """The tensors by the best that is known: headers, else config.json's arithmetic, else one lump of the files' sizes."""
+    if any(tensor.elements for tensor in stated):
+        return stated, "the safetensors headers"
+    if counted := shapes.tensors(config):
+        return counted, CONFIG
+    width = 4 if shape.dtype == "float32" else 2
+    rows = sum(_weights(pinned)) // width // shape.hidden
+    lump = Tensor("weights", "F32" if width == 4 else "BF16", (rows, shape.hidden))
+    return (lump,), "the files' sizes"
+
+
+def _weights(pinned: Pinned) -> list[int]:
+    return [file.size for file in pinned.files if file.path.endswith(WEIGHTS)]
+
+
+def _folder(folder: Path) -> Pinned:
+    """A checkpoint that the store holds, as if a recipe had named its folder; its digests are the store's business."""
+    files = tuple(FileFact(file.name, file.stat().st_size) for file in sorted(folder.iterdir()) if file.is_file())
+    return Pinned(SourceKind.PATH, folder.name, "", files, str(folder))

@@ -1,0 +1,214 @@
+"""The way back: what voices say, as the output tensors of TensorRT-LLM's `tensorrt_llm` model."""
+
+# Triton puts its classes into pb_utils only after this module was imported: annotations must not look for them yet.
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from .arrays import Array, Floats
+from .asks import Ask
+from .pieces import Pieces
+from .post import Post
+from .voices import Line, Voice
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+Said = Sequence[tuple[Ask, Sequence[Line]]]
+"""For each row of an answer: what was asked, and the lines to give."""
+
+
+class Answer:
+    """One request's exchange (see batching.Exchange) over Triton's response sender.
+
+    A decoupled model answers each sequence by itself, with its batch_index and sequence_index; another answers once, with
+    all rows and lines in one array. ``outputs`` holds the declared outputs' numpy types by name.
+    """
+
+    def __init__(
+        self,
+        request: pb_utils.InferenceRequest,
+        asks: tuple[Ask, ...],
+        outputs: Mapping[str, type],
+        pieces: Pieces,
+        post: Post,
+        *,
+        decoupled: bool,
+    ) -> None:
+        self.request_id, self.asks = request.request_id(), asks
+        self._sender = request.get_response_sender()
+        self._decoupled, self._pieces, self._post = decoupled, pieces, post
+        wanted = set(request.requested_output_names()) or set(outputs)
+        self._outputs = {name: kind for name, kind in outputs.items() if name in wanted}
+        self._left = sum(1 if ask.beams.width > 1 else ask.samples for ask in asks)
+        self._sent: dict[tuple[int, int], int] = {}
+        self._read: dict[int, list[Floats]] = {}
+        self._kept: dict[tuple[int, int], Sequence[Line]] = {}
+        self._spoken = False
+
+    def cancelled(self) -> bool:
+        return self._sender.is_cancelled()
+
+    def read(self, row: int, logits: Floats) -> None:
+        self._read.setdefault(row, []).append(logits)
+
+    def said(self, row: int, sample: int, voice: Voice) -> None:
+        ask = self.asks[row]
+        self._left -= voice.done
+        if ask.streaming and ask.beams.width == 1:
+            self._stream(row, sample, voice)
+        elif voice.done:
+            lines = voice.lines()[: ask.samples]
+            if self._decoupled:
+                self._send(self._tensors([(ask, lines)], row, sample))
+            else:
+                self._kept[row, sample] = lines
+                if not self._left:
+                    self._send(self._tensors(self._gathered(), 0, 0))
+
+    def fail(self, what: str) -> None:
+        error = pb_utils.InferenceResponse(error=pb_utils.TritonError(what, pb_utils.TritonError.INTERNAL))
+        if not self._spoken:
+            self._post.send(self._sender, error, _FINAL)
+            return
+        # An error in one send with FINAL, after tokens, would keep the model from ever unloading (Triton 2.51).
+        self._post.send(self._sender, error, 0)
+        self._post.send(self._sender, None, _FINAL)
+
+    def end(self) -> None:
+        self._post.send(self._sender, _nothing(decoupled=self._decoupled), _FINAL)
+
+    def _stream(self, row: int, sample: int, voice: Voice) -> None:
+        line, ask = voice.lines()[0], self.asks[row]
+        begin = self._sent.get((row, sample), 0)
+        fresh = line.tokens[begin:]
+        if not voice.done and not self._pieces.whole(fresh):
+            return
+        self._sent[row, sample] = len(line.tokens)
+        part = Line(fresh, line.log_probs[begin:], line.logits[begin:])
+        self._send(self._tensors([(ask, [part])], row, sample, line.cumulative))
+
+    def _send(self, tensors: Sequence[pb_utils.Tensor]) -> None:
+        self._spoken = True
+        self._post.send(self._sender, pb_utils.InferenceResponse(tensors), 0 if self._left else _FINAL)
+
+    def _gathered(self) -> Said:
+        return [
+            (ask, [line for (at, _), lines in sorted(self._kept.items(), key=_place) if at == row for line in lines])
+            for row, ask in enumerate(self.asks)
+        ]
+
+    def _tensors(self, said: Said, row: int, sample: int, so_far: float | None = None) -> list[pb_utils.Tensor]:
+        """The outputs that are declared and wanted. ``so_far`` is the summed log-probability of a line that goes on."""
+        table = _Table(said, so_far, [self._read.get(row + index, []) for index in range(len(said))])
+        made: Mapping[str, Callable[[], Array]] = {
+            "output_ids": table.output_ids,
+            "sequence_length": table.sequence_length,
+            "cum_log_probs": table.cum_log_probs,
+            "output_log_probs": table.output_log_probs,
+            "context_logits": table.context_logits,
+            "generation_logits": table.generation_logits,
+            "batch_index": lambda: table.each(range(row, row + len(said))),
+            "sequence_index": lambda: table.each([sample] * len(said)),
+            "num_input_tokens": lambda: table.each([len(ask.prompt) for ask, _ in said]),
+            "num_output_tokens": lambda: table.each([sum(len(line.tokens) for line in lines) for _, lines in said]),
+        }
+        return [
+            pb_utils.Tensor(name, _typed(make(), self._outputs[name])) for name, make in made.items() if name in self._outputs
+        ]
+
+
+def refuse(request: pb_utils.InferenceRequest, what: str, post: Post) -> None:
+    """Answers a request that cannot be served; its error and its end go in one send."""
+    error = pb_utils.TritonError(what, pb_utils.TritonError.INVALID_ARG)
+    post.send(request.get_response_sender(), pb_utils.InferenceResponse(error=error), _FINAL)
+
+
+def agree(request: pb_utils.InferenceRequest, post: Post, *, decoupled: bool) -> None:
+    """Answers a `stop` request: it is done with, and has nothing to say."""
+    post.send(request.get_response_sender(), _nothing(decoupled=decoupled), _FINAL)
+
+
+def _nothing(*, decoupled: bool) -> pb_utils.InferenceResponse | None:
+    """What to end with when there is nothing to say; a model that is not decoupled must send a response all the same."""
+    return None if decoupled else pb_utils.InferenceResponse([])
+
+
+def _place(item: tuple[tuple[int, int], Sequence[Line]]) -> tuple[int, int]:
+    return item[0]
+
+
+def _typed(array: Array, kind: type) -> Array:
+    return array.astype(np.dtype(kind), copy=False)
+
+
+class _Table:
+    """Rows of lines as rectangular arrays [rows, lines, ...]; short lines are filled up with the row's pad token, or 0."""
+
+    def __init__(self, said: Said, so_far: float | None, read: Sequence[list[Floats]]) -> None:
+        self._said, self._so_far, self._read = said, so_far, read
+        self._lines = max(len(lines) for _, lines in said)
+        self._ids = [[self._shown(ask, line) for line in lines] for ask, lines in said]
+
+    @staticmethod
+    def _shown(ask: Ask, line: Line) -> list[int]:
+        return line.tokens if ask.streaming or ask.exclude_input else [*ask.prompt.tolist(), *line.tokens]
+
+    def each(self, values: Sequence[int]) -> Array:
+        return np.array(values, np.int32).reshape(-1, 1)
+
+    def output_ids(self) -> Array:
+        pads = [ask.pad_id for ask, _ in self._said]
+        longest = max((len(ids) for row in self._ids for ids in row), default=0)
+        out = np.empty((len(self._said), self._lines, longest), np.int32)
+        for row, (pad, lines) in enumerate(zip(pads, self._ids, strict=True)):
+            out[row] = pad
+            for place, ids in enumerate(lines):
+                out[row, place, : len(ids)] = ids
+        return out
+
+    def sequence_length(self) -> Array:
+        out = np.zeros((len(self._said), self._lines), np.int32)
+        for row, lines in enumerate(self._ids):
+            out[row, : len(lines)] = [len(ids) for ids in lines]
+        return out
+
+    def cum_log_probs(self) -> Array:
+        out = np.zeros((len(self._said), self._lines), np.float32)
+        for row, (_, lines) in enumerate(self._said):
+            out[row, : len(lines)] = [line.cumulative if self._so_far is None else self._so_far for line in lines]
+        return out
+
+    def output_log_probs(self) -> Array:
+        out = np.zeros((len(self._said), self._lines, self._longest()), np.float32)
+        for row, (_, lines) in enumerate(self._said):
+            for place, line in enumerate(lines):
+                out[row, place, : len(line.log_probs)] = line.log_probs
+        return out
+
+    def context_logits(self) -> Array:
+        """[rows, longest prompt, vocabulary]; a single 0 where no row asked, as TensorRT-LLM fills an output in."""
+        found = [np.concatenate(pieces) if pieces else np.zeros((1, 1), np.float32) for pieces in self._read]
+        length, width = (max(size) for size in zip(*(logits.shape for logits in found), strict=True))
+        out: NDArray[np.float32] = np.zeros((len(found), length, width), np.float32)
+        for row, logits in enumerate(found):
+            out[row, : logits.shape[0], : logits.shape[1]] = logits
+        return out
+
+    def generation_logits(self) -> Array:
+        """[rows, lines, longest answer, vocabulary]; a single 0 where no row asked."""
+        width = max((len(logits) for _, lines in self._said for line in lines for logits in line.logits), default=0)
+        if not width:
+            return np.zeros((len(self._said), 1, 1, 1), np.float32)
+        out = np.zeros((len(self._said), self._lines, self._longest(), width), np.float32)
+        for row, (_, lines) in enumerate(self._said):
+            for place, line in enumerate(lines):
+                for step, logits in enumerate(line.logits):
+                    out[row, place, step] = logits
+        return out
+
+    def _longest(self) -> int:
+        return max((len(line.tokens) for _, lines in self._said for line in lines), default=0)

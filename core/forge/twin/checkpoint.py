@@ -1,0 +1,92 @@
+"""Reads a Hugging Face checkpoint: config.json and safetensors, by mmap.
+
+A safetensors file is eight bytes of little-endian header length, a JSON header that names each tensor's type, shape and byte
+range behind the header, and the bytes. float32 tensors are views of the mapping, so two servers of one model share its pages.
+"""
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from .arrays import Array, Floats
+from .faults import CheckpointFault
+
+_TYPES: dict[str, np.dtype[np.generic]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_PREFIX_BYTES = 8
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file; CheckpointFault says which file is missing or is none."""
+    try:
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointFault(f"{path} is missing") from None
+    except ValueError as error:
+        raise CheckpointFault(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointFault(f"{path} holds no JSON object")
+    return cast("dict[str, object]", found)
+
+
+class Weights(Mapping[str, Floats]):
+    """The tensors of a checkpoint folder by name, each as float32; half-width ones are widened when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors: dict[str, tuple[str, Array]] = {}
+        for path in _shards(folder):
+            self._tensors |= _tensors(path)
+
+    def __getitem__(self, name: str) -> Floats:
+        kind, raw = self._tensors[name]
+        if kind == "BF16":
+            return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return raw.astype(np.float32, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        placed = read_json(index).get("weight_map")
+        if not isinstance(placed, dict):
+            raise CheckpointFault(f"{index} has no weight_map")
+        return [folder / name for name in sorted(set(cast("dict[str, str]", placed).values()))]
+    return [folder / "model.safetensors"]
+
+
+def _tensors(path: Path) -> dict[str, tuple[str, Array]]:
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise CheckpointFault(f"{path} is missing") from None
+    except ValueError:
+        raise CheckpointFault(f"{path} is empty") from None
+    start = _PREFIX_BYTES + int.from_bytes(mapped[:_PREFIX_BYTES], "little")
+    try:
+        header = cast("dict[str, dict[str, object]]", json.loads(mapped[_PREFIX_BYTES:start]))
+    except ValueError as error:
+        raise CheckpointFault(f"{path} is not a safetensors file: {error}") from error
+    return {name: _tensor(path, mapped, start, entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, object]) -> tuple[str, Array]:
+    kind = str(entry["dtype"])
+    shape = cast("list[int]", entry["shape"])
+    begin, end = cast("list[int]", entry["data_offsets"])
+    if kind not in _TYPES:
+        raise CheckpointFault(f"{path} holds {kind} weights; the twin reads {', '.join(_TYPES)}")
+    if start + end > len(mapped):
+        raise CheckpointFault(f"{path} is truncated: {start + end} bytes are promised, {len(mapped)} are there")
+    dtype = _TYPES[kind]
+    flat = np.frombuffer(mapped, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=start + begin)
+    return kind, flat.reshape(shape)

@@ -1,0 +1,42 @@
+"""Phi-1.5, Phi-2, Phi-3, Phi-3.5 and Phi-4 (text): a conversion script that keeps all layers together."""
+
+from forge import Checkpoint, Command, Problem, Recipe, Requirements, Tokenizer, Toolchain, hookimpl, trtllm
+
+SCRIPTS = "phi"
+EXPERTS = ("PhiMoEForCausalLM",)
+TIKTOKEN = "Phi3SmallForCausalLM"
+
+
+@hookimpl
+def forge_architectures() -> tuple[str, ...]:
+    return ("PhiForCausalLM", "Phi3ForCausalLM", TIKTOKEN, *EXPERTS)
+
+
+@hookimpl
+def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
+    return (
+        *trtllm.check(recipe, checkpoint),
+        *trtllm.check_experts(recipe, checkpoint, EXPERTS),
+        *trtllm.check_one_stage(recipe, "Phi's conversion script refuses pipeline parallelism"),
+    )
+
+
+@hookimpl
+def forge_requirements(checkpoint: Checkpoint) -> Requirements:
+    """Phi-3-small's tokenizer is made of tiktoken's files; the others bring tokenizer.json."""
+    return Requirements(pip=("tiktoken",) if TIKTOKEN in checkpoint.architectures else ())
+
+
+@hookimpl
+def forge_convert_commands(recipe: Recipe, toolchain: Toolchain) -> tuple[Command, ...]:
+    return trtllm.convert(recipe, toolchain, SCRIPTS)
+
+
+@hookimpl
+def forge_build_commands(recipe: Recipe) -> tuple[Command, ...]:
+    return trtllm.build(recipe)
+
+
+@hookimpl
+def forge_tokenizer() -> Tokenizer:
+    return Tokenizer(kind="auto")

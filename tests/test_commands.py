@@ -1,0 +1,132 @@
+"""What the shipped recipes run: exact command lines, held to the flags that NVIDIA's tools know."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import shipped
+from forge import trtllm
+from forge.compatibility import toolchain
+from forge.families import load
+from forge.model import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind
+from forge.order import Order
+from forge.plan import check, plan
+from forge.steps import Run
+from known_flags import strange
+
+GOLDEN = Path(__file__).parent / "golden" / "commands"
+FORMS = ("none", *trtllm.WEIGHT_ONLY, *trtllm.QUANTIZED)
+CALIBRATED = set(trtllm.QUANTIZED)
+REFUSED = {
+    "t5": CALIBRATED - {"fp8"},
+    "eagle": CALIBRATED,
+    "medusa": CALIBRATED - {"fp8"},
+    "redrafter": {*CALIBRATED, *trtllm.WEIGHT_ONLY},
+}
+VARIANTS = ("draft-target", "eagle", "lookahead", "medusa", "redrafter")
+
+
+def _line(command: Command) -> str:
+    return " ".join((*(f"{name}={value}" for name, value in command.env.items()), *command.argv))
+
+
+def _order(file: Path) -> Order:
+    wanted = shipped.recipe(file)
+    files = tuple(FileFact(name, 1, "sha256:00") for name in ("config.json", "model.safetensors", "tokenizer.json"))
+    pinned = Pinned(SourceKind.HUB, wanted.source.address, "c0ffee", files)
+    facts = Facts(
+        source=pinned,
+        checkpoint=shipped.checkpoint(wanted),
+        host=Host("3.11", "/usr/bin/python3.11", "linux-x86_64"),
+        toolchain=toolchain(wanted.runtime.image),
+        draft=replace(pinned, name="draft") if wanted.draft else None,
+        calibration=replace(pinned, name="texts") if wanted.convert.calibration else None,
+    )
+    return Order(wanted, shipped.family(wanted), facts)
+
+
+@pytest.mark.parametrize("file", shipped.ENGINES, ids=lambda file: file.stem)
+def test_a_shipped_recipe_runs_exactly_these_commands(file: Path) -> None:
+    """FORGE_GOLDEN=write writes them down anew, for a person to read the difference."""
+    golden = GOLDEN / f"{file.stem}.txt"
+    made = "".join(f"{_line(command)}\n" for command in shipped.commands(shipped.recipe(file)))
+    if os.environ.get("FORGE_GOLDEN") == "write":
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(made, encoding="utf-8")
+    assert made == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", shipped.ENGINES, ids=lambda file: file.stem)
+def test_a_shipped_recipe_is_found_without_fault_and_planned(file: Path) -> None:
+    order = _order(file)
+    assert check(order) == ()
+    steps = {step.name.rpartition(": ")[2]: step.action for step in plan([order]).steps}
+    ran = [action for action in steps.values() if isinstance(action, Run)]
+    assert [command for action in ran for command in action.commands] == list(shipped.commands(order.recipe))
+
+
+def test_every_golden_file_belongs_to_a_recipe() -> None:
+    assert {file.stem for file in GOLDEN.iterdir()} == {file.stem for file in shipped.ENGINES}
+
+
+def _forms() -> list[tuple[str, str, str]]:
+    """(family, variant or "", quantization) for everything that forge's own put together."""
+    plain = [(name, "", form) for name in ("gemma", "llama", "phi", "qwen", "t5") for form in FORMS]
+    return plain + [("llama", name, form) for name in VARIANTS for form in FORMS]
+
+
+def _recipe(family: str, variant: str, form: str) -> Recipe:
+    return msgspec.convert(
+        {
+            "name": "m",
+            "source": {"hub": "a/b"},
+            "family": family,
+            "variant": variant or None,
+            "draft": {"hub": "a/c"} if variant and variant != "lookahead" else None,
+            "convert": {
+                "tp": 2,
+                "dtype": "float32" if family == "t5" else "float16",
+                "quantization": form,
+                "calibration": {"hub": "a/d"} if form in trtllm.QUANTIZED else None,
+            },
+            "build": {"max_num_tokens": 4096},
+            "serve": {"enable_kv_cache_reuse": family != "t5"},
+        },
+        Recipe,
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "form"), [each for each in _forms() if each[2] not in REFUSED.get(each[1] or each[0], ())]
+)
+def test_every_flag_is_one_that_nvidias_tool_knows(family: str, variant: str, form: str) -> None:
+    wanted = _recipe(family, variant, form)
+    assert shipped.family(wanted).check(toolchain("25.08")) == ()
+    made = list(shipped.commands(wanted))
+    assert made
+    assert {_line(command): strange(command.argv) for command in made} == {_line(command): [] for command in made}
+
+
+def test_a_quantization_that_a_script_does_not_know_is_refused() -> None:
+    refused: dict[str, set[str]] = {}
+    for family, variant, form in _forms():
+        found = shipped.family(_recipe(family, variant, form)).check(toolchain("25.08"))
+        if found:
+            assert [each.where for each in found] == ["convert.quantization"]
+            refused.setdefault(variant or family, set()).add(form)
+    assert refused == REFUSED
+
+
+def test_variants_are_the_plugins_that_serve_no_architecture() -> None:
+    assert all(load(name).architectures is None for name in VARIANTS)
+
+
+def test_the_names_of_two_engines_are_told_apart() -> None:
+    wanted = shipped.recipe(shipped.ROOT / "recipes" / "llama-3.1-8b-draft-target.toml")
+    assert [(each.folder, each.role) for each in shipped.family(wanted).engines()] == [
+        ("target", Role.TENSORRT_LLM),
+        ("draft", Role.DRAFT),
+    ]

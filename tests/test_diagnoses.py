@@ -1,0 +1,81 @@
+# ruff: noqa: E501  (the words stand as people met them)
+"""Every known failure is known by the words in which people met it, and its mend can be followed."""
+
+import pytest
+
+from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, named
+
+# As they stand in the public threads that each row names.
+SEEN = [
+    ("docker-not-allowed", "Error while fetching server API version: ('Connection aborted.', PermissionError(13, 'Permission denied'))"),
+    ("docker-not-allowed", "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"),
+    ("docker-not-running", "Error while fetching server API version: ('Connection aborted.', FileNotFoundError(2, 'No such file or directory'))"),
+    ("docker-not-running", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"),
+    ("no-nvidia-runtime", 'Error response from daemon: could not select device driver "" with capabilities: [[gpu]].'),
+    ("no-nvidia-runtime", 'could not select device driver "nvidia" with capabilities: [[gpu]]'),
+    ("no-nvidia-runtime", "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not supported."),
+    ("driver-too-old", "nvidia-container-cli: requirement error: unsatisfied condition: cuda>=12.8, please update your driver to a newer version"),
+    ("no-gpu-in-container", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory"),
+    ("shared-memory", "Unable to initialize shared memory key 'triton_python_backend_shm_region_3' to requested size (67108864 bytes). If you are running Triton inside docker, use '--shm-size' flag. Error: No space left on device"),
+    ("shared-memory", "misc/shmutils.cc:128 NCCL WARN Error while creating shared memory segment /dev/shm/nccl-97p6hH (size 9637888), error: No space left on device (28)"),
+    ("disk-full", 'safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+    ("version-tag", "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: 228, Serialized Engine Version: 237"),
+    ("compute-capability", "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.9, please rebuild."),
+    ("unsupported-gpu", "[TensorRT-LLM][ERROR] Assertion failed: Unsupported architecture (fmhaRunner.cpp:89)"),
+    ("unsupported-gpu", "stream): no kernel image is available for execution on the device (samplingTopPKernels.cu:1078)"),
+    ("build-scratch", "[TRT] [E] 4: Internal error: plugin node LLaMAForCausalLM/layers/0/attention/PLUGIN_V2_GPTAttention_0 requires 56405524864 bytes of scratch space, but only 47590277120 is available. Try increasing the workspace size"),
+    ("kv-cache-too-small", "[TensorRT-LLM][ERROR] maxTokensInPagedKvCache must be large enough to process at least 1 sequence to completion"),
+    ("kv-cache-memory", "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory (tllmBuffers.h:112)"),
+    ("torch-memory", "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 514.00 MiB. GPU 0 has a total capacity of 79.14 GiB"),
+    ("build-memory", "[TRT] [E] 2: [virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory (no further information)\n[TRT] [W] Requested amount of GPU memory (24793579520 bytes) could not be allocated."),
+    ("gpu-memory", "[TRT] [E] 2: [globWriter.cpp::makeResizableGpuMemory::423] Error Code 2: OutOfMemory (no further information)"),
+    ("lfs-pointer", "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"),
+    ("lfs-pointer", "SafetensorError: Error while deserializing header: header too large"),
+    ("remote-code", "ValueError: The repository for 'internlm-chat-7b-v1_1' contains custom code which must be executed to correctly load the model.\nPlease pass the argument `trust_remote_code=True` to allow custom code to be run."),
+    ("registry-login", "Get https://nvcr.io/v2/nvidia/tensorrt/manifests/19.05-py3: unauthorized: authentication required"),
+    ("registry-login", "pull access denied for nvcr.io/nvidia/x, repository does not exist or may require 'docker login': denied"),
+    ("registry-login", 'Head "https://nvcr.io/v2/nvidia/x/manifests/1": no basic auth credentials'),
+    ("no-such-image", "manifest for nvcr.io/nvidia/tritonserver:23.04-py not found: manifest unknown: manifest unknown"),
+    ("registry-unreachable", 'Head "https://nvcr.io/v2/nvidia/tritonserver/manifests/22.12-py3": dial tcp: lookup nvcr.io: i/o timeout'),
+    ("no-such-program", 'OCI runtime create failed: exec: "trtllm-build": executable file not found in $PATH: unknown'),
+    ("no-such-program", "/opt/tensorrtserver/nvidia_entrypoint.sh: line 92: exec: tritonserver: not found"),
+    ("no-such-program", "[FATAL tini (7)] exec trtllm-build failed: No such file or directory"),
+    ("missing-mount", 'invalid mount config for type "bind": bind source path does not exist: /home/docker/data'),
+    ("bad-dockerfile", "dockerfile parse error line 3: unknown instruction: RUNN"),
+    ("killed", "loading weights\nKilled\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), SEEN, ids=lambda value: value[:24])
+def test_a_failure_is_known_by_the_words_people_met(name: str, text: str) -> None:
+    found = diagnose(f"[12:00:00] some line before\n{text}\nTraceback (most recent call last):\n  more\n")
+    assert found is not None
+    assert found.name == name
+    assert "{" not in found.meaning + found.mend
+
+
+def test_every_row_has_words_by_which_it_is_known() -> None:
+    assert {row.name for row in DIAGNOSES} == {name for name, _ in SEEN}
+    assert len({row.name for row in DIAGNOSES}) == len(DIAGNOSES)
+
+
+def test_an_ordinary_log_means_nothing() -> None:
+    assert diagnose("[TRT-LLM] [I] Total time of building Unnamed Network 0: 00:01:02\nall good, no memory trouble\n") is None
+
+
+def test_the_mend_says_how_far_to_turn_the_knob() -> None:
+    found = diagnose("requires 56405524864 bytes of scratch space, but only 47590277120 is available")
+    assert found is not None
+    assert "56.4 GB" in found.meaning
+    assert "84 %" in found.mend
+
+
+def test_a_strangers_table_can_stand_before_forges_own() -> None:
+    theirs = Diagnosis("moe", r"expert (?P<number>\d+) overflow", "expert {number} overflows {this}", "use fewer")
+    found = diagnose("expert 7 overflow", (theirs, *DIAGNOSES))
+    assert found is not None
+    assert str(found) == "expert 7 overflows {this}: use fewer"
+
+
+def test_a_row_can_be_asked_for_by_name() -> None:
+    assert named("disk-full").host

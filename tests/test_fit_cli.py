@@ -1,0 +1,195 @@
+"""``forge fit``: what it says to people and to scripts, and what it stands on when a source says little."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fake_doors import World
+from forge.cli import main
+from forge.errors import SourceError
+from forge.gpus import Gpu
+from forge.memory import GIB
+from forge.model import RuntimeKind
+from forge.ports import Job
+from forge.testing import LLAMA, FakeExecutor, tiny_checkpoint
+from forge.verdicts import Verdict
+
+LARGE = {
+    **LLAMA,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+    "torch_dtype": "bfloat16",
+}
+TEXT = """
+name = "{name}"
+[source]
+{source}
+[runtime]
+kind = "engine"
+[build]
+max_batch_size = 8
+max_seq_len = 4096
+"""
+
+
+def forge(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with recipes of a checkpoint of seven billion parameters, of which only config.json counts."""
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    (tmp_path / "checkpoint").mkdir()
+    for path, content in tiny_checkpoint(LARGE).items():
+        (tmp_path / "checkpoint" / path).write_bytes(content)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(TEXT.format(name=name, source='path = "checkpoint"'))
+    return tmp_path
+
+
+def test_every_figure_stands_in_the_text_with_the_verdict_and_what_would_help(place: Path) -> None:
+    told = forge("fit", place / "one.toml", "--gpu", "RTX 4090")
+    assert told.exit_code == 0
+    for said in (
+        "6,738,415,616",
+        "13.5 GB",
+        "524,288 bytes",
+        "17.2 GB",
+        "about",
+        "disk",
+        "fits, with a limited cache in RTX 4090",
+        "4 of 8 slots at full length",
+        "build.max_batch_size = 4",
+        "convert.tp = 2",
+    ):
+        assert said in told.stdout
+
+
+def test_json_is_one_document_with_the_figures_in_bytes(place: Path) -> None:
+    document = json.loads(forge("fit", place / "one.toml", "--gpu", "RTX 4090", "--json").stdout)
+    (fit,) = document["fits"]
+    assert document["fit"] is True
+    assert fit["parameters"] == 6738415616
+    assert fit["weight_ranks"] == [13476831232]
+    assert (fit["kv_per_token"], fit["kv_whole"]) == (524288, 8 * 4096 * 524288)
+    assert fit["judgement"]["verdict"] == "fits, with a limited cache"
+    assert fit["changes"][0]["set"] == [["build.max_batch_size", "4"]]
+
+
+def test_what_does_not_fit_ends_with_exit_code_11(place: Path) -> None:
+    told = forge("fit", place / "one.toml", "--gpu", "RTX 4060")
+    assert told.exit_code == 11
+    assert "does not fit" in told.stdout
+    assert json.loads(forge("fit", place / "one.toml", "--gpu", "RTX 4060", "--json").stdout)["fit"] is False
+
+
+def test_without_a_gpu_the_figures_stand_and_nothing_is_judged(place: Path) -> None:
+    told = forge("fit", place / "one.toml")
+    assert told.exit_code == 0
+    assert "not judged: no GPU is here" in told.stdout
+
+
+def test_an_unknown_gpu_is_an_error_with_the_nearest_names(place: Path) -> None:
+    told = forge("fit", place / "one.toml", "--gpu", "RTX 4091")
+    assert told.exit_code == 11
+    assert "did you mean" in told.stderr
+
+
+def test_several_recipes_get_the_fractions_of_their_caches_in_load_order(place: Path) -> None:
+    told = forge("fit", place / "one.toml", place / "two.toml", "--gpu", "A100 80GB SXM")
+    assert told.exit_code == 0
+    rows = told.stdout.split("loaded in this order:")[1].splitlines()[1:]
+    assert "kv_cache_free_gpu_mem_fraction" in rows[0]
+    first, second = (float(row.split()[1]) for row in rows[1:3])
+    assert 0 < first < second < 1
+
+
+def test_recipes_that_do_not_fit_together_say_what_is_missing(place: Path) -> None:
+    told = forge("fit", place / "one.toml", place / "two.toml", "--gpu", "RTX 4090")
+    assert told.exit_code == 11
+    assert "together they do not fit" in told.stdout
+
+
+def test_fit_fetches_nothing_and_makes_nothing(place: Path) -> None:
+    forge("fit", place / "one.toml", "--gpu", "RTX 4090")
+    assert not (place / "home" / "store" / "artifacts").exists()
+
+
+# -- through the Python API, with fakes behind the doors
+
+
+def told(tmp_path: Path, source: str = 'hub = "acme/model"', extra: str = "") -> Path:
+    file = tmp_path / "recipe.toml"
+    file.write_text(TEXT.format(name="model", source=source) + extra)
+    return file
+
+
+def test_headers_count_where_there_are_some_and_config_json_where_there_are_none(tmp_path: Path) -> None:
+    world = World()
+    world.origin.files = tiny_checkpoint(LARGE)
+    assert world.shop(tmp_path).fit([told(tmp_path)]).fits[0].basis == "config.json"
+    header = json.dumps({"model.layers.0.mlp.up_proj.weight": {"dtype": "BF16", "shape": [8, 4], "data_offsets": [0, 64]}})
+    world.origin.files["model.safetensors"] = len(header).to_bytes(8, "little") + header.encode() + bytes(64)
+    found = world.shop(tmp_path).fit([told(tmp_path)]).fits[0]
+    assert (found.basis, found.parameters) == ("the safetensors headers", 32)
+    assert world.origin.fetches == 0
+
+
+def test_a_kind_that_forge_cannot_count_is_weighed_by_its_files(tmp_path: Path) -> None:
+    world = World()
+    world.origin.files = {**tiny_checkpoint({**LLAMA, "model_type": "unheard-of"}), "model.safetensors": b""}
+    world.origin.files.pop("model.safetensors")
+    world.origin.files["pytorch_model.bin"] = bytes(64_000)
+    found = world.shop(tmp_path).fit([told(tmp_path)]).fits[0]
+    assert (found.basis, found.parameters) == ("the files' sizes", 16_000)
+
+
+def test_a_source_that_says_nothing_before_it_is_fetched_is_told_so(tmp_path: Path) -> None:
+    world = World()
+    world.origin.files = {"model.gguf": b"x"}
+    recipe = (
+        told(tmp_path, 'wheel = "pack==1"\nfile = "model.gguf"').read_text().replace("[source]", 'family = "llama"\n[source]')
+    )
+    (tmp_path / "recipe.toml").write_text(recipe.replace('kind = "engine"', 'kind = "twin"'))
+    with pytest.raises(SourceError, match="says nothing of its checkpoint before"):
+        world.shop(tmp_path).fit([tmp_path / "recipe.toml"])
+
+
+class Converter(FakeExecutor):
+    """Leaves a checkpoint of three layers."""
+
+    def run(self, job: Job, line: Callable[[str], None]) -> None:
+        super().run(job, line)
+        for path, content in tiny_checkpoint({**LLAMA, "num_hidden_layers": 3}).items():
+            (job.mounts["out"] / path).write_bytes(content)
+
+
+def test_a_source_that_says_nothing_is_known_once_it_was_built(tmp_path: Path) -> None:
+    world = World(executor=Converter())
+    world.origin.files = {"model.gguf": b"x"}
+    recipe = (
+        told(tmp_path, 'wheel = "pack==1"\nfile = "model.gguf"').read_text().replace("[source]", 'family = "llama"\n[source]')
+    )
+    (tmp_path / "recipe.toml").write_text(recipe.replace('kind = "engine"', 'kind = "twin"'))
+    shop = world.shop(tmp_path)
+    shop.build([tmp_path / "recipe.toml"], repository=tmp_path / "repository")
+    found = shop.fit([tmp_path / "recipe.toml"]).fits[0]
+    assert found.kv_per_token == 3 * 2 * 2 * 4 * 4
+
+
+def test_a_twin_is_judged_by_memory_even_where_there_is_a_gpu(tmp_path: Path) -> None:
+    world = World(gpus=(Gpu("A card", 8 * GIB, "8.9", free=GIB),), memory=40 * 10**9)
+    world.origin.files = tiny_checkpoint(LARGE)
+    found = world.shop(tmp_path).fit([told(tmp_path)], runtime=RuntimeKind.TWIN).fits[0]
+    assert found.judgement is not None
+    assert found.judgement.verdict is Verdict.LIMITED
+    assert found.weights["matrices, float32"] > 25 * 10**9

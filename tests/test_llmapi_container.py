@@ -1,0 +1,110 @@
+"""llmapi from recipe to tokens with a real Docker engine and the stand-in image: read, laid out, served, asked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from docker_fixture import environ
+from forge.adapters.inference import TritonClient
+from forge.adapters.serving import Servers
+from forge.errors import InferenceError, RecipeError
+from forge.ports import Launch, Request
+from forge.twin.loading import load
+from forge.workshop import Workshop
+from standin import checkpoints
+from standin.tree import Image
+from triton_fixture import free_ports
+
+pytestmark = pytest.mark.slow
+RECIPE = """
+name = "{name}"
+[source]
+path = "{model}"
+[runtime]
+kind = "{kind}"
+image = "{image}"
+gpus = "none"
+[convert]
+dtype = "float32"
+[build]
+max_batch_size = 4
+max_input_len = 60
+max_seq_len = 100
+"""
+BARE = "FROM ${base}\nRUN echo ${pip}\n"
+"""The stand-in has all that its tools need; what a family requires on top would come from a registry."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A workshop on the engine, recipes of two random models, and the stand-in."""
+
+    shop: Workshop
+    folder: Path
+    engine: str
+    image: Image
+
+    def recipe(self, name: str, kind: str = "llmapi") -> Path:
+        file = self.folder / f"{name}.toml"
+        file.write_text(RECIPE.format(name=name, model=name, kind=kind, image=self.image.reference))
+        return file
+
+
+@pytest.fixture
+def bench(engine: str, standin: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    checkpoints.llama(tmp_path / "first")
+    checkpoints.gemma(tmp_path / "second")
+    (tmp_path / "Dockerfiles").mkdir()
+    (tmp_path / "Dockerfiles" / "family.Dockerfile").write_text(BARE)
+    monkeypatch.chdir(tmp_path)
+    return Bench(Workshop(tmp_path / "home", environ(engine)), tmp_path, engine, standin)
+
+
+@pytest.fixture
+def served(bench: Bench) -> Iterator[tuple[str, Path]]:
+    """Both models in one server: (its address, its repository)."""
+    built = bench.shop.build([bench.recipe("first"), bench.recipe("second")], repository=bench.folder / "models")
+    models = tuple(model.front for model in built.models)
+    servers = Servers(bench.folder / "home", environ(bench.engine), patience=120)
+    launch = Launch(built.repository, models, ports=free_ports(), image=bench.image.reference)
+    running = servers.start(launch, lambda _: None)
+    yield f"127.0.0.1:{running.ports.grpc}", built.repository
+    servers.stop(running)
+
+
+def greedy(model: Path, prompt: str, most: int) -> str:
+    """What the checkpoint itself says, asked in this process."""
+    decoder, tokenizer = load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
+    memory, said = decoder.start(), list[int]()
+    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
+    while len(said) < most:
+        said.append(int(logits[0].argmax()))
+        logits = decoder.step([memory], said[-1:])
+    return tokenizer.decode(said)
+
+
+def ask(address: str, request: Request) -> list[str]:
+    return [chunk.text for chunk in TritonClient(60.0).generate(address, request)]
+
+
+def test_two_checkpoints_stream_side_by_side_what_they_would_say_themselves(served: tuple[str, Path]) -> None:
+    address, repository = served
+    for name in ("first", "second"):
+        request = Request(f"{name}-tensorrt_llm", "Why?", 12, temperature=0.0)
+        pieces = ask(address, request)
+        assert len(pieces) > 1
+        assert "".join(pieces) == greedy(repository / "_assets" / name / "model", "Why?", 12)
+        assert ask(address, replace(request, stream=False)) == ["".join(pieces)]
+    with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
+        ask(address, Request("first-tensorrt_llm", "Why?", 100))
+
+
+def test_a_recipes_mistake_is_held_against_the_images_own_config(bench: Bench) -> None:
+    recipe = bench.recipe("first")
+    recipe.write_text(recipe.read_text() + "[sampling]\nrepetition_penalty = 1.1\n")
+    with pytest.raises(RecipeError, match=r"sampling\.repetition_penalty.*\n.*presence_penalty"):
+        bench.shop.build([recipe], repository=bench.folder / "models")

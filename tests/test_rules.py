@@ -1,0 +1,159 @@
+"""Each rule against a repository that breaks it and nothing else, and all rules against repositories that break none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import check_kit as kit
+from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, llmapi
+from forge import publishing, reading, rules
+from forge.adapters.pbtxt import blank
+from forge.model import COMMON_ROLES, RuntimeKind, TextFile
+from forge.rules import RULES, Finding, Repository, Severity
+from forge.rules.seen import Gpu
+
+NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
+VERSIONS = ("0.19.0", "0.20.0", "1.1")
+TWIN, ENGINE = RuntimeKind.TWIN, RuntimeKind.ENGINE
+ELSEWHERE = {"moved", "engine-gpu"}
+"""Rules that break by where the repository stands, not by what is in it: tested below by name."""
+
+
+def look(root: Path) -> Repository:
+    held = publishing.inventory(root) if (root / "forge.json").exists() else None
+    return reading.read(root, blank, held)
+
+
+def found(root: Path) -> tuple[Finding, ...]:
+    return rules.examine(look(root))
+
+
+@pytest.mark.parametrize(("rule", "how", "change"), BREAKS, ids=[f"{rule}: {how}" for rule, how, _ in BREAKS])
+def test_a_broken_rule_is_found_and_no_other(tmp_path: Path, rule: str, how: str, change: Break) -> None:
+    root = kit.lay(tmp_path / "repository")
+    change(root)
+    told = found(root)
+    assert {each.rule for each in told} == {rule}, told
+    assert all(each.what and each.mend and each.file for each in told)
+
+
+def test_every_rule_has_a_repository_that_breaks_it() -> None:
+    assert {rule for rule, _, _ in BREAKS} | ELSEWHERE == {rule.id for rule in RULES}
+    assert len({rule.id for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("kind", [ENGINE, TWIN])
+@pytest.mark.parametrize("prefix", ["", "tiny"])
+def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, prefix: str) -> None:
+    assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind)) == ()
+
+
+def test_two_models_under_prefixes_break_no_rule(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository", "one", prefix="one")
+    assert found(kit.lay(root, "two", prefix="two")) == ()
+
+
+@pytest.mark.parametrize("model", [LLMAPI, "TinyLlama/TinyLlama-1.1B-Chat-v1.0"])
+def test_an_llmapi_model_breaks_no_rule(tmp_path: Path, model: str) -> None:
+    root = kit.lay(tmp_path / "repository")
+    llmapi(root, model)
+    assert found(root) == ()
+
+
+def nvidias(version: str) -> tuple[TextFile, ...]:
+    """The skeletons of one version, with stand-ins for the code that they come with."""
+    configs = [
+        TextFile(f"{role}/config.pbtxt", (NVIDIA / version / role / "config.pbtxt").read_text()) for role in COMMON_ROLES
+    ]
+    codes = {"preprocessing": "'multimodal_model_path']", "tensorrt_llm_bls": NVIDIAS_BLS, "postprocessing": ""}
+    code = [TextFile(f"{role}/1/model.py", text) for role, text in codes.items()]
+    return (*configs, *code, *(TextFile(f"{role}/1/.gitkeep", "") for role in ("ensemble", "tensorrt_llm")))
+
+
+@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nvidias_skeletons_filled_by_forge_break_no_rule(tmp_path: Path, version: str) -> None:
+    assert found(kit.lay(tmp_path / "repository", skeletons=nvidias(version))) == ()
+
+
+def test_a_repository_that_was_moved_is_told_by_its_configs(tmp_path: Path) -> None:
+    kit.lay(tmp_path / "before", kind=TWIN).rename(tmp_path / "after")
+    assert {each.rule for each in found(tmp_path / "after")} == {"moved"}
+
+
+def test_an_engine_for_another_gpu_is_found(tmp_path: Path) -> None:
+    seen = look(kit.lay(tmp_path / "repository"))
+    here = (Gpu("NVIDIA GeForce RTX 4090", "8.9"),)
+    assert rules.examine(replace(seen, gpus=here, architectures={kit.NAME: "sm_89"})) == ()
+    (told,) = rules.examine(replace(seen, gpus=here, architectures={kit.NAME: "sm_120"}))
+    assert (told.rule, told.severity) == ("engine-gpu", Severity.ERROR)
+    assert "12.0" in told.what
+    assert "RTX 4090 has 8.9" in told.what
+
+
+def test_an_old_engine_says_itself_what_it_was_built_on(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    kit.document(root, CONFIG, build_config__auto_parallel_config={"cluster_key": "H100-PCIe"})
+    (told,) = rules.examine(replace(look(root), gpus=(Gpu("NVIDIA L4", "8.9"),)))
+    assert (told.rule, "9.0" in told.what) == ("engine-gpu", True)
+
+
+def test_an_engine_for_more_gpus_than_are_here_is_found(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    kit.document(root, CONFIG, pretrained_config__mapping={"tp_size": 2, "pp_size": 1, "world_size": 2})
+    (root / ASSETS / "engines/rank1.engine").write_bytes(b"\0" * 2000)
+    kit.replace(root, "forge.json", '"image"', '"world": 2, "image"')
+    assert found(root) == ()
+    (told,) = rules.examine(replace(look(root), gpus=(Gpu("one", "8.9"),)))
+    assert told.rule == "engine-world"
+
+
+def test_an_engine_of_another_version_than_the_image_is_found_with_the_image_that_fits(tmp_path: Path) -> None:
+    seen = look(kit.lay(tmp_path / "repository"))
+    image = "nvcr.io/nvidia/tritonserver:{}-trtllm-python-py3".format
+    assert rules.examine(replace(seen, image=image("25.06"), trtllm="0.20.0")) == ()
+    (told,) = rules.examine(replace(seen, image=image("25.08"), trtllm="0.21.0"))
+    assert told.rule == "engine-image"
+    assert "25.08" in told.what
+    assert "25.06 or 25.07" in told.mend
+
+
+def test_several_instances_have_a_place_where_each_has_its_gpus(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    kit.replace(root, "tensorrt_llm/config.pbtxt", r"count: 1(\s+kind: KIND_CPU)", r"count: 2\1")
+    kit.parameter(root, "tensorrt_llm", gpu_device_ids="0;1")
+    assert found(root) == ()
+
+
+def test_a_misspelled_parameter_is_told_with_the_right_one_and_its_line(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    kit.parameter(root, "tensorrt_llm", kv_cache_free_gpu_mem_fractoin="0.5")
+    (told,) = found(root)
+    assert told.mend == 'did you mean "kv_cache_free_gpu_mem_fraction"?'
+    lines = (root / told.file).read_text().splitlines()
+    assert "kv_cache_free_gpu_mem_fractoin" in lines[told.line - 1]
+
+
+def test_a_renamed_bls_that_takes_its_siblings_from_parameters_is_well(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository", prefix="x")
+    folder = root / "x-tensorrt_llm_bls"
+    (folder / "1/model.py").write_text(NVIDIAS_BLS)
+    (folder / "1/forge_bls.py").write_text('from model import TritonPythonModel as Nvidias\n# "preprocessing_model_name"\n')
+    kit.change(root, "x-tensorrt_llm_bls", lambda message: setattr(message, "default_model_filename", "forge_bls.py"))
+    assert found(root) == ()
+
+
+def test_nvidias_own_bls_asks_by_literals_whatever_parameters_say(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository", prefix="x")
+    (root / "x-tensorrt_llm_bls/1/model.py").write_text(NVIDIAS_BLS)
+    told = found(root)
+    assert {each.file for each in told} == {"x-tensorrt_llm_bls/1/model.py"}
+    assert "'preprocessing' for preprocessing" in told[0].what
+    assert "x-preprocessing" in told[0].mend
+
+
+def test_code_that_is_no_python_is_not_the_checks_business(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    (root / "tensorrt_llm_bls/1/model.py").write_text("this is no Python\0")
+    assert found(root) == ()

@@ -1,0 +1,167 @@
+"""Command lines and containers of servers, as values."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import tiny_models
+from forge.adapters.docker_seats import PUBLISHED, Box, configuration, line
+from forge.adapters.readiness import misled
+from forge.adapters.serving import Servers
+from forge.adapters.triton_arguments import Seat, arguments, variables
+from forge.errors import ServerError
+from forge.ports import Launch, Ports
+
+ROLES = ("bls", "ensemble", "llm", "post", "pre")
+LAUNCH = Launch(Path("/home/me/repository"), ROLES, engines=("llm",), image="forge/gemma:key", gpus="all")
+SEAT = Seat("tritonserver", "/forge/repository", PUBLISHED, "forge-serve-1", gpus=2)
+
+
+def loads(words: tuple[str, ...]) -> list[str]:
+    return [word.partition("=")[2] for word in words if word.startswith("--load-model=")]
+
+
+def split(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What mpirun starts, rank by rank."""
+    ranks: list[list[str]] = [[]]
+    for word in words:
+        if word == ":":
+            ranks.append([])
+        else:
+            ranks[-1].append(word)
+    return [tuple(rank) for rank in ranks]
+
+
+def test_one_engine_in_one_part_needs_no_mpi() -> None:
+    assert arguments(LAUNCH, SEAT) == (
+        "tritonserver",
+        "--model-repository=/forge/repository",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in ROLES),
+        *("--http-address=0.0.0.0", "--http-port=8000", "--grpc-address=0.0.0.0", "--grpc-port=8001"),
+        *("--metrics-address=0.0.0.0", "--metrics-port=8002"),
+        *("--disable-auto-complete-config", "--exit-timeout-secs=10"),
+        "--backend-config=python,shm-region-prefix-name=forge-serve-1",
+    )
+    assert variables(LAUNCH) == {}
+
+
+def test_an_engine_in_parts_has_a_server_for_each_and_only_the_first_serves_the_other_models() -> None:
+    first, *others = split(arguments(replace(LAUNCH, world=3), SEAT))
+    assert first[:5] == ("mpirun", "--allow-run-as-root", "-n", "1", "tritonserver")
+    assert loads(first) == list(ROLES)
+    assert [other[:3] for other in others] == [("-n", "1", "tritonserver")] * 2
+    assert [loads(other) for other in others] == [["llm"], ["llm"]]
+    prefixes = {word for rank in (first, *others) for word in rank if "shm-region" in word}
+    assert len(prefixes) == 3
+
+
+def test_two_engines_are_orchestrated_by_a_server_that_stays_off_the_gpus() -> None:
+    launch = replace(LAUNCH, engines=("llm", "draft"), world=2)
+    (words,) = split(arguments(launch, SEAT))
+    assert words[:5] == ("mpirun", "--allow-run-as-root", "-n", "1", "tritonserver")
+    wanted = {"--pinned-memory-pool-byte-size=0", "--enable-peer-access=false"}
+    assert wanted | {f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in (0, 1)} <= set(words)
+    assert variables(launch) == {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"}
+
+
+def test_without_gpus_none_are_measured() -> None:
+    assert "--allow-gpu-metrics=false" in arguments(LAUNCH, replace(SEAT, gpus=0))
+
+
+def box(repository: Path, **changes: Any) -> Box:
+    plain = Box("forge-serve-1", "forge/gemma:key", ("tritonserver", "-x"), {}, repository, "all", Ports())
+    return replace(plain, **changes)
+
+
+def host(made: dict[str, object]) -> dict[str, Any]:
+    return cast("dict[str, Any]", made["HostConfig"])
+
+
+def test_a_container_sees_its_repository_and_can_write_nothing_but_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    made = configuration(box(tmp_path, entrypoint=("/entry.sh",)), log, {"forge.key": "k"}, memlock=True)
+    assert host(made)["Mounts"] == [
+        {"Type": "bind", "Source": str(tmp_path), "Target": "/forge/repository", "ReadOnly": True},
+        {"Type": "bind", "Source": str(log), "Target": "/forge/server.log", "ReadOnly": False},
+    ]
+    assert made["Entrypoint"] == ["/bin/sh", "-c", 'exec "$@" >>/forge/server.log 2>&1', "forge", "/entry.sh"]
+    assert made["Cmd"] == ["tritonserver", "-x"]
+    assert host(made)["SecurityOpt"] == ["no-new-privileges"]
+    assert host(made)["ShmSize"] == 2 * 1024**3
+    assert {limit["Name"]: limit["Hard"] for limit in host(made)["Ulimits"]} == {"stack": 64 * 1024**2, "memlock": -1}
+    assert host(made)["RestartPolicy"] == {"Name": "no"}
+
+
+def test_ports_are_published_on_the_address_asked_for_and_no_other(tmp_path: Path) -> None:
+    out = Ports(18000, 18001, 18002)
+    made = host(configuration(box(tmp_path, published=out), tmp_path / "log", {}, memlock=False))
+    assert made["NetworkMode"] == "bridge"
+    assert made["PortBindings"]["8001/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "18001"}]
+    assert [limit["Name"] for limit in made["Ulimits"]] == ["stack"]
+    shared = host(configuration(box(tmp_path, published=None), tmp_path / "log", {}, memlock=True))
+    assert (shared["NetworkMode"], shared["PortBindings"]) == ("host", {})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "requests", "typed"),
+    [
+        ("", [], None),
+        ("all", [{"Driver": "", "Capabilities": [["gpu"]], "Count": -1}], "all"),
+        ("0,2", [{"Driver": "", "Capabilities": [["gpu"]], "DeviceIDs": ["0", "2"]}], '"device=0,2"'),
+    ],
+)
+def test_a_container_gets_the_gpus_asked_for(tmp_path: Path, gpus: str, requests: list[object], typed: str | None) -> None:
+    wanted = box(tmp_path, gpus=gpus)
+    made = configuration(wanted, tmp_path / "log", {}, memlock=True)
+    assert host(made)["DeviceRequests"] == requests
+    assert ("NVIDIA_VISIBLE_DEVICES=void" in cast("list[str]", made["Env"])) == (not gpus)
+    words = line(wanted)
+    assert (words[words.index("--gpus") + 1] if typed else "--gpus" not in words) == (typed or True)
+
+
+def test_what_a_person_types_says_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "a,b c"
+    folder.mkdir()
+    words = line(box(folder, published=Ports(18000, 18001, 18002, "::1"), env={"TRTLLM_ORCHESTRATOR": "1"}))
+    assert words[:6] == ("docker", "run", "--rm", "--init", "--name", "forge-serve-1")
+    assert f'type=bind,"source={folder}",target=/forge/repository,readonly' in words
+    assert "[::1]:18001:8001" in words
+    assert "TRTLLM_ORCHESTRATOR=1" in words
+    assert words[-3:] == ("forge/gemma:key", "tritonserver", "-x")
+    assert "--network" not in words
+
+
+def test_a_model_that_asks_at_a_fixed_address_is_told_when_nobody_listens_there(tmp_path: Path) -> None:
+    tiny_models.lay(tmp_path, "bls", 'URL = "localhost:8001/v2/models/"\n')
+    tiny_models.lay(tmp_path, "other", tiny_models.IDENTITY)
+    launch = Launch(tmp_path, ("bls", "other"), image="x")
+    assert misled(launch, Ports(grpc=9001)) == ("bls",)
+    assert misled(launch, Ports(host="10.0.0.7")) == ("bls",)
+    assert misled(launch, Ports()) == misled(launch, PUBLISHED) == ()
+
+
+def test_an_installed_triton_keeps_its_backends_and_its_path(tmp_path: Path) -> None:
+    environ = {
+        "PATH": "/opt/venv-tritonserver/bin:/usr/bin",
+        "LD_LIBRARY_PATH": "/usr/local/cuda/lib64",
+        "OPAL_PREFIX": "/hpcx",
+    }
+    servers = Servers(tmp_path, {**environ, "HF_TOKEN": "hf_secret"})
+    launch = replace(LAUNCH, repository=tmp_path, image="", triton="/opt/tritonserver")
+    command = servers.command(launch)
+    assert command.argv[0] == "/opt/tritonserver/bin/tritonserver"
+    assert not any(word.startswith("--backend-directory") for word in command.argv)
+    assert f"--model-repository={tmp_path}" in command.argv
+    assert environ.items() <= command.env.items()
+    assert "hf_secret" not in str(command)
+    parts = servers.command(replace(launch, world=2))
+    assert parts.argv[0] == "mpirun"
+    assert servers.command(replace(launch, engines=("llm", "draft"))).env["TRTLLM_ORCHESTRATOR"] == "1"
+
+
+def test_a_launch_without_any_triton_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="there is no Triton to serve it with"):
+        Servers(tmp_path, {}).command(Launch(tmp_path, ("a",)))

@@ -1,0 +1,184 @@
+"""The batching loop by itself, with a decoder in miniature that counts, fails and remembers its company."""
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models
+
+from forge.twin.arrays import Floats, Ints
+from forge.twin.asks import Ask
+from forge.twin.batching import Loop
+from forge.twin.decoder import CHUNK, Memory
+from forge.twin.pieces import Pieces
+from forge.twin.voices import Voice
+
+VOCABULARY = 50
+BROKEN = 13
+
+
+class Tape:
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+        self.length = len(tokens)
+
+    def fork(self) -> "Tape":
+        return Tape(list(self.tokens))
+
+
+@dataclass
+class Counting:
+    """Says the number after the last one; a sequence that holds 13 fails when it is stepped. Keeps what each call did."""
+
+    vocabulary: int = VOCABULARY
+    positions: int = 1000
+    log: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+
+    def start(self) -> Memory:
+        return Tape([])
+
+    def prompt(self, memory: Memory, tokens: Ints, *, every: bool = False) -> Floats:
+        assert isinstance(memory, Tape)
+        self.log.append(("prompt", len(tokens)))
+        memory.tokens += tokens.tolist()
+        return self._next(tokens if every else tokens[-1:])
+
+    def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
+        self.log.append(("step", len(memories)))
+        for memory in memories:
+            assert isinstance(memory, Tape)
+            if BROKEN in memory.tokens:
+                raise MemoryError("no room for this one")
+        for memory, token in zip(memories, tokens, strict=True):
+            assert isinstance(memory, Tape)
+            memory.tokens.append(token)
+        return self._next(np.array(tokens))
+
+    @staticmethod
+    def _next(tokens: Ints) -> Floats:
+        return np.eye(VOCABULARY, dtype=np.float32)[(tokens + 1) % VOCABULARY]
+
+
+@dataclass(eq=False)
+class Heard:
+    """An exchange that keeps what was said."""
+
+    asks: tuple[Ask, ...]
+    request_id: str = ""
+    tokens: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    outcome: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+    left: int = -1
+
+    def cancelled(self) -> bool:
+        return False
+
+    def read(self, row: int, logits: Floats) -> None:
+        self.outcome += f"read {len(logits)};"
+
+    def said(self, row: int, sample: int, voice: Voice) -> None:
+        self.tokens[row] = list(voice.lines()[0].tokens)
+        self.left = (len(self.asks) if self.left < 0 else self.left) - voice.done
+        if not self.left:
+            self.over.set()
+
+    def fail(self, what: str) -> None:
+        self.outcome += what
+        self.over.set()
+
+    def end(self) -> None:
+        self.outcome += "ended"
+        self.over.set()
+
+
+def heard(*prompts: list[int], count: int = 5) -> Heard:
+    return Heard(tuple(Ask(np.array(prompt), count) for prompt in prompts))
+
+
+def run(decoder: Counting, *exchanges: Heard, places: int = 8) -> None:
+    """All exchanges through one loop, submitted before it begins."""
+    loop = Loop(decoder, places, lambda: 0.0, 1.0)
+    for exchange in exchanges:
+        loop.submit(exchange)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    for exchange in exchanges:
+        assert exchange.over.wait(20)
+    loop.close()
+    thread.join()
+
+
+def test_sequences_are_stepped_together() -> None:
+    decoder, three = Counting(), [heard([first]) for first in (1, 20, 30)]
+    run(decoder, *three)
+    assert [one.tokens[0] for one in three] == [[first + step for step in range(1, 6)] for first in (1, 20, 30)]
+    assert ("step", 3) in decoder.log
+    assert sum(kind == "step" for kind, _ in decoder.log) < 3 * 4
+
+
+def test_a_failing_sequence_does_not_break_the_others() -> None:
+    good, bad, also = heard([1]), heard([BROKEN]), heard([30], [40])
+    run(Counting(), good, bad, also)
+    assert bad.outcome == "MemoryError: no room for this one"
+    assert good.tokens[0] == [2, 3, 4, 5, 6]
+    assert also.tokens == {0: [31, 32, 33, 34, 35], 1: [41, 42, 43, 44, 45]}
+    assert not good.outcome
+
+
+def test_a_long_prompt_is_taken_in_pieces_while_others_speak() -> None:
+    decoder, speaking = Counting(), heard([1], count=20)
+    long = heard([*([2] * (5 * CHUNK)), 9])
+    run(decoder, speaking, long)
+    assert long.tokens[0][0] == 10
+    pieces = [index for index, (kind, _) in enumerate(decoder.log) if kind == "prompt"]
+    assert [decoder.log[index][1] for index in pieces] == [1, *[CHUNK] * 5, 1]
+    assert all(("step", 1) in decoder.log[one:other] for one, other in itertools.pairwise(pieces))
+
+
+def test_no_more_sequences_are_stepped_than_there_are_places() -> None:
+    decoder = Counting()
+    run(decoder, *(heard([first]) for first in range(20, 29)), places=3)
+    assert max(count for kind, count in decoder.log if kind == "step") == 3
+
+
+def test_closing_ends_what_is_under_way_and_what_waits() -> None:
+    loop, exchanges = Loop(Counting(), 1, lambda: 0.0, 1.0), [heard([1], count=900), heard([2])]
+    for exchange in exchanges:
+        loop.submit(exchange)
+    loop.close()
+    loop.run()
+    assert [one.outcome for one in exchanges] == ["ended", "ended"]
+
+
+def test_logits_of_a_prompt_are_read_when_asked_for() -> None:
+    exchange = Heard((Ask(np.array([4, 5, 6]), 2, context_logits=True),))
+    run(Counting(), exchange)
+    assert exchange.outcome == "read 3;"
+
+
+def bytewise() -> Tokenizer:
+    """A tokenizer whose token n is the byte n of UTF-8."""
+    tokenizer = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def test_pieces_end_only_where_a_character_ends() -> None:
+    pieces, held, cut = Pieces(bytewise()), list[int](), list[str]()
+    for byte in "aé€🙂!".encode():
+        held.append(byte)
+        if pieces.whole(held):
+            cut.append(bytes(held).decode())
+            held.clear()
+    assert cut == ["a", "é", "€", "🙂", "!"]
+
+
+def test_broken_utf8_is_not_waited_for_for_ever() -> None:
+    assert Pieces(bytewise()).whole([0xE2] * 8)
+    assert not Pieces(bytewise()).whole([0xE2] * 3)
+
+
+def test_without_a_tokenizer_every_token_is_a_piece() -> None:
+    assert Pieces.of("").whole([200])

@@ -1,0 +1,205 @@
+"""The numpy decoder says what transformers says, and what it says of one sequence never depends on the others."""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny_checkpoints
+from forge.twin.architectures import knows, objection
+from forge.twin.arrays import Ints
+from forge.twin.checkpoint import Weights, read_json
+from forge.twin.decoder import Decoder, NumpyDecoder
+from forge.twin.faults import CheckpointFault
+from forge.twin.loading import load
+from forge.twin.others import TransformersDecoder
+from forge.twin.parts import Linear
+from forge.twin.shape import Rotary, read_shape
+from tiny_checkpoints import torch, transformers
+
+save_file: Any = importlib.import_module("safetensors.numpy").save_file
+PROMPT = [int(token) for token in np.random.default_rng(0).integers(2, tiny_checkpoints.VOCABULARY, 40)]
+
+
+def greedy(decoder: Decoder, prompt: Sequence[int], count: int, end: int = 1) -> list[int]:
+    """What a decoder says after a prompt, the end token included."""
+    memory = decoder.start()
+    said = [int(decoder.prompt(memory, np.array(prompt)).argmax())]
+    while len(said) < count and said[-1] != end:
+        said.append(int(decoder.step([memory], said[-1:]).argmax()))
+    return said
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
+def test_greedy_output_is_what_transformers_generates(family: str, tmp_path: Path) -> None:
+    model = tiny_checkpoints.make(family, tmp_path)
+    decoder = load(tmp_path)
+    assert isinstance(decoder, NumpyDecoder)
+    assert greedy(decoder, PROMPT, 24) == tiny_checkpoints.says(model, PROMPT, 24)
+
+
+@pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
+def test_logits_are_transformers_whether_a_prompt_comes_at_once_or_in_pieces(family: str, tmp_path: Path) -> None:
+    model = tiny_checkpoints.make(family, tmp_path)
+    with torch.no_grad():
+        wanted = model(torch.tensor([PROMPT])).logits[0].numpy()
+    decoder = load(tmp_path)
+    np.testing.assert_allclose(decoder.prompt(decoder.start(), np.array(PROMPT), every=True), wanted, atol=2e-3)
+    memory = decoder.start()
+    first = decoder.prompt(memory, np.array(PROMPT[:11]), every=True)
+    second = decoder.prompt(memory, np.array(PROMPT[11:30]), every=True)
+    steps = [decoder.step([memory], [token]) for token in PROMPT[30:]]
+    np.testing.assert_allclose(np.concatenate([first, second, *steps]), wanted, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_smollm2_says_what_transformers_says(smollm2_checkpoint: Path) -> None:
+    prompt = [1, 4093, 198, 1780, 314, 260, 6376, 4461, 47, 2, 198, 1, 520, 9531, 198]
+    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2_checkpoint, dtype=torch.float32)
+    assert greedy(load(smollm2_checkpoint), prompt, 32, end=2) == tiny_checkpoints.says(model, prompt, 32)
+
+
+@pytest.mark.slow
+def test_smollm2s_logits_are_the_same_bits_alone_and_among_others(smollm2_checkpoint: Path) -> None:
+    decoder = load(smollm2_checkpoint)
+    prompts = [np.arange(5, 9 + 7 * row) * 31 % 49000 for row in range(5)]
+    assert_company_changes_nothing(decoder, prompts, turns=4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])
+def test_logits_are_the_same_bits_alone_and_among_others(family: str, tmp_path: Path) -> None:
+    tiny_checkpoints.make(family, tmp_path, hidden_size=320, intermediate_size=1500)
+    prompts = [np.array(PROMPT[: 3 + 5 * row]) for row in range(7)]
+    assert_company_changes_nothing(load(tmp_path), prompts, turns=6)
+
+
+def assert_company_changes_nothing(decoder: Decoder, prompts: Sequence[Ints], turns: int) -> None:
+    together, alone = [decoder.start() for _ in prompts], [decoder.start() for _ in prompts]
+    for prompt, one, other in zip(prompts, together, alone, strict=True):
+        decoder.prompt(one, prompt)
+        decoder.prompt(other, prompt)
+    for turn in range(turns):
+        tokens = [(17 * turn + 5 * row) % 190 for row in range(len(prompts))]
+        among = decoder.step(together, tokens)
+        for row, (memory, token) in enumerate(zip(alone, tokens, strict=True)):
+            np.testing.assert_array_equal(decoder.step([memory], [token])[0], among[row])
+
+
+def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has() -> None:
+    draw = np.random.default_rng(1)
+    for outputs, inputs in ((7, 5), (997, 576), (1024, 576), (3001, 1536)):
+        linear = Linear(draw.standard_normal((outputs, inputs), dtype=np.float32))
+        rows = draw.standard_normal((6, inputs), dtype=np.float32)
+        among = linear.each(rows)
+        for row in range(6):
+            np.testing.assert_array_equal(linear.each(rows[row : row + 1])[0], among[row])
+        np.testing.assert_allclose(among, linear.together(rows), rtol=1e-3, atol=1e-3)
+
+
+def test_a_forked_memory_goes_its_own_way(tmp_path: Path) -> None:
+    tiny_checkpoints.make("llama", tmp_path)
+    decoder = load(tmp_path)
+    memory = decoder.start()
+    decoder.prompt(memory, np.array(PROMPT))
+    fork = memory.fork()
+    decoder.step([memory], [3])
+    after = decoder.step([memory], [4])
+    decoder.step([fork], [3])
+    np.testing.assert_array_equal(decoder.step([fork], [4]), after)
+
+
+def test_a_sequence_outgrows_its_first_room(tmp_path: Path) -> None:
+    model = tiny_checkpoints.make("llama", tmp_path)
+    prompt = (PROMPT * 8)[:300]
+    assert greedy(load(tmp_path), prompt, 8) == tiny_checkpoints.says(model, prompt, 8)
+
+
+def test_float32_weights_are_views_of_the_mapped_file(tmp_path: Path) -> None:
+    stored = np.arange(12, dtype=np.float32).reshape(3, 4)
+    save_file({"a": stored}, tmp_path / "model.safetensors")
+    found = Weights(tmp_path)["a"]
+    np.testing.assert_array_equal(found, stored)
+    assert not found.flags.writeable
+    assert not found.flags.owndata
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_width_weights_are_widened(dtype: str, tmp_path: Path) -> None:
+    model = tiny_checkpoints.make("llama", tmp_path / "whole").to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "half")
+    wanted = model.float().state_dict()
+    for name, weight in Weights(tmp_path / "half").items():
+        np.testing.assert_array_equal(weight, wanted[name].numpy())
+
+
+def test_a_checkpoint_in_several_files_reads_as_one(tmp_path: Path) -> None:
+    model = tiny_checkpoints.make("llama", tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="60KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    assert greedy(load(tmp_path / "many"), PROMPT, 8) == greedy(load(tmp_path / "one"), PROMPT, 8)
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    tiny_checkpoints.make("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(CheckpointFault, match=r"model\.safetensors is truncated"):
+        load(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    tiny_checkpoints.make("llama", tmp_path)
+    save_file({"model.embed_tokens.weight": np.zeros((199, 48), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointFault, match=r"no tensor model\.norm\.weight"):
+        load(tmp_path)
+
+
+def test_configs_of_transformers_4_and_5_mean_the_same_shape(tmp_path: Path) -> None:
+    tiny_checkpoints.make("gemma3", tmp_path)
+    new = read_json(tmp_path / "config.json")
+    old = {key: value for key, value in new.items() if key not in {"rope_parameters", "layer_types"}}
+    old |= {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window_pattern": 4,
+    }
+    assert read_shape(old) == read_shape(new)
+    llama = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 9}
+    llama |= {"num_hidden_layers": 1, "max_position_embeddings": 32}
+    spelled_old = read_shape({**llama, "rope_theta": 500000.0, "rope_scaling": None})
+    spelled_new = read_shape({**llama, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}})
+    assert spelled_old == spelled_new
+    assert spelled_old.layers[0].rotary == Rotary(500000.0)
+
+
+def test_what_the_numpy_decoder_does_not_know_is_named() -> None:
+    llama = {"architectures": ["LlamaForCausalLM"]}
+    assert knows(llama)
+    assert objection({"architectures": ["FalconForCausalLM"]}) == "architecture FalconForCausalLM"
+    assert "yarn" in objection({**llama, "rope_scaling": {"type": "yarn", "factor": 4.0}})
+    assert "quantized" in objection({**llama, "quantization_config": {"bits": 4}})
+    assert "gelu" in objection({**llama, "hidden_act": "gelu"})
+    assert not knows({})
+
+
+def test_an_unknown_architecture_runs_through_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=64, eos_token_id=1)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    decoder = load(tmp_path)
+    assert isinstance(decoder, TransformersDecoder)
+    assert (decoder.vocabulary, decoder.positions) == (99, 64)
+    prompt = [token % 99 for token in PROMPT]
+    assert greedy(decoder, prompt, 10) == tiny_checkpoints.says(model, prompt, 10)
+
+
+def test_what_transformers_cannot_run_either_is_said(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NobodyKnows"], "model_type": "nobody"}))
+    with pytest.raises(CheckpointFault, match="architecture NobodyKnows"):
+        load(tmp_path)
