@@ -75,7 +75,8 @@ def alike(told: str, shown: str) -> bool:
 
 def _settled(text: str) -> str:
     """A step's progress becomes its name alone: whether it was made or held, and how long it took, is the machine's."""
-    steps = (_PROGRESS.match(line) for line in (lines := text.splitlines()))
+    lines = text.splitlines()
+    steps = (_PROGRESS.match(line) for line in lines)
     named = [f"step {step['step']}" if step else line for line, step in zip(lines, steps, strict=True)]
     once = [line for number, line in enumerate(named) if not number or line != named[number - 1] or "step " not in line]
     plain = "".join(f"{line}\n" for line in once)

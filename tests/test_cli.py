@@ -41,7 +41,7 @@ def forge(*words: str | Path) -> Result:
 def verbs() -> list[tuple[str, click.Command]]:
     found: list[tuple[str, click.Command]] = []
     for name, command in main.commands.items():
-        inner = command.commands if isinstance(command, click.Group) else {}
+        inner = command.commands if isinstance(command, click.Group) else dict[str, click.Command]()
         found += [(f"{name} {each}", one) for each, one in inner.items()] or [(name, command)]
     return found
 

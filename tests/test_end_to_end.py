@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SMOLLM2, Say, chat
+from conftest import SMOLLM2, Say, chat, free_ports
 from forge.errors import InferenceError, ServerError
 from forge.model import Role
 from forge.ports import Request
@@ -167,6 +167,6 @@ def test_weights_share_their_blocks_with_the_store(smollm2: Built, home: Path) -
 def test_a_taken_port_is_found_before_the_start(shop: Workshop, smollm2: Built, served: Target, tmp_path: Path) -> None:
     other = shop.build([SMOLLM2], repository=tmp_path / "other").repository
     port = int(served.address.rsplit(":", 1)[1])
-    taken = replace(shop.server(smollm2.repository).ports, grpc=port)
+    taken = replace(free_ports(), grpc=port)
     with pytest.raises(ServerError, match=str(port)):
         shop.serve(other, taken)

@@ -13,9 +13,7 @@ def families() -> list[type[ForgeError]]:
     return [
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type)
-        and issubclass(kind, ForgeError)
-        and (kind is ForgeError or ForgeError in kind.__bases__)
+        if isinstance(kind, type) and issubclass(kind, ForgeError) and (kind is ForgeError or ForgeError in kind.__bases__)
     ]
 
 

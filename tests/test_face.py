@@ -14,9 +14,7 @@ STUB = Path(forge.__file__).with_suffix(".pyi")
 
 def test_type_checkers_and_python_see_the_same_names() -> None:
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
-    imported = {
-        (node.module, alias.name) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    imported = {(node.module, alias.name) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert {name for _, name in imported} == set(forge.__all__)
     for module, name in imported:
         assert getattr(forge, name) is getattr(sys.modules[str(module)], name)

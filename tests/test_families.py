@@ -70,8 +70,8 @@ def _plugin(**hooks: object) -> Plugin:
     return Plugin("stranger", SimpleNamespace(**hooks))
 
 
-def _family(*upward: Plugin) -> Family:
-    return Family(RECIPE, LLAMA, *upward)
+def _family(family: Plugin, variant: Plugin | None = None) -> Family:
+    return Family(RECIPE, LLAMA, family, variant)
 
 
 def test_shipped_families_are_installed_and_healthy() -> None:
@@ -327,7 +327,7 @@ def test_a_build_makes_one_engine_unless_a_plugin_says_otherwise() -> None:
 
 @pytest.mark.parametrize("wrong", [(), (Engine("a"), Engine("a", Role.DRAFT)), (Engine("a"), Engine("b"))])
 def test_engines_that_would_lie_over_each_other_are_refused(wrong: tuple[Engine, ...]) -> None:
-    with pytest.raises(PluginError, match="stranger and llama.*forge_engines"):
+    with pytest.raises(PluginError, match=r"stranger and llama.*forge_engines"):
         _family(Plugin("llama", forge_llama), _engines(*wrong)).engines()
 
 

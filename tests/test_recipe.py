@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from forge.drafting import toml
 from forge.errors import Problem, RecipeError
 from forge.model import (
+    COMMON_ROLES,
     BuildTable,
     ConvertTable,
     Recipe,
@@ -224,7 +225,7 @@ def test_a_value_or_contradiction_is_told_at_its_key(rest: str, at: str) -> None
         ("medusa", '[draft]\nhub = "a/b"\n', "convert.dtype"),
         ("eagle", "", "variant"),
         ("eagle", '[draft]\nhub = "a/b"\n[convert]\npp = 2\n', "convert.pp"),
-        ("redrafter", "", "variant"),
+        ("redrafter", '[convert]\ndtype = "float16"\n', "variant"),
         ("lookahead", '[draft]\nhub = "a/b"\n', "draft"),
         ("lookahead", "[build]\nmax_beam_width = 2\n", "variant"),
     ],
@@ -280,7 +281,7 @@ RECIPES_ANY = st.builds(
     serve=st.builds(
         ServeTable,
         kv_cache_free_gpu_mem_fraction=st.floats(0.001, 1),
-        parameters=st.dictionaries(st.sampled_from(Role), FLAGS, max_size=2),
+        parameters=st.dictionaries(st.sampled_from(COMMON_ROLES), FLAGS, max_size=2),
     ),
     sampling=st.builds(
         SamplingTable,

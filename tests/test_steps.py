@@ -9,9 +9,7 @@ from forge.model import Command, FileFact, Names, Pinned, Role, SourceKind, Text
 from forge.ports import Environment
 from forge.steps import Assemble, Entry, Fetch, LayBackends, Link, MakeEnvironment, Plan, Run, Step
 
-PINNED = Pinned(
-    SourceKind.HUB, "acme/tiny", "c0ffee", (FileFact("config.json", 12, "sha256:aa"),), location="/somewhere"
-)
+PINNED = Pinned(SourceKind.HUB, "acme/tiny", "c0ffee", (FileFact("config.json", 12, "sha256:aa"),), location="/somewhere")
 
 
 def model(source: Pinned = PINNED) -> Step:
@@ -72,8 +70,7 @@ def test_the_inputs_of_a_fetch_name_each_file() -> None:
 
 def test_a_plan_has_each_step_once_and_after_its_needs() -> None:
     entries = tuple(
-        Entry(name, Names(name), Step(name, Assemble(Names(name), (), {}, ()), (("engine", engine()),)), None)
-        for name in "ab"
+        Entry(name, Names(name), Step(name, Assemble(Names(name), (), {}, ()), (("engine", engine()),)), None) for name in "ab"
     )
     keys = [step.key for step in Plan(entries).steps]
     assert len(keys) == len(set(keys)) == 4

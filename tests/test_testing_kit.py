@@ -136,7 +136,10 @@ def test_a_patch_that_would_not_do_is_told(patch: Patch, told: str) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "told"),
-    [(Engine("elsewhere"), "no command of the build leaves an engine in /forge/out/elsewhere"), (Engine("../x"), "leaves /forge")],
+    [
+        (Engine("elsewhere"), "no command of the build leaves an engine in /forge/out/elsewhere"),
+        (Engine("../x"), "leaves /forge"),
+    ],
 )
 def test_an_engine_that_nobody_builds_is_told(engine: Engine, told: str) -> None:
     @hookimpl

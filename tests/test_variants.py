@@ -101,21 +101,21 @@ def test_a_tree_of_guesses_reaches_the_config() -> None:
     assert eagle[Role.TENSORRT_LLM]["eagle_choices"] == medusa[Role.TENSORRT_LLM]["medusa_choices"] == "{0}, {0, 1}, {2}"
 
 
-@pytest.mark.parametrize(
-    ("variant", "table", "where"),
-    [
-        ("eagle", {"choices": [[0], [0, 0]]}, "speculation.choices"),
-        ("eagle", {"choices": [[0], [0, 0]], "num_eagle_layers": 2}, ""),
-        ("eagle", {"choices": [[0, 0]], "num_eagle_layers": 2}, "speculation.choices"),
-        ("medusa", {"choices": [[0], [0, 0], [1]], "max_draft_len": 2}, "speculation.choices"),
-        ("medusa", {"choices": [[]]}, "speculation.choices"),
-        ("medusa", {"num_medusa_heads": 3}, "speculation.num_medusa_heads"),
-        ("medusa", {"num_medusa_heads": 1, "choices": [[0], [1]]}, ""),
-        ("lookahead", {"ngram_size": 1}, "speculation.ngram_size"),
-        ("lookahead", {"window_size": 1, "ngram_size": 2, "verification_set_size": 0}, "speculation.ngram_size"),
-        ("lookahead", {"window_size": 2, "ngram_size": 2, "verification_set_size": 0}, ""),
-    ],
-)
+SIZES: list[tuple[str, dict[str, object], str]] = [
+    ("eagle", {"choices": [[0], [0, 0]]}, "speculation.choices"),
+    ("eagle", {"choices": [[0], [0, 0]], "num_eagle_layers": 2}, ""),
+    ("eagle", {"choices": [[0, 0]], "num_eagle_layers": 2}, "speculation.choices"),
+    ("medusa", {"choices": [[0], [0, 0], [1]], "max_draft_len": 2}, "speculation.choices"),
+    ("medusa", {"choices": [[]]}, "speculation.choices"),
+    ("medusa", {"num_medusa_heads": 3}, "speculation.num_medusa_heads"),
+    ("medusa", {"num_medusa_heads": 1, "choices": [[0], [1]]}, ""),
+    ("lookahead", {"ngram_size": 1}, "speculation.ngram_size"),
+    ("lookahead", {"window_size": 1, "ngram_size": 2, "verification_set_size": 0}, "speculation.ngram_size"),
+    ("lookahead", {"window_size": 2, "ngram_size": 2, "verification_set_size": 0}, ""),
+]
+
+
+@pytest.mark.parametrize(("variant", "table", "where"), SIZES)
 def test_sizes_that_do_not_go_together_are_told(variant: str, table: dict[str, object], where: str) -> None:
     assert _problems(_recipe(variant, speculation=table)) == ([where] if where else [])
 

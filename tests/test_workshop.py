@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from fake_doors import World
-from forge.errors import HostError, InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
-from forge.model import COMMON_ROLES, RuntimeKind, SamplingTable
+from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
+from forge.model import COMMON_ROLES, SamplingTable
 from forge.workshop import Workshop
 
 TWIN = """
@@ -122,7 +122,8 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop
     shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
     (command,) = world.executor.ran
     assert command.argv == ("python3", "-m", "twin.gguf", "/forge/model/acme/model.gguf", "/forge/out")
-    assert world.made() == [*("environment", "backends", "converter", "ground: model", "ground: hf checkpoint", "ground: entry")]
+    own = [f"ground: {step}" for step in ("model", "hf checkpoint", "entry")]
+    assert world.made() == ["environment", "backends", "converter", *own]
 
 
 def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:

@@ -94,8 +94,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         judged = judge_twin(need, host) if host else None
     elif gpu is not None:
         against = objections(recipe, how, gpu)
-        if count and ranks > count:
-            against += (f"it asks for {ranks} GPUs (tp x pp), and {count} are here: lower convert.tp or convert.pp",)
+        against += _too_many(ranks, count)
         judged = judge(recipe, need, gpu)
         judged = refused(judged) if against else judged
         changes = Easing(load, gpu, count).changes()
@@ -125,6 +124,12 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         changes=changes,
         smallest="" if judged else _smallest(recipe, need, load),
     )
+
+
+def _too_many(ranks: int, count: int) -> tuple[str, ...]:
+    if not count or ranks <= count:
+        return ()
+    return (f"it asks for {ranks} GPUs (tp x pp), and {count} are here: lower convert.tp or convert.pp",)
 
 
 def _smallest(recipe: Recipe, need: Need, load: Load) -> str:

@@ -242,57 +242,55 @@ def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings, bl
 
 
 def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scalar]]:
-    serve, build = recipe.serve, recipe.build
-    engines = f"{ROOT}/{asset(recipe.name, 'engines')}"
-    tokens = f"{ROOT}/{asset(recipe.name, 'tokenizer')}"
+    build = recipe.build
     batch: dict[str, Scalar] = {"triton_max_batch_size": build.max_batch_size}
-    queue: dict[str, Scalar] = {"max_queue_delay_microseconds": serve.max_queue_delay_microseconds}
+    text: dict[str, Scalar] = {**batch, "tokenizer_dir": f"{ROOT}/{asset(recipe.name, 'tokenizer')}"}
+    queue: dict[str, Scalar] = {"max_queue_delay_microseconds": recipe.serve.max_queue_delay_microseconds}
     types = dict[str, Scalar](DATA_TYPES)
-    decoupled: dict[str, Scalar] = {"decoupled_mode": serve.stream}
-    text: dict[str, Scalar] = {"tokenizer_dir": tokens}
     # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
     streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
+    engine = {**text, **queue, **types, **_engine(recipe)}
     return {
         Role.ENSEMBLE: {**batch, "logits_datatype": types["logits_datatype"]},
         Role.PREPROCESSING: {
             **EMPTY[Role.PREPROCESSING],
-            **batch,
-            **queue,
             **text,
-            "engine_dir": engines,
+            **queue,
+            "engine_dir": engine["engine_dir"],
             "add_special_tokens": tokenizer.add_special_tokens,
             "preprocessing_instance_count": 1,
         },
-        Role.TENSORRT_LLM: {
-            **EMPTY[Role.TENSORRT_LLM],
-            **batch,
-            **queue,
-            **types,
-            **decoupled,
-            **text,
-            "triton_backend": "tensorrtllm",
-            "batching_strategy": "inflight_fused_batching",
-            "engine_dir": engines,
-            "max_beam_width": build.max_beam_width,
-            "kv_cache_free_gpu_mem_fraction": serve.kv_cache_free_gpu_mem_fraction,
-            "enable_kv_cache_reuse": serve.enable_kv_cache_reuse,
-            "exclude_input_in_output": True,
-        },
+        Role.TENSORRT_LLM: engine,
         Role.POSTPROCESSING: {
-            **batch,
             **text,
             "skip_special_tokens": tokenizer.skip_special_tokens,
             "postprocessing_instance_count": 1,
         },
         Role.BLS: {
-            **batch,
-            **types,
-            **decoupled,
             **text,
+            **types,
+            "decoupled_mode": recipe.serve.stream,
             "skip_special_tokens": tokenizer.skip_special_tokens,
             "accumulate_tokens": False,
-            "bls_instance_count": serve.instances or -(-build.max_batch_size // streams),
+            "bls_instance_count": recipe.serve.instances or -(-build.max_batch_size // streams),
         },
+        Role.DRAFT: engine,
+    }
+
+
+def _engine(recipe: Recipe) -> dict[str, Scalar]:
+    """What the model over an engine is told; a draft's engine is one more of its kind."""
+    serve = recipe.serve
+    return {
+        **EMPTY[Role.TENSORRT_LLM],
+        "decoupled_mode": serve.stream,
+        "triton_backend": "tensorrtllm",
+        "batching_strategy": "inflight_fused_batching",
+        "engine_dir": f"{ROOT}/{asset(recipe.name, 'engines')}",
+        "max_beam_width": recipe.build.max_beam_width,
+        "kv_cache_free_gpu_mem_fraction": serve.kv_cache_free_gpu_mem_fraction,
+        "enable_kv_cache_reuse": serve.enable_kv_cache_reuse,
+        "exclude_input_in_output": True,
     }
 
 

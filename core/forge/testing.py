@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from forge.conformance import PluginConformance, check_plugin
 from forge.errors import InferenceError, SourceError, StepError
 from forge.headers import PREFIX, Tensor, length, parse
-from forge.model import Checkpoint, Command, FileFact, Pinned, Source
+from forge.model import Checkpoint, Command, FileFact, Pinned, Source, SourceKind
 from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
 
 __all__ = [
@@ -70,6 +70,8 @@ class FakeOrigin:
         return Pinned(source.kind, source.address, commit, facts)
 
     def read(self, pinned: Pinned) -> Checkpoint:
+        if pinned.kind is SourceKind.PATH and pinned.location:  # a folder that somebody has found, and not this origin's
+            return Checkpoint(json.loads((Path(pinned.location) / "config.json").read_bytes()))
         self._reach(pinned.name)
         config = self.files.get("config.json")
         return Checkpoint(json.loads(config) if config is not None else {})

@@ -25,6 +25,7 @@ from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.families import find
 from forge.fitting import Report
 from forge.intake import NO_GPUS, Intake
+from forge.launching import launch
 from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import Command, Recipe, RuntimeKind, Source, SourceKind
 from forge.order import Order
@@ -243,29 +244,7 @@ class Workshop:
         place = Path(repository).absolute()
         publishing.settle(place, self._relocate(place, self.manifest(place).models))
         held = self.manifest(place)
-        tables = [model.serving for model in held.models if model.serving]
-        if len(tables) != len(held.models):
-            raise ServerError(
-                "these models are served in NVIDIA's container, which this version of forge does not run yet",
-                where=str(place),
-                hint="build them with `--runtime twin` to serve them here",
-            )
-        if len({(each.environment, each.backends) for each in tables}) > 1:
-            raise ServerError(
-                "its models were built for different serving environments",
-                where=str(place),
-                hint="build all of them again in one `forge build`",
-            )
-        tools = [self.store.find(key) for key in (tables[0].environment, tables[0].backends)]
-        if any(tool is None for tool in tools):
-            raise ServerError(
-                "its serving environment is no longer held",
-                where=str(place),
-                hint="build it again: `forge build RECIPE`",
-            )
-        environment, backends = (tool.path for tool in tools if tool)
-        models = tuple(folder for model in held.models for folder in model.roles.values())
-        return Launch(place, models, environment, backends, ports, tables[0].triton, detach)
+        return launch(place, held, self.store, ports, detach=detach)
 
     def command(self, repository: AnyPath, ports: Ports) -> Command:
         """The exact command line that ``serve`` would start."""
@@ -273,12 +252,12 @@ class Workshop:
 
     def serve(self, repository: AnyPath, ports: Ports | None = None, *, detach: bool = False) -> Running:
         """Start Triton on ``repository``; returns when every model is ready."""
-        launch = self.launch(repository, ports or Ports(), detach=detach)
+        wanted = self.launch(repository, ports or Ports(), detach=detach)
         self._tell(Event("start", "server"))
         began = time.monotonic()
-        self.store.remember(launch.repository)
-        running = self._doors.server.start(launch, lambda line: self._tell(Event("log", "server", text=line)))
-        self.store.lend(self.manifest(launch.repository).held, running.pid, running.started)
+        self.store.remember(wanted.repository)
+        running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
+        self.store.lend(self.manifest(wanted.repository).held, running.pid, running.started)
         self._tell(Event("made", "server", seconds=time.monotonic() - began))
         return running
 
