@@ -27,8 +27,8 @@ def recipe(file: Path) -> Recipe:
 
 def checkpoint(wanted: Recipe) -> Checkpoint:
     """What config.json of the recipe's model would say, in short."""
-    served = load(wanted.family or "").architectures or ()
-    return Checkpoint({**SHAPE, "architectures": [served[0]], "is_encoder_decoder": wanted.family == "t5"})
+    served = next(iter(load(wanted.family or "").architectures or ("",)))
+    return Checkpoint({**SHAPE, "architectures": [served], "is_encoder_decoder": wanted.family == "t5"})
 
 
 def family(wanted: Recipe) -> Family:

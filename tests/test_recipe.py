@@ -82,6 +82,7 @@ def test_shipped_recipes_are_read_and_follow_the_schema(file: Path) -> None:
     assert recipe.name == file.stem
     document = json.loads(msgspec.json.encode(recipe))
     assert _follows_the_schema(document)
+    assert read(toml(recipe), str(file)) == recipe
 
 
 def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None:
@@ -207,6 +208,13 @@ def test_a_name_that_is_no_safe_folder_name_is_refused(name: str) -> None:
         ("[sampling]\nmax_tokens = 1979-05-27\n", "sampling.max_tokens"),
         ('[runtime]\nimage = "--privileged"\n', "runtime.image"),
         ("[build.args.x]\ny = 1\n", "build.args.x"),
+        ("[speculation]\nngram_size = 3\n", "speculation"),
+        ('[convert]\nquantization = "fp8"\n', "convert.quantization"),
+        ('[convert.calibration]\nhub = "a/texts"\n', "convert.calibration"),
+        ('[convert]\nquantization = "fp8"\n[convert.calibration]\nsize = 3\n', "convert.calibration"),
+        ('[convert]\nquantization = "fp8"\n[convert.calibration]\nhub = "a/b"\nsize = 0\n', "convert.calibration.size"),
+        ('[convert]\nquantization = "fp8"\n[convert.calibration]\ngguf = "x.gguf"\n', "convert.calibration.gguf"),
+        ('[convert]\nargs = { calib_dataset = "x" }\n', "convert.args.calib_dataset"),
     ],
 )
 def test_a_value_or_contradiction_is_told_at_its_key(rest: str, at: str) -> None:
@@ -228,10 +236,42 @@ def test_a_value_or_contradiction_is_told_at_its_key(rest: str, at: str) -> None
         ("redrafter", '[convert]\ndtype = "float16"\n', "variant"),
         ("lookahead", '[draft]\nhub = "a/b"\n', "draft"),
         ("lookahead", "[build]\nmax_beam_width = 2\n", "variant"),
+        ("lookahead", "[speculation]\nmax_draft_len = 5\n", "speculation.max_draft_len"),
+        ("lookahead", "[speculation]\nwindow_size = 0\n", "speculation.window_size"),
+        ("lookahead", "[build]\nargs = { max_draft_len = 5 }\n", "build.args.max_draft_len"),
+        ("lookahead", "[serve.parameters.tensorrt_llm_draft]\nx = 1\n", "serve.parameters.tensorrt_llm_draft"),
+        (
+            "medusa",
+            '[draft]\nhub = "a/b"\n[convert]\ndtype = "float16"\n[speculation]\nchoices = [[0], [-1]]\n',
+            "speculation.choices[1][0]",
+        ),
+        ("eagle", '[draft]\nhub = "a/b"\n[build]\nargs = { use_paged_context_fmha = "disable" }\n', "variant"),
+        ("draft-target", "", "variant"),
     ],
 )
 def test_a_variants_own_rules_are_kept(variant: str, rest: str, at: str) -> None:
     assert list(_wrong(f'variant = "{variant}"\n{HEAD}{rest}')) == [at]
+
+
+def test_a_key_that_a_variant_does_not_read_is_told_with_those_that_it_reads() -> None:
+    wrong = _wrong(f'variant = "lookahead"\n{HEAD}[speculation]\nnum_beams = 2\n')
+    assert (
+        "lookahead does not read it\n    it reads window_size, ngram_size, verification_set_size"
+        in wrong["speculation.num_beams"]
+    )
+
+
+def test_what_a_strangers_variant_reads_is_not_judged_here() -> None:
+    assert read(f'variant = "theirs"\n{HEAD}[speculation]\nnum_beams = 2\n', "r.toml").speculation.num_beams == 2
+
+
+def test_a_calibrations_texts_are_a_data_set_of_the_hub() -> None:
+    texts = '[convert]\nquantization = "fp8"\n[convert.calibration]\nhub = "a/texts"\nsize = 64\n'
+    calibration = read(HEAD + texts, "r.toml").convert.calibration
+    assert calibration is not None
+    assert (calibration.kind, calibration.address, calibration.size) == (SourceKind.HUB, "datasets/a/texts", 64)
+    twin = '[runtime]\nkind = "twin"\n[convert]\nquantization = "fp8"\n'
+    assert read(HEAD + twin, "r.toml").convert.quantization == "fp8"
 
 
 def test_a_rule_over_a_broken_key_is_not_told_as_well() -> None:

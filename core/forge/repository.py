@@ -213,7 +213,8 @@ def rename(text: str, names: Names, role: Role, blank: Blank) -> str:
         for step in config.ensemble_scheduling.step:
             step.model_name = folders.get(step.model_name, step.model_name)
     if role is Role.BLS:
-        for sibling in (Role.TENSORRT_LLM, Role.PREPROCESSING, Role.POSTPROCESSING):
+        drafts = (Role.DRAFT,) if Role.DRAFT in names.roles else ()
+        for sibling in (Role.TENSORRT_LLM, Role.PREPROCESSING, Role.POSTPROCESSING, *drafts):
             config.parameters[f"{sibling}_model_name"].string_value = names.of(sibling)
     return _write(config)
 
