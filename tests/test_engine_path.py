@@ -152,3 +152,13 @@ def test_a_lock_pins_the_image_and_notices_another(shop: Workshop, world: World,
     world.containers.identity = "sha256:" + "c" * 64
     with pytest.raises(LockError, match="the lock pins"):
         shop.order(recipe, locked=True)
+
+
+def test_a_bls_with_literal_names_cannot_stand_under_a_prefix(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    shop.build([recipe], repository=tmp_path / "models", prefixed=True)
+    world.containers.identity = "sha256:" + "d" * 64
+    world.containers.scripts["/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py"] = 'name = "preprocessing"\n'
+    with pytest.raises(RecipeError, match="plain names"):
+        shop.build([recipe], repository=tmp_path / "others", prefixed=True)

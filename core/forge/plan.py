@@ -16,10 +16,13 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
     One recipe gets plain names, several (or ``prefixed``) get their own name as prefix. RecipeError carries all
     problems that can be known now.
     """
+    several = prefixed or len(orders) > 1
     problems = [problem for order in orders for problem in check(order)]
+    if several:
+        engines = [order for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
+        problems += [problem for order in engines for problem in engine.check_prefix(order)]
     if problems:
         raise RecipeError(tuple(problems))
-    several = prefixed or len(orders) > 1
     names = [Names(order.recipe.name if several else "", _roles(order)) for order in orders]
     entries = tuple(_entry(order, named) for order, named in zip(orders, names, strict=True))
     return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))

@@ -25,6 +25,18 @@ def check(order: Order) -> Iterator[Problem]:
     yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
 
 
+def check_prefix(order: Order) -> Iterator[Problem]:
+    """Whether the image's bls can be told its siblings' names: NVIDIA's own file has them as literals."""
+    model = f"{Role.BLS}/1/model.py"
+    texts = [text.content for text in (order.tooling.skeletons if order.tooling else ()) if text.path == model]
+    if any("preprocessing_model_name" not in text for text in texts):
+        yield Problem(
+            f"{order.recipe.name}: name",
+            "the image's tensorrt_llm_bls asks its siblings by their plain names, so this model cannot stand under a prefix yet",
+            "build it alone, without --prefixed, into a --repository of its own",
+        )
+
+
 def notes(order: Order) -> tuple[str, ...]:
     """What each patch will do to the image's scripts: applied, or not needed."""
     if order.tooling is None:
