@@ -32,7 +32,7 @@ def check_prefix(order: Order) -> Iterator[Problem]:
     if any("preprocessing_model_name" not in text for text in texts):
         yield Problem(
             f"{order.recipe.name}: name",
-            "the image's tensorrt_llm_bls asks its siblings by their plain names, so this model cannot stand under a prefix yet",
+            "the image's tensorrt_llm_bls asks its siblings by their plain names, so no prefix can stand before them yet",
             "build it alone, without --prefixed, into a --repository of its own",
         )
 
