@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,23 +57,55 @@ def engine_pid(folder: Path) -> int:
 def private_engine() -> Generator[tuple[str, Path]]:
     """An engine of one's own, (its address, its folder); stopped and cleared away afterwards."""
     # Not pytest's folder: a socket's path may have 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="forge-docker-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="forge-docker-") as name:
         folder = Path(name)
-        yield start(folder), folder
-        stop(folder)
+        try:
+            yield start(folder), folder
+        finally:
+            stop(folder)
 
 
 def stop(folder: Path) -> None:
-    pid = engine_pid(folder)
+    """End what runs for the engine in ``folder``, itself first, and unmount what it mounted there.
+
+    An engine that was killed leaves shims that nobody knows any more, and mounts.
+    """
+    if (folder / "run" / "docker.pid").exists():
+        end(engine_pid(folder), signal.SIGTERM)
+    for pid in ours(folder):
+        end(pid, signal.SIGKILL)
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for place in reversed([place for place in mounts if Path(place).is_relative_to(folder)]):
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def ours(folder: Path) -> list[int]:
+    """What still runs for the engine in ``folder``: its shims, by their command lines, after the containers that they hold."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"containerd" in words[0] and any(bytes(folder) in word for word in words):
+                found += [*children(int(entry.name)), int(entry.name)]
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """All that ``pid`` started, and what that started, the last first."""
+    direct = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in direct for each in (*children(child), child)]
+
+
+def end(pid: int, number: signal.Signals) -> None:
+    """Send a signal and wait until the process is gone; half a minute later it is killed."""
     began = started(pid)
-    if began is None:
-        return
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(300):
-        if started(pid) != began:
-            return
-        time.sleep(0.1)
-    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        while started(pid) == began is not None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
 
 def environ(address: str) -> dict[str, str]:
