@@ -59,6 +59,7 @@ def private_engine() -> Generator[tuple[str, Path]]:
     # Not pytest's folder: a socket's path may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="forge-docker-") as name:
         folder = Path(name)
+        folder.chmod(0o711)  # some tests ask it as somebody else
         try:
             yield start(folder), folder
         finally:
