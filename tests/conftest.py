@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from forge.asking import Target
 from forge.ports import Ports, Request
-from forge.workshop import Built, Target, Workshop
+from forge.workshop import Built, Workshop
 
 pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures"]
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from conftest import SMOLLM2, Say, chat, free_ports
+from forge.asking import Target
 from forge.errors import InferenceError, ServerError
 from forge.model import Role
 from forge.ports import Request
-from forge.workshop import Built, Target, Workshop
+from forge.workshop import Built, Workshop
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 """Takes recipes in: reads them, holds them against their locks, and gathers what planning may know of each."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from forge.errors import ForgeError, HostError, LockError, SourceError
 from forge.facts import World, gather
 from forge.families import Family
 from forge.lowering import images
-from forge.model import Facts, Recipe, RuntimeKind
+from forge.model import Facts, Recipe, RuntimeKind, Source
 from forge.order import Order
 from forge.ports import Event, Listener
 from forge.serving import serving_environment
@@ -164,3 +165,19 @@ def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[st
     environment = serving_environment(facts.host, wanted.runtime.packages)
     pins = (re.split("==", package, maxsplit=1) for package in (*environment.packages, *environment.bare))
     return None, {pin[0]: pin[-1] if len(pin) > 1 else "" for pin in pins}
+
+
+def source_of(text: str, revision: str, base: Path) -> Source:
+    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository."""
+    local = Path(text).expanduser()
+    remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
+    if remote or not local.exists():
+        url = local.absolute().as_uri() if local.is_dir() else text
+        return Source(git=url, revision=revision) if remote else Source(hub=text, revision=revision)
+    place = os.path.relpath(local.absolute(), base.absolute())
+    return Source(gguf=place) if local.is_file() else Source(path=place)
+
+
+def safe_name(name: str) -> str:
+    """``name`` as a folder's: what a recipe would refuse becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:128] or "model"

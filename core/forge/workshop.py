@@ -7,15 +7,14 @@ running = shop.serve("model-repository")
 """
 
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forge import drafting, publishing, repository
+from forge import drafting, entering, publishing, repository
+from forge.asking import Target
 from forge.builder import Builder
 from forge.checkup import Checkup
 from forge.containers import dockerfile
@@ -24,17 +23,16 @@ from forge.doors import Doors
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.families import find
 from forge.fitting import Report
-from forge.intake import NO_GPUS, Intake
+from forge.intake import Intake, safe_name, source_of
 from forge.launching import launch
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Command, Recipe, RuntimeKind, Source, SourceKind
+from forge.manifest import Manifest, PublishedModel
+from forge.model import Command, Recipe, RuntimeKind, SourceKind
 from forge.order import Order
 from forge.outlook import Outlook, outlook
 from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
-from forge.repository import asset
 from forge.sizing import Sizing
-from forge.steps import Entry, LayBackends, Plan, Stage, Step
+from forge.steps import Plan, Stage
 from forge.store import Store
 from forge.toolchain import template
 
@@ -53,40 +51,6 @@ class Built:
     models: tuple[PublishedModel, ...]
     linked: int
     copied: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """A served model to speak to: where, under which Triton name, and what its recipe wants asked."""
-
-    address: str
-    model: PublishedModel
-    repository: Path
-
-    @property
-    def tokenizer(self) -> Path:
-        """Its folder; llmapi reads the tokenizer out of the checkpoint itself."""
-        kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
-        return self.repository / asset(self.model.name, kind)
-
-    def request(self, prompt: str) -> Request:
-        """A request with the recipe's sampling. Without a seed it draws one: the server would reuse a fixed one."""
-        wanted = self.model.sampling
-        return Request(
-            model=self.model.front,
-            prompt=prompt,
-            max_tokens=wanted.max_tokens,
-            temperature=wanted.temperature,
-            top_k=wanted.top_k,
-            top_p=wanted.top_p,
-            seed=secrets.randbits(63) if wanted.seed is None else wanted.seed,
-            beam_width=wanted.beam_width,
-            repetition_penalty=wanted.repetition_penalty,
-            presence_penalty=wanted.presence_penalty,
-            frequency_penalty=wanted.frequency_penalty,
-            min_tokens=wanted.min_tokens,
-            stop=wanted.stop,
-        )
 
 
 class Workshop:
@@ -170,12 +134,12 @@ class Workshop:
 
         Paths in the recipe are relative to ``base``, the folder that it will stand in.
         """
-        origin = _source_of(source, revision, Path(base))
+        origin = source_of(source, revision, Path(base))
         found = self._doors.origins[origin.kind]
         checkpoint = found.read(found.pin(origin, Path(base).absolute()))
         stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
         family = find(checkpoint) if checkpoint.architectures else ""
-        return drafting.draft(name or _safe(stem), origin, checkpoint, family)
+        return drafting.draft(name or safe_name(stem), origin, checkpoint, family)
 
     # -- building
 
@@ -192,7 +156,7 @@ class Workshop:
         orders = self._prepared([self.order(path, runtime=runtime, locked=locked) for path in recipes])
         wanted = plan(orders, prefixed=prefixed)
         place = Path(repository).absolute()
-        models = _in_order(place, [_published(o, e) for o, e in zip(orders, wanted.entries, strict=True)])
+        models = entering.in_order(place, [entering.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)])
         with self.store.using(step.key for step in wanted.steps):
             artifacts = self._builder.realise(wanted.steps)
             self.store.remember(place)
@@ -314,63 +278,3 @@ class Workshop:
     def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
         """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
         return self._doors.templated(target.tokenizer, messages)
-
-
-def _in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
-    """The models as they can be published one after another: those already there first, for one may give up plain names.
-
-    RepositoryError where one has no room, before anything is built.
-    """
-    held = publishing.inventory(place)
-    if len({model.runtime is RuntimeKind.TWIN for model in (*held.models, *models)}) > 1:
-        what = "one server serves a repository, and the twin's models and those of NVIDIA's container need two"
-        raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
-    ordered = sorted(models, key=lambda model: held.find(model.name) is None)
-    for model in ordered:
-        publishing.check_room(place, held, model)
-        held = held.having(model)
-    return tuple(ordered)
-
-
-def _published(order: Order, entry: Entry) -> PublishedModel:
-    steps: dict[str, Step] = {}
-    entry.gather(steps)
-    return PublishedModel(
-        name=order.recipe.name,
-        entry=entry.step.key,
-        runtime=order.recipe.runtime.kind,
-        roles=entry.names.all(),
-        prefix=entry.names.prefix,
-        keys={step.name: key for key, step in steps.items()},
-        serving=_serving(order, entry),
-        sampling=order.recipe.sampling,
-    )
-
-
-def _serving(order: Order, entry: Entry) -> Serving:
-    """What a server for this model stands on: two artifacts here, or the family's image."""
-    if entry.serving is None:
-        image = next(step for name, step in entry.step.needs if name == "image")
-        recipe = order.recipe
-        if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU; its one process starts those of the other ranks
-            return Serving(image=image.key, gpus="" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus)
-        return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp)
-    environment, backends = entry.serving
-    triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
-    return Serving(environment=environment.key, backends=backends.key, triton=triton)
-
-
-def _source_of(text: str, revision: str, base: Path) -> Source:
-    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository."""
-    local = Path(text).expanduser()
-    remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
-    if remote or not local.exists():
-        url = local.absolute().as_uri() if local.is_dir() else text
-        return Source(git=url, revision=revision) if remote else Source(hub=text, revision=revision)
-    place = os.path.relpath(local.absolute(), base.absolute())
-    return Source(gguf=place) if local.is_file() else Source(path=place)
-
-
-def _safe(name: str) -> str:
-    """``name`` as a folder's: what a recipe would refuse becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:128] or "model"

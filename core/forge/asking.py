@@ -1,0 +1,44 @@
+"""A served model to speak to: where it stands, what it is called there, and what its recipe wants asked."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.manifest import PublishedModel
+from forge.model import RuntimeKind
+from forge.ports import Request
+from forge.repository import asset
+
+
+@dataclass(frozen=True)
+class Target:
+    """A served model to speak to: where, under which Triton name, and what its recipe wants asked."""
+
+    address: str
+    model: PublishedModel
+    repository: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """Its folder; llmapi reads the tokenizer out of the checkpoint itself."""
+        kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
+        return self.repository / asset(self.model.name, kind)
+
+    def request(self, prompt: str) -> Request:
+        """A request with the recipe's sampling. Without a seed it draws one: the server would reuse a fixed one."""
+        wanted = self.model.sampling
+        return Request(
+            model=self.model.front,
+            prompt=prompt,
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            top_k=wanted.top_k,
+            top_p=wanted.top_p,
+            seed=secrets.randbits(63) if wanted.seed is None else wanted.seed,
+            beam_width=wanted.beam_width,
+            repetition_penalty=wanted.repetition_penalty,
+            presence_penalty=wanted.presence_penalty,
+            frequency_penalty=wanted.frequency_penalty,
+            min_tokens=wanted.min_tokens,
+            stop=wanted.stop,
+        )
