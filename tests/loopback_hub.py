@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
-RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+INFO = re.compile(r"/api/(models/)?(?P<repo>(datasets/)?[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
+ACCESS = re.compile(r"/api/(models/)?(?P<repo>(datasets/)?[^/]+/[^/]+)/auth-check")
+RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 Span = tuple[int, int | None]
 """Where a wanted range begins, and its last byte where it has one."""
-PLAIN = (".json", ".txt", ".md", ".jinja")  # what git keeps itself; the rest is in LFS
+PLAIN = (".json", ".jsonl", ".txt", ".md", ".jinja")  # what git keeps itself; the rest is in LFS
 Files = Mapping[str, bytes]
 
 
@@ -72,7 +73,10 @@ class LoopbackHub:
         """Bytes served for a path in place of those that were listed."""
 
     def commit(self, name: str, files: Files, revision: str = "main", token: str = "", gated: bool = False) -> str:
-        """Put files under a new commit that ``revision`` then names; returns the commit."""
+        """Put files under a new commit that ``revision`` then names; returns the commit.
+
+        The ``name`` of a data set begins with ``datasets/``; neither kind answers at the other's addresses.
+        """
         repository = self.repositories.setdefault(name, Repository())
         repository.token, repository.gated = token, gated
         identity = json.dumps([name, len(repository.commits), sorted(files)]).encode()
@@ -85,23 +89,32 @@ class LoopbackHub:
         if self.failures:
             self.failures -= 1
             return Answer(503)
-        asked = INFO.fullmatch(path) or RESOLVE.fullmatch(path)
-        if asked is None:
+        asked = ACCESS.fullmatch(path) or INFO.fullmatch(path) or RESOLVE.fullmatch(path)
+        if asked is None or path.startswith("/api/models/datasets/"):
             return Answer(404)
         repository = self.repositories.get(asked["repo"])
-        if repository is None:
-            return refusal(404 if authorization else 401, "RepoNotFound")
+        if repository is None or asked.re is ACCESS:
+            return self._access(repository, authorization)
         listing = "path" not in asked.groupdict()
-        allowed = not repository.token or authorization == f"Bearer {repository.token}"
-        if not allowed and not (listing and repository.gated):  # a gated repository's list is public, its bytes are not
-            status = 403 if authorization else 401
-            return refusal(status, "GatedRepo") if repository.gated else refusal(404, "RepoNotFound")
+        refused = self._access(repository, authorization)
+        if refused.status != 200 and not (listing and repository.gated):  # a gated list is public, its bytes are not
+            return refused
         revision = asked["revision"] or "main"
         commit = repository.names.get(revision, revision)
         if commit not in repository.commits:
             return refusal(404, "RevisionNotFound")
         files = repository.commits[commit]
-        return listed(asked["repo"], commit, files) if listing else self._file(commit, files, asked["path"], span)
+        about = listed(asked["repo"], commit, files, repository.gated) if listing else None
+        return about or self._file(commit, files, asked["path"], span)
+
+    def _access(self, repository: Repository | None, authorization: str) -> Answer:
+        if repository is None:
+            return refusal(404 if authorization else 401, "RepoNotFound")
+        if not repository.token or authorization == f"Bearer {repository.token}":
+            return Answer(200)
+        if repository.gated:
+            return refusal(403 if authorization else 401, "GatedRepo")
+        return refusal(404, "RepoNotFound")
 
     def _file(self, commit: str, files: Files, path: str, span: Span | None) -> Answer:
         if path not in files:
@@ -126,9 +139,12 @@ def described(path: str, data: bytes) -> dict[str, object]:
     return entry
 
 
-def listed(name: str, commit: str, files: Files) -> Answer:
+def listed(name: str, commit: str, files: Files, gated: bool) -> Answer:
     siblings = [described(path, data) for path, data in sorted(files.items())]
-    info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "siblings": siblings}
+    identity = name.removeprefix("datasets/")
+    kind = {"id": identity} if name != identity else {"id": name, "modelId": name}
+    access: dict[str, object] = {"private": False, "gated": "manual" if gated else False}
+    info = {**kind, **access, "sha": commit, "tags": [], "siblings": siblings}
     return Answer(200, json.dumps(info).encode())
 
 

@@ -1,9 +1,12 @@
 # ruff: noqa: E501  (the words stand as people met them)
 """Every known failure is known by the words in which people met it, and its mend can be followed."""
 
+from pathlib import Path
+
 import pytest
 
-from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, named
+from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, fault, named, read
+from forge.doors import Known
 
 # As they stand in the public threads that each row names.
 SEEN = [
@@ -41,6 +44,9 @@ SEEN = [
     ("no-such-program", "/opt/tensorrtserver/nvidia_entrypoint.sh: line 92: exec: tritonserver: not found"),
     ("no-such-program", "[FATAL tini (7)] exec trtllm-build failed: No such file or directory"),
     ("missing-mount", 'invalid mount config for type "bind": bind source path does not exist: /home/docker/data'),
+    ("engine-unreadable", "[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine (/app/tensorrt_llm/cpp/tensorrt_llm/runtime/tllmRuntime.cpp:74)"),
+    ("calibration-texts", "ValueError: Config name is missing.\nPlease pick one among the available configs: ['1.0.0', '2.0.0', '3.0.0']"),
+    ("calibration-texts", "    dataset = dataset[\"text\"][:calib_size]\nKeyError: 'text'"),
     ("bad-dockerfile", "dockerfile parse error line 3: unknown instruction: RUNN"),
     ("killed", "loading weights\nKilled\n"),
 ]  # fmt: skip
@@ -79,3 +85,57 @@ def test_a_strangers_table_can_stand_before_forges_own() -> None:
 
 def test_a_row_can_be_asked_for_by_name() -> None:
     assert named("disk-full").host
+
+
+def test_every_row_can_be_used() -> None:
+    assert [(row.name, what) for row in DIAGNOSES if (what := fault(row))] == []
+
+
+def test_a_version_tag_of_something_else_is_not_an_engines() -> None:
+    assert diagnose("Version tag does not match: the cache is of format 3, expected 4") is None
+
+
+OWN = """
+[[diagnosis]]
+name = "our-proxy"
+pattern = "proxy said (?P<code>\\\\d+)"
+meaning = "our proxy answered {code}"
+mend = "log in to it"
+host = true
+"""
+
+
+def test_a_persons_own_rows_are_read_from_toml() -> None:
+    (row,) = read(OWN).rows
+    found = diagnose("ERROR: proxy said 407", (row, *DIAGNOSES))
+    assert found is not None
+    assert (str(found), found.host) == ("our proxy answered 407: log in to it", True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("proxy said", "(proxy said", "no regular expression"),
+        ("proxy said (?P<code>\\\\d+)", ".*", "in every text"),
+        ("{code}", "{number}", "no group"),
+        ("log in to it", "", "the mend"),
+        ("host = true", "hsot = true", "hsot"),
+        ("[[diagnosis]]", "[[diagnosis", "at the end of an array"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_and_left_out(old: str, new: str, said: str) -> None:
+    held = read(OWN.replace(old, new))
+    assert held.rows == ()
+    (problem,) = held.problems
+    assert said.lower() in problem.lower()
+
+
+def test_a_persons_own_rows_come_first_and_what_is_wrong_with_them_hides_no_failure(tmp_path: Path) -> None:
+    said: list[str] = []
+    known = Known(tmp_path / "diagnoses.toml", said.append)
+    assert tuple(known)[-len(DIAGNOSES) :] == DIAGNOSES
+    (tmp_path / "diagnoses.toml").write_text(OWN)
+    assert next(iter(known)).name == "our-proxy"
+    (tmp_path / "diagnoses.toml").write_text("[[diagnosis")
+    assert diagnose("No space left on device", known) == diagnose("No space left on device")
+    assert "diagnoses.toml" in said[0]

@@ -53,7 +53,7 @@ def _signature(hook: object) -> str:
     assert callable(hook)
     spelled = str(inspect.signature(hook))
     return (
-        re.sub(r"\bforge\.(model|tables|errors)\.", "", spelled)
+        re.sub(r"\bforge\.(model|tables|errors|diagnoses)\.", "", spelled)
         .replace("TextPatch | forge.model.CallPatch | forge.model.JsonPatch", "Patch")
         .replace("TextPatch | CallPatch | JsonPatch", "Patch")
     )
@@ -94,7 +94,7 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "12 passed" in ran.stdout
+    assert "13 passed" in ran.stdout
     asked = subprocess.run(
         [sys.executable, "-c", "from forge.testing import check_plugin; print(check_plugin('internlm'))"],
         cwd=tmp_path,

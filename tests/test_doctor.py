@@ -71,9 +71,15 @@ def test_an_engine_on_a_bare_machine_is_a_problem_that_names_the_recipe_and_the_
     found = examine((ENGINE, TWIN), BARE)
     assert [each for each, status in statuses(found).items() if status is Status.PROBLEM] == ["docker", "driver", "gpu"]
     docker = of(found, "docker")[0]
-    assert "gemma need it" in docker.what
+    assert "gemma needs it" in docker.what
     assert "small" not in docker.what
     assert docker.hint == "install Docker or start it"
+
+
+def test_an_engine_whose_containers_get_no_gpu_needs_docker_alone() -> None:
+    found = examine((replace(ENGINE, gpus=0),), BARE)
+    assert [each for each, status in statuses(found).items() if status is Status.PROBLEM] == ["docker"]
+    assert "needed for the runtimes engine and llmapi on GPUs, which these recipes are not" in of(found, "gpu")[0].what
 
 
 def test_what_twins_do_not_need_is_a_remark() -> None:

@@ -344,3 +344,21 @@ def test_merged_overrides_let_the_variant_win_key_by_key() -> None:
 
 def test_a_family_that_says_nothing_of_its_tokenizer_has_the_usual_one() -> None:
     assert _family(_variant()).tokenizer() == Tokenizer()
+
+
+KNOWS = """
+from forge import Diagnosis, hookimpl
+
+@hookimpl
+def forge_diagnoses():
+    return (
+        Diagnosis("theirs", "flux of (?P<count>[0-9]+)", "{count} fluxes", "use fewer"),
+        Diagnosis("greedy", ".*", "anything", "nothing"),
+    )
+"""
+
+
+def test_what_plugins_know_of_failures_is_asked_and_useless_rows_are_passed_over(install: Install) -> None:
+    install("flux", "flux", KNOWS)
+    install("broken", "broken", "import nowhere_at_all")
+    assert [row.name for row in families.diagnoses()] == ["theirs"]

@@ -214,6 +214,7 @@ def test_a_name_that_is_no_safe_folder_name_is_refused(name: str) -> None:
         ('[convert]\nquantization = "fp8"\n[convert.calibration]\nsize = 3\n', "convert.calibration"),
         ('[convert]\nquantization = "fp8"\n[convert.calibration]\nhub = "a/b"\nsize = 0\n', "convert.calibration.size"),
         ('[convert]\nquantization = "fp8"\n[convert.calibration]\ngguf = "x.gguf"\n', "convert.calibration.gguf"),
+        ('[convert]\nquantization = "fp8"\n[convert.calibration]\nhub = "abisee/cnn_dailymail"\n', "convert.calibration.hub"),
         ('[convert]\nargs = { calib_dataset = "x" }\n', "convert.args.calib_dataset"),
     ],
 )

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import forge_llama
-from forge import Command, Engine, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
+from forge import Command, Diagnosis, Engine, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
 from forge.errors import InferenceError, SourceError, StepError
 from forge.model import Source, Toolchain
 from forge.ports import Client, Environment, Environments, Executor, Job, Launch, Origin, Request, Server
@@ -218,3 +218,14 @@ def test_the_fake_model_echoes_word_by_word() -> None:
     assert next(port.generate("here:1", Request("ensemble", "one two", 9, stream=False))).text == "one two"
     with pytest.raises(InferenceError, match="no model 'x'"):
         next(port.generate("here:1", Request("x", "y", 1)))
+
+
+def test_a_row_that_hides_every_failure_is_told_by_the_kit() -> None:
+    @hookimpl
+    def forge_diagnoses() -> tuple[Diagnosis, ...]:
+        return (Diagnosis("mine", ".*", "anything", "nothing"), Diagnosis("disk-full", "x", "{gone}", "z"))
+
+    told = [problem.what for problem in check_plugin(_module(forge_diagnoses=forge_diagnoses))]
+    assert any("mine: '.*' is found in every text" in what for what in told)
+    assert any("disk-full: {gone} is no group" in what for what in told)
+    assert any("disk-full is the name of a row of forge's own" in what for what in told)

@@ -10,7 +10,7 @@ from forge.containers import Containers, DaemonFacts
 from forge.doctor import Finding, Signs, Wish
 from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.machine import Disk, Machine
-from forge.model import Checkpoint, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.model import Calibration, Checkpoint, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.ports import Origin
 from forge.serving import serving_environment
 from forge.steps import Fetch, Step
@@ -100,13 +100,16 @@ class _Case:
             return
         sources = [source for source in (recipe.source, recipe.draft) if source is not None]
         pins = [self._source(recipe.name, source, base) for source in sources]
+        texts = recipe.convert.calibration if recipe.runtime.kind is RuntimeKind.ENGINE else None
+        if texts is not None:
+            pins.append(self._source(recipe.name, texts, base))
         pinned = [pin for pin, _ in pins if pin is not None]
         missing = [pin for pin in pinned if self.checkup.store.find(Step("model", Fetch(pin)).key) is None]
         wish = Wish(
             name=recipe.name,
             kind=recipe.runtime.kind,
             image=recipe.runtime.image,
-            gpus=recipe.convert.tp * recipe.convert.pp,
+            gpus=0 if recipe.runtime.gpus == "none" else recipe.convert.tp * recipe.convert.pp,
             size=_bytes(pinned[:1]),
             missing=_bytes(missing),
             plugins=tuple(filter(None, (recipe.family, recipe.variant))) if recipe.family else (),
@@ -128,7 +131,7 @@ class _Case:
         pinned = checkpoint = None
         try:
             pinned = origin.pin(source, base)
-            checkpoint = origin.read(pinned)
+            checkpoint = None if isinstance(source, Calibration) else origin.read(pinned)
         except ForgeError as error:
             self.found += doctor.failed("source", name, error)
         else:

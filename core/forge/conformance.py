@@ -17,6 +17,7 @@ from typing import cast
 import msgspec
 
 from forge import compatibility, hookspecs, patching, trtllm
+from forge.diagnoses import DIAGNOSES, Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem
 from forge.families import Plugin, Question, load
 from forge.model import (
@@ -45,6 +46,7 @@ PROMISES: dict[str, object] = {
     "forge_engines": tuple[Engine, ...],
     "forge_tokenizer": Tokenizer,
     "forge_config_overrides": ConfigOverrides,
+    "forge_diagnoses": tuple[Diagnosis, ...],
 }
 """What each hook answers with."""
 
@@ -103,6 +105,9 @@ class PluginConformance:
     def test_patches_can_be_applied_again(self) -> None:
         _expect(_patches(self._plugin(), self._cases()))
 
+    def test_diagnoses_can_be_used(self) -> None:
+        _expect(_diagnoses(self._plugin(), self._cases()))
+
     def _plugin(self) -> Plugin:
         return _loaded(self.plugin)
 
@@ -120,7 +125,7 @@ def check_plugin(plugin: ModuleType | str, recipe: Recipe = PluginConformance.re
         return (Problem(str(plugin), error.what, error.hint),)
     found = (*_misspelled(plugin, loaded), *_architectures(loaded), *_whole(loaded), *typed)
     if not typed:  # a wrong type would only be told again by each of these
-        for check in (_pure, _paths, _well_formed, _own_flags, _engines, _patches):
+        for check in (_pure, _paths, _well_formed, _own_flags, _engines, _patches, _diagnoses):
             found += tuple(check(loaded, asked))
     return tuple(Problem(loaded.name, what) for what in found)
 
@@ -292,6 +297,15 @@ def _engines(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
             elif built and place not in built:
                 wrong.append(f"{case.name}: forge_engines: no command of the build leaves an engine in {place}")
     return wrong
+
+
+def _diagnoses(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
+    if "forge_diagnoses" not in plugin.hooks():
+        return []
+    rows = cast("tuple[Diagnosis, ...] | None", _answer(plugin, "forge_diagnoses", asked[0])) or ()
+    wrong = [f"forge_diagnoses: {row.name}: {what}" for row in rows if (what := fault(row))]
+    ours = {row.name for row in DIAGNOSES}
+    return wrong + [f"forge_diagnoses: {row.name} is the name of a row of forge's own" for row in rows if row.name in ours]
 
 
 def _patches(plugin: Plugin, asked: Sequence[Case]) -> list[str]:

@@ -11,13 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from forge.errors import Problem
-from forge.model import Command, Requirements
+from forge.model import Command, Requirements, Toolchain
 
 Line = Callable[[str], None]
 """Told each line of output as it comes."""
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all); the second grows while layers are still being named."""
 
+LOCAL = "local"
+"""In the place of an image's reference: no container, the environment that forge itself runs in (adapters.here)."""
 INPUTS = PurePosixPath("/forge")
 OUT = INPUTS / "out"
 
@@ -27,7 +29,7 @@ _APT = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+)?\Z")  # Debian poli
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_GPUS = re.compile(r"(all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*)?\Z")
+_GPUS = re.compile(r"(all|[A-Za-z0-9][A-Za-z0-9-]*(,[A-Za-z0-9][A-Za-z0-9-]*)*)?\Z")
 _KEY = re.compile(r"[0-9a-z]{8,128}\Z")
 _OURS = frozenset({"tensorrt", "tensorrt-llm", "tensorrt-cu12", "tensorrt-cu13"})
 """What the base image is chosen for: a requirement that replaces it would build engines that nothing serves."""
@@ -131,6 +133,25 @@ class Containers(Protocol):
 
     def reap(self) -> tuple[str, ...]:
         """Remove the containers that dead forges left; their names."""
+        ...
+
+
+class Inside(Containers, Protocol):
+    """The environment that forge itself runs in, inside NVIDIA's container, as if it were an image: ``LOCAL`` names it.
+
+    A ``run`` has its inputs at their constant paths as far as its own words say them; what writes elsewhere is not held back.
+    """
+
+    def present(self) -> bool:
+        """Whether this is NVIDIA's container: its Triton stands where it belongs, and a Python here has TensorRT-LLM."""
+        ...
+
+    def toolchain(self) -> Toolchain:
+        """What is here; HostError where no TensorRT-LLM is."""
+        ...
+
+    def lacking(self, requirements: Requirements) -> tuple[Problem, ...]:
+        """Those that are not installed here, with the command that installs them."""
         ...
 
 

@@ -186,7 +186,8 @@ def _variants_dtype(recipe: Recipe) -> str:
 
 
 def _eagle_in_stages(recipe: Recipe) -> str:
-    staged = recipe.variant == "eagle" and recipe.convert.pp > 1
+    scripted = recipe.runtime.kind is not RuntimeKind.LLMAPI  # which converts nothing
+    staged = recipe.variant == "eagle" and recipe.convert.pp > 1 and scripted
     return f"is {recipe.convert.pp}, and eagle's script refuses pipeline parallelism" if staged else ""
 
 
@@ -227,6 +228,14 @@ def _calibrated_on_a_model(recipe: Recipe) -> str:
     return "a GGUF file holds a model and no texts" if texts is not None and texts.gguf is not None else ""
 
 
+def _calibrated_on_articles(recipe: Recipe) -> str:
+    """quantize.py knows these two by their names alone, which a mounted folder has not."""
+    texts = recipe.convert.calibration
+    told = str(texts.hub).lower() if texts is not None else ""
+    named = [name for name in ("cnn_dailymail", "scienceqa") if name in told]
+    return f"{named[0]} has no column `text`, which is what NVIDIA's quantize.py reads of a folder" if named else ""
+
+
 _RULES = (
     _Rule(("build.max_input_len", "build.max_seq_len"), _input_above_sequence, "prompt and answer share max_seq_len"),
     _Rule(("sampling.beam_width", "build.max_beam_width"), _beams_above_engine, "raise build.max_beam_width"),
@@ -242,7 +251,7 @@ _RULES = (
     ),
     _Rule(("sampling.temperature", "variant"), _warm_medusa, "set it to 0"),
     _Rule(("convert.dtype", "variant"), _variants_dtype, "say float16 or bfloat16"),
-    _Rule(("convert.pp", "variant"), _eagle_in_stages, "set it to 1 and raise convert.tp"),
+    _Rule(("convert.pp", "variant", "runtime.kind"), _eagle_in_stages, "set it to 1 and raise convert.tp"),
     _Rule(("runtime.packages", "runtime.kind"), _packages_without_twin, "take them away, or use --runtime twin"),
     _Rule(("serve.enable_kv_cache_reuse", "build.args"), _reuse_without_paging, "drop use_paged_context_fmha there"),
     _Rule(("variant", "build.args"), _variant_without_paging, "drop use_paged_context_fmha there"),
@@ -252,5 +261,10 @@ _RULES = (
         'add [convert.calibration] with a data set that has a column `text`, such as hub = "NeelNanda/pile-10k"',
     ),
     _Rule(("convert.calibration", "convert.quantization"), _calibrated_in_vain, "take it away"),
+    _Rule(
+        ("convert.calibration.hub", "convert.calibration"),
+        _calibrated_on_articles,
+        'name another, such as hub = "NeelNanda/pile-10k"',
+    ),
     _Rule(("convert.calibration.gguf", "convert.calibration"), _calibrated_on_a_model, "name a data set by hub, git or path"),
 )

@@ -2,12 +2,18 @@
 
 Each row was read in a public issue (``seen``). The first row whose pattern is in the text wins, so what explains more stands
 above what is merely true. A mend may name the pattern's groups; ``needed`` and ``there`` are bytes, ``share`` what is there in
-percent of what is needed.
+percent of what is needed. docs/diagnoses.md lists the rows; a person's own stand in ``diagnoses.toml`` (``read``), and plugins
+bring theirs (the hook ``forge_diagnoses``).
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import msgspec
+
+NAME = "diagnoses.toml"
+"""The file of a person's own rows, in forge's home folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,8 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
     ),
     Diagnosis(
         "version-tag",
+        # TensorRT's whole sentence, as TensorRT-LLM logs it; other things have version tags, too.
+        r"Serialization assertion \w+ == \w+ failed\.\s*"
         r"Version tag does not match\. Note: Current Version: (?P<runs>\d+), Serialized Engine Version: (?P<built>\d+)",
         "the engine was built by another TensorRT ({built}) than the one that loads it ({runs})",
         "build and serve with one image: drop the engine and build again with the [runtime] image that serves",
@@ -112,6 +120,13 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "the engine was built for a GPU of compute capability {built} and this one has {here}",
         "build it again on the GPU that serves it",
         _ISSUES(_TRTLLM, 3031),
+    ),
+    Diagnosis(
+        "engine-unreadable",
+        r"Failed to deserialize cuda engine|Engine deserialization failed",
+        "the engine cannot be read: another TensorRT-LLM built it, or its file is not whole",
+        "build and serve with one image: `forge cache verify`, then build again with the [runtime] image that serves",
+        _ISSUES(_BACKEND, 235),
     ),
     Diagnosis(
         "unsupported-gpu",
@@ -177,6 +192,16 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "a file of weights is a git-lfs pointer, not the weights",
         "fetch them (`git lfs pull` in the checkpoint's folder), or name the model by [source] hub",
         _ISSUES("deepseek-ai/DeepSeek-V3", 557),
+    ),
+    Diagnosis(
+        "calibration-texts",
+        r"KeyError: ['\"]text['\"]|Column '?text'? (not in the dataset|doesn't exist)|Unknown split ['\"]train"
+        r"|Config name is missing|Unsupported dataset name or local repo directory"
+        r"|Couldn't find any data file at /forge/calibration",
+        "the texts to calibrate with are not as NVIDIA's quantize.py reads them",
+        "name a data set with a `train` split and a column `text` in [convert.calibration], such as NeelNanda/pile-10k; "
+        "or put your texts into a folder as .jsonl, an object with the key `text` on each line, and name it by `path`",
+        _ISSUES(_TRTLLM, 5247),
     ),
     Diagnosis(
         "remote-code",
@@ -249,6 +274,52 @@ def diagnose(text: str, table: Iterable[Diagnosis] = DIAGNOSES) -> Diagnosis | N
             words = _words(match)
             return Diagnosis(row.name, row.pattern, _fill(row.meaning, words), _fill(row.mend, words), row.seen, host=row.host)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A person's own rows, and what is wrong with the others of their file."""
+
+    rows: tuple[Diagnosis, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    pattern: str
+    meaning: str
+    mend: str
+    seen: str = ""
+    host: bool = False
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    diagnosis: tuple[_Row, ...] = ()
+
+
+def read(text: str) -> Own:
+    """The tables [[diagnosis]] of a TOML text, each with a row's words. What cannot be used is told and left out."""
+    try:
+        stated = [Diagnosis(**msgspec.structs.asdict(row)) for row in msgspec.toml.decode(text, type=_File).diagnosis]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Own(problems=(str(error),))
+    wrong = {row.name: problem for row in stated if (problem := fault(row))}
+    return Own(tuple(row for row in stated if row.name not in wrong), tuple(f"{name}: {what}" for name, what in wrong.items()))
+
+
+def fault(row: Diagnosis) -> str:
+    """What makes a row useless; empty for a good one."""
+    try:
+        found = re.compile(row.pattern, re.IGNORECASE | re.MULTILINE)
+    except re.error as error:
+        return f"{row.pattern!r} is no regular expression: {error}"
+    if found.search(""):
+        return f"{row.pattern!r} is found in every text"
+    if not (row.name and row.meaning and row.mend):
+        return "a row says its name, what the failure means and the mend"
+    known = {*found.groupindex, "share"}
+    strange = [word for word in re.findall(r"\{(\w+)\}", row.meaning + row.mend) if word not in known]
+    return f"{{{strange[0]}}} is no group of its pattern" if strange else ""
 
 
 def named(name: str) -> Diagnosis:

@@ -51,7 +51,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one recipe asks of the machine. ``size`` in bytes of its sources; ``missing`` those that are not held yet."""
+    """What one recipe asks of the machine: GPUs (0 where its containers get none), an image, room.
+
+    ``size`` is the bytes of its sources; ``missing`` those that are not held yet.
+    """
 
     name: str
     kind: RuntimeKind
@@ -108,21 +111,22 @@ def failed(check: str, name: str, error: ForgeError) -> tuple[Finding, ...]:
     return tuple(Finding(check, Status.PROBLEM, f"{name}: {_located(each)}", each.hint) for each in problems)
 
 
-def _missing(wishes: tuple[Wish, ...], kinds: tuple[RuntimeKind, ...], finding: Finding) -> Finding:
-    """``finding`` about something that is missing, as grave as it is for these recipes."""
-    wanted = [wish.name for wish in wishes if wish.kind in kinds]
-    needed = f"needed for the runtime{'s' if len(kinds) > 1 else ''} {' and '.join(kinds)}"
+def _missing(wishes: tuple[Wish, ...], kinds: tuple[RuntimeKind, ...], finding: Finding, *, gpus: bool = False) -> Finding:
+    """``finding`` about something that is missing, as grave as it is for these recipes; ``gpus`` is what only GPUs need."""
+    wanted = [wish.name for wish in wishes if wish.kind in kinds and (wish.gpus or not gpus)]
+    needed = f"needed for the runtime{'s' if len(kinds) > 1 else ''} {' and '.join(kinds)}{' on GPUs' if gpus else ''}"
     if wanted:
-        return Finding(finding.check, Status.PROBLEM, f"{finding.what} ({', '.join(wanted)} need it)", finding.hint)
+        verb = "need" if len(wanted) > 1 else "needs"
+        return Finding(finding.check, Status.PROBLEM, f"{finding.what} ({', '.join(wanted)} {verb} it)", finding.hint)
     status = Status.REMARK if wishes else Status.WARNING
     what = f"{finding.what} ({needed}{', which these recipes are not' if wishes else ''})"
     return Finding(finding.check, status, what, finding.hint)
 
 
-def _uncontained(wishes: tuple[Wish, ...], signs: Signs, finding: Finding) -> Finding:
+def _uncontained(wishes: tuple[Wish, ...], signs: Signs, finding: Finding, *, gpus: bool = False) -> Finding:
     if signs.inside:
         return Finding(finding.check, Status.REMARK, f"{finding.what} (not needed: TensorRT-LLM itself is here)", finding.hint)
-    return _missing(wishes, CONTAINED, finding)
+    return _missing(wishes, CONTAINED, finding, gpus=gpus)
 
 
 def _docker(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
@@ -140,13 +144,13 @@ def _toolkit(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         yield Finding("toolkit", Status.OK, "Docker has NVIDIA's runtime")
         return
     known = named("no-nvidia-runtime")
-    yield _uncontained(wishes, signs, Finding("toolkit", Status.PROBLEM, known.meaning, known.mend))
+    yield _uncontained(wishes, signs, Finding("toolkit", Status.PROBLEM, known.meaning, known.mend), gpus=True)
 
 
 def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     if not signs.driver:
         hint = "install NVIDIA's driver (https://www.nvidia.com/drivers) and load it; `nvidia-smi` then lists the GPUs"
-        yield _missing(wishes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint))
+        yield _missing(wishes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint), gpus=True)
         return
     known = f"known images: {RELEASES[0].tag} to {RELEASES[-1].tag}"
     fitting = [each.tag for each in RELEASES if each.driver and not _refuses(each.tag, signs.driver)]
@@ -172,7 +176,7 @@ def _refuses(image: str, driver: str) -> HostError | None:
 def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     if not signs.gpus:
         hint = "engines are built and served on the GPU that they run on; `--runtime twin` needs none"
-        yield _missing(wishes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint))
+        yield _missing(wishes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint), gpus=True)
         return
     for gpu in signs.gpus:
         old = bool(gpu.capability) and compatibility.version(gpu.capability) < CAPABILITY
@@ -188,7 +192,7 @@ def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
             hint = "lower [convert] tp or pp"
             what = f"{wish.name} asks for {wish.gpus} GPUs (tp x pp), and {len(signs.gpus)} are here"
             yield Finding("gpu", Status.PROBLEM, what, hint)
-        elif memory and wish.size > wish.gpus * memory:
+        elif memory and wish.gpus and wish.size > wish.gpus * memory:
             what = f"{wish.name}: {_gb(wish.size)} of weights on {wish.gpus} x {_gb(memory)} of GPU memory"
             yield Finding(
                 "gpu", Status.WARNING, what, "quantize ([convert] quantization), or split over more GPUs ([convert] tp)"

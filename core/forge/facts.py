@@ -7,7 +7,7 @@ from pathlib import Path
 from forge import compatibility
 from forge.errors import Problem, RecipeError
 from forge.lock import Lock, placed
-from forge.model import Checkpoint, Facts, Host, Pinned, Recipe, Source, SourceKind
+from forge.model import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.ports import Origin
 
 
@@ -23,7 +23,8 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
     """All facts for ``recipe``; ``base`` is the folder its relative paths stand on, ``lock`` what it is pinned to."""
     source = _pin(recipe.source, base, world, lock.source if lock else None)
     draft = _pin(recipe.draft, base, world, lock.draft if lock else None) if recipe.draft else None
-    texts = recipe.convert.calibration
+    # Only an engine's conversion looks at texts; a recipe that is served otherwise for once leaves them where they are.
+    texts = recipe.convert.calibration if recipe.runtime.kind is RuntimeKind.ENGINE else None
     return Facts(
         source=source,
         checkpoint=world.origins[recipe.source.kind].read(source),
@@ -31,7 +32,7 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
         toolchain=compatibility.toolchain(recipe.runtime.image),
         draft=draft,
         draft_checkpoint=world.origins[draft.kind].read(draft) if draft else Checkpoint(),
-        calibration=_pin(texts, base, world, None) if texts else None,
+        calibration=_pin(texts, base, world, lock.calibration if lock else None) if texts else None,
     )
 
 

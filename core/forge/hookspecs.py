@@ -1,15 +1,16 @@
-"""The contract between forge and its plugins, API 2. Every hook takes values and returns a value; none runs anything.
+"""The contract between forge and its plugins, API 3. Every hook takes values and returns a value; none runs anything.
 
 A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
 recipe asks for. A hook names whichever of its arguments it wants. ``None`` leaves the question to the plugin below: a variant
 stands over a family. Each hook is described in docs/hooks.md.
 
 API 2 added ``forge_engines``, ``draft`` and ``toolchain`` in ``forge_check``, and ``base`` in the two hooks that answer
-commands. A plugin that was written for API 1 works as it did.
+commands. API 3 added ``forge_diagnoses``. A plugin that was written for an earlier API works as it did.
 """
 
 import pluggy
 
+from forge.diagnoses import Diagnosis
 from forge.errors import Problem
 from forge.model import (
     Checkpoint,
@@ -24,7 +25,7 @@ from forge.model import (
 )
 
 PROJECT = "forge"
-API = 2
+API = 3
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -76,3 +77,8 @@ def forge_tokenizer(recipe: Recipe, checkpoint: Checkpoint) -> Tokenizer | None:
 @hookspec(firstresult=True)
 def forge_config_overrides(recipe: Recipe, checkpoint: Checkpoint) -> ConfigOverrides | None:
     """config.pbtxt parameters by role. Merged: variant over family, the recipe over both. Since API 1."""
+
+
+@hookspec(firstresult=True)
+def forge_diagnoses() -> tuple[Diagnosis, ...] | None:
+    """Failures of the plugin's commands that are known by their words, each with its mend. All are asked. Since API 3."""

@@ -6,7 +6,7 @@ from typing import cast
 import msgspec
 
 from forge.errors import LockError
-from forge.model import Pinned, Recipe, RuntimeKind, Source
+from forge.model import Calibration, Pinned, Recipe, RuntimeKind, Source
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1
@@ -26,6 +26,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     source: Source
     draft: Source | None = None
+    calibration: Calibration | None = None
     image: str = ""
     packages: tuple[str, ...] = ()
 
@@ -37,6 +38,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     asked: Asked
     source: Pinned
     draft: Pinned | None = None
+    calibration: Pinned | None = None
     image: Image | None = None
     versions: dict[str, str] = {}
 
@@ -44,13 +46,20 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def asked(recipe: Recipe) -> Asked:
     """What of ``recipe`` a lock pins: its sources, its image and its packages; nothing of how it is built or served."""
     runtime = recipe.runtime
-    return Asked(source=recipe.source, draft=recipe.draft, image=runtime.image, packages=runtime.packages)
+    return Asked(
+        source=recipe.source,
+        draft=recipe.draft,
+        calibration=recipe.convert.calibration,
+        image=runtime.image,
+        packages=runtime.packages,
+    )
 
 
 def lock(
     recipe: Recipe,
     source: Pinned,
     draft: Pinned | None = None,
+    calibration: Pinned | None = None,
     image: Image | None = None,
     versions: dict[str, str] | None = None,
 ) -> Lock:
@@ -60,6 +69,7 @@ def lock(
         asked=asked(recipe),
         source=placed(source, ""),
         draft=placed(draft, "") if draft else None,
+        calibration=placed(calibration, "") if calibration else None,
         image=image,
         versions=versions or {},
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from forge.errors import Problem
-from forge.model import Checkpoint, Command, Recipe, Scalar, Toolchain
+from forge.model import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
 
 MODEL = "/forge/model"
 DRAFT = "/forge/draft"
@@ -211,6 +211,11 @@ def _unstated(command: Command, values: Mapping[str, Scalar]) -> dict[str, Scala
     return {name: value for name, value in values.items() if f"__{name.replace('-', '_')}" not in stated}
 
 
+def converts(recipe: Recipe) -> bool:
+    """Whether the limits of conversion scripts count: the PyTorch path (llmapi) runs none, and has rules of its own."""
+    return recipe.runtime.kind is not RuntimeKind.LLMAPI
+
+
 def check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
     """What the checkpoint's shape makes impossible: layers and heads that do not divide among the GPUs."""
     problems: list[Problem] = []
@@ -237,7 +242,7 @@ def check_experts(recipe: Recipe, checkpoint: Checkpoint, able: Sequence[str]) -
 
 def check_one_stage(recipe: Recipe, what: str) -> tuple[Problem, ...]:
     """For scripts that leave all layers together: ``what`` is the reason, as the end of a sentence."""
-    if recipe.convert.pp == 1:
+    if recipe.convert.pp == 1 or not converts(recipe):
         return ()
     return (Problem("convert.pp", f"is {recipe.convert.pp}, and {what}", "set it to 1 and raise convert.tp"),)
 
@@ -285,7 +290,7 @@ def check_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> tuple[Problem
 def check_quantization(recipe: Recipe, able: Sequence[str], variant: str) -> tuple[Problem, ...]:
     """Whether a script knows the recipe's quantization; ``able`` are those that it knows besides none."""
     form = recipe.convert.quantization
-    if form in ("none", *able):
+    if form in ("none", *able) or not converts(recipe):
         return ()
     hint = f"it knows {', '.join(('none', *able))}"
     return (Problem("convert.quantization", f"is {form!r}, which {variant} does not know", hint),)

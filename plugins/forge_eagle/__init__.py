@@ -9,6 +9,9 @@ DRAFT_LEN, LAYERS, LEAVES = 63, 4, 10
 
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint, draft: Checkpoint) -> tuple[Problem, ...]:
+    """On the PyTorch path nothing is converted, and more architectures can be guessed for than eagle's script reads."""
+    if not trtllm.converts(recipe):
+        return trtllm.check_vocabulary(checkpoint, draft)
     return (
         *trtllm.check_base(checkpoint, ("LlamaForCausalLM",), "eagle"),
         *trtllm.check_vocabulary(checkpoint, draft),

@@ -4,15 +4,16 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from forge.adapters import tensors
 from forge.adapters.records import checkpoint, recall, record
-from forge.adapters.weights import check, digest, fault, needed
+from forge.adapters.weights import check, digest, fault, selected
 from forge.errors import SourceError, StoreError
 from forge.headers import Tensor
-from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.model import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
 FICLONE = 0x40049409
@@ -81,7 +82,7 @@ class FolderOrigin:
         if not folder.is_dir():
             hint = 'a single file is a `gguf = "FILE"` source' if folder.is_file() else "paths start at the recipe's folder"
             raise SourceError("there is no such folder", where=str(folder), hint=hint)
-        names = needed((entry.name for entry in folder.iterdir() if entry.is_file()), source.allow_pickle, str(folder))
+        names = selected(source, _names(folder, deep=isinstance(source, Calibration)), str(folder))
         for name in names:
             if wrong := fault(folder / name):
                 raise SourceError(wrong, where=str(folder / name), hint="bring the whole file, then run again")
@@ -100,6 +101,13 @@ class FolderOrigin:
         for fact in pinned.files:
             self._digests.bring(Path(pinned.location) / fact.path, fact, into)
             progress(done := done + fact.size, total)
+
+
+def _names(folder: Path, *, deep: bool) -> Iterator[str]:
+    """Files by their path inside ``folder``; ``deep`` for those in subfolders too."""
+    for entry in folder.rglob("*") if deep else folder.iterdir():
+        if entry.is_file():
+            yield entry.relative_to(folder).as_posix()
 
 
 def _bytes(path: Path) -> bytes:

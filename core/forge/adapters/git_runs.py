@@ -13,6 +13,7 @@ from typing import IO
 
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import ForgeError, HostError, SourceError, StoreError
+from forge.halt import Halt
 
 PROTOCOLS = ("https", "ssh", "file")
 PATIENCE = 120.0  # seconds for an answer about metadata
@@ -114,8 +115,9 @@ def redacted(text: str) -> str:
 class Git:
     """One bare repository, made by the first command, that knows one remote: ``origin``."""
 
-    def __init__(self, folder: Path, url: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, url: str, environ: Mapping[str, str], halt: Halt | None = None) -> None:
         self.folder = folder
+        self._halt = halt or Halt()
         self.url = address(url)
         kept = {
             name: value
@@ -151,6 +153,11 @@ class Git:
 
         ``watch`` is called while it runs. It has no terminal, and nothing that it started is left behind.
         """
+
+        def watched() -> None:
+            self._halt.check()
+            watch()
+
         argv = ("git", *self._settings, f"--git-dir={self.folder}", *words)
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as asked:
             asked.write(told)
@@ -168,7 +175,7 @@ class Git:
             except FileNotFoundError as error:
                 raise HostError("git is not installed", hint=_NO_GIT) from error
             try:
-                in_time = _wait(process, patience, watch)
+                in_time = _wait(process, patience, watched)
             finally:
                 _end(process)
             said.seek(0)

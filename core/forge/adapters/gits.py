@@ -15,10 +15,11 @@ import msgspec
 
 from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
 from forge.adapters.records import checkpoint, recall, record
-from forge.adapters.weights import POINTER, POINTER_LIMIT, check, needed
+from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
 from forge.errors import SourceError, StoreError
+from forge.halt import Halt
 from forge.headers import Tensor
-from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.model import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
 CONFIG = "config.json"
@@ -35,7 +36,14 @@ class GitOrigin:
     goes on without a network.
     """
 
-    def __init__(self, home: Path, environ: Mapping[str, str], note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        environ: Mapping[str, str],
+        note: Callable[[str], None] = lambda _: None,
+        halt: Halt | None = None,
+    ) -> None:
+        self._halt = halt
         self._home = home / "git"
         self._environ = environ
         self._note = note
@@ -49,13 +57,13 @@ class GitOrigin:
         url = address(source.address)
         if not _REVISION.fullmatch(source.revision):
             raise SourceError(f"{source.revision!r} is no branch, tag or commit", where=url)
-        asked = msgspec.json.encode((url, source.revision, source.allow_pickle))
+        asked = msgspec.json.encode((url, source.revision, source.allow_pickle, *_kind(source)))
         held = recall(self._home / "pins", asked, Pinned)
         if held and COMMIT.fullmatch(source.revision):
             return held
         try:
             with self._scratch(url) as git:
-                pinned = self._look(git, _commit(git, source.revision), source.allow_pickle)
+                pinned = self._look(git, _commit(git, source.revision), source)
         except OutOfReachError as error:
             if held is None:
                 raise
@@ -84,10 +92,10 @@ class GitOrigin:
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._bring(pinned, pinned.files, into, progress)
 
-    def _look(self, git: Git, commit: str, allow_pickle: bool) -> Pinned:
+    def _look(self, git: Git, commit: str, source: Source) -> Pinned:
         where = f"{git.url}@{commit[:12]}"
         blobs = _tree(git, commit)
-        wanted = needed(blobs, allow_pickle, where)
+        wanted = selected(source, blobs, where)
         sizes = _sizes(git, commit, [blobs[name] for name in wanted])
         files: list[FileFact] = []
         for name in wanted:
@@ -114,6 +122,7 @@ class GitOrigin:
             _sizes(git, pinned.revision, [blobs[fact.path] for fact in facts])
             _make(into)
             for fact in facts:
+                _make((into / fact.path).parent)
                 if fact not in large:
                     with (into / fact.path).open("xb") as file:
                         git.run("cat-file", "blob", blobs[fact.path], out=file)
@@ -133,7 +142,7 @@ class GitOrigin:
         if beside is not None:
             _make(beside.parent)
         with tempfile.TemporaryDirectory(prefix=".forge-git-", dir=beside.parent if beside else None) as folder:
-            git = Git(Path(folder) / "repository", url, self._environ)
+            git = Git(Path(folder) / "repository", url, self._environ, self._halt)
             git.init()
             yield git
 
@@ -146,6 +155,11 @@ class GitOrigin:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
             file.write(content)
         Path(file.name).replace(target)
+
+
+def _kind(source: Source) -> tuple[str, ...]:
+    """What keeps a data set's pin apart from the pin of a checkpoint at the same address."""
+    return ("dataset",) if isinstance(source, Calibration) else ()
 
 
 def _commit(git: Git, revision: str) -> str:
@@ -163,7 +177,7 @@ def _commit(git: Git, revision: str) -> str:
 
 
 def _tree(git: Git, commit: str) -> dict[str, str]:
-    """The plain files of the commit's top folder and their git ids; links and submodules are none.
+    """The commit's plain files and their git ids, by path; links and submodules are none, nor is what is not UTF-8.
 
     Of the files, the fetch brings only those that are small enough to be pointers.
     """
@@ -172,7 +186,7 @@ def _tree(git: Git, commit: str) -> dict[str, str]:
     small = f"--filter=blob:limit={POINTER_LIMIT + 1}"
     git.run("fetch", "--quiet", "--depth=1", "--no-tags", small, "origin", commit)
     found: dict[str, str] = {}
-    for line in git.ask("ls-tree", "-z", commit).split(b"\0")[:-1]:
+    for line in git.ask("ls-tree", "-r", "-z", commit).split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
         mode, _, oid = about.decode().split(" ")
         with suppress(UnicodeDecodeError):
@@ -207,7 +221,8 @@ def _fetch_large(git: Git, commit: str, oids: Mapping[str, str], done: Callable[
         git.ask("lfs", "version")
     except SourceError as error:
         raise no_lfs(git.url) from error
-    entries = "".join(f"100644 blob {oid}\t{name}\0" for name, oid in sorted(oids.items()))
+    # In one folder, whatever folders the files are in: only what is in the pointers counts.
+    entries = "".join(f"100644 blob {oid}\t{number}\0" for number, oid in enumerate(dict.fromkeys(oids.values())))
     tree = git.ask("mktree", "-z", told=entries.encode()).decode().strip()
     only = git.ask("commit-tree", "-m", "what a build needs", tree).decode().strip()
     if server := _lfs_server(git, commit):

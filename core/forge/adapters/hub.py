@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from forge.adapters.records import checkpoint, recall, record
-from forge.adapters.weights import check, needed
+from forge.adapters.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
@@ -25,6 +25,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 3
 TIMEOUT = 15.0  # seconds for an answer about metadata
 WATCH = 0.2  # seconds between looks at how far a download is
+TEXTS = "datasets/"
+"""What the hub's own addresses, and a pin's name, put before the id of a data set."""
+DATASET = "dataset"
 NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
 
@@ -69,9 +72,12 @@ class HubOrigin:
         def look() -> tuple[str, list[FileFact]]:
             from huggingface_hub import HfApi
 
-            info = HfApi(endpoint=self._endpoint, token=self._token or False).model_info(
-                source.address, revision=source.revision, files_metadata=True, timeout=TIMEOUT
-            )
+            api = HfApi(endpoint=self._endpoint, token=self._token or False)
+            kind, name = _repository(source.address)
+            ask = api.dataset_info if kind == DATASET else api.model_info
+            info = ask(name, revision=source.revision, files_metadata=True, timeout=TIMEOUT)
+            if kind == DATASET and info.gated:  # everybody is told its files; a model's access shows when its config is read
+                api.auth_check(name, repo_type=kind)
             facts = [
                 FileFact(
                     file.rfilename,
@@ -83,7 +89,7 @@ class HubOrigin:
             return info.sha or "", facts
 
         commit, facts = self._ask(look, source.address, source.revision)
-        wanted = needed((fact.path for fact in facts), source.allow_pickle, f"{source.address}@{commit[:12]}")
+        wanted = selected(source, (fact.path for fact in facts), f"{source.address}@{commit[:12]}")
         files = tuple(sorted((fact for fact in facts if fact.path in wanted), key=lambda fact: fact.path))
         return Pinned(SourceKind.HUB, source.address, commit, files, f"{self._endpoint}/{source.address}")
 
@@ -151,9 +157,11 @@ class HubOrigin:
             def download(fact: FileFact = fact) -> str:
                 from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
 
+                kind, name = _repository(pinned.name)
                 return hf_hub_download(
-                    pinned.name,
+                    name,
                     fact.path,
+                    repo_type=kind,
                     revision=pinned.revision,
                     local_dir=into,
                     endpoint=self._endpoint,
@@ -197,20 +205,21 @@ class HubOrigin:
 
         where = f"{self._endpoint}/{name}"
         if isinstance(error, errors.HfHubHTTPError):
-            return self._refusal(error, error.response.status_code, where, revision)
+            return self._refusal(error, error.response.status_code, name, revision)
         if isinstance(error, errors.SafetensorsParsingError):
             return SourceError("the header of a safetensors file cannot be read", where=where)
         if isinstance(error, errors.HFValidationError):
-            return SourceError(f"{name!r} is no model id", where=where, hint="write owner/name as the hub shows it")
+            return SourceError(f"{name!r} is no {_noun(name)} id", where=where, hint="write owner/name as the hub shows it")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError("the disk is full", where=str(self._home), hint="free space, or run `forge cache gc`")
         if isinstance(error, PermissionError):
             return StoreError(f"cannot write: {error.strerror}", where=str(error.filename or self._home))
         return OutOfReachError(f"the hub is out of reach ({self._clean(error)})", where=where, hint=NETWORK)
 
-    def _refusal(self, error: Exception, status: int, where: str, revision: str) -> ForgeError:
+    def _refusal(self, error: Exception, status: int, name: str, revision: str) -> ForgeError:
         from huggingface_hub import errors
 
+        where = f"{self._endpoint}/{name}"
         login = "run `hf auth login` or set HF_TOKEN"
         reader = "your token's account may read it" if self._token else f"if it is private, {login}"
         licence = f"accept it at {where}, " + ("with the account of your token" if self._token else f"then {login}")
@@ -223,7 +232,7 @@ class HubOrigin:
             (errors.GatedRepoError, "gated: its licence has to be accepted", licence),
             (
                 errors.RepositoryNotFoundError,
-                "there is no such model on the hub, or it is private",
+                f"there is no such {_noun(name)} on the hub, or it is private",
                 f"check the spelling (owner/name); {reader}",
             ),
             (errors.RevisionNotFoundError, f"there is no revision {revision!r}", f"see {where}/commits/main"),
@@ -239,6 +248,15 @@ class HubOrigin:
     def _clean(self, error: BaseException) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return text.replace(self._token, "***") if self._token else text
+
+
+def _repository(name: str) -> tuple[str | None, str]:
+    """The hub's kind and id of what a pin names; the kind of a model is None there."""
+    return (DATASET, name.removeprefix(TEXTS)) if name.startswith(TEXTS) else (None, name)
+
+
+def _noun(name: str) -> str:
+    return "data set" if name.startswith(TEXTS) else "model"
 
 
 class OutOfReachError(SourceError):

@@ -6,17 +6,16 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from forge.adapters.processes import inherited
+from forge.adapters.docker_logs import Transcript
+from forge.adapters.processes import inherited, kill_group
+from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import StepError
+from forge.halt import Halt
 from forge.ports import Job
 
-_LAST = 20
-"""Lines of a failed program's output that an error shows."""
 _CONSTANT = re.compile(r"(?<![\w./-])/forge/([\w.-]+)")
 """A constant path inside a word: ``/forge/model``, ``--dir=/forge/model/x``, ``/forge/a:/forge/b``."""
 
@@ -24,41 +23,46 @@ _CONSTANT = re.compile(r"(?<![\w./-])/forge/([\w.-]+)")
 class LocalExecutor:
     """The Executor of this machine: constant paths become real ones, ``python3`` is the environment's."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = inherited(environ)
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        halt: Halt | None = None,
+        table: Iterable[Diagnosis] = DIAGNOSES,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """``table`` is what failures are looked up in; ``more`` are variables that every command has besides."""
+        self._environ = {**inherited(environ), **(more or {})}
+        self._halt = halt or Halt()
+        self._table = table
 
     def run(self, job: Job, line: Callable[[str], None]) -> None:
         """Run to the end, each line of output told to ``line`` and all of it kept in ``job.log``.
 
-        StepError when it cannot start, exits with anything but 0, or is killed. Nothing it started outlives the call.
+        StepError when it cannot start, exits with anything but 0, is killed, or breaks its promises; HostError where the table
+        says that it is the machine's fault. Nothing it started outlives the call.
         """
         argv = [_real(word, job.mounts) for word in job.command.argv]
         environ = self._environment(job)
-        last: deque[str] = deque(maxlen=_LAST)
         with (
             tempfile.TemporaryDirectory(prefix="forge-run-") as scratch,
-            job.log.open("wb") as log,
+            Transcript(job.log, line) as log,
             _begin(argv, environ, scratch, job) as process,
         ):
             # The output ends when the last holder of the pipe ends: what a finished program left behind must not keep us.
             watch = threading.Thread(target=_sweep, args=(process,), daemon=True)
             watch.start()
             try:
-                for raw in process.stdout or ():
-                    log.write(raw)
-                    text = raw.decode(errors="replace").rstrip("\r\n")
-                    last.append(text)
-                    line(text)
+                with self._halt.ending(lambda: kill_group(process.pid)):
+                    for raw in process.stdout or ():
+                        log.write(raw)
             finally:
                 if process.poll() is None:
-                    _kill(process.pid)
+                    kill_group(process.pid)
                 watch.join()
         if process.returncode:
-            raise StepError(
-                "\n".join((f"{argv[0]} {_ending(process.returncode)}", *last)),
-                where=str(job.log),
-                hint="that file holds all of its output; mend what it names and build again, finished steps are kept",
-            )
+            raise log.failure(f"{argv[0]} {_ending(process.returncode)}", self._table)
+        if broken := [path for path in job.promised if not _is_made(job.mounts["out"] / path)]:
+            raise log.failure(f"{argv[0]} ended well and did not write {', '.join(broken)}", self._table)
 
     def _environment(self, job: Job) -> dict[str, str]:
         environ = {**self._environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
@@ -66,6 +70,10 @@ class LocalExecutor:
         if private := job.mounts.get("environment"):
             environ["PATH"] = f"{private / 'bin'}:{environ.get('PATH', os.defpath)}"
         return environ
+
+
+def _is_made(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _real(word: str, mounts: Mapping[str, Path]) -> str:
@@ -103,12 +111,7 @@ def _begin(argv: list[str], environ: dict[str, str], folder: str, job: Job) -> s
 
 def _sweep(process: subprocess.Popen[bytes]) -> None:
     process.wait()
-    _kill(process.pid)
-
-
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+    kill_group(process.pid)
 
 
 def _ending(code: int) -> str:

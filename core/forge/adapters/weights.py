@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from forge.adapters import datasets
 from forge.errors import SourceError
-from forge.model import FileFact, Tokenizer
+from forge.model import Calibration, FileFact, Source, Tokenizer
 
 TEXTS = frozenset(
     (
@@ -28,6 +29,13 @@ SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
 POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 POINTER_LIMIT = 1024
 CHUNK = 1 << 22
+
+
+def selected(source: Source, names: Iterable[str], where: str) -> tuple[str, ...]:
+    """What a build reads of ``source``, out of the files that are there: a checkpoint's, or a data set's texts."""
+    if isinstance(source, Calibration):
+        return datasets.files(names, where)
+    return needed(names, source.allow_pickle, where)
 
 
 def needed(names: Iterable[str], allow_pickle: bool, where: str) -> tuple[str, ...]:

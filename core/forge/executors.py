@@ -1,0 +1,84 @@
+"""Where a recipe's commands run: in containers, or in this environment when forge runs inside NVIDIA's container."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from forge.containers import LOCAL, Containers, ImageFacts, Inside, Progress
+from forge.errors import ForgeError, HostError, LockError, Problem
+from forge.lock import Image
+from forge.model import Recipe, RuntimeKind, Toolchain
+from forge.order import Order
+
+NO_GPUS = "none"
+INSTALLED = "/opt/tritonserver"
+"""The Triton of NVIDIA's image."""
+
+
+@dataclass(frozen=True)
+class Executors:
+    """The two places. ``stated`` is what the person who calls forge says, and wins over recipes: docker, local, or nothing."""
+
+    containers: Containers
+    here: Inside
+    stated: str
+    say: Callable[[str], None]
+
+    def local(self, recipe: Recipe) -> bool:
+        """Whether the recipe's commands run here: said so, or this is NVIDIA's container and nobody says otherwise."""
+        stated = self.stated or recipe.runtime.executor
+        return stated == LOCAL if stated else self.here.present()
+
+    def toolchain(self, recipe: Recipe, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
+        """What the commands run with: ``known`` is what the recipe's image is known for, ``pinned`` what a lock says of it."""
+        if self.local(recipe):
+            return self._inside(known, pinned, where)
+        held = None
+        with suppress(ForgeError):  # no daemon: a plan is made without knowing the image
+            held = self.containers.inspect(known.image)
+        identity = held.identity if held else ""
+        digest = "" if pinned is None or pinned.digest.startswith(f"{LOCAL}:") else pinned.digest
+        if digest and identity and digest != identity:
+            hint = f"pull {known.image} at the digest of the lock, or move it with `forge lock --upgrade`"
+            raise LockError(f"the image here is {identity}, and the lock pins {digest}", where=where, hint=hint)
+        return replace(known, identity=identity or digest)
+
+    def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
+        """From inside, a container's digest cannot be seen: a lock is held to the version, and to what it saw from inside."""
+        found = self.here.toolchain()
+        if pinned is not None:
+            other = pinned.digest.startswith(f"{LOCAL}:") and pinned.digest != found.identity
+            if other or (pinned.trtllm and pinned.trtllm != found.trtllm):
+                there = f"{pinned.trtllm} ({pinned.digest})"
+                what = f"TensorRT-LLM {found.trtllm} is here ({found.identity}), and the lock pins {there}"
+                hint = "run forge in the container that the lock was written for, or move it with `forge lock --upgrade`"
+                raise LockError(what, where=where, hint=hint)
+        if known.trtllm and known.trtllm != found.trtllm:
+            self.say(f"the recipe's image holds TensorRT-LLM {known.trtllm}; taken is the {found.trtllm} that is here")
+        return found
+
+    def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
+        """HostError with all that keeps the commands of ``orders`` from running; GPUs count where a build would use one."""
+        inside = [order for order in orders if order.facts.toolchain.image == LOCAL]
+        outside = [order for order in orders if order not in inside]
+        problems: list[Problem] = []
+        if inside:
+            problems += self.here.check(gpus and _built(inside))
+            wanted = [order.family.requirements(order.facts.toolchain) for order in inside]
+            problems += dict.fromkeys(problem for each in wanted for problem in self.here.lacking(each))
+        if outside:
+            problems += self.containers.check(gpus and _built(outside))
+        if problems:
+            hint = "`forge doctor` looks closer; `forge plan` works without, and `--runtime twin` serves the recipe on the CPU"
+            raise HostError("\n".join(map(str, problems)), where="this machine", hint=hint)
+        if outside:
+            self.containers.reap()
+
+    def hold(self, image: str, progress: Progress) -> ImageFacts:
+        """The image's facts; pulled first where it is one, and not here."""
+        return self.here.hold(image, progress) if image == LOCAL else self.containers.hold(image, progress)
+
+
+def _built(orders: Sequence[Order]) -> bool:
+    runtimes = [order.recipe.runtime for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
+    return any(runtime.gpus != NO_GPUS for runtime in runtimes)

@@ -1,0 +1,117 @@
+"""Recipes that become two engines: whose folder each model is told, and what requests to a model with a draft carry."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fake_doors import World
+from forge import repository
+from forge.asking import Target
+from forge.entering import published
+from forge.manifest import PublishedModel
+from forge.model import Checkpoint, Recipe, Role, RuntimeKind
+from forge.order import Order
+from forge.plan import plan
+from forge.steps import Assemble, Entry
+from forge.toolchain import Tooling
+from forge.workshop import Workshop
+
+DRAFTED = """
+name = "pair"
+family = "llama"
+variant = "draft-target"
+[source]
+hub = "acme/large"
+[draft]
+hub = "acme/small"
+[runtime]
+kind = "engine"
+gpus = "none"
+"""
+T5 = """
+name = "pair"
+family = "t5"
+[source]
+hub = "acme/t5"
+[runtime]
+kind = "engine"
+gpus = "none"
+[convert]
+dtype = "bfloat16"
+"""
+TOOLING = Tooling(repository.skeletons(), (), {}, {})
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Workshop:
+    return world.shop(tmp_path / "home")
+
+
+def entry(shop: Workshop, folder: Path, text: str, runtime: RuntimeKind | None = None) -> tuple[Order, Entry]:
+    recipe = folder / "pair.toml"
+    recipe.write_text(text)
+    order = shop.order(recipe, runtime=runtime)
+    if runtime is None:
+        order = replace(order, tooling=TOOLING)
+    (made,) = plan([order]).entries
+    return order, made
+
+
+def settings(made: Entry) -> repository.Settings:
+    assert isinstance(made.step.action, Assemble)
+    return made.step.action.settings
+
+
+@pytest.mark.parametrize(("text", "main"), [(DRAFTED, "target"), (T5, "decoder")])
+def test_preprocessing_is_told_the_folder_of_the_engine_that_answers(
+    shop: Workshop, tmp_path: Path, text: str, main: str
+) -> None:
+    told = settings(entry(shop, tmp_path, text)[1])
+    assert told[Role.PREPROCESSING]["engine_dir"] == f"/forge/repository/_assets/pair/engines/{main}"
+    assert told[Role.PREPROCESSING]["engine_dir"] == told[Role.TENSORRT_LLM]["engine_dir"]
+
+
+def asked(model: PublishedModel) -> int | None:
+    return Target("127.0.0.1:8001", model, Path("models")).request("hello").num_draft_tokens
+
+
+@pytest.mark.parametrize(("more", "count"), [("", 10), ("[speculation]\nmax_draft_len = 4\n", 4)])
+def test_a_request_to_a_model_with_a_draft_says_how_far_it_may_guess(
+    shop: Workshop, tmp_path: Path, more: str, count: int
+) -> None:
+    assert asked(published(*entry(shop, tmp_path, DRAFTED + more))) == count
+
+
+def test_a_request_to_any_other_model_says_nothing_of_it(shop: Workshop, tmp_path: Path) -> None:
+    assert asked(published(*entry(shop, tmp_path, T5))) is None
+    assert asked(published(*entry(shop, tmp_path, DRAFTED, RuntimeKind.TWIN))) is None
+
+
+def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: Workshop, tmp_path: Path) -> None:
+    recipe = tmp_path / "pair.toml"
+    recipe.write_text(DRAFTED)
+    built = shop.build([recipe], repository=tmp_path / "models", runtime=RuntimeKind.TWIN)
+    config = (built.repository / "tensorrt_llm_bls" / "config.pbtxt").read_text()
+    assert "tensorrt_llm_draft" not in config
+    assert 'name: "num_draft_tokens"' in config
+    assert 'name: "use_draft_logits"' in config
+
+
+def test_what_eagles_script_cannot_read_the_pytorch_path_may(shop: Workshop, tmp_path: Path) -> None:
+    import forge_eagle
+    from forge import recipe as recipes
+
+    text = 'name = "m"\nvariant = "eagle"\n[source]\nhub = "a/b"\n[draft]\nhub = "a/c"\n[convert]\ntp = 2\n'
+    wanted: Recipe = recipes.read(text, "m.toml")
+    qwen = Checkpoint({"architectures": ["Qwen2ForCausalLM"], "vocab_size": 8})
+    assert forge_eagle.forge_check(wanted, qwen, Checkpoint())
+    scriptless = recipes.read(text + '[runtime]\nkind = "llmapi"\n', "m.toml")
+    assert forge_eagle.forge_check(scriptless, qwen, Checkpoint()) == ()
+    assert forge_eagle.forge_check(scriptless, qwen, Checkpoint({"vocab_size": 9}))
+    assert recipes.read(text.replace("tp = 2", "pp = 2") + '[runtime]\nkind = "llmapi"\n', "m.toml").convert.pp == 2
