@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, cast
 
 import msgspec
 import pytest
@@ -127,6 +128,55 @@ def listed(address: str) -> list[Listed]:
     """The containers that exist there, running or not."""
     with Daemon(environ(address)).connected() as api:
         return msgspec.convert(api.containers(all=True, filters={}), list[Listed])
+
+
+class Actor(msgspec.Struct, rename="pascal"):
+    attributes: dict[str, str]
+
+
+class Told(msgspec.Struct, rename="pascal"):
+    """An event of an engine."""
+
+    actor: Actor
+
+
+class Telling(Protocol):
+    """docker.DockerClient, whose stubs take no fractions of a second."""
+
+    def events(self, *, since: float, until: float, decode: bool, filters: dict[str, str]) -> Iterator[object]: ...
+
+
+@contextmanager
+def containers_made(address: str) -> Generator[list[str]]:
+    """The names of the containers that are made meanwhile, there once it is over."""
+    import docker
+
+    client = docker.DockerClient(base_url=address)
+    found: list[str] = []
+    begun = time.time()
+    try:
+        yield found
+        filters = {"type": "container", "event": "create"}
+        told = cast("Telling", client).events(since=begun, until=time.time(), decode=True, filters=filters)
+        found += [msgspec.convert(event, Told).actor.attributes["name"] for event in told]
+    finally:
+        client.close()
+
+
+@contextmanager
+def images_removed(address: str) -> Generator[None]:
+    """Afterwards no family image is left that was not there before."""
+    import docker
+
+    client = docker.DockerClient(base_url=address)
+    before = {image.id for image in client.images.list(filters={"label": "forge.key"})}
+    try:
+        yield
+    finally:
+        for image in client.images.list(filters={"label": "forge.key"}):
+            if image.id and image.id not in before:
+                client.images.remove(image.id, force=True)
+        client.close()
 
 
 def names(address: str) -> set[str]:

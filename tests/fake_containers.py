@@ -31,6 +31,10 @@ options:
   --gemm_plugin {auto,disable}
   --use_paged_context_fmha {enable,disable}
   --kv_cache_type {paged,disabled}
+  --qformat {full_prec,fp8,int8_sq,int4_awq,w4a8_awq}
+  --kv_cache_dtype {int8,fp8}
+  --calib_dataset DATASET
+  --calib_size N
 """
 
 LLMAPI = {

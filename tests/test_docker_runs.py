@@ -9,6 +9,7 @@ from docker_fixture import PLAIN, environ, names, run_of
 from forge.adapters.docker_containers import DockerContainers
 from forge.containers import ContainerRun
 from forge.errors import HostError, StepError
+from forge.halt import Halt
 from forge.model import Command
 
 
@@ -226,3 +227,16 @@ def test_the_check_says_what_keeps_gpus_away(containers: DockerContainers) -> No
     assert containers.check() == ()
     if not containers.facts().nvidia:
         assert any("nvidia-container-toolkit" in problem.hint for problem in containers.check(gpus=True))
+
+
+def test_a_halt_on_another_thread_ends_the_container_and_removes_it(engine: str, plain: str, out: Path) -> None:
+    before, halt = names(engine), Halt()
+    stopping = DockerContainers(environ(engine), halt=halt)
+
+    def hear(line: str) -> None:
+        if line == "begun":
+            threading.Thread(target=halt.pull).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        stopping.run(run_of(out, "sh", "-c", "echo begun; exec sleep 600"), hear)
+    assert names(engine) <= before

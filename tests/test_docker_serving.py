@@ -24,7 +24,7 @@ from docker_fixture import environ, load
 from forge.adapters.docker_daemon import Daemon
 from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
-from forge.ports import Launch, Ports
+from forge.ports import Launch, Ports, Shelf
 from own_engine import Engine, bridge
 from standin.tree import Image
 from triton_fixture import free_ports
@@ -166,6 +166,36 @@ def test_a_container_serves_the_repository_and_stop_leaves_nothing(
     assert servers.running() == ()
     assert not servers.alive(running)
     assert list(Path(running.log).parent.glob("*.json")) == []
+
+
+def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
+    standin: Image, servers: Servers, repository: Path
+) -> None:
+    second = repository.parent / "second"
+    tiny_models.lay(second, "weights", WEIGHTS)
+    weights = second / "_assets" / "tiny"
+    weights.mkdir(parents=True)
+    (weights / "weights").write_text("first")
+    launch = replace(launch_of(repository, standin), models=("identity", "weights"))
+    launch = replace(launch, shelves=(Shelf(repository, ("identity",)), Shelf(second, ("weights", "_assets/tiny"))))
+    running = servers.start(launch, lambda _: None)
+    try:
+        assert ask(running.ports, "identity", "hello") == "hello"
+        assert ask(running.ports, "weights", "?") == "first Read-only file system"
+        # As a publish does it: whole folders in the place of those before.
+        for folder in (weights, second / "weights"):
+            folder.rename(second.parent / f"old-{folder.name}")
+        weights.mkdir()
+        (weights / "weights").write_text("second")
+        tiny_models.lay(second, "weights", WEIGHTS)
+        tiny_models.lay(second, "more", WEIGHTS)
+        shelves = (launch.shelves[0], Shelf(second, ("weights", "more", "_assets/tiny")))
+        running = servers.load(running, replace(launch, shelves=shelves), ["weights", "more"])
+        assert ask(running.ports, "weights", "?") == ask(running.ports, "more", "?") == "second Read-only file system"
+        assert running.models == ("identity", "weights", "more")
+    finally:
+        servers.stop(running)
+    assert not list(Path(running.log).parent.glob("*.view"))
 
 
 def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(

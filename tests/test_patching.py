@@ -69,7 +69,7 @@ def test_text_is_replaced_once_however_often_the_patch_is_applied() -> None:
     patch = TextPatch("f.py", find="x", put="(x + x)", why="because")
     once = apply(patch, "y = x\n")
     assert once.text == "y = (x + x)\n"
-    assert once.note == "f.py: replaced in 1 place(s) (because)"
+    assert once.note == "f.py: applied: replaced in 1 place(s) (because)"
     again = apply(patch, once.text)
     assert (again.text, again.applied) == (once.text, False)
     assert apply(patch, "y = (x + x); z = x\n").text == "y = (x + x); z = (x + x)\n"

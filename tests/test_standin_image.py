@@ -17,9 +17,9 @@ from forge.adapters.inference import TritonClient
 from forge.adapters.pbtxt import blank
 from forge.containers import ContainerRun
 from forge.errors import InferenceError
-from forge.model import BuildTable, Command, ConfigOverrides, Names, Recipe, Role, ServeTable, Source
+from forge.model import ASSETS, BuildTable, Command, ConfigOverrides, Names, Recipe, Role, ServeTable, Source
 from forge.ports import Ports, Request
-from forge.repository import ROOT, asset, render, settings, skeletons
+from forge.repository import ROOT, render, settings, skeletons
 from forge.twin.loading import load
 from standin import checkpoints, image
 from standin.tree import File, Image, Link, Settings, write
@@ -109,9 +109,9 @@ def lay(repository: Path, made: Path, overrides: ConfigOverrides = PLAIN) -> Pat
         ("tokenizer", made / "model", ("tokenizer.json", "tokenizer_config.json")),
         ("engines", made / "built", ("config.json", "rank0.engine")),
     ):
-        (repository / asset("tiny", kind)).mkdir(parents=True)
+        (repository / ASSETS / "tiny" / kind).mkdir(parents=True)
         for name in names:
-            (repository / asset("tiny", kind) / name).write_bytes((source / name).read_bytes())
+            (repository / ASSETS / "tiny" / kind / name).write_bytes((source / name).read_bytes())
     return repository
 
 
@@ -202,7 +202,7 @@ def test_an_engine_that_does_not_fit_is_not_served(
 ) -> None:
     reuse = ConfigOverrides({Role.TENSORRT_LLM: {"enable_kv_cache_reuse": True}})
     repository = lay(tmp_path / "repository", made, reuse)
-    config = repository / asset("tiny", "engines") / "config.json"
+    config = repository / ASSETS / "tiny" / "engines" / "config.json"
     old, new = {
         "version": ('"version": "0.21.0",\n    "pre', '"version": "0.20.0",\n    "pre'),
         "rank": ('"world_size": 1', '"world_size": 2'),

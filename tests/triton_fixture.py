@@ -62,7 +62,14 @@ class Serving:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
     """Made once per session, or taken from FORGE_TEST_HOME."""
     kept = os.environ.get("FORGE_TEST_HOME")
-    base = Path(kept).absolute() if kept else tmp_path_factory.mktemp("serving")
+    place = environment(Path(kept).absolute() if kept else tmp_path_factory.mktemp("serving"))
+    laid = tmp_path_factory.mktemp("backends")
+    backends(place, host(os.environ).triton, laid, twin_sources())
+    return Serving(place, laid, tmp_path_factory.mktemp("forge-home"))
+
+
+def environment(base: Path) -> Path:
+    """The serving environment of this machine in ``base``, made where it is not there yet."""
     machine = host(os.environ)
     wanted = serving_environment(machine)
     place = base / f"environment-{blake3(msgspec.json.encode(wanted)).hexdigest()[:16]}"
@@ -70,9 +77,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
     with FileLock(place.with_suffix(".lock")):
         if not place.is_dir():
             _make(wanted, machine.interpreter, place)
-    laid = tmp_path_factory.mktemp("backends")
-    backends(place, machine.triton, laid, twin_sources())
-    return Serving(place, laid, tmp_path_factory.mktemp("forge-home"))
+    return place
 
 
 def _make(wanted: Environment, interpreter: str, place: Path) -> None:

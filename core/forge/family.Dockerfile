@@ -10,6 +10,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 # What the base image is chosen for stays as it is: a package that wants another version of it fails here, not when serving.
-RUN python3 -m pip list --format=freeze | { grep -iE '^(tensorrt|torch|nvidia-modelopt)' || true; } > /tmp/forge-kept.txt \
- && python3 -m pip install --no-cache-dir --disable-pip-version-check --constraint /tmp/forge-kept.txt ${pip} \
+RUN export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COLOR=1 PIP_ROOT_USER_ACTION=ignore \
+ && python3 -m pip list --format=freeze | { grep -iE '^(tensorrt|torch|nvidia-modelopt)' || true; } > /tmp/forge-kept.txt \
+ && python3 -m pip install --no-cache-dir --constraint /tmp/forge-kept.txt ${pip} \
  && rm /tmp/forge-kept.txt

@@ -66,7 +66,7 @@ def _text(patch: TextPatch, text: str) -> Applied:
     places = sum(part.count(patch.find) for part in parts)
     if places:
         mended = patch.put.join(part.replace(patch.find, patch.put) for part in parts)
-        return Applied(mended, applied=True, note=_note(patch, f"replaced in {places} place(s)"))
+        return Applied(mended, applied=True, note=_note(patch, f"applied: replaced in {places} place(s)"))
     if done:
         return Applied(text, applied=False, note=_note(patch, "not needed: it is in place already"))
     return _absent(patch, text, f"{_shorten(patch.find)!r} is not there", required=patch.required)
@@ -88,7 +88,7 @@ def _call(patch: CallPatch, text: str) -> Applied:
         source = source[:place] + piece + source[place:]
     mended = source.decode()
     _must_parse(patch, mended)
-    return Applied(mended, applied=True, note=_note(patch, f"{patch.call} gets {', '.join(patch.keywords)} by name"))
+    return Applied(mended, applied=True, note=_note(patch, f"applied: {patch.call} gets {', '.join(patch.keywords)} by name"))
 
 
 def _is(node: ast.expr, dotted: str) -> bool:

@@ -69,7 +69,7 @@ ImageName = Annotated[
 Gpus = Annotated[
     str,
     Meta(
-        pattern=r"^(all|none|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*)\Z",
+        pattern=r"^(all|none|[A-Za-z0-9][A-Za-z0-9-]*(,[A-Za-z0-9][A-Za-z0-9-]*)*)\Z",
         description="the GPUs that containers get: all, none, or numbers and ids joined by commas",
     ),
 ]

@@ -1,6 +1,6 @@
 """The Containers port on a Docker daemon: one door to what the docker rooms do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from forge.adapters.docker_daemon import Daemon
 from forge.adapters.docker_images import Images
@@ -9,15 +9,16 @@ from forge.adapters.docker_runs import Runs
 from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import Problem
+from forge.halt import Halt
 
 
 class DockerContainers:
     """Containers by Docker. ``table`` may hold more diagnoses than forge's own, asked in its order."""
 
-    def __init__(self, environ: Mapping[str, str], table: tuple[Diagnosis, ...] = DIAGNOSES) -> None:
+    def __init__(self, environ: Mapping[str, str], table: Iterable[Diagnosis] = DIAGNOSES, halt: Halt | None = None) -> None:
         self._daemon = Daemon(environ)
         self._images = Images(self._daemon, table)
-        self._runs = Runs(self._daemon, table)
+        self._runs = Runs(self._daemon, table, halt)
         self._reading = Reading(self._daemon, table)
 
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:

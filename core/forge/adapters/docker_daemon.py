@@ -95,6 +95,7 @@ class Daemon:
         if "DOCKER_HOST" not in environ and not _SOCKET.exists() and rootless.exists():
             self._environ["DOCKER_HOST"] = f"unix://{rootless}"
         self.address = self._environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
+        self._version: str | None = None  # of the API; agreed upon once, for each new connection would ask again
 
     @contextmanager
     def connected(self) -> Generator[Api]:
@@ -103,7 +104,9 @@ class Daemon:
         import docker
 
         with ours("answer", self.address):
-            api = cast("Api", docker.DockerClient.from_env(environment=self._environ, timeout=_PATIENCE).api)
+            made = docker.DockerClient.from_env(environment=self._environ, version=self._version, timeout=_PATIENCE).api
+            self._version = made.api_version
+            api = cast("Api", made)
         try:
             yield api
         finally:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import msgspec
@@ -68,7 +68,7 @@ class _Named(Struct, rename="pascal"):
 class Images:
     """The images of one daemon. ``table`` is what a failed build is looked up in."""
 
-    def __init__(self, daemon: Daemon, table: tuple[Diagnosis, ...]) -> None:
+    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis]) -> None:
         self._daemon = daemon
         self._table = table
 

@@ -3,7 +3,7 @@
 import posixpath
 import re
 import tarfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import PurePosixPath
 from tempfile import SpooledTemporaryFile
@@ -28,7 +28,7 @@ _WIDTH = "200"  # argparse folds its help to the terminal's width, which must no
 class Reading:
     """Reads images of one daemon; nothing of an image but a ``help_text`` runs."""
 
-    def __init__(self, daemon: Daemon, table: tuple[Diagnosis, ...]) -> None:
+    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis]) -> None:
         self._daemon = daemon
         self._table = table
 

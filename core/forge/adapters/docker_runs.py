@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from forge.adapters.docker_logs import Transcript
 from forge.containers import INPUTS, OUT, ContainerRun, Line, refusals
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, HostError, StepError
+from forge.halt import Halt
 from forge.trees import walk
 
 _SHARED_MEMORY = 2 * 1024**3  # bytes of /dev/shm; Docker gives 64 MB, Triton's Python models and NCCL want more
@@ -104,10 +105,11 @@ CONFINED: Mapping[str, object] = {
 class Runs:
     """Runs commands in containers. ``table`` is what failures are looked up in."""
 
-    def __init__(self, daemon: Daemon, table: tuple[Diagnosis, ...]) -> None:
+    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis], halt: Halt | None = None) -> None:
         self._daemon = daemon
         self._table = table
         self._memlock = True
+        self._halt = halt or Halt()
 
     def run(self, run: ContainerRun, line: Line) -> None:
         """Run to the end; StepError or HostError unless an exit code of 0 was read and the promises were kept."""
@@ -129,11 +131,12 @@ class Runs:
         self._keep_promises(run, log)
 
     def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
+        asked = self._memlock  # runs side by side find out each for itself
         try:
-            return self._ended(api, run, configuration(run, net, self._memlock), log)
+            return self._ended(api, run, configuration(run, net, asked), log)
         except HostError as error:
             # Nothing has run when a limit is refused: the same again, and from now on, without the one that may be.
-            if self._memlock and "rlimit" in error.what:
+            if asked and "rlimit" in error.what:
                 self._memlock = False
                 return self._attended(api, run, net, log)
             # The error holds the daemon's words; where the output up to there lies, only this place knows.
@@ -143,7 +146,7 @@ class Runs:
         name = owners.fresh_name(run.key)
         deadline = _Deadline(self._daemon, name, run.timeout)
         with owners.container(api, config, name) as identity:
-            with deadline:
+            with deadline, self._halt.ending(lambda: _end(self._daemon, name)):
                 for spoken in heard(api, identity):
                     log.write(spoken.data, spoken.stream)
                 code = exit_code(api, identity)
@@ -218,9 +221,13 @@ class _Deadline:
 
     def _kill(self) -> None:
         self.passed = True
-        # A container that ended by itself in this moment is no longer there to kill.
-        with suppress(ForgeError), self._daemon.connected() as api, ours("stop a container"):
-            api.kill(self._name)
+        _end(self._daemon, self._name)
+
+
+def _end(daemon: Daemon, name: str) -> None:
+    # A container that ended by itself in this moment is no longer there to kill.
+    with suppress(ForgeError), daemon.connected() as api, ours("stop a container"):
+        api.kill(name)
 
 
 def heard(api: Api, identity: str) -> Iterator[Spoken]:

@@ -4,11 +4,12 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from forge.adapters.docker_runs import CONFINED, devices
 from forge.containers import INPUTS
-from forge.ports import Ports
+from forge.model import ASSETS
+from forge.ports import Launch, Ports
 
 PUBLISHED = Ports(host="0.0.0.0")  # noqa: S104  # of the container's own network; the port outside stands on the host asked for
 """Where a server listens whose ports are published. Newer bls models ask their own server at localhost:8001."""
@@ -27,13 +28,16 @@ _STACK = 64 * 1024**2  # bytes, as NVIDIA's container documentation asks
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One server's container. Without ``published`` ports it shares the machine's network."""
+    """One server's container. Without ``published`` ports it shares the machine's network.
+
+    ``mounts`` are folders of this machine and where each stands inside, read-only.
+    """
 
     name: str
     image: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    repository: Path
+    mounts: tuple[tuple[Path, PurePosixPath], ...]
     gpus: str
     published: Ports | None
     entrypoint: tuple[str, ...] = ()
@@ -50,6 +54,32 @@ class Box:
         return (out.http, PUBLISHED.http), (out.grpc, PUBLISHED.grpc), (out.metrics, PUBLISHED.metrics)
 
 
+def places(launch: Launch) -> dict[Path, PurePosixPath]:
+    """Where each repository stands inside: a lone one at the place that its config.pbtxt files name, several beside it."""
+    if not launch.shelves:
+        return {launch.repository: REPOSITORY}
+    numbered = enumerate(launch.repositories, start=1)
+    return {repository: REPOSITORY.with_name(f"{REPOSITORY.name}-{number}") for number, repository in numbered}
+
+
+def lay_view(launch: Launch, view: Path) -> None:
+    """Make ``view`` the folder that stands at the constant path of several repositories: a link to each model's own folders.
+
+    Every config.pbtxt names its assets there, whichever repository it stands in, and none is rewritten (docs/decisions/0007).
+    The links lead to where the repositories are mounted whole: a folder that is exchanged later is seen exchanged.
+    """
+    inside = places(launch)
+    wanted = {folder: inside[shelf.repository] / folder for shelf in launch.shelves for folder in shelf.folders}
+    (view / ASSETS).mkdir(parents=True, exist_ok=True)
+    for link in (*view.iterdir(), *(view / ASSETS).iterdir()):
+        if link.is_symlink() and str(link.relative_to(view)) not in wanted:
+            link.unlink()
+    for folder, target in wanted.items():
+        link = view / folder
+        if not link.is_symlink():
+            link.symlink_to(target)
+
+
 def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bool) -> dict[str, object]:
     """The daemon's own form (Engine API, POST /containers/create); the server writes all that it says into ``log``."""
     host = box.published.host if box.published else ""
@@ -63,7 +93,10 @@ def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bo
         "ExposedPorts": {f"{inside}/tcp": {} for _, inside in box.pairs},
         "HostConfig": {
             "Mounts": [
-                {"Type": "bind", "Source": str(box.repository.resolve()), "Target": str(REPOSITORY), "ReadOnly": True},
+                *(
+                    {"Type": "bind", "Source": str(source.resolve()), "Target": str(target), "ReadOnly": True}
+                    for source, target in box.mounts
+                ),
                 {"Type": "bind", "Source": str(log.resolve()), "Target": str(LOG), "ReadOnly": False},
             ],
             "NetworkMode": "bridge" if box.published else "host",
@@ -79,11 +112,12 @@ def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bo
 def line(box: Box) -> tuple[str, ...]:
     """The same for a terminal, where it speaks for itself and ends with it."""
     host = f"[{box.published.host}]" if box.published and ":" in box.published.host else box.published and box.published.host
-    mount = _fields("type=bind", f"source={box.repository.resolve()}", f"target={REPOSITORY}", "readonly")
+    mounts = [_fields("type=bind", f"source={path.resolve()}", f"target={target}", "readonly") for path, target in box.mounts]
     words = ["docker", "run", "--rm", "--init", "--name", box.name]
     words += [word for out, inside in box.pairs for word in ("--publish", f"{host}:{out}:{inside}")]
     words += [] if box.published else ["--network", "host"]
-    words += ["--mount", mount, "--shm-size", "2g", "--ulimit", "memlock=-1", "--ulimit", f"stack={_STACK}"]
+    words += [word for mount in mounts for word in ("--mount", mount)]
+    words += ["--shm-size", "2g", "--ulimit", "memlock=-1", "--ulimit", f"stack={_STACK}"]
     words += ["--security-opt", "no-new-privileges"]
     if box.gpus:
         words += ["--gpus", "all" if box.gpus == "all" else _fields(f"device={box.gpus}")]

@@ -13,8 +13,9 @@ from forge.adapters import docker_owners as owners
 from forge.adapters import processes
 from forge.adapters.docker_daemon import Api, Daemon, network, ours
 from forge.adapters.docker_runs import Runs
-from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, line
+from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
 from forge.adapters.machine import ThisMachine
+from forge.adapters.servers import VIEW
 from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.adapters.triton_log import served
 from forge.diagnoses import DIAGNOSES
@@ -60,9 +61,9 @@ class TritonContainer:
         self._environ = environ
         self._daemon = Daemon(environ)
 
-    def command(self, launch: Launch, marker: str) -> Command:
+    def command(self, launch: Launch, running: Running) -> Command:
         """``docker run`` with all that ``begin`` would ask of the daemon, but for what only forge makes use of."""
-        return Command(line(self._box(launch, marker, self._shares_network(launch))))
+        return Command(line(self._box(launch, running, self._shares_network(launch))))
 
     def inside(self, launch: Launch) -> Ports:
         """The addresses as the server sees them: its container's own where those can be published."""
@@ -86,7 +87,7 @@ class TritonContainer:
         with self._daemon.connected() as api:
             Runs(self._daemon, DIAGNOSES).reap(api)
             owners.remove(api, running.container)
-            box = self._box(launch, running.container, launch.host_network or network(api, wanted=True) == "host")
+            box = self._box(launch, running, launch.host_network or network(api, wanted=True) == "host")
             box = replace(box, entrypoint=_entrypoint(api, launch.image))
             try:
                 _start(api, configuration(box, log, labels, memlock=True), running.container)
@@ -123,6 +124,11 @@ class TritonContainer:
         """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""
         end_container(self._environ, running.container, patience, served(Path(running.log)))
 
+    def furnish(self, launch: Launch, running: Running) -> None:
+        """Show it what its repositories hold now, where that takes more than their own folders."""
+        if launch.shelves:
+            lay_view(launch, _view(running))
+
     def _shares_network(self, launch: Launch) -> bool:
         if launch.host_network:
             return True
@@ -130,15 +136,17 @@ class TritonContainer:
             return network(api, wanted=True) == "host"
         return False  # as Docker comes; nobody says otherwise while no daemon answers
 
-    def _box(self, launch: Launch, marker: str, shared: bool) -> Box:
-        inside = launch.ports if shared else PUBLISHED
-        seat = Seat("tritonserver", str(REPOSITORY), inside, marker, gpus=self._count(launch.gpus))
+    def _box(self, launch: Launch, running: Running, shared: bool) -> Box:
+        marker, inside = running.shared_memory, launch.ports if shared else PUBLISHED
+        self.furnish(launch, running)
+        mounts = places(launch)
+        seat = Seat("tritonserver", tuple(map(str, mounts.values())), inside, marker, gpus=self._count(launch.gpus))
         return Box(
             name=marker,
             image=launch.image,
             argv=arguments(launch, seat),
             env=variables(launch),
-            repository=launch.repository,
+            mounts=(*([(_view(running), REPOSITORY)] if launch.shelves else []), *mounts.items()),
             gpus=launch.gpus,
             published=None if shared else launch.ports,
         )
@@ -148,6 +156,10 @@ class TritonContainer:
         if gpus == "all":
             return max(1, len(ThisMachine(self._environ).gpus()))
         return len(gpus.split(",")) if gpus else 0
+
+
+def _view(running: Running) -> Path:
+    return Path(running.log).with_suffix(VIEW)
 
 
 def end_container(environ: Mapping[str, str], name: str, patience: float, is_served: Callable[[], bool]) -> None:

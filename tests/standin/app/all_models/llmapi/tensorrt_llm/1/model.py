@@ -15,7 +15,7 @@ from typing import cast
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-import yaml  # type: ignore[import-untyped]
+import yaml
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
