@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from forge.asking import Target
+from forge.entering import Built
 from forge.ports import Ports, Request
-from forge.workshop import Built, Workshop
+from forge.workshop import Workshop
 
-pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures"]
+pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served"]
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"

@@ -12,10 +12,11 @@ import pytest
 
 from conftest import SMOLLM2, Say, chat, free_ports
 from forge.asking import Target
+from forge.entering import Built
 from forge.errors import InferenceError, ServerError
 from forge.model import Role
 from forge.ports import Request
-from forge.workshop import Built, Workshop
+from forge.workshop import Workshop
 
 pytestmark = pytest.mark.slow
 

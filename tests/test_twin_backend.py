@@ -206,8 +206,9 @@ def test_log_probabilities_sum_to_the_cumulative_one(start: Start) -> None:
     total = float(np.asarray(answer["output_log_probs"], np.float64).sum())
     assert total < 0
     assert float(answer["cum_log_probs"][0, 0]) == pytest.approx(total, rel=1e-5)
-    pieces = [float(one["output_log_probs"][0, 0, 0]) for one in streamed.answers()]
-    assert pieces == answer["output_log_probs"][0, 0].tolist()
+    so_far = [one["output_log_probs"][0, 0].tolist() for one in streamed.answers()]
+    logged = answer["output_log_probs"][0, 0].tolist()
+    assert so_far == [logged[: place + 1] for place in range(len(logged))]
     assert float(streamed.answers()[-1]["cum_log_probs"][0, 0]) == pytest.approx(total, rel=1e-5)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from forge.manifest import PublishedModel
 from forge.model import RuntimeKind
 from forge.ports import Request
-from forge.repository import asset
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Target:
     def tokenizer(self) -> Path:
         """Its folder; llmapi reads the tokenizer out of the checkpoint itself."""
         kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
-        return self.repository / asset(self.model.name, kind)
+        return self.repository / self.model.asset(kind)
 
     def request(self, prompt: str) -> Request:
         """A request with the recipe's sampling. Without a seed it draws one: the server would reuse a fixed one."""
@@ -41,4 +40,5 @@ class Target:
             frequency_penalty=wanted.frequency_penalty,
             min_tokens=wanted.min_tokens,
             stop=wanted.stop,
+            num_draft_tokens=self.model.num_draft_tokens,
         )

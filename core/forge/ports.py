@@ -1,12 +1,12 @@
 """What forge asks of the outside world. The adapters answer for real; ``forge.testing`` answers in miniature."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from forge.headers import Tensor
-from forge.model import Checkpoint, Command, Pinned, Source
+from forge.model import Checkpoint, Command, Pinned, Scalar, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Event:
     """Something to show while work goes on.
 
     ``kind`` is one of: ``held`` (the store has the step), ``start``, ``progress`` (``done`` of ``total`` bytes), ``log`` (one
-    line in ``text``), ``made`` (``seconds``, ``size`` in bytes), ``note`` (a sentence worth saying aloud).
+    line in ``text``), ``made`` (``seconds``, ``size`` in bytes), ``failed`` (``text`` what follows from it, or nothing),
+    ``note`` (a sentence worth saying aloud). Those of several steps come mixed.
     """
 
     kind: str
@@ -71,11 +72,15 @@ class Environments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command to run, and the real folder behind each of its constant paths: ``/forge/<name>`` by ``name``."""
+    """One command to run, and the real folder behind each of its constant paths: ``/forge/<name>`` by ``name``.
+
+    ``promised`` files have to stand in ``/forge/out`` afterwards, none of them empty.
+    """
 
     command: Command
     mounts: Mapping[str, Path]
     log: Path
+    promised: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -92,6 +97,16 @@ class Ports:
     grpc: int = 8001
     metrics: int = 8002
     host: str = "127.0.0.1"
+    openai: int = 0
+    """Of OpenAI's API; 0 where that is not served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One of the repositories of a server, and the folders in it that are its models' own."""
+
+    repository: Path
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +115,7 @@ class Launch:
 
     Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder), a Triton that
     is installed here with its own backends (``triton`` is its folder, neither of those two), and one in a container
-    (``image`` names it; ``repository`` then stands at /forge/repository).
+    (``image`` names it; ``repository`` then stands at /forge/repository, each of several ``shelves`` at one of its own).
     """
 
     repository: Path
@@ -120,6 +135,29 @@ class Launch:
     """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
     host_network: bool = False
     """A container shares the machine's network, instead of having three ports of its own published."""
+    shelves: tuple[Shelf, ...] = ()
+    """Where the models stand in several repositories: all of them, ``repository`` being the first."""
+    turns: tuple[tuple[str, ...], ...] = ()
+    """Those of ``models`` that are loaded one group after the other once the rest are ready: an engine takes its share of the
+    GPU memory that is free when it loads, and Triton keeps no order of its own."""
+
+    @property
+    def repositories(self) -> tuple[Path, ...]:
+        return tuple(shelf.repository for shelf in self.shelves) or (self.repository,)
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The models that are loaded as the server starts."""
+        later = {model for turn in self.turns for model in turn}
+        return tuple(model for model in self.models if model not in later)
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """What cannot change while the server runs, in words for a person; a launch that differs needs a server of its own."""
+        if not self.image:
+            return (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
+        mode = "in orchestrator mode" if self.orchestrated else f"with {self.world} process{'es' * (self.world > 1)}"
+        return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
 
     @property
     def orchestrated(self) -> bool:
@@ -144,6 +182,18 @@ class Running:
     """Prefix of the shared-memory regions to clear away afterwards."""
     container: str = ""
     """Its name; empty for a process of this machine."""
+    others: tuple[str, ...] = ()
+    """The further repositories that it serves."""
+    base: tuple[str, ...] = ()
+    """What it was started on (see ``Launch.base``)."""
+    front: int = 0
+    """The process that keeps OpenAI's API up; 0 where none does."""
+    front_started: float = 0.0
+    """When that one started, as ``started``."""
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        return (self.repository, *self.others)
 
 
 class Server(Protocol):
@@ -161,6 +211,15 @@ class Server(Protocol):
         """The servers that are alive, whoever started them."""
         ...
 
+    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+        """Load ``models`` of ``launch`` into a server that runs, one after the other: what runs under a name goes on until its
+        successor is ready. ServerError names the one that did not load, and why; the server as it is then."""
+        ...
+
+    def unload(self, running: Running, models: Sequence[str]) -> Running:
+        """Take ``models`` out of a server that runs, one after the other, each when its requests have been answered."""
+        ...
+
     def stop(self, running: Running) -> None:
         """SIGINT, wait, then SIGKILL the group and clear its shared memory; returns when nothing is left."""
         ...
@@ -168,7 +227,11 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation to ask for; ``None`` leaves a value to the server. Lengths in tokens, ``seed`` below 2**64."""
+    """One generation to ask for; ``None`` leaves a value to the server. Lengths in tokens, ``seed`` below 2**64.
+
+    Names and types that go over the wire are the model's own, read from its metadata: ``seed`` is ``random_seed`` where the
+    model is of TensorRT-LLM 0.19, ``sampling_param_seed`` where it is llmapi's. What a model has no input for is refused.
+    """
 
     model: str
     prompt: str
@@ -185,16 +248,87 @@ class Request:
     stop: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
     stream: bool = True
+    tokens: tuple[int, ...] = ()
+    """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""
+    n: int | None = None
+    """How many sequences to give (``num_return_sequences``): so many samples; of a beam search, its so many best beams."""
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    beam_search_diversity_rate: float | None = None
+    top_p_min: float | None = None
+    top_p_decay: float | None = None
+    top_p_reset_ids: int | None = None
+    num_draft_tokens: int | None = None
+    end_id: int | None = None
+    pad_id: int | None = None
+    return_log_probs: bool = False
+    return_perf_metrics: bool = False
+    """Ask for what speculative decoding accepted; a model without such an input is asked all the same."""
+    return_token_counts: bool = False
+    """Ask how many tokens the prompt and the answer have; a model without such an input is asked all the same."""
+    inputs: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict[str, "Scalar | tuple[Scalar, ...]"])
+    """Any other input by its name in the model's metadata. Texts are read as the metadata's type: "0.5" for an FP32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What speculative decoding made of its drafts in one answer: tokens proposed, tokens kept, kept / proposed."""
+
+    rate: float
+    accepted: int = 0
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. ``text`` is new text in a stream, the whole answer otherwise; the last chunk is ``final``."""
+    """A piece of an answer. ``text`` is new text in a stream, the whole answer otherwise; the last chunk is ``final``.
+
+    How a piece is cut is the model's affair: usually a token, several where a character spans them or speculation keeps more.
+    """
 
     text: str
     final: bool = False
     index: int = 0
-    """Which sequence, where several are asked for (beams)."""
+    """Which sequence, where several are asked for (samples or beams)."""
+    tokens: tuple[int, ...] = ()
+    """New token ids, from a model that gives them (``tensorrt_llm``; NVIDIA's bls and ensemble give text only)."""
+    log_probs: tuple[float, ...] = ()
+    """Natural logarithm of each new token's probability, where they were asked for. A token whose text is held back until its
+    character is whole has its own here all the same."""
+    cum_log_prob: float | None = None
+    """The sequence's log-probability so far, where log-probabilities were asked for."""
+    acceptance: Acceptance | None = None
+    """What speculation accepted, where it was asked for and the model reports it."""
+    input_tokens: int | None = None
+    """Tokens of the prompt, where they were asked for and the model counts them (TensorRT-LLM 1.1 and later; the twin)."""
+    output_tokens: int | None = None
+    """New tokens, likewise; where one response brings several sequences, of all of them, in the first one's chunk."""
+    whole: bool = False
+    """The chunk states the sequence anew, in place of all before: beams of a stream, which may overtake each other."""
+    seconds: float = field(default=0.0, compare=False)
+    """From sending the request to the arrival of this chunk, by the client's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """An input or output as the server describes it. ``datatype`` is KServe's; -1 in ``shape`` is any length, the batch first
+    where the model has one."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a served model takes and gives. ``decoupled``: it may answer more than once, so it can stream."""
+
+    model: str
+    inputs: Mapping[str, TensorMetadata]
+    outputs: Mapping[str, TensorMetadata]
+    decoupled: bool = True
+    accumulates: bool = False
+    """Each answer of a stream holds the whole text so far (bls with ``accumulate_tokens``, and every llmapi model)."""
 
 
 class Client(Protocol):

@@ -1,34 +1,40 @@
-"""The few calls of KServe v2 that forge makes, over tritonclient's generated messages; gRPC's failures, ours."""
+"""The few calls of KServe v2 that forge makes, over tritonclient's generated messages; gRPC's failures, ours.
+
+``Calls`` is what both clients share and is pure; ``Connection`` waits for its answers, ``forge.adapters.aio`` does not.
+"""
 
 import importlib
+import time
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
-from forge.errors import InferenceError
+from forge.adapters.hearing import Ear, Response
+from forge.adapters.wire import LLMAPI, Input, inputs_of
+from forge.errors import InferenceError, Trouble
+from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
+from forge.replies import Answer, Hearing
 
-_CHANNEL = (
+CHANNEL = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # a server on the loopback is not behind the company's proxy
 )
-_METADATA_SECONDS = 10.0
+METADATA_SECONDS = 10.0
 
 
-class TensorMetadata(Protocol):
-    """An input or output as the server describes it; the first -1 of ``shape`` is the batch."""
-
+class _Tensor(Protocol):
     name: str
     datatype: str
     shape: Sequence[int]
 
 
-class ModelMetadata(Protocol):
-    """What a model takes and gives."""
+class Described(Protocol):
+    """ModelMetadataResponse."""
 
-    inputs: Sequence[TensorMetadata]
-    outputs: Sequence[TensorMetadata]
+    inputs: Sequence[_Tensor]
+    outputs: Sequence[_Tensor]
 
 
 class _Parameter(Protocol):
@@ -41,7 +47,9 @@ class _RequestTensor(Protocol):
     shape: MutableSequence[int]
 
 
-class _InferRequest(Protocol):
+class InferRequest(Protocol):
+    """ModelInferRequest."""
+
     model_name: str
     id: str
     raw_input_contents: MutableSequence[bytes]
@@ -56,21 +64,20 @@ class _Tensors(Protocol):
     def add(self) -> _RequestTensor: ...
 
 
-class InferResponse(Protocol):
-    """One response of a model."""
-
-    outputs: Sequence[TensorMetadata]
-    raw_output_contents: Sequence[bytes]
-    parameters: Mapping[str, _Parameter]
+class _InferResponse(Response, Protocol):
+    @property
+    def parameters(self) -> Mapping[str, _Parameter]: ...
 
 
-class _StreamResponse(Protocol):
+class StreamResponse(Protocol):
+    """ModelStreamInferResponse."""
+
     error_message: str
-    infer_response: InferResponse
+    infer_response: _InferResponse
 
 
 class _Call(Protocol):
-    def __iter__(self) -> Iterator[_StreamResponse]: ...
+    def __iter__(self) -> Iterator[StreamResponse]: ...
     def cancel(self) -> bool: ...
 
 
@@ -78,11 +85,18 @@ class _Policy(Protocol):
     decoupled: bool
 
 
+class _Text(Protocol):
+    string_value: str
+
+
 class _Config(Protocol):
     model_transaction_policy: _Policy
+    parameters: Mapping[str, _Text]
 
 
-class _ConfigResponse(Protocol):
+class Configured(Protocol):
+    """ModelConfigResponse."""
+
     config: _Config
 
 
@@ -91,14 +105,16 @@ class _IndexEntry(Protocol):
     state: str
 
 
-class _Index(Protocol):
+class Index(Protocol):
+    """RepositoryIndexResponse."""
+
     models: Sequence[_IndexEntry]
 
 
 class _Messages(Protocol):
     """tritonclient.grpc.service_pb2; the names are the protocol's."""
 
-    def ModelInferRequest(self) -> _InferRequest: ...  # noqa: N802
+    def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
     def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
     def RepositoryIndexRequest(self, *, ready: bool) -> object: ...  # noqa: N802
@@ -107,80 +123,167 @@ class _Messages(Protocol):
 class _Stub(Protocol):
     """tritonclient.grpc.service_pb2_grpc.GRPCInferenceServiceStub."""
 
-    def ModelMetadata(self, request: object, *, timeout: float) -> ModelMetadata: ...  # noqa: N802
-    def ModelConfig(self, request: object, *, timeout: float) -> _ConfigResponse: ...  # noqa: N802
-    def RepositoryIndex(self, request: object, *, timeout: float) -> _Index: ...  # noqa: N802
-    def ModelStreamInfer(self, requests: Iterator[_InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
+    def ModelMetadata(self, request: object, *, timeout: float) -> Described: ...  # noqa: N802
+    def ModelConfig(self, request: object, *, timeout: float) -> Configured: ...  # noqa: N802
+    def RepositoryIndex(self, request: object, *, timeout: float) -> Index: ...  # noqa: N802
+    def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
 
 
 class _StubModule(Protocol):
-    def GRPCInferenceServiceStub(self, channel: object) -> _Stub: ...  # noqa: N802
+    def GRPCInferenceServiceStub(self, channel: object) -> object: ...  # noqa: N802
 
 
-class _RpcError(Protocol):
+class RpcError(Protocol):
+    """What grpc says of a call that failed."""
+
     def code(self) -> object: ...
     def details(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One tensor to send; ``raw`` is its content in the protocol's layout: little-endian, strings with their length."""
+class Calls:
+    """What is asked of one server, and what its answers mean; nothing here waits for anything."""
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    raw: bytes
+    def __init__(self, address: str, timeout: float | None) -> None:
+        self.address = address
+        self.timeout = timeout
+        self.known: dict[str, ModelMetadata] = {}
+        """By model. Forgotten when the model fails a request: it may have been loaded anew, with other inputs."""
+        self.messages = cast("_Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
+
+    def stub(self, channel: object) -> object:
+        module = cast("_StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
+        return module.GRPCInferenceServiceStub(channel)
+
+    def learn(self, model: str, described: Described, configured: Configured) -> ModelMetadata:
+        """Keep what a model says of itself."""
+        inputs, outputs = (
+            {each.name: TensorMetadata(each.name, each.datatype, tuple(each.shape)) for each in tensors}
+            for tensors in (described.inputs, described.outputs)
+        )
+        parameters = configured.config.parameters
+        stated = parameters["accumulate_tokens"].string_value if "accumulate_tokens" in parameters else ""
+        repeats = stated.strip().lower() in ("true", "1", "yes", "t") or f"{LLMAPI}max_tokens" in inputs
+        decoupled = configured.config.model_transaction_policy.decoupled
+        self.known[model] = ModelMetadata(model, inputs, outputs, decoupled, repeats)
+        return self.known[model]
+
+    def message(self, model: str, inputs: Iterable[Input]) -> InferRequest:
+        message = self.messages.ModelInferRequest()
+        message.model_name, message.id = model, uuid.uuid4().hex
+        # Without it the end of a stream that ends in silence would go unseen.
+        message.parameters["triton_enable_empty_final_response"].bool_param = True
+        for each in inputs:
+            tensor = message.inputs.add()
+            tensor.name, tensor.datatype = each.name, each.datatype
+            tensor.shape.extend(each.shape)
+            message.raw_input_contents.append(each.raw)
+        return message
+
+    def opened(self, model: str, response: StreamResponse) -> tuple[Response, bool]:
+        """The answer within a response, and whether it is the last."""
+        if response.error_message:
+            self.known.pop(model, None)
+            raise InferenceError(response.error_message, where=f"{model} at {self.address}")
+        answer = response.infer_response
+        return answer, answer.parameters["triton_final_response"].bool_param
+
+    def mended(self, model: str, error: RpcError, offered: Sequence[str]) -> InferenceError:
+        """gRPC's failure in words; ``offered`` are the models that are ready, where the failure is one that is not."""
+        import grpc
+
+        self.known.pop(model, None)
+        code, details = error.code(), error.details() or ""
+        where = f"{model} at {self.address}"
+        if is_unknown(error):
+            ready = ", ".join(offered) or "nothing"
+            what = f"the server offers no model {model!r}"
+            return InferenceError(what, where=self.address, hint=f"ready: {ready}", trouble=Trouble.UNKNOWN)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return InferenceError(
+                f"no server answers ({details})" if "connect" in details else f"the server went away ({details})",
+                where=self.address,
+                hint="start one: `forge serve`; `forge status` shows those that run and their ports",
+                trouble=Trouble.AWAY,
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return InferenceError(
+                f"there was no whole answer within {self.timeout or METADATA_SECONDS:g} s",
+                where=where,
+                hint="ask for fewer tokens, or allow more time",
+                trouble=Trouble.LATE,
+            )
+        return InferenceError(details or str(code), where=where)
+
+
+def is_unknown(error: RpcError) -> bool:
+    """Whether a call failed because the server has no such model."""
+    return "unknown model" in (error.details() or "")
 
 
 class Connection:
-    """A channel to one server."""
+    """A channel to one server, for any number of requests and threads. ``close`` ends what is still under way."""
 
-    def __init__(self, address: str, channel: object, timeout: float | None) -> None:
-        self._address = address
-        self._timeout = timeout
-        self._messages = cast("_Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
-        module = cast("_StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
-        self._stub = module.GRPCInferenceServiceStub(channel)
+    def __init__(self, address: str, timeout: float | None) -> None:
+        import grpc
+
+        self._calls = Calls(address, timeout)
+        self._channel = grpc.insecure_channel(address, options=CHANNEL)
+        self._stub = cast("_Stub", self._calls.stub(self._channel))
+
+    def close(self) -> None:
+        self._channel.close()
 
     def metadata(self, model: str) -> ModelMetadata:
-        """Names, types and shapes of a model's tensors."""
-        request = self._messages.ModelMetadataRequest(name=model)
+        """Names, types and shapes of a model's tensors; asked once."""
+        if held := self._calls.known.get(model):
+            return held
+        messages = self._calls.messages
         with self._translated(model):
-            return self._stub.ModelMetadata(request, timeout=_METADATA_SECONDS)
-
-    def decoupled(self, model: str) -> bool:
-        """Whether the model may answer more than once."""
-        request = self._messages.ModelConfigRequest(name=model)
-        with self._translated(model):
-            response = self._stub.ModelConfig(request, timeout=_METADATA_SECONDS)
-        return response.config.model_transaction_policy.decoupled
+            described = self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS)
+            configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
+        return self._calls.learn(model, described, configured)
 
     def ready(self) -> tuple[str, ...]:
         """The models that the server offers."""
-        request = self._messages.RepositoryIndexRequest(ready=True)
-        return tuple(entry.name for entry in self._stub.RepositoryIndex(request, timeout=_METADATA_SECONDS).models)
+        request = self._calls.messages.RepositoryIndexRequest(ready=True)
+        return tuple(entry.name for entry in self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS).models)
 
-    def stream(self, model: str, identity: str, inputs: Iterable[Input]) -> Generator[tuple[InferResponse, bool]]:
-        """Each response with whether it is the last; closing the iterator cancels the request at the server."""
-        request = self._messages.ModelInferRequest()
-        request.model_name, request.id = model, identity
-        # Without it the end of a stream that ends in silence would go unseen.
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        for each in inputs:
-            tensor = request.inputs.add()
-            tensor.name, tensor.datatype = each.name, each.datatype
-            tensor.shape.extend(each.shape)
-            request.raw_input_contents.append(each.raw)
-        call = self._stub.ModelStreamInfer(iter((request,)), timeout=self._timeout)
+    def generate(self, request: Request) -> Generator[Chunk]:
+        """The answer's chunks; closing the iterator cancels the request at the server."""
+        known = self.metadata(request.model)
+        ear, calls = Ear(request, known), self._calls
+        message = calls.message(request.model, inputs_of(request, known))
+        began = time.monotonic()
+        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
+        ended = False
         try:
-            with self._translated(model):
+            with self._translated(request.model):
                 for response in call:
-                    if response.error_message:
-                        raise InferenceError(response.error_message, where=f"{model} at {self._address}")
-                    answer = response.infer_response
-                    yield answer, answer.parameters["triton_final_response"].bool_param
+                    answer, final = calls.opened(request.model, response)
+                    yield from ear.hear(answer, time.monotonic() - began, final=final)
+                    ended = ended or final
+            if not ended:
+                yield Chunk("", final=True, seconds=time.monotonic() - began)
         finally:
             call.cancel()
+
+    def tensors(self, model: str, inputs: Iterable[Input]) -> dict[str, bytes]:
+        """What a model that answers once says to ``inputs``: its outputs by name, in the protocol's layout."""
+        call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=self._calls.timeout)
+        found: dict[str, bytes] = {}
+        with self._translated(model):
+            for response in call:
+                answer, _ = self._calls.opened(model, response)
+                found |= {out.name: raw for out, raw in zip(answer.outputs, answer.raw_output_contents, strict=False)}
+        return found
+
+    def ask(self, request: Request) -> Answer:
+        """The whole answer, and how fast it came."""
+        hearing = Hearing()
+        with closing(self.generate(request)) as chunks:
+            for chunk in chunks:
+                hearing.hear(chunk)
+        return hearing.answer()
 
     @contextmanager
     def _translated(self, model: str) -> Generator[None]:
@@ -189,35 +292,5 @@ class Connection:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._mended(model, cast("_RpcError", error)) from error
-
-    def _mended(self, model: str, error: _RpcError) -> InferenceError:
-        import grpc
-
-        code, details = error.code(), error.details() or ""
-        where = f"{model} at {self._address}"
-        if "unknown model" in details:
-            offered = ", ".join(self.ready()) or "nothing"
-            return InferenceError(f"the server offers no model {model!r}", where=self._address, hint=f"ready: {offered}")
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return InferenceError(
-                f"no server answers ({details})" if "connect" in details else f"the server went away ({details})",
-                where=self._address,
-                hint="start one: `forge serve`; `forge status` shows those that run and their ports",
-            )
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return InferenceError(
-                f"there was no whole answer within {self._timeout or _METADATA_SECONDS:g} s",
-                where=where,
-                hint="ask for fewer tokens, or allow more time",
-            )
-        return InferenceError(details or str(code), where=where)
-
-
-@contextmanager
-def connect(address: str, timeout: float | None) -> Generator[Connection]:
-    """A connection to ``host:port``; ``timeout`` bounds a whole answer, in seconds."""
-    import grpc
-
-    with grpc.insecure_channel(address, options=_CHANNEL) as channel:
-        yield Connection(address, channel, timeout)
+            failure = cast("RpcError", error)
+            raise self._calls.mended(model, failure, self.ready() if is_unknown(failure) else ()) from error

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import click
 
@@ -21,6 +22,23 @@ SAMPLING = (
     click.option("--presence-penalty", type=float, help="Above 0 avoids tokens that have occurred."),
     click.option("--frequency-penalty", type=float, help="Above 0 avoids tokens the more they have occurred."),
     click.option("--min-tokens", type=click.IntRange(0), help="No end before so many new tokens."),
+    click.option("--length-penalty", type=float, help="Of beams: above 0 prefers long ones, below 0 short ones."),
+    click.option("--early-stopping/--no-early-stopping", default=None, help="Of beams: end when enough are done."),
+    click.option("--beam-search-diversity-rate", type=float, help="Of beams: above 0 makes them differ."),
+    click.option("--top-p-min", type=click.FloatRange(0, 1), help="top_p decays no further."),
+    click.option("--top-p-decay", type=click.FloatRange(0, 1), help="top_p times this with each token."),
+    click.option("--top-p-reset-ids", type=click.IntRange(0), help="The token after which top_p is whole again."),
+    click.option("--num-draft-tokens", type=click.IntRange(0), help="Guess so many tokens ahead (speculative decoding)."),
+    click.option("--end-id", type=click.IntRange(0), help="The token that ends the answer."),
+    click.option("--pad-id", type=click.IntRange(0), help="The token that fills up."),
+    click.option(
+        "--input", "more", multiple=True, metavar="NAME=VALUE", help="Any other input that the model's metadata offers."
+    ),
+    click.option("--logprobs", is_flag=True, help="How likely each token was: colours on a terminal, a table elsewhere."),
+    click.option(
+        "--min-logprob", type=float, metavar="X", help="Exit code 17 when the answer's log-probability (a sum) is below X."
+    ),
+    click.option("--perf", is_flag=True, help="Time to first token, inter-token latency and tokens/s, on stderr."),
     click.option("--stop", multiple=True, help="End at this text; may be given several times."),
     click.option("--bad", multiple=True, help="Never say this text; may be given several times."),
     click.option(
@@ -37,15 +55,11 @@ def _sampling(function: Function) -> Function:
     return function
 
 
-def _given(options: dict[str, object]) -> dict[str, object]:
-    """What the person asked for; the recipe's sampling speaks for the rest."""
-    return {name: value for name, value in options.items() if value is not None and value != ()}
-
-
 @click.command()
 @click.argument("model")
 @click.argument("prompt")
 @_sampling
+@click.option("-n", type=click.IntRange(1), help="So many answers: samples, or of a beam search its best.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--chat", "templated", is_flag=True, help="Ask PROMPT as a user's message, in the model's chat template.")
 @click.option("--show-seed", is_flag=True, help="Say on stderr which seed was used.")
@@ -66,6 +80,7 @@ def generate(
     Example:
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
+    from forge.cli.answering import asked, document, judge, tell
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
@@ -73,23 +88,13 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if templated:
         text = shop.templated(target, [("user", text)])
-    request = replace(target.request(text), stream=not no_stream, **_given(sampling))  # type: ignore[arg-type]
-    said: dict[int, str] = {}
-    for chunk in shop.generate(target.address, request):
-        said[chunk.index] = said.get(chunk.index, "") + chunk.text
-        if output.as_json:
-            output.line({"text": chunk.text, "index": chunk.index, "final": chunk.final})
-        elif chunk.index == 0 and not no_stream:
-            click.echo(chunk.text, nl=False)
-            sys.stdout.flush()
+    request, wish = asked(replace(target.request(text), stream=not no_stream), sampling)
+    answer = tell(output, shop.generate(target.address, request), wish, partial(shop.spans, target))
     if output.as_json:
-        output.line({"done": True, "seed": request.seed, "answers": [said[index] for index in sorted(said)]})
-    elif no_stream:
-        click.echo("\n---\n".join(said[index] for index in sorted(said)))
-    else:
-        click.echo()
+        output.line({"done": True, "seed": request.seed, **document(answer, wish)})
     if show_seed:
         output.say(f"seed: {request.seed}")
+    judge(output, answer, wish)
 
 
 @click.command()
@@ -104,26 +109,27 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
     Example:
         forge chat smollm2-135m-instruct
     """
+    from forge.cli.answering import asked, document, judge, tell
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
     target = shop.target(model, repository)
     history = [("system", system)] if system else []
+    doubts: list[Callable[[], None]] = []
     for question in _questions(output):
         history.append(("user", question))
-        request = replace(target.request(shop.templated(target, history)), **_given(sampling))  # type: ignore[arg-type]
-        answer = ""
-        for chunk in shop.generate(target.address, request):
-            if chunk.index == 0:
-                answer += chunk.text
-                if not output.as_json:
-                    click.echo(chunk.text, nl=False)
-                    sys.stdout.flush()
-        history.append(("assistant", answer))
+        request, wish = asked(target.request(shop.templated(target, history)), dict(sampling))
+        # A conversation goes on from one answer: of a beam search from the best.
+        wish = replace(wish, whole=wish.several, several=False, chunks=False)
+        chunks = (chunk for chunk in shop.generate(target.address, request) if chunk.index == 0)
+        answer = tell(output, chunks, wish, partial(shop.spans, target))
+        history.append(("assistant", answer.text))
         if output.as_json:
-            output.line({"question": question, "answer": answer, "seed": request.seed})
-        else:
-            click.echo()
+            output.line({"question": question, "answer": answer.text, "seed": request.seed, **document(answer, wish)})
+        if wish.threshold is not None and answer.below(wish.threshold) is not False:
+            doubts.append(partial(judge, output, answer, wish))
+    for doubt in doubts:
+        doubt()
 
 
 def _questions(output: Output) -> Iterator[str]:

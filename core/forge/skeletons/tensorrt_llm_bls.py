@@ -39,15 +39,16 @@ FROM_PREPROCESSING = {
     "STOP_WORDS_IDS": "stop_words_list", "BAD_WORDS_IDS": "bad_words_list", "EMBEDDING_BIAS": "embedding_bias",
     "OUT_END_ID": "end_id", "OUT_PAD_ID": "pad_id",
 }
-TO_ENGINE = {
-    "stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_top_p", "length_penalty": "len_penalty",
-    "num_return_sequences": "num_return_sequences", "beam_width": "beam_width", "temperature": "temperature", "seed": "seed",
-    "min_tokens": "min_tokens", "repetition_penalty": "repetition_penalty", "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty", "exclude_input_in_output": "exclude_input_in_output",
-    "return_log_probs": "return_log_probs",
+TO_ENGINE = {"stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_top_p", "length_penalty": "len_penalty"} | {
+    same: same for same in (
+        "num_return_sequences", "beam_width", "temperature", "seed", "min_tokens", "repetition_penalty", "presence_penalty",
+        "frequency_penalty", "exclude_input_in_output", "return_log_probs",
+        "return_num_input_tokens", "return_num_output_tokens",
+    )
 }
 # fmt: on
 LOG_PROBS = ("cum_log_probs", "output_log_probs")
+COUNTS = ("num_input_tokens", "num_output_tokens")
 
 Arrays = Mapping[str, NDArray[np.generic]]
 Result = TypeVar("Result")
@@ -108,6 +109,7 @@ class Whole:
     texts: list[str] = field(default_factory=list[str])
     sums: list[float] = field(default_factory=list[float])
     log_probs: list[list[float]] = field(default_factory=list[list[float]])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -274,6 +276,7 @@ class TritonPythonModel:
 
     def _answers(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> Iterator[dict[str, NDArray[np.generic]]]:
         wanted = ["output_ids", "sequence_length", "sequence_index", *(LOG_PROBS if call.wants("return_log_probs") else ())]
+        wanted += [name for name in COUNTS if call.wants(f"return_{name}")]
         if call.idle:
             return
         request = pb_utils.InferenceRequest(
@@ -297,7 +300,7 @@ class TritonPythonModel:
             piece = pieces.setdefault(index, Detokenizer(self._tokenizer, self._skip))
             new = piece.push(next(_sequences(found)))
             told[index] = told.get(index, "") + new if self._accumulate else new
-            if new or LOG_PROBS[0] in found:
+            if new or any(name in found for name in (*LOG_PROBS, *COUNTS)):
                 call.send(self._tensors(call, number, [told[index]], found))
         for index, piece in pieces.items():
             if rest := piece.flush():
@@ -309,9 +312,11 @@ class TritonPythonModel:
         whole = Whole()
         for found in sorted(self._answers(call, number, inputs), key=_sequence_index):
             whole.texts += self._texts(found)
+            told = {name: int(found[name].flat[0]) for name in COUNTS if name in found}
+            whole.counts |= {name: count + (name == COUNTS[1] and whole.counts.get(name, 0)) for name, count in told.items()}
             if all(name in found for name in LOG_PROBS):
-                whole.sums += found["cum_log_probs"].reshape(-1).tolist()
-                whole.log_probs += found["output_log_probs"].reshape(-1, found["output_log_probs"].shape[-1]).tolist()
+                whole.sums += found["cum_log_probs"][0].tolist()
+                whole.log_probs += found["output_log_probs"][0].tolist()
         with call.lock:
             call.texts[number] = whole
             complete = len(call.texts) == call.batch
@@ -324,7 +329,7 @@ class TritonPythonModel:
 
     def _tensors(self, call: Call, number: int, texts: list[str], found: Arrays) -> list[pb_utils.Tensor]:
         held = [_text_tensor([texts])]
-        held += [pb_utils.Tensor(name, found[name]) for name in (*LOG_PROBS, "sequence_index") if name in found]
+        held += [pb_utils.Tensor(name, found[name]) for name in (*LOG_PROBS, *COUNTS, "sequence_index") if name in found]
         if call.batch > 1:
             held.append(pb_utils.Tensor("batch_index", np.array([[number]], np.int32)))
         return held
@@ -374,18 +379,17 @@ def _sequences(found: Arrays) -> Iterator[list[int]]:
 
 
 def _joined(rows: Sequence[Whole]) -> list[pb_utils.Tensor]:
-    """One answer of all rows; shorter rows are padded with empty texts and zeros."""
+    """One answer of all rows; short rows are filled up with empty texts, sums of 0, and log probs of -1 as TensorRT-LLM's."""
     most = max(len(row.texts) for row in rows)
     tensors = [_text_tensor([row.texts + [""] * (most - len(row.texts)) for row in rows])]
     if all(row.sums for row in rows):
-        sums = np.zeros((len(rows), most), np.float32)
-        log_probs = np.zeros((len(rows), most, max(len(each) for row in rows for each in row.log_probs)), np.float32)
-        for number, row in enumerate(rows):
-            sums[number, : len(row.sums)] = row.sums
-            for beam, each in enumerate(row.log_probs):
-                log_probs[number, beam, : len(each)] = each
-        tensors += [pb_utils.Tensor("cum_log_probs", sums), pb_utils.Tensor("output_log_probs", log_probs)]
-    return tensors
+        longest = max(len(each) for row in rows for each in row.log_probs)
+        sums = [row.sums + [0.0] * (most - len(row.sums)) for row in rows]
+        logs = [[(each + [-1.0] * longest)[:longest] for each in (row.log_probs + [[]] * most)[:most]] for row in rows]
+        tensors += [pb_utils.Tensor(LOG_PROBS[0], np.array(sums, np.float32))]
+        tensors += [pb_utils.Tensor(LOG_PROBS[1], np.array(logs, np.float32))]
+    counts = {name: np.array([[row.counts[name]] for row in rows], np.int32) for name in rows[0].counts}
+    return [*tensors, *(pb_utils.Tensor(name, array) for name, array in counts.items())]
 
 
 def _text_tensor(rows: list[list[str]]) -> pb_utils.Tensor:

@@ -88,7 +88,8 @@ class Answer:
         if not voice.done and not self._pieces.whole(fresh):
             return
         self._sent[row, sample] = len(line.tokens)
-        part = Line(fresh, line.log_probs[begin:], line.logits[begin:])
+        # Ids are the new ones, log-probabilities all so far: that is how TensorRT-LLM streams them (LlmRequest::createResult).
+        part = Line(fresh, line.log_probs, line.logits[begin:])
         self._send(self._tensors([(ask, [part])], row, sample, line.cumulative))
 
     def _send(self, tensors: Sequence[pb_utils.Tensor]) -> None:
@@ -183,7 +184,11 @@ class _Table:
         return out
 
     def output_log_probs(self) -> Array:
-        out = np.zeros((len(self._said), self._lines, self._longest()), np.float32)
+        """[rows, lines, longest]; -1 stands where a line is shorter, as TensorRT-LLM fills them up, and 0 where none asked."""
+        longest = max((len(line.log_probs) for _, lines in self._said for line in lines), default=0)
+        if not longest:
+            return np.zeros((len(self._said), self._lines, self._longest()), np.float32)
+        out = np.full((len(self._said), self._lines, longest), -1.0, np.float32)
         for row, (_, lines) in enumerate(self._said):
             for place, line in enumerate(lines):
                 out[row, place, : len(line.log_probs)] = line.log_probs

@@ -1,0 +1,110 @@
+"""KServe v2 over grpc.aio: the same calls and words as ``forge.adapters.kserve``, awaited."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Protocol, cast
+
+from forge.adapters.hearing import Ear
+from forge.adapters.kserve import (
+    CHANNEL,
+    METADATA_SECONDS,
+    Calls,
+    Configured,
+    Described,
+    Index,
+    InferRequest,
+    RpcError,
+    StreamResponse,
+    is_unknown,
+)
+from forge.adapters.wire import inputs_of
+from forge.ports import Chunk, ModelMetadata, Request
+from forge.replies import Answer, Hearing
+
+
+class _Call(Protocol):
+    def __aiter__(self) -> AsyncIterator[StreamResponse]: ...
+    def cancel(self) -> bool: ...
+
+
+class _Stub(Protocol):
+    """GRPCInferenceServiceStub over a channel of grpc.aio."""
+
+    def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
+    def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
+    def RepositoryIndex(self, request: object, *, timeout: float) -> Awaitable[Index]: ...  # noqa: N802
+    def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
+
+
+class AsyncConnection:
+    """One channel to one server for any number of requests at once. Made within a running event loop, and used in that one."""
+
+    def __init__(self, address: str, timeout: float | None) -> None:
+        import grpc.aio
+
+        self._calls = Calls(address, timeout)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
+        self._stub = cast("_Stub", self._calls.stub(self._channel))
+
+    async def close(self) -> None:
+        """End what is still under way."""
+        await self._channel.close()
+
+    async def metadata(self, model: str) -> ModelMetadata:
+        """Names, types and shapes of a model's tensors; asked once."""
+        if held := self._calls.known.get(model):
+            return held
+        messages = self._calls.messages
+        async with self._translated(model):
+            described = await self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS)
+            configured = await self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
+        return self._calls.learn(model, described, configured)
+
+    def forget(self) -> None:
+        """Ask every model anew what it takes, when it is asked for something next."""
+        self._calls.known.clear()
+
+    async def ready(self) -> tuple[str, ...]:
+        """The models that the server offers."""
+        request = self._calls.messages.RepositoryIndexRequest(ready=True)
+        index = await self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
+        return tuple(entry.name for entry in index.models)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""
+        known = await self.metadata(request.model)
+        ear, calls = Ear(request, known), self._calls
+        message = calls.message(request.model, inputs_of(request, known))
+        began = time.monotonic()
+        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
+        ended = False
+        try:
+            async with self._translated(request.model):
+                async for response in call:
+                    answer, final = calls.opened(request.model, response)
+                    for chunk in ear.hear(answer, time.monotonic() - began, final=final):
+                        yield chunk
+                    ended = ended or final
+            if not ended:
+                yield Chunk("", final=True, seconds=time.monotonic() - began)
+        finally:
+            call.cancel()
+
+    async def ask(self, request: Request) -> Answer:
+        """The whole answer, and how fast it came."""
+        hearing = Hearing()
+        async with aclosing(self.generate(request)) as chunks:
+            async for chunk in chunks:
+                hearing.hear(chunk)
+        return hearing.answer()
+
+    @asynccontextmanager
+    async def _translated(self, model: str) -> AsyncGenerator[None]:
+        import grpc
+
+        try:
+            yield
+        except grpc.RpcError as error:
+            failure = cast("RpcError", error)
+            raise self._calls.mended(model, failure, await self.ready() if is_unknown(failure) else ()) from error

@@ -1,0 +1,147 @@
+"""A model's responses, read as the chunks of an answer. Pure: one Ear hears one request, whatever brought the responses."""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from forge.adapters.wire import LLMAPI
+from forge.ports import Acceptance, Chunk, ModelMetadata, Request
+
+_PADDING = -1.0
+"""What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
+
+
+class Output(Protocol):
+    """One tensor of a response; its content lies beside it in ``raw_output_contents``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+class Response(Protocol):
+    """KServe's ModelInferResponse."""
+
+    @property
+    def outputs(self) -> Sequence[Output]: ...
+    @property
+    def raw_output_contents(self) -> Sequence[bytes]: ...
+
+
+class Ear:
+    """Hears one request's responses and says what is new in each.
+
+    NVIDIA's llmapi model sends the whole text so far again and again, and so does bls with ``accumulate_tokens``. TensorRT-LLM
+    sends all log-probabilities so far with each piece (LlmRequest::createResult), forge's first twins sent the new ones.
+    """
+
+    def __init__(self, request: Request, model: ModelMetadata) -> None:
+        self._request = request
+        # Streaming beams come whole each time: TensorRT-LLM allows no other way (returnAllGeneratedTokens).
+        self._whole = request.stream and (request.beam_width or 1) > 1
+        self._repeats = not self._whole and (model.accumulates or f"{LLMAPI}max_tokens" in model.inputs)
+        self._said: dict[int, str] = {}
+        self._known: dict[int, tuple[float, ...]] = {}
+
+    def hear(self, response: Response, seconds: float, *, final: bool) -> Iterator[Chunk]:
+        """One chunk for each sequence that the response, which came after ``seconds``, speaks for; an empty last one carries
+        the end."""
+        held = _Held(response)
+        texts, ids = held.texts(), held.tokens()
+        count = max(len(texts), len(ids))
+        sums = held.floats("cum_log_probs") or held.floats("cumulative_logprob")
+        counts = self._request.return_token_counts
+        first = held.whole("sequence_index") if count == 1 else 0
+        for place in range(count):
+            index = (first or 0) + place
+            text = texts[place] if place < len(texts) else ""
+            yield Chunk(
+                self._news(index, text) if self._repeats else text,
+                final and place == count - 1,
+                index,
+                ids[place] if place < len(ids) else (),
+                self._log_probs(index, held.rows("output_log_probs"), place, count),
+                sums[place] if self._request.return_log_probs and place < len(sums) else None,
+                held.acceptance() if self._request.return_perf_metrics else None,
+                held.whole("num_input_tokens") if counts and not place else None,
+                held.whole("num_output_tokens") if counts and not place else None,  # one figure for the whole response
+                self._whole and count > 1,
+                seconds,
+            )
+        if final and not count:
+            yield Chunk("", final=True, seconds=seconds)
+
+    def _log_probs(self, index: int, rows: Sequence[tuple[float, ...]], place: int, count: int) -> tuple[float, ...]:
+        """The new ones; what was not asked for may be filled in with zeros."""
+        if not self._request.return_log_probs or place >= len(rows):
+            return ()
+        row = rows[place]
+        while count > 1 and row and row[-1] == _PADDING:
+            row = row[:-1]
+        known = () if self._whole else self._known.get(index, ())
+        repeats = row[: len(known)] == known
+        self._known[index] = row if repeats else (*known, *row)
+        return row[len(known) :] if repeats else row
+
+    def _news(self, index: int, text: str) -> str:
+        """The text less what was said before; at its end a text can become shorter, where a stop word is cut off."""
+        said = self._said.get(index, "")
+        known = len(said)
+        if not text.startswith(said):
+            pairs = enumerate(zip(said, text, strict=False))
+            known = next((place for place, (old, new) in pairs if old != new), min(len(said), len(text)))
+        self._said[index] = text
+        return text[known:]
+
+
+class _Held:
+    """Typed looks into one response's tensors."""
+
+    def __init__(self, response: Response) -> None:
+        self._raw: Mapping[str, tuple[tuple[int, ...], bytes]] = {
+            tensor.name: (tuple(tensor.shape), raw)
+            for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
+        }
+
+    def texts(self) -> list[str]:
+        _, raw = self._raw.get("text_output", ((), b""))
+        found: list[str] = []
+        position = 0
+        while position < len(raw):
+            (length,) = struct.unpack_from("<I", raw, position)
+            position += 4 + length
+            found.append(raw[position - length : position].decode(errors="replace"))
+        return found
+
+    def tokens(self) -> list[tuple[int, ...]]:
+        """output_ids [1, sequences, length], each row cut to its sequence_length."""
+        shape, raw = self._raw.get("output_ids", ((), b""))
+        if not shape:
+            return []
+        _, lengths = self._raw.get("sequence_length", ((), b""))
+        width = shape[-1]
+        flat = struct.unpack(f"<{len(raw) // 4}i", raw)
+        count = len(flat) // width if width else len(lengths) // 4
+        cut = struct.unpack(f"<{len(lengths) // 4}i", lengths) or (width,) * count
+        return [flat[row * width : row * width + min(length, width)] for row, length in zip(range(count), cut, strict=False)]
+
+    def floats(self, name: str) -> tuple[float, ...]:
+        _, raw = self._raw.get(name, ((), b""))
+        return struct.unpack(f"<{len(raw) // 4}f", raw)
+
+    def rows(self, name: str) -> list[tuple[float, ...]]:
+        """[1, sequences, length] as its rows."""
+        shape, _ = self._raw.get(name, ((), b""))
+        flat, width = self.floats(name), shape[-1] if shape else 0
+        return [flat[start : start + width] for start in range(0, len(flat), width)] if width else []
+
+    def whole(self, name: str) -> int | None:
+        _, raw = self._raw.get(name, ((), b""))
+        return int(struct.unpack_from("<i", raw)[0]) if len(raw) >= 4 else None
+
+    def acceptance(self) -> Acceptance | None:
+        """None where nothing was drafted: TensorRT-LLM then reports zeros."""
+        rate = self.floats("acceptance_rate")
+        accepted, drafted = self.whole("total_accepted_draft_tokens") or 0, self.whole("total_draft_tokens") or 0
+        return Acceptance(rate[0], accepted, drafted) if rate and (rate[0] or drafted) else None

@@ -1,0 +1,181 @@
+"""Requests and answers of language models as KServe's tensors: pure, shared by the clients with and without asyncio.
+
+Names and types come from what the server says of the model, not from memory: TensorRT-LLM 0.20 renamed ``random_seed`` and
+``min_length``; the ensemble, bls, ``tensorrt_llm`` and llmapi models differ; and what a model has no input for must not be
+ignored in silence.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from forge.errors import InferenceError
+from forge.model import Scalar
+from forge.ports import ModelMetadata, Request, TensorMetadata
+
+CODES = {
+    "BOOL": "?",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+"""KServe's datatypes in struct's letters."""
+LLMAPI = "sampling_param_"
+_TEXTS = ("prompt", "stop", "bad")
+"""Words that are text: not for a model that takes ids."""
+_RENAMED = {
+    "prompt": ("text_input",),
+    "tokens": ("input_ids",),
+    "input_lengths": ("input_lengths",),
+    "max_tokens": ("max_tokens", "request_output_len"),
+    "top_k": ("top_k", "runtime_top_k"),
+    "top_p": ("top_p", "runtime_top_p"),
+    "top_p_min": ("top_p_min", "runtime_top_p_min"),
+    "top_p_decay": ("top_p_decay", "runtime_top_p_decay"),
+    "top_p_reset_ids": ("top_p_reset_ids", "runtime_top_p_reset_ids"),
+    "length_penalty": ("length_penalty", "len_penalty"),
+    "seed": ("seed", "random_seed"),
+    "min_tokens": ("min_tokens", "min_length"),
+    "n": ("num_return_sequences", f"{LLMAPI}n"),
+    "stop": ("stop_words", f"{LLMAPI}stop"),
+    "bad": ("bad_words", f"{LLMAPI}bad"),
+    "stream": ("stream", "streaming"),
+    "return_log_probs": ("return_log_probs", "return_cumulative_logprob"),
+    "exclude_input_in_output": ("exclude_input_in_output", f"{LLMAPI}exclude_input_from_output"),
+}
+"""A word of Request -> the inputs that stand for it, by version; otherwise the word itself."""
+_OPTIONAL = (
+    "stream",
+    "exclude_input_in_output",
+    "return_perf_metrics",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+)
+"""Words that a model without such an input obeys anyway, or that only ask for more to be told."""
+_SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+Values = Sequence[Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One tensor to send; ``raw`` is its content in the protocol's layout: little-endian, strings with their length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: bytes
+
+
+def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
+    """The tensors that ask ``model`` for ``request``; InferenceError for what it has no input for, and for wrong values."""
+    offered = model.inputs
+    _refuse_impossible(request, model)
+    wanted = _words(request)
+    named = {word: _offered_name(word, offered) for word in wanted}
+    refused = [word for word, name in named.items() if not name and word not in _OPTIONAL]
+    refused += [name for name in request.inputs if name not in offered]
+    if refused:
+        raise InferenceError(
+            f"the model has no input for {', '.join(refused)}",
+            where=request.model,
+            hint=f"leave that out; it takes: {', '.join(sorted(offered))}",
+        )
+    asked = {name: wanted[word] for word, name in named.items() if name}
+    asked |= {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
+    return tuple(_input(offered[name], values, request.model) for name, values in asked.items())
+
+
+def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar]:
+    """What ``request`` says besides its prompt and its length, one value each, under the names that ``model`` gives them."""
+    named = ((_offered_name(word, model.inputs), values) for word, values in _words(request).items())
+    left_out = {_offered_name(word, model.inputs) for word in ("prompt", "max_tokens")} | {""}
+    return {name: values[0] for name, values in named if name not in left_out and len(values) == 1}
+
+
+def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
+    if request.stream and not model.decoupled:
+        raise InferenceError(
+            "the model answers once and cannot stream",
+            where=request.model,
+            hint="ask with --no-stream, or build it with serve.stream = true",
+        )
+    if request.tokens:
+        if "input_ids" not in model.inputs:
+            raise InferenceError(
+                "the model takes text and no token ids", where=request.model, hint="ask the tensorrt_llm model with ids"
+            )
+        if given := [word for word in _TEXTS if getattr(request, word)]:
+            raise InferenceError(f"a prompt of token ids cannot go with {', '.join(given)}", where=request.model)
+    elif "text_input" not in model.inputs:
+        raise InferenceError(
+            f"the model takes no text (its inputs: {', '.join(sorted(model.inputs))})",
+            where=request.model,
+            hint="ask the bls model (tensorrt_llm_bls) or the ensemble",
+        )
+
+
+def _words(request: Request) -> dict[str, Values]:
+    """What is asked for; nothing stands for what is left to the server."""
+    single: dict[str, Scalar | None] = {
+        "prompt": None if request.tokens else request.prompt,
+        "input_lengths": len(request.tokens) or None,
+        "max_tokens": request.max_tokens,
+        "stream": request.stream,
+        "exclude_input_in_output": True,
+    }
+    # The others are called as they are in Request; False asks for nothing.
+    for word in ("temperature", "top_k", "top_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"):
+        single[word] = getattr(request, word)
+    for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
+        single[word] = getattr(request, word)
+    for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
+        single[word] = getattr(request, word)
+    single["return_log_probs"] = request.return_log_probs or None
+    single["return_perf_metrics"] = request.return_perf_metrics or None
+    single["return_num_input_tokens"] = single["return_num_output_tokens"] = request.return_token_counts or None
+    words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
+    several: dict[str, Values] = {"tokens": request.tokens, "stop": request.stop, "bad": request.bad}
+    return words | {word: values for word, values in several.items() if values}
+
+
+def _offered_name(word: str, offered: Mapping[str, TensorMetadata]) -> str:
+    names = _RENAMED.get(word, (word,))
+    return next((name for name in (*names, f"{LLMAPI}{word}") if name in offered), "")
+
+
+def _input(tensor: TensorMetadata, values: Values, model: str) -> Input:
+    shape = (*(1 for _ in tensor.shape[1:]), len(values))
+    try:
+        return Input(tensor.name, tensor.datatype, shape, _raw(tensor.datatype, values))
+    except (struct.error, ValueError, KeyError, OverflowError) as error:
+        raise InferenceError(
+            f"{tensor.name} {', '.join(map(str, values))} does not fit {tensor.datatype} ({error})", where=model
+        ) from error
+
+
+def _raw(datatype: str, values: Values) -> bytes:
+    """Values in the protocol's layout."""
+    if datatype == "BYTES":
+        words = [str(value).encode() for value in values]
+        return b"".join(struct.pack("<I", len(word)) + word for word in words)
+    code = CODES[datatype]
+    return struct.pack(f"<{len(values)}{code}", *(_number(code, value) for value in values))
+
+
+def _number(code: str, value: Scalar) -> int | float | bool:
+    if code == "?" and isinstance(value, str):
+        return _SWITCHES[value.lower()]
+    if code in "efd":
+        return float(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is not whole")
+    return int(value)

@@ -1,0 +1,244 @@
+"""How an answer is shown: as it comes, several side by side, with how likely each token was, as lines of JSON."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import click
+
+from forge.cli.show import Output, table
+from forge.errors import ConfidenceError, InferenceError
+from forge.ports import Chunk, Request
+from forge.replies import Answer, Hearing, Perf, Piece, Reply
+
+BETWEEN = "\n---\n"
+"""Between several answers where they cannot stand side by side."""
+
+Spans = Callable[[str], Sequence[tuple[str, int]]]
+"""A text -> its tokens' texts, each with how many tokens it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be seen of an answer beside its text. ``whole``: nothing before its end; ``several``: of sequences."""
+
+    log_probs: bool = False
+    perf: bool = False
+    threshold: float | None = None
+    whole: bool = False
+    several: bool = False
+    chunks: bool = True
+    """With --json: a line for each chunk."""
+
+
+def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
+    """``request`` with what the person asked for, the recipe's sampling speaking for the rest; and what they want to see."""
+    words = dict(options)
+    logprobs, threshold, perf = bool(words.pop("logprobs")), words.pop("min_logprob"), bool(words.pop("perf"))
+    more = [each.partition("=") for each in cast("tuple[str, ...]", words.pop("more"))]
+    if wrong := [name for name, equals, _ in more if not (name and equals)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--input")
+    changed: dict[str, Any] = {name: value for name, value in words.items() if value is not None and value != ()}
+    request = replace(
+        request,
+        **changed,
+        inputs={name: value for name, _, value in more},
+        return_log_probs=logprobs or threshold is not None,
+        return_perf_metrics=perf,
+        return_token_counts=perf,
+    )
+    several = (request.n or request.beam_width or 1) > 1
+    return request, Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
+
+
+class Screen(Protocol):
+    """Shows something again and again in the same place."""
+
+    def show(self, replies: Sequence[Reply]) -> None: ...
+    def close(self) -> None: ...
+
+
+def tell(output: Output, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lambda _: ()) -> Answer:
+    """Show the answer while it comes, and whole where it has to be; ``spans`` tells the tokens of what came whole apart."""
+    hearing = Hearing()
+    tell_chunk = _teller(output, wish)
+    screen = _columns(wish) if wish.several and not output.as_json and sys.stdout.isatty() else None
+    try:
+        for chunk in chunks:
+            hearing.hear(chunk)
+            tell_chunk(chunk)
+            if screen:
+                screen.show(hearing.replies())
+    finally:
+        if screen:
+            screen.close()
+    answer = hearing.answer()
+    if wish.log_probs:
+        answer = replace(answer, replies=tuple(_apart(reply, spans) for reply in answer.replies))
+    if not output.as_json:
+        _finish(answer, wish, shown=screen is not None)
+    if wish.perf:
+        output.say(_perf(answer))
+    return answer
+
+
+def _apart(reply: Reply, spans: Spans) -> Reply:
+    return reply.spelled(spans(reply.text)) if len(reply.pieces) == 1 and len(reply.log_probs) > 1 else reply
+
+
+def judge(output: Output, answer: Answer, wish: Wish) -> None:
+    """End with ConfidenceError's exit code where no sequence reaches the threshold; InferenceError where that is unknown."""
+    if wish.threshold is None:
+        return
+    below = answer.below(wish.threshold)
+    if below is None:
+        raise InferenceError("the model reports no log-probabilities", hint="--min-logprob cannot be judged by this model")
+    if below:
+        best = max(reply.log_prob for reply in answer.replies if reply.log_prob is not None)
+        output.say(f"the answer's log-probability {best:.3f} is below {wish.threshold:g}")
+        sys.exit(ConfidenceError.exit_code)
+
+
+def document(answer: Answer, wish: Wish) -> dict[str, object]:
+    """What the last line of JSON says of an answer."""
+    found: dict[str, object] = {
+        "answers": [reply.text for reply in answer.replies],
+        "sequences": [_sequence(index, reply, wish) for index, reply in enumerate(answer.replies)],
+    }
+    if wish.perf:
+        found["perf"] = _perf_document(answer.perf)
+    if wish.threshold is not None:
+        found["below_min_logprob"] = answer.below(wish.threshold)
+    if answer.acceptance is not None:
+        held = answer.acceptance
+        found["acceptance"] = {"rate": held.rate, "accepted": held.accepted, "drafted": held.drafted}
+    counts = {"input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens}
+    return found | {name: count for name, count in counts.items() if count is not None}
+
+
+def _sequence(index: int, reply: Reply, wish: Wish) -> dict[str, object]:
+    found: dict[str, object] = {"index": index, "text": reply.text}
+    if reply.log_prob is not None:
+        found |= {"log_prob": reply.log_prob, "geometric_mean": reply.geometric_mean}
+        if wish.threshold is not None:
+            found["below_min_logprob"] = reply.below(wish.threshold)
+    if wish.log_probs:
+        found["pieces"] = [{"text": piece.text, "log_probs": piece.log_probs} for piece in reply.pieces]
+    return found
+
+
+def _teller(output: Output, wish: Wish) -> Callable[[Chunk], None]:
+    if output.as_json:
+        return (lambda chunk: output.line(_line(chunk))) if wish.chunks else (lambda _: None)
+    if wish.whole or wish.several:
+        return lambda _: None
+    held: list[float] = []
+
+    def say(chunk: Chunk) -> None:
+        held.extend(chunk.log_probs)
+        click.echo(_coloured(Piece(chunk.text, tuple(held))) if wish.log_probs else chunk.text, nl=False)
+        if chunk.text:
+            held.clear()
+        sys.stdout.flush()
+
+    return say
+
+
+def _line(chunk: Chunk) -> dict[str, object]:
+    """A chunk as JSON; what the model did not say is left out."""
+    line: dict[str, object] = {"text": chunk.text, "index": chunk.index, "final": chunk.final}
+    more: dict[str, object] = {
+        "tokens": chunk.tokens,
+        "log_probs": chunk.log_probs,
+        "cum_log_prob": chunk.cum_log_prob,
+        "whole": chunk.whole or None,
+    }
+    return line | {name: value for name, value in more.items() if value not in ((), None)}
+
+
+def _finish(answer: Answer, wish: Wish, *, shown: bool) -> None:
+    """What is left to show when all is said."""
+    if wish.whole or wish.several:
+        if not shown:
+            parts = [_whole(reply, wish) for reply in answer.replies]
+            click.echo(BETWEEN.join(parts))
+    else:
+        click.echo()
+        if wish.log_probs:
+            click.echo(_logged(answer.replies[0]))
+
+
+def _whole(reply: Reply, wish: Wish) -> str:
+    if not wish.log_probs:
+        return reply.text
+    return "".join(_coloured(piece) for piece in reply.pieces) + "\n" + _logged(reply)
+
+
+def _logged(reply: Reply) -> str:
+    """On a terminal the colours have told of each token; elsewhere a table does. Then of the whole sequence."""
+    rows = [] if sys.stdout.isatty() else [row for piece in reply.pieces for row in _rows(piece)]
+    shown = table([("TOKEN", "LOGPROB", "PROBABILITY"), *rows]) + "\n" if rows else ""
+    return shown + _sum(reply)
+
+
+def _rows(piece: Piece) -> Iterator[tuple[str, str, str]]:
+    """One row a token. Of several tokens that came in one piece, which part of its text is whose is not known."""
+    count = len(piece.log_probs)
+    text = json.dumps(piece.text if len(piece.text) <= 24 else f"{piece.text[:24]}...", ensure_ascii=False)
+    for place, log_prob in enumerate(piece.log_probs, 1):
+        yield (
+            text if count == 1 else f"{text} {place}/{count}",
+            f"{log_prob:.4f}",
+            f"{Piece('', (log_prob,)).probability:.4f}",
+        )
+
+
+def _sum(reply: Reply) -> str:
+    if reply.log_prob is None:
+        return "the model reports no log-probabilities"
+    mean = "" if reply.geometric_mean is None else f", geometric mean {reply.geometric_mean:.4f}"
+    count = len(reply.log_probs) or len(reply.tokens)
+    return f"log-probability {reply.log_prob:.4f}{mean}" + (f" over {count} tokens" if count else "")
+
+
+def _coloured(piece: Piece) -> str:
+    """From red (improbable) over yellow to green (certain); click leaves the colours out where no terminal is."""
+    if piece.probability is None:
+        return piece.text
+    red = round(220 * min(1.0, 2 - 2 * piece.probability))
+    green = round(190 * min(1.0, 2 * piece.probability))
+    return click.style(piece.text, fg=(red, green, 60))
+
+
+def _perf(answer: Answer) -> str:
+    perf = answer.perf
+    unit = "tokens" if perf.counted else "pieces (the model does not count tokens)"
+    said = [f"TTFT {perf.first * 1000:.1f} ms"] if perf.pieces > 1 else ["came whole"]
+    if perf.inter_token is not None:
+        said.append(f"ITL {perf.inter_token * 1000:.1f} ms")
+    said.append(f"{perf.tokens} {unit} in {perf.total:.3f} s = {perf.rate:.1f}/s")
+    if answer.acceptance is not None:
+        held = answer.acceptance
+        said.append(f"{held.accepted} of {held.drafted} draft tokens accepted ({held.rate:.0%})")
+    return ", ".join(said)
+
+
+def _perf_document(perf: Perf) -> dict[str, object]:
+    return {
+        "ttft_seconds": perf.first if perf.pieces > 1 else None,
+        "itl_seconds": perf.inter_token,
+        "total_seconds": perf.total,
+        "tokens": perf.tokens,
+        "tokens_counted": perf.counted,
+        "tokens_per_second": perf.rate,
+    }
+
+
+def _columns(wish: Wish) -> Screen:
+    from forge.cli.columns import Columns
+
+    return Columns(
+        lambda reply: _sum(reply) if wish.log_probs else "", lambda piece: piece.probability if wish.log_probs else None
+    )

@@ -1,0 +1,126 @@
+"""Speak to served models from Python, with or without asyncio. See docs/client.md.
+
+from forge.client import Client, Request
+
+with Client("127.0.0.1:8001") as client:
+    for chunk in client.generate(Request("tensorrt_llm_bls", "Why is the sky blue?", max_tokens=64)):
+        print(chunk.text, end="", flush=True)
+
+Both clients speak KServe v2 over gRPC, so they work with any Triton that serves TensorRT-LLM's models, whoever built them.
+"""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+from types import TracebackType
+
+from forge.adapters.aio import AsyncConnection
+from forge.adapters.kserve import Connection
+from forge.errors import InferenceError
+from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
+from forge.replies import Answer, Perf, Piece, Reply
+
+__all__ = [
+    "Acceptance",
+    "Answer",
+    "AsyncClient",
+    "Chunk",
+    "Client",
+    "InferenceError",
+    "ModelMetadata",
+    "Perf",
+    "Piece",
+    "Reply",
+    "Request",
+    "TensorMetadata",
+]
+
+
+class Client:
+    """One server at ``host:port`` (its gRPC port) over one channel; threads may share it.
+
+    ``timeout`` bounds each whole answer, in seconds. What goes wrong is an InferenceError: no server, an unknown model, a word
+    that the model has no input for, a stream from a model that answers once, and whatever the server refuses.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        self._connection = Connection(address, timeout)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; answers under way are cancelled."""
+        self._connection.close()
+
+    def metadata(self, model: str) -> ModelMetadata:
+        """What ``model`` takes and gives, and whether it can stream. Asked once, and again after a failed request."""
+        return self._connection.metadata(model)
+
+    def models(self) -> tuple[str, ...]:
+        """The models that are ready."""
+        return self._connection.ready()
+
+    def generate(self, request: Request) -> Generator[Chunk]:
+        """The answer's chunks as they come, the last one ``final``. Closing the generator cancels the request at the server."""
+        return self._connection.generate(request)
+
+    def ask(self, request: Request) -> Answer:
+        """The whole answer, however it comes: every sequence, log-probabilities where they were asked for, and how fast."""
+        return self._connection.ask(request)
+
+
+class AsyncClient:
+    """The same for asyncio: one channel carries as many requests at once as there are tasks that ask.
+
+    The channel is made by the first call and belongs to the event loop of that call. Cancelling a task that awaits an answer
+    cancels its request at the server.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._connection: AsyncConnection | None = None
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; answers under way are cancelled."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def metadata(self, model: str) -> ModelMetadata:
+        """What ``model`` takes and gives, and whether it can stream. Asked once, and again after a failed request."""
+        return await self._connected().metadata(model)
+
+    def forget(self) -> None:
+        """Ask for metadata again: a model may have been loaded anew, with other inputs."""
+        self._connected().forget()
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that are ready."""
+        return await self._connected().ready()
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        """The answer's chunks as they come, the last one ``final``. ``aclose()`` cancels the request at the server."""
+        async with aclosing(self._connected().generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def ask(self, request: Request) -> Answer:
+        """The whole answer, however it comes: every sequence, log-probabilities where they were asked for, and how fast."""
+        return await self._connected().ask(request)
+
+    def _connected(self) -> AsyncConnection:
+        if self._connection is None:
+            self._connection = AsyncConnection(self._address, self._timeout)
+        return self._connection

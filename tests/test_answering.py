@@ -1,0 +1,228 @@
+"""What `forge generate` and `forge chat` show of an answer, and what they end with."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from forge.adapters.spans import spans
+from forge.cli import main
+from forge.cli.answering import Wish, document, judge, tell
+from forge.cli.columns import Columns
+from forge.cli.show import Output
+from forge.errors import ConfidenceError, InferenceError
+from forge.ports import Acceptance, Chunk
+from forge.replies import Hearing, Piece, Reply
+from skeleton_kit import TOKENIZERS, lay
+from tiny_served import Tiny
+
+SURE = (
+    Chunk("Pa", log_probs=(-0.5,), cum_log_prob=-0.5, seconds=0.1),
+    Chunk("", log_probs=(-1.0,), cum_log_prob=-1.5, seconds=0.2),
+    Chunk("ris", log_probs=(-0.25,), cum_log_prob=-1.75, seconds=0.3),
+    Chunk("", final=True, seconds=0.3),
+)
+TWO = (Chunk("yes", cum_log_prob=-1.0), Chunk("no", index=1, cum_log_prob=-3.0), Chunk("", final=True))
+
+
+def shown(capsys: pytest.CaptureFixture[str], wish: Wish, chunks: Iterable[Chunk] = SURE, **how: bool) -> tuple[str, str]:
+    """What stdout and stderr say of an answer."""
+    tell(Output(**how), iter(chunks), wish)
+    return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+
+def test_a_stream_is_shown_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[str] = []
+
+    def pieces() -> Iterator[Chunk]:
+        for chunk in SURE:
+            yield chunk
+            seen.append(capsys.readouterr().out)
+
+    tell(Output(), pieces(), Wish())
+    assert seen == ["Pa", "", "ris", ""]
+    assert capsys.readouterr().out == "\n"
+
+
+def test_where_no_terminal_is_a_table_says_how_likely_each_token_was(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = shown(capsys, Wish(log_probs=True))
+    assert out.splitlines() == [
+        "Paris",
+        "TOKEN      LOGPROB  PROBABILITY",
+        '"Pa"       -0.5000  0.6065',
+        '"ris" 1/2  -1.0000  0.3679',
+        '"ris" 2/2  -0.2500  0.7788',
+        "log-probability -1.7500, geometric mean 0.5580 over 3 tokens",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_colours_say_how_likely_each_token_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    tell(
+        Output(),
+        iter([Chunk("Pa", log_probs=(-0.01,)), Chunk("ris", log_probs=(-4.0,)), Chunk("", final=True)]),
+        Wish(log_probs=True),
+    )
+    (sure, unsure), rest = re.findall(r"\x1b\[38;2;(\d+);(\d+);60m", screen.getvalue()), screen.getvalue().splitlines()[1:]
+    assert int(sure[0]) < int(sure[1])  # green
+    assert int(unsure[0]) > int(unsure[1])  # red
+    assert rest == ["log-probability -4.0100, geometric mean 0.1347 over 2 tokens"]
+
+
+def test_an_answer_that_came_whole_is_cut_into_tokens_by_the_models_tokenizer(tmp_path: Path) -> None:
+    lay(tmp_path, "byte_level")
+    text = "hello 🚀 world"
+    found = spans(tmp_path, text)
+    count = len(TOKENIZERS["byte_level"].encode(text).ids)
+    assert "".join(piece for piece, _ in found) == text
+    assert sum(tokens for _, tokens in found) == count
+    assert any(tokens > 1 for _, tokens in found)
+    whole = Chunk(text, final=True, log_probs=tuple(-float(place) for place in range(count)))
+    wish = Wish(log_probs=True, whole=True)
+    cut = tell(Output(), iter([whole]), wish, partial(spans, tmp_path)).replies[0].pieces
+    assert [(piece.text, len(piece.log_probs)) for piece in cut] == list(found)
+    other = replace(whole, log_probs=whole.log_probs[1:])
+    assert tell(Output(), iter([other]), wish, partial(spans, tmp_path)).replies[0].pieces == (Piece(text, other.log_probs),)
+    assert spans(tmp_path / "nowhere", text) == ()
+
+
+def test_json_is_a_line_for_each_chunk_with_what_the_model_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = shown(capsys, Wish(log_probs=True), as_json=True)
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"text": "Pa", "index": 0, "final": False, "log_probs": [-0.5], "cum_log_prob": -0.5},
+        {"text": "", "index": 0, "final": False, "log_probs": [-1.0], "cum_log_prob": -1.5},
+        {"text": "ris", "index": 0, "final": False, "log_probs": [-0.25], "cum_log_prob": -1.75},
+        {"text": "", "index": 0, "final": True},
+    ]
+
+
+def test_several_answers_are_apart_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, Wish(several=True), TWO)[0] == "yes\n---\nno\n"
+
+
+def test_several_answers_stand_side_by_side_on_a_terminal() -> None:
+    screen = io.StringIO()
+    columns = Columns(
+        lambda reply: f"sum {reply.log_prob}",
+        lambda piece: piece.probability,
+        Console(file=screen, force_terminal=True, width=80, color_system="truecolor"),
+    )
+    columns.show(
+        [Reply("yes", pieces=(Piece("yes", (-0.1,)),), cum_log_prob=-0.1), Reply("no", pieces=(Piece("no", (-3.0,)),))]
+    )
+    columns.close()
+    (line,) = {line for line in screen.getvalue().splitlines() if "yes" in line}
+    assert "no" in line
+    assert "\x1b[38;2;42;190;60myes" in line  # likely: green
+    assert "\x1b[38;2;220;19;60mno" in line  # unlikely: red
+    assert "sum -0.1" in re.sub("\x1b[^m]*m", "", screen.getvalue())
+
+
+def test_speed_and_speculation_are_told_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    chunks = (*SURE[:3], Chunk("", final=True, seconds=0.5, acceptance=Acceptance(0.75, 3, 4)))
+    out, err = shown(capsys, Wish(perf=True), chunks)
+    assert out == "Paris\n"
+    assert err == "TTFT 100.0 ms, ITL 200.0 ms, 3 tokens in 0.500 s = 6.0/s, 3 of 4 draft tokens accepted (75%)\n"
+
+
+def test_speed_says_so_where_tokens_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    chunks = (Chunk("Paris", seconds=0.1), Chunk(" it is", seconds=0.2), Chunk("", final=True, seconds=0.2))
+    assert "2 pieces (the model does not count tokens)" in shown(capsys, Wish(perf=True), chunks)[1]
+    assert shown(capsys, Wish(perf=True, whole=True), chunks[:1])[1].startswith("came whole")
+
+
+@pytest.mark.parametrize(("threshold", "code"), [(-2.0, 0), (-1.0, ConfidenceError.exit_code)])
+def test_an_answer_below_the_threshold_is_shown_and_ends_with_its_own_code(
+    capsys: pytest.CaptureFixture[str], threshold: float, code: int
+) -> None:
+    wish = Wish(threshold=threshold)
+    found = tell(Output(), iter(SURE), wish)
+    assert document(found, wish)["below_min_logprob"] is bool(code)
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            judge(Output(), found, wish)
+        assert ended.value.code == code
+        assert "-1.750 is below -1" in capsys.readouterr().err
+    else:
+        judge(Output(), found, wish)
+
+
+def test_a_threshold_cannot_be_judged_where_the_model_says_nothing() -> None:
+    hearing = Hearing()
+    hearing.hear(Chunk("Paris", final=True))
+    with pytest.raises(InferenceError, match="reports no log-probabilities"):
+        judge(Output(), hearing.answer(), Wish(threshold=-1.0))
+
+
+def test_several_answers_are_judged_each_and_together() -> None:
+    hearing = Hearing()
+    for chunk in TWO:
+        hearing.hear(chunk)
+    found = document(hearing.answer(), Wish(threshold=-2.0))
+    assert found["below_min_logprob"] is False
+    assert [each["below_min_logprob"] for each in found["sequences"]] == [False, True]  # type: ignore[attr-defined]
+
+
+Forge = Callable[..., Result]
+
+
+@pytest.fixture
+def forge(tiny: Tiny, home: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
+    """The command line beside the served tiny model."""
+    monkeypatch.setenv("FORGE_HOME", str(home))
+
+    def run(*words: str, typed: str = "") -> Result:
+        verb, *rest = words
+        asked = [verb, "tiny", *rest, "--repository", str(tiny.target.repository)]
+        return CliRunner().invoke(main, asked, input=typed)
+
+    return run
+
+
+@pytest.mark.slow
+def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
+    done = forge(
+        "generate", "hello", "-n", "2", "--top-k", "0", "--top-p", "1", "--logprobs", "--perf", "--min-logprob", "-1", "--json"
+    )
+    *chunks, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == ConfidenceError.exit_code
+    assert last["below_min_logprob"]
+    assert {chunk["index"] for chunk in chunks} == {0, 1}
+    for sequence in last["sequences"]:
+        pieces = [log_prob for piece in sequence["pieces"] for log_prob in piece["log_probs"]]
+        assert sequence["log_prob"] == pytest.approx(sum(pieces), abs=1e-3)
+        assert sequence["text"] == "".join(piece["text"] for piece in sequence["pieces"])
+    assert last["perf"]["tokens"] == last["output_tokens"]
+    assert last["perf"]["tokens_counted"]
+
+
+@pytest.mark.slow
+def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(forge: Forge) -> None:
+    done = forge("generate", "hello", "--input", "top_q=3")
+    assert done.exit_code == InferenceError.exit_code
+    assert "no input for top_q" in done.stderr
+    assert "repetition_penalty" in done.stderr
+    assert forge("generate", "hello", "--input", "top_q").exit_code == 2
+
+
+@pytest.mark.slow
+def test_chat_keeps_one_answer_of_a_beam_search_and_judges_at_the_end(forge: Forge) -> None:
+    done = forge("chat", "--beam-width", "2", "--min-logprob", "-0.001", "--json", typed="hello\nworld\n\n")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["question"] for line in lines] == ["hello", "world"]
+    assert all(len(line["answers"]) == 1 and line["below_min_logprob"] for line in lines)
+    assert done.exit_code == ConfidenceError.exit_code

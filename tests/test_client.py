@@ -1,0 +1,206 @@
+"""forge.client against a real Triton that serves a tiny random model: what it says is what transformers says."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import aclosing, closing
+from dataclasses import replace
+
+import pytest
+
+import tiny_checkpoints
+from forge.client import AsyncClient, Client, InferenceError, Request
+from forge.model import Role
+from skeleton_kit import TOKENIZERS
+from tiny_served import Tiny
+
+pytestmark = pytest.mark.slow
+
+PROMPT = "hello world"
+IDS = tuple(TOKENIZERS["byte_level"].encode(PROMPT).ids)
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Tiny) -> Iterator[Client]:
+    with Client(tiny.address, timeout=60) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def asked(tiny: Tiny) -> Request:
+    return replace(tiny.target.request(PROMPT), max_tokens=COUNT, return_log_probs=True)
+
+
+def transformers_log_probs(tiny: Tiny, said: tuple[int, ...]) -> list[float]:
+    """The log-probability of each token of ``said`` after the prompt, as the checkpoint has it."""
+    torch = tiny_checkpoints.torch
+    with torch.no_grad():
+        logits = tiny.model(torch.tensor([[*IDS, *said]])).logits[0, len(IDS) - 1 : -1]
+    return [float(row[token]) for row, token in zip(logits.log_softmax(-1), said, strict=True)]
+
+
+def greedy(tiny: Tiny) -> tuple[int, ...]:
+    return tuple(tiny_checkpoints.says(tiny.model, list(IDS), COUNT))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_ids_and_log_probabilities_are_transformers(tiny: Tiny, client: Client, asked: Request, stream: bool) -> None:
+    model = tiny.target.model.roles[Role.TENSORRT_LLM]
+    (reply,) = client.ask(replace(asked, model=model, prompt="", tokens=IDS, stream=stream)).replies
+    assert reply.tokens == greedy(tiny)
+    assert reply.log_probs == pytest.approx(transformers_log_probs(tiny, reply.tokens), abs=1e-4)
+    assert reply.log_prob == pytest.approx(sum(reply.log_probs), abs=1e-4)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("role", [Role.BLS, Role.ENSEMBLE])
+def test_the_pipeline_hands_log_probabilities_on(tiny: Tiny, client: Client, asked: Request, role: Role, stream: bool) -> None:
+    (reply,) = client.ask(replace(asked, model=tiny.target.model.roles[role], stream=stream)).replies
+    expected = transformers_log_probs(tiny, greedy(tiny))
+    assert reply.log_probs == pytest.approx(expected, abs=1e-4)
+    assert reply.log_prob == pytest.approx(math.fsum(expected), abs=1e-3)
+    assert reply.geometric_mean == pytest.approx(math.exp(math.fsum(expected) / COUNT), abs=1e-4)
+
+
+def test_nothing_is_said_of_log_probabilities_that_nobody_asked_for(client: Client, asked: Request) -> None:
+    (reply,) = client.ask(replace(asked, return_log_probs=False)).replies
+    assert (reply.log_probs, reply.log_prob, reply.geometric_mean) == ((), None, None)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_beams_are_transformers_beams_with_the_best_first(tiny: Tiny, client: Client, asked: Request, stream: bool) -> None:
+    model = tiny.target.model.roles[Role.TENSORRT_LLM]
+    end = tiny.model.config.eos_token_id
+    beams = replace(asked, model=model, prompt="", tokens=IDS, beam_width=3, top_k=None, end_id=end, stream=stream)
+    answer = client.ask(beams)
+    said = tiny_checkpoints.says(tiny.model, list(IDS), COUNT, num_beams=3, early_stopping=True, length_penalty=0.0)
+    assert answer.replies[0].tokens == tuple(token for token in said if token != end)
+    sums = [reply.log_prob for reply in answer.replies if reply.log_prob is not None]
+    assert len(sums) == 3
+    assert sums == sorted(sums, reverse=True)
+    for reply in answer.replies:
+        assert reply.log_probs == pytest.approx(transformers_log_probs(tiny, reply.tokens), abs=1e-4)
+    assert client.ask(replace(beams, n=2)).replies == answer.replies[:2]
+
+
+@pytest.mark.parametrize("role", [Role.BLS, Role.ENSEMBLE])
+def test_samples_come_under_their_own_numbers_streamed_or_not(tiny: Tiny, client: Client, asked: Request, role: Role) -> None:
+    several = replace(asked, model=tiny.target.model.roles[role], n=3, top_k=0, top_p=1.0, temperature=1.0, seed=3)
+    streamed, whole = client.ask(several), client.ask(replace(several, stream=False))
+    assert len({reply.log_probs for reply in streamed.replies}) == 3
+    assert [reply.log_probs for reply in streamed.replies] == [reply.log_probs for reply in whole.replies]
+
+
+def test_tokens_are_counted_where_that_is_asked_for(client: Client, asked: Request) -> None:
+    counted = replace(asked, return_log_probs=False, return_token_counts=True)
+    for stream in (True, False):
+        answer = client.ask(replace(counted, stream=stream))
+        assert (answer.input_tokens, answer.output_tokens) == (len(IDS), COUNT)
+        assert answer.perf.counted
+    assert client.ask(replace(counted, return_token_counts=False)).output_tokens is None
+
+
+def test_a_stream_is_timed_piece_by_piece(client: Client, asked: Request) -> None:
+    seconds = [chunk.seconds for chunk in client.generate(asked)]
+    assert seconds == sorted(seconds)
+    perf = client.ask(asked).perf
+    assert 0 < perf.first < perf.total
+    assert perf.inter_token == pytest.approx((perf.total - perf.first) / (COUNT - 1))
+    assert client.ask(replace(asked, stream=False)).perf.inter_token is None
+
+
+def test_any_input_of_the_metadata_can_be_given_by_its_name(client: Client, asked: Request) -> None:
+    assert client.ask(replace(asked, inputs={"min_tokens": "3"})).text == client.ask(asked).text
+    banned = client.ask(replace(asked, inputs={"bad_words": client.ask(replace(asked, max_tokens=1)).text}))
+    assert banned.text != client.ask(asked).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"inputs": {"top_q": 1}}, "no input for top_q"),
+        ({"inputs": {"top_p": "much"}}, "does not fit FP32"),
+        ({"inputs": {"top_k": "1.5"}}, "does not fit INT32"),
+        ({"inputs": {"stream": "maybe"}}, "does not fit BOOL"),
+        ({"early_stopping": True}, "no input for early_stopping"),
+        ({"tokens": (1, 2), "prompt": ""}, "takes text and no token ids"),
+        ({"model": "tensorrt_llm"}, "takes no text"),
+        ({"model": "tensorrt_llm", "tokens": (1,), "prompt": "x"}, "cannot go with prompt"),
+        ({"beam_width": 99}, "max_beam_width 4"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_words(
+    client: Client, asked: Request, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(InferenceError, match=complaint):
+        client.ask(replace(asked, **changes))  # type: ignore[arg-type]
+
+
+def test_metadata_says_what_a_model_takes_and_whether_it_streams(tiny: Tiny, client: Client) -> None:
+    held = client.metadata(tiny.target.model.front)
+    assert held.decoupled
+    assert held.inputs["seed"].datatype == "UINT64"
+    assert held.outputs["output_log_probs"].shape == (-1, -1, -1)
+    assert client.metadata(tiny.target.model.front) is held
+    assert tiny.target.model.front in client.models()
+
+
+def test_many_answers_at_once_come_over_one_channel_and_are_not_mixed(tiny: Tiny, client: Client, asked: Request) -> None:
+    requests = [replace(asked, prompt=f"{PROMPT} {'ab' * number}") for number in range(12)]
+    alone = [client.ask(request).replies for request in requests]
+
+    async def together() -> list[object]:
+        async with AsyncClient(tiny.address, timeout=60) as several:
+            return [answer.replies for answer in await asyncio.gather(*map(several.ask, requests))]
+
+    assert asyncio.run(together()) == alone
+
+
+def test_asyncio_and_threads_hear_the_same_chunks(tiny: Tiny, client: Client, asked: Request) -> None:
+    async def listen() -> list[object]:
+        async with AsyncClient(tiny.address) as one:
+            return [chunk async for chunk in one.generate(asked)]
+
+    heard = asyncio.run(listen())
+    with closing(client.generate(asked)) as chunks:
+        assert list(chunks) == heard
+    assert len(heard) > 3
+
+
+@pytest.mark.parametrize("how", ["aclose", "cancel"])
+def test_what_is_left_frees_its_places(tiny: Tiny, asked: Request, how: str) -> None:
+    """Twice as many endless answers as there are places are begun and left; the next one is not kept waiting."""
+    endless = replace(asked, max_tokens=240, min_tokens=240, return_log_probs=False)
+
+    async def leave(several: AsyncClient) -> None:
+        if how == "aclose":
+            async with aclosing(several.generate(endless)) as chunks:
+                await anext(chunks)
+            return
+        task = asyncio.create_task(several.ask(endless))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def run() -> str:
+        async with AsyncClient(tiny.address) as several:
+            await asyncio.gather(*(leave(several) for _ in range(16)))
+            return (await asyncio.wait_for(several.ask(asked), 5)).text
+
+    assert asyncio.run(run())
+
+
+def test_asyncio_is_told_of_failures_in_the_same_words(tiny: Tiny, asked: Request) -> None:
+    async def fail(address: str, request: Request) -> None:
+        async with AsyncClient(address, timeout=30) as one:
+            await one.ask(request)
+
+    with pytest.raises(InferenceError, match="no model 'nobody'") as caught:
+        asyncio.run(fail(tiny.address, replace(asked, model="nobody")))
+    assert tiny.target.model.front in caught.value.hint
+    with pytest.raises(InferenceError, match="max_beam_width 4"):
+        asyncio.run(fail(tiny.address, replace(asked, beam_width=99)))
+    with pytest.raises(InferenceError, match="no server answers"):
+        asyncio.run(fail("127.0.0.1:9", asked))
