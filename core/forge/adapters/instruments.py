@@ -1,0 +1,177 @@
+"""Looks at a Triton and at the GPUs while a load runs: /metrics over HTTP, NVML where its bindings and a driver are here."""
+
+import threading
+import urllib.request
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Protocol, cast
+
+import msgspec
+
+from forge.benching import watching
+from forge.benching.watching import COUNTERS, GpuReading, Scrape, Seen
+from forge.ports import Ports
+
+_PATIENCE = 5.0
+_PERIOD = 1.0
+"""Seconds between two looks. A look costs a few milliseconds of this process."""
+_PREFIXES = ("nv_inference_pending", "nv_trt_llm", "nv_energy", "nv_gpu", "nv_cpu", "nv_pinned")
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The company's proxy does not stand between this machine and itself."""
+
+
+class _Memory(Protocol):
+    used: int
+
+
+class _Rates(Protocol):
+    gpu: int
+
+
+class _Nvml(Protocol):
+    """What is used of pynvml; the names are NVML's."""
+
+    NVMLError: type[Exception]
+    NVML_TEMPERATURE_GPU: int
+
+    def nvmlInit(self) -> None: ...  # noqa: N802
+    def nvmlShutdown(self) -> None: ...  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...  # noqa: N802
+    def nvmlDeviceGetName(self, handle: object) -> str | bytes: ...  # noqa: N802
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> _Rates: ...  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> _Memory: ...  # noqa: N802
+    def nvmlDeviceGetPowerUsage(self, handle: object) -> int: ...  # noqa: N802
+    def nvmlDeviceGetTemperature(self, handle: object, sensor: int) -> int: ...  # noqa: N802
+
+
+class _Server(msgspec.Struct):
+    """KServe's server metadata."""
+
+    version: str = ""
+
+
+class ServerInstruments:
+    """The Instruments over one server's ports."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def version(self) -> str:
+        try:
+            return msgspec.json.decode(_get(f"http://{self._ports.host}:{self._ports.http}/v2"), type=_Server).version
+        except (OSError, ValueError):
+            return ""
+
+    @contextmanager
+    def look(self) -> Generator[Seen]:
+        """Counters from before to after, gauges and GPUs every second in a thread of their own."""
+        seen = Seen()
+        with _nvml() as (nvml, missing):
+            watcher = _Watcher(f"http://{self._ports.host}:{self._ports.metrics}/metrics", nvml)
+            watcher.start()
+            try:
+                yield seen
+            finally:
+                watcher.end()
+        first, last = watcher.scrapes[:1], watcher.scrapes[-1:]
+        if len(watcher.scrapes) > 1:
+            seen.triton = watching.times(first[0], last[0])
+            seen.gauges = watching.gauges(watcher.scrapes)
+        seen.gpus = watching.gpus(watcher.readings)
+        seen.notes = tuple(note for note in (watcher.problem, missing) if note)
+
+
+class _Watcher:
+    """Reads at once, every second, and a last time at the end."""
+
+    def __init__(self, url: str, nvml: _Nvml | None) -> None:
+        self._url = url
+        self._nvml = nvml
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.scrapes: list[Scrape] = []
+        self.readings: list[GpuReading] = []
+        self.problem = ""
+
+    def start(self) -> None:
+        self._read()
+        self._thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._read()
+
+    def _run(self) -> None:
+        while not self._over.wait(_PERIOD):
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            self.scrapes.append(parse(_get(self._url)))
+        except (OSError, ValueError) as error:
+            self.problem = f"Triton's metrics could not be read at {self._url}: {error}"
+        if self._nvml:
+            self.readings += _readings(self._nvml)
+
+
+def parse(text: str) -> Scrape:
+    """Triton's counters and gauges out of Prometheus' text; a model's versions and GPUs are added up."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    counters: dict[tuple[str, str], float] = {}
+    gauges: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removesuffix("_total") if sample.name.removesuffix("_total") in COUNTERS else sample.name
+            if name in COUNTERS:
+                place = (name, sample.labels.get("model", ""))
+                counters[place] = counters.get(place, 0.0) + sample.value
+            elif family.type == "gauge" and name.startswith(_PREFIXES):
+                labels = ",".join(f'{label}="{value}"' for label, value in sorted(sample.labels.items()) if label != "version")
+                gauges[f"{name}{{{labels}}}" if labels else name] = sample.value
+    return Scrape(counters, gauges)
+
+
+def _get(url: str) -> str:
+    with _DIRECT.open(url, timeout=_PATIENCE) as response:
+        return cast("bytes", response.read()).decode()
+
+
+@contextmanager
+def _nvml() -> Generator[tuple[_Nvml | None, str]]:
+    """NVML and nothing, or nothing and why."""
+    try:
+        nvml = cast("_Nvml", import_module("pynvml"))
+    except ImportError:
+        yield None, "the GPUs were not looked at: nvidia-ml-py is not installed (pip install 'triton-forge[bench]')"
+        return
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        yield None, "no GPU was looked at: this machine has no NVIDIA driver"
+        return
+    try:
+        yield nvml, ""
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _readings(nvml: _Nvml) -> Iterator[GpuReading]:
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = nvml.nvmlDeviceGetName(handle)
+        power: float | None = None
+        heat: float | None = None
+        with suppress(nvml.NVMLError):
+            power = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
+        with suppress(nvml.NVMLError):
+            heat = float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        try:
+            used = nvml.nvmlDeviceGetMemoryInfo(handle).used
+            rate = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        except nvml.NVMLError:
+            continue
+        yield GpuReading(index, name.decode() if isinstance(name, bytes) else name, rate, float(used), power, heat)

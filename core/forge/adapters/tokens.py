@@ -1,0 +1,82 @@
+"""A model's tokenizer by its tokenizer.json, for counting and for making prompts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from blake3 import blake3
+
+FILE = "tokenizer.json"
+_WORD = re.compile(r"[a-z]{3,12}")
+_ENOUGH = 4096
+
+
+class _Encoding(Protocol):
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+class _Tokenizer(Protocol):
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> _Encoding: ...
+    def get_vocab(self) -> Mapping[str, int]: ...
+
+
+class _Loader(Protocol):
+    def from_file(self, path: str) -> _Tokenizer: ...
+
+
+class _Module(Protocol):
+    Tokenizer: _Loader
+
+
+class TokenizerFolder:
+    """The tokenizer of ``folder``, read when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be used here; empty where it can."""
+        if not self._file.is_file():
+            return f"{self._file.parent} has no {FILE}"
+        if find_spec("tokenizers") is None:
+            return "the package tokenizers is not installed (pip install 'triton-forge[bench]')"
+        return ""
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of tokenizer.json; empty without one."""
+        return blake3(self._file.read_bytes()).hexdigest() if self._file.is_file() else ""
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text).ids)
+
+    def spoken(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def words(self) -> tuple[str, ...]:
+        """Plain lower-case words. They are tried behind others, as they will stand in a prompt."""
+        vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+        marked = (
+            word[1:] for word, _ in vocabulary if word[:1] in ("\u0120", "\u2581")
+        )  # how BPE and SentencePiece write a space
+        plain = (word for word, _ in vocabulary)
+        found: list[str] = []
+        for candidates in (marked, plain):
+            for word in candidates:
+                if _WORD.fullmatch(word) and self.spoken(f"the {word} {word}") == self.spoken("the") + 2:
+                    found.append(word)
+                    if len(found) == _ENOUGH:
+                        return tuple(found)
+            if len(found) > 1:
+                break
+        return tuple(found)
+
+    @cached_property
+    def _tokenizer(self) -> _Tokenizer:
+        return cast("_Module", import_module("tokenizers")).Tokenizer.from_file(str(self._file))

@@ -1,0 +1,75 @@
+"""A quality file as a promptfoo configuration: its HTTP provider asks Triton's generate endpoint.
+
+Names of assertions and of the provider's keys: https://www.promptfoo.dev/docs/configuration/expected-outputs/deterministic/ and
+https://www.promptfoo.dev/docs/providers/http/.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from forge.benching.results import Value
+from forge.benching.scoring import Check, Exam
+
+_TYPES = {"contains": "contains", "regex": "regex", "json_schema": "is-json", "exact": "equals"}
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One setting of one model: where it is asked (an URL), and the inputs besides its prompt, by Triton's names."""
+
+    label: str
+    url: str
+    inputs: Mapping[str, Value]
+
+
+def configuration(exams: Sequence[tuple[Exam, str]], providers: Sequence[Provider]) -> str:
+    """YAML; each exam comes with its prompt as it is sent. Every answer may be as long as the longest that an exam allows.
+
+    promptfoo's ``equals`` compares the answer as it came; so that white space around it does not count here either, the
+    provider trims it.
+    """
+    import yaml
+
+    longest = max(exam.max_tokens for exam, _ in exams)
+    document = {
+        "description": "exported by forge bench",
+        "prompts": ["{{text}}"],
+        "providers": [_provider(each, longest) for each in providers],
+        "tests": [
+            {
+                "description": exam.name,
+                "vars": {"text": _literal(text)},
+                "assert": [_assertion(check) for check in exam.check],
+            }
+            for exam, text in exams
+        ],
+    }
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _provider(each: Provider, longest: int) -> dict[str, object]:
+    return {
+        "id": "https",
+        "label": each.label,
+        "config": {
+            "url": each.url,
+            "method": "POST",
+            "headers": {"Content-Type": "application/json"},
+            "body": {"text_input": "{{prompt}}", "max_tokens": longest, **each.inputs},
+            "transformResponse": "json.text_output.trim()",
+        },
+    }
+
+
+def _assertion(check: Check) -> dict[str, object]:
+    kind = "icontains" if check.ignore_case else _TYPES[check.kind]
+    value: object = getattr(check, check.kind)
+    if check.exact is not None:
+        value = check.exact.strip()
+    return {"type": f"not-{kind}" if check.negated else kind, "value": value}
+
+
+def _literal(text: str) -> str:
+    """promptfoo fills in what stands in double braces, in values too: such a text is marked as not to be read so."""
+    return f"{{% raw %}}{text}{{% endraw %}}" if "{{" in text or "{%" in text else text

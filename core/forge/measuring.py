@@ -1,0 +1,384 @@
+"""Runs a benchmark: finds out what is measured, puts each point under load, looks at the server meanwhile, writes it down."""
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from blake3 import blake3
+
+from forge.asking import Target
+from forge.benching import figures, prompts, results, scoring, workload
+from forge.benching.driving import Ask, Drive, Driver, Load
+from forge.benching.promptfoo import Provider, configuration
+from forge.benching.prompts import Entry
+from forge.benching.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
+from forge.benching.scoring import Exam
+from forge.benching.watching import Instruments, Seen
+from forge.benching.wish import REQUESTS, Setting, Wish, settings
+from forge.benching.workload import Counted, Counter, Offer, Workload
+from forge.contained import IMAGE
+from forge.doors import Doors
+from forge.errors import BenchError, InferenceError
+from forge.joining import Joint
+from forge.model import Recipe
+from forge.ports import Event, Listener, Ports, Running
+from forge.store import Store
+
+_EXAM_CALLERS = 4
+_WAYS: tuple[Counted, ...] = ("server", "asked", "tokenizer", "chunks")
+"""Of counting tokens, the most exact first."""
+
+
+class Shop(Protocol):
+    """What finds the models that are to be measured: the workshop."""
+
+    def joint(self, recipes: Sequence[str | Path], *, deployed: bool = False) -> Joint: ...
+    def read(self, path: str | Path) -> Recipe: ...
+    def target(self, model: str, repository: str | Path | None = None) -> Target: ...
+    def server(self, repository: str | Path) -> Running: ...
+
+
+def measured(shop: Shop, what: str, repository: str | Path | None) -> tuple[list[Target], Ports]:
+    """The models that ``what`` names, a served model or a deployment's file, and the ports of the server that offers them."""
+    names, place = [what], repository
+    if Path(what).is_file():
+        joint = shop.joint([what], deployed=True)
+        place = repository or joint.repository
+        names = [member.name or shop.read(joint.path(member)).name for member in joint.stated.members]
+    targets = [shop.target(name, place) for name in names]
+    return targets, shop.server(targets[0].repository).ports
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """``steady`` never goes back, in seconds; ``now`` is the time of day, in seconds since 1970."""
+
+    steady: Callable[[], float]
+    now: Callable[[], float]
+
+
+@dataclass
+class _Course:
+    """One model under one setting, repeat by repeat."""
+
+    target: Target
+    workload: Workload
+    setting: Setting
+    repeats: list[Repeat] = field(default_factory=list[Repeat])
+    gaps: list[float] = field(default_factory=list[float])
+    quality: Quality | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.target.model.name}, {self.setting.label}"
+
+    def point(self) -> Point:
+        return Point(
+            model=self.target.model.name,
+            values=dict(self.setting.values),
+            concurrency=self.setting.load.concurrency,
+            rate=self.setting.load.rate,
+            sampling=self.workload.sampling(self.setting),
+            figures=figures.figures(self.repeats),
+            distributions=figures.distributions(self.repeats, self.gaps),
+            repeats=tuple(self.repeats),
+            quality=self.quality,
+        )
+
+
+class Bench:
+    """One benchmark of models of one server. ``driver`` is what puts them under load; quality is always asked by forge."""
+
+    def __init__(self, doors: Doors, store: Store, clocks: Clocks, tell: Listener, driver: Driver | None = None) -> None:
+        self._doors = doors
+        self._store = store
+        self._clocks = clocks
+        self._tell = tell
+        self._own = doors.load_loop(clocks.steady)
+        self._driver = driver or self._own
+        self._digests: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
+
+    def run(self, targets: Sequence[Target], ports: Ports, wish: Wish) -> Results:
+        """Measure ``targets``, which one server at ``ports`` offers. BenchError for a wish that cannot be granted, before any
+        load; InferenceError where not one request of a repeat came through. Other failures are counted in the results."""
+        began, made = self._clocks.steady(), self._clocks.now()
+        exams = scoring.read(_text(wish.quality), str(wish.quality)) if wish.quality else ()
+        courses = self._courses(targets, wish)
+        instruments = self._doors.instruments(ports)
+        counters = {name: Counter(self._doors.tokens(target.tokenizer), wish.goodput) for name, target in _named(targets)}
+        # Repeats are the outer loop, so that what else the machine does falls on all points alike.
+        for number in range(wish.repeats):
+            for group in _groups(courses, together=wish.together):
+                self._repeat(group, number, (ports, instruments), counters, began)
+        for course in courses if exams else ():
+            self._say(f"{course.label}: quality, {len(exams)} prompts")
+            course.quality = self._examine(course, exams, ports)
+        self._remark(courses, counters)
+        return Results(
+            format=results.FORMAT,
+            made=datetime.fromtimestamp(made, UTC).isoformat(timespec="seconds"),
+            wall=round(self._clocks.steady() - began, 3),
+            command=wish.command,
+            driver=self._driver.name,
+            forge=importlib.metadata.version("triton-forge"),
+            triton=instruments.version(),
+            subjects=tuple(self._subject(target) for target in targets),
+            machine=self._machine(),
+            settings=self._settings(wish, courses, counters),
+            points=tuple(course.point() for course in courses),
+            notes=tuple(self._notes),
+        )
+
+    def export(self, targets: Sequence[Target], ports: Ports, wish: Wish) -> str:
+        """The quality file of ``wish`` as a promptfoo configuration: one provider for each model and setting."""
+        if wish.quality is None:
+            raise BenchError("there are no prompts to export", hint="name them: --quality FILE")
+        exams = scoring.read(_text(wish.quality), str(wish.quality))
+        courses = self._courses(targets, wish)
+        if len(targets) > 1 and any(exam.chat or exam.messages for exam in exams):
+            raise BenchError("each model has a chat template of its own", hint="export one model at a time")
+        providers = [self._provider(course, ports) for course in courses]
+        return configuration([(exam, _prompt(exam, courses[0].workload.offer)) for exam in exams], providers)
+
+    def _say(self, text: str) -> None:
+        self._tell(Event("note", "bench", text=text))
+
+    # -- before the load
+
+    def _courses(self, targets: Sequence[Target], wish: Wish) -> list[_Course]:
+        wanted = settings(wish)
+        widest = max(setting.load.concurrency or 1 for setting in wanted)
+        count = wish.requests or max(REQUESTS, 2 * widest)
+        entries: tuple[Entry, ...] = ()
+        if wish.dataset is not None:
+            entries = prompts.dataset(_text(wish.dataset), str(wish.dataset))
+        loads = {target.model.name: Workload(self._offer(target), wish, entries, count) for target in targets}
+        courses = [_Course(target, loads[target.model.name], setting) for setting in wanted for target in targets]
+        for course in courses:  # what cannot be asked for is refused before anything is
+            course.workload.sampling(course.setting)
+        return courses
+
+    def _offer(self, target: Target) -> Offer:
+        def render(messages: Sequence[tuple[str, str]]) -> str:
+            return self._doors.templated(target.tokenizer, messages)
+
+        tokens = self._doors.tokens(target.tokenizer)
+        inputs = self._doors.inputs(target.address, target.model.front)
+        return Offer(target.request(""), inputs, tokens, render)
+
+    # -- under load
+
+    def _repeat(
+        self,
+        group: Sequence[_Course],
+        number: int,
+        server: tuple[Ports, Instruments],
+        counters: Mapping[str, Counter],
+        began: float,
+    ) -> None:
+        """One repeat of one point, or of one point of every model at the same time."""
+        ports, instruments = server
+        drives = [self._drive(course, number, ports) for course in group]
+        looked: list[Seen] = []
+        started: list[float] = []
+
+        @contextmanager
+        def watch() -> Generator[None]:
+            with instruments.look() as seen:
+                looked.append(seen)
+                started.append(self._clocks.steady() - began)
+                yield
+
+        answers = self._driver.drive(drives, watch)
+        seen = looked[0] if looked else Seen()
+        self._notes.update(dict.fromkeys(seen.notes))
+        for course, drive, each in zip(group, drives, answers, strict=True):
+            counter = counters[course.target.model.name]
+            records = tuple(counter.record(answer) for answer in each)
+            errors: dict[str, int] = {}
+            for record in records:
+                if record.error:
+                    errors[record.error] = errors.get(record.error, 0) + 1
+            if records and sum(errors.values()) == len(records):
+                raise InferenceError(f"every request failed: {next(iter(errors))}", where=course.label)
+            own = frozenset(course.target.model.roles.values())
+            course.repeats.append(
+                Repeat(
+                    seed=drive.seed,
+                    began=round(started[0] if started else 0.0, 3),
+                    wall=round(max((record.end for record in records), default=0.0), 6),
+                    records=records,
+                    errors=errors,
+                    triton={name: times for name, times in seen.triton.items() if name in own},
+                    gauges=dict(seen.gauges),
+                    gpus=seen.gpus,
+                )
+            )
+            course.gaps += workload.gaps(each)
+            self._say(f"{course.label}: repeat {number + 1} of {course.workload.wish.repeats}: {_short(course.repeats[-1])}")
+
+    def _drive(self, course: _Course, number: int, ports: Ports) -> Drive:
+        load, setting = course.workload, course.setting
+        texts = load.prompts(setting, number)
+        if number == 0:  # the others follow from the seed; points that ask the same count once
+            self._digests[prompts.digest(texts)] = None
+        warm = load.prompts(setting, number, warm=True)
+        return Drive(
+            address=course.target.address,
+            http=f"{ports.host}:{ports.http}",
+            load=setting.load,
+            asks=load.asks(setting, number, texts),
+            warm=load.asks(setting, number, warm),
+            duration=load.wish.duration,
+            seed=load.wish.seed + number,
+            patience=load.wish.patience,
+        )
+
+    def _examine(self, course: _Course, exams: Sequence[Exam], ports: Ports) -> Quality:
+        """Ask every exam once at a point's sampling."""
+        offer, wish = course.workload.offer, course.workload.wish
+        plain = replace(offer.request, seed=wish.seed, stream=wish.stream, **course.setting.sampling)  # type: ignore[arg-type]
+        asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
+        http = f"{ports.host}:{ports.http}"
+        drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=wish.patience)
+        (answers,) = self._own.drive([drive], _unwatched)
+        answered = {id(answer.ask): answer for answer in answers}  # two exams may have one prompt
+        verdicts: list[results.Verdict] = []
+        for exam, ask in zip(exams, asks, strict=True):
+            answer = answered[id(ask)]
+            failed = results.Verdict(name=exam.name, passed=False, answer=answer.text, failed=(answer.error,))
+            verdicts.append(failed if answer.error else exam.verdict(answer.text))
+        return scoring.scored(verdicts)
+
+    # -- afterwards
+
+    def _remark(self, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> None:
+        repeats = [repeat for course in courses for repeat in course.repeats]
+        failed = sum(sum(repeat.errors.values()) for repeat in repeats)
+        remarks = [counter.doubt() for counter in counters.values()]
+        if failed:
+            remarks.append(f"{failed} of {sum(len(repeat.records) for repeat in repeats)} requests failed")
+        if len(repeats) == len(courses):
+            remarks.append("one repeat says nothing of how far its figures can be trusted: there are no intervals")
+        self._notes.update(dict.fromkeys(filter(None, remarks)))
+
+    def _settings(self, wish: Wish, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> Settings:
+        first = courses[0]
+        counted: Counted = "server"
+        ways = sorted({way for counter in counters.values() for way in counter.ways})
+        if len(ways) > 1:
+            self._notes[f"output tokens were counted in several ways: {', '.join(ways)}"] = None
+        for way in _WAYS:
+            counted = way if way in ways else counted
+        return Settings(
+            seed=wish.seed,
+            repeats=wish.repeats,
+            warmup=wish.warmup,
+            requests=None if wish.duration is not None else first.workload.count,
+            duration=wish.duration,
+            input_tokens=None if "input_tokens" in wish.sweep else first.setting.input_tokens,
+            output_tokens=None if "output_tokens" in wish.sweep else first.setting.output_tokens,
+            ignore_end=all(course.workload.whole(course.setting) for course in courses),
+            dataset=wish.dataset.name if wish.dataset else "",
+            prompts=blake3("".join(self._digests).encode()).hexdigest(),
+            stream=wish.stream,
+            sampling=dict(wish.sampling),
+            goodput=dict(wish.goodput),
+            sweep=dict(wish.sweep),
+            quality=blake3(wish.quality.read_bytes()).hexdigest() if wish.quality else "",
+            together=wish.together,
+            counted=counted,
+        )
+
+    def _subject(self, target: Target) -> Subject:
+        model = target.model
+        return Subject(
+            name=model.name,
+            front=model.front,
+            runtime=str(model.runtime),
+            entry=model.entry,
+            keys=model.keys,
+            image=self._image(model.serving.image) if model.serving and model.serving.image else "",
+            tokenizer=self._doors.tokens(target.tokenizer).digest,
+        )
+
+    def _image(self, key: str) -> str:
+        """The id of the image that the artifact names; the key itself where the store no longer holds it."""
+        artifact = self._store.find(key)
+        file = artifact.path / IMAGE if artifact else None
+        return str(json.loads(file.read_text(encoding="utf-8")).get("id", key)) if file and file.is_file() else key
+
+    def _machine(self) -> Machine:
+        cpu, cores, memory = self._doors.processor()
+        gpus = tuple(gpu.name for gpu in self._doors.machine.gpus())
+        platform = self._doors.host().platform
+        return Machine(cpu=cpu, cores=cores, memory=memory, platform=platform, gpus=gpus, driver=self._doors.machine.driver())
+
+    def _provider(self, course: _Course, ports: Ports) -> Provider:
+        offer = course.workload.offer
+        request = replace(offer.request, stream=False, seed=course.workload.wish.seed, **course.setting.sampling)  # type: ignore[arg-type]
+        inputs = self._doors.stated(course.target.address, request)
+        url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
+        return Provider(course.label, url, inputs)
+
+
+def keep(found: Results, folder: Path) -> Path:
+    """Write ``found`` into ``folder`` under a name of its own: models and the moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = "-".join(subject.name for subject in found.subjects)[:80]
+    place = folder / f"{names}-{found.made[:19].replace(':', '')}.json"
+    number = 1
+    while place.exists():
+        number += 1
+        place = place.with_stem(f"{place.stem.partition('_')[0]}_{number}")
+    place.write_text(results.write(found), encoding="utf-8")
+    return place
+
+
+@contextmanager
+def _unwatched() -> Generator[None]:
+    yield
+
+
+def _named(targets: Sequence[Target]) -> list[tuple[str, Target]]:
+    return [(target.model.name, target) for target in targets]
+
+
+def _groups(courses: Sequence[_Course], *, together: bool) -> list[list[_Course]]:
+    """Courses that run at the same time: all models of one setting, or each alone."""
+    if not together:
+        return [[course] for course in courses]
+    groups: dict[str, list[_Course]] = {}
+    for course in courses:
+        groups.setdefault(course.setting.label, []).append(course)
+    return list(groups.values())
+
+
+def _prompt(exam: Exam, offer: Offer) -> str:
+    if exam.messages:
+        return offer.render([(each.role, each.content) for each in exam.messages])
+    return offer.render([("user", exam.text)]) if exam.chat else exam.text
+
+
+def _text(file: Path) -> str:
+    """A file that a person named; BenchError where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot be read: {error}", where=str(file)) from error
+
+
+def _short(repeat: Repeat) -> str:
+    found = figures.figures([repeat])
+    parts = [f"{len(repeat.records)} requests in {repeat.wall:.1f} s"]
+    if "output_tokens_per_s" in found:
+        parts.append(f"{found['output_tokens_per_s'].value:.1f} tokens/s")
+    if repeat.errors:
+        parts.append(f"{sum(repeat.errors.values())} failed")
+    return ", ".join(parts)
