@@ -1,0 +1,119 @@
+"""Runs ``forge.verifying.recital`` where torch and transformers are: another Python of this machine, or a container's."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from forge.adapters import processes
+from forge.containers import ContainerRun, Containers
+from forge.errors import HostError, StepError
+from forge.halt import Halt
+from forge.model import Command
+from forge.verifying import transcripts
+from forge.verifying.recitals import NEEDED, SCRIPT, Job
+from forge.verifying.transcripts import Reference
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_LAST = 12
+_OUT = "transcripts.json"
+
+
+@dataclass(frozen=True)
+class OwnPython:
+    """A Python of this machine: the one that runs forge, unless ``python`` names another. Nothing is imported into forge."""
+
+    environ: Mapping[str, str]
+    python: str = ""
+    halt: Halt = field(default_factory=Halt)
+
+    def lacks(self) -> str:
+        """What is missing, in a sentence."""
+        if self.python:
+            probe = f"import {', '.join(NEEDED)}"
+            try:
+                done = subprocess.run(
+                    (self.python, "-c", probe), env=self._environ(), capture_output=True, text=True, check=False
+                )
+            except OSError as error:
+                return f"{self.python} cannot be started: {error.strerror}"
+            return f"{self.python} has not got {' and '.join(NEEDED)}" if done.returncode else ""
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        return f"this Python has not got {' and '.join(missing)}" if missing else ""
+
+    def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
+        """HostError where the packages are missing, StepError with the end of the output where the recital failed."""
+        if lacking := self.lacks():
+            raise HostError(lacking, hint="install `triton-forge[verify]`, or name a Python that has them: --python PATH")
+        line(f"{self.python or sys.executable} {SCRIPT.name} {folder}")
+        with tempfile.TemporaryDirectory(prefix="forge-recital-") as scratch:
+            written, out = Path(scratch) / "job.json", Path(scratch) / _OUT
+            written.write_bytes(msgspec.json.encode(job))
+            # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
+            argv = (self.python or sys.executable, "-I", str(SCRIPT), str(folder), str(written), str(out))
+            code, said = self._run(argv)
+            if code or not out.is_file():
+                text = "\n".join(said.splitlines()[-_LAST:])
+                raise StepError(f"transformers could not answer for the checkpoint\n{text}", where=str(folder))
+            return transcripts.read(out.read_bytes(), str(out))
+
+    def _run(self, argv: tuple[str, ...]) -> tuple[int, str]:
+        """Exit status and what it said."""
+        with subprocess.Popen(
+            argv,
+            env=self._environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            try:
+                with self.halt.ending(process.terminate):
+                    said, _ = process.communicate()
+            finally:
+                if process.poll() is None:  # on Ctrl-C
+                    process.kill()
+        return process.returncode, said
+
+    def _environ(self) -> dict[str, str]:
+        return {**processes.inherited(self.environ), **OFFLINE}
+
+
+@dataclass(frozen=True)
+class InImage:
+    """The image that serves the model: NVIDIA's have torch and transformers for their own pre- and postprocessing."""
+
+    containers: Containers
+    image: str
+    key: str
+    logs: Path
+
+    def lacks(self) -> str:
+        """What keeps containers from running here, in a sentence."""
+        return "; ".join(problem.what for problem in self.containers.check())
+
+    def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
+        """StepError with the end of its log where the recital failed."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="forge-recital-") as scratch:
+            written, out = Path(scratch) / "job.json", Path(scratch) / "out"
+            written.write_bytes(msgspec.json.encode(job))
+            out.mkdir()
+            argv = ("python3", "/forge/script", "/forge/model", "/forge/job", f"/forge/out/{_OUT}")
+            run = ContainerRun(
+                self.image,
+                Command(argv, OFFLINE),
+                {"script": SCRIPT, "model": folder, "job": written},
+                out,
+                self.logs / f"{self.key[:16]}-recital.log",
+                self.key,
+                promised=(_OUT,),
+            )
+            self.containers.run(run, line)
+            return transcripts.read((out / _OUT).read_bytes(), _OUT)

@@ -1,0 +1,78 @@
+"""``forge verify MODEL|RECIPE``: finds who serves the model, or has it served for the time being, and has it verified."""
+
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from forge import intake, proving, publishing
+from forge.asking import Target
+from forge.errors import InferenceError, RepositoryError, ServerError
+from forge.intake import Intake
+from forge.model import VerifyTable
+from forge.ports import Event, Listener, Ports, Running
+from forge.proving import Prover, Wish
+from forge.verifying import transcripts
+from forge.verifying.prompts import shipped
+from forge.verifying.report import Report
+
+HOME = Path("model-repository")
+"""Where a build publishes unless told otherwise."""
+
+
+class Servery(Protocol):
+    """The part of a workshop that serves."""
+
+    def target(self, model: str, repository: str | Path | None = None) -> Target: ...
+    def serve(self, repository: str | Path, ports: Ports | None = None) -> Running: ...
+    def stop(self, running: Running) -> None: ...
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One way from what a person names to a report."""
+
+    prover: Prover
+    intake: Intake
+    servery: Servery
+    tell: Listener
+
+    def verify(self, what: str | Path, repository: str | Path | None, wish: Wish) -> Report:
+        """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
+        path = Path(what) if Path(what).is_file() else None
+        recipe = self.intake.read(path) if path else None
+        golden = intake.golden(path) if path else None
+        if wish.update and golden is None:
+            raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
+        asked = self.intake.questions(path, recipe) if path and recipe else shipped()
+        held = golden.read_text(encoding="utf-8") if golden and golden.is_file() else ""
+        terms = proving.terms(wish, recipe.verify if recipe else VerifyTable(), asked, held)
+        with self._served(recipe.name if recipe else str(what), repository) as target:
+            self.tell(Event("start", "verify"))
+            reference = self.prover.reference(target, terms, self._line)
+            if wish.update and golden:
+                golden.write_text(transcripts.written(reference), encoding="utf-8")
+            return self.prover.compare(target, reference, terms, self._line)
+
+    def _line(self, text: str) -> None:
+        self.tell(Event("log", "verify", text=text))
+
+    @contextmanager
+    def _served(self, model: str, repository: str | Path | None) -> Generator[Target]:
+        """A server that offers ``model``: one that runs, or one on the repository that ends with this."""
+        offered = None
+        with suppress(ServerError, InferenceError):
+            offered = self.servery.target(model, repository)
+        if offered:
+            yield offered
+            return
+        place = Path(repository or HOME).absolute()
+        if publishing.inventory(place).find(model) is None:
+            hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
+            raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
+        server = self.servery.serve(place, self.prover.doors.free_ports())
+        try:
+            yield self.servery.target(model, place)
+        finally:
+            self.servery.stop(server)

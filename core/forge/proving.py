@@ -1,0 +1,331 @@
+"""Holds what is served to what its checkpoint says: finds both sides, asks them, and hands what they said to the judges."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from blake3 import blake3
+from msgspec.structs import replace as altered
+
+from forge import publishing, repository, trees
+from forge.asking import Target
+from forge.contained import IMAGE
+from forge.containers import LOCAL
+from forge.doors import Doors
+from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
+from forge.executors import INSTALLED, NO_GPUS
+from forge.launching import launch
+from forge.manifest import Manifest, PublishedModel, Serving
+from forge.model import RuntimeKind, VerifyTable
+from forge.steps import Plan, Step, Verify
+from forge.store import Store
+from forge.verifying import prompts, transcripts
+from forge.verifying.checks import Checks
+from forge.verifying.comparing import judge
+from forge.verifying.interviews import Interview
+from forge.verifying.prompts import Prompt
+from forge.verifying.recitals import Asked, Job, Reciter
+from forge.verifying.report import NEXT, Report
+from forge.verifying.tolerances import Tolerance, tolerance
+from forge.verifying.transcripts import Reference
+
+VERDICT = "verdict.json"
+"""What the artifact of a passed verification holds."""
+_SHOWN = 4
+Line = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is asked and what is allowed. ``tie`` (nats) and ``diverging`` (a part of the prompts) override the table.
+
+    ``golden`` are transcripts that may speak for the checkpoint; ``fresh`` asks transformers all the same. ``python`` names the
+    Python that has transformers, ``checkpoint`` a folder to read in place of the store's.
+    """
+
+    prompts: tuple[Prompt, ...]
+    max_tokens: int = 32
+    tie: float | None = None
+    diverging: float | None = None
+    streaming: bool = True
+    golden: str = ""
+    fresh: bool = False
+    python: str = ""
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks of ``forge verify`` beside the recipe's own [verify]; None leaves it to that.
+
+    ``prompts`` is a file; ``update`` writes the golden transcripts anew. The others are as in Terms.
+    """
+
+    prompts: Path | None = None
+    max_tokens: int | None = None
+    tie: float | None = None
+    diverging: float | None = None
+    streaming: bool = True
+    update: bool = False
+    fresh: bool = False
+    python: str = ""
+    checkpoint: Path | None = None
+
+
+PLAIN = Wish()
+
+
+def terms(wish: Wish, table: VerifyTable, asked: tuple[Prompt, ...], golden: str) -> Terms:
+    """What is asked: the person's wish over the recipe's table; ``asked`` are the recipe's prompts."""
+    if wish.prompts is not None:
+        try:
+            asked = prompts.parse(wish.prompts.read_text(encoding="utf-8"), str(wish.prompts))
+        except UnicodeDecodeError as error:
+            raise ForgeError(f"the prompts are not UTF-8: {error}", where=str(wish.prompts)) from error
+    return Terms(
+        asked,
+        wish.max_tokens or table.max_tokens,
+        table.tie if wish.tie is None else wish.tie,
+        table.diverging if wish.diverging is None else wish.diverging,
+        streaming=wish.streaming and table.streaming,
+        golden=golden,
+        fresh=wish.fresh or wish.update,
+        python=wish.python,
+        checkpoint=wish.checkpoint,
+    )
+
+
+@dataclass(frozen=True)
+class Prover:
+    """Verifies served models, and candidates that are served for it alone."""
+
+    home: Path
+    store: Store
+    doors: Doors
+
+    def report(self, target: Target, terms: Terms, line: Line) -> Report:
+        """What came out for a served model."""
+        return self.compare(target, self.reference(target, terms, line), terms, line)
+
+    def reference(self, target: Target, terms: Terms, line: Line) -> Reference:
+        """What the checkpoint says: the golden transcripts where they fit, or transformers."""
+        model = target.model
+        key, folder = self._checkpoint(model, terms)
+        asked, skipped = self._asked(target, terms)
+        digest = prompts.digest(terms.prompts)
+        if terms.golden and not terms.fresh:
+            found = transcripts.read(terms.golden, "golden transcripts")
+            if found.fits(key, digest, terms.max_tokens):
+                line(f"golden transcripts speak for the checkpoint ({found.by})")
+                return altered(found, by=f"golden transcripts of {found.by}")
+            line("the golden transcripts are of another checkpoint or other prompts: transformers is asked")
+        limits = _limits(target)
+        job = Job(key, digest, asked, terms.max_tokens, limits.get("max_input_len", 0), limits.get("max_seq_len", 0))
+        said = self._reciter(model, terms).recite(self._held(model, folder, key), job, line)
+        return altered(said, skipped={**said.skipped, **skipped})
+
+    def compare(self, target: Target, reference: Reference, terms: Terms, line: Line) -> Report:
+        """Ask every served stage, and judge."""
+        if not reference.transcripts:
+            told = "; ".join(f"{name}: {why}" for name, why in reference.skipped.items())
+            raise ForgeError(f"there is nothing to compare: {told}", where=target.model.name)
+        model, allowed = target.model, self._allowed(target, terms)
+        limits = _limits(target)
+        streams = self.doors.streams(target.address, model.front)
+        interview = Interview(target.address, model, self.doors.client, self.doors.stages, streams)
+        interview = replace(interview, room=limits.get("max_seq_len", 0), places=limits.get("max_batch_size", 8))
+        heard = interview.hear(reference, line)
+        said = {each.name: each for each in reference.transcripts}
+        verdicts = tuple(verdict for each in heard for verdict in judge(said[each.prompt], each, reference, allowed))
+        checks = tuple(Checks(interview, reference, heard, allowed).run(line)) if terms.streaming else ()
+        notes = tuple(f"{name} was not asked: {why}" for name, why in reference.skipped.items())
+        return Report(model.name, reference.by, allowed, verdicts, checks, notes)
+
+    # -- as a step of a build
+
+    def require(self, wanted: Plan) -> None:
+        """HostError, before anything is built, where a candidate will have to be verified and transformers is not here."""
+        for step in wanted.steps:
+            if isinstance(step.action, Verify) and self.store.find(step.key) is None and not step.action.golden:
+                lacking = self.doors.reciter().lacks() if step.action.runtime == RuntimeKind.TWIN else ""
+                if lacking:
+                    raise HostError(f"[verify] on_build: {lacking}", where=step.action.name, hint=_INSTALL)
+
+    def prove(self, step: Step, action: Verify, needs: Mapping[str, Path], out: Path, line: Line) -> None:
+        """Serve the candidate in a repository of its own, verify it, and stop it; VerifyError where it differs."""
+        halt = self.doors.tools.halt
+
+        def told(text: str) -> None:
+            halt.check()
+            line(text)
+
+        place = self.home / "verifying" / step.key[:16]
+        if place.exists():
+            trees.remove(place)
+        place.mkdir(parents=True)
+        try:
+            model = _candidate(step, action)
+            relocate = _unmoved if model.serving and model.serving.contained else self._relocated(place)
+            publishing.publish(needs["entry"], place, model, relocate)
+            wanted = launch({place: Manifest(models=(model,))}, self.store, self.doors.free_ports(), detach=False)
+            running = self.doors.server.start(wanted, told)
+            try:
+                terms = Terms(
+                    prompts.parse(action.prompts, "prompts.jsonl"),
+                    action.max_tokens,
+                    action.tie,
+                    action.diverging,
+                    action.streaming,
+                    action.golden,
+                )
+                address = f"{running.ports.host}:{running.ports.grpc}"
+                report = self.report(Target(address, model, place), terms, told)
+            finally:
+                self.doors.server.stop(running)
+        finally:
+            trees.remove(place)
+        if not report.passed:
+            raise refusal(report, "the candidate was not published")
+        (out / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(document(report)), indent=1))
+
+    def _relocated(self, place: Path) -> publishing.Relocate:
+        return lambda text: repository.relocate(text, str(place), self.doors.blank)
+
+    # -- the two sides
+
+    def _checkpoint(self, model: PublishedModel, terms: Terms) -> tuple[str, Path | None]:
+        """Key and folder of what transformers reads: the fetched checkpoint, or a GGUF's converted one."""
+        if terms.checkpoint is not None:
+            config = terms.checkpoint / "config.json"
+            if not config.is_file():
+                raise ForgeError("there is no checkpoint here", where=str(config))
+            return blake3(config.read_bytes()).hexdigest(), terms.checkpoint
+        key = model.keys.get(f"{model.name}: hf checkpoint") or model.keys.get(f"{model.name}: model") or ""
+        held = self.store.find(key) if key else None
+        return key, held.path if held else None
+
+    def _held(self, model: PublishedModel, folder: Path | None, key: str) -> Path:
+        if folder is None:
+            hint = "build it again (`forge build RECIPE`), or name a folder with it: --checkpoint"
+            raise StepError(
+                f"the checkpoint is no longer in the store (key {key[:12] or 'unknown'})", where=model.name, hint=hint
+            )
+        return folder
+
+    def _reciter(self, model: PublishedModel, terms: Terms) -> Reciter:
+        """This machine's Python where it has transformers, otherwise the image that serves the model."""
+        own = self.doors.reciter(terms.python)
+        lacking = own.lacks()
+        if not lacking or terms.python:
+            if lacking:
+                raise HostError(lacking, hint="name one that has torch and transformers")
+            return own
+        key = model.serving.image if model.serving else ""
+        if key and (held := self.store.find(key)):
+            image = str(json.loads((held.path / IMAGE).read_text(encoding="utf-8"))["id"])
+            inside = self.doors.image_reciter(image, key)
+            if image != LOCAL and not inside.lacks():
+                return inside
+        raise HostError(f"nobody here can speak for the checkpoint: {lacking}", where=model.name, hint=_INSTALL)
+
+    def _asked(self, target: Target, terms: Terms) -> tuple[tuple[Asked, ...], dict[str, str]]:
+        """Each prompt as a client would send it; those that want a chat template are left out where there is none."""
+        asked: list[Asked] = []
+        skipped: dict[str, str] = {}
+        for prompt in terms.prompts:
+            text = prompt.text
+            if prompt.messages:
+                try:
+                    text = self.doors.templated(target.tokenizer, [(each.role, each.content) for each in prompt.messages])
+                except InferenceError as error:
+                    skipped[prompt.name] = error.what
+                    continue
+            asked.append(Asked(prompt.name, text, prompt.messages))
+        return tuple(asked), skipped
+
+    def _allowed(self, target: Target, terms: Terms) -> Tolerance:
+        model = target.model
+        kind = "model" if model.runtime is RuntimeKind.LLMAPI else "engines"
+        file = target.repository / model.asset(kind) / "config.json"
+        config = _json(file)
+        found = tolerance(config, exact=model.runtime is RuntimeKind.TWIN)
+        if terms.tie is not None:
+            found = replace(found, tie=terms.tie)
+        return found if terms.diverging is None else replace(found, diverging=terms.diverging)
+
+
+_INSTALL = (
+    "install `triton-forge[verify]` (torch and transformers), name a Python that has them (--python PATH), or verify against "
+    "golden transcripts, which `forge verify RECIPE --update` writes where there is one"
+)
+
+
+def refusal(report: Report, what: str) -> VerifyError:
+    """The error of a report with faults: the guilty stage, the first of its faults, and what to do next."""
+    guilty = report.guilty[0]
+    shown = [each for each in report.faults if each.stage is guilty]
+    lines = [f"  {each.prompt}: {each.what}" for each in shown[:_SHOWN]]
+    more = f"\n  and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    text = f"{what}: the {guilty} is guilty, it differs from the checkpoint\n" + "\n".join(lines) + more
+    return VerifyError(text, where=report.model, hint=NEXT[guilty])
+
+
+def document(report: Report) -> dict[str, object]:
+    """The report as JSON shows it."""
+    return {
+        "model": report.model,
+        "passed": report.passed,
+        "guilty": report.guilty,
+        "next": {stage: NEXT[stage] for stage in report.guilty},
+        "reference": report.reference,
+        "allowed": report.allowed,
+        "verdicts": report.verdicts,
+        "checks": report.checks,
+        "notes": report.notes,
+    }
+
+
+def _candidate(step: Step, action: Verify) -> PublishedModel:
+    """The manifest's words for what is served in a repository of its own."""
+    keys = {name: need.key for name, need in step.needs}
+    serving = Serving(
+        environment=keys.get("environment", ""),
+        backends=keys.get("backends", ""),
+        triton=INSTALLED if action.triton == LOCAL else action.triton,
+        image=keys.get("image", ""),
+        gpus="" if action.gpus == NO_GPUS else action.gpus,
+        world=action.world,
+    )
+    return PublishedModel(
+        name=action.name,
+        entry=keys["entry"],
+        runtime=RuntimeKind(action.runtime),
+        roles=action.names.all(),
+        prefix=action.names.prefix,
+        keys={need.name: need.key for _, need in step.needs},
+        serving=serving,
+        inside=action.names.inside,
+    )
+
+
+def _limits(target: Target) -> dict[str, int]:
+    """max_input_len and max_seq_len, as an engine's config.json states them, or what the twin has beside its checkpoint."""
+    folder = target.repository / target.model.asset("engines")
+    stated = _json(folder / "config.json").get("build_config")
+    found = cast("dict[str, object]", stated) if isinstance(stated, dict) else _json(folder / "build_config.json")
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
+def _json(file: Path) -> dict[str, object]:
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
+    return {}
+
+
+def _unmoved(text: str) -> str:
+    """Configs name the container's place already."""
+    return text

@@ -1,0 +1,201 @@
+"""Whether a served model streams as a client may expect. Each check asks the front model and gives one verdict."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Barrier
+
+from forge.errors import InferenceError
+from forge.model import Role
+from forge.ports import Request
+from forge.verifying.comparing import STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
+from forge.verifying.interviews import Interview, streamed
+from forge.verifying.tolerances import Tolerance
+from forge.verifying.transcripts import Reference, Transcript
+
+BROKEN = "\ufffd"
+"""What tokenizers show for bytes that are no whole character."""
+_SHORT = 5
+_SEEDS = (11, 12, 13, 14)
+_MOST = 32
+"""Streams at most that are begun and left; one more than there are places would do."""
+_PATIENCE = 20.0
+"""Seconds, at least, in which a freed server answers."""
+_CROWD = 8
+"""Streams at once."""
+_TURNS = 4
+"""Prompts that each of them asks, one after another: short answers would hardly overlap otherwise."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """One served model, what its checkpoint says, and what was heard from it already."""
+
+    interview: Interview
+    reference: Reference
+    heard: Sequence[Heard]
+    allowed: Tolerance
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, tell: Callable[[str], None]) -> Iterator[Verdict]:
+        """Every check in turn; one that the server refuses to take part in is skipped, and its verdict says why."""
+        asked = {
+            "stream and final flag": self._pieces,
+            "max_tokens": self._length,
+            "stop words": self._stop,
+            "streams at once": self._crowd,
+            "seeds": self._seeds,
+            "cancellation": self._left,
+        }
+        for name, check in asked.items():
+            if not self.interview.streams and name in ("stream and final flag", "streams at once", "cancellation"):
+                yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, "the model was built to answer whole")
+                continue
+            tell(name)
+            try:
+                what = check()
+            except InferenceError as refusal:
+                yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, f"refused: {refusal.what}")
+                continue
+            skipped = what.startswith(_CANNOT)
+            outcome = Outcome.SKIPPED if skipped else Outcome.DIFFERS if what else Outcome.SAME
+            yield Verdict(Stage.TRANSPORT, name, outcome, what.removeprefix(_CANNOT))
+
+    @property
+    def _longest(self) -> Transcript:
+        """The prompt with the longest answer, of which most can be cut."""
+        return max(self.reference.transcripts, key=lambda said: len(said.tokens))
+
+    def _ask(self, said: Transcript, most: int = 0) -> Request:
+        return self.interview.greedy(said.prompt, most or self.reference.max_tokens)
+
+    def _unary(self, said: Transcript) -> str:
+        return next(heard for heard in self.heard if heard.prompt == said.name).texts[UNARY]
+
+    def _pieces(self) -> str:
+        """Exactly one final flag and that last; no character broken that the whole answer has not broken too."""
+        for said in self.reference.transcripts:
+            chunks = list(self.interview.chunks(streamed(self._ask(said))))
+            flags = [chunk.final for chunk in chunks]
+            if flags.count(True) != 1 or not flags[-1]:
+                return (
+                    f"{said.name}: {flags.count(True)} chunks of {len(flags)} are marked as the last; one has to be, the last"
+                )
+            broken, whole = sum(chunk.text.count(BROKEN) for chunk in chunks), self._unary(said).count(BROKEN)
+            if broken > whole:
+                return (
+                    f"{said.name}: {broken} characters are broken at the edges of chunks (U+FFFD), {whole} in the whole answer"
+                )
+        return ""
+
+    def _length(self) -> str:
+        said = self._longest
+        whole, short = self._unary(said), self.interview.say(self._ask(said, _SHORT))
+        kept = short.rstrip(BROKEN)
+        if not whole.startswith(kept) and not text_tied(said, short, self.allowed):
+            return f"asked for {_SHORT} tokens it says {short!r}, which its longer answer does not begin with"
+        if len(said.tokens) > _SHORT and len(kept) >= len(whole.rstrip(BROKEN)):
+            return f"asked for {_SHORT} tokens it says as much as when it was asked for {self.reference.max_tokens}"
+        return ""
+
+    def _stop(self) -> str:
+        for said in sorted(self.reference.transcripts, key=lambda said: -len(said.tokens)):
+            whole = self._unary(said)
+            for word in self._stoppable(said, whole):
+                text = self.interview.say(replace(self._ask(said), stop=(word,)))
+                place = whole.find(word)
+                if len(text) > place + len(word):
+                    return f"{said.name}: it goes on after the stop word {word!r}: {text[place : place + 40]!r}"
+                return "" if whole.startswith(text) else f"{said.name}: a stop word changes what it says before: {text!r}"
+        return f"{_CANNOT}no word of any answer is the same tokens when it is a stop word"
+
+    def _stoppable(self, said: Transcript, whole: str) -> Iterator[str]:
+        """Words from inside the answer that preprocessing makes the very tokens of that the answer has there."""
+        role = self.interview.model.roles.get(Role.PREPROCESSING)
+        edges = (0, *said.lengths)
+        for index in range(2, len(said.tokens) - 3):
+            word = said.text[edges[index] : edges[index + 1]]
+            if not word.strip() or BROKEN in word or whole.find(word) != edges[index]:
+                continue
+            if role is None or self.interview.whole:
+                yield word
+                continue
+            _, ids = self.interview.stages.ids(self.interview.address, role, said.prompt, (word,))
+            if ids[:1] == said.tokens[index : index + 1]:
+                yield word
+
+    def _crowd(self) -> str:
+        """Many streams at once, each asker going on with the next prompt: every answer is still its own."""
+        told = list(self.reference.transcripts)
+        together = Barrier(_CROWD)
+
+        def ask(number: int) -> list[tuple[Transcript, str]]:
+            together.wait()
+            turns = [told[(number + turn) % len(told)] for turn in range(_TURNS)]
+            return [(said, self.interview.say(streamed(self._ask(said)))) for said in turns]
+
+        with ThreadPoolExecutor(_CROWD) as pool:
+            answers = [answer for found in pool.map(ask, range(_CROWD)) for answer in found]
+        alone = {heard.prompt: heard.texts.get(STREAM, "") for heard in self.heard}
+        for said, text in answers:
+            what = texts_differ(alone[said.name], text)
+            if what and not text_tied(said, text, self.allowed):
+                wrong = f"with {_CROWD} streams at once it says something else than alone, {what}"
+                return f"{said.name}: {wrong}{_whose(text, said.name, alone)}"
+        return ""
+
+    def _seeds(self) -> str:
+        said = self._longest
+        warm = replace(self._ask(said, 16), top_k=None, top_p=0.95, temperature=1.0)
+        if not self.interview.whole:
+            warm = replace(warm, top_k=0)
+        first, again, *others = (self.interview.say(replace(warm, seed=seed)) for seed in (_SEEDS[0], *_SEEDS))
+        if first != again:
+            return f"the same seed gives another text: {first[:40]!r}, then {again[:40]!r}"
+        if all(other == first for other in others):
+            return f"{len(_SEEDS)} seeds give one text at temperature 1: {first[:40]!r}"
+        return ""
+
+    def _left(self) -> str:
+        """Streams are begun and left; then the next answer comes as soon as one did before."""
+        said = self._longest
+        asked = self._ask(said)
+        began = self.clock()
+        before = self.interview.say(asked)
+        usual = self.clock() - began
+        endless = replace(streamed(asked), max_tokens=max(self._room(said), self.reference.max_tokens))
+        count = min(self.interview.places + 1, _MOST)
+        for _ in range(count):
+            self.interview.begin(endless)
+        began = self.clock()
+        after = self.interview.say(asked)
+        took = self.clock() - began
+        if took > max(_PATIENCE, 10 * usual):
+            return (
+                f"after {count} streams were left, an answer that took {usual:.1f} s takes {took:.1f} s: they were not stopped"
+            )
+        return (
+            "" if after == before or text_tied(said, after, self.allowed) else f"after streams were left it says {after[:40]!r}"
+        )
+
+    def _room(self, said: Transcript) -> int:
+        """Tokens that an answer to the prompt may have at most, as far as is known."""
+        return self.interview.room - len(said.ids)
+
+
+_CANNOT = "\x00"
+"""Begins what a check says that could not be made."""
+
+
+def _whose(text: str, name: str, alone: Mapping[str, str]) -> str:
+    """Of whose answer a text holds a piece, if of another's."""
+    pieces = {text[place : place + 6] for place in range(max(1, len(text) - 5))}
+    own = alone[name]
+    others = (
+        other
+        for other, said in alone.items()
+        if other != name and any(len(p) == 6 and p in said and p not in own for p in pieces)
+    )
+    found = next(others, "")
+    return f"; a piece of it belongs to {found!r}" if found else ""

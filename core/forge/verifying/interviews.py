@@ -1,0 +1,131 @@
+"""Asks what is served: each stage by itself, then the pipeline; one prompt after another, each alone in its batch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+from forge.errors import InferenceError
+from forge.manifest import PublishedModel
+from forge.model import Role, RuntimeKind
+from forge.ports import Chunk, Client, Request
+from forge.verifying.comparing import ENSEMBLE, STREAM, UNARY, Heard
+from forge.verifying.transcripts import Reference, Transcript
+
+
+class Stages(Protocol):
+    """Asks the models around the engine directly. InferenceError for what they refuse."""
+
+    def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that preprocessing makes of ``text``, and those of the stop words, all words on end."""
+        ...
+
+    def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
+        """The text that postprocessing makes of ``tokens``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interview:
+    """One served model at ``address`` and the doors to it."""
+
+    address: str
+    model: PublishedModel
+    client: Client
+    stages: Stages
+    streams: bool = True
+    """Whether the front model can stream."""
+    room: int = 0
+    """Tokens of the longest prompt and answer together; 0 where that is not known."""
+    places: int = 8
+    """Answers that the engine computes side by side."""
+
+    @property
+    def front(self) -> str:
+        return self.model.front
+
+    @property
+    def whole(self) -> bool:
+        """Whether one model holds all stages."""
+        return self.model.runtime is RuntimeKind.LLMAPI or Role.PREPROCESSING not in self.model.roles
+
+    def hear(self, reference: Reference, tell: Callable[[str], None]) -> tuple[Heard, ...]:
+        """What every stage says to every prompt."""
+        found: list[Heard] = []
+        for said in reference.transcripts:
+            tell(said.name)
+            found.append(self._hear(said, reference))
+        return tuple(found)
+
+    def chunks(self, request: Request) -> Iterator[Chunk]:
+        """The pieces of one answer, of its first sequence."""
+        return (chunk for chunk in self.client.generate(self.address, request) if chunk.index == 0)
+
+    def say(self, request: Request) -> str:
+        """One answer, whole."""
+        return "".join(chunk.text for chunk in self.chunks(request))
+
+    def greedy(self, prompt: str, most: int, model: str = "") -> Request:
+        """The likeliest token each time, unlike the recipe's own sampling."""
+        top = None if self.whole else 1
+        return Request(model or self.front, prompt, most, top_k=top, temperature=0.0 if self.whole else None, stream=False)
+
+    def begin(self, request: Request) -> None:
+        """Ask, hear the first piece of the answer, and leave."""
+        with closing(cast("_Closable", self.client.generate(self.address, request))) as answer:
+            next(iter(answer), None)
+
+    def _hear(self, said: Transcript, reference: Reference) -> Heard:
+        texts = {UNARY: self.say(self.greedy(said.prompt, reference.max_tokens))}
+        if self.streams:
+            texts[STREAM] = self.say(streamed(self.greedy(said.prompt, reference.max_tokens)))
+        if self.whole:
+            return Heard(said.name, texts=texts)
+        roles = self.model.roles
+        if Role.ENSEMBLE in roles:
+            texts[ENSEMBLE] = self.say(self.greedy(said.prompt, reference.max_tokens, roles[Role.ENSEMBLE]))
+        ids, _ = self.stages.ids(self.address, roles[Role.PREPROCESSING], said.prompt)
+        tokens, log_probs = self._engine(said.ids, reference)
+        own = tokens if ids == said.ids else self._engine(ids, reference)[0]
+        post = roles[Role.POSTPROCESSING]
+        decoded = self.stages.text(self.address, post, said.tokens) if said.tokens else None
+        cut = reference.until_end(own)
+        own_decoded = decoded if cut == said.tokens else self.stages.text(self.address, post, cut) if cut else ""
+        return Heard(said.name, ids, tokens, log_probs, own, decoded, own_decoded, texts)
+
+    def _engine(self, ids: tuple[int, ...], reference: Reference) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Its tokens and their log-probabilities, without the prompt."""
+        end = reference.ends[0] if reference.ends else None
+        request = Request(
+            self.model.roles[Role.TENSORRT_LLM],
+            "",
+            reference.max_tokens,
+            top_k=1,
+            stream=False,
+            tokens=ids,
+            end_id=end,
+            pad_id=reference.pad if reference.pad is not None else end,
+            return_log_probs=True,
+        )
+        try:
+            heard = list(self.chunks(request))
+        except InferenceError:  # speculative decoding tells none in some versions; what else is wrong comes again
+            heard = list(self.chunks(replace(request, return_log_probs=False)))
+        tokens = tuple(token for chunk in heard for token in chunk.tokens)
+        if not heard:
+            raise InferenceError("the engine answered nothing at all", where=request.model)
+        if tokens[: len(ids)] == ids and len(tokens) > reference.max_tokens:  # a version that cannot leave the prompt out
+            tokens = tokens[len(ids) :]
+        return tokens, tuple(value for chunk in heard for value in chunk.log_probs)
+
+
+class _Closable(Protocol):
+    """A stream that can be left before its end."""
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+    def close(self) -> None: ...
+
+
+def streamed(request: Request) -> Request:
+    """The same, piece by piece."""
+    return replace(request, stream=True)

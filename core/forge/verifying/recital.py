@@ -1,0 +1,152 @@
+"""Runs apart from forge, in any Python that has torch and transformers: what a checkpoint says to prompts, greedily.
+
+    python recital.py MODEL_FOLDER JOB.json OUT.json
+
+It imports nothing of forge, for forge may not be there (another environment, a container), and nothing from the network.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+RIVALS = 5
+ROOM = 1.3
+"""Memory that loading takes, beside the weights themselves."""
+
+
+def main(folder: str, job_file: str, out: str) -> None:
+    """Read the job, ask the checkpoint, write what forge.verifying.transcripts reads."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    asked, skipped = _encoded(tokenizer, job)
+    model, precision = _loaded(transformers, torch, folder)
+    ends = _ends(model, tokenizer)
+    with torch.inference_mode():
+        told = [_transcript(torch, model, tokenizer, prompt, ends, job["max_tokens"]) for prompt in asked]
+    found = {
+        "by": f"transformers {transformers.__version__}, torch {torch.__version__}, {precision}",
+        "checkpoint": job["checkpoint"],
+        "prompts": job["prompts_digest"],
+        "max_tokens": job["max_tokens"],
+        "begin": tokenizer.bos_token_id,
+        "ends": ends,
+        "pad": tokenizer.pad_token_id,
+        "transcripts": told,
+        "skipped": skipped,
+    }
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _encoded(tokenizer: Any, job: Any) -> tuple[list[Any], dict[str, str]]:
+    """The prompts with their ids, and those that the model's limits shut out."""
+    asked: list[Any] = []
+    skipped: dict[str, str] = {}
+    for prompt in job["prompts"]:
+        if prompt["messages"]:
+            found = tokenizer.apply_chat_template(
+                prompt["messages"], add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            found = tokenizer(prompt["text"])["input_ids"]
+        ids = [int(each) for each in found]
+        if job["max_input_len"] and len(ids) > job["max_input_len"]:
+            skipped[prompt["name"]] = f"{len(ids)} tokens, and the model was built for {job['max_input_len']}"
+        elif job["max_seq_len"] and len(ids) + job["max_tokens"] > job["max_seq_len"]:
+            skipped[prompt["name"]] = f"{len(ids)} tokens and an answer are more than {job['max_seq_len']} in all"
+        elif not ids:
+            skipped[prompt["name"]] = "the tokenizer makes no token of it"
+        else:
+            asked.append({"name": prompt["name"], "text": prompt["text"], "ids": ids})
+    return asked, skipped
+
+
+def _loaded(transformers: Any, torch: Any, folder: str) -> tuple[Any, str]:
+    """In float32 where that fits this machine's memory, otherwise as the checkpoint is."""
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    itemsize = getattr(getattr(config, "dtype", None) or torch.float32, "itemsize", 4)
+    fits = stored / itemsize * 4 * ROOM < _free()
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    chosen = torch.float32 if fits else "auto"
+    model = kind.from_pretrained(folder, dtype=chosen, local_files_only=True).eval()
+    return model, str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _free() -> float:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return float(line.split()[1]) * 1024
+    return 0.0
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    stated = model.generation_config.eos_token_id if model.generation_config else None
+    stated = model.config.eos_token_id if stated is None else stated
+    several: list[Any] = [*stated] if isinstance(stated, list) else [stated]  # pyright: ignore[reportUnknownVariableType]
+    # The tokenizer's own first: it is the one that preprocessing hands to the engine.
+    return list(dict.fromkeys(int(each) for each in [tokenizer.eos_token_id, *several] if each is not None))
+
+
+def _transcript(torch: Any, model: Any, tokenizer: Any, prompt: Any, ends: list[int], most: int) -> Any:
+    tokens: list[int] = []
+    log_probs: list[float] = []
+    rivals: list[list[tuple[int, float]]] = []
+    voice = _Voice(torch, model, prompt["ids"])
+    while len(tokens) < most:
+        best = torch.topk(torch.log_softmax(voice.logits().float(), dim=-1), RIVALS)
+        top = [(int(token), float(value)) for token, value in zip(best.indices, best.values, strict=True)]
+        rivals.append(top)
+        if top[0][0] in ends:
+            break
+        tokens.append(top[0][0])
+        log_probs.append(top[0][1])
+        voice.say(top[0][0])
+    decoded = [tokenizer.decode(tokens[: count + 1], skip_special_tokens=True) for count in range(len(tokens))]
+    text = decoded[-1] if decoded else ""
+    return {
+        "name": prompt["name"],
+        "prompt": prompt["text"],
+        "ids": prompt["ids"],
+        "tokens": tokens,
+        "log_probs": log_probs,
+        "rivals": rivals,
+        "text": text,
+        "lengths": [_agreed(part, text) for part in decoded],
+    }
+
+
+def _agreed(part: str, text: str) -> int:
+    """How many characters of ``part`` the whole text begins with; a character that is not complete yet is none of it."""
+    return next((place for place, (a, b) in enumerate(zip(part, text, strict=False)) if a != b), min(len(part), len(text)))
+
+
+class _Voice:
+    """One greedy answer, token by token, with what was computed before kept where the model can."""
+
+    def __init__(self, torch: Any, model: Any, ids: list[int]) -> None:
+        self._torch, self._model = torch, model
+        self._past: Any = None
+        self._encoded: Any = None
+        self._next = ids
+        if model.config.is_encoder_decoder:
+            self._encoded = model.get_encoder()(torch.tensor([ids]))
+            self._next = [model.config.decoder_start_token_id]
+
+    def logits(self) -> Any:
+        ids = self._torch.tensor([self._next])
+        given = {"input_ids": ids} if self._encoded is None else {"encoder_outputs": self._encoded, "decoder_input_ids": ids}
+        out = self._model(**given, past_key_values=self._past, use_cache=True)
+        self._past = out.past_key_values
+        return out.logits[0, -1]
+
+    def say(self, token: int) -> None:
+        self._next = [token]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

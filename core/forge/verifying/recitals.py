@@ -1,0 +1,45 @@
+"""What is asked of a checkpoint, and the door to whoever can run it: the words of ``recital``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from forge.verifying.prompts import Message
+from forge.verifying.transcripts import Reference
+
+NEEDED = ("torch", "transformers")
+"""Packages of the Python that runs ``recital.py``."""
+SCRIPT = Path(__file__).with_name("recital.py")
+
+
+class Asked(Struct, frozen=True):
+    """One prompt: ``text`` as the pipeline gets it; with ``messages`` the checkpoint templates and encodes those by itself."""
+
+    name: str
+    text: str
+    messages: tuple[Message, ...] = ()
+
+
+class Job(Struct, frozen=True):
+    """What a recital reads. Lengths in tokens, 0 for no limit; ``checkpoint`` and ``prompts_digest`` are handed on."""
+
+    checkpoint: str
+    prompts_digest: str
+    prompts: tuple[Asked, ...]
+    max_tokens: int
+    max_input_len: int = 0
+    max_seq_len: int = 0
+
+
+class Reciter(Protocol):
+    """Runs a checkpoint by transformers."""
+
+    def lacks(self) -> str:
+        """What is missing here, in a sentence; empty where nothing is."""
+        ...
+
+    def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
+        """What the checkpoint in ``folder`` says. HostError for what is missing, StepError for a recital that failed."""
+        ...

@@ -1,0 +1,80 @@
+"""How far an engine may be from the checkpoint, by what it computes in. Pure.
+
+Greedy decoding is a chain: where two tokens are almost equally likely, rounding decides, and every token after it is another
+one. So tokens alone do not tell rounding from a fault. What does is how far apart the checkpoint itself holds the two tokens at
+the first difference: a kernel that rounds to 8 bits of mantissa moves a logit of about 20 by some hundredths, never by 2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """``tie``: nats by which the checkpoint may prefer its own token where the engine takes another. ``drift``: nats by which
+    log-probabilities of tokens that both say may differ, on the average of an answer. ``diverging``: the part of the prompts
+    that may differ by more than a tie all the same. ``why`` is the reason in a sentence."""
+
+    name: str
+    tie: float
+    drift: float
+    diverging: float
+    why: str
+
+
+BY_DTYPE: Mapping[str, Tolerance] = {
+    each.name: each
+    for each in (
+        Tolerance("float32", 0.002, 0.002, 0.0, "24 bits of mantissa: sums in another order differ in the 6th digit"),
+        Tolerance(
+            "float16", 0.05, 0.05, 0.0, "11 bits of mantissa: a logit of 20 is kept to 0.016, and errors add up over layers"
+        ),
+        Tolerance("bfloat16", 0.25, 0.15, 0.0, "8 bits of mantissa: a logit of 20 is kept to 0.125"),
+    )
+}
+BY_QUANTIZATION: Mapping[str, Tolerance] = {
+    each.name: each
+    for each in (
+        Tolerance("int8 weights", 0.5, 0.3, 0.1, "256 steps a channel: weights move by up to 0.4 % of the largest"),
+        Tolerance("fp8", 0.8, 0.4, 0.2, "3 bits of mantissa in weights and activations, scaled by a tensor's largest"),
+        Tolerance("int8 activations", 1.0, 0.5, 0.3, "SmoothQuant: activations in 256 steps, outliers moved into the weights"),
+        Tolerance("int4 weights", 1.5, 0.8, 0.4, "16 steps a group: another model that agrees in most places"),
+    )
+}
+KV_CACHE = 0.25
+"""Nats more for a key-value cache of 8 bits, whose error grows with the length of the prompt."""
+_ALGORITHMS = {
+    "W8A16": "int8 weights",
+    "W4A16": "int4 weights",
+    "W4A16_AWQ": "int4 weights",
+    "W4A16_GPTQ": "int4 weights",
+    "W4A8_AWQ": "int4 weights",
+    "NVFP4": "int4 weights",
+    "FP8": "fp8",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
+}
+"""TensorRT-LLM's QuantAlgo (as an engine's config.json states it) -> ours; the SmoothQuant kinds all begin with W8A8_SQ."""
+
+
+def tolerance(config: Mapping[str, object], *, exact: bool = False) -> Tolerance:
+    """What the config.json of an engine, or of a checkpoint, allows; ``exact`` is for the twin, which computes in float32."""
+    if exact:
+        return BY_DTYPE["float32"]
+    stated = _table(config.get("pretrained_config")) or config
+    dtype = str(stated.get("dtype") or stated.get("torch_dtype") or "bfloat16")
+    found = BY_DTYPE.get(dtype, BY_DTYPE["bfloat16"])
+    quantization = _table(stated.get("quantization") or stated.get("quantization_config"))
+    algorithm = str(quantization.get("quant_algo") or quantization.get("quant_method") or "").upper()
+    if algorithm.startswith("W8A8"):
+        found = BY_QUANTIZATION["int8 activations"]
+    elif algorithm:
+        found = BY_QUANTIZATION[_ALGORITHMS.get(algorithm, "int4 weights")]
+    if quantization.get("kv_cache_quant_algo"):
+        found = replace(
+            found, name=f"{found.name}, 8-bit kv cache", tie=found.tie + KV_CACHE, diverging=max(found.diverging, 0.1)
+        )
+    return found
+
+
+def _table(stated: object) -> Mapping[str, object]:
+    return stated if isinstance(stated, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
