@@ -7,16 +7,16 @@ from typing import Any, cast
 import pytest
 
 import tiny_models
-from forge.adapters.docker_seats import PUBLISHED, Box, configuration, line
+from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
 from forge.adapters.readiness import misled
 from forge.adapters.serving import Servers
 from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import ServerError
-from forge.ports import Launch, Ports
+from forge.ports import Launch, Ports, Shelf
 
 ROLES = ("bls", "ensemble", "llm", "post", "pre")
 LAUNCH = Launch(Path("/home/me/repository"), ROLES, engines=("llm",), image="forge/gemma:key", gpus="all")
-SEAT = Seat("tritonserver", "/forge/repository", PUBLISHED, "forge-serve-1", gpus=2)
+SEAT = Seat("tritonserver", ("/forge/repository",), PUBLISHED, "forge-serve-1", gpus=2)
 
 
 def loads(words: tuple[str, ...]) -> list[str]:
@@ -67,12 +67,48 @@ def test_two_engines_are_orchestrated_by_a_server_that_stays_off_the_gpus() -> N
     assert variables(launch) == {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"}
 
 
+def test_engines_that_share_gpus_are_loaded_in_turn_and_a_line_for_a_person_names_them_all(tmp_path: Path) -> None:
+    launch = replace(LAUNCH, engines=("llm", "b-llm"), models=(*ROLES, "b-llm", "b-bls"), turns=(("b-llm", "b-bls"),))
+    (words,) = split(arguments(launch, SEAT))
+    assert loads(words) == list(ROLES)
+    assert "--model-load-thread-count=1" in words
+    typed = Servers(tmp_path, {"DOCKER_HOST": "tcp://127.0.0.1:9"}).command(launch).argv
+    assert loads(typed) == [*ROLES, "b-llm", "b-bls"]
+
+
+def test_several_repositories_are_all_named() -> None:
+    words = arguments(LAUNCH, replace(SEAT, repositories=("/forge/repository-1", "/forge/repository-2")))
+    assert words[1:3] == ("--model-repository=/forge/repository-1", "--model-repository=/forge/repository-2")
+
+
+def test_several_repositories_in_a_container_share_the_place_that_their_configs_name(tmp_path: Path) -> None:
+    first, second, view = tmp_path / "first", tmp_path / "second", tmp_path / "view"
+    shelves = (Shelf(first, ("a-llm", "_assets/a")), Shelf(second, ("b-llm", "_assets/b")))
+    launch = replace(LAUNCH, repository=first, shelves=shelves)
+    assert {path.name: str(place) for path, place in places(launch).items()} == {
+        "first": "/forge/repository-1",
+        "second": "/forge/repository-2",
+    }
+    lay_view(launch, view)
+    assert str((view / "_assets" / "b").readlink()) == "/forge/repository-2/_assets/b"
+    lay_view(replace(launch, shelves=(shelves[0], Shelf(second))), view)
+    assert sorted(str(path.relative_to(view)) for path in view.rglob("*")) == ["_assets", "_assets/a", "a-llm"]
+    typed = Servers(tmp_path, {"DOCKER_HOST": "tcp://127.0.0.1:9"}).command(launch).argv
+    mounts = [word for word in typed if word.startswith("type=bind")]
+    assert [word.split(",")[2] for word in mounts] == [
+        "target=/forge/repository",
+        "target=/forge/repository-1",
+        "target=/forge/repository-2",
+    ]
+
+
 def test_without_gpus_none_are_measured() -> None:
     assert "--allow-gpu-metrics=false" in arguments(LAUNCH, replace(SEAT, gpus=0))
 
 
 def box(repository: Path, **changes: Any) -> Box:
-    plain = Box("forge-serve-1", "forge/gemma:key", ("tritonserver", "-x"), {}, repository, "all", Ports())
+    mounts = ((repository, REPOSITORY),)
+    plain = Box("forge-serve-1", "forge/gemma:key", ("tritonserver", "-x"), {}, mounts, "all", Ports())
     return replace(plain, **changes)
 
 

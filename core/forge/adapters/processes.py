@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 MARKER = "FORGE_SERVER"
@@ -13,13 +13,27 @@ MARKER = "FORGE_SERVER"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
 _MOMENT = 1.0
 _PROC = Path("/proc")
+_NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
+"""Families of variables that NVIDIA's image sets for its programs and for what MPI starts."""
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
 _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
+
+
+def nvidia(environ: Mapping[str, str]) -> dict[str, str]:
+    """What NVIDIA's image says to its programs, and to what MPI starts."""
+    return {name: value for name, value in environ.items() if name.startswith(_NVIDIA)}
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of the environment that a program may see: where things are and how many threads, no tokens."""
     return {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def spare(count: int) -> tuple[int, ...]:
+    """So many ports of the loopback that nobody listens on just now."""
+    with ExitStack() as held:
+        trials = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return tuple(int(trial.getsockname()[1]) for trial in trials)
 
 
 def started(pid: int) -> float | None:
@@ -40,6 +54,12 @@ def reap(pid: int) -> int | None:
         if found:
             return os.waitstatus_to_exitcode(status)
     return None
+
+
+def kill_group(leader: int) -> None:
+    """End a program that was started in a session of its own, with all that it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def marked(marker: str) -> tuple[int, ...]:

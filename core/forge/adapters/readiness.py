@@ -47,10 +47,10 @@ class Watch:
 def require_models(launch: Launch) -> None:
     """ServerError for a model that is not in the repository."""
     for model in launch.models:
-        if not (launch.repository / model / "config.pbtxt").is_file():
+        if _home(launch, model) is None:
             raise ServerError(
                 f"there is no model {model!r} in the repository",
-                where=str(launch.repository),
+                where=", ".join(map(str, launch.repositories)),
                 hint="build it again: `forge build RECIPE`",
             )
 
@@ -59,7 +59,13 @@ def misled(launch: Launch, inside: Ports) -> tuple[str, ...]:
     """The models that ask their own server at a fixed address, where it does not listen; ``inside`` is where it does."""
     if inside.grpc == 8001 and inside.host in _LOCAL:
         return ()
-    return tuple(model for model in launch.models if _asks(launch.repository / model))
+    homes = {model: _home(launch, model) for model in launch.models}
+    return tuple(model for model, home in homes.items() if home and _asks(home / model))
+
+
+def _home(launch: Launch, model: str) -> Path | None:
+    """The repository in which a model stands."""
+    return next((place for place in launch.repositories if (place / model / "config.pbtxt").is_file()), None)
 
 
 def _asks(folder: Path) -> bool:
@@ -67,8 +73,13 @@ def _asks(folder: Path) -> bool:
     return any(_FIXED in text for text in texts)
 
 
+def reached(host: str) -> str:
+    """Where a server that listens at ``host`` is reached from this machine."""
+    return _EVERYWHERE.get(host, host)
+
+
 def _ready(ports: Ports, model: str) -> bool:
-    connection = http.client.HTTPConnection(_EVERYWHERE.get(ports.host, ports.host), ports.http, timeout=5)
+    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=5)
     try:
         connection.request("GET", f"/v2/models/{model}/ready")
         return connection.getresponse().status == http.HTTPStatus.OK

@@ -1,10 +1,11 @@
 """What is kept of servers: a state file and a log for each repository, and the guardian of those in the foreground."""
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,9 +17,15 @@ import forge
 from forge.adapters.guardian import DISMISSED
 from forge.ports import Running
 
+VIEW = ".view"
+"""Suffix of the folder that stands for several repositories in a container, beside the server's log."""
+
 
 class States:
-    """The state files in ``folder``: one per repository, there from before a server starts until nothing is left of it."""
+    """The state files in ``folder``, each there from before a server starts until nothing is left of it.
+
+    A server's is named by the first of its repositories.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,10 +40,14 @@ class States:
     def log(self, repository: Path) -> Path:
         return self.file(repository).with_suffix(".log")
 
-    def lock(self, repository: Path) -> FileLock:
-        """Held while a server starts; Timeout when another forge holds it."""
+    @contextmanager
+    def lock(self, repositories: Iterable[Path], patience: float = 0.0) -> Generator[None]:
+        """Held while a server starts on them or its models change; Timeout when another forge holds it all the time."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.file(repository).with_suffix(".lock"), timeout=0)
+        with ExitStack() as stack:
+            for file in sorted({self.file(repository).with_suffix(".lock") for repository in repositories}):
+                stack.enter_context(FileLock(file, timeout=patience))
+            yield
 
     def keep(self, running: Running) -> None:
         """Write the state file; a reader sees the old one or the new one."""
@@ -47,6 +58,7 @@ class States:
 
     def forget(self, repository: Path) -> None:
         self.file(repository).unlink(missing_ok=True)
+        shutil.rmtree(self.file(repository).with_suffix(VIEW), ignore_errors=True)
 
     def kept(self) -> tuple[Running, ...]:
         """What the state files say, whether or not it is still so."""

@@ -1,14 +1,14 @@
 """The Server port: one door to every Triton of this workshop, as a process of this machine or in a container."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from filelock import Timeout
 
-from forge.adapters import processes
+from forge.adapters import control, processes
 from forge.adapters.guardian import PATIENCE
 from forge.adapters.readiness import Watch, misled, require_models
 from forge.adapters.servers import Guard, States
@@ -21,16 +21,21 @@ _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
 
 
+_DRAINED = 60.0
+"""Seconds for the requests of a model that is taken out."""
+
+
 class Way(Protocol):
     """One way to run a Triton. ``pause`` is how many seconds to wait between two looks whether it is ready."""
 
     pause: float
 
-    def command(self, launch: Launch, marker: str) -> Command: ...
+    def command(self, launch: Launch, running: Running) -> Command: ...
     def inside(self, launch: Launch) -> Ports: ...
     def check(self, launch: Launch) -> None: ...
     def guarded(self) -> dict[str, str]: ...
     def begin(self, launch: Launch, running: Running) -> Running: ...
+    def furnish(self, launch: Launch, running: Running) -> None: ...
     def alive(self, running: Running) -> bool: ...
     def ended(self, running: Running) -> str: ...
     def end(self, running: Running, patience: float) -> None: ...
@@ -57,8 +62,11 @@ class Servers:
         return TritonContainer(self._environ)
 
     def command(self, launch: Launch) -> Command:
-        """The command line and environment of ``start``; for a container, ``docker run`` as a person would type it."""
-        return self._way(launch.image).command(launch, self._states.marker(launch.repository))
+        """The command line and environment of ``start``; for a container, ``docker run`` as a person would type it.
+
+        Models that ``start`` loads in turns are all on it: nobody would load them afterwards.
+        """
+        return self._way(launch.image).command(replace(launch, turns=()), self._planned(launch))
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
         """Start and wait until every model is ready, each line of the log told to ``line``.
@@ -72,7 +80,7 @@ class Servers:
         for model in misled(launch, way.inside(launch)):
             line(f"{model} asks its own server at localhost:8001, as this TensorRT-LLM's bls does: {_MOVE}")
         try:
-            with self._states.lock(launch.repository):
+            with self._states.lock(launch.repositories):
                 self._require_room(launch)
                 return self._started(way, launch, line)
         except Timeout as error:
@@ -90,23 +98,38 @@ class Servers:
         """Whether the server is still there."""
         return self._way(running.container).alive(running)
 
+    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+        """Load ``models`` one after the other, as the port says; waits for a forge that is starting the server just now."""
+        with self._changing(running) as now:
+            self._way(now.container).furnish(launch, now)
+            return self._loaded(now, models)
+
+    def unload(self, running: Running, models: Sequence[str]) -> Running:
+        """Take ``models`` out one after the other, as the port says; one whose requests go on and on is not waited for."""
+        with self._changing(running) as now:
+            for model in models:
+                control.unload(now, model, min(self._patience, _DRAINED))
+                now = replace(now, models=tuple(each for each in now.models if each != model))  # noqa: PLW2901
+                self._states.keep(now)
+            return now
+
     def stop(self, running: Running) -> None:
         """Ask it to finish, wait, then kill all that it started; what it leaves and its state file go too."""
         self._finish(running, PATIENCE)
 
-    def _living(self, holding: Path | None = None) -> tuple[Running, ...]:
+    def _living(self, holding: Container[str] = ()) -> tuple[Running, ...]:
         """Those that are alive. The dead are cleared away, but for those that another forge is just starting.
 
-        ``holding`` is the repository whose lock the caller has.
+        ``holding`` are the repositories whose lock the caller has.
         """
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
                 found.append(running)
-            elif running.repository == str(holding):
+            elif running.repository in holding:
                 self._bury(running)
             else:
-                with suppress(Timeout), self._states.lock(Path(running.repository)):
+                with suppress(Timeout), self._states.lock(map(Path, running.repositories)):
                     if running in self._states.kept():
                         self._bury(running)
         return tuple(found)
@@ -123,12 +146,13 @@ class Servers:
             guard.dismiss()
 
     def _require_room(self, launch: Launch) -> None:
-        living = self._living(holding=launch.repository)
+        mine = tuple(map(str, launch.repositories))
+        living = self._living(holding=mine)
         for other in living:
-            if other.repository == str(launch.repository):
+            if shared := next((place for place in mine if place in other.repositories), ""):
                 raise ServerError(
                     f"a server runs on this repository already ({_named(other)}, gRPC port {other.ports.grpc})",
-                    where=other.repository,
+                    where=shared,
                     hint="use it, or stop it first: `forge stop`",
                 )
         ports = launch.ports
@@ -144,21 +168,51 @@ class Servers:
                 )
 
     def _started(self, way: Way, launch: Launch, line: Callable[[str], None]) -> Running:
-        marker, log = self._states.marker(launch.repository), self._states.log(launch.repository)
-        running = Running(str(launch.repository), 0, 0.0, launch.ports, launch.models, str(log), marker)
-        running = replace(running, container=marker if launch.image else "")
+        running = self._planned(launch)
         self._states.keep(running)
         try:
             if not launch.detach:
-                self._guards[marker] = Guard.post(running, self._states.file(launch.repository), way.guarded())
+                self._guards[running.shared_memory] = Guard.post(running, self._states.file(launch.repository), way.guarded())
             running = way.begin(launch, running)
             self._states.keep(running)
             begun = running
             Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
+            for turn in launch.turns:
+                running = self._loaded(running, turn)
         except BaseException:  # Ctrl-C too: whatever ends the start, nothing is left running
             with suppress(ForgeError):  # what kept it from starting says more than that it cannot be ended either
                 self._finish(running, _ABORTED)
             raise
+        return running
+
+    def _planned(self, launch: Launch) -> Running:
+        """A server that nobody has started yet."""
+        marker, log = self._states.marker(launch.repository), self._states.log(launch.repository)
+        running = Running(str(launch.repository), 0, 0.0, launch.ports, launch.first, str(log), marker, base=launch.base)
+        others = tuple(map(str, launch.repositories[1:]))
+        return replace(running, others=others, container=marker if launch.image else "")
+
+    @contextmanager
+    def _changing(self, running: Running) -> Generator[Running]:
+        """The server as it is now, while nobody else starts it or changes its models; ServerError where it is gone."""
+        try:
+            with self._states.lock(map(Path, running.repositories), self._patience):
+                now = next((one for one in self._states.kept() if one.shared_memory == running.shared_memory), None)
+                if now is None or not self.alive(now):
+                    raise ServerError("the server has ended", where=running.repository, hint="start it: `forge serve`")
+                yield now
+        except Timeout as error:
+            what = "another forge has been starting this server, or changing its models, all the time"
+            raise ServerError(what, where=running.repository, hint="`forge status` and `forge logs` say how it is") from error
+
+    def _loaded(self, running: Running, models: Sequence[str]) -> Running:
+        """``running`` with ``models``; after each one, the state file says so."""
+        way, server = self._way(running.container), running
+        for model in models:
+            control.load(running, model, lambda: way.alive(server), self._patience)
+            if model not in running.models:
+                running = replace(running, models=(*running.models, model))
+                self._states.keep(running)
         return running
 
 

@@ -16,8 +16,6 @@ from forge.ports import Launch, Ports, Running
 
 INSTALLED = "/opt/tritonserver"
 """Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""
-_NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
-"""Families of variables that NVIDIA's image sets for its Triton and for what MPI starts."""
 
 
 class TritonProcess:
@@ -28,12 +26,12 @@ class TritonProcess:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
-    def command(self, launch: Launch, marker: str) -> Command:
+    def command(self, launch: Launch, running: Running) -> Command:
         """The command line and environment; nothing else of this process's environment reaches the server."""
         if launch.environment is None or launch.backends is None:
-            return self._installed(launch, marker)
-        layout = read_layout(launch.environment, launch.triton)
-        seat = Seat(str(layout.server), str(launch.repository), launch.ports, marker, str(launch.backends))
+            return self._installed(launch, running.shared_memory)
+        layout, marker = read_layout(launch.environment, launch.triton), running.shared_memory
+        seat = Seat(str(layout.server), _places(launch), launch.ports, marker, str(launch.backends))
         environ = processes.inherited(self._environ)
         # The stub takes its packages from the first python3 on PATH.
         environ["PATH"] = f"{launch.environment / 'bin'}:{environ.get('PATH', os.defpath)}"
@@ -49,9 +47,8 @@ class TritonProcess:
             raise ServerError("there is no Triton to serve it with", where=str(launch.repository), hint="`forge build RECIPE`")
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
         program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
-        seat = Seat(program, str(launch.repository), launch.ports, marker, backends, gpus)
-        environ = processes.inherited(self._environ)
-        environ |= {name: value for name, value in self._environ.items() if name.startswith(_NVIDIA)}
+        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus)
+        environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ)}
         return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
 
     def inside(self, launch: Launch) -> Ports:
@@ -78,8 +75,11 @@ class TritonProcess:
         """Start it, after whatever a predecessor left whose forge and guardian were both killed."""
         log = Path(running.log)
         processes.end(running.shared_memory, 0.0, triton_log.served(log))
-        pid = _spawn(self.command(launch, running.shared_memory), log)
+        pid = _spawn(self.command(launch, running), log)
         return replace(running, pid=pid, started=processes.started(pid) or 0.0)
+
+    def furnish(self, launch: Launch, running: Running) -> None:
+        """Nothing: it sees its repositories where they stand."""
 
     def alive(self, running: Running) -> bool:
         """Whether the server's process is still there."""
@@ -93,6 +93,10 @@ class TritonProcess:
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""
         processes.end(running.shared_memory, patience, triton_log.served(Path(running.log)))
+
+
+def _places(launch: Launch) -> tuple[str, ...]:
+    return tuple(map(str, launch.repositories))
 
 
 def _spawn(command: Command, log: Path) -> int:

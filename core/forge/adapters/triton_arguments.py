@@ -13,14 +13,14 @@ _TWIN = (*_PYTHON, "tensorrtllm")
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where one server sits: its program, the repository and the addresses as it sees them itself.
+    """Where one server sits: its program, the repositories and the addresses as it sees them itself.
 
     ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many
     GPUs it sees, as far as anybody knows.
     """
 
     program: str
-    repository: str
+    repositories: tuple[str, ...]
     ports: Ports
     marker: str
     backends: str = ""
@@ -47,11 +47,11 @@ def variables(launch: Launch) -> dict[str, str]:
 
 
 def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
-    models = launch.engines or launch.models if rank else launch.models
+    models = launch.engines or launch.first if rank else launch.first
     prefix = f"{seat.marker}-{rank}-" if launch.world > 1 else seat.marker
     return (
         seat.program,
-        f"--model-repository={seat.repository}",
+        *(f"--model-repository={repository}" for repository in seat.repositories),
         *([f"--backend-directory={seat.backends}"] if seat.backends else []),
         "--model-control-mode=explicit",  # _assets is no model: polling the repository would refuse to start
         *(f"--load-model={model}" for model in models),
@@ -60,7 +60,7 @@ def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT}",
         *(() if seat.gpus else ("--allow-gpu-metrics=false",)),
-        *(_unpooled(seat) if launch.orchestrated else ()),
+        *((*_unpooled(seat), "--model-load-thread-count=1") if launch.orchestrated else ()),
         *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_TWIN if seat.backends else _PYTHON)),
     )
 

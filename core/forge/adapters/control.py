@@ -1,0 +1,101 @@
+"""Models into and out of a Triton that runs, by KServe's model repository extension over HTTP.
+
+Triton reloads a model whose files have changed beside the one that answers: that one takes no more requests once its successor
+is ready, and goes when it has answered those that it has. A load that fails leaves it where it is; a load of what has not
+changed does nothing (docs/user_guide/model_management.md in triton-inference-server/server; seen on 2.51).
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from forge.adapters import triton_log
+from forge.adapters.readiness import reached
+from forge.diagnoses import diagnose
+from forge.errors import ServerError
+from forge.ports import Ports, Running
+
+_SECONDS = 10.0
+_LOOK = 0.1
+_LAST = 0.5
+"""Seconds between the last answer of a dying server and its end."""
+
+
+class _Refusal(Struct):
+    error: str = ""
+
+
+class _Entry(Struct):
+    """One model, or one version of it, of ``POST /v2/repository/index``."""
+
+    name: str
+    state: str = ""
+
+
+def load(running: Running, model: str, alive: Callable[[], bool], patience: float) -> None:
+    """Return when ``model``, as it stands on the disk, answers; ServerError where it did not load, with the log's part."""
+    log = Path(running.log)
+    began = log.stat().st_size if log.is_file() else 0
+    try:
+        why = _post(running.ports, f"/v2/repository/models/{model}/load", patience)
+    except TimeoutError:
+        why = f"{patience:g} s were not enough"
+    except (OSError, http.client.HTTPException) as error:
+        time.sleep(_LAST)
+        why = f"no answer ({error})" if alive() else "the server ended while it loaded"
+    if why:
+        raise _not_loaded(running, model, why, began)
+
+
+def unload(running: Running, model: str, patience: float) -> None:
+    """Return when ``model``, which takes no more requests, has answered those it has, or ``patience`` seconds are over."""
+    try:
+        why = _post(running.ports, f"/v2/repository/models/{model}/unload", _SECONDS + patience)
+        deadline = time.monotonic() + patience
+        while not why and time.monotonic() < deadline and _held(running.ports, model):
+            time.sleep(_LOOK)
+    except (OSError, http.client.HTTPException) as error:
+        why = str(error)
+    if why:
+        raise ServerError(f"model {model!r} could not be unloaded: {why}", where=running.repository, hint="`forge logs`")
+
+
+def _held(ports: Ports, model: str) -> bool:
+    """Whether anything of the model is still in the server."""
+    answer = _request(ports, "/v2/repository/index", _SECONDS)
+    found = msgspec.json.decode(answer, type=list[_Entry])
+    return any(entry.name == model and entry.state not in {"", "UNAVAILABLE"} for entry in found)
+
+
+def _post(ports: Ports, path: str, patience: float) -> str:
+    """What the server refused with, or nothing."""
+    answer = _request(ports, path, patience)
+    return msgspec.json.decode(answer, type=_Refusal).error if answer.strip() else ""
+
+
+def _request(ports: Ports, path: str, patience: float) -> bytes:
+    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=patience)
+    try:
+        connection.request("POST", path, json.dumps({}), {"Content-Type": "application/json"})
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _not_loaded(running: Running, model: str, why: str, began: int) -> ServerError:
+    said = b""
+    if (log := Path(running.log)).is_file():
+        with log.open("rb") as file:
+            file.seek(began)
+            said = file.read()
+    text = said.decode(errors="replace")
+    culprit, reason = next(iter(triton_log.failures(text).items()), (model, why))
+    known = diagnose("\n".join((text, why)))
+    hint = f"{known}; the whole log: {running.log}" if known else f"the whole log: {running.log}"
+    what = f"model {culprit!r} did not load: {reason}\nits part of the log:\n{triton_log.part(text, culprit)}"
+    return ServerError(what, where=running.repository, hint=hint)

@@ -1,0 +1,97 @@
+"""The twin's real server on a repository that changes under it: one model streams while another comes, changes and goes."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import skeleton_kit
+import tiny_checkpoints
+from conftest import free_ports
+from forge.asking import Target
+from forge.errors import InferenceError, ServerError
+from forge.model import Role
+from forge.ports import Request
+from forge.workshop import Workshop
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+
+def recipe(folder: Path, name: str, more: str = "", batch: int = 2) -> Path:
+    """A random model with a tokenizer of its own; ``more`` is added to the recipe."""
+    checkpoint = folder / name
+    if not checkpoint.exists():
+        checkpoint.mkdir()
+        tiny_checkpoints.make("llama", checkpoint, vocab_size=330, num_hidden_layers=2)
+        skeleton_kit.lay(checkpoint, "byte_level")
+    file = folder / f"{name}.toml"
+    limits = f"max_batch_size = {batch}\nmax_input_len = 64\nmax_seq_len = 128\n"
+    file.write_text(
+        f'name = "{name}"\n[source]\npath = "{name}"\n[runtime]\nkind = "twin"\n[build]\n{limits}[serve]\ninstances = 1\n{more}'
+    )
+    return file
+
+
+class Asking:
+    """Asks a model again and again, each time for one stream, and keeps what was said."""
+
+    def __init__(self, shop: Workshop, target: Target) -> None:
+        self.said: list[str] = []
+        self.failed: list[str] = []
+        self._shop, self._target = shop, target
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> "Asking":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._thread.join(60)
+
+    def _ask(self) -> None:
+        while not self._enough.is_set():
+            try:
+                self.said.append(say(self._shop, self._target, 40))
+            except InferenceError as error:
+                self.failed.append(str(error))
+
+
+def say(shop: Workshop, target: Target, count: int = 8) -> str:
+    request = Request(model=target.model.roles[Role.BLS], prompt="Hello world, hello", max_tokens=count, top_k=1)
+    return "".join(chunk.text for chunk in shop.generate(target.address, request))
+
+
+@pytest.fixture
+def place(shop: Workshop, tmp_path: Path) -> Iterator[Path]:
+    """A repository with the model one, which is being served."""
+    shop.add([recipe(tmp_path, "one")], repository=tmp_path / "models")
+    running = shop.serve(tmp_path / "models", free_ports())
+    yield tmp_path / "models"
+    shop.stop(running)
+
+
+def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Workshop, place: Path, tmp_path: Path) -> None:
+    with Asking(shop, shop.target("one", place)) as asking:
+        shop.add([recipe(tmp_path, "two")], repository=place)
+        two = shop.target("two", place)
+        first = say(shop, two)
+        shop.add([recipe(tmp_path, "two", batch=3)], repository=place)
+        assert say(shop, two) == first
+
+        broken = recipe(tmp_path, "two", '[serve.parameters.tensorrt_llm]\ngpt_model_path = "/nowhere"\n')
+        with pytest.raises(ServerError, match=r"'two-tensorrt_llm' did not load: .*/nowhere") as caught:
+            shop.add([broken], repository=place)
+        assert "goes on being served" in caught.value.hint
+        assert "/nowhere" not in (place / "two-tensorrt_llm" / "config.pbtxt").read_text()
+        assert say(shop, two) == first
+
+        shop.remove("two", place)
+        with pytest.raises(InferenceError, match=r"unknown|offers no|not found"):
+            say(shop, two)
+        assert len(shop.server(place).models) == 5
+    assert asking.failed == []
+    assert len(asking.said) > 3
+    assert len(set(asking.said)) == 1
