@@ -56,6 +56,13 @@ def by_hand(root: Path) -> None:
     (root / "forge.json").unlink()
 
 
+def hidden(root: Path) -> None:
+    """A version control's folder in a repository that is made for the default control mode."""
+    shutil.rmtree(root)
+    kit.lay(root, inside=True)
+    (root / ".git").mkdir()
+
+
 def beside(root: Path) -> None:
     """A second model, and both under prefixes."""
     shutil.rmtree(root)
@@ -208,6 +215,7 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
         lambda root: shutil.copytree(root / TOKENIZER, root / ASSETS / "other"),
         parameters("postprocessing", tokenizer_dir=f"/forge/repository/{ASSETS}/other"))),
     ("not-a-model", "assets at the top", by_hand),
+    ("not-a-model", "a hidden folder, and assets inside", hidden),
     ("lfs-pointer", "an engine", lambda root: (root / ASSETS / "engines/rank0.engine").write_bytes(pointer(10**9))),
     ("lfs-pointer", "a tokenizer", lambda root: (root / TOKENIZER / "tokenizer.json").write_bytes(pointer(10**6))),
     ("truncated", "weights", lambda root: (root / ASSETS / "engines/model.safetensors").write_bytes(safetensors()[:-100])),

@@ -56,13 +56,14 @@ def lay(
     prefix: str = "",
     skeletons: tuple[TextFile, ...] = (),
     kind: RuntimeKind = RuntimeKind.ENGINE,
+    inside: bool = False,
 ) -> Path:
     """One model as forge publishes it, manifest and all; a second one can be laid beside it under another prefix.
 
     The twin's configs name the place where the repository stands, the engine's the place that it has in a container.
     """
-    names = Names(prefix)
-    settings = repository.settings(recipe(name, kind), ConfigOverrides())
+    names = Names(prefix, inside=inside)
+    settings = repository.settings(recipe(name, kind), ConfigOverrides(), names=names)
     for file in repository.render(names, skeletons or repository.skeletons(), settings, blank):
         place = root / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def lay(
         if kind is RuntimeKind.TWIN and file.path.endswith("config.pbtxt"):
             text = repository.relocate(text, str(root), blank)
         place.write_text(text, encoding="utf-8")
-    assets = root / "_assets" / name
+    assets = root / names.assets(name)
     (assets / "tokenizer").mkdir(parents=True)
     (assets / "engines").mkdir()
     (assets / "tokenizer" / "tokenizer.json").write_text(_tokenizer(), encoding="utf-8")
@@ -83,8 +84,10 @@ def lay(
     else:
         (assets / "engines" / "config.json").write_text(json.dumps(ENGINE), encoding="utf-8")
         (assets / "engines" / "rank0.engine").write_bytes(b"\0" * 2000)
+    served, roles = _serving(kind), names.all()
     _publish(
-        root, PublishedModel(name=name, entry="e" * 64, runtime=kind, roles=names.all(), prefix=prefix, serving=_serving(kind))
+        root,
+        PublishedModel(name=name, entry="e" * 64, runtime=kind, roles=roles, prefix=prefix, serving=served, inside=inside),
     )
     return root
 

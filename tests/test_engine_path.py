@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
+from forge import publishing
+from forge.adapters.machine import ThisMachine
+from forge.adapters.pbtxt import blank
+from forge.checking import Checker
 from forge.errors import HostError, LockError, Problem, RecipeError
 from forge.manifest import Serving
 from forge.steps import Stage
 from forge.workshop import Workshop
+from nvidias_bls import MODEL, bls
 
 ENGINE = """
 name = "tiny"
@@ -154,11 +159,46 @@ def test_a_lock_pins_the_image_and_notices_another(shop: Workshop, world: World,
         shop.order(recipe, locked=True)
 
 
-def test_a_bls_with_literal_names_cannot_stand_under_a_prefix(
+def rules_broken(shop: Workshop, folder: Path) -> set[str]:
+    """But for what is wrong with the engine: the fake's is none."""
+    found = Checker(shop.store, ThisMachine({}), blank).check(folder).findings
+    return {each.rule for each in found} - {"engine-config"}
+
+
+BLS = "/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/"
+
+
+def test_nvidias_bls_stands_under_a_prefix_beside_a_subclass_and_the_manifest_says_so(
     shop: Workshop, world: World, recipe: Path, tmp_path: Path
 ) -> None:
-    shop.build([recipe], repository=tmp_path / "models", prefixed=True)
-    world.containers.identity = "sha256:" + "d" * 64
-    world.containers.scripts["/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py"] = 'name = "preprocessing"\n'
-    with pytest.raises(RecipeError, match="plain names"):
+    world.containers.scripts |= {BLS + text.path: text.content for text in bls()}
+    (model,) = shop.build([recipe], repository=tmp_path / "models", prefixed=True).models
+    folder = tmp_path / "models" / "tiny-tensorrt_llm_bls"
+    assert (folder / "1" / "model.py").read_text() == MODEL
+    assert (folder / "1" / "forge_bls.py").is_file()
+    assert [edit.file for edit in model.edits] == ["tiny-tensorrt_llm_bls/1/forge_bls.py", "tiny-tensorrt_llm_bls/config.pbtxt"]
+    assert publishing.inventory(tmp_path / "models").models == (model,)
+    config = folder / "config.pbtxt"
+    assert rules_broken(shop, tmp_path / "models") == set()
+    config.write_text(config.read_text().replace("tiny-postprocessing", "tiny-post"))
+    assert rules_broken(shop, tmp_path / "models") == {"bls-target"}
+    config.write_text(config.read_text().replace("tiny-post", "tiny-postprocessing").replace("forge_bls.py", "model.py"))
+    assert rules_broken(shop, tmp_path / "models") == {"bls-target"}
+
+
+def test_nvidias_bls_is_left_alone_under_plain_names(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    world.containers.scripts |= {BLS + text.path: text.content for text in bls()}
+    (model,) = shop.build([recipe], repository=tmp_path / "models").models
+    assert not (tmp_path / "models/tensorrt_llm_bls/1/forge_bls.py").exists()
+    assert model.edits == ()
+
+
+def test_a_bls_that_cannot_be_told_its_siblings_is_refused_under_a_prefix_before_the_download(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    world.containers.scripts[f"{BLS}1/model.py"] = 'name = "preprocessing"\n'
+    with pytest.raises(RecipeError, match=r"tensorrt_llm_bls/1/model\.py: expected that TritonPythonModel") as caught:
         shop.build([recipe], repository=tmp_path / "others", prefixed=True)
+    assert "without --prefixed" in str(caught.value)
+    assert world.origin.fetches == 0
+    shop.build([recipe], repository=tmp_path / "others")

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import msgspec
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from forge import manifest
 from forge.errors import RepositoryError
 from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import COMMON_ROLES, Names, RuntimeKind, SamplingTable
+from forge.model import COMMON_ROLES, Edit, Names, RuntimeKind, SamplingTable
 
 names = st.sampled_from(["a", "b", "gemma-2b-it", "smollm2-135m-instruct", "x.y_z"])
 keys = st.integers(0, 2**256 - 1).map("{:064x}".format)
@@ -31,6 +31,8 @@ def models(draw: st.DrawFn) -> PublishedModel:
         serving=draw(st.none() | st.builds(Serving, environment=keys, backends=keys, triton=st.text(max_size=5))),
         sampling=draw(st.builds(SamplingTable, temperature=st.none() | st.floats(0, 2), stop=st.tuples(stops))),
         linked=draw(st.booleans()),
+        inside=draw(st.booleans()),
+        edits=tuple(draw(st.lists(st.builds(Edit, st.text(max_size=5), st.text(max_size=5), st.text(max_size=5)), max_size=2))),
     )
 
 
@@ -74,6 +76,26 @@ def test_a_damaged_manifest_is_named_with_its_file(text: str | bytes) -> None:
 
 
 def test_a_manifest_of_a_newer_forge_says_so_whatever_else_is_in_it() -> None:
-    with pytest.raises(RepositoryError, match="format 2; this forge knows formats up to 1") as caught:
-        manifest.read(json.dumps({"format": 2, "models": "of a kind not known yet"}))
+    newer = manifest.FORMAT + 1
+    with pytest.raises(RepositoryError, match=f"format {newer}; this forge knows formats up to {manifest.FORMAT}") as caught:
+        manifest.read(json.dumps({"format": newer, "models": "of a kind not known yet"}))
     assert "upgrade forge" in caught.value.hint
+
+
+def test_a_manifest_of_format_1_is_read_and_written_in_the_format_of_today() -> None:
+    former = {
+        "format": 1,
+        "root": "/srv",
+        "models": [{"name": "m", "entry": "e", "runtime": "twin", "roles": Names("m").all()}],
+    }
+    held = manifest.read(json.dumps(former))
+    (model,) = held.models
+    assert (model.inside, model.edits, model.assets) == (False, (), "_assets/m")
+    assert json.loads(manifest.write(held))["format"] == manifest.FORMAT
+    assert manifest.read(manifest.write(held)).models == (model,)
+
+
+def test_assets_inside_stand_in_the_folder_of_the_model_over_the_engine() -> None:
+    model = PublishedModel(name="m", entry="e", runtime=RuntimeKind.TWIN, prefix="m", roles=Names("m").all(), inside=True)
+    assert model.asset("tokenizer") == "m-tensorrt_llm/_assets/tokenizer"
+    assert set(model.folders) == {f"m-{role}" for role in COMMON_ROLES}

@@ -1,7 +1,6 @@
 """A publish shows all of a model or nothing, shares its bytes with the store, and leaves other models alone."""
 
 import errno
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -58,7 +57,7 @@ class Bench:
         return found
 
     def tree(self) -> set[str]:
-        top = {path.name for path in self.repository.iterdir()} - {"_assets", ".forge", "forge.json"}
+        top = {path.name for path in self.repository.iterdir()} - {"_assets", ".forge", ".forge.lock", "forge.json"}
         assets = self.repository / "_assets"
         return top | {f"_assets/{path.name}" for path in (assets.iterdir() if assets.is_dir() else ())}
 
@@ -89,7 +88,7 @@ def test_a_publish_lays_every_folder_and_says_so_in_the_manifest(bench: Bench) -
     assert held.models == (a_model("m", prefix=""),)
     assert bench.tree() == {*map(str, COMMON_ROLES), "_assets/m"}
     assert (bench.repository / "ensemble" / "1").is_dir()
-    assert [path.name for path in (bench.repository / ".forge").iterdir()] == ["lock"]
+    assert not (bench.repository / ".forge").exists()
 
 
 def test_weights_share_their_bytes_with_the_store(bench: Bench) -> None:
@@ -115,7 +114,7 @@ def test_publishing_the_same_again_changes_nothing(bench: Bench) -> None:
     before = {item.relative: item.status.st_ctime_ns for item in trees.walk(bench.repository)}
     assert not bench.publish("m").changed
     after = {item.relative: item.status.st_ctime_ns for item in trees.walk(bench.repository)}
-    assert {path for path in before if before[path] != after[path]} <= {".forge/lock"}
+    assert {path for path in before if before[path] != after[path]} <= {".forge.lock"}
 
 
 def test_other_sampling_defaults_alone_change_only_the_manifest(bench: Bench) -> None:
@@ -259,7 +258,7 @@ def test_where_the_disk_refuses_the_repository_stays_as_it_was(bench: Bench) -> 
     with pytest.raises(RepositoryError, match="could not be written: the disk is full"):
         publishing.publish(bench.entry(model, "v2"), bench.repository, model, refuse)
     assert set(bench.shown().values()) == {"v1"}
-    assert [path.name for path in (bench.repository / ".forge").iterdir()] == ["lock"]
+    assert not (bench.repository / ".forge").exists()
 
 
 def survive_every_instant(root: Path) -> None:
@@ -278,7 +277,7 @@ def survive_every_instant(root: Path) -> None:
         versions = {shown for folder, shown in bench.shown().items() if folder in second.folders}
         stated = next(one.entry for one in publishing.inventory(bench.repository).models if one.name == "a")
         assert {stated[:2]} == versions, instant
-        assert os.listdir(bench.repository / ".forge") == ["lock"], instant
+        assert not (bench.repository / ".forge").exists(), instant
         seen.update(versions)
         bench.publish("a")
 
@@ -329,3 +328,28 @@ def test_publishes_at_the_same_time_do_not_lose_one_another(tmp_path: Path) -> N
 
 if sys.platform != "linux":
     pytest.skip("forge publishes on Linux", allow_module_level=True)
+
+
+def test_several_come_to_be_seen_in_one_publish_or_not_at_all(bench: Bench) -> None:
+    first, second = a_model("a"), a_model("b")
+    both = [(bench.entry(model, "v1"), model) for model in (first, second)]
+
+    def refuse(_: str) -> str:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RepositoryError):
+        publishing.publish_all(both, bench.repository, refuse)
+    assert publishing.inventory(bench.repository).models == ()
+    done = publishing.publish_all(both, bench.repository, relocate(bench.repository))
+    assert [each.changed for each in done] == [True, True]
+    assert [model.name for model in publishing.inventory(bench.repository).models] == ["a", "b"]
+    again = publishing.publish_all(both, bench.repository, relocate(bench.repository))
+    assert [each.changed for each in again] == [False, False]
+
+
+def test_one_that_has_no_room_keeps_the_others_out(bench: Bench) -> None:
+    (bench.repository / "b-ensemble").mkdir(parents=True)
+    both = [(bench.entry(model, "v1"), model) for model in (a_model("a"), a_model("b"))]
+    with pytest.raises(RepositoryError, match="forge did not put it there"):
+        publishing.publish_all(both, bench.repository, relocate(bench.repository))
+    assert publishing.inventory(bench.repository).models == ()

@@ -7,11 +7,12 @@ import pytest
 
 import check_kit as kit
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, llmapi
-from forge import publishing, reading, rules
+from forge import publishing, reading, rules, siblings
 from forge.adapters.pbtxt import blank
 from forge.model import COMMON_ROLES, RuntimeKind, TextFile
 from forge.rules import RULES, Finding, Repository, Severity
 from forge.rules.seen import Gpu
+from nvidias_bls import bls
 
 NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
 VERSIONS = ("0.19.0", "0.20.0", "1.1")
@@ -45,8 +46,38 @@ def test_every_rule_has_a_repository_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("kind", [ENGINE, TWIN])
 @pytest.mark.parametrize("prefix", ["", "tiny"])
-def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, prefix: str) -> None:
-    assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind)) == ()
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, prefix: str, inside: bool) -> None:
+    assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind, inside=inside)) == ()
+
+
+def test_assets_inside_are_looked_at_and_what_keeps_a_plain_server_from_starting_is_found(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository", inside=True)
+    (root / "tensorrt_llm/_assets/engines/modeling.py").write_text(
+        'ask("localhost:8001")'
+    )  # a checkpoint's, and nobody's model
+    assert found(root) == ()
+    (root / "_assets").mkdir()
+    assert {each.rule for each in found(root)} == {"not-a-model"}
+    (root / "_assets").rmdir()
+    (root / "tensorrt_llm/_assets/tokenizer/tokenizer.json").write_text("{")
+    assert {each.file for each in found(root)} == {"tensorrt_llm/_assets/tokenizer/tokenizer.json"}
+
+
+def test_a_wrong_name_in_either_of_the_subclass_parameters_is_found(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository", prefix="x")
+    folder = root / "x-tensorrt_llm_bls"
+    for text in (*bls(), *siblings.beside(bls())):
+        (folder / text.path).parent.mkdir(exist_ok=True)
+        (folder / text.path).write_text(text.content)
+    kit.change(root, folder.name, lambda message: setattr(message, "default_model_filename", siblings.FILE))
+    assert found(root) == ()
+    for name in siblings.PARAMETERS:
+        kit.parameter(root, folder.name, **{name: "preprocessing"})
+        (told,) = found(root)
+        assert (told.rule, told.severity, told.file) == ("bls-target", Severity.ERROR, "x-tensorrt_llm_bls/config.pbtxt")
+        assert "x-preprocessing" in told.mend
+        kit.parameter(root, folder.name, **{name: f"x-{name.removesuffix('_model_name')}"})
 
 
 def test_two_models_under_prefixes_break_no_rule(tmp_path: Path) -> None:

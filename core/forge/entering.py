@@ -1,15 +1,42 @@
 """What the manifest will say of a model that is about to be published, and the order in which several can be."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from forge import publishing
+from msgspec.structs import replace
+
+from forge import publishing, siblings
+from forge.containers import LOCAL
 from forge.errors import RepositoryError
-from forge.intake import NO_GPUS
+from forge.executors import INSTALLED, NO_GPUS
 from forge.manifest import PublishedModel, Serving
-from forge.model import RuntimeKind
+from forge.model import Names, Role, RuntimeKind, TextFile
 from forge.order import Order
-from forge.steps import Entry, LayBackends, Step
+from forge.places import Places
+from forge.steps import Assemble, Entry, LayBackends, Rename, Step
+from forge.store import Store
+
+DRAFT_LEN = 10
+"""What the variant draft-target builds its engine for where the recipe says nothing."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
+
+    repository: Path
+    models: tuple[PublishedModel, ...]
+    linked: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A model that stands in a repository, as it will be published under its prefix, and the step that makes it so."""
+
+    model: PublishedModel
+    step: Step
 
 
 def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
@@ -21,16 +48,65 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
     if len({model.runtime is RuntimeKind.TWIN for model in (*held.models, *models)}) > 1:
         what = "one server serves a repository, and the twin's models and those of NVIDIA's container need two"
         raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
-    ordered = sorted(models, key=lambda model: held.find(model.name) is None)
+    there = {model.name for model in held.models}
+    ordered = sorted(models, key=lambda model: model.name not in there)
+    places = Places(place, held)
     for model in ordered:
-        publishing.check_room(place, held, model)
-        held = held.having(model)
+        places.admit(model)
     return tuple(ordered)
 
 
+def require_prefixes(place: Path) -> None:
+    """RepositoryError where a model has plain names: nothing can be added beside it as it is."""
+    for model in publishing.inventory(place).models:
+        if not model.prefix:
+            what = f"{model.name!r} has plain folder names (ensemble, ...), and nothing can stand beside them"
+            hint = f"--rename-plain publishes it under its prefix, and clients then ask {model.name}-{Role.BLS}"
+            raise RepositoryError(what, where=str(place), hint=f"{hint}; or use another --repository")
+
+
+def renamed(place: Path, coming: Sequence[str], store: Store) -> tuple[Renamed, ...]:
+    """The plain models at ``place`` under their prefixes, but for those that are ``coming`` under theirs anyway.
+
+    Out of the entries that they were published from: neither recipe nor network is asked. RepositoryError where the store
+    has lost an entry, or the model's code cannot be told other names.
+    """
+    plain = [model for model in publishing.inventory(place).models if not model.prefix and model.name not in coming]
+    return tuple(_renamed(place, model, store) for model in plain)
+
+
+def _renamed(place: Path, model: PublishedModel, store: Store) -> Renamed:
+    held = store.find(model.entry)
+    if held is None:
+        what = f"{model.name!r} cannot be renamed: the entry that it was published from is not in this store"
+        raise RepositoryError(what, where=str(place), hint="build it together with the others: `forge build A B`")
+    before = model.names
+    names = Names(model.name, before.roles, before.inside)
+    code = _code(held.path / before.of(Role.BLS)) if Role.BLS in before.roles else ()
+    texts = tuple(TextFile(f"{Role.BLS}/{text.path}", text.content) for text in siblings.beside(code))
+    for found in siblings.problems(code, draft=Role.DRAFT in before.roles) if code else ():
+        raise RepositoryError(
+            f"{model.name!r} cannot be renamed: {found.what}", where=found.where, hint="use another --repository"
+        )
+    step = Step(f"{model.name}: entry", Rename(model.entry, model.name, before, names, texts))
+    keys = {**model.keys, step.name: step.key}
+    edits = siblings.edits(names, texts)
+    return Renamed(
+        replace(model, entry=step.key, prefix=names.prefix, roles=names.all(), keys=keys, edits=edits, linked=True), step
+    )
+
+
+def _code(folder: Path) -> tuple[TextFile, ...]:
+    """The Python of a model, by its paths in the folder."""
+    files = sorted(folder.rglob("*.py"))
+    return tuple(TextFile(file.relative_to(folder).as_posix(), file.read_text(encoding="utf-8")) for file in files)
+
+
 def published(order: Order, entry: Entry) -> PublishedModel:
+    """What the manifest will say of one recipe's models."""
     steps: dict[str, Step] = {}
     entry.gather(steps)
+    action = entry.step.action
     return PublishedModel(
         name=order.recipe.name,
         entry=entry.step.key,
@@ -40,7 +116,14 @@ def published(order: Order, entry: Entry) -> PublishedModel:
         keys={step.name: key for key, step in steps.items()},
         serving=_serving(order, entry),
         sampling=order.recipe.sampling,
+        num_draft_tokens=_guesses(order) if Role.DRAFT in entry.names.roles else None,
+        inside=entry.names.inside,
+        edits=siblings.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
     )
+
+
+def _guesses(order: Order) -> int:
+    return order.recipe.speculation.max_draft_len or DRAFT_LEN
 
 
 def _serving(order: Order, entry: Entry) -> Serving:
@@ -48,9 +131,10 @@ def _serving(order: Order, entry: Entry) -> Serving:
     if entry.serving is None:
         image = next(step for name, step in entry.step.needs if name == "image")
         recipe = order.recipe
+        triton = INSTALLED if order.facts.toolchain.image == LOCAL else ""
         if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU; its one process starts those of the other ranks
-            return Serving(image=image.key, gpus="" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus)
-        return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp)
+            return Serving(image=image.key, gpus="" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus, triton=triton)
+        return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)
     environment, backends = entry.serving
     triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
     return Serving(environment=environment.key, backends=backends.key, triton=triton)

@@ -5,18 +5,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.model import Role, RuntimeKind, SamplingTable
+from forge.model import Edit, Names, Role, RuntimeKind, SamplingTable
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""
-FORMAT = 1
-ASSETS = "_assets"
-"""Folder of a repository that holds tokenizers and engines, one folder a model."""
+FORMAT = 2
+"""Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
 class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What serves a model: on this machine keys of two artifacts and the folder of a Triton (empty: forge's own); in a
-    container the key of the artifact that names the image, the GPUs, and how many ranks its engine has."""
+    container the key of the artifact that names the image, the GPUs, and how many ranks its engine has. Both ``image`` and
+    ``triton``: built inside NVIDIA's container, and served by the Triton that is installed there."""
 
     environment: str = ""
     backends: str = ""
@@ -24,6 +24,11 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     image: str = ""
     gpus: str = ""
     world: int = 1
+
+    @property
+    def contained(self) -> bool:
+        """Whether the server is a container, which has a place of its own for the repository."""
+        return bool(self.image) and not self.triton
 
 
 class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,12 +45,27 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Step -> key, for every step that the entry stands on."""
     serving: Serving | None = None
     sampling: SamplingTable = SamplingTable()
+    num_draft_tokens: int | None = None
+    """Tokens that a request lets the draft guess at once; only where a draft model is asked."""
     linked: bool = True
     """Whether every weight shares its blocks with the store. Filled in by publishing."""
+    inside: bool = False
+    """Whether the assets stand inside the folder of the model over the engine."""
+    edits: tuple[Edit, ...] = ()
+    """What forge wrote or changed in models that are not its own."""
+
+    @property
+    def names(self) -> Names:
+        return Names(self.prefix, tuple(self.roles), self.inside)
 
     @property
     def assets(self) -> str:
-        return f"{ASSETS}/{self.name}"
+        """The folder of its tokenizer and engine, relative to the repository."""
+        return self.names.assets(self.name)
+
+    def asset(self, kind: str) -> str:
+        """Where its ``tokenizer``, ``engines`` or ``model`` (llmapi's checkpoint) stands, relative to the repository."""
+        return f"{self.assets}/{kind}"
 
     @property
     def front(self) -> str:
@@ -54,8 +74,9 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Every folder that is this model's, relative to the repository."""
-        return (self.assets, *(folder for _, folder in sorted(self.roles.items())))
+        """Every folder that is this model's, relative to the repository; none inside another."""
+        own = tuple(folder for _, folder in sorted(self.roles.items()))
+        return own if self.inside else (self.assets, *own)
 
     @property
     def held(self) -> frozenset[str]:
@@ -113,4 +134,5 @@ def read(text: str | bytes, where: str = NAME) -> Manifest:
 
 def write(manifest: Manifest) -> str:
     """The same manifest always gives the same text."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2).decode() + "\n"
+    words = msgspec.json.encode(replace(manifest, format=FORMAT), order="sorted")
+    return msgspec.json.format(words, indent=2).decode() + "\n"

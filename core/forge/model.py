@@ -23,9 +23,11 @@ from forge.tables import (
     Source,
     SourceKind,
     SpeculationTable,
+    VerifyTable,
 )
 
 __all__ = [
+    "ASSETS",
     "COMMON_ROLES",
     "BuildTable",
     "Calibration",
@@ -34,11 +36,13 @@ __all__ = [
     "Command",
     "ConfigOverrides",
     "ConvertTable",
+    "Edit",
     "Engine",
     "Facts",
     "FileFact",
     "Host",
     "JsonPatch",
+    "Layout",
     "Names",
     "Patch",
     "Pinned",
@@ -57,7 +61,11 @@ __all__ = [
     "TextPatch",
     "Tokenizer",
     "Toolchain",
+    "VerifyTable",
 ]
+
+ASSETS = "_assets"
+"""Folder that holds tokenizers and engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,16 +258,43 @@ class Names:
     """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``.
 
     ``roles`` are the models that it becomes: an engine that is guessed for has one more, the llmapi runtime has one in all.
+    ``inside`` says where its assets stand: in the folder of the model over the engine, or beside the models of all recipes.
     """
 
     prefix: str = ""
     roles: tuple[Role, ...] = COMMON_ROLES
+    inside: bool = False
 
     def of(self, role: Role) -> str:
         return f"{self.prefix}-{role}" if self.prefix else str(role)
 
     def all(self) -> dict[Role, str]:
         return {role: self.of(role) for role in self.roles}
+
+    def assets(self, recipe: str) -> str:
+        """The folder of a recipe's tokenizer and engines, relative to the repository."""
+        return f"{self.of(Role.TENSORRT_LLM)}/{ASSETS}" if self.inside else f"{ASSETS}/{recipe}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a build lays its models into a repository.
+
+    ``inside`` puts assets into a model's own folder, where Triton's default control mode accepts them. ``rename_plain`` lets
+    a model with plain names, that is there already, be published under its prefix to make room.
+    """
+
+    inside: bool = False
+    rename_plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file of a published model that forge wrote or changed although the model is not forge's: which, what, and why."""
+
+    file: str
+    what: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

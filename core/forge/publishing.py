@@ -1,13 +1,14 @@
 """An entry's way into a model repository: staged there, then swapped in folder by folder under a journal.
 
-``.forge/`` in the repository holds the lock, what is staged, and ``journal.json`` from the moment a publish can only be
-finished. Before that moment a killed publish is undone by the next one, from then on it is finished by it.
+``.forge/`` in the repository holds what is staged, and ``journal.json`` from the moment a publish can only be finished. Before
+that moment a killed publish is undone by the next one, from then on it is finished by it. It is gone when the publish is done:
+Triton's default control mode takes every folder for a model, also one whose name begins with a dot. So the lock is a file.
 """
 
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,19 @@ from msgspec.structs import replace
 from forge import manifest, trees
 from forge.errors import RepositoryError
 from forge.manifest import Manifest, PublishedModel
+from forge.model import ASSETS
+from forge.places import Places
 from forge.trees import Laid
 
 Relocate = Callable[[str], str]
 """A config.pbtxt of an entry -> the same with the paths that it has in its repository."""
+Coming = tuple[Path, PublishedModel]
+"""An entry and the model that it is published as."""
 
 _CONFIG = "config.pbtxt"
 _PRIVATE = ".forge"
 _JOURNAL = ".forge/journal.json"
-_LOCK = "lock"
+_LOCK = ".forge.lock"
 _ORIGINALS = ".configs"
 """Folder among a model's assets with its config.pbtxt files as the entry had them, for when the repository moves."""
 _AT_FDCWD = -100
@@ -79,24 +84,44 @@ def publish(
 
     RepositoryError where another model, or a folder that forge did not put there, is in the way.
     """
+    return publish_all(((entry, model),), repository, relocate, waiting=waiting)[0]
+
+
+def publish_all(
+    wanted: Sequence[Coming],
+    repository: Path,
+    relocate: Relocate,
+    *,
+    waiting: Callable[[str], None] = _silent,
+) -> tuple[Published, ...]:
+    """The same for several, each with its entry: all of them come to be seen in one publish, or none does."""
     repository = Path(os.path.abspath(repository))
     with _explained(repository), _locked(repository, waiting):
         _recover(repository)
         held = _at_home(repository, relocate)
-        former = held.find(model.name)
-        check_room(repository, held, model)
-        _check_entry(entry, model)
-        if former and _stands(entry, repository, replace(former, sampling=model.sampling), model, relocate):
+        places, done, coming, resampled = Places(repository, held), dict[str, Published](), list[Coming](), held
+        for entry, model in wanted:
+            places.admit(model)
+            _check_entry(entry, model)
+            former = held.find(model.name)
+            if not (former and _stands(entry, repository, replace(former, sampling=model.sampling), model, relocate)):
+                coming.append((entry, model))
+                continue
+            done[model.name] = Published(changed=False)
             if former.sampling != model.sampling:
-                model = replace(model, linked=former.linked)
-                _write(repository, manifest.NAME, manifest.write(held.having(model)))
-            return Published(changed=False)
-        return _swap_in(entry, repository, held, model, relocate)
+                resampled = resampled.having(replace(model, linked=former.linked))
+        if coming:
+            done |= _swap_in(coming, repository, resampled, relocate)
+        elif resampled is not held:
+            _write(repository, manifest.NAME, manifest.write(resampled))
+        return tuple(done[model.name] for _, model in wanted)
 
 
 def withdraw(repository: Path, name: str) -> None:
     """Take a model out of a repository; RepositoryError if forge has put none of that name there."""
     repository = Path(os.path.abspath(repository))
+    if not repository.is_dir():
+        raise RepositoryError(f"there is no model {name!r}: there is no such repository", where=str(repository))
     with _explained(repository), _locked(repository, _silent):
         _recover(repository)
         held = inventory(repository)
@@ -133,39 +158,11 @@ def inventory(repository: Path) -> Manifest:
 # -- before anything is touched
 
 
-def check_room(repository: Path, held: Manifest, model: PublishedModel) -> None:
-    """Whether ``model`` can stand in this repository beside what is there."""
-    others = held.without(model.name).models
-    for other in others:
-        if not (other.prefix and model.prefix):
-            plain, beside = (other, model) if not other.prefix else (model, other)
-            raise RepositoryError(
-                f"{plain.name!r} has plain folder names (ensemble, ...), so {beside.name!r} cannot stand beside it",
-                where=str(repository),
-                hint="Build both together, each under its prefix: `forge build A B`; or use another --repository.",
-            )
-    ours = {folder for one in held.models if one.name == model.name for folder in one.folders}
-    theirs = {folder: other.name for other in others for folder in other.folders}
-    for folder in model.folders:
-        if folder in theirs:
-            raise RepositoryError(
-                f"the folder {folder!r} belongs to the model {theirs[folder]!r}",
-                where=str(repository),
-                hint="Give one of the two recipes another name, or use another --repository.",
-            )
-        if folder not in ours and os.path.lexists(repository / folder):
-            raise RepositoryError(
-                f"the folder {folder!r} is in the way, and forge did not put it there",
-                where=str(repository / folder),
-                hint="Move it away, or use another --repository; forge overwrites only what its manifest lists.",
-            )
-
-
 def _check_entry(entry: Path, model: PublishedModel) -> None:
     """Whether the entry holds the model's folders and nothing else."""
-    top = {item.name for item in entry.iterdir()} - {manifest.ASSETS}
-    assets = entry / manifest.ASSETS
-    there = top | ({f"{manifest.ASSETS}/{item.name}" for item in assets.iterdir()} if assets.is_dir() else set[str]())
+    top = {item.name for item in entry.iterdir()} - {ASSETS}
+    assets = entry / ASSETS
+    there = top | ({f"{ASSETS}/{item.name}" for item in assets.iterdir()} if assets.is_dir() else set[str]())
     if wrong := sorted(there ^ (set(model.folders) & (there | set(model.roles.values())))):
         raise RepositoryError(
             f"the entry and the model {model.name!r} disagree about {', '.join(wrong)}",
@@ -197,25 +194,31 @@ def _stands(entry: Path, repository: Path, former: PublishedModel, model: Publis
 # -- the publish itself
 
 
-def _swap_in(entry: Path, repository: Path, held: Manifest, model: PublishedModel, relocate: Relocate) -> Published:
+def _swap_in(coming: Sequence[Coming], repository: Path, held: Manifest, relocate: Relocate) -> dict[str, Published]:
     staging = _staging(repository)
+    models: list[PublishedModel] = []
+    done: dict[str, Published] = {}
     try:
-        laid = _stage(entry, staging, model, relocate)
+        for entry, model in coming:
+            laid = _stage(entry, staging, model, relocate)
+            models.append(replace(model, linked=not laid.copied))
+            done[model.name] = Published(laid.linked, laid.copied)
         trees.flush(staging)
     except BaseException:
         trees.remove(staging)
         raise
-    places = [folder for folder in model.folders if (staging / folder).is_dir()]
-    former = held.find(model.name)
-    model = replace(model, linked=not laid.copied)
+    places = [folder for model in models for folder in model.folders if (staging / folder).is_dir()]
+    formers = [former for model in models if (former := held.find(model.name))]
+    names, staying = {model.name for model in models}, frozenset(places)
+    merged = sorted((*(one for one in held.models if one.name not in names), *models), key=lambda one: one.name)
     journal = _Journal(
         staging=staging.name,
         swaps=tuple(_Swap(place, (staging / place).stat().st_ino) for place in places),
-        leave=tuple(folder for folder in (former.folders if former else ()) if folder not in places),
-        manifest=manifest.write(replace(held.having(model), root=str(repository))),
+        leave=tuple(folder for former in formers for folder in former.folders if folder not in staying),
+        manifest=manifest.write(replace(held, models=tuple(merged), root=str(repository))),
     )
     _commit(repository, journal)
-    return Published(laid.linked, laid.copied)
+    return done
 
 
 def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate) -> Laid:
@@ -249,10 +252,11 @@ def _finish(repository: Path, journal: _Journal) -> None:
     for folder in journal.leave:
         if os.path.lexists(repository / folder):
             (repository / folder).rename(staging / uuid4().hex)
+    with suppress(OSError):  # others' assets stand there; an empty folder keeps Triton's default control mode from starting
+        (repository / ASSETS).rmdir()
     trees.flush_one(repository)
     _write(repository, manifest.NAME, journal.manifest)
     (repository / _JOURNAL).unlink(missing_ok=True)
-    _clear(repository)
 
 
 def _exchange(staged: Path, place: Path) -> None:
@@ -292,14 +296,17 @@ def _recover(repository: Path) -> None:
 
 def _clear(repository: Path) -> None:
     """Remove what is staged and what was swapped out. What cannot be removed waits for the next publish."""
-    for item in (repository / _PRIVATE).iterdir():
-        if item.name != _LOCK:
-            with suppress(PermissionError):
-                trees.remove(item)
+    private = repository / _PRIVATE
+    for item in private.iterdir() if private.is_dir() else ():
+        with suppress(PermissionError):
+            trees.remove(item)
 
 
 def _write(repository: Path, path: str, text: str) -> None:
-    trees.write_whole(repository / path, text, aside=repository / _PRIVATE)
+    """Whole or not at all; what a killed writer leaves lies in the private folder."""
+    private = repository / _PRIVATE
+    private.mkdir(exist_ok=True)
+    trees.write_whole(repository / path, text, aside=private)
 
 
 def _at_home(repository: Path, relocate: Relocate) -> Manifest:
@@ -330,8 +337,8 @@ def _staging(repository: Path) -> Path:
 @contextmanager
 def _locked(repository: Path, waiting: Callable[[str], None]) -> Generator[None]:
     """One publish at a time in a repository."""
-    (repository / _PRIVATE).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(repository / _PRIVATE / _LOCK)
+    repository.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(repository / _LOCK)
     try:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
@@ -339,7 +346,10 @@ def _locked(repository: Path, waiting: Callable[[str], None]) -> Generator[None]
         lock.acquire(poll_interval=0.1)
     try:
         yield
+        _clear(repository)
     finally:
+        with suppress(OSError):  # it holds what the next publish finishes
+            (repository / _PRIVATE).rmdir()
         lock.release()
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from forge.adapters.weights import fault
 from forge.manifest import Manifest
+from forge.model import ASSETS
 from forge.repository import CONFIG, ROOT
 from forge.rules.configs import Blank, Unreadable
 from forge.rules.configs import read as read_config
@@ -28,7 +29,8 @@ _SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 def read(place: Path, blank: Blank, held: Manifest | None) -> Repository:
     """The repository in the folder ``place``; ``held`` is its manifest, where forge made it."""
-    folders = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    everything = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+    folders = [name for name in everything if not name.startswith(".")]
     listed = {folder for one in (held.models if held else ()) for folder in one.roles.values()}
     names = [name for name in folders if (place / name / CONFIG).is_file() or name in listed]
     models = tuple(_model(place / name, blank) for name in names)
@@ -38,7 +40,7 @@ def read(place: Path, blank: Blank, held: Manifest | None) -> Repository:
         models=models,
         engines={stated: _engine(stated, find) for stated in _engine_paths(models)},
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
-        strays=tuple(name for name in folders if name not in names),
+        strays=tuple(name for name in everything if name not in names),
         faults=tuple(_faults(place, folders)),
         manifest=held,
     )
@@ -107,8 +109,11 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 def _sources(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in sorted(path for ending in _SOURCES for path in folder.rglob(f"*{ending}")):
+        path = file.relative_to(folder)
+        if ASSETS in path.parts:  # a checkpoint brings code of its own
+            continue
         if file.is_file() and file.stat().st_size <= _LARGEST:
-            found[file.relative_to(folder).as_posix()] = file.read_text(encoding="utf-8", errors="replace")
+            found[path.as_posix()] = file.read_text(encoding="utf-8", errors="replace")
     return found
 
 

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from forge.errors import Problem, RepositoryError
 from forge.model import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
+from forge.siblings import FILE as SUBCLASS
 
 ROOT = "/forge/repository"
 """Where a repository stands inside a container; an entry's configs name their assets under it."""
@@ -53,11 +54,11 @@ DATA_TYPES = {
 
 EMPTY: dict[Role, dict[str, Scalar]] = {
     Role.TENSORRT_LLM: {"guided_decoding_backend": "", "xgrammar_tokenizer_info_path": ""},
-    Role.PREPROCESSING: {"multimodal_model_path": ""},
+    Role.PREPROCESSING: {"multimodal_model_path": "", "visual_model_path": ""},  # the latter up to 0.18
 }
 """Parameters that NVIDIA's code reads without asking whether they are there, and takes for unset when they are empty.
 
-Read in model_instance_state.cc (getGuidedDecodingConfigFromParams) and preprocessing/1/model.py, TensorRT-LLM 0.17 to 1.2.
+Read in model_instance_state.cc (getGuidedDecodingConfigFromParams) and preprocessing/1/model.py, TensorRT-LLM 0.14 to 1.2.
 """
 
 PASSED_OVER = frozenset(
@@ -101,6 +102,7 @@ class _ModelConfig(Protocol):
     """The fields of Triton's ModelConfig that forge touches."""
 
     name: str
+    default_model_filename: str
     parameters: MutableMapping[str, _Value]
     ensemble_scheduling: _Scheduling
 
@@ -130,14 +132,15 @@ def skeletons() -> tuple[TextFile, ...]:
     return tuple(files)
 
 
-def asset(name: str, kind: str) -> str:
-    """Where a recipe's ``kind`` (``tokenizer`` or ``engines``) stands, relative to the repository."""
-    return f"_assets/{name}/{kind}"
+def settings(
+    recipe: Recipe, overrides: ConfigOverrides, tokenizer: Tokenizer | None = None, names: Names | None = None
+) -> Settings:
+    """What every placeholder of a recipe's five models is set to: the recipe over its plugins over forge's defaults.
 
-
-def settings(recipe: Recipe, overrides: ConfigOverrides, tokenizer: Tokenizer | None = None) -> Settings:
-    """What every placeholder of a recipe's five models is set to: the recipe over its plugins over forge's defaults."""
-    chosen = ConfigOverrides(_defaults(recipe, tokenizer or Tokenizer()))
+    ``names`` say where its assets stand; beside all models where nobody says.
+    """
+    assets = f"{ROOT}/{(names or Names()).assets(recipe.name)}"
+    chosen = ConfigOverrides(_defaults(recipe, tokenizer or Tokenizer(), assets))
     for layer in (overrides, ConfigOverrides(recipe.serve.parameters)):
         chosen |= ConfigOverrides({role: _without_aliases(values) for role, values in layer.roles.items()})
     return chosen.roles
@@ -167,13 +170,23 @@ def check(skeletons: tuple[TextFile, ...], settings: Settings, where: str) -> tu
     return tuple(found)
 
 
+def ignored(skeletons: tuple[TextFile, ...], stated: Settings, where: str) -> tuple[Problem, ...]:
+    """What a person says by name and no config has, although forge's own defaults may say it to all of them."""
+    return tuple(
+        _unknown(f"{where}: serve.parameters.{role}", key, _known(text))
+        for role, text in _configs(skeletons)
+        for key in _without_aliases(stated.get(role, {}))
+        if key in PASSED_OVER and key not in _known(text)
+    )
+
+
 def problems(where: str, skeleton: str, values: Mapping[str, Scalar], role: Role | None = None) -> tuple[Problem, ...]:
     """The same for one config: unknown keys, values that cannot stand where they would, placeholders left open."""
     wanted = tuple(_scan(skeleton))
     bare = {each.name for each in wanted if not each.quoted}
-    known = {each.name for each in wanted} | set(_PARAMETER.findall(skeleton))
+    known = _known(skeleton)
     given = _without_aliases(values)
-    found = [_unknown(where, key, known) for key in given if key not in known and key not in PASSED_OVER]
+    found = [_unknown(where, key, known) for key in given if key not in known and (key not in PASSED_OVER or not wanted)]
     for key, value in given.items():
         if complaint := _unfit(_text(value), bare=key in bare):
             found.append(Problem(f"{where}.{key}", complaint))
@@ -204,10 +217,15 @@ def fill(skeleton: str, values: Mapping[str, Scalar], blank: Blank, role: Role |
     return text
 
 
-def rename(text: str, names: Names, role: Role, blank: Blank) -> str:
-    """A filled config under the names of its own repository: its name, and the siblings that ensemble and bls ask."""
+def rename(text: str, names: Names, role: Role, blank: Blank, file: str = "") -> str:
+    """A filled config under the names of its own repository: its name, and the siblings that ensemble and bls ask.
+
+    ``file`` is the Python file to load instead of model.py. Ensembles are renamed from plain names only.
+    """
     config = _parse(text, blank)
     config.name = names.of(role)
+    if file:
+        config.default_model_filename = file
     if role is Role.ENSEMBLE:
         folders = {str(each): name for each, name in names.all().items()}
         for step in config.ensemble_scheduling.step:
@@ -216,41 +234,45 @@ def rename(text: str, names: Names, role: Role, blank: Blank) -> str:
         drafts = (Role.DRAFT,) if Role.DRAFT in names.roles else ()
         for sibling in (Role.TENSORRT_LLM, Role.PREPROCESSING, Role.POSTPROCESSING, *drafts):
             config.parameters[f"{sibling}_model_name"].string_value = names.of(sibling)
+        named = f"{Role.DRAFT}_model_name"
+        if not drafts and named in config.parameters and config.parameters[named].string_value == Role.DRAFT:
+            del config.parameters[named]  # the twin of an engine with a draft has none: the name of nobody
     return _write(config)
 
 
-def relocate(text: str, root: str, blank: Blank) -> str:
-    """A filled config whose assets stand under ``root`` and no longer under /forge/repository."""
+def relocate(text: str, root: str, blank: Blank, before: str = ROOT) -> str:
+    """A filled config whose assets stand under ``root`` and no longer under ``before``."""
     config = _parse(text, blank)
     for value in config.parameters.values():
-        if value.string_value == ROOT or value.string_value.startswith(f"{ROOT}/"):
-            value.string_value = root.rstrip("/") + value.string_value.removeprefix(ROOT)
+        if value.string_value == before or value.string_value.startswith(f"{before}/"):
+            value.string_value = root.rstrip("/") + value.string_value.removeprefix(before)
     return _write(config)
 
 
 def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings, blank: Blank) -> tuple[TextFile, ...]:
     """The folders of one recipe's models: each config filled and named, every other file of the skeletons as it is."""
     files: list[TextFile] = []
+    loaded = {file.path.partition("/")[0]: SUBCLASS for file in skeletons if file.path.endswith(f"/1/{SUBCLASS}")}
     for file in skeletons:
         top, _, rest = file.path.partition("/")
         role = Role(top)
         content = file.content
         if rest == CONFIG:
             filled = fill(content, settings.get(role, {}), blank, role)
-            content = rename(filled, names, role, blank)
+            content = rename(filled, names, role, blank, loaded.get(top, ""))
         files.append(TextFile(f"{names.of(role)}/{rest}", content))
     return tuple(files)
 
 
-def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scalar]]:
+def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, dict[str, Scalar]]:
     build = recipe.build
     batch: dict[str, Scalar] = {"triton_max_batch_size": build.max_batch_size}
-    text: dict[str, Scalar] = {**batch, "tokenizer_dir": f"{ROOT}/{asset(recipe.name, 'tokenizer')}"}
+    text: dict[str, Scalar] = {**batch, "tokenizer_dir": f"{assets}/tokenizer"}
     queue: dict[str, Scalar] = {"max_queue_delay_microseconds": recipe.serve.max_queue_delay_microseconds}
     types = dict[str, Scalar](DATA_TYPES)
     # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
     streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
-    engine = {**text, **queue, **types, **_engine(recipe)}
+    engine = {**text, **queue, **types, **_engine(recipe, assets)}
     return {
         Role.ENSEMBLE: {**batch, "logits_datatype": types["logits_datatype"]},
         Role.PREPROCESSING: {
@@ -279,7 +301,7 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer) -> dict[Role, dict[str, Scal
     }
 
 
-def _engine(recipe: Recipe) -> dict[str, Scalar]:
+def _engine(recipe: Recipe, assets: str) -> dict[str, Scalar]:
     """What the model over an engine is told; a draft's engine is one more of its kind."""
     serve = recipe.serve
     return {
@@ -287,9 +309,9 @@ def _engine(recipe: Recipe) -> dict[str, Scalar]:
         "decoupled_mode": serve.stream,
         "triton_backend": "tensorrtllm",
         "batching_strategy": "inflight_fused_batching",
-        "engine_dir": f"{ROOT}/{asset(recipe.name, 'engines')}",
+        "engine_dir": f"{assets}/engines",
         "max_beam_width": recipe.build.max_beam_width,
-        "kv_cache_free_gpu_mem_fraction": serve.kv_cache_free_gpu_mem_fraction,
+        "kv_cache_free_gpu_mem_fraction": serve.fraction,
         "enable_kv_cache_reuse": serve.enable_kv_cache_reuse,
         "exclude_input_in_output": True,
     }
@@ -304,6 +326,11 @@ def _configs(skeletons: tuple[TextFile, ...]) -> Iterator[tuple[Role, str]]:
         top, _, rest = file.path.partition("/")
         if rest == CONFIG:
             yield Role(top), file.content
+
+
+def _known(skeleton: str) -> set[str]:
+    """The keys that a config can be given, by their placeholders or as parameters; in a filled one the latter alone."""
+    return {each.name for each in _scan(skeleton)} | set(_PARAMETER.findall(skeleton))
 
 
 def _scan(skeleton: str) -> Iterator[_Placeholder]:
@@ -333,8 +360,10 @@ def _text(value: Scalar) -> str:
 
 
 def _unfit(value: str, *, bare: bool) -> str:
+    if value != value.strip():
+        return f"{value[:80]!r} begins or ends with a blank, which the model would take for a part of it"
     if "${" in value:
-        return f"{value!r} is itself a placeholder"
+        return f"{value[:80]!r} is itself a placeholder"
     if bare and not _TOKEN.fullmatch(value):
         return f"{value!r} is no number, true, false or TYPE_..., and nothing else can stand there"
     try:

@@ -85,8 +85,8 @@ class ReadToolchain:
 class MakeImage:
     """Put a family's requirements on top of NVIDIA's image.
 
-    ``base`` is the image's identity, or its reference while nobody has looked; ``reference`` is how it is found, and enters no
-    key. ``template`` is the Dockerfile that the requirements are put into.
+    ``base`` is the image's identity, or its reference while nobody has looked; ``reference`` is how it is found; that and the
+    family enter no key. ``template`` is the Dockerfile that the requirements are put into.
     """
 
     family: str
@@ -135,7 +135,53 @@ class Assemble:
     texts: tuple[TextFile, ...] = ()
 
 
-Action = Fetch | MakeEnvironment | LayBackends | LayTexts | ReadToolchain | MakeImage | PatchCheckpoint | Run | Assemble
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Lay a finished entry once more under other names; ``entry`` is its key, ``texts`` (as skeletons) are what joins it."""
+
+    entry: str
+    recipe: str
+    before: Names
+    names: Names
+    texts: tuple[TextFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Serve the need ``entry`` for the time being and hold it to its checkpoint (docs/verify.md); only what passes is kept.
+
+    ``prompts`` is JSONL; ``golden`` the transcripts that speak for the checkpoint in place of transformers. ``tie`` and
+    ``diverging`` override the table of tolerances. ``judge`` is raised when the judging changes. ``gpus`` enters no key.
+    """
+
+    name: str
+    names: Names
+    runtime: str
+    prompts: str
+    max_tokens: int
+    tie: float | None
+    diverging: float | None
+    streaming: bool
+    golden: str = ""
+    triton: str = ""
+    gpus: str = ""
+    world: int = 1
+    judge: int = 1
+
+
+Action = (
+    Fetch
+    | MakeEnvironment
+    | LayBackends
+    | LayTexts
+    | ReadToolchain
+    | MakeImage
+    | PatchCheckpoint
+    | Run
+    | Assemble
+    | Rename
+    | Verify
+)
 
 
 def _identity(action: Action) -> Action:
@@ -146,10 +192,10 @@ def _identity(action: Action) -> Action:
         case MakeEnvironment():
             return replace(action, interpreter="")
         case MakeImage():
-            return replace(action, reference="")
+            return replace(action, family="", reference="")  # families that require the same share one image
         case ReadToolchain():
             return replace(action, reference="", gpus="")
-        case Run():
+        case Run() | Verify():
             return replace(action, gpus="")
         case _:
             return action
@@ -234,10 +280,12 @@ class Entry:
     step: Step
     serving: tuple[Step, Step] | None
     """(environment, backends) for a twin; None where the image brings Triton."""
+    verdict: Step | None = None
+    """What has to pass before the entry is published, where the recipe asks for it."""
 
     def gather(self, into: dict[str, Step]) -> None:
         """Add every step of this entry to ``into``, by key, each after those it needs."""
-        for root in (*(self.serving or ()), self.step):
+        for root in (*(self.serving or ()), self.step, *((self.verdict,) if self.verdict else ())):
             _gather(root, into)
 
 

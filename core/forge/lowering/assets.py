@@ -1,4 +1,4 @@
-"""What stands under ``_assets/<name>/`` whatever the runtime."""
+"""What stands among a recipe's assets whatever the runtime."""
 
 from collections.abc import Sequence
 

@@ -1,13 +1,14 @@
 """TensorRT-LLM's engine: convert and build in the family's image, serve from the image's own skeletons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from forge import helptexts, patching, repository, toolchain
+from forge import helptexts, patching, repository, siblings, toolchain
 from forge.errors import Problem, StepError
 from forge.lowering import images
 from forge.lowering.assets import tokenizer_links
 from forge.lowering.sources import patched
-from forge.model import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Role, TextFile
+from forge.model import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Pinned, Role, TextFile
 from forge.order import Order
 from forge.steps import Assemble, Entry, Fetch, Link, Run, Step
 from forge.toolchain import Tooling
@@ -23,18 +24,16 @@ def check(order: Order) -> Iterator[Problem]:
     except StepError as error:
         yield Problem(f"{order.recipe.name}: patches", error.what, error.hint)
     yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
+    yield from repository.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
 
 
 def check_prefix(order: Order) -> Iterator[Problem]:
-    """Whether the image's bls can be told its siblings' names: NVIDIA's own file has them as literals."""
-    model = f"{Role.BLS}/1/model.py"
-    texts = [text.content for text in (order.tooling.skeletons if order.tooling else ()) if text.path == model]
-    if any("preprocessing_model_name" not in text for text in texts):
-        yield Problem(
-            f"{order.recipe.name}: name",
-            "the image's tensorrt_llm_bls asks its siblings by their plain names, so no prefix can stand before them yet",
-            "build it alone, without --prefixed, into a --repository of its own",
-        )
+    """Whether the image's bls can be told its siblings' names."""
+    if order.tooling is None:
+        return
+    draft = any(each.role is Role.DRAFT for each in order.family.engines())
+    for found in siblings.problems(_bls(order.tooling.skeletons), draft=draft):
+        yield replace(found, where=f"{order.recipe.name}: {found.where}")
 
 
 def notes(order: Order) -> tuple[str, ...]:
@@ -51,7 +50,7 @@ def entry(order: Order, names: Names) -> Entry:
     image = images.family_image(order)
     placed = (("image", image), ("toolchain", images.tools(order)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
-    texts = (("calibration", Step(f"{recipe.name}: calibration", Fetch(facts.calibration))),) if facts.calibration else ()
+    texts = (("calibration", _calibration(recipe.name, facts.calibration)),) if facts.calibration else ()
     engines = family.engines()
     checkpoint = Step(
         f"{recipe.name}: checkpoint",
@@ -66,15 +65,19 @@ def entry(order: Order, names: Names) -> Entry:
         (("image", image), ("checkpoint", checkpoint)),
         promises=files,
     )
-    assets = f"_assets/{recipe.name}"
+    assets = names.assets(recipe.name)
     links = tuple(Link("engine", path, f"{assets}/engines/{path}") for path in files)
     links += tokenizer_links(family.tokenizer(), model.promises, assets)
     step = Step(
         f"{recipe.name}: entry",
-        Assemble(names, _skeletons(order), _settings(order), links),
+        Assemble(names, _told(_skeletons(order), names), _settings(order, names), links),
         (("image", image), ("engine", engine), ("model", model)),
     )
     return Entry(recipe.name, names, step, None)
+
+
+def _calibration(name: str, texts: Pinned) -> Step:
+    return Step(f"{name}: calibration", Fetch(texts), promises=tuple(file.path for file in texts.files))
 
 
 def _script_patches(order: Order) -> tuple[Patch, ...]:
@@ -93,13 +96,29 @@ def _skeletons(order: Order) -> tuple[TextFile, ...]:
     return (*held, *draft)
 
 
-def _settings(order: Order) -> repository.Settings:
+def _bls(skeletons: Sequence[TextFile]) -> tuple[TextFile, ...]:
+    """The files of tensorrt_llm_bls by their paths in its folder."""
+    inside = f"{Role.BLS}/"
+    return tuple(TextFile(each.path.removeprefix(inside), each.content) for each in skeletons if each.path.startswith(inside))
+
+
+def _told(skeletons: tuple[TextFile, ...], names: Names) -> tuple[TextFile, ...]:
+    """Under a prefix, with what tells the image's bls the names of its siblings."""
+    if not names.prefix:
+        return skeletons
+    return (*skeletons, *(TextFile(f"{Role.BLS}/{each.path}", each.content) for each in siblings.beside(_bls(skeletons))))
+
+
+def _settings(order: Order, names: Names | None = None) -> repository.Settings:
     family = order.family
+    assets = (names or Names()).assets(order.recipe.name)
     places = ConfigOverrides()
     for each in family.engines():
-        where = f"{repository.ROOT}/{repository.asset(order.recipe.name, 'engines')}/{each.folder}".rstrip("/")
+        where = f"{repository.ROOT}/{assets}/engines/{each.folder}".rstrip("/")
         places |= ConfigOverrides({each.role: {each.parameter: where}})
-    return repository.settings(order.recipe, places | family.config_overrides(), family.tokenizer())
+        if each.role is Role.TENSORRT_LLM and each.parameter == "engine_dir":  # its config.json tells the vocabulary's size
+            places |= ConfigOverrides({Role.PREPROCESSING: {each.parameter: where}})
+    return repository.settings(order.recipe, places | family.config_overrides(), family.tokenizer(), names)
 
 
 def _ranks(order: Order) -> tuple[str, ...]:

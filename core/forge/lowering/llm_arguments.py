@@ -119,7 +119,7 @@ def stated(recipe: Recipe, toolchain: Toolchain, assets: Assets) -> dict[str, ob
     if build.max_num_tokens or build.max_input_len > MOST_TOKENS:
         arguments["max_num_tokens"] = build.max_num_tokens or build.max_input_len
     arguments["kv_cache_config"] = {
-        "free_gpu_memory_fraction": recipe.serve.kv_cache_free_gpu_mem_fraction,
+        "free_gpu_memory_fraction": recipe.serve.fraction,
         "enable_block_reuse": recipe.serve.enable_kv_cache_reuse,
     }
     if speculation := _speculation(recipe, toolchain, assets):

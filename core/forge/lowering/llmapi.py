@@ -34,6 +34,7 @@ def check(order: Order) -> Iterator[Problem]:
         what = f"{order.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
         yield Problem(f"{order.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
     yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
+    yield from repository.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
 
 
 def entry(order: Order, names: Names) -> Entry:
@@ -44,7 +45,7 @@ def entry(order: Order, names: Names) -> Entry:
     if facts.draft:
         files = tuple(file.path for file in facts.draft.files)
         held["draft"] = (Step(f"{recipe.name}: draft", Fetch(facts.draft), promises=files), files)
-    folders = {need: repository.asset(recipe.name, need) for need in held}
+    folders = {need: f"{names.assets(recipe.name)}/{need}" for need in held}
     links = tuple(Link(need, path, f"{folders[need]}/{path}") for need, (_, files) in held.items() for path in files)
     yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(order, folders))
     step = Step(

@@ -48,8 +48,8 @@ def entry(order: Order, names: Names) -> Entry:
     backends = Step("backends", LayBackends(twin_sources(), host.triton), (("environment", environment),))
     model = hugging_face(order)
     names_held = model.promises
-    settings = _settings(order)
-    assets = f"_assets/{recipe.name}"
+    settings = _settings(order, names)
+    assets = names.assets(recipe.name)
     weights = tuple(path for path in names_held if path.endswith(WEIGHTS))
     engine = ("config.json", "generation_config.json", *weights)
     links = tuple(Link("model", path, f"{assets}/engines/{path}") for path in engine if path in names_held)
@@ -67,8 +67,8 @@ def entry(order: Order, names: Names) -> Entry:
     return Entry(recipe.name, names, step, (environment, backends))
 
 
-def _settings(order: Order) -> repository.Settings:
-    return repository.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer())
+def _settings(order: Order, names: Names | None = None) -> repository.Settings:
+    return repository.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer(), names)
 
 
 def _limits(recipe: Recipe, assets: str) -> TextFile:

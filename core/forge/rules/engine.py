@@ -48,7 +48,7 @@ def _misplaced(repository: Repository, model: Model, stated: str) -> tuple[str, 
         inside = stated.startswith((f"{ROOT}/", f"{repository.root}/"))
         return ("there is no such folder", "put the engine there") if inside else None
     held = repository.served_by(model)
-    if held is not None and held.serving and held.serving.image and not stated.startswith(f"{ROOT}/"):
+    if held is not None and held.serving and held.serving.contained and not stated.startswith(f"{ROOT}/"):
         return f"in the container that serves it the repository stands at {ROOT}", f"name the engine under {ROOT}"
     return None
 

@@ -7,8 +7,9 @@ from forge.rules.seen import Kind, Repository, table
 
 
 def _strays(repository: Repository) -> Iterator[Found]:
-    if repository.manifest is not None:
-        return  # forge serves what it makes in explicit mode
+    held = repository.manifest
+    if held is not None and not any(model.inside for model in held.models):
+        return  # forge serves what it makes in explicit mode; assets are put inside to be served without it
     for folder in repository.strays:
         yield Found(folder, f"{folder} stands among the models and is none: Triton's default control mode does not start")
 
@@ -76,12 +77,12 @@ RULES = (
         Severity.WARNING,
         "a folder among the models is none",
         "In the default control mode (none) Triton takes every folder for a model, and one without config.pbtxt "
-        "keeps the server from starting: _assets, engines, tokenizers. Folders inside a model's own are accepted, "
-        "and so are names that begin with a dot.",
+        "keeps the server from starting: _assets, engines, tokenizers, also .git. Folders inside a model's own are "
+        "accepted.",
         "Poll failed for model directory '_assets': failed to open text file for read .../_assets/config.pbtxt: No such file "
         "or directory\nerror: creating server: Internal - failed to load all models",
         "serve with --model-control-mode=explicit and --load-model=NAME for each, as `forge serve` does, or move it "
-        "into a model's folder",
+        "into a model's folder: `forge build --assets inside`",
         _strays,
     ),
     Rule(

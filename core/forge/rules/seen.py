@@ -201,7 +201,7 @@ class Repository:
     """By the path that a config states."""
     tokenizers: Mapping[str, TokenizerFolder] = field(default_factory=dict[str, TokenizerFolder])
     strays: tuple[str, ...] = ()
-    """Folders at the top that hold no config.pbtxt; Triton passes over what begins with a dot."""
+    """Folders at the top that hold no config.pbtxt, also those whose names begin with a dot."""
     faults: tuple[Fault, ...] = ()
     manifest: Manifest | None = None
     image: str = ""

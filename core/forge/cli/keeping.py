@@ -1,0 +1,87 @@
+"""add, remove, list."""
+
+import click
+
+from forge.cli.building import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, said
+from forge.cli.show import Output, size, table, verb
+
+
+@click.command()
+@RECIPES
+@REPOSITORY
+@RUNTIME
+@LOCKED
+@ASSETS
+@RENAME
+@JOBS
+@verb
+def add(
+    output: Output,
+    recipes: tuple[str, ...],
+    repository: str,
+    runtime: str | None,
+    locked: bool,
+    assets: str,
+    rename_plain: bool,
+    jobs: int | None,
+) -> None:
+    """Build RECIPES and publish them beside what the repository holds, each under its prefix.
+
+    \b
+    Example:
+        forge add recipes/llama-7b.toml --rename-plain
+    """
+    from forge.model import Layout, RuntimeKind
+    from forge.workshop import Workshop
+
+    shop = Workshop.here(output.listener, jobs=jobs)
+    layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
+    kind = RuntimeKind(runtime) if runtime else None
+    output.result(*said(shop.add(recipes, repository=repository, runtime=kind, locked=locked, layout=layout)))
+
+
+@click.command()
+@click.argument("model")
+@REPOSITORY
+@verb
+def remove(output: Output, model: str, repository: str) -> None:
+    """Take MODEL out of a repository. The others stay as they are; what it was built from stays in the store.
+
+    \b
+    Example:
+        forge remove llama-7b
+    """
+    from forge.workshop import Workshop
+
+    Workshop.here(output.listener).remove(model, repository)
+    output.result({"removed": model, "repository": repository}, f"{model} is gone from {repository}")
+
+
+@click.command("list")
+@REPOSITORY
+@verb
+def list_models(output: Output, repository: str) -> None:
+    """List the models of a repository: runtime, names, size, the key of what was published, and where it is served.
+
+    \b
+    Example:
+        forge list --repository model-repository
+    """
+    from forge.workshop import Workshop
+
+    held = Workshop.here().models(repository)
+    rows = [("NAME", "RUNTIME", "PREFIX", "SIZE", "KEY", "SERVED", "MODELS")]
+    rows += [
+        (
+            each.name,
+            str(each.runtime),
+            each.prefix or "(plain)",
+            size(each.size),
+            each.key[:12],
+            each.served or "no",
+            " ".join(each.models.values()),
+        )
+        for each in held
+    ]
+    text = table(rows) if held else f"nothing was published into {repository}"
+    output.result({"repository": repository, "models": held}, text)
