@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from fake_containers import FakeContainers
+from forge.adapters.here import Here
 from forge.adapters.pbtxt import blank
 from forge.builder import Tools
 from forge.contained import Contained
-from forge.containers import Containers
+from forge.containers import Containers, Inside
 from forge.doors import Doors
 from forge.gpus import Gpu
 from forge.model import Host, SourceKind, TextFile
@@ -74,12 +75,16 @@ class FakeDoors(Doors):
     @cached_property
     def tools(self) -> Tools:
         world = self._world
-        contained = Contained(world.containers, self._logs)
+        contained = Contained(world.containers, self._logs, self.here)
         return Tools(self.origins, world.environments, world.executor, lay_backends, blank, lambda: contained, self._logs)
 
     @cached_property
     def containers(self) -> Containers:
         return self._world.containers
+
+    @cached_property
+    def here(self) -> Inside:
+        return Here({}, root=self._logs / "nowhere")
 
     @cached_property
     def server(self) -> Server:

@@ -122,8 +122,10 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop
     shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
     (command,) = world.executor.ran
     assert command.argv == ("python3", "-m", "twin.gguf", "/forge/model/acme/model.gguf", "/forge/out")
-    own = [f"ground: {step}" for step in ("model", "hf checkpoint", "entry")]
-    assert world.made() == ["environment", "backends", "converter", *own]
+    made = world.made()
+    needs, checkpoint, entry = ("environment", "converter", "ground: model"), "ground: hf checkpoint", "ground: entry"
+    assert set(made) == {*needs, "backends", checkpoint, entry}
+    assert max(map(made.index, needs)) < made.index(checkpoint) < made.index(entry)
 
 
 def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ same to type checkers, and a test holds the two together.
 import importlib
 
 _ROOMS = {
+    "forge.diagnoses": ("Diagnosis",),
     "forge.errors": ("ForgeError", "Problem"),
     "forge.hookspecs": ("hookimpl",),
     "forge.model": (

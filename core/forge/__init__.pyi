@@ -1,5 +1,6 @@
 """forge takes a recipe to tokens streaming out of Triton. This face is all that a plugin imports."""
 
+from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, Problem
 from forge.hookspecs import hookimpl
 from forge.model import (
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "Command",
     "ConfigOverrides",
+    "Diagnosis",
     "Engine",
     "ForgeError",
     "JsonPatch",

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge import patching, repository
+from forge import assembling, patching, repository
 from forge.contained import Contained
+from forge.crew import Allowance, Crew
 from forge.errors import StepError
+from forge.halt import Halt
 from forge.model import JsonPatch, SourceKind, TextFile
 from forge.outlook import provenance
 from forge.ports import Environment, Environments, Event, Executor, Job, Listener, Origin
@@ -20,20 +22,31 @@ from forge.steps import (
     MakeImage,
     PatchCheckpoint,
     ReadToolchain,
+    Rename,
     Run,
     Step,
+    Verify,
 )
 from forge.store import Artifact, Store
-from forge.trees import lay, link
+from forge.trees import Laid, lay
 
+DEFAULT = Allowance()
 LayBackendsPort = Callable[[Path, str, Path, tuple[TextFile, ...]], None]
+
+Prove = Callable[[Step, Verify, Mapping[str, Path], Path, Callable[[str], None]], None]
+"""Takes a step, its action, its needs, where to write the verdict, and whom to tell each line."""
+
+
+def _unproved(step: Step, action: Verify, needs: Mapping[str, Path], out: Path, line: Callable[[str], None]) -> None:  # noqa: ARG001
+    raise StepError("nobody here can verify a candidate", where=step.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The ports that performing needs. ``lay_backends`` takes (environment, triton, into, sources).
 
-    ``contained`` gives what happens in containers; it is asked for when the first such step is made.
+    ``contained`` gives what happens in containers; it is asked for when the first such step is made. ``halt`` ends what the
+    ports wait for, on Ctrl-C.
     """
 
     origins: Mapping[SourceKind, Origin]
@@ -43,35 +56,67 @@ class Tools:
     blank: repository.Blank
     contained: Callable[[], Contained]
     logs: Path
+    halt: Halt = field(default_factory=Halt)
+    prove: Prove = _unproved
+    """Serves and verifies a candidate (``forge.proving``); the workshop puts it here."""
 
 
 class Builder:
-    """Realises steps, each once; what it made or found is told to the listener."""
+    """Realises steps, each once, independent ones side by side; what it made or found is told to the listener."""
+
+    def __init__(self, store: Store, tools: Tools, listener: Listener, allowance: Allowance = DEFAULT) -> None:
+        self._store = store
+        self._tools = tools
+        self._tell = listener
+        self._allowance = allowance
+
+    def realise(self, steps: Iterable[Step]) -> dict[str, Artifact]:
+        """Make every one of ``steps`` that the store does not hold; the artifacts by key. The caller keeps the keys in use.
+
+        Where a step fails, nothing new begins, those under way are finished and kept, and the error names the step. On
+        Ctrl-C all of them are ended, and nothing that they started is left.
+        """
+        held: dict[str, Artifact] = {}
+        missing: list[Step] = []
+        for step in steps:
+            if found := self._store.find(step.key):
+                held[step.key] = found
+                self._tell(Event("held", step.name, step.key, size=found.size))
+            else:
+                missing.append(step)
+        if missing:
+            self._tools.halt.reset()
+            held |= Crew(self._allowance, self._make, self._tell, self._tools.halt).run(missing)
+        return held
+
+    def _make(self, step: Step, tell: Listener) -> Artifact:
+        told: list[str] = []
+
+        def waiting(text: str) -> None:
+            tell(Event("log" if told else "note", step.name, step.key, text=text))
+            told.append(text)
+
+        artifact, made = self._store.make(
+            step.key,
+            provenance(step),
+            lambda out: Making(self._store, self._tools, tell).fill(step, out),
+            waiting=waiting,
+        )
+        kind = "made" if made else "held"
+        tell(Event(kind, step.name, step.key, seconds=artifact.seconds if made else 0.0, size=artifact.size))
+        return artifact
+
+
+class Making:
+    """One step being made, on whichever thread."""
 
     def __init__(self, store: Store, tools: Tools, listener: Listener) -> None:
         self._store = store
         self._tools = tools
         self._tell = listener
 
-    def realise(self, steps: Iterable[Step]) -> dict[str, Artifact]:
-        """Make every one of ``steps`` that the store does not hold; the artifacts by key. The caller keeps the keys in use."""
-        return {step.key: self._hold(step) for step in steps}
-
-    def _hold(self, step: Step) -> Artifact:
-        if held := self._store.find(step.key):
-            self._tell(Event("held", step.name, step.key, size=held.size))
-            return held
-        artifact, made = self._store.make(
-            step.key,
-            provenance(step),
-            lambda out: self._fill(step, out),
-            waiting=lambda text: self._tell(Event("note", step.name, step.key, text=text)),
-        )
-        kind = "made" if made else "held"
-        self._tell(Event(kind, step.name, step.key, seconds=artifact.seconds if made else 0.0, size=artifact.size))
-        return artifact
-
-    def _fill(self, step: Step, out: Path) -> None:
+    def fill(self, step: Step, out: Path) -> None:
+        """Write the step's result into ``out``; StepError where it does not keep its promises."""
         self._tell(Event("start", step.name, step.key, total=step.size or 0))
         needs = {name: self._held(need) for name, need in step.needs}
         self._perform(step, needs, out)
@@ -97,18 +142,30 @@ class Builder:
                 self._environment(step, environment, interpreter, out)
             case LayBackends(sources, triton):
                 self._tools.lay_backends(needs["environment"], triton, out, sources)
-            case LayTexts(texts):
-                _write(out, texts)
-            case PatchCheckpoint(patches):
-                _patch(needs["model"], out, patches)
             case Run():
                 self._run(step, step.action, needs, out)
-            case Assemble():
-                self._assemble(step, step.action, needs, out)
+            case LayTexts() | PatchCheckpoint() | Assemble() | Rename():
+                self._lay(step, step.action, needs, out)
             case ReadToolchain():
                 self._tools.contained().read_toolchain(step.action, out, self._line(step))
             case MakeImage():
-                self._tools.contained().make_image(step, step.action, out, self._line(step))
+                self._tools.contained().make_image(step, step.action, out, self._tell)
+            case Verify():
+                self._tools.prove(step, step.action, needs, out, self._line(step))
+
+    def _lay(
+        self, step: Step, action: LayTexts | PatchCheckpoint | Assemble | Rename, needs: Mapping[str, Path], out: Path
+    ) -> None:
+        """What takes nothing but files."""
+        match action:
+            case LayTexts(texts):
+                assembling.write(out, texts)
+            case PatchCheckpoint(patches):
+                _patch(needs["model"], out, patches)
+            case Assemble():
+                self._copied(step, assembling.assemble(action, needs, out, self._tools.blank))
+            case Rename(entry):
+                self._copied(step, assembling.rename(action, self._entry(entry), out, self._tools.blank))
 
     def _progress(self, step: Step) -> Callable[[int, int], None]:
         return lambda done, total: self._tell(Event("progress", step.name, step.key, done=done, total=total))
@@ -121,7 +178,7 @@ class Builder:
 
     def _run(self, step: Step, action: Run, needs: Mapping[str, Path], out: Path) -> None:
         if "image" in needs:
-            self._tools.contained().run(step, action, needs, out, self._line(step))
+            self._tools.contained().run(step, action, needs, out, self._tell)
             return
         mounts = {**needs, "out": out}
         self._tools.logs.mkdir(parents=True, exist_ok=True)
@@ -129,23 +186,15 @@ class Builder:
             log = self._tools.logs / f"{step.key[:16]}-{number}.log"
             self._tools.executor.run(Job(command, mounts, log), self._line(step))
 
-    def _assemble(self, step: Step, action: Assemble, needs: Mapping[str, Path], out: Path) -> None:
-        rendered = repository.render(action.names, action.skeletons, action.settings, self._tools.blank)
-        _write(out, (*rendered, *action.texts))
-        copied = 0
-        for each in action.links:
-            target = out / each.target
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copied += link(needs[each.need] / each.path, target).copied
-        if copied:
-            self._tell(Event("note", step.name, step.key, text=f"{copied} bytes had to be copied, not linked"))
+    def _entry(self, key: str) -> Path:
+        held = self._store.find(key)
+        if held is None:
+            raise StepError("the entry to be renamed is gone from the store", hint="build the model again, with --prefixed")
+        return held.path
 
-
-def _write(out: Path, texts: tuple[TextFile, ...]) -> None:
-    for text in texts:
-        target = out / text.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text.content, encoding="utf-8")
+    def _copied(self, step: Step, laid: Laid) -> None:
+        if laid.copied:
+            self._tell(Event("note", step.name, step.key, text=f"{laid.copied} bytes had to be copied, not linked"))
 
 
 def _patch(model: Path, out: Path, patches: tuple[object, ...]) -> None:

@@ -1,17 +1,52 @@
 """The doors to the world: which adapter stands behind each port. Each is imported when it is first used."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from forge import diagnoses, families
+from forge.benching.driving import Driver
+from forge.benching.watching import Instruments
+from forge.benching.workload import Tokenizer
 from forge.builder import Tools
 from forge.contained import Contained
-from forge.containers import Containers
+from forge.containers import Containers, Inside
+from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.gpus import Gpu
+from forge.halt import Halt
 from forge.machine import Machine
-from forge.model import Host, SourceKind
-from forge.ports import Client, Origin, Server
+from forge.model import Host, Scalar, SourceKind
+from forge.ports import Client, Origin, Ports, Request, Server
 from forge.repository import Blank
+from forge.verifying.interviews import Stages
+from forge.verifying.recitals import Reciter
+
+
+class Known:
+    """The failures that are known: the rows of a person's own ``file``, those of the installed plugins, forge's own.
+
+    They are gathered when a failure is to be explained: plugins are imported for it.
+    """
+
+    def __init__(self, file: Path, say: Callable[[str], None]) -> None:
+        self._file = file
+        self._say = say
+
+    def __iter__(self) -> Iterator[Diagnosis]:
+        yield from self._own()
+        yield from families.diagnoses()
+        yield from DIAGNOSES
+
+    def _own(self) -> tuple[Diagnosis, ...]:
+        try:
+            held = diagnoses.read(self._file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return ()
+        except (OSError, UnicodeDecodeError) as error:
+            held = diagnoses.Own(problems=(str(error),))
+        for problem in held.problems:
+            self._say(f"{self._file}: {problem}; not used")
+        return held.rows
 
 
 class Doors:
@@ -21,6 +56,7 @@ class Doors:
         self._home = home
         self._say = say
         self._environ = environ
+        self._halt = Halt()
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
@@ -32,10 +68,10 @@ class Doors:
 
         return {
             SourceKind.HUB: HubOrigin(self._home, self._environ, self._say),
-            SourceKind.GIT: GitOrigin(self._home, self._environ, self._say),
+            SourceKind.GIT: GitOrigin(self._home, self._environ, self._say, self._halt),
             SourceKind.PATH: FolderOrigin(self._home),
             SourceKind.GGUF: GgufOrigin(self._home),
-            SourceKind.WHEEL: WheelOrigin(self._environ),
+            SourceKind.WHEEL: WheelOrigin(self._environ, self._halt),
         }
 
     @cached_property
@@ -48,7 +84,18 @@ class Doors:
     def containers(self) -> Containers:
         from forge.adapters.docker_containers import DockerContainers
 
-        return DockerContainers(self._environ)
+        return DockerContainers(self._environ, self._known, halt=self._halt)
+
+    @cached_property
+    def here(self) -> Inside:
+        """This environment, for who runs forge inside NVIDIA's container."""
+        from forge.adapters.here import Here
+
+        return Here(self._environ, self._known, self._halt)
+
+    @property
+    def _known(self) -> Iterable[Diagnosis]:
+        return Known(self._home / diagnoses.NAME, self._say)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """What is here for engines, with what is free of it now."""
@@ -80,12 +127,13 @@ class Doors:
 
         return Tools(
             origins=self.origins,
-            environments=PrivateEnvironments(self._environ),
-            executor=LocalExecutor(self._environ),
+            environments=PrivateEnvironments(self._environ, self._halt),
+            executor=LocalExecutor(self._environ, self._halt, self._known),
             lay_backends=backends,
             blank=self.blank,
-            contained=lambda: Contained(self.containers, self._home / "logs"),
+            contained=lambda: Contained(self.containers, self._home / "logs", self.here),
             logs=self._home / "logs",
+            halt=self._halt,
         )
 
     @cached_property
@@ -100,8 +148,87 @@ class Doors:
 
         return TritonClient()
 
+    @cached_property
+    def stages(self) -> Stages:
+        from forge.adapters.stages import TritonStages
+
+        return TritonStages()
+
+    def streams(self, address: str, model: str) -> bool:
+        """Whether a served model may answer more than once."""
+        from forge.adapters.inference import TritonClient
+
+        return TritonClient().metadata(address, model).decoupled
+
+    def reciter(self, python: str = "") -> Reciter:
+        """A Python of this machine that speaks for a checkpoint: forge's own, unless another is named."""
+        from forge.adapters.reciting import OwnPython
+
+        return OwnPython(self._environ, python, self._halt)
+
+    def image_reciter(self, image: str, key: str) -> Reciter:
+        """The same in a container of the image with this id; ``key`` marks the container."""
+        from forge.adapters.reciting import InImage
+
+        return InImage(self.containers, image, key, self._home / "logs")
+
+    def free_ports(self) -> Ports:
+        """Addresses on the loopback that nobody listens on just now."""
+        from forge.adapters.processes import spare
+
+        http, grpc, metrics = spare(3)
+        return Ports(http, grpc, metrics)
+
+    def spans(self, tokenizer: Path, text: str) -> tuple[tuple[str, int], ...]:
+        """The tokens of ``text``, as (text, how many)."""
+        from forge.adapters.spans import spans
+
+        return spans(tokenizer, text)
+
     def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]]) -> str:
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         from forge.adapters.chat import ChatTemplate
 
         return ChatTemplate.of(tokenizer).prompt(messages)
+
+    # -- measuring
+
+    def load_loop(self, clock: Callable[[], float]) -> Driver:
+        """The driver that forge brings."""
+        from forge.benching.load import LoopDriver
+        from forge.client import AsyncClient
+
+        return LoopDriver(AsyncClient, clock)
+
+    def instruments(self, ports: Ports) -> Instruments:
+        """What looks at a server while it is under load."""
+        from forge.adapters.instruments import ServerInstruments
+
+        return ServerInstruments(ports)
+
+    def tokens(self, folder: Path) -> Tokenizer:
+        """The tokenizer of a model, for counting."""
+        from forge.adapters.tokens import TokenizerFolder
+
+        return TokenizerFolder(folder)
+
+    def inputs(self, address: str, model: str) -> frozenset[str]:
+        """The names of what a served model takes."""
+        from forge.client import Client as Served
+
+        with Served(address) as client:
+            return frozenset(client.metadata(model).inputs)
+
+    def stated(self, address: str, request: Request) -> Mapping[str, Scalar]:
+        """What ``request`` says besides its prompt and its length, under the served model's own names."""
+        from forge.adapters.wire import stated
+        from forge.client import Client as Served
+
+        with Served(address) as client:
+            return stated(request, client.metadata(request.model))
+
+    def processor(self) -> tuple[str, int, int]:
+        """The processor's name, how many there are for this process, and bytes of memory."""
+        from forge.adapters.processor import processor
+
+        return processor()

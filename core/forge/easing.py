@@ -87,7 +87,7 @@ Look = Callable[[Easing, Recipe], Iterator[Change]]
 
 def _more_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     for fraction in FRACTIONS:
-        if fraction > recipe.serve.kv_cache_free_gpu_mem_fraction:
+        if fraction > recipe.serve.fraction:
             changed = _fraction(recipe, fraction)
             if easing.reaches(changed):
                 yield easing.change(

@@ -5,6 +5,7 @@ happened; ``where`` names the file, key or address; ``hint`` says what to do nex
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,13 @@ class ForgeError(Exception):
         self.what = what
         self.where = where
         self.hint = hint
+        self.step = ""
+        """The step of a build in which it happened; whoever runs the steps says so."""
 
     def __str__(self) -> str:
         located = f"{self.where}: {self.what}" if self.where else self.what
+        if self.step and self.step not in located:
+            located = f"{self.step}: {located}"
         return f"{located}\n    {self.hint}" if self.hint else located
 
 
@@ -86,10 +91,26 @@ class ServerError(ForgeError):
     exit_code = 9
 
 
+class Trouble(StrEnum):
+    """Whose fault it is that a served model did not answer, as far as that can be known."""
+
+    OTHER = "other"
+    REFUSED = "refused"
+    """The model has no input for what was asked, or the value does not fit it; nothing was sent."""
+    AWAY = "away"
+    UNKNOWN = "unknown"
+    """The server is there, and offers no such model."""
+    LATE = "late"
+
+
 class InferenceError(ForgeError):
     """A served model refused or failed a request."""
 
     exit_code = 10
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", trouble: Trouble = Trouble.OTHER) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.trouble = trouble
 
 
 class HostError(ForgeError):
@@ -102,3 +123,27 @@ class LockError(ForgeError):
     """A recipe's lock is missing or stale and ``--locked`` forbids moving it."""
 
     exit_code = 12
+
+
+class VerifyError(ForgeError):
+    """What is served differs from the checkpoint by more than is allowed; where it stands in a build, nothing is published."""
+
+    exit_code = 13
+
+
+class BenchError(ForgeError):
+    """A benchmark cannot be run or compared as asked: an unusable input file, unlike results, a figure that is not there."""
+
+    exit_code = 15
+
+
+class LimitError(ForgeError):
+    """A measured figure is beyond a limit of ``--fail-if``."""
+
+    exit_code = 16
+
+
+class ConfidenceError(ForgeError):
+    """An answer's log-probability is below the caller's ``--min-logprob``."""
+
+    exit_code = 17

@@ -1,7 +1,9 @@
 """The one door to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -11,6 +13,7 @@ import pluggy
 
 from forge import hookspecs
 from forge.answers import mismatch
+from forge.diagnoses import Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem, RecipeError
 from forge.model import (
     Checkpoint,
@@ -25,6 +28,8 @@ from forge.model import (
 )
 
 T = TypeVar("T")
+Points = Mapping[str, tuple[EntryPoint, ...]]
+"""What claims each name of a family or variant."""
 _LOADING = "import"
 
 
@@ -116,18 +121,27 @@ class Family:
         self._upward = (family, variant) if variant is not None else (family,)
 
     @classmethod
-    def of(cls, recipe: Recipe, checkpoint: Checkpoint, draft: Checkpoint | None = None) -> "Family":
+    def of(
+        cls, recipe: Recipe, checkpoint: Checkpoint, draft: Checkpoint | None = None, among: "Points | None" = None
+    ) -> "Family":
         """The plugins that the recipe names; the family is found by config.json's architectures where it names none.
 
         Raises PluginError where one is missing or broken, RecipeError where none or several serve the checkpoint.
         """
-        family = load(recipe.family) if recipe.family is not None else _serving(checkpoint)
-        variant = load(recipe.variant) if recipe.variant is not None else None
+        points = claimed() if among is None else among
+        family = _load(recipe.family, points) if recipe.family is not None else _serving(checkpoint, points)
+        variant = _load(recipe.variant, points) if recipe.variant is not None else None
         if family.architectures is None:
             raise _wrong("family", f"{family.name!r} is a variant", f'say variant = "{family.name}"')
         if variant is not None and variant.architectures is not None:
             raise _wrong("variant", f"{variant.name!r} is a family", f'say family = "{variant.name}"')
         return cls(recipe, checkpoint, family, variant, draft)
+
+    def about(self, recipe: Recipe) -> "Family":
+        """The same plugins, asked about another recipe for the same checkpoint."""
+        other = copy(self)
+        other.recipe = recipe
+        return other
 
     def architectures(self) -> tuple[str, ...]:
         return self._family.architectures or ()
@@ -205,17 +219,26 @@ class Family:
 
 def names() -> tuple[str, ...]:
     """The families and variants that a recipe may name."""
-    return tuple(sorted(_points()))
+    return tuple(sorted(claimed()))
+
+
+def modules() -> tuple[str, ...]:
+    """The packages or modules that installed plugins live in."""
+    return tuple(sorted({point.module.partition(".")[0] for points in claimed().values() for point in points}))
 
 
 def load(name: str) -> Plugin:
     """The installed plugin of that name. PluginError where it is missing, claimed twice, or does not load."""
-    points = list(_points().get(name, ()))
+    return _load(name, claimed())
+
+
+def _load(name: str, known: Points) -> Plugin:
+    points = list(known.get(name, ()))
     if not points:
-        known = names()
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, sorted(known), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise PluginError(name, _LOADING, "no such plugin is installed", hint=f"{hint}installed: {', '.join(known) or 'none'}")
+        hint += f"installed: {', '.join(sorted(known)) or 'none'}"
+        raise PluginError(name, _LOADING, "no such plugin is installed", hint=hint)
     if len(points) > 1:
         claims = " and ".join(sorted(f"{_owner(point)[0]} ({point.value})" for point in points))
         raise PluginError(name, _LOADING, f"two distributions claim this name: {claims}", hint="uninstall one of them")
@@ -226,14 +249,25 @@ def load(name: str) -> Plugin:
     return Plugin(name, module)
 
 
+def diagnoses() -> tuple[Diagnosis, ...]:
+    """The failures that installed plugins know. A plugin that is broken, and a row that is, are passed over."""
+    found: list[Diagnosis] = []
+    points = claimed()
+    for name in sorted(points):
+        with suppress(ForgeError):
+            answer = _load(name, points).ask("forge_diagnoses", tuple[Diagnosis, ...], Question())
+            found += cast("tuple[Diagnosis, ...] | None", answer) or ()
+    return tuple(row for row in found if not fault(row))
+
+
 def installed() -> tuple[PluginInfo, ...]:
     """Every installed plugin, by name; a broken one is shown with what is wrong, and harms no other."""
-    return tuple(_info(name, point, len(points)) for name, points in sorted(_points().items()) for point in points)
+    return tuple(_info(name, point, len(points)) for name, points in sorted(claimed().items()) for point in points)
 
 
 def find(checkpoint: Checkpoint) -> str:
     """The name of the one installed family that serves the checkpoint; RecipeError where none or several do."""
-    return _serving(checkpoint).name
+    return _serving(checkpoint, claimed()).name
 
 
 def _info(name: str, point: EntryPoint, claims: int) -> PluginInfo:
@@ -248,27 +282,37 @@ def _info(name: str, point: EntryPoint, claims: int) -> PluginInfo:
     return PluginInfo(name, kind, distribution, version, plugin.api, health)
 
 
-def _points() -> dict[str, tuple[EntryPoint, ...]]:
-    found: dict[str, dict[str, EntryPoint]] = {}
+def claimed() -> Points:
+    """Every claim on every name. Finding them reads the metadata of all that is installed: once for one question."""
+    found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=hookspecs.PROJECT):
-        # One distribution can be seen twice (an editable install and its build folder): that is one claim.
-        found.setdefault(point.name, {}).setdefault(f"{_owner(point)[0]} {point.value}", point)
-    return {name: tuple(claims.values()) for name, claims in found.items()}
+        found.setdefault(point.name, []).append(point)
+    return {name: _claims(points) for name, points in found.items()}
+
+
+def _claims(points: list[EntryPoint]) -> tuple[EntryPoint, ...]:
+    """One distribution can be seen twice (an editable install and its build folder): that is one claim."""
+    if len(points) == 1:
+        return (points[0],)
+    found: dict[tuple[str, str], EntryPoint] = {}
+    for point in points:
+        found.setdefault((_owner(point)[0], point.value), point)
+    return tuple(found.values())
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
 
 
-def _serving(checkpoint: Checkpoint) -> Plugin:
+def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
     """The one installed family that serves the checkpoint's architectures. A broken plugin is passed over, and told."""
     wanted = checkpoint.architectures
     able: list[Plugin] = []
     served: list[str] = []
     broken: list[str] = []
-    for name in names():
+    for name in sorted(among):
         try:
-            plugin = load(name)
+            plugin = _load(name, among)
             architectures = plugin.architectures or ()
         except ForgeError as error:
             broken.append(f"{name} ({error.what})")
@@ -282,7 +326,7 @@ def _serving(checkpoint: Checkpoint) -> Plugin:
         raise _wrong("family", f"{claims} both serve {', '.join(wanted)}", f'choose: family = "{able[0].name}"')
     if not wanted:
         what = "cannot be found: this source says nothing of its architecture before it is fetched"
-        raise _wrong("family", what, f"name one: {', '.join(names())}")
+        raise _wrong("family", what, f"name one: {', '.join(sorted(among))}")
     raise _wrong("family", f"no installed family serves {', '.join(wanted)}", _served(served, broken))
 
 

@@ -105,6 +105,14 @@ def known(name: str) -> Gpu | None:
         return None
 
 
+def clash(some: frozenset[str], others: frozenset[str]) -> bool:
+    """Whether two steps want a GPU both. One that takes all wants each; a number and an id may mean the same."""
+    if not some or not others:
+        return False
+    numbers = {name.isdigit() for name in some | others}
+    return "all" in some | others or len(numbers) > 1 or not some.isdisjoint(others)
+
+
 def _words(name: str) -> tuple[str, ...]:
     """A name's words as they count: lower case, without maker and brand, ``RTX4090`` and ``80 GB`` taken apart or joined."""
     text = re.sub(r"\b(nvidia|geforce|tesla|quadro|generation|laptop gpu|gpu|hbm3e?)\b", " ", name.lower())

@@ -5,23 +5,25 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from forge import compatibility, drafting, families, recipe, toolchain
 from forge import lock as locks
-from forge import recipe, toolchain
 from forge.builder import Builder
+from forge.containers import dockerfile
 from forge.doors import Doors
-from forge.errors import ForgeError, HostError, LockError, SourceError
+from forge.errors import LockError, SourceError
+from forge.executors import NO_GPUS, Executors
 from forge.facts import World, gather
 from forge.families import Family
 from forge.lowering import images
-from forge.model import Facts, Recipe, RuntimeKind, Source
+from forge.model import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.order import Order
 from forge.ports import Event, Listener
 from forge.serving import serving_environment
 from forge.store import Store
-
-NO_GPUS = "none"
+from forge.verifying import prompts
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,77 @@ class Intake:
     doors: Doors
     templates: Path
     say: Callable[[str], None]
+    executor: str = ""
+    """Where commands run, whatever the recipes say: ``docker`` or ``local``; empty leaves it to them."""
 
     def read(self, path: Path, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
+        return recipe.read(self.text(path), str(path), runtime)
+
+    def text(self, path: Path) -> str:
+        """What stands in a recipe or a deployment; SourceError where nobody can read it."""
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except OSError as error:
             raise SourceError(f"cannot read the recipe: {error.strerror}", where=str(path)) from error
         except UnicodeDecodeError as error:
             raise SourceError(f"the recipe is not UTF-8 text: {error}", where=str(path)) from error
-        return recipe.read(text, str(path), runtime)
 
-    def order(self, path: Path, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Order:
-        """A recipe with its facts and its plugins, ready to be planned."""
-        wanted = self.read(path, runtime)
-        return self._order(wanted, self._gathered(wanted, path, self._lock(path, wanted, required=locked)))
+    def order(
+        self,
+        path: Path,
+        *,
+        runtime: RuntimeKind | None = None,
+        locked: bool = False,
+        adapt: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    ) -> Order:
+        """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise."""
+        wanted = adapt(self.read(path, runtime))
+        pinned = self._lock(path, wanted, required=locked)
+        found = replace(self._order(wanted, self._gathered(wanted, path, pinned)), locked=pinned is not None)
+        if not wanted.verify.on_build:
+            return found
+        return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=_text(golden(path)))
+
+    def imaged(self, path: Path) -> Order:
+        """The order for its container image alone. Where nobody gives access to the sources, a named family does without."""
+        there = replace(self, executor="docker")
+        try:
+            return there.order(path)
+        except SourceError as error:
+            wanted = self.read(path)
+            if wanted.family is None:
+                raise
+            self.say(f"{error.what}; what the family requires because of config.json is left out")
+            tools = there._executors.toolchain(wanted, compatibility.toolchain(wanted.runtime.image), None, str(path))
+            source = Pinned(wanted.source.kind, wanted.source.address, "", ())
+            return there._order(wanted, Facts(source, Checkpoint(), self.doors.host(), tools))
+
+    def questions(self, path: Path, wanted: Recipe) -> tuple[prompts.Prompt, ...]:
+        """The prompts of the recipe's verification: the file that it names, or those that forge ships."""
+        if wanted.verify.prompts is None:
+            return prompts.shipped()
+        file = path.absolute().parent / wanted.verify.prompts
+        if not file.is_file():
+            raise SourceError("the file of [verify] prompts is not there", where=str(file))
+        return prompts.parse(file.read_text(encoding="utf-8"), str(file))
+
+    def dockerfile(self, path: Path) -> str:
+        """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
+        order = self.imaged(path)
+        tools = order.facts.toolchain
+        held = self.doors.containers.inspect(tools.image) if tools.identity else None
+        base = held.base if held else tools.image
+        return dockerfile(base, order.family.requirements(tools), order.dockerfile or toolchain.template())
+
+    def draft(self, source: str, name: str | None, revision: str, base: Path) -> str:
+        """The text of a recipe for a checkpoint; its paths are relative to ``base``."""
+        origin = source_of(source, revision, base)
+        found = self.doors.origins[origin.kind]
+        checkpoint = found.read(found.pin(origin, base.absolute()))
+        stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
+        family = families.find(checkpoint) if checkpoint.architectures else ""
+        return drafting.draft(name or safe_name(stem), origin, checkpoint, family)
 
     def lock(self, path: Path, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
@@ -55,7 +113,7 @@ class Intake:
         before = file.read_text(encoding="utf-8") if file.is_file() else ""
         kept = None if upgrade or not before else self._fitting(before, file, wanted)
         facts = self._gathered(wanted, path, kept)
-        after = locks.write(locks.lock(wanted, facts.source, facts.draft, *_versions(wanted, facts)))
+        after = locks.write(locks.lock(wanted, facts.source, facts.draft, facts.calibration, *_versions(wanted, facts)))
         if after != before:
             scratch = file.with_name(f"{file.name}.new")
             scratch.write_text(after, encoding="utf-8")
@@ -63,14 +121,12 @@ class Intake:
         return file, after != before
 
     def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
-        """HostError with all that keeps containers from running here; GPUs count where a build would use one."""
-        built = [order.recipe.runtime for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
-        wanted = gpus and any(runtime.gpus != NO_GPUS for runtime in built)
-        problems = self.doors.containers.check(wanted)
-        if problems:
-            hint = "`forge doctor` looks closer; `forge plan` works without, and `--runtime twin` serves the recipe on the CPU"
-            raise HostError("\n".join(map(str, problems)), where="this machine", hint=hint)
-        self.doors.containers.reap()
+        """HostError with all that keeps commands from running here; GPUs count where a build would use one."""
+        self._executors.require(orders, gpus=gpus)
+
+    @property
+    def _executors(self) -> Executors:
+        return Executors(self.doors.containers, self.doors.here, self.executor, self.say)
 
     def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
         """The order with what its image says of itself: pulled where it is not here, read where it was not."""
@@ -82,7 +138,7 @@ class Intake:
             tell(Event("progress", tools.image, done=done, total=total))
 
         tell(Event("start", tools.image))
-        image = self.doors.containers.hold(tools.image, progress)
+        image = self._executors.hold(tools.image, progress)
         tell(Event("held", tools.image, size=image.size))
         known = self._order(order.recipe, replace(order.facts, toolchain=replace(tools, identity=image.identity)))
         if known.tooling is None:
@@ -90,21 +146,14 @@ class Intake:
             with self.store.using([step.key]):
                 builder.realise([step])
             known = self._order(known.recipe, known.facts)
-        return known
+        return replace(known, questions=order.questions, golden=order.golden)
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return facts
-        held = None
-        with suppress(ForgeError):  # no daemon: a plan is made without knowing the image
-            held = self.doors.containers.inspect(facts.toolchain.image)
-        identity = held.identity if held else ""
-        pinned = lock.image.digest if lock and lock.image else ""
-        if pinned and identity and pinned != identity:
-            hint = f"pull {facts.toolchain.image} at the digest of the lock, or move it with `forge lock --upgrade`"
-            raise LockError(f"the image here is {identity}, and the lock pins {pinned}", where=str(_beside(path)), hint=hint)
-        return replace(facts, toolchain=replace(facts.toolchain, identity=identity or pinned), gpu=self._gpu(wanted))
+        tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
+        return replace(facts, toolchain=tools, gpu=self._gpu(wanted))
 
     def _gpu(self, wanted: Recipe) -> str:
         """The architecture to build for, as sm_89; empty where no GPU is seen."""
@@ -114,13 +163,17 @@ class Intake:
         return "+".join(f"sm_{capability.replace('.', '')}" for capability in sorted(capabilities))
 
     def _order(self, wanted: Recipe, facts: Facts) -> Order:
-        family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint)
+        family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return Order(wanted, family, facts)
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
         order = Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus)
         held = self.store.find(images.tools(order).key)
         return replace(order, tooling=toolchain.read(held.path)) if held else order
+
+    @cached_property
+    def _plugins(self) -> families.Points:
+        return families.claimed()
 
     def _template(self, family: str) -> str:
         """A person's own Dockerfile for the family or for all, or forge's."""
@@ -151,6 +204,15 @@ class Intake:
             raise LockError(f"the lock is stale: {'; '.join(reasons)}", where=str(file), hint=hint)
         self.say(f"{file}: the lock is stale and was not used: {'; '.join(reasons)}; {hint}")
         return None
+
+
+def golden(path: Path) -> Path:
+    """Where a recipe's golden transcripts stand."""
+    return path.with_name(f"{path.name}.golden.json")
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _beside(path: Path) -> Path:

@@ -20,3 +20,9 @@ class Order:
     """The template of the family's image."""
     gpus: str = ""
     """Which GPUs its containers may use."""
+    locked: bool = False
+    """Whether a lock has pinned what it stands on."""
+    questions: str = ""
+    """The prompts of a verification that the build has to pass, as JSONL; empty where it has to pass none."""
+    golden: str = ""
+    """The transcripts that stand beside the recipe, for such a verification; empty where there are none."""

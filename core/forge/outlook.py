@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from forge.artifact import Provenance
+from forge.fitting import Report
 from forge.steps import Plan, Step
 from forge.store import Store
 
@@ -19,6 +20,16 @@ class Outlook:
     held: bool
     why: str
     size: int | None
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """All that is known beforehand. ``fit`` is None where too little is known to say it, and ``unfit`` is why."""
+
+    plan: Plan
+    steps: tuple[Outlook, ...]
+    fit: Report | None
+    unfit: str = ""
 
 
 def outlook(plan: Plan, store: Store) -> tuple[Outlook, ...]:

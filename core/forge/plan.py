@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from forge import compatibility
 from forge.errors import Problem, RecipeError
 from forge.lowering import engine, llmapi, twin
+from forge.lowering.verdict import with_verdict
 from forge.model import COMMON_ROLES, Names, Role, RuntimeKind
 from forge.order import Order
 from forge.steps import Entry, Plan
 
 
-def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
+def plan(orders: Sequence[Order], *, prefixed: bool = False, inside: bool = False) -> Plan:
     """Everything that has to stand for these recipes to be served together.
 
-    One recipe gets plain names, several (or ``prefixed``) get their own name as prefix. RecipeError carries all
-    problems that can be known now.
+    One recipe gets plain names, several (or ``prefixed``) get their own name as prefix. ``inside`` puts assets into a model's
+    own folder. RecipeError carries all problems that can be known now.
     """
     several = prefixed or len(orders) > 1
     problems = [problem for order in orders for problem in check(order)]
@@ -23,8 +24,8 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False) -> Plan:
         problems += [problem for order in engines for problem in engine.check_prefix(order)]
     if problems:
         raise RecipeError(tuple(problems))
-    names = [Names(order.recipe.name if several else "", _roles(order)) for order in orders]
-    entries = tuple(_entry(order, named) for order, named in zip(orders, names, strict=True))
+    names = [Names(order.recipe.name if several else "", _roles(order), inside) for order in orders]
+    entries = tuple(with_verdict(order, _entry(order, named)) for order, named in zip(orders, names, strict=True))
     return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
 
 

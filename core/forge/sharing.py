@@ -38,11 +38,12 @@ class Share:
     verdict: Verdict
 
 
-def fractions(free: int, claims: Sequence[Claim]) -> tuple[float, ...] | None:
+def fractions(free: int, claims: Sequence[Claim], spare: int = 0) -> tuple[float, ...] | None:
     """kv_cache_free_gpu_mem_fraction of each model, in load order; None where not even the least caches fit.
 
     ``free`` is what a GPU has before the first of them loads. Each gets its least, and of the rest a part in proportion to
     what it still wants; nobody gets more than it wants. Rounded down, so that those who load later find their part.
+    ``spare`` is free too, and nobody's: what a budget leaves over.
     """
     caches = _caches(int((free - sum(claim.fixed for claim in claims)) * MOST), claims)
     if caches is None:
@@ -50,10 +51,22 @@ def fractions(free: int, claims: Sequence[Claim]) -> tuple[float, ...] | None:
     found: list[float] = []
     for claim, cache in zip(claims, caches, strict=True):
         free -= claim.fixed
-        fraction = math.floor(cache / free * DECIMALS) / DECIMALS if free > 0 else 0.0
+        seen = free + spare
+        fraction = math.floor(cache / seen * DECIMALS) / DECIMALS if seen > 0 else 0.0
         found.append(fraction)
-        free -= int(free * fraction)
+        free -= int(seen * fraction)
     return tuple(found)
+
+
+def missing(free: int, claims: Sequence[Claim], stated: Sequence[float]) -> tuple[int, ...]:
+    """Bytes that each model lacks for its least cache when they load in this order with these fractions; 0 where none."""
+    lacks: list[int] = []
+    for claim, fraction in zip(claims, stated, strict=True):
+        free -= claim.fixed
+        cache = max(int(free * fraction), 0)
+        lacks.append(max(claim.least - cache, 0))
+        free -= cache
+    return tuple(lacks)
 
 
 def _caches(room: int, claims: Sequence[Claim]) -> list[int] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from forge import fitting, shapes
 from forge.errors import SourceError
 from forge.fitting import Report
-from forge.gpus import Gpu, find
+from forge.gpus import Gpu
 from forge.headers import Tensor
 from forge.model import FileFact, Pinned, SourceKind
 from forge.order import Order
@@ -28,10 +28,9 @@ class Sizing:
     origins: Mapping[SourceKind, Origin]
     store: Store
 
-    def report(self, orders: Sequence[Order], here: Sequence[Gpu], host: int, name: str = "") -> Report:
-        """Every figure of these recipes, judged for the card of that ``name``, or for the GPUs that are ``here``."""
-        gpus = (find(name),) if name else here
-        return fitting.report([self.load(order) for order in orders], gpus, host, named=bool(name))
+    def report(self, orders: Sequence[Order], gpus: Sequence[Gpu], host: int, *, named: bool = False) -> Report:
+        """Every figure of these recipes, judged for the GPUs that are here, or for the one that was ``named``."""
+        return fitting.report([self.load(order) for order in orders], gpus, host, named=named)
 
     def load(self, order: Order) -> Load:
         """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""

@@ -106,8 +106,8 @@ class Store:
     ) -> tuple[Artifact, bool]:
         """The artifact of ``key``, and whether this call made it: ``fill`` writes it into an empty folder.
 
-        One process makes a key while the others wait and say so to ``waiting``. What ``fill`` raises is raised, and
-        nothing is left; StoreError where the disk refuses. A file that ``fill`` links from elsewhere keeps its mode.
+        One process makes a key while the others wait and say so to ``waiting``, about every second. What ``fill`` raises is
+        raised, and nothing is left; StoreError where the disk refuses. A file that ``fill`` links keeps its mode.
         """
         if held := self.find(key):
             return held, False
@@ -289,12 +289,19 @@ class Store:
         try:
             lock.acquire(timeout=_PATIENCE)
         except Timeout:
-            waiting(f"{step}: another process is making this; waiting for it")
-            lock.acquire(poll_interval=0.1)
+            self._await(lock, lambda: waiting(f"{step}: another process is making this; waiting for it"))
         try:
             yield
         finally:
             lock.release()
+
+    def _await(self, lock: FileLock, waiting: Callable[[], None]) -> None:
+        """Acquire ``lock``, ``waiting`` being told again and again: whoever waits can be ended then."""
+        while True:
+            waiting()
+            with suppress(Timeout):
+                lock.acquire(timeout=1.0, poll_interval=0.1)
+                return
 
     def _ours(self, place: object) -> bool:
         path = Path(str(place))

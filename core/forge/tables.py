@@ -110,6 +110,10 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kind: RuntimeKind = RuntimeKind.ENGINE
     image: ImageName = "25.08"
     gpus: Gpus = "all"
+    executor: Annotated[
+        Literal["docker", "local"] | None,
+        Meta(description="where commands run: in containers, or in this environment, inside NVIDIA's container"),
+    ] = None
     packages: Annotated[tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")] = ()
 
 
@@ -159,7 +163,7 @@ class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """[serve]: how Triton offers the model."""
 
     stream: Annotated[bool, Meta(description="decoupled models: answers arrive token by token")] = True
-    kv_cache_free_gpu_mem_fraction: Fraction = 0.9
+    kv_cache_free_gpu_mem_fraction: Fraction | None = None
     enable_kv_cache_reuse: bool = False
     instances: Annotated[Positive | None, Meta(description="parallel streams through bls; max_batch_size if unset")] = None
     max_queue_delay_microseconds: Natural = 0
@@ -167,6 +171,12 @@ class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         dict[Role, dict[ParameterName, Scalar]],
         Meta(description="raw config.pbtxt values by role, checked against the skeleton"),
     ] = {}
+
+    @property
+    def fraction(self) -> float:
+        """What of the free GPU memory the cache gets; TensorRT-LLM's own default where the recipe says nothing."""
+        stated = self.kv_cache_free_gpu_mem_fraction
+        return 0.9 if stated is None else stated
 
 
 class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -183,6 +193,17 @@ class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min_tokens: Natural | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: tuple[StopWord, ...] = ()
+
+
+class VerifyTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[verify]: what `forge verify` asks and allows, and whether a build has to pass it before it publishes."""
+
+    on_build: Annotated[bool, Meta(description="serve the candidate and verify it; what differs is not published")] = False
+    prompts: Annotated[LocalPath, Meta(description="file of prompts, relative to the recipe; no leading '-'")] | None = None
+    max_tokens: Positive = 32
+    tie: Annotated[float, Meta(ge=0, description="nats that make a near tie; by dtype and quantization if unset")] | None = None
+    diverging: Annotated[float, Meta(ge=0, le=1, description="part of the prompts that may differ")] | None = None
+    streaming: bool = True
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -203,3 +224,4 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     build: BuildTable = BuildTable()
     serve: ServeTable = ServeTable()
     sampling: SamplingTable = SamplingTable()
+    verify: VerifyTable = VerifyTable()

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from forge.conformance import PluginConformance, check_plugin
-from forge.errors import InferenceError, SourceError, StepError
+from forge.errors import InferenceError, ServerError, SourceError, StepError
 from forge.headers import PREFIX, Tensor, length, parse
-from forge.model import Checkpoint, Command, FileFact, Pinned, Source, SourceKind
+from forge.model import Calibration, Checkpoint, Command, FileFact, Pinned, Source, SourceKind
 from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
 
 __all__ = [
@@ -54,17 +54,18 @@ def tiny_checkpoint(config: Mapping[str, object] = LLAMA) -> dict[str, bytes]:
 
 @dataclass
 class FakeOrigin:
-    """A place with one checkpoint in memory. ``fetches`` counts what was brought; ``down`` is a cut line."""
+    """A place with one checkpoint and one data set in memory. ``fetches`` counts what was brought; ``down`` is a cut line."""
 
     files: dict[str, bytes] = field(default_factory=tiny_checkpoint)
     fetches: int = 0
     down: bool = False
+    texts: dict[str, bytes] = field(default_factory=lambda: {"train.jsonl": b'{"text": "a few words"}\n'})
 
     def pin(self, source: Source, base: Path) -> Pinned:  # noqa: ARG002 - the port's
         self._reach(source.address)
         facts = tuple(
             FileFact(path, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
-            for path, content in sorted(self.files.items())
+            for path, content in sorted((self.texts if isinstance(source, Calibration) else self.files).items())
         )
         commit = hashlib.sha256("".join(fact.digest for fact in facts).encode()).hexdigest()[:40]
         return Pinned(source.kind, source.address, commit, facts)
@@ -85,7 +86,7 @@ class FakeOrigin:
         self._reach(pinned.name)
         done, total = 0, sum(fact.size for fact in pinned.files)
         for fact in pinned.files:
-            content = self.files.get(fact.path, b"")
+            content = {**self.texts, **self.files}.get(fact.path, b"")
             if f"sha256:{hashlib.sha256(content).hexdigest()}" != fact.digest:
                 raise SourceError(f"{fact.path} is not what was pinned", where=pinned.name)
             target = into / fact.path
@@ -151,26 +152,48 @@ class FakeExecutor:
 
 @dataclass
 class FakeServer:
-    """A Triton that is only a note of what runs."""
+    """A Triton that is only a note of what runs. A model named in ``broken`` does not load into one that runs."""
 
     alive: list[Running] = field(default_factory=list[Running])
+    told: list[str] = field(default_factory=list[str])
+    broken: set[str] = field(default_factory=set[str])
 
     def command(self, launch: Launch) -> Command:
         models = tuple(f"--load-model={model}" for model in launch.models)
-        return Command(("tritonserver", f"--model-repository={launch.repository}", *models))
+        return Command(("tritonserver", *(f"--model-repository={place}" for place in launch.repositories), *models))
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
         line("ready")
         number = len(self.alive) + 1
-        running = Running(str(launch.repository), number, 0.0, launch.ports, launch.models, "", f"fake-{number}")
+        first, *others = map(str, launch.repositories)
+        running = Running(first, number, 0.0, launch.ports, launch.models, "", f"fake-{number}", "", tuple(others), launch.base)
         self.alive.append(running)
         return running
+
+    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
+        for model in models:
+            if model in self.broken:
+                raise ServerError(f"model {model!r} did not load: it is broken", where=running.repository)
+            self.told.append(f"load {model}")
+            running = self._changed(running, (*(each for each in running.models if each != model), model))
+        return running
+
+    def unload(self, running: Running, models: Sequence[str]) -> Running:
+        for model in models:
+            self.told.append(f"unload {model}")
+            running = self._changed(running, tuple(each for each in running.models if each != model))
+        return running
+
+    def _changed(self, running: Running, models: tuple[str, ...]) -> Running:
+        at = next(number for number, each in enumerate(self.alive) if each.shared_memory == running.shared_memory)
+        self.alive[at] = replace(self.alive[at], models=models)
+        return self.alive[at]
 
     def running(self) -> tuple[Running, ...]:
         return tuple(self.alive)
 
     def stop(self, running: Running) -> None:
-        self.alive.remove(running)
+        self.alive = [each for each in self.alive if each.shared_memory != running.shared_memory]
 
 
 @dataclass

@@ -72,7 +72,7 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
 def judge(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
     """A recipe's need against one GPU that nothing else shares, with the fraction that the recipe states."""
     before = taken_before(gpu) + wanted.fixed
-    fraction = recipe.serve.kv_cache_free_gpu_mem_fraction
+    fraction = recipe.serve.fraction
     rooms = (int(fraction * (gpu.available - taken)) for taken in (before.size, before.low, before.high))
     middle, best, worst = (_capped(recipe, wanted, room) for room in rooms)
     return _judgement(wanted, middle, same=_verdict(wanted, best) is _verdict(wanted, worst), fraction=fraction)

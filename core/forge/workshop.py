@@ -9,73 +9,89 @@ running = shop.serve("model-repository")
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge import drafting, entering, publishing, repository
+from forge import entering, publishing, repository, standing
 from forge.asking import Target
+from forge.benching.results import Results
+from forge.benching.wish import Wish as Benchmark
 from forge.builder import Builder
 from forge.checkup import Checkup
-from forge.containers import dockerfile
+from forge.crew import Allowance
 from forge.doctor import Finding
 from forge.doors import Doors
+from forge.entering import Built
 from forge.errors import InferenceError, RepositoryError, ServerError
-from forge.families import find
 from forge.fitting import Report
-from forge.intake import Intake, safe_name, source_of
+from forge.home import home
+from forge.intake import Intake
+from forge.joining import Joining, Joint
 from forge.launching import launch
+from forge.listing import Listed, listed
 from forge.manifest import Manifest, PublishedModel
-from forge.model import Command, Recipe, RuntimeKind, SourceKind
+from forge.measuring import Bench, Clocks, keep, measured
+from forge.model import Command, Layout, Recipe, RuntimeKind
+from forge.noting import Noting
 from forge.order import Order
-from forge.outlook import Outlook, outlook
+from forge.outlook import Outlook, Prospect, outlook
 from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
+from forge.proof import Proof
+from forge.proving import PLAIN, Prover, Wish
 from forge.sizing import Sizing
 from forge.steps import Plan, Stage
 from forge.store import Store
-from forge.toolchain import template
+from forge.turnover import Turnover
+from forge.verifying.report import Report as Verification
 
 AnyPath = str | Path
+BESIDE = Layout()
+"""As a build lays models unless asked: assets beside them, and what is there keeps its names."""
+
+USUAL = Benchmark()
 
 
 def _silent(_: Event) -> None:
     """Nobody listens."""
 
 
-@dataclass(frozen=True)
-class Built:
-    """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
-
-    repository: Path
-    models: tuple[PublishedModel, ...]
-    linked: int
-    copied: int
-
-
 class Workshop:
     """One home folder (store, servers, notes) and the doors to the world."""
 
     def __init__(
-        self, home: Path, environ: Mapping[str, str], listener: Listener = _silent, doors: Doors | None = None
+        self,
+        home: Path,
+        environ: Mapping[str, str],
+        listener: Listener = _silent,
+        doors: Doors | None = None,
+        *,
+        jobs: int | None = None,
+        executor: str = "",
     ) -> None:
+        """``jobs`` is how many steps of a build may compute side by side: by default half the processors, 2 to 4.
+
+        ``executor`` is where commands run, whatever the recipes say: ``docker`` or ``local``; empty leaves it to them.
+        """
         self.home = home
         self._tell = listener
+        self._allowance = Allowance(jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
         self._doors = doors or Doors(home, environ, self._say)
-        self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say)
+        self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say, executor)
 
     @classmethod
-    def here(cls, listener: Listener = _silent) -> "Workshop":
+    def here(cls, listener: Listener = _silent, *, jobs: int | None = None, executor: str = "") -> "Workshop":
         """The workshop of this user: FORGE_HOME, or the platform's cache folder."""
-        if named := os.environ.get("FORGE_HOME"):
-            return cls(Path(named).expanduser().absolute(), dict(os.environ), listener)
-        from platformdirs import user_cache_path
-
-        return cls(user_cache_path("forge"), dict(os.environ), listener)
+        return cls(home(os.environ), dict(os.environ), listener, jobs=jobs, executor=executor)
 
     @cached_property
     def store(self) -> Store:
         return Store(self.home / "store", clock=time.time)
+
+    @cached_property
+    def _noting(self) -> Noting:
+        return Noting(standing.Standing(self.home), self.store)
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "facts", text=text))
@@ -95,6 +111,18 @@ class Workshop:
         """A recipe with its facts and its plugins, ready to be planned."""
         return self._intake.order(Path(path), runtime=runtime, locked=locked)
 
+    def joint(self, recipes: Sequence[AnyPath], *, deployed: bool = False) -> Joint:
+        """What ``recipes`` are together, or the deployment that is named; with ``deployed`` a recipe is refused."""
+        return self._joining.joint([Path(path) for path in recipes], deployed=deployed)
+
+    @cached_property
+    def _joining(self) -> Joining:
+        return Joining(self._intake, self._doors, Sizing(self._doors.origins, self.store), self.store)
+
+    def _joined(self, joint: Joint, runtime: RuntimeKind | None, *, locked: bool) -> list[Order]:
+        """Its recipes, ready to be planned together."""
+        return self._joining.shared(joint, self._joining.orders(joint, runtime=runtime, locked=locked))
+
     def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
         return self._intake.lock(Path(path), upgrade=upgrade)
@@ -106,19 +134,27 @@ class Workshop:
         runtime: RuntimeKind | None = None,
         locked: bool = False,
         prefixed: bool = False,
+        layout: Layout = BESIDE,
     ) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
-        wanted = plan([self.order(path, runtime=runtime, locked=locked) for path in recipes], prefixed=prefixed)
-        for note in wanted.notes:
-            self._say(note)
-        return wanted
+        return self._joining.planned(self._joined(self.joint(recipes), runtime, locked=locked), layout, prefixed=prefixed)
+
+    def foresee(
+        self,
+        recipes: Sequence[AnyPath],
+        *,
+        runtime: RuntimeKind | None = None,
+        locked: bool = False,
+        prefixed: bool = False,
+        layout: Layout = BESIDE,
+    ) -> Prospect:
+        """The plan, what of it is held, and whether it fits this machine as far as that can be known."""
+        joint = self.joint(recipes)
+        return self._joining.foresee(joint, self._joined(joint, runtime, locked=locked), layout, prefixed=prefixed)
 
     def dockerfile(self, path: AnyPath) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
-        order = self.order(path)
-        held = order.facts.toolchain.identity and self._doors.containers.inspect(order.facts.toolchain.image)
-        base = held.base if held else order.facts.toolchain.image
-        return dockerfile(base, order.family.requirements(order.facts.toolchain), order.dockerfile or template())
+        return self._intake.dockerfile(Path(path))
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
@@ -126,20 +162,15 @@ class Workshop:
 
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
-        orders = [self.order(path, runtime=runtime) for path in recipes]
-        return Sizing(self._doors.origins, self.store).report(orders, self._doors.gpus(), self._doors.memory(), gpu)
+        joint = self.joint(recipes)
+        return self._joining.fit(joint, self._joining.orders(joint, runtime=runtime), gpu)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
         """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.
 
         Paths in the recipe are relative to ``base``, the folder that it will stand in.
         """
-        origin = source_of(source, revision, Path(base))
-        found = self._doors.origins[origin.kind]
-        checkpoint = found.read(found.pin(origin, Path(base).absolute()))
-        stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
-        family = find(checkpoint) if checkpoint.architectures else ""
-        return drafting.draft(name or safe_name(stem), origin, checkpoint, family)
+        return self._intake.draft(source, name, revision, Path(base))
 
     # -- building
 
@@ -147,28 +178,66 @@ class Workshop:
         self,
         recipes: Sequence[AnyPath],
         *,
-        repository: AnyPath = "model-repository",
+        repository: AnyPath | None = None,
         runtime: RuntimeKind | None = None,
         locked: bool = False,
         prefixed: bool = False,
+        layout: Layout = BESIDE,
     ) -> Built:
-        """Make what ``recipes`` need and publish it into ``repository``."""
-        orders = self._prepared([self.order(path, runtime=runtime, locked=locked) for path in recipes])
-        wanted = plan(orders, prefixed=prefixed)
-        place = Path(repository).absolute()
-        models = entering.in_order(place, [entering.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)])
-        with self.store.using(step.key for step in wanted.steps):
-            artifacts = self._builder.realise(wanted.steps)
+        """Make what ``recipes`` (or one deployment) need and publish it into ``repository``; a deployment names its own.
+
+        To rename what is there is to prefix what comes.
+        """
+        joint = self.joint(recipes)
+        looked = self._noting.before(joint)
+        orders = self._joined(joint, runtime, locked=locked)
+        place = Path(os.path.abspath(repository or joint.repository))
+        renamed = entering.renamed(place, [o.recipe.name for o in orders], self.store) if layout.rename_plain else ()
+        orders = self._prepared(orders)
+        wanted = plan(orders, prefixed=prefixed or layout.rename_plain, inside=layout.inside)
+        coming = [entering.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
+        models = entering.in_order(place, [*(each.model for each in renamed), *coming])
+        steps = (*(each.step for each in renamed), *wanted.steps)
+        self._prover.require(wanted)
+        with self.store.using(step.key for step in steps):
+            self._builder.realise(steps)
             self.store.remember(place)
             relocate = self._relocate(place, models)
-            done = [publishing.publish(artifacts[m.entry].path, place, m, relocate) for m in models]
+            done = self._turnover.publish_all(place, models, relocate)
+        if not layout.rename_plain:
+            options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": layout.inside}
+            asked = standing.question(recipes, repository, os.getcwd(), options)
+            self._noting.after(asked, looked, orders, self._noting.stood(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done))
+
+    def add(
+        self,
+        recipes: Sequence[AnyPath],
+        *,
+        repository: AnyPath = "model-repository",
+        runtime: RuntimeKind | None = None,
+        locked: bool = False,
+        layout: Layout = BESIDE,
+    ) -> Built:
+        """Build ``recipes``, each under its prefix, beside what ``repository`` holds."""
+        if not layout.rename_plain:
+            entering.require_prefixes(Path(repository).absolute())
+        return self.build(recipes, repository=repository, runtime=runtime, locked=locked, prefixed=True, layout=layout)
+
+    def remove(self, model: str, repository: AnyPath = "model-repository") -> None:
+        """Take a model out of ``repository``, and first out of a server that runs there; what it stands on stays held."""
+        self._turnover.withdraw(Path(repository).absolute(), model)
+
+    def models(self, repository: AnyPath = "model-repository") -> tuple[Listed, ...]:
+        """What ``repository`` holds, and which of it is served."""
+        place = Path(repository).absolute()
+        return listed(place, publishing.inventory(place), self.servers())
 
     def make(
         self, recipes: Sequence[AnyPath], until: Stage, *, runtime: RuntimeKind | None = None, locked: bool = False
     ) -> Plan:
         """Make the steps of ``recipes`` up to a stage, and publish nothing; the part of the plan that was made."""
-        orders = [self.order(path, runtime=runtime, locked=locked) for path in recipes]
+        orders = self._joined(self.joint(recipes), runtime, locked=locked)
         wanted = plan(self._prepared(orders, gpus=until is Stage.BUILD)).until(until)
         with self.store.using(step.key for step in wanted.steps):
             self._builder.realise(wanted.steps)
@@ -185,11 +254,12 @@ class Workshop:
 
     @cached_property
     def _builder(self) -> Builder:
-        return Builder(self.store, self._doors.tools, self._tell)
+        tools = replace(self._doors.tools, prove=self._prover.prove)
+        return Builder(self.store, tools, self._tell, self._allowance)
 
     def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
         """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""
-        if any(model.serving is None or model.serving.image for model in models):
+        if any(model.serving is None or model.serving.contained for model in models):
             return lambda text: text
         return lambda text: repository.relocate(text, str(place), self._doors.blank)
 
@@ -203,25 +273,30 @@ class Workshop:
             raise RepositoryError("nothing was published here", where=str(place), hint="`forge build RECIPE` does")
         return held
 
-    def launch(self, repository: AnyPath, ports: Ports, *, detach: bool = False) -> Launch:
-        """All that starting a server on ``repository`` needs."""
-        place = Path(repository).absolute()
-        publishing.settle(place, self._relocate(place, self.manifest(place).models))
-        held = self.manifest(place)
-        return launch(place, held, self.store, ports, detach=detach)
+    def launch(self, repository: AnyPath | Sequence[AnyPath], ports: Ports, *, detach: bool = False) -> Launch:
+        """All that starting one server on one repository, or on several, needs."""
+        several = [repository] if isinstance(repository, str | Path) else repository
+        held: dict[Path, Manifest] = {}
+        for place in dict.fromkeys(Path(each).absolute() for each in several):
+            publishing.settle(place, self._relocate(place, self.manifest(place).models))
+            held[place] = self.manifest(place)
+        return launch(held, self.store, ports, detach=detach)
 
-    def command(self, repository: AnyPath, ports: Ports) -> Command:
+    def command(self, repository: AnyPath | Sequence[AnyPath], ports: Ports) -> Command:
         """The exact command line that ``serve`` would start."""
         return self._doors.server.command(self.launch(repository, ports))
 
-    def serve(self, repository: AnyPath, ports: Ports | None = None, *, detach: bool = False) -> Running:
-        """Start Triton on ``repository``; returns when every model is ready."""
+    def serve(self, repository: AnyPath | Sequence[AnyPath], ports: Ports | None = None, *, detach: bool = False) -> Running:
+        """Start one Triton on one repository, or on several; returns when every model is ready."""
         wanted = self.launch(repository, ports or Ports(), detach=detach)
         self._tell(Event("start", "server"))
         began = time.monotonic()
-        self.store.remember(wanted.repository)
+        for place in wanted.repositories:
+            self.store.remember(place)
         running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
-        self.store.lend(self.manifest(wanted.repository).held, running.pid, running.started)
+        if running.started:  # a container is no process of this machine's, and what serves it is no artifact
+            held = frozenset[str]().union(*(self.manifest(place).held for place in wanted.repositories))
+            self.store.lend(held, running.pid, running.started)
         self._tell(Event("made", "server", seconds=time.monotonic() - began))
         return running
 
@@ -230,12 +305,25 @@ class Workshop:
         return self._doors.server.running()
 
     def server(self, repository: AnyPath) -> Running:
-        """The one that serves ``repository``."""
+        """The one that serves ``repository``, alone or with others."""
         place = str(Path(repository).absolute())
         for running in self.servers():
-            if running.repository == place:
+            if place in running.repositories:
                 return running
         raise ServerError("no server runs on this repository", where=place, hint="start one: `forge serve`")
+
+    def reload(self, repository: AnyPath = "model-repository", model: str | None = None) -> Running:
+        """Have the server on ``repository`` take in what has changed there: all of it, or one recipe's models."""
+        return self._turnover.reload(self.server(repository), model)
+
+    @cached_property
+    def _turnover(self) -> Turnover:
+        return Turnover(
+            self.store,
+            self._doors.server,
+            lambda held, running: launch(held, self.store, running.ports, on=running.base),
+            lambda text: self._tell(Event("note", "server", text=text)),
+        )
 
     def stop(self, running: Running) -> None:
         """Stop it; returns when no process and no shared memory is left."""
@@ -256,6 +344,31 @@ class Workshop:
         while any(other.pid == running.pid for other in self.servers()):
             time.sleep(0.5)
 
+    # -- verifying
+
+    def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
+        """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
+        return Proof(self._prover, self._intake, self, self._tell).verify(what, repository, wish)
+
+    @cached_property
+    def _prover(self) -> Prover:
+        return Prover(self.home, self.store, self._doors)
+
+    # -- measuring
+
+    def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Results, Path]:
+        """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""
+        found = self._bench.run(*measured(self, what, repository), wish)
+        return found, keep(found, self.home / "bench")
+
+    def promptfoo(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> str:
+        """The quality file of ``wish`` as a promptfoo configuration for what is served; nothing is asked."""
+        return self._bench.export(*measured(self, what, repository), wish)
+
+    @property
+    def _bench(self) -> Bench:
+        return Bench(self._doors, self.store, Clocks(time.perf_counter, time.time), self._tell)
+
     # -- asking
 
     def target(self, model: str, repository: AnyPath | None = None) -> Target:
@@ -263,10 +376,11 @@ class Workshop:
         running = self.servers() if repository is None else (self.server(repository),)
         known: list[str] = []
         for server in running:
-            for each in self.manifest(server.repository).models:
-                known.append(each.name)
-                if each.name == model:
-                    return Target(f"{server.ports.host}:{server.ports.grpc}", each, Path(server.repository))
+            for place in server.repositories:
+                for each in publishing.inventory(Path(place)).models:
+                    known.append(each.name)
+                    if each.name == model:
+                        return Target(f"{server.ports.host}:{server.ports.grpc}", each, Path(place))
         if not running:
             raise ServerError("no server is running", hint="start one: `forge serve --detach`")
         raise InferenceError(f"no running server offers {model!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
@@ -274,6 +388,10 @@ class Workshop:
     def generate(self, address: str, request: Request) -> Iterator[Chunk]:
         """Ask and stream the answer; closing the iterator cancels the request."""
         return self._doors.client.generate(address, request)
+
+    def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
+        """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
+        return self._doors.spans(target.tokenizer, text)
 
     def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
         """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""

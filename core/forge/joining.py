@@ -1,0 +1,130 @@
+"""Takes in what is built together: recipes as they were named, or those of a deployment file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge import budget, deployment
+from forge.deployment import Deployment, Member
+from forge.doors import Doors
+from forge.errors import ForgeError, Problem, RecipeError
+from forge.fitting import Report
+from forge.gpus import find
+from forge.intake import Intake
+from forge.model import Layout, RuntimeKind
+from forge.order import Order
+from forge.outlook import Prospect, outlook
+from forge.plan import plan
+from forge.ports import Ports
+from forge.sizing import Sizing
+from forge.steps import Plan
+from forge.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """What is built together: a deployment, and the folder that its paths stand on."""
+
+    stated: Deployment
+    base: Path
+    file: Path | None = None
+    """None where recipes were named one by one."""
+
+    @property
+    def repository(self) -> Path:
+        return self.base / self.stated.repository if self.file else Path("model-repository")
+
+    @property
+    def ports(self) -> Ports:
+        """Where it wants to be served."""
+        stated = self.stated.ports
+        return Ports(stated.http, stated.grpc, stated.metrics, stated.host)
+
+    def path(self, member: Member) -> Path:
+        return self.base / member.recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """The way in for several."""
+
+    intake: Intake
+    doors: Doors
+    sizing: Sizing
+    store: Store
+
+    def joint(self, files: Sequence[Path], *, deployed: bool = False) -> Joint:
+        """The one deployment that was named, or the recipes that were: a file's own words say which it is.
+
+        RecipeError for a mixture, and for recipes where only a deployment says enough (``deployed``).
+        """
+        texts = {file: self.intake.text(file) for file in files}
+        among = [file for file, text in texts.items() if deployment.is_deployment(text)]
+        if among and len(files) > 1:
+            what = "a deployment says itself which recipes it has, so it is named alone"
+            raise RecipeError((Problem(str(among[0]), what, "add the other recipes to its `recipes`, or build them apart"),))
+        if among:
+            return Joint(deployment.read(texts[among[0]], str(among[0])), among[0].parent, among[0])
+        if deployed:
+            what = "this is a recipe, and says nothing of where it is served (a deployment has the key `recipes`)"
+            hint = "serve the repository that it was built into: `forge serve --repository DIR`"
+            raise RecipeError(tuple(Problem(str(file), what, hint) for file in files))
+        return Joint(Deployment(recipes=tuple(map(str, files))), Path())
+
+    def orders(self, joint: Joint, *, runtime: RuntimeKind | None = None, locked: bool = False) -> list[Order]:
+        """Every recipe with its facts; RecipeError with the problems of all of them."""
+        problems: list[Problem] = []
+        found: list[Order] = []
+        for at, member in enumerate(joint.stated.members):
+            try:
+                found.append(self._order(joint, member, runtime, locked=locked))
+            except RecipeError as error:
+                problems += error.problems
+            except ForgeError as error:
+                if joint.file is None or joint.path(member).is_file():
+                    raise
+                hint = f"it is looked for at {joint.path(member)}"
+                problems.append(Problem(f"{joint.file}: recipes[{at}]", error.what, hint))
+        if not problems:
+            named = tuple((o.recipe.name, joint.path(m)) for o, m in zip(found, joint.stated.members, strict=True))
+            where = f"{joint.file}: " if joint.file else ""
+            problems = [Problem(f"{where}{each.where}", each.what, each.hint) for each in deployment.twice(named)]
+        if problems:
+            raise RecipeError(tuple(problems))
+        return found
+
+    def shared(self, joint: Joint, orders: Sequence[Order]) -> list[Order]:
+        """The orders with each one's part of the GPUs that they share."""
+        apart = budget.groups(orders)
+        if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
+            return list(orders)  # nobody is asked for the GPUs of this machine without need
+        return budget.shared(orders, joint.stated, self.doors.gpus(), self.sizing.load, self.intake.say)
+
+    def planned(self, orders: Sequence[Order], layout: Layout, *, prefixed: bool) -> Plan:
+        """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
+        wanted = plan(orders, prefixed=prefixed or layout.rename_plain, inside=layout.inside)
+        for note in wanted.notes:
+            self.intake.say(note)
+        return wanted
+
+    def foresee(self, joint: Joint, orders: Sequence[Order], layout: Layout, *, prefixed: bool) -> Prospect:
+        """The plan against the store, and whether it fits; where that cannot be told, why."""
+        wanted = self.planned(orders, layout, prefixed=prefixed)
+        try:
+            fit, unfit = self.fit(joint, orders), ""
+        except ForgeError as error:
+            fit, unfit = None, str(error)
+        return Prospect(wanted, outlook(wanted, self.store), fit, unfit)
+
+    def fit(self, joint: Joint, orders: Sequence[Order], gpu: str = "") -> Report:
+        """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""
+        gpus = (find(gpu),) if gpu else self.doors.gpus()
+        return self.sizing.report(orders, budget.limited(gpus, joint.stated), self.doors.memory(), named=bool(gpu))
+
+    def _order(self, joint: Joint, member: Member, runtime: RuntimeKind | None, *, locked: bool) -> Order:
+        return self.intake.order(
+            joint.path(member),
+            runtime=runtime,
+            locked=locked,
+            adapt=lambda recipe: deployment.adapted(recipe, member, joint.stated.gpu),
+        )

@@ -1,0 +1,70 @@
+"""Which builds can be noted as done, and what their plans were read from (see ``forge.standing``)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import forge
+from forge import families
+from forge.adapters.environments import INSTALLED_TRITON
+from forge.joining import Joint
+from forge.manifest import PublishedModel
+from forge.model import RuntimeKind, SourceKind
+from forge.order import Order
+from forge.serving import PYTHONS
+from forge.standing import Held, Looked, Model, Question, Standing, Stood, look
+from forge.steps import Step
+from forge.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Noting:
+    """Writes notes where all that a plan stands on can be named: no image, no network, no local checkpoint, no GPU."""
+
+    standing: Standing
+    store: Store
+
+    def before(self, joint: Joint) -> Looked:
+        """What a plan is about to be read from; looked at first, so that a change on the way makes the note void."""
+        recipes = [joint.path(member).absolute() for member in joint.stated.members]
+        texts = [*recipes, *(recipe.with_name(f"{recipe.name}.lock") for recipe in recipes)]
+        return look([*texts, joint.file.absolute()] if joint.file else texts, _code())
+
+    def after(self, question: Question, looked: Looked, orders: Sequence[Order], stood: Stood) -> None:
+        """Note a build that has just been published, where it can be."""
+        if all(_is_settled(order) for order in orders):
+            self.standing.keep(question, looked, stood)
+
+    def stood(self, place: Path, models: Iterable[PublishedModel], steps: Iterable[Step]) -> Stood:
+        """What a build has published, and what that stands on."""
+        held = tuple(found for step in steps if (found := self._held(step)))
+        told = tuple(Model(m.name, {str(role): name for role, name in m.roles.items()}, m.entry) for m in models)
+        return Stood(str(place), told, held)
+
+    def _held(self, step: Step) -> Held | None:
+        artifact = self.store.find(step.key)
+        return Held(step.name, str(artifact.path.parent), artifact.size, "") if artifact else None
+
+
+def _is_settled(order: Order) -> bool:
+    """Whether texts and code say everything: served by the twin, from what a version or a lock nails down."""
+    recipe, host = order.recipe, order.facts.host
+    plain = recipe.runtime.kind is RuntimeKind.TWIN and not recipe.convert.calibration and not recipe.verify.on_build
+    pinned = all(
+        source.kind is SourceKind.WHEEL or (order.locked and source.kind in (SourceKind.HUB, SourceKind.GIT))
+        for source in (recipe.source, recipe.draft)
+        if source
+    )
+    return plain and pinned and host.python in PYTHONS and not host.triton
+
+
+def _code() -> Iterator[Path]:
+    """forge, every installed plugin (any may serve a recipe that names none), and a Triton that would be preferred."""
+    yield Path(forge.__file__).parent
+    yield INSTALLED_TRITON
+    for module in families.modules():
+        spec = find_spec(module)
+        if spec is None:
+            continue  # it does not load now; installing what it lacks changes what is installed
+        yield from map(Path, spec.submodule_search_locations or ([spec.origin] if spec.origin else []))

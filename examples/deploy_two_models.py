@@ -1,0 +1,44 @@
+"""Two models in one repository and one server: what deployments/two-chatbots.toml does, from Python.
+
+python examples/deploy_two_models.py "Tell me of a dragon."
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from forge.errors import ForgeError
+from forge.ports import Event, Ports
+from forge.workshop import Workshop
+
+DEPLOYMENT = Path(__file__).parent.parent / "deployments" / "two-chatbots.toml"
+
+
+def tell(event: Event) -> None:
+    """Progress, on stderr; ``forge.cli.progress`` shows more of it."""
+    if event.kind in ("held", "made", "note", "failed"):
+        print(event.kind, event.step, event.text, file=sys.stderr)
+
+
+def main(question: str, repository: Path, ports: Ports | None = None) -> None:
+    """Build and serve the deployment, but for its repository and its ports, and ask each of its models once."""
+    shop = Workshop.here(tell, jobs=2)
+    built = shop.build([DEPLOYMENT], repository=repository)
+    running = shop.serve(repository, ports or shop.joint([DEPLOYMENT]).ports)
+    try:
+        for model in built.models:
+            target = shop.target(model.name, repository)
+            request = replace(target.request(shop.templated(target, [("user", question)])), max_tokens=32, seed=7)
+            answer = "".join(chunk.text for chunk in shop.generate(target.address, request))
+            print(f"{model.name}: {answer}")
+    finally:
+        shop.stop(running)
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        try:
+            main(sys.argv[1], Path(folder) / "models")
+        except ForgeError as error:
+            sys.exit(f"error: {error}")
