@@ -243,3 +243,16 @@ def test_a_drafted_recipe_can_be_planned(shop: Workshop, tmp_path: Path) -> None
     text = shop.draft("acme/tiny")
     assert 'family = "llama"' in text
     assert shop.plan([written(tmp_path, "drafted.toml", text)]).steps
+
+
+def test_a_build_checks_what_it_published_and_nothing_beside_it(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    assert not shop.build([recipe], repository=models, prefixed=True).findings
+    world.origin.files["tokenizer.json"] = b'{"model": '
+    other = written(tmp_path, "other.toml", TWIN.replace("tiny", "other"))
+    built = shop.build([other], repository=models, prefixed=True)
+    assert {finding.rule for finding in built.findings if finding.severity == "error"} == {"tokenizer-files"}
+    assert built.broken
+    assert {finding.rule for finding in shop.check(models).findings if finding.severity == "error"} == {"tokenizer-files"}

@@ -1,12 +1,15 @@
 """A served model to speak to: where it stands, what it is called there, and what its recipe wants asked."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from forge import publishing
+from forge.errors import InferenceError, ServerError
 from forge.manifest import PublishedModel
 from forge.model import RuntimeKind
-from forge.ports import Request
+from forge.ports import Request, Running
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,17 @@ class Target:
             stop=wanted.stop,
             num_draft_tokens=self.model.num_draft_tokens,
         )
+
+
+def served(name: str, servers: Sequence[Running]) -> Target:
+    """The model of that name among what ``servers`` offer; ServerError where none runs, InferenceError where none has it."""
+    known: list[str] = []
+    for server in servers:
+        for place in map(Path, server.repositories):
+            for model in publishing.inventory(place).models:
+                if model.name == name:
+                    return Target(f"{server.ports.host}:{server.ports.grpc}", model, place)
+                known.append(model.name)
+    if not servers:
+        raise ServerError("no server is running", hint="start one: `forge serve --detach`")
+    raise InferenceError(f"no running server offers {name!r}", hint=f"offered: {', '.join(known) or 'nothing'}")

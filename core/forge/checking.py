@@ -3,14 +3,17 @@
 The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or what is left of either.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import structs
+
 from forge import compatibility, publishing, reading, rules, trees
 from forge.errors import RepositoryError
 from forge.machine import Gpu as Card
-from forge.manifest import NAME, Manifest
+from forge.manifest import NAME, Manifest, PublishedModel
 from forge.rules import Finding, Repository, Severity
 from forge.rules.configs import Blank
 from forge.rules.mends import mended
@@ -65,13 +68,24 @@ class Checker:
         changes = mend(place, seen, self.blank) if fix else ()
         return Report(str(place), rules.examine(self.look(place, image) if changes else seen), changes)
 
+    def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
+        """What is wrong with some of the models that forge has published at ``place``, whatever stands beside them."""
+        names = {model.name for model in models}
+        held = publishing.inventory(place)
+        held = structs.replace(held, models=tuple(model for model in held.models if model.name in names))
+        folders = frozenset(folder for model in held.models for folder in model.roles.values())
+        found = rules.examine(self._seen(place, held, self._image(held), folders))
+        return tuple(each for each in found if each.severity is not Severity.REMARK)
+
     def look(self, place: Path, image: str = "") -> Repository:
         """The repository at ``place`` as values."""
         held = publishing.inventory(place) if (place / NAME).is_file() else None
-        reference = compatibility.toolchain(image).image if image else self._image(held)
+        return self._seen(place, held, compatibility.toolchain(image).image if image else self._image(held))
+
+    def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
         known = compatibility.release(reference)
         return replace(
-            reading.read(place, self.blank, held),
+            reading.read(place, self.blank, held, only),
             image=reference,
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),

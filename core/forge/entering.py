@@ -14,6 +14,7 @@ from forge.manifest import PublishedModel, Serving
 from forge.model import Names, Role, RuntimeKind, TextFile
 from forge.order import Order
 from forge.places import Places
+from forge.rules import Finding, Severity
 from forge.steps import Assemble, Entry, LayBackends, Rename, Step
 from forge.store import Store
 
@@ -29,6 +30,13 @@ class Built:
     models: tuple[PublishedModel, ...]
     linked: int
     copied: int
+    findings: tuple[Finding, ...] = ()
+    """What a check of the published models found, remarks left out."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a model would not load or not answer."""
+        return any(each.severity is Severity.ERROR for each in self.findings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class Stood(Struct, frozen=True):
     steps: tuple[Held, ...]
     linked: int = 0
     copied: int = 0
+    findings: tuple[str, ...] = ()
+    """Always empty: a build that left something wrong is not noted."""
 
 
 class Looked(Struct, frozen=True):

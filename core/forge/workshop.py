@@ -14,16 +14,18 @@ from functools import cached_property
 from pathlib import Path
 
 from forge import entering, publishing, repository, standing
-from forge.asking import Target
+from forge.asking import Target, served
 from forge.benching.results import Results
 from forge.benching.wish import Wish as Benchmark
 from forge.builder import Builder
+from forge.checking import Checker
+from forge.checking import Report as Examined
 from forge.checkup import Checkup
 from forge.crew import Allowance
 from forge.doctor import Finding
 from forge.doors import Doors
 from forge.entering import Built
-from forge.errors import InferenceError, RepositoryError, ServerError
+from forge.errors import RepositoryError, ServerError
 from forge.fitting import Report
 from forge.home import home
 from forge.intake import Intake
@@ -43,6 +45,7 @@ from forge.proving import PLAIN, Prover, Wish
 from forge.sizing import Sizing
 from forge.steps import Plan, Stage
 from forge.store import Store
+from forge.tailing import lines
 from forge.turnover import Turnover
 from forge.verifying.report import Report as Verification
 
@@ -204,11 +207,12 @@ class Workshop:
             self.store.remember(place)
             relocate = self._relocate(place, models)
             done = self._turnover.publish_all(place, models, relocate)
-        if not layout.rename_plain:
+        found = self._checker.published(place, models)
+        if not (layout.rename_plain or found):
             options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": layout.inside}
             asked = standing.question(recipes, repository, os.getcwd(), options)
             self._noting.after(asked, looked, orders, self._noting.stood(place, models, steps))
-        return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done))
+        return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
 
     def add(
         self,
@@ -332,17 +336,25 @@ class Workshop:
     def logs(self, repository: AnyPath, *, follow: bool = False) -> Iterator[str]:
         """The lines of the server's log; with ``follow`` until it ends."""
         running = self.server(repository)
-        with Path(running.log).open(encoding="utf-8", errors="replace") as log:
-            while True:
-                yield from (line.rstrip("\n") for line in log)
-                if not follow or all(other.pid != running.pid for other in self.servers()):
-                    return
-                time.sleep(0.2)
+        return lines(Path(running.log), (lambda: self._lives(running)) if follow else None)
 
     def wait(self, running: Running) -> None:
         """Return when the server has ended."""
-        while any(other.pid == running.pid for other in self.servers()):
+        while self._lives(running):
             time.sleep(0.5)
+
+    def _lives(self, running: Running) -> bool:
+        return any(other.pid == running.pid for other in self.servers())
+
+    # -- checking
+
+    def check(self, repository: AnyPath = "model-repository", *, image: str = "", fix: bool = False) -> Examined:
+        """What is wrong in any Triton model repository, forge's own or not; with ``fix`` what is safe is mended before."""
+        return self._checker.check(Path(repository), image=image, fix=fix)
+
+    @property
+    def _checker(self) -> Checker:
+        return Checker(self.store, self._doors.machine, self._doors.blank)
 
     # -- verifying
 
@@ -367,23 +379,13 @@ class Workshop:
 
     @property
     def _bench(self) -> Bench:
-        return Bench(self._doors, self.store, Clocks(time.perf_counter, time.time), self._tell)
+        return Bench(self._doors, self.store, Clocks(time.perf_counter, time.time), self._tell, lambda: self._builder)
 
     # -- asking
 
     def target(self, model: str, repository: AnyPath | None = None) -> Target:
         """Find a served model by its recipe's name, among the running servers or in one repository's."""
-        running = self.servers() if repository is None else (self.server(repository),)
-        known: list[str] = []
-        for server in running:
-            for place in server.repositories:
-                for each in publishing.inventory(Path(place)).models:
-                    known.append(each.name)
-                    if each.name == model:
-                        return Target(f"{server.ports.host}:{server.ports.grpc}", each, Path(place))
-        if not running:
-            raise ServerError("no server is running", hint="start one: `forge serve --detach`")
-        raise InferenceError(f"no running server offers {model!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
+        return served(model, self.servers() if repository is None else (self.server(repository),))
 
     def generate(self, address: str, request: Request) -> Iterator[Chunk]:
         """Ask and stream the answer; closing the iterator cancels the request."""

@@ -104,7 +104,18 @@ def build(
         return
     layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
     built = shop.build(recipes, repository=repository, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
+    conclude(output, built)
+
+
+def conclude(output: Output, built: Any) -> None:
+    """Say what was published (``forge.entering.Built``) and what a check of it found; exit code 8 where it would not serve."""
+    for each in built.findings:
+        output.say(f"{each.severity}: {each.file}: {each.what}\n    {each.mend} [{each.rule}; see docs/rules.md]")
     output.result(*said(built))
+    if built.broken:
+        from forge.errors import RepositoryError
+
+        raise SystemExit(RepositoryError.exit_code)
 
 
 def done_already(recipes: tuple[str, ...], repository: str | None, options: Mapping[str, object]) -> Any:
@@ -125,6 +136,7 @@ def said(built: Any) -> tuple[object, str]:
         "models": models,
         "linked_bytes": built.linked,
         "copied_bytes": built.copied,
+        "findings": built.findings,
     }
     names = ", ".join(model.name for model in built.models)
     text = f"{names} published into {built.repository}"

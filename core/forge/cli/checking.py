@@ -1,6 +1,5 @@
 """check."""
 
-import os
 from pathlib import Path
 
 import click
@@ -25,14 +24,10 @@ def check(output: Output, repository: Path, image: str, sarif: Path | None, fix:
     Example:
         forge check model-repository --image 25.08
     """
-    from forge.checking import Checker
-    from forge.doors import Doors
     from forge.errors import RepositoryError
     from forge.workshop import Workshop
 
-    shop = Workshop.here(output.listener)
-    doors = Doors(shop.home, dict(os.environ), output.say)
-    report = Checker(shop.store, doors.machine, doors.blank).check(repository, image=image, fix=fix)
+    report = Workshop.here(output.listener).check(repository, image=image, fix=fix)
     if sarif is not None:
         from importlib.metadata import version
 

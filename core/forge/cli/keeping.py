@@ -2,7 +2,7 @@
 
 import click
 
-from forge.cli.building import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, said
+from forge.cli.building import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, conclude
 from forge.cli.show import Output, size, table, verb
 
 
@@ -37,7 +37,7 @@ def add(
     shop = Workshop.here(output.listener, jobs=jobs)
     layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
     kind = RuntimeKind(runtime) if runtime else None
-    output.result(*said(shop.add(recipes, repository=repository, runtime=kind, locked=locked, layout=layout)))
+    conclude(output, shop.add(recipes, repository=repository, runtime=kind, locked=locked, layout=layout))
 
 
 @click.command()
