@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ STREAMS = 24
 """Requests carried at once. Triton gives the requests that an instance makes 32 threads, and the stop requests need some."""
 
 WATCH_SECONDS = 0.05
+KEPT = 64
+"""Streams that are held after their end. Triton 2.51 lets go of one in a thread without Python's lock; were that thread the
+last to hold it, arrays would be freed there, and now and then the process dies of it."""
 PATIENCE = 4
 """Looks of the watch after which a stop request is sent again: the first can overtake what it is to stop."""
 
@@ -48,6 +52,7 @@ TO_ENGINE = {"stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_
 }
 # fmt: on
 LOG_PROBS = ("cum_log_probs", "output_log_probs")
+YES = ("true", "1", "yes", "t")
 COUNTS = ("num_input_tokens", "num_output_tokens")
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -69,8 +74,7 @@ class Detokenizer:
     is not dropped in the middle. A character that is not whole yet is held back: tokenizers show it as U+FFFD.
     """
 
-    LONGEST = 32
-    """U+FFFD in a row that are waited for: SentencePiece shows a whole run of bytes so until the run is complete."""
+    LONGEST = 32  # U+FFFD in a row: SentencePiece shows a whole run of bytes so until the run is complete
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
@@ -161,13 +165,11 @@ class Call:
             self.over = True
             if self.cancelled and not self.decoupled:
                 self.error = pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED)
-            if self.error is None:
-                self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                return
             # Alone, an error has to carry FINAL; after tokens, FINAL has to follow by itself or the request is never freed.
-            error = pb_utils.InferenceResponse(error=self.error)
-            self.sender.send(error, flags=0 if self.answered else pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-            if self.answered:
+            if self.error is not None:
+                error = pb_utils.InferenceResponse(error=self.error)
+                self.sender.send(error, flags=0 if self.answered else pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            if self.error is None or self.answered:
                 self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def look(self) -> bool:
@@ -190,12 +192,13 @@ class TritonPythonModel:
         if not file.is_file():
             raise pb_utils.TritonModelException(f"{file} is missing: this model reads fast tokenizers (tokenizer.json) only")
         self._tokenizer = Tokenizer.from_file(str(file))
-        self._skip = _says_yes(stated.get("skip_special_tokens", "true"))
-        self._accumulate = _says_yes(stated.get("accumulate_tokens", "false"))
+        self._skip = stated.get("skip_special_tokens", "true").strip().lower() in YES
+        self._accumulate = stated.get("accumulate_tokens", "false").strip().lower() in YES
         self._decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
         self._engine = stated.get("tensorrt_llm_model_name", "tensorrt_llm")
         self._preprocessing = stated.get("preprocessing_model_name", "preprocessing")
         self._open: dict[int, Call] = {}
+        self._kept: deque[object] = deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._closing = False
         self._threads = ThreadPoolExecutor(STREAMS, "stream")
@@ -218,8 +221,6 @@ class TritonPythonModel:
             self._changed.notify()
         self._threads.shutdown(wait=True)
         self._watch.join()
-
-    # -- one call
 
     def _serve(self, call: Call) -> None:
         rows = self._guarded(call, lambda: self._prepare(call))
@@ -282,7 +283,7 @@ class TritonPythonModel:
         request = pb_utils.InferenceRequest(
             model_name=self._engine, requested_output_names=wanted, inputs=inputs, request_id=call.ids[number]
         )
-        for response in request.exec(decoupled=True) if self._decoupled else (request.exec(),):
+        for response in self._asked(request):
             found = _arrays(response)
             # The end of a stream can be empty. A failure in its middle is, too: Triton 2.51 hands none on to a model that asks.
             if "output_ids" in found:
@@ -334,8 +335,6 @@ class TritonPythonModel:
             held.append(pb_utils.Tensor("batch_index", np.array([[number]], np.int32)))
         return held
 
-    # -- the watch
-
     def _look(self) -> None:
         while True:
             with self._changed:
@@ -357,8 +356,12 @@ class TritonPythonModel:
             request = pb_utils.InferenceRequest(
                 model_name=self._engine, requested_output_names=["output_ids"], inputs=inputs, request_id=each
             )
-            for _ in request.exec(decoupled=True) if self._decoupled else (request.exec(),):
-                pass
+            list(self._asked(request))
+
+    def _asked(self, request: pb_utils.InferenceRequest) -> Iterable[pb_utils.InferenceResponse]:
+        answers = request.exec(decoupled=True) if self._decoupled else (request.exec(),)
+        self._kept.append(answers)
+        return answers
 
 
 def _arrays(response: pb_utils.InferenceResponse) -> dict[str, NDArray[np.generic]]:
@@ -386,15 +389,12 @@ def _joined(rows: Sequence[Whole]) -> list[pb_utils.Tensor]:
         longest = max(len(each) for row in rows for each in row.log_probs)
         sums = [row.sums + [0.0] * (most - len(row.sums)) for row in rows]
         logs = [[(each + [-1.0] * longest)[:longest] for each in (row.log_probs + [[]] * most)[:most]] for row in rows]
-        tensors += [pb_utils.Tensor(LOG_PROBS[0], np.array(sums, np.float32))]
-        tensors += [pb_utils.Tensor(LOG_PROBS[1], np.array(logs, np.float32))]
+        tensors += [
+            pb_utils.Tensor(name, np.array(held, np.float32)) for name, held in zip(LOG_PROBS, (sums, logs), strict=True)
+        ]
     counts = {name: np.array([[row.counts[name]] for row in rows], np.int32) for name in rows[0].counts}
     return [*tensors, *(pb_utils.Tensor(name, array) for name, array in counts.items())]
 
 
 def _text_tensor(rows: list[list[str]]) -> pb_utils.Tensor:
     return pb_utils.Tensor("text_output", np.array([[text.encode() for text in row] for row in rows], dtype=object))
-
-
-def _says_yes(value: str) -> bool:
-    return value.strip().lower() in ("true", "1", "yes", "t")
