@@ -93,3 +93,7 @@ class FakeDoors(Doors):
     @cached_property
     def client(self) -> Client:
         return self._world.client
+
+    @property
+    def patient(self) -> Client:
+        return self.client

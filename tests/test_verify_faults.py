@@ -44,6 +44,10 @@ def repository(shop: Workshop, folder: Path) -> Iterator[Path]:
     shop.stop(running)
 
 
+def servers(shop: Workshop) -> set[str]:
+    return {running.repository for running in shop.servers()}
+
+
 def report(shop: Workshop, repository: Path, name: str, *, streaming: bool = False) -> Report:
     return shop.verify(repository.parent / f"{name}.toml", repository, Wish(streaming=streaming))
 
@@ -113,6 +117,7 @@ def test_the_command_line_names_the_guilty_and_exits_with_a_code_of_its_own(home
 
 
 def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Workshop, folder: Path, repository: Path) -> None:
+    before = servers(shop)
     proven = recipe(folder, "proven", "on_build = true\nstreaming = false")
     shutil.copyfile(folder / "good.toml.golden.json", folder / "proven.toml.golden.json")
     place = folder / "proven-repository"
@@ -122,10 +127,11 @@ def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Wor
     assert held is not None
     assert json.loads((held.path / "verdict.json").read_text())["passed"]
     assert all(step.held for step in shop.outlook(shop.plan([proven])))
-    assert {Path(running.repository) for running in shop.servers()} == {repository}
+    assert servers(shop) == before
 
 
 def test_a_build_that_does_not_pass_publishes_nothing(shop: Workshop, folder: Path, repository: Path) -> None:
+    before = servers(shop)
     refused = recipe(folder, "refused", "on_build = true\nstreaming = false")
     stated = json.loads((folder / "good.toml.golden.json").read_text())
     told = stated["transcripts"][0]
@@ -137,4 +143,4 @@ def test_a_build_that_does_not_pass_publishes_nothing(shop: Workshop, folder: Pa
         shop.build([refused], repository=place)
     assert not (place / "forge.json").exists()
     assert [step.name for step in shop.outlook(shop.plan([refused])) if not step.held] == ["refused: verdict"]
-    assert {Path(running.repository) for running in shop.servers()} == {repository}
+    assert servers(shop) == before

@@ -1,11 +1,14 @@
 """The doors to the world: which adapter stands behind each port. Each is imported when it is first used."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from forge import diagnoses, families
 from forge.benching.driving import Driver
+from forge.benching.page import Page
 from forge.benching.watching import Instruments
 from forge.benching.workload import Tokenizer
 from forge.builder import Tools

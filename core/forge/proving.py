@@ -136,7 +136,7 @@ class Prover:
         model, allowed = target.model, self._allowed(target, terms)
         limits = _limits(target)
         streams = self.doors.streams(target.address, model.front)
-        interview = Interview(target.address, model, self.doors.client, self.doors.stages, streams)
+        interview = Interview(target.address, model, self.doors.patient, self.doors.stages, streams)
         interview = replace(interview, room=limits.get("max_seq_len", 0), places=limits.get("max_batch_size", 8))
         heard = interview.hear(reference, line)
         said = {each.name: each for each in reference.transcripts}
