@@ -6,12 +6,13 @@ from typing import cast
 
 import click
 
+from forge.benching import telling
 from forge.benching.comparing import QUALITY, Change, Comparison
-from forge.benching.results import Figure, Point, Results
+from forge.benching.results import Results
+from forge.benching.telling import CHIEF, quantity
 from forge.benching.wish import Wish, limits, sampled, seconds, swept
 from forge.cli.show import table
 
-CHIEF = ("ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "latency_p95", "output_tokens_per_s", "requests_per_s")
 COLOURS: Mapping[str, str] = {"better": "green", "worse": "red"}
 
 
@@ -41,13 +42,12 @@ def document(found: Results, place: str) -> dict[str, object]:
 
 def lines(found: Results) -> Iterator[str]:
     """One table of all points, and what a reader should know."""
-    names = [name for name in CHIEF if any(name in point.figures for point in found.points)]
-    names += [name for name in ("goodput_share", "error_share") if any(_tells(point, name) for point in found.points)]
+    names = telling.chief(found.points)
     scored = any(point.quality for point in found.points)
     header = ("MODEL", "SETTING", *(name.upper() for name in names), *(("QUALITY",) if scored else ()))
     rows: list[tuple[str, ...]] = [header]
     for point in found.points:
-        cells = tuple(_cell(point.figures.get(name)) for name in names)
+        cells = tuple(telling.cell(point.figures.get(name)) for name in names)
         quality = point.quality
         mark = (f"{quality.score:.0%} [{quality.low:.0%}, {quality.high:.0%}]" if quality else "-",) if scored else ()
         rows.append((point.model, point.label, *cells, *mark))
@@ -58,7 +58,7 @@ def lines(found: Results) -> Iterator[str]:
         for verdict in point.quality.verdicts if point.quality else ():
             if not verdict.passed:
                 yield f"{point.label}: {verdict.name}: {'; '.join(verdict.failed)}"
-        for message, count in _errors(point).items():
+        for message, count in telling.errors(point).items():
             yield click.style(f"{point.model}, {point.label}: {count} failed: {message}", fg="red")
     yield from (f"note: {note}" for note in found.notes)
 
@@ -76,13 +76,11 @@ def _circumstances(found: Results) -> Iterator[str]:
     amount = f"{settings.duration:g} s" if settings.duration else f"{settings.requests} requests"
     lengths = settings.dataset or f"{_length(settings.input_tokens)} tokens in, {_length(settings.output_tokens)} out"
     yield f"{settings.repeats} repeats of {amount}, {lengths}; means over repeats with 95 % intervals"
-    yield f"tokens counted by the {_WHO[settings.counted]}"
+    yield f"tokens counted by the {telling.COUNTED_BY[settings.counted]}"
     for point in found.points if len(found.points) == 1 else ():
         for name, times in point.repeats[-1].triton.items():
-            yield f"Triton's {name}, last repeat: queue {_time(times.queue)}, compute {_time(times.compute)} a request"
-
-
-_WHO = {"server": "server", "asked": "request, which fixes them", "tokenizer": "tokenizer", "chunks": "number of chunks"}
+            queue, compute = telling.duration(times.queue), telling.duration(times.compute)
+            yield f"Triton's {name}, last repeat: queue {queue}, compute {compute} a request"
 
 
 def comparison_lines(found: Comparison, *, everything: bool) -> Iterator[str]:
@@ -104,39 +102,8 @@ def _change(change: Change) -> tuple[str, ...]:
     ratio = change.ratio
     span = f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.low is not None and ratio.high is not None else "-"
     verdict = click.style(change.verdict, fg=COLOURS.get(change.verdict))
-    values = (_quantity(change.first, change.unit), _quantity(change.second, change.unit))
+    values = (quantity(change.first, change.unit), quantity(change.second, change.unit))
     return (change.name, *values, f"{ratio.value:.3f}" if ratio else "-", span, verdict)
-
-
-def _tells(point: Point, name: str) -> bool:
-    return name in point.figures and (name != "error_share" or point.figures[name].value > 0)
-
-
-def _errors(point: Point) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for repeat in point.repeats:
-        for message, count in repeat.errors.items():
-            found[message] = found.get(message, 0) + count
-    return found
-
-
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
-        return "-"
-    text = _quantity(figure.value, figure.unit)
-    if figure.high is None:
-        return text
-    return f"{text} ±{_quantity(figure.high - figure.value, figure.unit)}"
-
-
-def _quantity(value: float, unit: str) -> str:
-    if unit == "s":
-        return _time(value)
-    return f"{value:.1%}" if unit == "share" else f"{value:.4g}"
-
-
-def _time(value: float) -> str:
-    return f"{value:.3g} s" if abs(value) >= 1 else f"{value * 1000:.3g} ms"
 
 
 def _length(tokens: int | None) -> str:

@@ -1,0 +1,250 @@
+"""What goes onto a benchmark's page: the data of each plot, and the tables, from one or several results. Draws nothing.
+
+Every point of every results has a number, from 1 on, which is its name in the plots. Times in plots are milliseconds, but in
+the timeline seconds since a repeat's beginning.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from forge.benching import sheets
+from forge.benching.comparing import Comparison
+from forge.benching.results import Figure, Point, Record, Results
+from forge.benching.sheets import Table
+
+MOST_BARS = 1000
+"""Requests of one repeat that the timeline shows: more could not be told apart, and the file is to be mailed."""
+DISTRIBUTIONS = {
+    "ttft": ("Time to first token", "time to first token, ms"),
+    "itl": ("Time between tokens (ITL)", "mean of an answer, ms"),
+    "gap": ("Time between chunks", "each gap of each answer, ms"),
+    "latency": ("Latency of requests", "from due to the last chunk, ms"),
+}
+"""``Point.distributions`` -> heading, and what the axis says."""
+_MS = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Results under the name that tells them from the others of the page; empty where there are no others."""
+
+    name: str
+    results: Results
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One point of the results as the plots know it."""
+
+    number: int
+    label: str
+    """Model and setting, and whose results, as far as they tell it from the others."""
+    line: int
+    """Those with the same differ in their load only, and are joined."""
+    load: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A value and its 95 % interval; without one the ends are the value."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    number: int
+    x: Span
+    y: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One figure against another, a dot for each point that has both."""
+
+    name: str
+    title: str
+    x_title: str
+    y_title: str
+    dots: tuple[Dot, ...]
+    percent: bool = False
+    """Whether y is a share, to be seen against all of 0 to 100 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The 0th, 1st, ... 100th percentile of a point's requests."""
+
+    number: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    name: str
+    title: str
+    x_title: str
+    curves: tuple[Curve, ...]
+    y_title: str = "% of them that take no longer"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One request: ``row`` counts from 0 within its repeat, in the order in which they were due."""
+
+    group: int
+    row: int
+    due: float
+    sent: float
+    first: float | None
+    end: float
+    tokens: int
+    fate: str
+    """``answered``, ``late`` (a limit of --goodput was not kept) or ``failed``."""
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One repeat of one point; the timeline shows one at a time."""
+
+    series: Series
+    repeat: int
+    """From 1 on."""
+    requests: int
+    """How many there were; the bars may be fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    groups: tuple[Group, ...]
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    title: str
+    subtitle: str
+    series: tuple[Series, ...]
+    clouds: tuple[Cloud, ...]
+    distributions: tuple[Distribution, ...]
+    timeline: Timeline
+    chief: Table
+    """The figures that matter most."""
+    more: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+
+def page(named: Sequence[Named], comparison: Comparison | None = None) -> Page:
+    """All that one page shows of ``named``; ``comparison`` adds the ratios of the second results over the first."""
+    numbered = tuple(_numbered(named))
+    series = tuple(each for each, _ in numbered)
+    points = [(each.number, point) for each, point in numbered]
+    labelled = [(each.number, each.label, point) for each, point in numbered]
+    models = dict.fromkeys(subject.name for each in named for subject in each.results.subjects)
+    compared = sheets.compared(comparison) if comparison else ()
+    return Page(
+        title=", ".join(models),
+        subtitle="; ".join(sheets.circumstances(each.name, each.results) for each in named),
+        series=series,
+        clouds=tuple(cloud for cloud in _clouds(points) if cloud.dots),
+        distributions=tuple(_distributions(points)),
+        timeline=_timeline(numbered),
+        chief=sheets.chief(labelled),
+        more=tuple(
+            table
+            for table in (
+                *compared,
+                *(one for each in named for one in sheets.about(each.name, each.results)),
+                *sheets.details(labelled),
+            )
+            if table.rows
+        ),
+        notes=tuple(sheets.prefixed(each.name, note) for each in named for note in each.results.notes),
+    )
+
+
+def _numbered(named: Sequence[Named]) -> Iterator[tuple[Series, Point]]:
+    lines: dict[tuple[object, ...], int] = {}
+    several = any(len(each.results.subjects) > 1 for each in named)
+    number = 0
+    for each in named:
+        for point in each.results.points:
+            number += 1
+            rest = tuple((name, value) for name, value in point.values.items() if name not in ("concurrency", "rate"))
+            line = lines.setdefault((each.name, point.model, point.rate is None, rest), len(lines))
+            label = sheets.prefixed(each.name, f"{point.model} {point.label}" if several else point.label)
+            load = float(point.concurrency if point.concurrency is not None else point.rate or 0.0)
+            yield Series(number, label, line, load), point
+
+
+def _clouds(points: Sequence[tuple[int, Point]]) -> Iterator[Cloud]:
+    speed = "output_tokens_per_s"
+    latency = "latency_p95"
+    yield Cloud(
+        "throughput",
+        "Throughput against latency",
+        "latency of requests, 95th percentile, ms",
+        "output tokens a second",
+        tuple(
+            Dot(number, _span(point.figures[latency], _MS), _span(point.figures[speed]))
+            for number, point in points
+            if latency in point.figures and speed in point.figures
+        ),
+    )
+    yield Cloud(
+        "quality",
+        "Quality against speed",
+        "output tokens a second",
+        "prompts that passed, %",
+        tuple(
+            Dot(number, _span(point.figures[speed]), Span(quality.score * 100, quality.low * 100, quality.high * 100))
+            for number, point in points
+            if speed in point.figures and (quality := point.quality) is not None
+        ),
+        percent=True,
+    )
+
+
+def _span(figure: Figure, scale: float = 1.0) -> Span:
+    low = figure.value if figure.low is None else figure.low
+    high = figure.value if figure.high is None else figure.high
+    return Span(figure.value * scale, low * scale, high * scale)
+
+
+def _distributions(points: Sequence[tuple[int, Point]]) -> Iterator[Distribution]:
+    for name, (title, x_title) in DISTRIBUTIONS.items():
+        curves = tuple(
+            Curve(number, tuple(value * _MS for value in point.distributions[name]))
+            for number, point in points
+            if point.distributions.get(name)
+        )
+        if curves:
+            yield Distribution(name, title, x_title, curves)
+
+
+def _timeline(numbered: Iterable[tuple[Series, Point]]) -> Timeline:
+    groups: list[Group] = []
+    bars: list[Bar] = []
+    for series, point in numbered:
+        for place, repeat in enumerate(point.repeats, 1):
+            ordered = sorted(repeat.records, key=lambda record: (record.due, record.sent))[:MOST_BARS]
+            bars += [_bar(len(groups), row, record) for row, record in enumerate(ordered)]
+            groups.append(Group(series, place, len(repeat.records)))
+    return Timeline(tuple(groups), tuple(bars))
+
+
+def _bar(group: int, row: int, record: Record) -> Bar:
+    return Bar(
+        group=group,
+        row=row,
+        due=record.due,
+        sent=record.sent,
+        first=record.first,
+        end=record.end,
+        tokens=record.output_tokens,
+        fate="failed" if record.error else "late" if record.good is False else "answered",
+        error=record.error,
+    )

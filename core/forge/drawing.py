@@ -1,0 +1,29 @@
+"""Leaves the page of one or several benchmarks as a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from forge import doors
+from forge.benching.comparing import Comparison
+from forge.benching.page import Named, page
+from forge.errors import BenchError
+
+
+def require() -> None:
+    """BenchError where no page could be drawn; to be asked before a benchmark that is to leave one."""
+    if not doors.draws():
+        raise BenchError("bokeh is not installed, which draws the page", hint="pip install 'triton-forge[bench]'")
+
+
+def leave(named: Sequence[Named], file: Path, comparison: Comparison | None = None) -> Path:
+    """Draw ``named`` into ``file``; a reader sees the former page or this one. BenchError where there is nothing to draw."""
+    require()
+    if not any(each.results.points for each in named):
+        raise BenchError("nothing was measured that could be drawn", where=str(file))
+    scratch = file.with_name(f".{file.name}.part")
+    try:
+        scratch.write_text(doors.drawn(page(named, comparison)), encoding="utf-8")
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return file
