@@ -14,7 +14,7 @@ from contextlib import aclosing
 from types import TracebackType
 
 from forge.adapters.aio import AsyncConnection
-from forge.adapters.kserve import Connection
+from forge.adapters.kserve import Connection, closed
 from forge.errors import InferenceError
 from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.replies import Answer, Perf, Piece, Reply
@@ -39,7 +39,8 @@ class Client:
     """One server at ``host:port`` (its gRPC port) over one channel; threads may share it.
 
     ``timeout`` bounds each whole answer, in seconds. What goes wrong is an InferenceError: no server, an unknown model, a word
-    that the model has no input for, a stream from a model that answers once, and whatever the server refuses.
+    that the model has no input for, a stream from a model that answers once, whatever the server refuses, and asking after
+    ``close``.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None) -> None:
@@ -83,6 +84,7 @@ class AsyncClient:
         self._address = address
         self._timeout = timeout
         self._connection: AsyncConnection | None = None
+        self._closed = False
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -94,6 +96,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the channel; answers under way are cancelled."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -121,6 +124,8 @@ class AsyncClient:
         return await self._connected().ask(request)
 
     def _connected(self) -> AsyncConnection:
+        if self._closed:
+            raise closed(self._address)
         if self._connection is None:
             self._connection = AsyncConnection(self._address, self._timeout)
         return self._connection

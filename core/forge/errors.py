@@ -95,8 +95,6 @@ class Trouble(StrEnum):
     """Whose fault it is that a served model did not answer, as far as that can be known."""
 
     OTHER = "other"
-    REFUSED = "refused"
-    """The model has no input for what was asked, or the value does not fit it; nothing was sent."""
     AWAY = "away"
     UNKNOWN = "unknown"
     """The server is there, and offers no such model."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from forge.headers import Tensor
 from forge.model import Checkpoint, Command, Pinned, Scalar, Source
@@ -50,6 +50,15 @@ class Origin(Protocol):
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """Bring every file of ``pinned`` to ``into``, each checked against its stated size and digest."""
+        ...
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """An origin that can say more of a pin than every plan is worth asking for."""
+
+    def sealed(self, pinned: Pinned) -> Pinned:
+        """The pin as a lock keeps it."""
         ...
 
 

@@ -68,7 +68,8 @@ class AsyncConnection:
     async def ready(self) -> tuple[str, ...]:
         """The models that the server offers."""
         request = self._calls.messages.RepositoryIndexRequest(ready=True)
-        index = await self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
+        async with self._translated(""):
+            index = await self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
         return tuple(entry.name for entry in index.models)
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:

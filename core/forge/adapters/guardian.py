@@ -28,8 +28,10 @@ def main(marker: str, state: str, log: str, container: str) -> None:
         return
     if not container:
         end(marker, PATIENCE, served(Path(log)))
-    elif not _ended(container, Path(log)):
-        return  # its owner's label has the next forge remove it
+    else:
+        end(marker, 0.0, lambda: True)  # what stands beside it on this machine
+        if not _ended(container, Path(log)):
+            return  # its owner's label has the next forge remove it
     Path(state).unlink(missing_ok=True)
 
 

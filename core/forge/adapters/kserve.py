@@ -193,7 +193,7 @@ class Calls:
 
         self.known.pop(model, None)
         code, details = error.code(), error.details() or ""
-        where = f"{model} at {self.address}"
+        where = f"{model} at {self.address}" if model else self.address
         if is_unknown(error):
             ready = ", ".join(offered) or "nothing"
             what = f"the server offers no model {model!r}"
@@ -220,17 +220,25 @@ def is_unknown(error: RpcError) -> bool:
     return "unknown model" in (error.details() or "")
 
 
+def closed(address: str) -> InferenceError:
+    """What there is to say to who asks a client that was closed."""
+    hint = "make another, or ask within the `with` block"
+    return InferenceError("this client was closed", where=address, hint=hint, trouble=Trouble.AWAY)
+
+
 class Connection:
     """A channel to one server, for any number of requests and threads. ``close`` ends what is still under way."""
 
     def __init__(self, address: str, timeout: float | None) -> None:
         import grpc
 
+        self._closed = False
         self._calls = Calls(address, timeout)
         self._channel = grpc.insecure_channel(address, options=CHANNEL)
         self._stub = cast("_Stub", self._calls.stub(self._channel))
 
     def close(self) -> None:
+        self._closed = True
         self._channel.close()
 
     def metadata(self, model: str) -> ModelMetadata:
@@ -246,7 +254,9 @@ class Connection:
     def ready(self) -> tuple[str, ...]:
         """The models that the server offers."""
         request = self._calls.messages.RepositoryIndexRequest(ready=True)
-        return tuple(entry.name for entry in self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS).models)
+        with self._translated(""):
+            index = self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
+        return tuple(entry.name for entry in index.models)
 
     def generate(self, request: Request) -> Generator[Chunk]:
         """The answer's chunks; closing the iterator cancels the request at the server."""
@@ -254,7 +264,8 @@ class Connection:
         ear, calls = Ear(request, known), self._calls
         message = calls.message(request.model, inputs_of(request, known))
         began = time.monotonic()
-        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
+        with self._translated(request.model):
+            call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
         ended = False
         try:
             with self._translated(request.model):
@@ -269,9 +280,9 @@ class Connection:
 
     def tensors(self, model: str, inputs: Iterable[Input]) -> dict[str, bytes]:
         """What a model that answers once says to ``inputs``: its outputs by name, in the protocol's layout."""
-        call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=self._calls.timeout)
         found: dict[str, bytes] = {}
         with self._translated(model):
+            call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=self._calls.timeout)
             for response in call:
                 answer, _ = self._calls.opened(model, response)
                 found |= {out.name: raw for out, raw in zip(answer.outputs, answer.raw_output_contents, strict=False)}
@@ -291,6 +302,10 @@ class Connection:
 
         try:
             yield
+        except ValueError as error:  # gRPC's own for a channel that was closed
+            if self._closed:
+                raise closed(self._calls.address) from error
+            raise
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
             raise self._calls.mended(model, failure, self.ready() if is_unknown(failure) else ()) from error

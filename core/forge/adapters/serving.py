@@ -8,7 +8,7 @@ from typing import Protocol
 
 from filelock import Timeout
 
-from forge.adapters import control, processes
+from forge.adapters import control, fronts, processes
 from forge.adapters.guardian import PATIENCE
 from forge.adapters.readiness import Watch, misled, require_models
 from forge.adapters.servers import Guard, States
@@ -76,6 +76,7 @@ class Servers:
         """
         way = self._way(launch.image)
         way.check(launch)
+        fronts.require(launch.ports)
         require_models(launch)
         for model in misled(launch, way.inside(launch)):
             line(f"{model} asks its own server at localhost:8001, as this TensorRT-LLM's bls does: {_MOVE}")
@@ -125,7 +126,7 @@ class Servers:
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
-                found.append(running)
+                found.append(replace(running, front=0) if running.front and not fronts.alive(running) else running)
             elif running.repository in holding:
                 self._bury(running)
             else:
@@ -141,6 +142,8 @@ class Servers:
 
     def _finish(self, running: Running, patience: float) -> None:
         self._way(running.container).end(running, patience)
+        if running.container and running.ports.openai:
+            processes.end(running.shared_memory, 0.0, lambda: True)
         self._states.forget(Path(running.repository))
         if guard := self._guards.pop(running.shared_memory, None):
             guard.dismiss()
@@ -157,9 +160,11 @@ class Servers:
                 )
         ports = launch.ports
         wanted = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+        if ports.openai:
+            wanted["openai"] = ports.openai
         for name, port in wanted.items():
             if list(wanted.values()).count(port) > 1:
-                raise ServerError(f"port {port} is asked for twice", hint="http, grpc and metrics each need their own")
+                raise ServerError(f"port {port} is asked for twice", hint=f"{', '.join(wanted)} each need their own")
             if not processes.free(ports.host, port):
                 raise ServerError(
                     f"port {port} is taken{_holder(port, living)}",
@@ -179,6 +184,8 @@ class Servers:
             Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
             for turn in launch.turns:
                 running = self._loaded(running, turn)
+            running = fronts.begin(running, self._environ)
+            self._states.keep(running)
         except BaseException:  # Ctrl-C too: whatever ends the start, nothing is left running
             with suppress(ForgeError):  # what kept it from starting says more than that it cannot be ended either
                 self._finish(running, _ABORTED)
@@ -225,7 +232,7 @@ def _named(running: Running) -> str:
 
 def _holder(port: int, living: tuple[Running, ...]) -> str:
     for other in living:
-        if port in (other.ports.http, other.ports.grpc, other.ports.metrics):
+        if port in (other.ports.http, other.ports.grpc, other.ports.metrics, other.ports.openai):
             return f" by forge's own server on {other.repository} ({_named(other)}; `forge stop` ends it)"
     pid = processes.listener(port)
     return f" by process {pid} ({processes.program(pid)})" if pid else ""

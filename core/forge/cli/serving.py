@@ -29,6 +29,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--http-port", type=PORT, help="[default: 8000]")
 @click.option("--grpc-port", type=PORT, help="[default: 8001]")
 @click.option("--metrics-port", type=PORT, help="[default: 8002]")
+@click.option("--openai-port", type=PORT, help="Serve OpenAI's API too, at this port.")
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
@@ -40,6 +41,7 @@ def serve(
     http_port: int | None,
     grpc_port: int | None,
     metrics_port: int | None,
+    openai_port: int | None,
     host: str | None,
     detach: bool,
     print_only: bool,
@@ -51,6 +53,7 @@ def serve(
     \b
     Example:
         forge serve --detach
+        forge serve --openai-port 9000
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
@@ -62,15 +65,19 @@ def serve(
     usual = stated.ports if stated else Ports()
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
     metrics_port, host = metrics_port or usual.metrics, host or usual.host
-    ports = Ports(http_port, grpc_port, metrics_port, host)
+    ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai)
     places = repositories or (stated.repository if stated else "model-repository",)
     if print_only:
-        command = shop.command(places, ports)
+        from forge.adapters.fronts import line
+
+        command, front = shop.command(places, ports), line(places, ports)
         env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
-        output.result({"argv": command.argv, "env": command.env}, f"{env}{shlex.join(command.argv)}")
+        shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
+        output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
         return
     running = shop.serve(places, ports, detach=detach)
-    ready = f"ready: {', '.join(running.models)}\nhttp {host}:{http_port}  grpc {host}:{grpc_port}  log {running.log}"
+    api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
+    ready = f"ready: {', '.join(running.models)}\nhttp {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
     output.result(running, ready)
     if detach:
         return
@@ -95,11 +102,12 @@ def status(output: Output) -> None:
     from forge.workshop import Workshop
 
     servers = Workshop.here(output.listener).servers()
-    rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "MODELS")]
+    rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "OPENAI", "MODELS")]
     for each in servers:
         ports = (str(each.ports.http), str(each.ports.grpc), str(each.ports.metrics))
-        rows.append((each.repository, str(each.pid), each.container or "-", *ports, str(len(each.models))))
-        rows += [(f"+ {other}", "", "", "", "", "", "") for other in each.others]
+        api = "-" if not each.ports.openai else str(each.ports.openai) if each.front else f"{each.ports.openai} (down)"
+        rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, str(len(each.models))))
+        rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
     output.result({"servers": servers}, table(rows) if servers else "no server is running")
 
 

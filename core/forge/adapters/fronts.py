@@ -1,0 +1,111 @@
+"""OpenAI's API beside a server: a process of this machine, whether or not the server is one."""
+
+import http.client
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import forge
+from forge.adapters import processes
+from forge.adapters.readiness import reached
+from forge.errors import HostError, ServerError
+from forge.model import Command
+from forge.ports import Ports, Running
+
+SUFFIX = ".openai.log"
+"""Of its log, beside the server's."""
+_NEEDED = ("starlette", "uvicorn")
+_PATIENCE = 30.0
+_LOOK = 0.05
+_ROOM = 15
+
+
+def command(ports: Ports, repositories: Sequence[str]) -> Command:
+    """What serves the API by itself, in front of a server that runs."""
+    address = f"{reached(ports.host)}:{ports.grpc}"
+    argv = (sys.executable, "-P", "-m", "forge.openai", ports.host, str(ports.openai), address, *repositories)
+    return Command(argv, {"PYTHONPATH": str(Path(forge.__file__).parents[1])})
+
+
+def line(repositories: Sequence[str | Path], ports: Ports) -> str:
+    """The same as a line for a terminal; empty where the API is not wanted."""
+    if not ports.openai:
+        return ""
+    wanted = command(ports, [os.path.abspath(place) for place in repositories])
+    env = "".join(f"{name}={shlex.quote(value)} " for name, value in wanted.env.items())
+    return f"{env}{shlex.join(wanted.argv)}"
+
+
+def require(ports: Ports) -> None:
+    """HostError where the API is wanted and what it is served with is not installed."""
+    if ports.openai and any(find_spec(name) is None for name in _NEEDED):
+        raise HostError(
+            f"OpenAI's API needs {' and '.join(_NEEDED)}, which are not installed here",
+            hint="pip install 'triton-forge[openai]'",
+        )
+
+
+def begin(running: Running, environ: Mapping[str, str]) -> Running:
+    """Start it in front of a server that is ready, and wait until it answers; ServerError with its log where it does not.
+
+    It carries the server's mark, so that whoever ends the server ends it too.
+    """
+    if not running.ports.openai:
+        return running
+    log = Path(running.log).with_suffix(SUFFIX)
+    wanted = command(running.ports, running.repositories)
+    python, *words = wanted.argv
+    kept = (python, *words[:3], "--kept", *words[3:])
+    server = (str(running.pid if running.started else 0), str(running.started))
+    argv = (python, "-P", "-m", "forge.adapters.keeper", *server, *kept)
+    env = {**processes.inherited(environ), **wanted.env, processes.MARKER: running.shared_memory}
+    written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    pid = os.posix_spawn(
+        python,
+        argv,
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGINT, signal.SIGTERM),
+    )
+    found = replace(running, front=pid, front_started=processes.started(pid) or 0.0)
+    _await(found, log)
+    return found
+
+
+def alive(running: Running) -> bool:
+    """Whether the process that keeps the API up is still there."""
+    processes.reap(running.front)
+    return bool(running.front) and processes.started(running.front) == running.front_started
+
+
+def _await(running: Running, log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not answers(running.ports):
+        if not alive(running) or time.monotonic() > deadline:
+            said = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_ROOM:])
+            what = f"OpenAI's API did not come up on port {running.ports.openai}\n{said}"
+            raise ServerError(what, where=running.repository, hint=f"the whole log: {log}")
+        time.sleep(_LOOK)
+
+
+def answers(ports: Ports) -> bool:
+    """Whether the API is up, whatever it has to say."""
+    connection = http.client.HTTPConnection(reached(ports.host), ports.openai, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,67 @@
+"""``python -m forge.adapters.keeper PID STARTED ARGV...``: keeps a program up beside a server, and ends it with that server.
+
+The program has the keeper's pipe as standard input and ends with it, however the keeper ends. One that dies is started again,
+until it does so in quick succession. PID 0 stands for a server that cannot be seen from here.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from forge.adapters.processes import started
+
+_LOOK = 0.2
+_ENDING = 8.0
+"""Seconds for the program to finish what is under way."""
+_QUICK, _TRIES = 10.0, 5
+"""A program that dies so soon after its start, so often in a row, is given up."""
+
+
+class Keeper:
+    """Holds ``argv`` up while the process ``server``, which started at ``ticks``, is there."""
+
+    def __init__(self, server: int, ticks: float, argv: list[str]) -> None:
+        self._server = server
+        self._ticks = ticks
+        self._argv = argv
+        self._told = False
+
+    def keep(self) -> int:
+        """Return when the server has gone, when told to end, or with the program's exit status when it is given up."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._tell)
+        failures = 0
+        while True:
+            began = time.monotonic()
+            status = self._once()
+            if self._over():
+                return 0
+            failures = failures + 1 if time.monotonic() - began < _QUICK else 1
+            if failures >= _TRIES:
+                return status
+            print(f"the program ended with {status}; it is started again", file=sys.stderr, flush=True)  # noqa: T201
+            time.sleep(_LOOK)
+
+    def _once(self) -> int:
+        with subprocess.Popen(self._argv, stdin=subprocess.PIPE) as program:
+            while program.poll() is None and not self._over():
+                time.sleep(_LOOK)
+            if program.poll() is None:
+                program.terminate()
+                try:
+                    program.wait(_ENDING)
+                except subprocess.TimeoutExpired:
+                    program.kill()
+            return program.wait()
+
+    def _over(self) -> bool:
+        return self._told or (bool(self._server) and started(self._server) != self._ticks)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as signal calls it
+        self._told = True
+
+
+if __name__ == "__main__":
+    sys.exit(Keeper(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).keep())

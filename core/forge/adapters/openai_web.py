@@ -1,0 +1,176 @@
+"""OpenAI's API over HTTP: routes, bodies, server-sent events and leaving clients. What is said is the desk's affair."""
+
+import asyncio
+import os
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Protocol, cast
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+LARGEST = 64 * 2**20
+"""Bytes of a request's body; more is refused."""
+_LEAVING = 5
+"""Seconds for answers under way when the server is told to end."""
+
+
+class Fault(Protocol):
+    """An answer that is an error."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Answered(Protocol):
+    """A document, or the events of a stream."""
+
+    @property
+    def document(self) -> bytes: ...
+    @property
+    def events(self) -> AsyncGenerator[bytes] | None: ...
+
+
+class Desk(Protocol):
+    """Answers what is asked; raises a fault for what it cannot."""
+
+    async def models(self) -> bytes: ...
+    async def model(self, name: str) -> bytes: ...
+    async def chat(self, body: bytes) -> Answered: ...
+    async def complete(self, body: bytes) -> Answered: ...
+
+
+Fail = Callable[[int, str], Fault]
+"""Makes a fault of an HTTP status and a text."""
+
+
+class _Asking(Response):
+    """The answer to a POST: it watches its client while the model works, and ends the work when that one leaves."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Answered]]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.create_task(self._work(scope, receive, send))
+        gone = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await work
+
+    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = await self._ask()
+        if answered.events is None:
+            await _json(answered.document)(scope, receive, send)
+            return
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        async with aclosing(answered.events) as events:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def application(desk: Desk, faults: type[Exception], fail: Fail) -> Starlette:
+    """The routes; every error has the API's form."""
+
+    async def models(_: Request) -> Response:
+        return _json(await desk.models())
+
+    async def model(request: Request) -> Response:
+        return _json(await desk.model(str(request.path_params["name"])))
+
+    async def chat(request: Request) -> Response:
+        body = await _body(request)
+        return _Asking(lambda: desk.chat(body))
+
+    async def complete(request: Request) -> Response:
+        body = await _body(request)
+        return _Asking(lambda: desk.complete(body))
+
+    async def health(_: Request) -> Response:
+        return Response()
+
+    async def faulty(_: Request, error: Exception) -> Response:
+        return _failed(cast("Fault", error))
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return _failed(fail(status, f"{request.method} {request.url.path}: {_words(error)}"))
+
+    return Starlette(
+        routes=[
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/health", health),
+        ],
+        exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
+    )
+
+
+def clocks() -> tuple[Callable[[], float], Callable[[], float], Callable[[], str]]:
+    """Seconds since 1970, seconds for measuring, and new ids."""
+    return time.time, time.monotonic, lambda: uuid.uuid4().hex
+
+
+async def serve(application: Starlette, host: str, port: int, *, kept: bool) -> None:
+    """Listen until SIGINT or SIGTERM, or with ``kept`` until standard input ends: whoever holds it is gone then."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host=host,
+            port=port,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            timeout_graceful_shutdown=_LEAVING,
+        )
+    )
+    if kept:
+        os.set_blocking(sys.stdin.fileno(), False)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: setattr(server, "should_exit", True))
+    await server.serve()
+
+
+async def _left(receive: Receive) -> None:
+    message: Message = {"type": ""}
+    while message["type"] != "http.disconnect":
+        message = await receive()
+
+
+async def _body(request: Request) -> bytes:
+    held = bytearray()
+    async for part in request.stream():
+        held += part
+        if len(held) > LARGEST:
+            raise HTTPException(413, f"a body of more than {LARGEST} bytes is not taken")
+    return bytes(held)
+
+
+def _json(document: bytes, status: int = 200) -> Response:
+    return Response(document, status, media_type="application/json")
+
+
+def _failed(fault: Fault) -> Response:
+    return _json(fault.body, fault.status)
+
+
+def _words(error: Exception) -> str:
+    return error.detail if isinstance(error, HTTPException) else "an error of this server; its log says more"

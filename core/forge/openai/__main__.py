@@ -1,0 +1,30 @@
+"""``python -m forge.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs.
+
+With ``--kept`` in front it ends when its standard input does. `forge serve --openai-port` starts it so.
+"""
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from forge.adapters.openai_web import application, clocks, serve
+from forge.client import AsyncClient
+from forge.openai.desk import Clocks, Desk
+from forge.openai.faults import Fault
+from forge.openai.offers import Offers
+
+
+async def main(host: str, port: int, address: str, repositories: list[Path], *, kept: bool) -> None:
+    """Answer until told to end."""
+    async with AsyncClient(address) as client:
+        desk = Desk(client, Offers(address, repositories), Clocks(*clocks()))
+        await serve(application(desk, Fault, Fault), host, port, kept=kept)
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    held = words[:1] == ["--kept"]
+    where, number, server, *places = words[1:] if held else words
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main(where, int(number), server, [Path(place) for place in places], kept=held))

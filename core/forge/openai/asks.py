@@ -1,0 +1,256 @@
+"""What a client of OpenAI's API asks for: read, checked, and put as a request to a served model. Pure.
+
+A field that would change the answer and that these models cannot obey is refused in words, and so is one that nobody knows:
+what is ignored in silence is found out late. Fields that only label a request are ignored.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from forge.openai.faults import Fault
+from forge.ports import Request
+
+_PARAM = re.compile(r"at `\$\.(\w+)")
+_FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")
+_SEEDS = 2**63
+"""Seeds of NVIDIA's models: 64 bits, in some versions signed. The API's may be negative."""
+
+Count = Annotated[int, Meta(ge=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = Annotated[str, Meta(min_length=1)]
+Message = tuple[str, str]
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Format(Struct):
+    type: str = "text"
+
+
+class _Part(Struct):
+    type: str
+    text: str | None = None
+
+
+class _Message(Struct):
+    role: str
+    content: str | list[_Part] | None = None
+    tool_calls: object = None
+    function_call: object = None
+
+
+class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields that chat and text completions share."""
+
+    model: str
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: Stop | list[Stop] | None = None
+    seed: int | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    logit_bias: object = None
+
+    # Not OpenAI's: what the served models take beside it, under the names that other servers of this API use.
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    ignore_eos: bool | None = None
+
+    # These label a request and do not change its answer.
+    user: object = None
+    metadata: object = None
+    store: object = None
+    service_tier: object = None
+    safety_identifier: object = None
+    prompt_cache_key: object = None
+    prompt_cache_retention: object = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts at which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def limit(self) -> int | None:
+        """At most so many new tokens."""
+        return self.max_tokens
+
+    @property
+    def log_probs(self) -> bool:
+        """Whether the tokens' log-probabilities are wanted."""
+        return False
+
+    def check(self) -> None:
+        """Fault for what cannot be given."""
+        if self.logit_bias:
+            raise _refused("logit_bias", "these models take no bias for single tokens")
+        if self.stream_options is not None and not self.stream:
+            raise _refused("stream_options", "it is only for streams")
+
+    def applied(self, usual: Request, copy: int) -> Request:
+        """``usual``, what the recipe asks for, with what the client asks for, for the ``copy``-th answer to one prompt."""
+        limit = self.limit or usual.max_tokens
+        top_k = 1 if self.temperature == 0 and self.top_k is None else self.top_k
+        top_k = _or(0 if top_k == -1 else top_k, usual.top_k)
+        top_p = _or(self.top_p, usual.top_p)
+        if top_p is None and not top_k and (self.temperature or self.top_k is not None):
+            top_p = 1.0  # as the API has it; TensorRT-LLM takes the likeliest token where neither is stated
+        seed = usual.seed if self.seed is None else self.seed
+        return replace(
+            usual,
+            max_tokens=limit,
+            temperature=_or(self.temperature, usual.temperature),
+            top_k=top_k,
+            top_p=top_p,
+            seed=None if seed is None else (seed + copy) % _SEEDS,
+            presence_penalty=_or(self.presence_penalty, usual.presence_penalty),
+            frequency_penalty=_or(self.frequency_penalty, usual.frequency_penalty),
+            repetition_penalty=_or(self.repetition_penalty, usual.repetition_penalty),
+            min_tokens=limit if self.ignore_eos else _or(self.min_tokens, usual.min_tokens),
+            stop=self.stops or usual.stop,
+            return_log_probs=self.log_probs,
+            return_token_counts=True,
+        )
+
+
+class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: _Format | None = None
+    tools: object = None
+    tool_choice: object = None
+    functions: object = None
+    function_call: object = None
+    parallel_tool_calls: object = None
+    modalities: list[str] | None = None
+    audio: object = None
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def log_probs(self) -> bool:
+        return bool(self.logprobs)
+
+    def check(self) -> None:
+        super().check()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _refused("top_logprobs", "it needs logprobs: true")
+        if self.top_logprobs:
+            raise _refused("top_logprobs", "these models say the log-probability of the token that was chosen, of no other")
+        if self.response_format and self.response_format.type != "text":
+            raise _refused("response_format", f"text is all that is offered, not {self.response_format.type}")
+        for name, value in (("tools", self.tools), ("functions", self.functions)):
+            if value:
+                raise _refused(name, "calling of tools is not offered: nothing would read calls out of the answer")
+        for name, value in (("tool_choice", self.tool_choice), ("function_call", self.function_call)):
+            if value not in (None, "none", "auto"):
+                raise _refused(name, "calling of tools is not offered")
+        if self.audio or (self.modalities or ["text"]) != ["text"]:
+            raise _refused("modalities", "text is all that is offered")
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """(role, text) of each message; Fault for what is no text. ``developer`` is the newer word for ``system``."""
+        return tuple(_message(place, message) for place, message in enumerate(self.messages))
+
+
+class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/completions."""
+
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: Count | None = None
+
+    @property
+    def log_probs(self) -> bool:
+        return self.logprobs is not None
+
+    def check(self) -> None:
+        super().check()
+        if self.logprobs:
+            raise _refused("logprobs", "0 is all that is offered: the log-probability of the chosen token, of no other")
+        if self.echo:
+            raise _refused("echo", "the prompt is not repeated")
+        if self.suffix:
+            raise _refused("suffix", "these models do not fill in")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise _refused("best_of", "every answer is given: it has to be the same as n")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One or several; Fault for token ids."""
+        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        texts = tuple(prompt for prompt in given if isinstance(prompt, str))
+        if len(texts) < len(given):
+            raise _refused("prompt", "token ids are not taken: the models that are asked take text")
+        return texts
+
+
+AnyAsk = TypeVar("AnyAsk", bound=Ask)
+
+
+def read(body: bytes, kind: type[AnyAsk]) -> AnyAsk:
+    """The ask in a request's body; Fault, with the field to blame, for one that cannot be obeyed."""
+    try:
+        ask = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        found = _FIELD.search(said) or _PARAM.search(said)
+        raise Fault(400, said, param=found[1] if found else None, code="invalid_value") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Fault(400, f"the body is not JSON: {error}") from error
+    ask.check()
+    return ask
+
+
+def _message(place: int, message: _Message) -> Message:
+    where = f"messages.{place}"
+    if message.role not in {"system", "developer", "user", "assistant"}:
+        raise Fault(400, f"{where}: role {message.role!r} is not offered", param="messages", code="unsupported_value")
+    if message.tool_calls or message.function_call:
+        raise Fault(400, f"{where}: calling of tools is not offered", param="messages", code="unsupported_value")
+    role = "system" if message.role == "developer" else message.role
+    return role, message.content if isinstance(message.content, str) else _joined(where, message.content or ())
+
+
+def _joined(where: str, parts: Sequence[_Part]) -> str:
+    for part in parts:
+        if part.type != "text" or part.text is None:
+            raise Fault(400, f"{where}: parts are text, not {part.type}", param="messages", code="unsupported_value")
+    return "\n".join(part.text or "" for part in parts)
+
+
+def _refused(param: str, why: str) -> Fault:
+    return Fault(400, f"{param}: {why}", param=param, code="unsupported_value")
+
+
+_Value = TypeVar("_Value")
+
+
+def _or(stated: _Value | None, usual: _Value | None) -> _Value | None:
+    return usual if stated is None else stated

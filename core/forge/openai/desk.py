@@ -1,0 +1,203 @@
+"""Answers OpenAI's API: takes an ask, puts it to the served model, tells what comes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from forge.adapters.wire import LLMAPI, inputs_of
+from forge.client import AsyncClient
+from forge.errors import InferenceError
+from forge.openai import asks, says
+from forge.openai.asks import Ask, ChatAsk, TextAsk
+from forge.openai.faults import Fault, translated
+from forge.openai.offers import Offer, Offers
+from forge.openai.says import Head, Told
+from forge.openai.telling import Counts, Telling
+from forge.ports import ModelMetadata, Request
+
+_FRESH = 5.0
+"""Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
+_STOPS = ("stop_words", f"{LLMAPI}stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One document; or, in its place, the events of a stream. Closing those ends the requests behind them."""
+
+    document: bytes = b""
+    events: AsyncGenerator[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Seconds since 1970, seconds for measuring, and new ids."""
+
+    now: Callable[[], float]
+    steady: Callable[[], float]
+    fresh: Callable[[], str]
+
+
+class Desk:
+    """``client`` speaks to the server behind ``offers``."""
+
+    def __init__(self, client: AsyncClient, offers: Offers, clocks: Clocks) -> None:
+        self._client = client
+        self._offers = offers
+        self._clocks = clocks
+        self._learnt = 0.0
+
+    async def models(self) -> bytes:
+        """Those that are offered and ready."""
+        ready = set(await self._ready())
+        offered = self._offers.all().items()
+        return says.models([(name, each.published) for name, each in offered if each.target.model.front in ready])
+
+    async def model(self, name: str) -> bytes:
+        """One of them; Fault where there is no such model."""
+        offer = self._offers.find(name)
+        if offer.target.model.front not in await self._ready():
+            raise Fault(404, f"The model '{name}' is not ready", param="model", code="model_not_found")
+        return says.model(name, offer.published)
+
+    async def chat(self, body: bytes) -> Answered:
+        """POST /v1/chat/completions."""
+        ask = asks.read(body, ChatAsk)
+        offer = self._offers.find(ask.model)
+        return await self._answered(ask, offer, (self._offers.templated(offer, ask.conversation),), chat=True)
+
+    async def complete(self, body: bytes) -> Answered:
+        """POST /v1/completions."""
+        ask = asks.read(body, TextAsk)
+        return await self._answered(ask, self._offers.find(ask.model), ask.prompts, chat=False)
+
+    async def _ready(self) -> tuple[str, ...]:
+        try:
+            return await self._client.models()
+        except InferenceError as error:
+            raise translated(error) from error
+
+    async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], *, chat: bool) -> Answered:
+        known = await self._known(offer)
+        copies = range(ask.n or 1)
+        requests = [_fitting(ask.applied(offer.target.request(prompt), copy), known) for prompt in prompts for copy in copies]
+        tellings = [Telling(ask.stops or each.stop, each.max_tokens, self._counter(offer)) for each in requests]
+        told = self._told(requests, tellings)
+        number = self._clocks.fresh()
+        head = Head(
+            id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
+            created=int(self._clocks.now()),
+            model=ask.model,
+            fingerprint=f"fp_{offer.key.rpartition(':')[2][:12]}",
+            chat=chat,
+            log_probs=ask.log_probs,
+            usage=ask.wants_usage,
+        )
+
+        def counts() -> Counts:
+            first = tellings[:: len(copies)]
+            prompt = sum(
+                one.prompt(text, lambda words: self._offers.count(offer, words, prompt=True))
+                for one, text in zip(first, prompts, strict=True)
+            )
+            return Counts(prompt, sum(one.completion for one in tellings))
+
+        if not ask.stream:
+            return Answered(head.whole(await _gathered(told, len(requests)), counts()))
+        # What is wrong with the request is said by now, while there is still a status to say it with.
+        return Answered(events=_events(head, await anext(told), told, counts))
+
+    def _counter(self, offer: Offer) -> Callable[[str], int]:
+        return lambda text: self._offers.count(offer, text, prompt=False)
+
+    async def _known(self, offer: Offer) -> ModelMetadata:
+        """What the model takes."""
+        if self._clocks.steady() - self._learnt > _FRESH:
+            self._client.forget()
+            self._learnt = self._clocks.steady()
+        try:
+            return await self._client.metadata(offer.target.model.front)
+        except InferenceError as error:
+            raise translated(error, offer.target.model.name) from error
+
+    async def _told(self, requests: Sequence[Request], tellings: Sequence[Telling]) -> AsyncGenerator[Told]:
+        """What all of them say, as it comes; closing it ends them at the server."""
+        queue: asyncio.Queue[Told | Fault] = asyncio.Queue()
+        tasks = [
+            asyncio.create_task(self._tell(index, request, telling, queue))
+            for index, (request, telling) in enumerate(zip(requests, tellings, strict=True))
+        ]
+        open_ends = len(tasks)
+        try:
+            while open_ends:
+                told = await queue.get()
+                if isinstance(told, Fault):
+                    raise told
+                open_ends -= told.finish is not None
+                yield told
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tell(self, index: int, request: Request, telling: Telling, queue: "asyncio.Queue[Told | Fault]") -> None:
+        offset = 0
+        try:
+            async with aclosing(self._client.generate(request)) as chunks:
+                async for chunk in chunks:
+                    if pieces := telling.hear(chunk):
+                        queue.put_nowait(told := Told(index, pieces, offset=offset))
+                        offset += len(told.text)
+                    if telling.stopped:
+                        break
+        except InferenceError as error:
+            queue.put_nowait(translated(error, request.model))
+            return
+        queue.put_nowait(Told(index, telling.end(), telling.finish, offset))
+
+
+def _fitting(request: Request, known: ModelMetadata) -> Request:
+    """As the model can be asked it; Fault for what it cannot.
+
+    Streamed wherever it can, so that tokens are counted and leaving is noticed. Beams overtake each other and come whole.
+    """
+    stop = request.stop if any(name in known.inputs for name in _STOPS) else ()
+    request = replace(request, stream=known.decoupled and (request.beam_width or 1) == 1, stop=stop)
+    try:
+        inputs_of(request, known)
+    except InferenceError as error:
+        raise Fault(400, f"{error.what} ({error.hint})" if error.hint else error.what) from error
+    return request
+
+
+async def _gathered(told: AsyncGenerator[Told], count: int) -> list[Told]:
+    """The choices, each whole."""
+    whole = [Told(index) for index in range(count)]
+    async with aclosing(told) as parts:
+        async for part in parts:
+            held = whole[part.index]
+            whole[part.index] = replace(held, pieces=held.pieces + part.pieces, finish=part.finish)
+    return whole
+
+
+async def _events(head: Head, first: Told, told: AsyncGenerator[Told], counts: Callable[[], Counts]) -> AsyncGenerator[bytes]:
+    """Server-sent events: each choice opens when it first says something."""
+    begun: set[int] = set()
+
+    def shown(part: Told) -> bytes:
+        opening = head.opening(part.index) if head.chat and part.index not in begun else b""
+        begun.add(part.index)
+        text = head.piece(replace(part, finish=None)) if part.pieces else b""
+        return opening + text + (head.piece(Told(part.index, finish=part.finish)) if part.finish else b"")
+
+    async with aclosing(told) as parts:
+        try:
+            yield shown(first)
+            async for part in parts:
+                yield shown(part)
+        except Fault as fault:
+            yield says.event(fault.body)
+            return
+    if head.usage:
+        yield head.closing(counts())
+    yield says.DONE

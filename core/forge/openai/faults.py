@@ -1,0 +1,60 @@
+"""What goes wrong, in the form that OpenAI's API gives it: an HTTP status and an ``error`` object. Pure."""
+
+import re
+
+import msgspec
+from msgspec import Struct
+
+from forge.errors import InferenceError, Trouble
+
+_CALLERS = re.compile(r"exceed|too long|length|invalid|not support|must be|should be|\bmax_\w+", re.IGNORECASE)
+"""How Triton, TensorRT-LLM and the twin speak of a request that cannot be answered. They give no code that would tell it from
+a failure of their own."""
+
+
+class _Error(Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class _Body(Struct):
+    error: _Error
+
+
+class Fault(Exception):  # noqa: N818  # the API's word for it is "error"; here it is an answer
+    """A request that is answered with an error. ``param`` names the field that is to blame."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self._message = message
+        self._param = param
+        self._code = code
+
+    @property
+    def body(self) -> bytes:
+        """The JSON document."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return msgspec.json.encode(_Body(_Error(self._message, kind, self._param, self._code)))
+
+
+def unknown_model(name: str, offered: tuple[str, ...]) -> Fault:
+    """No such model is offered."""
+    names = ", ".join(offered) or "none"
+    return Fault(404, f"The model '{name}' does not exist; offered: {names}", param="model", code="model_not_found")
+
+
+def translated(error: InferenceError, model: str = "") -> Fault:
+    """What the way to the served model, or the model itself, says."""
+    said = f"{error.what} ({error.hint})" if error.hint else error.what
+    match error.trouble:
+        case Trouble.AWAY:
+            return Fault(503, error.what, code="server_unavailable")
+        case Trouble.UNKNOWN:
+            return Fault(404, f"The model '{model}' is not ready", param="model", code="model_not_found")
+        case Trouble.LATE:
+            return Fault(504, error.what, code="timeout")
+        case Trouble.OTHER:
+            return Fault(400 if _CALLERS.search(error.what) else 500, said)

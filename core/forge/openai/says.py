@@ -1,0 +1,179 @@
+"""The API's documents, as OpenAI's clients read them. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from forge.openai.telling import Counts, Finish
+from forge.replies import Piece
+
+
+class _Usage(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class _Token(Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[object]
+
+
+class _ChatLogprobs(Struct):
+    content: list[_Token]
+    refusal: None = None
+
+
+class _TextLogprobs(Struct):
+    tokens: list[str]
+    token_logprobs: list[float]
+    text_offset: list[int]
+    top_logprobs: None = None
+
+
+class _Message(Struct):
+    content: str | UnsetType | None = UNSET
+    role: str | UnsetType = UNSET
+    refusal: UnsetType | None = UNSET
+
+
+class _Choice(Struct):
+    index: int
+    finish_reason: Finish | None
+    message: _Message | UnsetType = UNSET
+    delta: _Message | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    logprobs: _ChatLogprobs | _TextLogprobs | None = None
+
+
+class _Document(Struct):
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[_Choice]
+    usage: _Usage | UnsetType | None = UNSET
+
+
+class _Model(Struct):
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "triton-forge"
+
+
+class _Models(Struct):
+    data: list[_Model]
+    object: str = "list"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of choice ``index``: its text in pieces; ``finish`` with the last of them."""
+
+    index: int
+    pieces: tuple[Piece, ...] = ()
+    finish: Finish | None = None
+    offset: int = 0
+    """Characters of the choice that were told before."""
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What all documents of one answer share. ``chat`` tells the two kinds of completions apart."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+    chat: bool
+    log_probs: bool
+    usage: bool
+    """Every document of the stream has a place for the counts."""
+
+    def whole(self, told: Sequence[Told], counts: Counts) -> bytes:
+        """The one document of an answer that does not stream."""
+        kind = "chat.completion" if self.chat else "text_completion"
+        choices = [self._choice(each, _Message(each.text, "assistant", None)) for each in told]
+        return msgspec.json.encode(self._document(kind, choices, _usage(counts)))
+
+    def opening(self, index: int) -> bytes:
+        """The first event of a chat's choice: who speaks."""
+        choice = _Choice(index, None, delta=_Message("", "assistant", None))
+        return self._event([choice], None)
+
+    def piece(self, told: Told) -> bytes:
+        """An event that goes on with a choice, or ends it."""
+        delta = _Message(told.text) if told.pieces else _Message()
+        return self._event([self._choice(told, delta, streams=True)], None)
+
+    def closing(self, counts: Counts) -> bytes:
+        """The event with the counts."""
+        return self._event([], _usage(counts))
+
+    def _event(self, choices: list[_Choice], usage: _Usage | None) -> bytes:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return event(msgspec.json.encode(self._document(kind, choices, usage if self.usage else UNSET)))
+
+    def _document(self, kind: str, choices: list[_Choice], usage: _Usage | UnsetType | None) -> _Document:
+        return _Document(self.id, kind, self.created, self.model, self.fingerprint, choices, usage)
+
+    def _choice(self, told: Told, message: _Message, *, streams: bool = False) -> _Choice:
+        likely = (_chat_logprobs(told) if self.chat else _text_logprobs(told)) if self.log_probs else None
+        if not self.chat:
+            return _Choice(told.index, told.finish, text=told.text, logprobs=likely)
+        if streams:
+            return _Choice(told.index, told.finish, delta=message, logprobs=likely)
+        return _Choice(told.index, told.finish, message=message, logprobs=likely)
+
+
+def event(data: bytes) -> bytes:
+    """A server-sent event."""
+    return b"data: " + data + b"\n\n"
+
+
+DONE = event(b"[DONE]")
+
+
+def models(names: Sequence[tuple[str, int]]) -> bytes:
+    """The list of what is offered: (name, seconds since 1970 at which it was published)."""
+    return msgspec.json.encode(_Models([_Model(name, created) for name, created in names]))
+
+
+def model(name: str, created: int) -> bytes:
+    """One of them."""
+    return msgspec.json.encode(_Model(name, created))
+
+
+def _usage(counts: Counts) -> _Usage:
+    return _Usage(counts.prompt, counts.completion, counts.prompt + counts.completion)
+
+
+def _tokens(told: Told) -> list[tuple[str, float]]:
+    """Text and log-probability of each token. Of those that one character spans, the last has it and the others are empty."""
+    found: list[tuple[str, float]] = []
+    for piece in told.pieces:
+        found += [("", log_prob) for log_prob in piece.log_probs[:-1]]
+        found += [(piece.text, log_prob) for log_prob in piece.log_probs[-1:]]
+    return found
+
+
+def _chat_logprobs(told: Told) -> _ChatLogprobs:
+    return _ChatLogprobs([_Token(text, log_prob, list(text.encode()), []) for text, log_prob in _tokens(told)])
+
+
+def _text_logprobs(told: Told) -> _TextLogprobs:
+    tokens, offsets, place = _tokens(told), list[int](), told.offset
+    for text, _ in tokens:
+        offsets.append(place)
+        place += len(text)
+    return _TextLogprobs([text for text, _ in tokens], [log_prob for _, log_prob in tokens], offsets)

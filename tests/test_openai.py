@@ -1,0 +1,363 @@
+"""OpenAI's own Python client against forge's front of a real Triton that serves a tiny random model."""
+
+import asyncio
+import http.client
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+import tiny_checkpoints
+from forge import publishing
+from forge.adapters import fronts, processes
+from forge.model import Role
+from forge.ports import Ports
+from forge.workshop import Workshop
+from skeleton_kit import TOKENIZERS
+from tiny_served import Tiny
+
+pytestmark = pytest.mark.slow
+
+PROMPT = "hello world"
+ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": PROMPT}]
+TEMPLATED = f"<|im_start|>{PROMPT}<|im_end|><|im_start|>"
+COUNT = 10
+
+
+def ids(text: str) -> list[int]:
+    return list(TOKENIZERS["byte_level"].encode(text).ids)
+
+
+@contextmanager
+def front(grpc: str, repository: Path) -> Generator[str]:
+    """The API's address, served in front of the server at ``grpc``."""
+    (port,) = processes.spare(1)
+    command = fronts.command(Ports(grpc=int(grpc.rpartition(":")[2]), openai=port), [str(repository)])
+    with subprocess.Popen(command.argv, env=dict(command.env), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not fronts.answers(Ports(openai=port)):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(10)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.fixture(scope="module")
+def address(tiny: Tiny) -> Iterator[str]:
+    with front(tiny.address, tiny.target.repository) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=60) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny: Tiny) -> str:
+    """What transformers says to PROMPT."""
+    said = tiny_checkpoints.says(tiny.model, ids(PROMPT), COUNT)
+    return str(TOKENIZERS["byte_level"].decode(said))
+
+
+def test_models_are_listed_and_found_by_their_recipes_names(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    found = client.models.retrieve("tiny")
+    assert (found.id, found.object) == ("tiny", "model")
+    assert abs(found.created - time.time()) < 3600
+
+
+def test_a_completion_is_transformers_greedy_text_with_its_counts(client: openai.OpenAI, greedy: str) -> None:
+    said = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT)
+    assert said.object == "text_completion"
+    assert (said.choices[0].text, said.choices[0].finish_reason) == (greedy, "length")
+    assert said.usage is not None
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (len(ids(PROMPT)), COUNT)
+    assert said.usage.total_tokens == len(ids(PROMPT)) + COUNT
+
+
+def test_a_chat_goes_through_the_models_own_template(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="tiny", messages=ASKED, max_completion_tokens=COUNT)
+    written = client.completions.create(model="tiny", prompt=TEMPLATED, max_tokens=COUNT)
+    assert said.choices[0].message.role == "assistant"
+    assert said.choices[0].message.content == written.choices[0].text != ""
+    assert said.usage is not None
+    assert said.usage.prompt_tokens == len(ids(TEMPLATED))
+    parts: list[ChatCompletionMessageParam] = [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}]
+    assert client.chat.completions.create(model="tiny", messages=parts, max_tokens=COUNT).choices == said.choices
+
+
+def test_a_stream_joins_to_the_whole_answer_and_ends_with_counts(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="tiny", messages=ASKED)
+    with client.chat.completions.create(
+        model="tiny", messages=ASKED, stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-2:] == [None, "length"]
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+    assert {c.id for c in chunks} == {chunks[0].id}
+    assert len(chunks) > 5
+    with client.completions.create(model="tiny", prompt=PROMPT, stream=True) as texts:
+        pieces = list(texts)
+    assert all(piece.usage is None for piece in pieces)
+    assert "".join(p.choices[0].text for p in pieces) == client.completions.create(model="tiny", prompt=PROMPT).choices[0].text
+
+
+def test_the_recipes_sampling_holds_where_nothing_is_said(client: openai.OpenAI) -> None:
+    said = client.completions.create(model="tiny", prompt=PROMPT)
+    assert said.usage is not None
+    assert said.usage.completion_tokens == 12  # max_tokens of the recipe
+    assert said.choices == client.completions.create(model="tiny", prompt=PROMPT, seed=5).choices  # top_k = 1 of the recipe
+
+
+def test_several_answers_differ_and_a_seed_brings_them_back(client: openai.OpenAI) -> None:
+    def ask() -> list[str | None]:
+        said = client.chat.completions.create(
+            model="tiny", messages=ASKED, n=3, temperature=1.0, seed=7, max_tokens=COUNT, extra_body={"top_k": 0}
+        )
+        assert [choice.index for choice in said.choices] == [0, 1, 2]
+        assert said.usage is not None
+        assert said.usage.prompt_tokens == len(ids(TEMPLATED))
+        return [choice.message.content for choice in said.choices]
+
+    first = ask()
+    assert len(set(first)) == 3
+    assert ask() == first
+    with client.chat.completions.create(
+        model="tiny", messages=ASKED, n=3, temperature=1.0, seed=7, max_tokens=COUNT, extra_body={"top_k": -1}, stream=True
+    ) as stream:
+        texts = ["", "", ""]
+        for chunk in stream:
+            texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == first
+
+
+def test_several_prompts_are_answered_in_their_order(client: openai.OpenAI) -> None:
+    prompts = [PROMPT, f"{PROMPT} ab", "ab"]
+    alone = [client.completions.create(model="tiny", prompt=each).choices[0].text for each in prompts]
+    said = client.completions.create(model="tiny", prompt=prompts)
+    assert [choice.text for choice in said.choices] == alone
+    assert said.usage is not None
+    assert said.usage.prompt_tokens == sum(len(ids(each)) for each in prompts)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_before_a_stop_text(client: openai.OpenAI, greedy: str, stream: bool) -> None:
+    stop = greedy[4:6]
+    wanted = greedy[: greedy.index(stop)]
+    if stream:
+        with client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, stop=[stop, "never"], stream=True) as s:
+            chunks = list(s)
+        text, finish = "".join(c.choices[0].text for c in chunks), chunks[-1].choices[0].finish_reason
+    else:
+        (choice,) = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, stop=stop).choices
+        text, finish = choice.text, choice.finish_reason
+    assert (text, finish) == (wanted, "stop")
+
+
+def test_log_probabilities_are_those_of_the_tokens(tiny: Tiny, client: openai.OpenAI, greedy: str) -> None:
+    torch = tiny_checkpoints.torch
+    said = tiny_checkpoints.says(tiny.model, ids(PROMPT), COUNT)
+    with torch.no_grad():
+        logits = tiny.model(torch.tensor([[*ids(PROMPT), *said]])).logits[0, len(ids(PROMPT)) - 1 : -1]
+    expected = [float(row[token]) for row, token in zip(logits.log_softmax(-1), said, strict=True)]
+    likely = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, logprobs=0).choices[0].logprobs
+    assert likely is not None
+    assert likely.token_logprobs == pytest.approx(expected, abs=1e-4)
+    assert likely.tokens is not None
+    assert likely.text_offset is not None
+    assert "".join(likely.tokens) == greedy
+    for place, token in zip(likely.text_offset, likely.tokens, strict=True):
+        assert greedy[place:].startswith(token)
+    chat = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=COUNT, logprobs=True).choices[0]
+    assert chat.logprobs is not None
+    tokens = chat.logprobs.content or []
+    assert "".join(token.token for token in tokens) == chat.message.content
+    assert bytes(each for token in tokens for each in token.bytes or []).decode() == chat.message.content
+    assert all(math.exp(token.logprob) <= 1 for token in tokens)
+    assert len(tokens) == COUNT
+    with client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=COUNT, logprobs=True, stream=True) as stream:
+        streamed = [t for c in stream for t in (c.choices[0].logprobs and c.choices[0].logprobs.content) or []]
+    assert streamed == tokens
+
+
+def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI) -> None:
+    prompts = [f"{PROMPT} {'ab' * number}" for number in range(12)]
+    alone = [client.completions.create(model="tiny", prompt=prompt).choices[0].text for prompt in prompts]
+
+    async def together() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=address, api_key="none") as several:
+
+            async def ask(prompt: str) -> str:
+                stream = await several.completions.create(model="tiny", prompt=prompt, stream=True)
+                return "".join([chunk.choices[0].text async for chunk in stream])
+
+            return await asyncio.gather(*map(ask, prompts))
+
+    assert asyncio.run(together()) == alone
+
+
+@pytest.mark.parametrize(
+    ("words", "param", "complaint"),
+    [
+        ({"temperature": 3}, "temperature", "<= 2"),
+        ({"top_p": 0}, "top_p", "> 0"),
+        ({"n": 0}, "n", ">= 1"),
+        ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
+        ({"stop": [""]}, "stop", "length >= 1"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "no bias"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools is not offered"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "text is all"),
+        ({"logprobs": True, "top_logprobs": 2}, "top_logprobs", "of no other"),
+        ({"top_logprobs": 0}, "top_logprobs", "needs logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only for streams"),
+        ({"best": 1}, "best", "unknown field"),
+        ({"messages": []}, "messages", "length >= 1"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "role 'tool'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "not image_url"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_with_its_field(
+    client: openai.OpenAI, words: dict[str, object], param: str, complaint: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=complaint) as caught:
+        client.chat.completions.create(model="tiny", messages=ASKED, extra_body=words)
+    assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_too_long_is_the_clients_fault(client: openai.OpenAI, stream: bool) -> None:
+    with pytest.raises(openai.BadRequestError, match="128"):
+        client.completions.create(model="tiny", prompt="ab " * 200, stream=stream)
+
+
+def test_an_unknown_model_and_an_unknown_place_are_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="offered: tiny") as caught:
+        client.chat.completions.create(model="nobody", messages=ASKED)
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings"):
+        client.embeddings.create(model="tiny", input="x")
+
+
+def test_the_pages_examples_run(address: str) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "openai.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r'^```python title="[^"]+"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+    (curl,) = re.findall(r"^curl \S+(/v1/\S+) -d '(.*)'$", page, re.MULTILINE)
+    program = program.replace("http://127.0.0.1:9000/v1", address).replace("smollm2-135m-instruct", "tiny")
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert "completion_tokens=12" in done.stdout, done.stderr
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=30)
+    try:
+        connection.request("POST", curl[0], curl[1].replace("smollm2-135m-instruct", "tiny"))
+        events = connection.getresponse().read().decode().split("\n\n")
+    finally:
+        connection.close()
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert json.loads(events[0].removeprefix("data: "))["object"] == "text_completion"
+
+
+def test_what_is_no_json_is_refused_in_the_apis_form(address: str) -> None:
+    host = address.split("/")[2]
+    connection = http.client.HTTPConnection(host, timeout=30)
+    try:
+        connection.request("POST", "/v1/completions", b"{]")
+        answer = connection.getresponse()
+        assert answer.status == 400
+        assert "is not JSON" in json.loads(answer.read())["error"]["message"]
+        connection.request("GET", "/v1/completions")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["type"]) == (405, "invalid_request_error")
+    finally:
+        connection.close()
+
+
+def requests(ports: Ports, tiny: Tiny) -> int:
+    """How many requests have come to the engine, as Triton counts them: one for each answer, one for each that is to stop."""
+    connection = http.client.HTTPConnection(ports.host, ports.http, timeout=10)
+    try:
+        connection.request("GET", f"/v2/models/{tiny.target.model.roles[Role.TENSORRT_LLM]}/stats")
+        (stats,) = json.loads(connection.getresponse().read())["model_stats"]
+    finally:
+        connection.close()
+    return int(stats["inference_count"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_its_request_at_the_server(shop: Workshop, tiny: Tiny, address: str, stream: bool) -> None:
+    """Of more long answers than there are places, the engine is told to stop those that have not come to their end by then."""
+    asked, unfinished, ports = 20, 4, shop.server(tiny.target.repository).ports
+
+    async def listen(several: openai.AsyncOpenAI) -> None:
+        words = {"ignore_eos": True}
+        if not stream:
+            await several.completions.create(model="tiny", prompt=PROMPT, max_tokens=240, extra_body=words)
+            return
+        async with await several.completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=240, extra_body=words, stream=True
+        ) as chunks:
+            async for _ in chunks:
+                pass
+
+    async def reached(count: int) -> None:
+        while requests(ports, tiny) < count:
+            await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        before = requests(ports, tiny)
+        async with openai.AsyncOpenAI(base_url=address, api_key="none") as several:
+            tasks = [asyncio.create_task(listen(several)) for _ in range(asked)]
+            await asyncio.wait_for(reached(before + asked), 20)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait_for(reached(before + asked + unfinished), 20)
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_published_anew_is_seen(tiny: Tiny, tmp_path: Path) -> None:
+    """The manifest of a repository is what is offered, read again when it changes."""
+    manifest = tmp_path / "repository" / "forge.json"
+    manifest.parent.mkdir()
+    shutil.copy(tiny.target.repository / "forge.json", manifest)
+    with front(tiny.address, manifest.parent) as address, openai.OpenAI(base_url=address, api_key="none") as client:
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        renamed = manifest.with_suffix(".new")
+        renamed.write_text(manifest.read_text().replace('"name": "tiny"', '"name": "small"'))
+        renamed.replace(manifest)
+        assert [model.name for model in publishing.inventory(manifest.parent).models] == ["small"]
+        assert [model.id for model in client.models.list()] == ["small"]
+        assert client.completions.create(model="small", prompt=PROMPT).choices[0].text
+
+
+def test_a_server_that_is_away_is_unavailable(tiny: Tiny) -> None:
+    (port,) = processes.spare(1)
+    with (
+        front(f"127.0.0.1:{port}", tiny.target.repository) as address,
+        openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.InternalServerError, match="no server answers") as caught:
+            client.chat.completions.create(model="tiny", messages=ASKED)
+        assert caught.value.status_code == 503
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.models.list()
+        assert caught.value.status_code == 503

@@ -1,0 +1,167 @@
+"""OpenAI's API beside a server: it starts with it, ends with it, and is put up again where it dies alone."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+import pytest
+
+import tiny_models
+import tiny_served
+from docker_fixture import environ
+from forge.adapters import fronts, processes
+from forge.adapters.serving import Servers
+from forge.errors import ServerError
+from forge.ports import Launch, Running
+from forge.workshop import Workshop
+from standin.tree import Image
+from triton_fixture import Serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+
+@pytest.fixture
+def launch(serving: Serving, tmp_path: Path) -> Launch:
+    """A server of one model that is no language model's, with the API beside it."""
+    tiny_models.lay(tmp_path / "repository", "identity", tiny_models.IDENTITY)
+    plain = serving.launch(tmp_path / "repository", detach=True)
+    (port,) = processes.spare(1)
+    return replace(plain, ports=replace(plain.ports, openai=port))
+
+
+def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
+def serving_process(running: Running) -> int:
+    """The process that listens, a child of the one that keeps it up."""
+    found = processes.listener(running.ports.openai)
+    assert found is not None
+    return found
+
+
+def test_it_is_up_when_the_server_is_and_gone_when_that_is_stopped(serving: Serving, launch: Launch) -> None:
+    triton = serving.triton()
+    running = triton.start(launch, lambda _: None)
+    try:
+        assert fronts.answers(launch.ports)
+        assert running in triton.running()
+        assert serving_process(running) != running.front
+    finally:
+        triton.stop(running)
+    assert not processes.marked(running.shared_memory)
+    assert processes.free("127.0.0.1", launch.ports.openai)
+
+
+def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: Serving, launch: Launch) -> None:
+    triton = serving.triton()
+    running = triton.start(launch, lambda _: None)
+    try:
+        first = serving_process(running)
+        os.kill(first, signal.SIGKILL)
+        assert soon(lambda: fronts.answers(launch.ports) and serving_process(running) != first)
+        os.kill(running.front, signal.SIGKILL)
+        assert soon(lambda: processes.listener(launch.ports.openai) is None)
+        (told,) = (each for each in triton.running() if each.pid == running.pid)
+        assert (told.front, told.ports.openai) == (0, launch.ports.openai)
+    finally:
+        triton.stop(running)
+    assert not processes.marked(running.shared_memory)
+
+
+def test_it_ends_when_the_server_dies(serving: Serving, launch: Launch) -> None:
+    triton = serving.triton()
+    running = triton.start(launch, lambda _: None)
+    os.kill(running.pid, signal.SIGKILL)
+    assert soon(lambda: not fronts.alive(running) and processes.listener(launch.ports.openai) is None)
+    assert running not in triton.running()
+    assert not processes.marked(running.shared_memory)
+
+
+def test_a_taken_port_is_found_before_the_start(serving: Serving, launch: Launch) -> None:
+    complaint = f"port {launch.ports.openai} is taken by process {os.getpid()}"
+    with socket.create_server(("127.0.0.1", launch.ports.openai)), pytest.raises(ServerError, match=complaint) as caught:
+        serving.triton().start(launch, lambda _: None)
+    assert "--openai-port" in caught.value.hint
+    ports = replace(launch.ports, openai=launch.ports.grpc)
+    with pytest.raises(ServerError, match="asked for twice"):
+        serving.triton().start(replace(launch, ports=ports), lambda _: None)
+
+
+def test_one_that_does_not_come_up_leaves_nothing(serving: Serving, launch: Launch) -> None:
+    """Another program takes the port while the models load."""
+    taken: list[socket.socket] = []
+
+    def take(line: str) -> None:
+        if "Started GRPCInferenceService" in line:
+            taken.append(socket.create_server(("127.0.0.1", launch.ports.openai)))
+
+    triton = serving.triton()
+    try:
+        with pytest.raises(ServerError, match="did not come up") as caught:
+            triton.start(launch, take)
+    finally:
+        for each in taken:
+            each.close()
+    assert "address already in use" in caught.value.what
+    assert not triton.running()
+
+
+def test_forge_serve_has_it_and_sees_what_is_added(shop: Workshop, home: Path, tmp_path: Path) -> None:
+    """In the foreground: `forge status` shows it, a model that is added is offered, and it goes with a forge that is killed."""
+    tiny_served.checkpoint(tmp_path / "checkpoint")
+    recipe, repository = tmp_path / "tiny.toml", tmp_path / "repository"
+    recipe.write_text(tiny_served.RECIPE)
+    shop.build([recipe], repository=repository, prefixed=True)
+    ports = processes.spare(4)
+    names = ("--http-port", "--grpc-port", "--metrics-port", "--openai-port")
+    options = [word for pair in zip(names, map(str, ports), strict=True) for word in pair]
+    argv = [sys.executable, "-c", "from forge.cli import main; main()", "serve", "--repository", str(repository), *options]
+    environ = {**os.environ, "FORGE_HOME": str(home)}
+    printed = subprocess.run([*argv, "--print"], env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert f"-m forge.openai 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}" in printed
+    with subprocess.Popen([*argv, "-q"], env=environ, stdout=subprocess.PIPE, text=True) as forge, ExitStack() as stack:
+        stack.callback(forge.kill)
+        assert forge.stdout is not None
+        assert "ready" in forge.stdout.readline()
+        assert f"openai http://127.0.0.1:{ports[3]}/v1" in forge.stdout.readline()
+        running = shop.server(repository)
+        assert (running.ports.openai, bool(running.front)) == (ports[3], True)
+        client = stack.enter_context(openai.OpenAI(base_url=f"http://127.0.0.1:{ports[3]}/v1", api_key="none", timeout=30))
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        recipe.write_text(tiny_served.RECIPE.replace('"tiny"', '"other"').replace("max_tokens = 12", "max_tokens = 5"))
+        shop.add([recipe], repository=repository)
+        assert sorted(model.id for model in client.models.list()) == ["other", "tiny"]
+        said = client.chat.completions.create(model="other", messages=[{"role": "user", "content": "hello"}])
+        assert said.usage is not None
+        assert said.usage.completion_tokens == 5
+    assert soon(lambda: not processes.marked(running.shared_memory))
+    assert repository not in [Path(each.repository) for each in shop.servers()]
+
+
+def test_it_stands_on_this_machine_beside_a_server_in_a_container(
+    engine: str, standin: Image, launch: Launch, tmp_path: Path
+) -> None:
+    servers = Servers(tmp_path / "home", environ(engine), patience=120.0)
+    contained = replace(launch, environment=None, backends=None, image=standin.reference)
+    running = servers.start(contained, lambda _: None)
+    try:
+        assert running.container
+        assert fronts.answers(launch.ports)
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{launch.ports.openai}/v1", api_key="none") as client:
+            assert list(client.models.list()) == []
+    finally:
+        servers.stop(running)
+    assert processes.free("127.0.0.1", launch.ports.openai)
+    assert not processes.marked(running.shared_memory)
