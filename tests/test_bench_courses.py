@@ -15,6 +15,7 @@ from forge.benching.results import Results, ServerTimes
 from forge.benching.watching import Instruments, Seen
 from forge.benching.wish import Wish
 from forge.benching.workload import Tokenizer
+from forge.builder import Builder
 from forge.errors import BenchError, InferenceError
 from forge.manifest import PublishedModel
 from forge.measuring import Bench, Clocks, keep, measured
@@ -71,9 +72,9 @@ class Place:
     def __init__(self, home: Path, speaker: Speaker, offered: frozenset[str] = frozenset({"min_tokens"})) -> None:
         self.events: list[Event] = []
         clocks = Clocks(lambda: 0.0, lambda: 0.0)
-        self.bench = Bench(
-            BenchDoors(home, speaker, offered), Store(home / "store", clock=lambda: 0.0), clocks, self.events.append
-        )
+        self.doors, store = BenchDoors(home, speaker, offered), Store(home / "store", clock=lambda: 0.0)
+        tell = self.events.append
+        self.bench = Bench(self.doors, store, clocks, tell, lambda: Builder(store, self.doors.tools, tell))
 
     def run(self, wish: Wish, *names: str) -> Results:
         return self.bench.run([target(name) for name in names or ("a",)], PORTS, wish)

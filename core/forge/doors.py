@@ -151,6 +151,13 @@ class Doors:
 
         return TritonClient()
 
+    @property
+    def patient(self) -> Client:
+        """For who verifies: an answer that has not ended after five minutes is a failure, and no reason to wait for ever."""
+        from forge.adapters.inference import TritonClient
+
+        return TritonClient(timeout=300.0)
+
     @cached_property
     def stages(self) -> Stages:
         from forge.adapters.stages import TritonStages
@@ -203,6 +210,14 @@ class Doors:
 
         return LoopDriver(AsyncClient, clock)
 
+    def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
+        """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
+        from forge.adapters.aiperf import Aiperf, AiperfDriver
+        from forge.adapters.inference import TritonClient
+
+        tool = Aiperf(python, hold, TritonClient().metadata, self.tokens)
+        return AiperfDriver(tool, self._home / "bench" / "aiperf", self._environ, self._halt, say)
+
     def instruments(self, ports: Ports) -> Instruments:
         """What looks at a server while it is under load."""
         from forge.adapters.instruments import ServerInstruments
@@ -235,3 +250,15 @@ class Doors:
         from forge.adapters.processor import processor
 
         return processor()
+
+
+def draws() -> bool:
+    """Whether what draws pages is installed."""
+    return find_spec("bokeh") is not None
+
+
+def drawn(page: Page) -> str:
+    """A benchmark's page as one HTML file."""
+    from forge.adapters.bench_page import html
+
+    return html(page)

@@ -21,8 +21,10 @@ from forge.benching.scoring import Exam
 from forge.benching.watching import Instruments, Seen
 from forge.benching.wish import REQUESTS, Setting, Wish, settings
 from forge.benching.workload import Counted, Counter, Offer, Workload
+from forge.builder import Builder
 from forge.contained import IMAGE
 from forge.doors import Doors
+from forge.drivers import aiperf_driver
 from forge.errors import BenchError, InferenceError
 from forge.joining import Joint
 from forge.model import Recipe
@@ -92,24 +94,26 @@ class _Course:
 
 
 class Bench:
-    """One benchmark of models of one server. ``driver`` is what puts them under load; quality is always asked by forge."""
+    """One benchmark of models of one server. ``builder`` makes what another driver needs; quality is always asked by forge."""
 
-    def __init__(self, doors: Doors, store: Store, clocks: Clocks, tell: Listener, driver: Driver | None = None) -> None:
+    def __init__(self, doors: Doors, store: Store, clocks: Clocks, tell: Listener, builder: Callable[[], Builder]) -> None:
         self._doors = doors
         self._store = store
         self._clocks = clocks
         self._tell = tell
         self._own = doors.load_loop(clocks.steady)
-        self._driver = driver or self._own
+        self._driver = self._own
+        self._builder = builder
         self._digests: dict[str, None] = {}
         self._notes: dict[str, None] = {}
 
     def run(self, targets: Sequence[Target], ports: Ports, wish: Wish) -> Results:
         """Measure ``targets``, which one server at ``ports`` offers. BenchError for a wish that cannot be granted, before any
         load; InferenceError where not one request of a repeat came through. Other failures are counted in the results."""
-        began, made = self._clocks.steady(), self._clocks.now()
         exams = scoring.read(_text(wish.quality), str(wish.quality)) if wish.quality else ()
         courses = self._courses(targets, wish)
+        self._driver = self._hired(wish)  # what cannot be granted is refused before anything is made for it
+        began, made = self._clocks.steady(), self._clocks.now()
         instruments = self._doors.instruments(ports)
         counters = {name: Counter(self._doors.tokens(target.tokenizer), wish.goodput) for name, target in _named(targets)}
         # Repeats are the outer loop, so that what else the machine does falls on all points alike.
@@ -145,6 +149,14 @@ class Bench:
             raise BenchError("each model has a chat template of its own", hint="export one model at a time")
         providers = [self._provider(course, ports) for course in courses]
         return configuration([(exam, _prompt(exam, courses[0].workload.offer)) for exam in exams], providers)
+
+    def _hired(self, wish: Wish) -> Driver:
+        if wish.driver == "forge":
+            return self._own
+        if wish.together:
+            what = "AIPerf warms up each model by itself: their loads would not begin together"
+            raise BenchError(what, where="--together", hint="measure in turn, or with forge's own driver")
+        return aiperf_driver(self._doors, self._store, self._builder, self._tell)
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "bench", text=text))
@@ -238,6 +250,7 @@ class Bench:
             duration=load.wish.duration,
             seed=load.wish.seed + number,
             patience=load.wish.patience,
+            tokenizer=course.target.tokenizer,
         )
 
     def _examine(self, course: _Course, exams: Sequence[Exam], ports: Ports) -> Quality:

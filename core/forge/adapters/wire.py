@@ -77,6 +77,16 @@ class Input:
 
 def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
     """The tensors that ask ``model`` for ``request``; InferenceError for what it has no input for, and for wrong values."""
+    return tuple(_input(model.inputs[name], values, request.model) for name, values in _asked(request, model).items())
+
+
+def body(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
+    """The same as one object of JSON, for Triton's generate extension."""
+    return {name: values[0] if len(values) == 1 else list(values) for name, values in _asked(request, model).items()}
+
+
+def _asked(request: Request, model: ModelMetadata) -> dict[str, Values]:
+    """An input's name -> its values; InferenceError for what the model has no input for."""
     offered = model.inputs
     _refuse_impossible(request, model)
     wanted = _words(request)
@@ -90,8 +100,7 @@ def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
             hint=f"leave that out; it takes: {', '.join(sorted(offered))}",
         )
     asked = {name: wanted[word] for word, name in named.items() if name}
-    asked |= {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
-    return tuple(_input(offered[name], values, request.model) for name, values in asked.items())
+    return asked | {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
 
 
 def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from forge.ports import Request
@@ -40,6 +41,8 @@ class Drive:
     """Of the arrivals of an open loop."""
     patience: float | None = None
     """Seconds after which a request is given up, as an error."""
+    tokenizer: Path | None = None
+    """The model's own, a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Answer:
     input_tokens: int = 0
     """How many the server says the prompt has; 0 where it does not."""
     error: str = ""
+    spoken: int = 0
+    """How many the model's tokenizer makes of the text, by a tool that counts them and does not give the text."""
 
 
 Watch = Callable[[], AbstractContextManager[None]]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from forge.benching.driving import Load
 from forge.benching.figures import TIMES
@@ -68,6 +69,8 @@ class Wish:
     goodput: Mapping[str, float] = field(default_factory=dict[str, float])
     quality: Path | None = None
     together: bool = False
+    driver: Literal["forge", "aiperf"] = "forge"
+    """Who puts the load on: forge's own loop over gRPC, or NVIDIA's AIPerf over HTTP."""
     patience: float = 600.0
     """Seconds after which a request is given up."""
     command: tuple[str, ...] = ()

@@ -163,15 +163,17 @@ class Counter:
         if answer.tokens:
             self.ways.add("server")
             return answer.tokens
+        if answer.error and not (answer.text or answer.spoken):
+            return 0
         if request.min_tokens == request.max_tokens and not answer.error:
             self.ways.add("asked")
             if not self.tokens.missing:
                 self.asked += request.max_tokens
-                self.spoken += self.tokens.spoken(answer.text)
+                self.spoken += answer.spoken or self.tokens.spoken(answer.text)
             return request.max_tokens
-        if not self.tokens.missing:
+        if answer.spoken or not self.tokens.missing:
             self.ways.add("tokenizer")
-            return self.tokens.spoken(answer.text)
+            return answer.spoken or self.tokens.spoken(answer.text)
         self.ways.add("chunks")
         return len(answer.marks)
 

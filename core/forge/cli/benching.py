@@ -1,6 +1,6 @@
 """bench."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -9,6 +9,7 @@ from forge.cli.show import Output, verb
 
 RUN = "run"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW = click.Path(dir_okay=False, path_type=Path)
 _FAIL_IF = click.option(
     "--fail-if", "fail_if", multiple=True, metavar="LIMIT", help='Exit code 16 if this holds, as "ttft_p95>200ms".'
 )
@@ -29,6 +30,7 @@ def bench() -> None:
     \b
     forge bench MODEL [OPTIONS]      the same as `forge bench run MODEL`; see `forge bench run --help`
     forge bench compare A B
+    forge bench page RESULTS
 
     \b
     Example:
@@ -66,9 +68,18 @@ def bench() -> None:
     help="Write --quality for promptfoo; no run.",
 )
 @click.option("--together", is_flag=True, help="Load all models of a deployment at the same time, not in turn.")
+@click.option(
+    "--driver",
+    type=click.Choice(("forge", "aiperf")),
+    default="forge",
+    show_default=True,
+    help="Who puts the load on; NVIDIA's AIPerf gets an environment of its own (1.2 GB, once).",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of prompts, arrivals and sampling.")
 @click.option("--timeout", metavar="TIME", default="600s", show_default=True, help="Give up a request after so long.")
 @click.option("--output", "into", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here too.")
+@click.option("--page", type=_NEW, help="Where the page with plots goes. [default: beside the results in forge's home folder]")
+@click.option("--no-page", is_flag=True, help="Leave no page.")
 @_FAIL_IF
 @verb
 def run(
@@ -77,6 +88,8 @@ def run(
     repository: str | None,
     promptfoo: Path | None,
     into: Path | None,
+    page: Path | None,
+    no_page: bool,
     fail_if: tuple[str, ...],
     **options: object,
 ) -> None:
@@ -86,12 +99,16 @@ def run(
     Example:
         forge bench run smollm2-135m-instruct --sweep concurrency=1,4 --sweep temperature=0.2,0.7
     """
+    from forge import drawing
     from forge.benching import comparing
+    from forge.benching.page import Named
     from forge.cli.measurements import document, lines, wish
     from forge.workshop import Workshop
 
     limits = [comparing.limit(text) for text in fail_if]
     comparing.require_absolute(limits)
+    if page is not None:
+        drawing.require()
     wanted = wish(options)
     shop = Workshop.here(output.listener)
     if promptfoo is not None:
@@ -102,7 +119,10 @@ def run(
     if into is not None:
         into.write_bytes(kept.read_bytes())
     place = str(into or kept)
-    output.result(document(found, place), "\n".join([*lines(found), f"results: {place}"]))
+    sheet = [Named("", found)]
+    drawn, said = ("", "") if no_page else _page(lambda: drawing.leave(sheet, page or kept.with_suffix(".html")))
+    text = "\n".join([*lines(found), f"results: {place}", *said.splitlines()])
+    output.result({**document(found, place), "page": drawn}, text)
     _judge(output, comparing.exceeded(limits, found))
 
 
@@ -111,26 +131,67 @@ def run(
 @click.argument("second", type=_FILE)
 @click.option("--anyway", is_flag=True, help="Compare what is unlike, too.")
 @click.option("--all", "everything", is_flag=True, help="Show every figure, not the chief ones.")
+@click.option("--page", type=_NEW, help="Draw both into one page, with the ratios.")
 @_FAIL_IF
 @verb
-def compare(output: Output, first: Path, second: Path, anyway: bool, everything: bool, fail_if: tuple[str, ...]) -> None:
+def compare(
+    output: Output, first: Path, second: Path, anyway: bool, everything: bool, page: Path | None, fail_if: tuple[str, ...]
+) -> None:
     """Say how SECOND differs from FIRST, both results of `forge bench`: ratios with their 95 % intervals.
 
     \b
     Example:
         forge bench compare before.json after.json --fail-if "ttft_p95>1.05x"
     """
+    from forge import drawing
     from forge.benching import comparing, results
+    from forge.benching.page import Named
     from forge.cli.measurements import comparison_lines
 
     limits = [comparing.limit(text) for text in fail_if]
-    found = comparing.compare(results.read(first.read_bytes(), str(first)), results.read(second.read_bytes(), str(second)))
+    one, other = (results.read(file.read_bytes(), str(file)) for file in (first, second))
+    found = comparing.compare(one, other)
     if not anyway:
         comparing.require_alike(found, f"{first}, {second}")
     broken = comparing.broken(limits, found)
-    shown = {"differences": found.differences, "pairs": found.pairs, "broken": broken}
-    output.result(shown, "\n".join(comparison_lines(found, everything=everything)))
+    shown: dict[str, object] = {"differences": found.differences, "pairs": found.pairs, "broken": broken}
+    said = list(comparison_lines(found, everything=everything))
+    if page is not None:
+        drawing.leave([Named("first", one), Named("second", other)], page, found)
+        shown["page"] = str(page)
+        said.append(f"page: {page}")
+    output.result(shown, "\n".join(said))
     _judge(output, broken)
+
+
+@bench.command("page")
+@click.argument("file", metavar="RESULTS", type=_FILE)
+@click.option("-o", "--output", "into", type=_NEW, help="[default: beside RESULTS, with .html]")
+@verb
+def draw(output: Output, file: Path, into: Path | None) -> None:
+    """Draw RESULTS of `forge bench`: one HTML file with plots that needs no network.
+
+    \b
+    Example:
+        forge bench page results.json -o results.html
+    """
+    from forge import drawing
+    from forge.benching import results
+    from forge.benching.page import Named
+
+    place = drawing.leave([Named("", results.read(file.read_bytes(), str(file)))], into or file.with_suffix(".html"))
+    output.result({"page": str(place)}, f"page: {place}")
+
+
+def _page(leave: Callable[[], Path]) -> tuple[str, str]:
+    """The page's path and what to say of it. A benchmark that has run is not failed by a page that cannot be drawn."""
+    from forge.errors import BenchError
+
+    try:
+        place = str(leave())
+    except BenchError as error:
+        return "", f"no page: {error.what} ({error.hint})"
+    return place, f"page: {place}"
 
 
 def _judge(output: Output, broken: Sequence[str]) -> None:

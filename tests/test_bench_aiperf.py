@@ -1,0 +1,319 @@
+"""AIPerf as a driver: what it is told, what its records say, how it ends; and both drivers on one real server."""
+
+import json
+import os
+import stat
+import statistics
+import subprocess
+import time
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from bench_kit import Letters
+from fake_doors import FakeDoors, World
+from forge.adapters.aiperf import EXPORT, LOG, Aiperf, AiperfDriver
+from forge.asking import Target
+from forge.benching import aiperf
+from forge.benching.driving import Answer, Ask, Drive, Load
+from forge.benching.results import Results
+from forge.benching.wish import Wish
+from forge.benching.workload import Counter
+from forge.builder import Builder
+from forge.doors import Doors
+from forge.drivers import aiperf_driver
+from forge.errors import BenchError
+from forge.halt import Halt
+from forge.ports import Event, ModelMetadata, Request, TensorMetadata
+from forge.steps import MakeEnvironment, Step
+from forge.store import Store
+from forge.workshop import Workshop
+
+RECORDED = Path(__file__).parent / "data" / "aiperf" / EXPORT
+"""Of AIPerf 0.13.0 and SmolLM2: five requests at 3 a second, the third refused, after a warm-up of one."""
+PROMPTS = (("The capital of France is", 4), ("Größe: 🙂 ist ein", 5), ("A prompt whose answer is too long", 100000))
+INPUTS = {
+    name: TensorMetadata(name, kind, (-1, 1))
+    for name, kind in (("text_input", "BYTES"), ("max_tokens", "INT32"), ("stream", "BOOL"), ("seed", "UINT64"))
+}
+FACTOR = 3.0
+"""How far the two drivers' medians may be apart: one asks over gRPC, the other over HTTP, on a machine that does more."""
+
+FAKE = """#!/bin/sh
+while [ "$1" != --output-artifact-dir ]; do shift; done
+into="$2"
+env > "$into/environment"
+echo 'NOTICE   Phase warmup (warmup) started'
+echo 'NOTICE   Phase profiling (profiling) started | target: 5 requests'
+{body}
+"""
+WHOLE = f"""cp '{RECORDED}' "$into/"
+sleep 0.3
+echo 'NOTICE   Phase profiling (profiling) complete | completed=5'
+sleep 0.2"""
+
+
+def drive(**more: object) -> Drive:
+    asks = [Ask(Request("bls", text, max_tokens=length, seed=7), 5) for text, length in PROMPTS]
+    cycled = [asks[number % 3] for number in range(5)]
+    given = {"load": Load(rate=3.0), "asks": cycled, "warm": cycled[:1], "seed": 9, "patience": 30.0, **more}
+    return Drive("127.0.0.1:1", "127.0.0.1:2", **given)  # type: ignore[arg-type]
+
+
+def recorded(lines: Sequence[str] | None = None) -> tuple[Answer, ...]:
+    kept = RECORDED.read_text(encoding="utf-8").splitlines() if lines is None else lines
+    return aiperf.answers("\n".join(kept), drive(), "there")
+
+
+def test_records_become_answers_in_the_order_in_which_they_were_due() -> None:
+    found = recorded()
+    assert [answer.ask.request.prompt for answer in found] == [PROMPTS[number % 3][0] for number in range(5)]
+    assert [len(answer.marks) for answer in found] == [4, 5, 0, 4, 5]
+    assert [answer.tokens for answer in found] == [4, 5, 0, 4, 5]
+    assert [answer.input_tokens for answer in found] == [5, 9, 0, 5, 9]
+    assert found[0].due == 0
+
+
+def test_moments_are_those_that_aiperf_measured() -> None:
+    first = recorded()[0]
+    assert first.sent - first.due == pytest.approx(0.001009368)  # request_start - credit_issued
+    assert first.marks[0] - first.sent == pytest.approx(0.245016072)  # time_to_first_token
+    gaps = [later - earlier for earlier, later in zip(first.marks, first.marks[1:], strict=False)]
+    assert gaps == pytest.approx([0.082350606, 0.190887288, 0.20383413])  # inter_chunk_latency
+    assert first.end - first.due == pytest.approx(0.723097464)
+
+
+def test_a_closed_loop_counts_from_the_sending() -> None:
+    found = aiperf.answers(RECORDED.read_bytes(), drive(load=Load(concurrency=2)), "there")
+    assert all(answer.due == answer.sent for answer in found)
+
+
+def test_a_refused_request_says_what_triton_said() -> None:
+    (refused,) = (answer for answer in recorded() if answer.error)
+    assert refused.error == "prompt length (7) + request_output_len (100000) exceeds the model's max_seq_len (4096)"
+    assert not refused.marks
+
+
+def test_what_a_server_does_not_count_aiperfs_tokenizer_does() -> None:
+    lines = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["metrics"].pop("usage_completion_tokens", None)
+        line["metrics"].pop("usage_prompt_tokens", None)
+    counter = Counter(Letters(), {})
+    records = [counter.record(answer) for answer in recorded([json.dumps(line) for line in lines])]
+    assert [record.output_tokens for record in records] == [3, 5, 0, 3, 5]  # without the end's own token
+    assert [record.input_tokens for record in records] == [5, 9, 5, 5, 9]  # of the refused one: what forge counted
+    assert counter.ways == {"tokenizer"}
+
+
+@pytest.mark.parametrize("text", ["no JSON", '{"metadata": {}}', '{"records": []}'])
+def test_what_aiperf_did_not_write_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="no records of AIPerf"):
+        recorded([text])
+
+
+def test_a_request_that_nobody_asked_for_is_refused() -> None:
+    strange = RECORDED.read_text(encoding="utf-8").replace("ask-4", "ask-5").splitlines()
+    with pytest.raises(BenchError, match="not given: ask-5"):
+        recorded(strange)
+
+
+def test_a_load_is_told_in_aiperfs_options() -> None:
+    told = " ".join(aiperf.arguments(drive(), "asks.jsonl", "into"))
+    assert "--request-rate 3 --arrival-pattern poisson --warmup-request-count 1 --request-count 5" in told
+    assert "--url http://127.0.0.1:2/v2/models/bls" in told
+    assert "--random-seed 9" in told
+    assert "--request-timeout-seconds 30" in told
+    assert "--streaming" in told
+    timed = aiperf.arguments(drive(load=Load(concurrency=4), duration=2.5, warm=()), "asks.jsonl", "into")
+    assert "--concurrency 4 --benchmark-duration 2.5 --benchmark-grace-period inf" in " ".join(timed)
+    assert not {"--request-count", "--warmup-request-count", "--request-rate"} & set(timed)
+
+
+class Place:
+    """The driver over a program that plays AIPerf."""
+
+    def __init__(self, folder: Path, body: str) -> None:
+        python = folder / "python3"
+        python.write_text(FAKE.format(body=body))
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+        self.said: list[str] = []
+        self.looks: list[float] = []
+        self.folder = folder / "kept"
+        tool = Aiperf(python, nullcontext, lambda _, model: ModelMetadata(model, INPUTS, {}), lambda _: Letters(opening=2))
+        environ = {"PATH": os.environ["PATH"], "HF_TOKEN": "secret", "https_proxy": "http://proxy"}
+        self.driver = AiperfDriver(tool, self.folder, environ, Halt(), self.said.append)
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        began = time.monotonic()
+        yield
+        self.looks.append(time.monotonic() - began)
+
+    def run(self, wanted: Drive) -> tuple[Answer, ...]:
+        return self.driver.drive([wanted], self.watch)[0]
+
+
+def test_the_server_is_looked_at_from_the_warm_ups_end_to_the_last_answer(tmp_path: Path) -> None:
+    place = Place(tmp_path, WHOLE)
+    assert len(place.run(drive())) == 5
+    assert len(place.looks) == 1
+    assert place.looks[0] >= 0.2
+
+
+def test_the_warm_ups_last_request_is_held_until_the_server_is_looked_at(tmp_path: Path) -> None:
+    held = "touch $FORGE_AIPERF_GATE/warm-0; while [ ! -e $FORGE_AIPERF_GATE/open ]; do sleep 0.01; done"
+    place = Place(tmp_path, f"{held}\n{WHOLE}")
+    python = tmp_path / "python3"
+    python.write_text(python.read_text().replace("Phase profiling (profiling) started", "nothing of the kind"))
+    assert len(place.run(drive())) == 5
+    assert len(place.looks) == 1
+
+
+def test_each_run_keeps_its_artifacts_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    place = Place(tmp_path, WHOLE)
+    place.run(drive())
+    place.run(drive())
+    assert sorted(each.name for each in place.folder.iterdir()) == ["bls-001", "bls-002"]
+    assert place.said == [f"AIPerf's own files: {place.folder / name}" for name in ("bls-001", "bls-002")]
+
+
+def test_aiperf_sees_no_secret_and_no_network_and_knows_of_special_tokens(tmp_path: Path) -> None:
+    place = Place(tmp_path, WHOLE)
+    place.run(drive(tokenizer=tmp_path))
+    seen = {
+        line.split("=")[0]: line.partition("=")[2]
+        for line in (place.folder / "bls-001" / "environment").read_text().splitlines()
+    }
+    assert seen["HF_HUB_OFFLINE"] == "1"
+    assert seen["FORGE_AIPERF_SPECIAL"] == "2"
+    assert not {"HF_TOKEN", "https_proxy"} & set(seen)
+
+
+def test_a_failure_shows_the_end_of_aiperfs_log_and_where_it_is(tmp_path: Path) -> None:
+    place = Place(tmp_path, "for n in $(seq 40); do echo line $n; done; echo '│ Reason: no such tokenizer │'; exit 3")
+    with pytest.raises(BenchError, match=r"code 3(.|\n)*line 40\nReason: no such tokenizer") as caught:
+        place.run(drive())
+    assert caught.value.where == str(place.folder / "bls-001" / LOG)
+    assert "line 20\n" not in str(caught.value)
+
+
+def test_a_load_of_which_nothing_came_through_is_no_failure_of_aiperf(tmp_path: Path) -> None:
+    failed = next(line for line in RECORDED.read_text(encoding="utf-8").splitlines() if "Bad Request" in line)
+    (tmp_path / EXPORT).write_text(f"{failed}\n")
+    (answer,) = Place(tmp_path, f"cp '{tmp_path / EXPORT}' \"$into/\"; exit 1").run(drive())
+    assert "exceeds" in answer.error
+
+
+def test_an_interrupt_ends_aiperf_and_all_it_has_started(tmp_path: Path) -> None:
+    place = Place(tmp_path, 'sleep 100 & echo $! > "$into/child"; echo $$ > "$into/leader"; sleep 100')
+
+    def interrupted() -> AbstractContextManager[None]:
+        leader = place.folder / "bls-001" / "leader"
+        while not leader.is_file() or not leader.read_text():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.driver.drive([drive()], interrupted)
+    for name in ("leader", "child"):
+        process = Path("/proc") / (place.folder / "bls-001" / name).read_text().strip() / "stat"
+        assert not process.exists() or process.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_the_environment_is_announced_made_once_and_pinned(tmp_path: Path) -> None:
+    world, events = World(), list[Event]()
+    doors, store = FakeDoors(tmp_path, world), Store(tmp_path / "store", clock=lambda: 0.0)
+    names = [
+        aiperf_driver(doors, store, lambda: Builder(store, doors.tools, events.append), events.append).name for _ in range(2)
+    ]
+    assert names == [f"aiperf {aiperf.version()}"] * 2
+    assert [event.kind for event in events if event.kind in ("note", "made", "held")] == ["note", "made", "held"]
+    assert "1.2 GB" in events[0].text
+    (made,) = world.environments.made
+    assert made.bare == aiperf.pins()
+    assert all("==" in pin for pin in made.bare)
+
+
+# -- the real one
+
+
+@pytest.fixture(scope="module")
+def python(shop: Workshop) -> Path:
+    """AIPerf's real environment, of the session's home."""
+    doors = Doors(shop.home, dict(os.environ), lambda _: None)
+    there = doors.host()
+    step = Step("aiperf", MakeEnvironment(aiperf.environment(there), there.interpreter))
+    return Builder(shop.store, doors.tools, lambda _: None).realise([step])[step.key].path / "bin" / "python3"
+
+
+HEARD = """
+import json
+from aiperf.common.models import RequestRecord, TextResponse
+from forge_aiperf.endpoint import TritonGenerateEndpoint
+
+def heard(*told):
+    record = RequestRecord(responses=[TextResponse(perf_ns=n + 1, text=json.dumps(each)) for n, each in enumerate(told)])
+    endpoint = TritonGenerateEndpoint.__new__(TritonGenerateEndpoint)
+    for _ in range(2):  # AIPerf may ask twice
+        found = endpoint.extract_response_data(record)
+    return [(each.data.text, (each.usage or {}).get("completion_tokens")) for each in found]
+
+inputs = TritonGenerateEndpoint.extract_payload_inputs(None, {"text_input": "one two", "seed": 3})
+print(json.dumps({
+    "inputs": [inputs.texts, inputs.pretokenised_token_count],
+    "heard": heard(
+        {"text_output": "a", "num_output_tokens": 1}, {"text_output": "ab", "num_output_tokens": 2},
+        {"text_output": "zzz", "num_output_tokens": 1, "sequence_index": 1}, {"text_output": ""},
+    ),
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("repeated", "expected"),
+    [("", [["a", 1], ["ab", 3]]), ("text", [["a", 1], ["b", 3]]), ("all", [["a", 1], ["b", 2]])],
+)
+def test_the_plugin_hears_what_is_new_in_each_response(
+    python: Path, tmp_path: Path, repeated: str, expected: list[object]
+) -> None:
+    for text in aiperf.plugin():
+        (tmp_path / text.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / text.path).write_text(text.content)
+    told = {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "FORGE_AIPERF_SPECIAL": "2", "FORGE_AIPERF_REPEATED": repeated}
+    done = subprocess.run([python, "-c", HEARD], env={**os.environ, **told}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["heard"] == expected
+    assert found["inputs"] == [["one two"], 2]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_both_drivers_measure_the_same_on_one_server(shop: Workshop, served: Target) -> None:
+    common = {"requests": 6, "repeats": 1, "concurrency": 2, "input_tokens": 24, "output_tokens": 8}
+    own, _ = shop.bench(served.model.name, served.repository, Wish(**common))  # type: ignore[arg-type]
+    theirs, _ = shop.bench(served.model.name, served.repository, Wish(**common, driver="aiperf"))  # type: ignore[arg-type]
+    assert (own.driver, theirs.driver) == ("forge", f"aiperf {aiperf.version()}")
+    assert own.settings == theirs.settings  # the same prompts, counted by the server
+    assert _lengths(own) == _lengths(theirs) == [(24, 8)] * 6
+    for figure in ("ttft", "itl"):
+        ratio = _median(theirs, figure) / _median(own, figure)
+        assert 1 / FACTOR < ratio < FACTOR, f"{figure}: AIPerf's median is {ratio:.2f} of forge's"
+    (repeat,) = theirs.points[0].repeats
+    assert repeat.triton[served.model.front].requests == 6  # the warm-up not among them
+
+
+def _lengths(found: Results) -> list[tuple[int, int]]:
+    (repeat,) = found.points[0].repeats
+    assert not repeat.errors
+    return [(record.input_tokens, record.output_tokens) for record in repeat.records]
+
+
+def _median(found: Results, figure: str) -> float:
+    (repeat,) = found.points[0].repeats
+    return statistics.median(float(getattr(record, figure)) for record in repeat.records)

@@ -1,0 +1,3 @@
+class TextResponseData:
+    text: str
+    def __init__(self, text: str) -> None: ...
