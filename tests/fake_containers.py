@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from forge import repository, toolchain
-from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
+from forge.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.errors import HostError, Problem, StepError
 
 HELP = """usage: PROGRAM [-h] ...
@@ -77,6 +77,7 @@ class FakeContainers:
     ran: list[ContainerRun] = field(default_factory=list[ContainerRun])
     built: list[ImageBuild] = field(default_factory=list[ImageBuild])
     pulled: int = 0
+    away: bool = False
     overlaid: dict[str, str] = field(default_factory=dict[str, str])
 
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:
@@ -100,6 +101,15 @@ class FakeContainers:
             self.built.append(build)
             line("built")
         return f"sha256:{build.key[:8]}"
+
+    def made(self, home: str) -> tuple[FamilyImage, ...]:
+        if self.away:
+            raise HostError("no daemon answers")
+        return tuple(FamilyImage(f"forge/{one.family}:{one.key}", one.key) for one in self.built if one.labels[HOME] == home)
+
+    def discard(self, image: FamilyImage) -> bool:
+        self.built = [one for one in self.built if one.key != image.key]
+        return True
 
     def run(self, run: ContainerRun, line: Line) -> None:
         self.ran.append(run)

@@ -80,6 +80,8 @@ class InferenceResponseSender:
     cancelled: bool = False
     after_send: Callable[[int], None] = lambda count: None
     final: threading.Event = field(default_factory=threading.Event)
+    seen: threading.Event = field(default_factory=threading.Event)
+    """Somebody has looked and found it cancelled."""
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         if self.final.is_set():
@@ -94,6 +96,8 @@ class InferenceResponseSender:
         self.after_send(len(self.sent))
 
     def is_cancelled(self) -> bool:
+        if self.cancelled:
+            self.seen.set()
         return self.cancelled
 
 

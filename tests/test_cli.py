@@ -73,6 +73,13 @@ def test_json_is_one_document_and_nothing_else_on_stdout(place: Path) -> None:
     assert all(len(step["key"]) == 64 for step in document["steps"])
 
 
+def test_a_plan_in_json_carries_what_is_worth_knowing_beforehand(place: Path) -> None:
+    assert json.loads(forge("plan", "--json", place / "tiny.toml").stdout)["notes"] == []
+    (place / "tiny.toml").write_text(TINY.replace("twin", "engine"))
+    (note,) = json.loads(forge("plan", "--json", place / "tiny.toml").stdout)["notes"]
+    assert note.startswith("tiny: its image has not been read yet")
+
+
 def test_all_problems_of_a_recipe_are_told_with_file_key_and_mend(place: Path) -> None:
     (place / "tiny.toml").write_text(TINY.replace('"tiny"', '"../tiny"') + "[build]\nmax_batchsize = 4\nmax_input_len = 0\n")
     result = forge("plan", place / "tiny.toml")

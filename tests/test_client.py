@@ -204,3 +204,24 @@ def test_asyncio_is_told_of_failures_in_the_same_words(tiny: Tiny, asked: Reques
         asyncio.run(fail(tiny.address, replace(asked, beam_width=99)))
     with pytest.raises(InferenceError, match="no server answers"):
         asyncio.run(fail("127.0.0.1:9", asked))
+
+
+def test_a_closed_client_says_that_it_is_closed(tiny: Tiny, asked: Request) -> None:
+    with Client(tiny.address) as client:
+        assert client.ask(asked).text
+    for again in (lambda: client.ask(asked), client.models, lambda: client.metadata("other")):
+        with pytest.raises(InferenceError, match="this client was closed") as caught:
+            again()
+        assert caught.value.where == tiny.address
+
+    async def use(after: AsyncClient) -> None:
+        async with after:
+            assert await after.models()
+        with pytest.raises(InferenceError, match="this client was closed"):
+            await after.ask(asked)
+        unused = AsyncClient(tiny.address)
+        await unused.close()
+        with pytest.raises(InferenceError, match="this client was closed"):
+            await unused.models()
+
+    asyncio.run(use(AsyncClient(tiny.address)))

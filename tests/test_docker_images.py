@@ -1,5 +1,6 @@
 """Images on a real Docker engine: what they are, and that none is built twice."""
 
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -7,7 +8,7 @@ import pytest
 
 from docker_fixture import PLAIN, listed
 from forge.adapters.docker_containers import DockerContainers
-from forge.containers import ImageBuild, dockerfile
+from forge.containers import HOME, FamilyImage, ImageBuild, dockerfile
 from forge.errors import HostError, StepError
 from forge.model import Requirements
 from loopback_registry import registry
@@ -60,6 +61,29 @@ def test_an_image_is_built_once_and_found_by_its_key(containers: DockerContainer
     assert made.id == first
     assert made.labels == {"forge.key": build.key, "forge.family": "plain"}
     assert containers.read(first, ("/installed",)) == {"/installed": b"numpy<2\n"}
+
+
+def test_only_what_this_home_made_is_listed_and_given_up(
+    containers: DockerContainers, base: str, tmp_path: Path, engine: str
+) -> None:
+    import docker
+
+    mine, theirs = (
+        replace(build_of(tmp_path, f"FROM {base}\nENV WHOSE={home}\n", home), labels={HOME: str(tmp_path / home)})
+        for home in ("mine", "theirs")
+    )
+    for build in (mine, theirs):
+        containers.build(build, quiet)
+    (image,) = containers.made(str(tmp_path / "mine"))
+    assert image == FamilyImage(f"forge/plain-family:{mine.key}", mine.key)
+    client = docker.DockerClient(base_url=engine)
+    user = client.containers.create(image.name, "true")
+    assert not containers.discard(image)
+    user.remove()
+    client.close()
+    assert containers.discard(image)
+    assert containers.made(str(tmp_path / "mine")) == ()
+    assert len(containers.made(str(tmp_path / "theirs"))) == 1
 
 
 def test_two_images_of_one_content_have_one_identity(containers: DockerContainers, base: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from forge import doctor
 from forge.adapters.machine import ThisMachine
 from forge.checkup import Checkup
 from forge.cli import main
-from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
+from forge.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.doctor import Finding, Signs, Status, Wish, examine
 from forge.errors import HostError, Problem, SourceError
 from forge.families import PluginInfo
@@ -247,6 +247,12 @@ class FakeContainers:
 
     def build(self, build: ImageBuild, line: Line) -> str:
         raise AssertionError("a doctor builds nothing")
+
+    def made(self, home: str) -> tuple[FamilyImage, ...]:
+        raise AssertionError("a doctor lists no images")
+
+    def discard(self, image: FamilyImage) -> bool:
+        raise AssertionError("a doctor removes nothing")
 
     def run(self, run: ContainerRun, line: Line) -> None:
         raise AssertionError("a doctor runs nothing")

@@ -1,5 +1,6 @@
 """The engine runtime from recipe to repository: the image is a fake, the store, the plan and the files are real."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from forge import publishing
 from forge.adapters.machine import ThisMachine
 from forge.adapters.pbtxt import blank
 from forge.checking import Checker
+from forge.containers import HOME
 from forge.errors import HostError, LockError, Problem, RecipeError
 from forge.manifest import Serving
 from forge.steps import Stage
@@ -80,6 +82,32 @@ def test_requirements_make_a_family_image_that_the_commands_run_in(
     (image,) = world.containers.built
     assert "sentencepiece" in image.dockerfile
     assert {run.image for run in world.containers.ran} == {f"sha256:{image.key[:8]}"}
+
+
+def test_gc_takes_a_family_image_along_and_no_other_homes(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    (mine,) = world.containers.built
+    theirs = replace(mine, key="f" * 64, labels={HOME: str(tmp_path / "another")})
+    world.containers.built.append(theirs)
+    assert shop.collect().images == ()
+    shop.remove("tiny", tmp_path / "models")
+    would = shop.collect(dry_run=True)
+    assert [name.rpartition(":")[2] for name in would.images] == [mine.key]
+    assert world.containers.built == [mine, theirs]
+    assert shop.collect() == would
+    assert world.containers.built == [theirs]
+
+
+def test_gc_takes_along_what_an_earlier_one_left_in_an_engine_that_was_away(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    shop.remove("tiny", tmp_path / "models")
+    world.containers.away = True
+    assert shop.collect().images == ()
+    world.containers.away = False
+    done = shop.collect()
+    assert (done.artifacts, len(done.images)) == ((), 1)
 
 
 def test_a_persons_own_dockerfile_takes_the_place_of_forges(

@@ -86,6 +86,8 @@ class Siblings:
         self.endless = False
         self.complaint = ""
         self.pace = threading.Event()
+        self.speaking = threading.Event()
+        """An endless answer has begun."""
 
     def door(self) -> ModuleType:
         made = ModuleType(DOOR)
@@ -110,6 +112,7 @@ class Siblings:
         for each in [[one] for one in ids] if streams else [ids]:
             yield self.reply(each)
         while self.endless and request not in self.stopped:
+            self.speaking.set()
             self.pace.wait(0.01)
             yield self.reply(ids[-1:])
         yield Reply()
@@ -251,6 +254,7 @@ def test_a_cancelled_request_stops_the_model_and_ends_in_silence(bls: Make, stre
     siblings.endless = True
     asked = request("hello", stream=stream)
     made.execute([asked])
+    assert siblings.speaking.wait(30)  # who cancels before the model is asked has nothing to stop
     asked.sender.cancelled = True
     assert asked.error() is None
     assert asked.sender.sent[-1] == (None, fake_triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -269,13 +273,13 @@ def test_a_cancelled_request_of_a_model_that_answers_whole_ends_in_an_error(bls:
 
 
 class SlowPreprocessing:
-    """Takes long enough for the watch to see that the request was cancelled."""
+    """Ends when the watch has seen that the request was cancelled."""
 
     def __init__(self, real: Any, asked: fake_triton.InferenceRequest) -> None:
         self.real, self.asked = real, asked
 
     def execute(self, requests: Sequence[fake_triton.InferenceRequest]) -> Any:
-        self.asked.sender.final.wait(0.3)
+        assert self.asked.sender.seen.wait(30)
         return self.real.execute(requests)
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,21 @@ def test_a_registry_out_of_reach_is_told_apart(tmp_path: Path) -> None:
     origin = WheelOrigin(environ)
     with pytest.raises(SourceError, match="out of reach"):
         fetch(origin, pin(origin), tmp_path / "out")
+
+
+def test_a_lock_names_the_digest_that_the_index_states_and_a_fetch_holds_to_it(tmp_path: Path) -> None:
+    wheel(tmp_path, safetensors())
+    served = tmp_path / "tiny_model-1.0-py3-none-any.whl"
+    digest = hashlib.sha256(served.read_bytes()).hexdigest()
+    index = tmp_path / "index" / "tiny-model" / "index.html"
+    index.parent.mkdir(parents=True)
+    index.write_text(f'<a href="{served.as_uri()}#sha256={digest}">{served.name}</a>')
+    origin = WheelOrigin({**os.environ, "PIP_INDEX_URL": index.parent.parent.as_uri(), "PIP_CONFIG_FILE": os.devnull})
+    plain = pin(origin)
+    sealed = origin.sealed(plain)
+    assert sealed == replace(plain, revision=f"1.0@sha256:{digest}")
+    fetch(origin, sealed, tmp_path / "out")
+    wheel(tmp_path, safetensors(fill=2))
+    index.write_text(f'<a href="{served.as_uri()}">{served.name}</a>')
+    with pytest.raises(SourceError, match="not the one that was locked"):
+        fetch(origin, sealed, tmp_path / "again")

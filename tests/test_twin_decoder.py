@@ -66,8 +66,8 @@ def test_smollm2_says_what_transformers_says(smollm2_checkpoint: Path) -> None:
 @pytest.mark.slow
 def test_smollm2s_logits_are_the_same_bits_alone_and_among_others(smollm2_checkpoint: Path) -> None:
     decoder = load(smollm2_checkpoint)
-    prompts = [np.arange(5, 9 + 7 * row) * 31 % 49000 for row in range(5)]
-    assert_company_changes_nothing(decoder, prompts, turns=4)
+    prompts = [np.arange(5, 9 + 7 * row) * 31 % 49000 for row in range(3)]
+    assert_company_changes_nothing(decoder, prompts, turns=2)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])

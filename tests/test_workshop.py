@@ -226,6 +226,18 @@ def test_an_unknown_model_is_answered_with_what_there_is(shop: Workshop, recipe:
         shop.target("nobody")
 
 
+def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServerError) as caught:
+        shop.server(tmp_path / "other")
+    assert caught.value.hint == "start one: `forge serve`"
+    shop.build([recipe], repository=tmp_path / "models")
+    running = shop.serve(tmp_path / "models")
+    assert shop.server(tmp_path / "models") == running
+    with pytest.raises(ServerError, match="no server runs on this repository") as caught:
+        list(shop.logs(tmp_path / "other"))
+    assert caught.value.hint == f"servers run on {tmp_path / 'models'}: name one with --repository"
+
+
 def test_a_repository_that_was_moved_is_served_where_it_is_now(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "moved")
@@ -256,3 +268,21 @@ def test_a_build_checks_what_it_published_and_nothing_beside_it(
     assert {finding.rule for finding in built.findings if finding.severity == "error"} == {"tokenizer-files"}
     assert built.broken
     assert {finding.rule for finding in shop.check(models).findings if finding.severity == "error"} == {"tokenizer-files"}
+
+
+def test_what_a_fix_mended_stays_mended_when_the_repository_moves(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+    models, moved = tmp_path / "models", tmp_path / "moved"
+    shop.build([recipe], repository=models)
+    config = "tensorrt_llm/config.pbtxt"
+    for file in (models / config, models / "_assets/tiny/.configs/tensorrt_llm.pbtxt"):  # as if the entry had had it
+        text = file.read_text()
+        assert "decoupled: true" in text
+        file.write_text(text.replace("decoupled: true", "decoupled: false"))
+    report = shop.check(models, fix=True)
+    assert len(report.changes) == 1
+    assert not report.failed
+    fixed = (models / config).read_text()
+    models.rename(moved)
+    shop.serve(moved)
+    assert (moved / config).read_text() == fixed.replace(str(models), str(moved))
+    assert shop.check(moved).findings == report.findings

@@ -8,6 +8,8 @@ from typing import Any, cast
 # Untyped, or typed only in part.
 torch: Any = importlib.import_module("torch")
 transformers: Any = importlib.import_module("transformers")
+# Such small matrices are multiplied in less time than threads take to meet, and threads that wait for a busy processor spin.
+torch.set_num_threads(1)
 
 VOCABULARY = 199
 _BASE: Mapping[str, Any] = {

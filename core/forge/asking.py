@@ -47,6 +47,16 @@ class Target:
         )
 
 
+def running_on(place: str, servers: Sequence[Running]) -> Running:
+    """The server of a repository, alone or with others; ServerError that names the repositories that have one."""
+    for server in servers:
+        if place in server.repositories:
+            return server
+    others = ", ".join(other for server in servers for other in server.repositories)
+    hint = f"servers run on {others}: name one with --repository" if others else "start one: `forge serve`"
+    raise ServerError("no server runs on this repository", where=place, hint=hint)
+
+
 def served(name: str, servers: Sequence[Running]) -> Target:
     """The model of that name among what ``servers`` offer; ServerError where none runs, InferenceError where none has it."""
     known: list[str] = []

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from forge import compatibility, publishing, reading, rules, trees
+from forge import compatibility, publishing, reading, repository, rules, trees
 from forge.errors import RepositoryError
 from forge.machine import Gpu as Card
 from forge.manifest import NAME, Manifest, PublishedModel
@@ -114,14 +114,19 @@ class Checker:
 def mend(place: Path, seen: Repository, blank: Blank) -> tuple[str, ...]:
     """Change what is safe to change in the repository at ``place``; each change as a sentence.
 
-    A config is written beside itself and renamed over: a file that shares its blocks with another keeps them.
+    A config is written beside itself and renamed over: a file that shares its blocks with another keeps them. What a published
+    one is made from when its repository moves is mended too, or the move would bring the fault back.
     """
     said: list[str] = []
+    held = publishing.inventory(place) if (place / NAME).is_file() else Manifest()
     for each in mended(seen, blank):
+        target = place / each.path
         if each.text is None:
-            (place / each.path).mkdir(exist_ok=True)
+            target.mkdir(exist_ok=True)
         else:
-            target = place / each.path
             trees.write_whole(target, each.text, aside=target.parent)
+            if kept := publishing.original(place, held, each.path):
+                text = repository.relocate(each.text, repository.ROOT, blank, before=held.root)
+                trees.write_whole(kept, text, aside=kept.parent)
         said += [f"{each.path}: {what}" for what in each.what]
     return tuple(said)

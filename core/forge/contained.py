@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from forge import patching, toolchain
-from forge.containers import LOCAL, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
+from forge.containers import HOME, LOCAL, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
 from forge.errors import ForgeError, HostError, StepError
 from forge.ports import Event, Listener
 from forge.steps import MakeImage, ReadToolchain, Run, Step
@@ -112,7 +112,8 @@ class Contained:
         except ValueError as error:
             raise StepError(f"the family image cannot be described: {error}", where=step.name) from error
         log = self._log(step, 0)
-        return self.containers.build(ImageBuild(action.family, step.key, text, log), _told(step, tell))
+        build = ImageBuild(action.family, step.key, text, log, {HOME: str(self.logs.parent)})
+        return self.containers.build(build, _told(step, tell))
 
     def _overlays(self, action: Run, tools: Path | None, scratch: Path, line: Line) -> dict[str, Path]:
         """Patched copies of scripts, by the path in the image that each is mounted over."""

@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]
 
 LOCAL = "local"
 """In the place of an image's reference: no container, the environment that forge itself runs in (adapters.here)."""
+HOME = "forge.home"
+"""A family image's label: the home of the forge that made it, and that may remove it."""
 INPUTS = PurePosixPath("/forge")
 OUT = INPUTS / "out"
 
@@ -60,6 +62,14 @@ class ImageBuild:
     dockerfile: str
     log: Path
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyImage:
+    """A family image that the daemon holds under the ``name`` that forge gave it; ``key`` is its step's."""
+
+    name: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,14 @@ class Containers(Protocol):
 
     def build(self, build: ImageBuild, line: Line) -> str:
         """The id of the image with the build's key: found, or made now."""
+        ...
+
+    def made(self, home: str) -> tuple[FamilyImage, ...]:
+        """The family images that the forge of this home has made."""
+        ...
+
+    def discard(self, image: FamilyImage) -> bool:
+        """Give one up; False where a container uses it, and it stays."""
         ...
 
     def run(self, run: ContainerRun, line: Line) -> None:

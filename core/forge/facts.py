@@ -37,9 +37,9 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
 
 
 def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pinned:
-    """The locked pin for what a commit nails down; local files are looked at each time, for they are the truth."""
+    """The locked pin for what a commit or a version nails down; local files are looked at each time, for they are the truth."""
     origin = world.origins[source.kind]
-    if locked and source.kind in (SourceKind.HUB, SourceKind.GIT):
+    if locked and source.kind in (SourceKind.HUB, SourceKind.GIT, SourceKind.WHEEL):
         return locked
     pinned = origin.pin(source, base)
     if locked and placed(pinned, "") != placed(locked, ""):

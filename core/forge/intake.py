@@ -20,7 +20,7 @@ from forge.families import Family
 from forge.lowering import images
 from forge.model import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.order import Order
-from forge.ports import Event, Listener
+from forge.ports import Event, Listener, Sealing
 from forge.serving import serving_environment
 from forge.store import Store
 from forge.verifying import prompts
@@ -113,12 +113,18 @@ class Intake:
         before = file.read_text(encoding="utf-8") if file.is_file() else ""
         kept = None if upgrade or not before else self._fitting(before, file, wanted)
         facts = self._gathered(wanted, path, kept)
+        if kept is None:
+            facts = replace(facts, source=self._sealed(facts.source), draft=facts.draft and self._sealed(facts.draft))
         after = locks.write(locks.lock(wanted, facts.source, facts.draft, facts.calibration, *_versions(wanted, facts)))
         if after != before:
             scratch = file.with_name(f"{file.name}.new")
             scratch.write_text(after, encoding="utf-8")
             scratch.replace(file)
         return file, after != before
+
+    def _sealed(self, pinned: Pinned) -> Pinned:
+        origin = self.doors.origins[pinned.kind]
+        return origin.sealed(pinned) if isinstance(origin, Sealing) else pinned
 
     def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
         """HostError with all that keeps commands from running here; GPUs count where a build would use one."""

@@ -93,8 +93,8 @@ class Checkpoint:
 class Pinned:
     """A source, nailed down: exactly which bytes a fetch will bring.
 
-    ``revision`` is a commit (hub, git), a version (wheel), or empty where the files' digests say all. ``location`` is where
-    this machine finds them; it enters no key.
+    ``revision`` is a commit (hub, git), a version (wheel; in a lock with ``@sha256:`` and the wheel's digest behind it), or
+    empty where the files' digests say all. ``location`` is where this machine finds them; it enters no key.
     """
 
     kind: SourceKind

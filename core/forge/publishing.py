@@ -36,7 +36,7 @@ _PRIVATE = ".forge"
 _JOURNAL = ".forge/journal.json"
 _LOCK = ".forge.lock"
 _ORIGINALS = ".configs"
-"""Folder among a model's assets with its config.pbtxt files as the entry had them, for when the repository moves."""
+"""Folder among a model's assets with its config.pbtxt files as they are before they name a place, for when that changes."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
@@ -155,6 +155,13 @@ def inventory(repository: Path) -> Manifest:
         return Manifest(root=os.path.abspath(repository))
 
 
+def original(repository: Path, held: Manifest, config: str) -> Path | None:
+    """The text that ``config`` (a path in the repository) is written from when the repository moves, where one is kept."""
+    model = next((model for model in held.models if config in _configs(model)), None)
+    kept = _original(repository, model, config) if model else None
+    return kept if kept and kept.is_file() else None
+
+
 # -- before anything is touched
 
 
@@ -229,9 +236,9 @@ def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate
         placed = relocate(text)
         (staging / config).write_text(placed, encoding="utf-8")
         if placed != text:
-            original = staging / model.assets / _ORIGINALS / f"{Path(config).parent.name}.pbtxt"
-            original.parent.mkdir(parents=True, exist_ok=True)
-            original.write_text(text, encoding="utf-8")
+            kept = _original(staging, model, config)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(text, encoding="utf-8")
     return laid
 
 
@@ -316,12 +323,16 @@ def _at_home(repository: Path, relocate: Relocate) -> Manifest:
         return held
     for model in held.models:
         for config in _configs(model):
-            original = repository / model.assets / _ORIGINALS / f"{Path(config).parent.name}.pbtxt"
-            if original.is_file():
-                _write(repository, config, relocate(original.read_text(encoding="utf-8")))
+            kept = _original(repository, model, config)
+            if kept.is_file():
+                _write(repository, config, relocate(kept.read_text(encoding="utf-8")))
     held = replace(held, root=str(repository))
     _write(repository, manifest.NAME, manifest.write(held))
     return held
+
+
+def _original(repository: Path, model: PublishedModel, config: str) -> Path:
+    return repository / model.assets / _ORIGINALS / f"{Path(config).parent.name}.pbtxt"
 
 
 def _configs(model: PublishedModel) -> frozenset[str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from forge import entering, publishing, repository, standing
-from forge.asking import Target, served
+from forge.asking import Target, running_on, served
 from forge.benching.results import Results
 from forge.benching.wish import Wish as Benchmark
 from forge.builder import Builder
@@ -25,7 +25,7 @@ from forge.crew import Allowance
 from forge.doctor import Finding
 from forge.doors import Doors
 from forge.entering import Built
-from forge.errors import RepositoryError, ServerError
+from forge.errors import RepositoryError
 from forge.fitting import Report
 from forge.home import home
 from forge.intake import Intake
@@ -47,6 +47,7 @@ from forge.steps import Plan, Stage
 from forge.store import Store
 from forge.tailing import lines
 from forge.turnover import Turnover
+from forge.upkeep import Collected, Upkeep
 from forge.verifying.report import Report as Verification
 
 AnyPath = str | Path
@@ -205,8 +206,7 @@ class Workshop:
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
             self.store.remember(place)
-            relocate = self._relocate(place, models)
-            done = self._turnover.publish_all(place, models, relocate)
+            done = self._turnover.publish_all(place, models, self._relocate(place, models))
         found = self._checker.published(place, models)
         if not (layout.rename_plain or found):
             options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": layout.inside}
@@ -241,8 +241,8 @@ class Workshop:
         self, recipes: Sequence[AnyPath], until: Stage, *, runtime: RuntimeKind | None = None, locked: bool = False
     ) -> Plan:
         """Make the steps of ``recipes`` up to a stage, and publish nothing; the part of the plan that was made."""
-        orders = self._joined(self.joint(recipes), runtime, locked=locked)
-        wanted = plan(self._prepared(orders, gpus=until is Stage.BUILD)).until(until)
+        orders = self._prepared(self._joined(self.joint(recipes), runtime, locked=locked), gpus=until is Stage.BUILD)
+        wanted = plan(orders).until(until)
         with self.store.using(step.key for step in wanted.steps):
             self._builder.realise(wanted.steps)
         return wanted
@@ -310,11 +310,7 @@ class Workshop:
 
     def server(self, repository: AnyPath) -> Running:
         """The one that serves ``repository``, alone or with others."""
-        place = str(Path(repository).absolute())
-        for running in self.servers():
-            if place in running.repositories:
-                return running
-        raise ServerError("no server runs on this repository", where=place, hint="start one: `forge serve`")
+        return running_on(str(Path(repository).absolute()), self.servers())
 
     def reload(self, repository: AnyPath = "model-repository", model: str | None = None) -> Running:
         """Have the server on ``repository`` take in what has changed there: all of it, or one recipe's models."""
@@ -345,6 +341,10 @@ class Workshop:
 
     def _lives(self, running: Running) -> bool:
         return any(other.pid == running.pid for other in self.servers())
+
+    def collect(self, *, older_than: float | None = None, max_size: int | None = None, dry_run: bool = False) -> Collected:
+        """Give up what no repository, server or running build uses, in the store and in Docker."""
+        return Upkeep(self.home, self.store, self._doors.containers).collect(older_than, max_size, dry_run=dry_run)
 
     # -- checking
 

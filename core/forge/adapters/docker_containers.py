@@ -6,7 +6,7 @@ from forge.adapters.docker_daemon import Daemon
 from forge.adapters.docker_images import Images
 from forge.adapters.docker_reading import Reading
 from forge.adapters.docker_runs import Runs
-from forge.containers import ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress
+from forge.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import Problem
 from forge.halt import Halt
@@ -35,6 +35,12 @@ class DockerContainers:
 
     def build(self, build: ImageBuild, line: Line) -> str:
         return self._images.build(build, line)
+
+    def made(self, home: str) -> tuple[FamilyImage, ...]:
+        return self._images.made(home)
+
+    def discard(self, image: FamilyImage) -> bool:
+        return self._images.discard(image)
 
     def run(self, run: ContainerRun, line: Line) -> None:
         self._runs.run(run, line)

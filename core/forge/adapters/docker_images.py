@@ -12,10 +12,11 @@ from msgspec import Struct
 from forge.adapters.docker_daemon import Api, Daemon, each, fault, network, ours
 from forge.adapters.docker_logs import Transcript
 from forge.adapters.docker_owners import KEY
-from forge.containers import ImageBuild, ImageFacts, Line, Progress
+from forge.containers import HOME, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.diagnoses import Diagnosis
 from forge.errors import HostError
 
+_NAMES = "forge/"
 _PLAIN = re.compile(r"[^a-z0-9]+")
 
 
@@ -65,6 +66,13 @@ class _Named(Struct, rename="pascal"):
     id: str
 
 
+class _Listed(Struct, rename="pascal"):
+    """GET /images/json, as far as forge reads it."""
+
+    repo_tags: list[str] | None = None
+    labels: dict[str, str] | None = None
+
+
 class Images:
     """The images of one daemon. ``table`` is what a failed build is looked up in."""
 
@@ -98,12 +106,32 @@ class Images:
             with Transcript(build.log, line) as log:
                 return self._built(api, build, log)
 
+    def made(self, home: str) -> tuple[FamilyImage, ...]:
+        """Those that still have the name that forge gave them."""
+        with self._daemon.connected() as api, ours("list its images"):
+            listed = msgspec.convert(api.images(filters={"label": f"{HOME}={home}"}), list[_Listed])
+        found = [(tag, (one.labels or {}).get(KEY, "")) for one in listed for tag in one.repo_tags or ()]
+        return tuple(FamilyImage(tag, key) for tag, key in found if key and tag.startswith(_NAMES) and tag.endswith(f":{key}"))
+
+    def discard(self, image: FamilyImage) -> bool:
+        """By its name: what somebody has given a name of their own stays under that one."""
+        import docker.errors
+
+        with self._daemon.connected() as api, ours("remove an image", image.name):
+            try:
+                api.remove_image(image.name)
+            except docker.errors.APIError as error:
+                if error.status_code not in {404, 409}:
+                    raise
+                return error.status_code == 404
+        return True
+
     def _built(self, api: Api, build: ImageBuild, log: Transcript) -> str:
         doing = f"build the image of {build.family}"
         with ours(doing, str(build.log)):
             events = api.build(
                 fileobj=io.BytesIO(build.dockerfile.encode()),
-                tag=f"forge/{_PLAIN.sub('-', build.family.lower()).strip('-') or 'family'}:{build.key}",
+                tag=f"{_NAMES}{_PLAIN.sub('-', build.family.lower()).strip('-') or 'family'}:{build.key}",
                 labels={**build.labels, KEY: build.key},
                 network_mode=network(api, wanted=True),
                 rm=True,

@@ -20,7 +20,7 @@ from forge import compatibility
 from forge.adapters.mirroring import mirror
 from forge.adapters.processes import inherited, nvidia
 from forge.adapters.programs import LocalExecutor
-from forge.containers import LOCAL, ContainerRun, DaemonFacts, ImageBuild, ImageFacts, Line, Progress, refusals
+from forge.containers import LOCAL, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress, refusals
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose
 from forge.errors import HostError, Problem, StepError
 from forge.halt import Halt
@@ -116,6 +116,12 @@ class Here:
 
     def build(self, build: ImageBuild, line: Line) -> str:  # noqa: ARG002 - the port's
         raise HostError("no image is built here", where=build.family, hint='say executor = "docker" in [runtime]')
+
+    def made(self, home: str) -> tuple[FamilyImage, ...]:  # noqa: ARG002 - the port's
+        return ()
+
+    def discard(self, image: FamilyImage) -> bool:  # noqa: ARG002 - the port's
+        return False
 
     def reap(self) -> tuple[str, ...]:
         return ()

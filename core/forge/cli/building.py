@@ -110,7 +110,8 @@ def build(
 def conclude(output: Output, built: Any) -> None:
     """Say what was published (``forge.entering.Built``) and what a check of it found; exit code 8 where it would not serve."""
     for each in built.findings:
-        output.say(f"{each.severity}: {each.file}: {each.what}\n    {each.mend} [{each.rule}; see docs/rules.md]")
+        tell = output.warn if each.severity == "error" else output.say
+        tell(f"{each.severity}: {each.file}: {each.what}\n    {each.mend} [{each.rule}; see docs/rules.md]")
     output.result(*said(built))
     if built.broken:
         from forge.errors import RepositoryError
@@ -180,7 +181,8 @@ def plan(
     rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), o.why) for o in found.steps]
     told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
     document = figures(found.fit) if found.fit else None
-    output.result({"steps": found.steps, "fit": document, "unfit": found.unfit}, f"{table(rows)}\n\n{told}".rstrip())
+    answer = {"steps": found.steps, "notes": found.plan.notes, "fit": document, "unfit": found.unfit}
+    output.result(answer, f"{table(rows)}\n\n{told}".rstrip())
 
 
 @click.command()

@@ -97,7 +97,7 @@ def verify(output: Output) -> None:
 @click.option("--max-size", type=SIZE, help="Only until the store is this small, as 50GB; longest unused first.")
 @verb
 def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | None) -> None:
-    """Remove artifacts that no repository, server or running build uses.
+    """Remove artifacts that no repository, server or running build uses, and the images in Docker that only they told of.
 
     \b
     Example:
@@ -105,8 +105,10 @@ def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | No
     """
     from forge.workshop import Workshop
 
-    gone = Workshop.here(output.listener).store.collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
-    total = sum(each.size for each in gone)
+    done = Workshop.here(output.listener).collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
+    gone, total = done.artifacts, sum(each.size for each in done.artifacts)
     lines = [f"{each.key[:12]}  {each.step}  {size(each.size)}" for each in gone]
+    lines += [f"image  {name}" for name in done.images]
     lines.append(f"{'would free' if dry_run else 'freed'} {size(total)}")
-    output.result({"removed": gone, "size": total, "dry_run": dry_run}, "\n".join(lines))
+    document = {"removed": gone, "images": done.images, "size": total, "dry_run": dry_run}
+    output.result(document, "\n".join(lines))

@@ -92,6 +92,10 @@ class Output:
         if not self._quiet:
             click.echo(text, err=True)
 
+    def warn(self, text: str) -> None:
+        """What is wrong with the result, on stderr; also to who wants no progress."""
+        click.echo(text, err=True)
+
     def fail(self, error: ForgeError) -> None:
         """Say what went wrong; with --json as the one document on stdout, otherwise on stderr."""
         if self.as_json:

@@ -1,0 +1,41 @@
+"""What ``forge cache gc`` gives up: artifacts that nothing uses, and the family images that only such artifacts told of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.collection import Removed
+from forge.containers import Containers, FamilyImage
+from forge.errors import HostError
+from forge.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What went, or with a dry run would go; ``images`` by their names."""
+
+    artifacts: tuple[Removed, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """Of one home: its store, and the images that the container engine holds for it."""
+
+    home: Path
+    store: Store
+    containers: Containers
+
+    def collect(self, older_than: float | None = None, max_size: int | None = None, *, dry_run: bool = False) -> Collected:
+        """As ``Store.collect``, and what that leaves in the container engine, where one answers."""
+        gone = self.store.collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
+        held = frozenset(artifact.key for artifact in self.store.artifacts()) - {one.key for one in gone}
+        try:
+            with self.store.claims.gate():  # an image that a build is about to find is not taken from it
+                found = self._left(held | self.store.claims.claimed())
+                images = found if dry_run else tuple(one for one in found if self.containers.discard(one))
+        except HostError:  # no engine, or one that went away: what it holds is told next time
+            images = ()
+        return Collected(gone, tuple(image.name for image in images))
+
+    def _left(self, keys: frozenset[str]) -> tuple[FamilyImage, ...]:
+        return tuple(image for image in self.containers.made(str(self.home)) if image.key not in keys)
