@@ -199,6 +199,37 @@ def test_a_server_without_its_execute_bit_is_a_host_error(serving: Serving, repo
         serving.triton().start(replace(launch, backends=copied), lambda _: None)
 
 
+@pytest.mark.parametrize(("times", "comes_up"), [(1, True), (2, False)])
+def test_a_triton_that_loses_its_own_lock_is_started_once_more(
+    serving: Serving, repository: Path, tmp_path: Path, times: int, comes_up: bool
+) -> None:
+    layout = read_layout(serving.environment)
+    installed = tmp_path / "tritonserver"
+    (installed / "bin").mkdir(parents=True)
+    (installed / "backends" / "python").mkdir(parents=True)
+    for file in layout.python_backend():
+        shutil.copy(file, installed / "backends" / "python" / file.name)
+    program = installed / "bin" / "tritonserver"
+    program.write_text(
+        f"#!/bin/sh\nn=$(cat {tmp_path}/n 2>/dev/null || echo 0)\necho $((n + 1)) > {tmp_path}/n\n"
+        f"[ $n -lt {times} ] && echo 'what():  boost::interprocess::lock_exception' && exit 134\n"
+        f'exec {layout.server} "$@"\n'
+    )
+    program.chmod(0o755)
+    path = f"{serving.environment / 'bin'}:{os.environ['PATH']}"
+    servers = Servers(serving.home, {**os.environ, "PATH": path, "LD_LIBRARY_PATH": layout.library_path()}, patience=120.0)
+    launch = replace(serving.launch(repository), environment=None, backends=None, triton=str(installed))
+    said: list[str] = []
+    if comes_up:
+        servers.stop(servers.start(launch, said.append))
+    else:
+        with pytest.raises(ServerError):
+            servers.start(launch, said.append)
+    assert sum("started once more" in line for line in said) == 1
+    assert (tmp_path / "n").read_text().strip() == "2"
+    assert servers.running() == ()
+
+
 def test_a_triton_that_is_installed_here_serves_with_its_own_backends(
     serving: Serving, repository: Path, tmp_path: Path
 ) -> None:

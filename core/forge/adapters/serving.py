@@ -8,7 +8,7 @@ from typing import Protocol
 
 from filelock import Timeout
 
-from forge.adapters import control, fronts, processes
+from forge.adapters import control, fronts, processes, triton_log
 from forge.adapters.guardian import PATIENCE
 from forge.adapters.readiness import Watch, misled, require_models
 from forge.adapters.servers import Guard, States
@@ -83,6 +83,12 @@ class Servers:
         try:
             with self._states.lock(launch.repositories):
                 self._require_room(launch)
+                try:
+                    return self._started(way, launch, line)
+                except ServerError:
+                    if not triton_log.stumbled(self._states.log(launch.repository)):
+                        raise
+                line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
                 return self._started(way, launch, line)
         except Timeout as error:
             raise ServerError(

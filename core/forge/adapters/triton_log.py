@@ -84,3 +84,14 @@ def _table(text: str) -> Iterator[tuple[str, str]]:
             status += "\n" + rest.strip("| ")
     if name:
         yield name, status
+
+
+def stumbled(log: Path) -> bool:
+    """Whether a server died of a lock in its own shared memory: no fault of its models, and gone with the next start.
+
+    Reported of busy machines: triton-inference-server/server #8882.
+    """
+    try:
+        return "boost::interprocess::lock_exception" in log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
