@@ -5,6 +5,7 @@ import os
 import stat
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from bench_kit import Letters
+from conftest import chat
 from fake_doors import FakeDoors, World
+from forge.adapters import processes
 from forge.adapters.aiperf import EXPORT, LOG, Aiperf, AiperfDriver
+from forge.adapters.tokens import TokenizerFolder
 from forge.asking import Target
 from forge.benching import aiperf
 from forge.benching.driving import Answer, Ask, Drive, Load
@@ -30,6 +34,7 @@ from forge.ports import Event, ModelMetadata, Request, TensorMetadata
 from forge.steps import MakeEnvironment, Step
 from forge.store import Store
 from forge.workshop import Workshop
+from test_openai import front
 
 RECORDED = Path(__file__).parent / "data" / "aiperf" / EXPORT
 """Of AIPerf 0.13.0 and SmolLM2: five requests at 3 a second, the third refused, after a warm-up of one."""
@@ -306,6 +311,46 @@ def test_both_drivers_measure_the_same_on_one_server(shop: Workshop, served: Tar
         assert 1 / FACTOR < ratio < FACTOR, f"{figure}: AIPerf's median is {ratio:.2f} of forge's"
     (repeat,) = theirs.points[0].repeats
     assert repeat.triton[served.model.front].requests == 6  # the warm-up not among them
+
+
+CHAT = (
+    *("profile", "--endpoint-type", "chat", "--streaming", "--use-server-token-count", "--per-chunk-usage"),
+    *("--extra-inputs", "ignore_eos:true", "--request-count", "3", "--concurrency", "2", "--random-seed", "1"),
+    *("--synthetic-input-tokens-mean", "16", "--synthetic-input-tokens-stddev", "0"),
+    *("--output-tokens-mean", "6", "--output-tokens-stddev", "0", "--request-timeout-seconds", "60"),
+    *("--export-level", "raw", "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_aiperfs_own_chat_endpoint_measures_openais_api(shop: Workshop, served: Target, python: Path, tmp_path: Path) -> None:
+    """AIPerf as it comes, without forge's plugin."""
+    with (
+        front(served.address, served.repository) as address,
+        tempfile.TemporaryDirectory(prefix="forge-aiperf-") as home,  # a short path, as the driver's
+    ):
+        snapshot = Path(home, "hf", aiperf.SNAPSHOT)
+        for file in (snapshot, Path(home, "hf", aiperf.REFERENCE.path)):
+            file.parent.mkdir(parents=True)
+        snapshot.symlink_to(served.tokenizer.absolute(), target_is_directory=True)
+        Path(home, "hf", aiperf.REFERENCE.path).write_text(aiperf.REFERENCE.content)
+        places = {"HOME": home, "TMPDIR": home, "HF_HOME": f"{home}/hf", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        where = ("--url", address.removesuffix("/v1"), "--model", served.model.name, "--tokenizer", aiperf.MODEL)
+        argv = (str(python), "-m", "aiperf", *CHAT, *where, "--output-artifact-dir", str(tmp_path))
+        done = subprocess.run(
+            argv, env={**processes.inherited(os.environ), **places}, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [json.loads(line) for line in (tmp_path / "profile_export_raw.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = [json.loads(line)["metrics"] for line in (tmp_path / EXPORT).read_text(encoding="utf-8").splitlines()]
+    assert [each["usage_completion_tokens"]["value"] for each in metrics] == [6] * 3
+    assert all(each["time_to_first_token"]["value"] > 0 and each["inter_token_latency"]["value"] > 0 for each in metrics)
+    prompts = [chat(shop, served, each["payload"]["messages"][0]["content"]) for each in told]
+    counted = [TokenizerFolder(served.tokenizer).count(prompt) for prompt in prompts]
+    assert sorted(each["usage_prompt_tokens"]["value"] for each in metrics) == sorted(counted)
+    assert [each["status"] for each in told] == [200] * 3
+    assert all(each["payload"]["max_completion_tokens"] == 6 for each in told)  # as AIPerf asks it by itself
 
 
 def _lengths(found: Results) -> list[tuple[int, int]]:

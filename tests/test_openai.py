@@ -120,6 +120,24 @@ def test_a_stream_joins_to_the_whole_answer_and_ends_with_counts(client: openai.
     assert "".join(p.choices[0].text for p in pieces) == client.completions.create(model="tiny", prompt=PROMPT).choices[0].text
 
 
+def test_each_event_of_a_stream_has_the_counts_so_far_where_they_are_wanted(client: openai.OpenAI) -> None:
+    wanted = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    with client.chat.completions.create(
+        model="tiny", messages=ASKED, max_tokens=COUNT, n=2, seed=3, stream=True, extra_body=wanted
+    ) as stream:
+        *chunks, last = list(stream)
+    prompt = len(ids(TEMPLATED))
+    for index in range(2):
+        used = [chunk.usage for chunk in chunks if chunk.choices[0].index == index]
+        assert {each and each.prompt_tokens for each in used} == {prompt}
+        counts = [each.completion_tokens for each in used if each]
+        assert (counts[0], counts[-1], len(counts)) == (0, COUNT, len(used))
+        assert counts == sorted(counts)
+        assert len(set(counts)) > COUNT / 2
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (prompt, 2 * COUNT)
+
+
 def test_the_recipes_sampling_holds_where_nothing_is_said(client: openai.OpenAI) -> None:
     said = client.completions.create(model="tiny", prompt=PROMPT)
     assert said.usage is not None
@@ -228,6 +246,7 @@ def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI)
         ({"logprobs": True, "top_logprobs": 2}, "top_logprobs", "of no other"),
         ({"top_logprobs": 0}, "top_logprobs", "needs logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only for streams"),
+        ({"stream": True, "stream_options": {"usage": True}}, "usage", "unknown field"),
         ({"best": 1}, "best", "unknown field"),
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "role 'tool'"),

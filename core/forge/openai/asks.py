@@ -26,8 +26,12 @@ Stop = Annotated[str, Meta(min_length=1)]
 Message = tuple[str, str]
 
 
-class _StreamOptions(Struct):
+class _StreamOptions(Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """Not OpenAI's: other servers of this API take it, and NVIDIA's AIPerf asks for it."""
+    include_obfuscation: object = None
+    """Of padding, which carries nothing: there is none."""
 
 
 class _Format(Struct):
@@ -86,6 +90,11 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     def wants_usage(self) -> bool:
         """Whether a stream ends with the counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_usage_throughout(self) -> bool:
+        """Whether each event of a stream has the counts so far."""
+        return self.wants_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def limit(self) -> int | None:

@@ -82,7 +82,14 @@ class Desk:
         copies = range(ask.n or 1)
         requests = [_fitting(ask.applied(offer.target.request(prompt), copy), known) for prompt in prompts for copy in copies]
         tellings = [Telling(ask.stops or each.stop, each.max_tokens, self._counter(offer)) for each in requests]
-        told = self._told(requests, tellings)
+
+        def so_far(index: int) -> Counts:
+            prompt = tellings[index].prompt(
+                prompts[index // len(copies)], lambda words: self._offers.count(offer, words, prompt=True)
+            )
+            return Counts(prompt, tellings[index].completion)
+
+        told = self._told(requests, tellings, so_far if ask.wants_usage_throughout else None)
         number = self._clocks.fresh()
         head = Head(
             id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
@@ -95,12 +102,8 @@ class Desk:
         )
 
         def counts() -> Counts:
-            first = tellings[:: len(copies)]
-            prompt = sum(
-                one.prompt(text, lambda words: self._offers.count(offer, words, prompt=True))
-                for one, text in zip(first, prompts, strict=True)
-            )
-            return Counts(prompt, sum(one.completion for one in tellings))
+            each = [so_far(index) for index in range(len(requests))]
+            return Counts(sum(one.prompt for one in each[:: len(copies)]), sum(one.completion for one in each))
 
         if not ask.stream:
             return Answered(head.whole(await _gathered(told, len(requests)), counts()))
@@ -120,11 +123,18 @@ class Desk:
         except InferenceError as error:
             raise translated(error, offer.target.model.name) from error
 
-    async def _told(self, requests: Sequence[Request], tellings: Sequence[Telling]) -> AsyncGenerator[Told]:
-        """What all of them say, as it comes; closing it ends them at the server."""
+    async def _told(
+        self, requests: Sequence[Request], tellings: Sequence[Telling], so_far: Callable[[int], Counts] | None
+    ) -> AsyncGenerator[Told]:
+        """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server."""
+
+        def put(told: Told | Fault) -> None:
+            counted = replace(told, counts=so_far(told.index)) if so_far and isinstance(told, Told) else told
+            queue.put_nowait(counted)
+
         queue: asyncio.Queue[Told | Fault] = asyncio.Queue()
         tasks = [
-            asyncio.create_task(self._tell(index, request, telling, queue))
+            asyncio.create_task(self._tell(index, request, telling, put))
             for index, (request, telling) in enumerate(zip(requests, tellings, strict=True))
         ]
         open_ends = len(tasks)
@@ -140,20 +150,20 @@ class Desk:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self, index: int, request: Request, telling: Telling, queue: "asyncio.Queue[Told | Fault]") -> None:
+    async def _tell(self, index: int, request: Request, telling: Telling, put: Callable[[Told | Fault], None]) -> None:
         offset = 0
         try:
             async with aclosing(self._client.generate(request)) as chunks:
                 async for chunk in chunks:
                     if pieces := telling.hear(chunk):
-                        queue.put_nowait(told := Told(index, pieces, offset=offset))
+                        put(told := Told(index, pieces, offset=offset))
                         offset += len(told.text)
                     if telling.stopped:
                         break
         except InferenceError as error:
-            queue.put_nowait(translated(error, request.model))
+            put(translated(error, request.model))
             return
-        queue.put_nowait(Told(index, telling.end(), telling.finish, offset))
+        put(Told(index, telling.end(), telling.finish, offset))
 
 
 def _fitting(request: Request, known: ModelMetadata) -> Request:
@@ -185,10 +195,10 @@ async def _events(head: Head, first: Told, told: AsyncGenerator[Told], counts: C
     begun: set[int] = set()
 
     def shown(part: Told) -> bytes:
-        opening = head.opening(part.index) if head.chat and part.index not in begun else b""
+        opening = head.opening(part) if head.chat and part.index not in begun else b""
         begun.add(part.index)
         text = head.piece(replace(part, finish=None)) if part.pieces else b""
-        return opening + text + (head.piece(Told(part.index, finish=part.finish)) if part.finish else b"")
+        return opening + text + (head.piece(replace(part, pieces=())) if part.finish else b"")
 
     async with aclosing(told) as parts:
         try:

@@ -81,6 +81,8 @@ class Told:
     finish: Finish | None = None
     offset: int = 0
     """Characters of the choice that were told before."""
+    counts: Counts | None = None
+    """Of this choice so far, where each event is to have them."""
 
     @property
     def text(self) -> str:
@@ -106,23 +108,24 @@ class Head:
         choices = [self._choice(each, _Message(each.text, "assistant", None)) for each in told]
         return msgspec.json.encode(self._document(kind, choices, _usage(counts)))
 
-    def opening(self, index: int) -> bytes:
-        """The first event of a chat's choice: who speaks."""
-        choice = _Choice(index, None, delta=_Message("", "assistant", None))
-        return self._event([choice], None)
+    def opening(self, told: Told) -> bytes:
+        """The first event of a chat's choice, before what is ``told`` first: who speaks."""
+        choice = _Choice(told.index, None, delta=_Message("", "assistant", None))
+        return self._event([choice], told.counts and Counts(told.counts.prompt, 0))
 
     def piece(self, told: Told) -> bytes:
         """An event that goes on with a choice, or ends it."""
         delta = _Message(told.text) if told.pieces else _Message()
-        return self._event([self._choice(told, delta, streams=True)], None)
+        return self._event([self._choice(told, delta, streams=True)], told.counts)
 
     def closing(self, counts: Counts) -> bytes:
         """The event with the counts."""
-        return self._event([], _usage(counts))
+        return self._event([], counts)
 
-    def _event(self, choices: list[_Choice], usage: _Usage | None) -> bytes:
+    def _event(self, choices: list[_Choice], counts: Counts | None) -> bytes:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return event(msgspec.json.encode(self._document(kind, choices, usage if self.usage else UNSET)))
+        usage = (None if counts is None else _usage(counts)) if self.usage else UNSET
+        return event(msgspec.json.encode(self._document(kind, choices, usage)))
 
     def _document(self, kind: str, choices: list[_Choice], usage: _Usage | UnsetType | None) -> _Document:
         return _Document(self.id, kind, self.created, self.model, self.fingerprint, choices, usage)
