@@ -1,6 +1,7 @@
 """What tests share: one home with one store, and one real Triton on the real SmolLM2, started once."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,12 @@ pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what the tests start, also where a shell started the tests in the background and had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_ports() -> Ports:
