@@ -9,7 +9,8 @@ import pytest
 import tomli
 from click.testing import CliRunner, Result
 
-from forge.cli import main
+from cli_verbs import commands
+from forge.cli import VERBS, main
 from forge.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def forge(*words: str | Path) -> Result:
 
 def verbs() -> list[tuple[str, click.Command]]:
     found: list[tuple[str, click.Command]] = []
-    for name, command in main.commands.items():
+    for name, command in commands().items():
         inner = command.commands if isinstance(command, click.Group) else dict[str, click.Command]()
         found += [(f"{name} {each}", one) for each, one in inner.items()] or [(name, command)]
     return found
@@ -51,6 +52,13 @@ def test_every_verb_shows_an_example_and_speaks_json(name: str, command: click.C
     shown = forge(*name.split(), "--help").output
     assert f"forge {name}" in shown.split("Example:")[1]
     assert {"as_json", "quiet", "verbose"} <= {option.name for option in command.params}
+
+
+def test_the_list_of_verbs_says_of_each_what_the_verb_says_of_itself() -> None:
+    assert {verb.name: verb.line for verb in VERBS} == {
+        name: command.get_short_help_str(10**6) for name, command in commands().items()
+    }
+    assert [verb.name for verb in VERBS] == sorted(commands())
 
 
 def test_a_plan_names_each_step_with_its_state_and_why(place: Path) -> None:

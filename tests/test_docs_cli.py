@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from forge.cli import main
+from cli_verbs import commands
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cli.md"
@@ -37,7 +37,7 @@ def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command
             yield from walk(f"{name} {inner}", command.commands[inner])
 
 
-VERBS = {name: each for verb in sorted(main.commands) for name, each in walk(verb, main.commands[verb])}
+VERBS = {name: each for verb, command in commands().items() for name, each in walk(verb, command)}
 
 
 def cell(text: str) -> str:
@@ -97,7 +97,7 @@ def wrong(line: str) -> str:
     verb = words.pop(0).rstrip(",.:")
     if verb.startswith("-") or verb.isupper():
         return ""
-    command = main.commands.get(verb)
+    command = commands().get(verb)
     if command is None:
         return f"no verb {verb}"
     if isinstance(command, click.Group) and words and words[0] in command.commands:

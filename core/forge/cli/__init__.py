@@ -2,10 +2,106 @@
 
 import os
 from contextlib import suppress
+from importlib import import_module
+from typing import NamedTuple, cast
 
 import click
 
-from forge.cli import benching, building, cache, checking, doctoring, fitting, keeping, looking, serving, talking, verifying
+
+class Verb(NamedTuple):
+    """Where a verb stands, and its line in the list of all: naming them imports none."""
+
+    name: str
+    room: str
+    command: str
+    line: str
+
+
+VERBS = (
+    Verb("add", "keeping", "add", "Build RECIPES and publish them beside what the repository holds, each under its prefix."),
+    Verb("bench", "benching", "bench", "Measure what is served, and compare measurements."),
+    Verb("build", "building", "build", "Fetch, convert, and publish RECIPES into a model repository that is ready to serve."),
+    Verb("cache", "cache", "cache", "Look after the store of finished artifacts."),
+    Verb("chat", "talking", "chat", "Talk with a served MODEL, in its own chat template, with history."),
+    Verb(
+        "check",
+        "checking",
+        "check",
+        "Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.",
+    ),
+    Verb("dockerfile", "building", "dockerfile", "Print the Dockerfile that a build would make RECIPE's image from."),
+    Verb(
+        "doctor",
+        "doctoring",
+        "doctor",
+        "Look at what RECIPES need of this machine and the network, and say how to mend what is missing.",
+    ),
+    Verb(
+        "fit",
+        "fitting",
+        "fit",
+        "Say what RECIPES need in memory and on disk, and whether a GPU takes it, before any weights are fetched.",
+    ),
+    Verb("generate", "talking", "generate", "Ask a served MODEL to continue PROMPT and stream its answer."),
+    Verb(
+        "list",
+        "keeping",
+        "list_models",
+        "List the models of a repository: runtime, names, size, the key of what was published, and where it is served.",
+    ),
+    Verb("lock", "building", "lock", "Pin RECIPE's commit, files and image in RECIPE.lock."),
+    Verb("logs", "serving", "logs", "Show the log of the server on a model repository."),
+    Verb("new", "building", "new", "Write a recipe for the checkpoint SOURCE: a hub id, a git URL, a folder, or a .gguf file."),
+    Verb(
+        "plan",
+        "building",
+        "plan",
+        "Show what a build of RECIPES would do: each step, held or to be made, and why; and whether it fits.",
+    ),
+    Verb(
+        "plugins",
+        "looking",
+        "plugins",
+        "Show the installed families and variants, where they come from, and whether they work.",
+    ),
+    Verb(
+        "reload",
+        "serving",
+        "reload",
+        "Have a running server take in what has changed in its repositories, or only one recipe's models.",
+    ),
+    Verb("remove", "keeping", "remove", "Take MODEL out of a repository."),
+    Verb("schema", "looking", "schema", "Print the JSON schema of a recipe or a deployment, for editors."),
+    Verb(
+        "serve", "serving", "serve", "Start Triton on a model repository, or on several, and wait until every model is ready."
+    ),
+    Verb("status", "serving", "status", "Show the servers that are running."),
+    Verb("stop", "serving", "stop", "Stop the server on a model repository; nothing of it stays behind."),
+    Verb(
+        "verify",
+        "verifying",
+        "verify",
+        "Prove that what a served MODEL says is what its checkpoint says, and name the stage that is guilty when it is not.",
+    ),
+)
+
+
+class Verbs(click.Group):
+    """The verbs, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return [verb.name for verb in VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        for verb in VERBS:
+            if verb.name == cmd_name:
+                return cast("click.Command", getattr(import_module(f"forge.cli.{verb.room}"), verb.command))
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        room = formatter.width - 6 - max(len(verb.name) for verb in VERBS)
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb.name, click.Command(None, help=verb.line).get_short_help_str(room)) for verb in VERBS])
 
 
 def _width() -> int:
@@ -16,7 +112,7 @@ def _width() -> int:
     return max(min(columns or 80, 80) - 2, 50)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _width()})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _width()})
 @click.version_option(package_name="triton-forge", prog_name="forge")
 def main() -> None:
     """From a model id to tokens streaming out of Triton.
@@ -26,31 +122,3 @@ def main() -> None:
     forge serve --detach
     forge generate smollm2-135m-instruct "Why is the sky blue?"
     """
-
-
-for _command in (
-    building.build,
-    building.plan,
-    keeping.add,
-    keeping.remove,
-    keeping.list_models,
-    building.lock,
-    building.new,
-    building.dockerfile,
-    serving.serve,
-    serving.status,
-    serving.logs,
-    serving.stop,
-    serving.reload,
-    talking.generate,
-    talking.chat,
-    checking.check,
-    fitting.fit,
-    doctoring.doctor,
-    looking.plugins,
-    looking.schema,
-    cache.cache,
-    verifying.verify,
-    benching.bench,
-):
-    main.add_command(_command)
