@@ -61,6 +61,13 @@ def test_the_list_of_verbs_says_of_each_what_the_verb_says_of_itself() -> None:
     assert [verb.name for verb in VERBS] == sorted(commands())
 
 
+def test_a_misspelt_verb_is_answered_with_the_one_that_is_meant() -> None:
+    result = forge("serv")
+    assert result.exit_code == 2
+    assert "Did you mean 'serve'?" in result.stderr
+    assert "mean" not in forge("zzz").stderr
+
+
 def test_a_plan_names_each_step_with_its_state_and_why(place: Path) -> None:
     lines = forge("plan", place / "tiny.toml").stdout.splitlines()
     assert lines[0].split() == ["STEP", "KEY", "STATE", "SIZE", "WHY"]

@@ -98,6 +98,14 @@ class Verbs(click.Group):
                 return cast("click.Command", getattr(import_module(f"forge.cli.{verb.room}"), verb.command))
         return None
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], [verb.name for verb in VERBS], 1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         room = formatter.width - 6 - max(len(verb.name) for verb in VERBS)
         with formatter.section("Commands"):
