@@ -17,12 +17,11 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+import slow_triton
 import tiny_checkpoints
 from forge import publishing
 from forge.adapters import fronts, processes
-from forge.model import Role
 from forge.ports import Ports
-from forge.workshop import Workshop
 from skeleton_kit import TOKENIZERS
 from tiny_served import Tiny
 
@@ -283,7 +282,7 @@ def test_the_pages_examples_run(address: str) -> None:
     (curl,) = re.findall(r"^curl \S+(/v1/\S+) -d '(.*)'$", page, re.MULTILINE)
     program = program.replace("http://127.0.0.1:9000/v1", address).replace("smollm2-135m-instruct", "tiny")
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
-    assert "completion_tokens=12" in done.stdout, done.stderr
+    assert re.search(r"completion_tokens=[1-9]", done.stdout), done.stderr
     connection = http.client.HTTPConnection(address.split("/")[2], timeout=30)
     try:
         connection.request("POST", curl[0], curl[1].replace("smollm2-135m-instruct", "tiny"))
@@ -309,48 +308,32 @@ def test_what_is_no_json_is_refused_in_the_apis_form(address: str) -> None:
         connection.close()
 
 
-def requests(ports: Ports, tiny: Tiny) -> int:
-    """How many requests have come to the engine, as Triton counts them: one for each answer, one for each that is to stop."""
-    connection = http.client.HTTPConnection(ports.host, ports.http, timeout=10)
-    try:
-        connection.request("GET", f"/v2/models/{tiny.target.model.roles[Role.TENSORRT_LLM]}/stats")
-        (stats,) = json.loads(connection.getresponse().read())["model_stats"]
-    finally:
-        connection.close()
-    return int(stats["inference_count"])
-
-
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_its_request_at_the_server(shop: Workshop, tiny: Tiny, address: str, stream: bool) -> None:
-    """Of more long answers than there are places, the engine is told to stop those that have not come to their end by then."""
-    asked, unfinished, ports = 20, 4, shop.server(tiny.target.repository).ports
+def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream: bool) -> None:
+    several = 4
 
-    async def listen(several: openai.AsyncOpenAI) -> None:
-        words = {"ignore_eos": True}
+    async def listen(client: openai.AsyncOpenAI) -> None:
         if not stream:
-            await several.completions.create(model="tiny", prompt=PROMPT, max_tokens=240, extra_body=words)
+            await client.completions.create(model="tiny", prompt=PROMPT, max_tokens=240)
             return
-        async with await several.completions.create(
-            model="tiny", prompt=PROMPT, max_tokens=240, extra_body=words, stream=True
-        ) as chunks:
+        async with await client.completions.create(model="tiny", prompt=PROMPT, max_tokens=240, stream=True) as chunks:
             async for _ in chunks:
                 pass
 
-    async def reached(count: int) -> None:
-        while requests(ports, tiny) < count:
-            await asyncio.sleep(0.01)
-
-    async def run() -> None:
-        before = requests(ports, tiny)
-        async with openai.AsyncOpenAI(base_url=address, api_key="none") as several:
-            tasks = [asyncio.create_task(listen(several)) for _ in range(asked)]
-            await asyncio.wait_for(reached(before + asked), 20)
+    async def leave(address: str, slow: slow_triton.Slow) -> None:
+        async with openai.AsyncOpenAI(base_url=address, api_key="none") as client:
+            tasks = [asyncio.create_task(listen(client)) for _ in range(several)]
+            for _ in tasks:
+                assert await asyncio.to_thread(slow.begun.acquire, timeout=20)
+            assert not slow.left.acquire(blocking=False)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.wait_for(reached(before + asked + unfinished), 20)
+            for _ in tasks:
+                assert await asyncio.to_thread(slow.left.acquire, timeout=20)
 
-    asyncio.run(run())
+    with slow_triton.before(tiny.address) as slow, front(slow.address, tiny.target.repository) as address:
+        asyncio.run(leave(address, slow))
 
 
 def test_a_model_that_is_published_anew_is_seen(tiny: Tiny, tmp_path: Path) -> None:
