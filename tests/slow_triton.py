@@ -38,7 +38,8 @@ def before(real: str) -> Generator[Slow]:
 
             def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802
                 gone = threading.Event()
-                context.add_callback(lambda: (slow.left.release(), gone.set()))
+                context.add_callback(slow.left.release)
+                context.add_callback(gone.set)
                 answer = behind.ModelStreamInfer(iter((next(requests),)))
                 yield next(answer)
                 answer.cancel()
