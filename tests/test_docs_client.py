@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from forge.cli import main
+from cli_verbs import commands
 from forge.client import Request
 from tiny_served import Tiny
 
@@ -43,7 +43,7 @@ def test_the_commands_take_the_options_that_the_page_shows() -> None:
     shown = PAGE.partition("## forge generate and chat")[2]
     for line in re.findall(r"^\$ forge (.+)$", shown, re.MULTILINE):
         verb, *words = re.findall(r'"[^"]*"|\S+', line)
-        command = main.commands[verb]
+        command = commands()[verb]
         options = {name for option in command.params for name in option.opts}
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= options
         assert isinstance(command, click.Command)
