@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fake_doors import World
 from forge.asking import Target
 from forge.entering import Built
 from forge.ports import Ports, Request
@@ -39,6 +40,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """forge's home for the session; FORGE_TEST_HOME keeps one from run to run, which saves the environment's making."""
     kept = os.environ.get("FORGE_TEST_HOME")
     return Path(kept) if kept else tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def world() -> World:
+    """The fakes of one test: a workshop over them is ``world.shop(home)``."""
+    return World()
 
 
 @pytest.fixture(scope="session")

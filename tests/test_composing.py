@@ -24,11 +24,6 @@ BLS = "/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/"
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

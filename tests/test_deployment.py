@@ -31,11 +31,6 @@ CARD = Gpu("Card", 24 * 10**9, "8.9")
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

@@ -13,9 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 
 import msgspec
-import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from conftest import Say
 from docker_fixture import containers_made, environ, images_removed
@@ -25,7 +23,6 @@ from forge.errors import HostError
 from forge.ports import Event, Request
 from forge.steps import Stage
 from forge.toolchain import template
-from forge.twin.loading import load
 from forge.workshop import Workshop
 from standin import checkpoints, image
 from standin.tree import Image
@@ -148,17 +145,6 @@ def server(bench: Bench, repository: Path) -> Generator[Workshop]:
     assert bench.shop.servers() == ()
 
 
-def greedy(model: Path, prompt: str, most: int) -> str:
-    """What the checkpoint itself says, asked in this process."""
-    decoder, tokenizer = load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
-    memory, said = decoder.start(), list[int]()
-    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
-    while len(said) < most:
-        said.append(int(logits[0].argmax()))
-        logits = decoder.step([memory], said[-1:])
-    return tokenizer.decode(said)
-
-
 def keys(bench: Bench, recipe: Path) -> Mapping[str, str]:
     """Step -> key, as planned now."""
     return {step.name: step.key for step in bench.shop.plan([recipe]).steps}
@@ -175,7 +161,7 @@ def test_what_is_built_and_served_in_containers_streams_what_the_checkpoints_say
         for name in ("llama", "gemma"):
             pieces = said(shop, built, name)
             assert len(pieces) > 1
-            assert "".join(pieces) == greedy(bench.folder / name, "Why?", 12)
+            assert "".join(pieces) == checkpoints.greedy(bench.folder / name, "Why?", 12)
 
 
 def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench, built: Built) -> None:
@@ -190,7 +176,7 @@ def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench
     assert (engines / "target" / "rank0.engine").stat().st_nlink > 1, "linked from the store, not copied"
     with server(bench, pair.repository) as shop:
         assert "tensorrt_llm_draft" in shop.target("guessed").model.roles.values()
-        assert "".join(said(shop, pair, "guessed")) == greedy(bench.folder / "llama", "Why?", 12)
+        assert "".join(said(shop, pair, "guessed")) == checkpoints.greedy(bench.folder / "llama", "Why?", 12)
 
 
 def test_gemmas_script_is_mended_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:

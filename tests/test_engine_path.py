@@ -30,11 +30,6 @@ CONVERT = "/app/examples/models/core/llama/convert_checkpoint.py"
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

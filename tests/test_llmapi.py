@@ -38,11 +38,6 @@ PLACES = llm_arguments.Assets("/forge/repository/_assets/tiny/model", "/forge/re
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

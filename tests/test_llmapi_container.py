@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from docker_fixture import environ
 from forge.adapters.inference import TritonClient
 from forge.adapters.serving import Servers
 from forge.errors import InferenceError, RecipeError
 from forge.ports import Launch, Request
-from forge.twin.loading import load
 from forge.workshop import Workshop
 from standin import checkpoints
 from standin.tree import Image
@@ -76,17 +73,6 @@ def served(bench: Bench) -> Iterator[tuple[str, Path]]:
     servers.stop(running)
 
 
-def greedy(model: Path, prompt: str, most: int) -> str:
-    """What the checkpoint itself says, asked in this process."""
-    decoder, tokenizer = load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
-    memory, said = decoder.start(), list[int]()
-    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
-    while len(said) < most:
-        said.append(int(logits[0].argmax()))
-        logits = decoder.step([memory], said[-1:])
-    return tokenizer.decode(said)
-
-
 def ask(address: str, request: Request) -> list[str]:
     return [chunk.text for chunk in TritonClient(60.0).generate(address, request)]
 
@@ -97,7 +83,7 @@ def test_two_checkpoints_stream_side_by_side_what_they_would_say_themselves(serv
         request = Request(f"{name}-tensorrt_llm", "Why?", 12, temperature=0.0)
         pieces = ask(address, request)
         assert len(pieces) > 1
-        assert "".join(pieces) == greedy(repository / "_assets" / name / "model", "Why?", 12)
+        assert "".join(pieces) == checkpoints.greedy(repository / "_assets" / name / "model", "Why?", 12)
         assert ask(address, replace(request, stream=False)) == ["".join(pieces)]
     with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
         ask(address, Request("first-tensorrt_llm", "Why?", 100))

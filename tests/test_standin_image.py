@@ -7,9 +7,7 @@ from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from docker_fixture import environ
 from forge.adapters.docker_containers import DockerContainers
@@ -20,7 +18,6 @@ from forge.errors import InferenceError
 from forge.model import ASSETS, BuildTable, Command, ConfigOverrides, Names, Recipe, Role, ServeTable, Source
 from forge.ports import Ports, Request
 from forge.repository import ROOT, render, settings, skeletons
-from forge.twin.loading import load
 from standin import checkpoints, image
 from standin.tree import File, Image, Link, Settings, write
 from triton_fixture import Serving, free_ports
@@ -162,17 +159,6 @@ def ask(ports: Ports, request: Request) -> list[str]:
     return [chunk.text for chunk in TritonClient(60.0).generate(f"127.0.0.1:{ports.grpc}", request)]
 
 
-def greedy(model: Path, prompt: str, most: int) -> str:
-    """What the checkpoint itself says, asked in this process."""
-    decoder, tokenizer = load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
-    memory, said = decoder.start(), list[int]()
-    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
-    while len(said) < most:
-        said.append(int(logits[0].argmax()))
-        logits = decoder.step([memory], said[-1:])
-    return tokenizer.decode(said)
-
-
 def test_an_engine_built_in_a_container_streams_from_a_server_in_one(
     engine: str, standin: Image, made: Path, tmp_path: Path
 ) -> None:
@@ -182,7 +168,7 @@ def test_an_engine_built_in_a_container_streams_from_a_server_in_one(
         request = Request("tensorrt_llm_bls", "Why?", 8, temperature=0.0)
         pieces = ask(ports, request)
         assert len(pieces) > 1
-        assert "".join(pieces) == greedy(made / "model", "Why?", 8)
+        assert "".join(pieces) == checkpoints.greedy(made / "model", "Why?", 8)
         assert "".join(ask(ports, replace(request, stream=False))) == "".join(pieces)
         with pytest.raises(InferenceError, match=r"exceeds the model's max_input_len \(100\)"):
             ask(ports, replace(request, prompt="x" * 101))
@@ -230,7 +216,7 @@ def test_llmapi_serves_the_checkpoint_itself(engine: str, standin: Image, tmp_pa
         request = Request("gemma", "Why?", 12, temperature=0.0)
         pieces = ask(ports, request)
         assert len(pieces) > 1
-        assert "".join(pieces) == greedy(model, "Why?", 12)
+        assert "".join(pieces) == checkpoints.greedy(model, "Why?", 12)
         assert "".join(ask(ports, replace(request, stream=False))) == "".join(pieces)
         with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
             ask(ports, replace(request, max_tokens=100))

@@ -24,11 +24,6 @@ kind = "twin"
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

@@ -44,11 +44,6 @@ TOOLING = Tooling(repository.skeletons(), (), {}, {})
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 

@@ -12,6 +12,8 @@ import tokenizers
 from numpy.typing import NDArray
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
+from forge.twin.loading import load
+
 Weights = dict[str, NDArray[np.float32]]
 LLAMA_SPECIALS = ("<unk>", "<s>", "</s>")
 GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -102,6 +104,17 @@ def t5(folder: Path, shape: Shape = Shape(), seed: int = 0) -> Path:
         "torch_dtype": "float32",
     }
     return _lay(folder, config, weights)
+
+
+def greedy(model: Path, prompt: str, most: int) -> str:
+    """What the checkpoint itself says, asked in this process."""
+    decoder, tokenizer = load(model), tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    memory, said = decoder.start(), list[int]()
+    logits = decoder.prompt(memory, np.array(tokenizer.encode(prompt).ids, np.int64))
+    while len(said) < most:
+        said.append(int(logits[0].argmax()))
+        logits = decoder.step([memory], said[-1:])
+    return tokenizer.decode(said)
 
 
 def _config(architecture: str, model_type: str, shape: Shape, vocabulary: int) -> dict[str, object]:
