@@ -1,9 +1,11 @@
 """Images, what they hold, and what they can build."""
 
+from dataclasses import replace
+
 import pytest
 
 from forge import compatibility
-from forge.errors import HostError, RecipeError
+from forge.errors import HostError, Problem, RecipeError
 from forge.model import Recipe, RuntimeKind, RuntimeTable, Source
 
 DIGEST = "sha256:" + "0" * 64
@@ -11,6 +13,10 @@ DIGEST = "sha256:" + "0" * 64
 
 def _recipe(kind: RuntimeKind, image: str) -> Recipe:
     return Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(kind=kind, image=image))
+
+
+def _check(kind: RuntimeKind, image: str) -> tuple[Problem, ...]:
+    return compatibility.check(_recipe(kind, image), compatibility.toolchain(image))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +66,45 @@ def test_the_table_is_in_order_and_no_tag_stands_twice() -> None:
 
 
 def test_the_pytorch_path_needs_an_image_that_has_it() -> None:
-    (problem,) = compatibility.check(_recipe(RuntimeKind.LLMAPI, "25.04"))
+    (problem,) = _check(RuntimeKind.LLMAPI, "25.04")
     assert problem.where == "runtime.image"
     assert "25.05, 25.06" in problem.hint
-    assert compatibility.check(_recipe(RuntimeKind.LLMAPI, "25.05")) == ()
-    assert compatibility.check(_recipe(RuntimeKind.ENGINE, "24.10")) == ()
-    assert compatibility.check(_recipe(RuntimeKind.TWIN, "24.10")) == ()
-    assert compatibility.check(_recipe(RuntimeKind.LLMAPI, DIGEST)) == ()
+    for kind, image in ((RuntimeKind.LLMAPI, "25.05"), (RuntimeKind.ENGINE, "25.01"), (RuntimeKind.TWIN, "24.10")):
+        assert _check(kind, image) == ()
+    assert _check(RuntimeKind.LLMAPI, DIGEST) == ()
+
+
+@pytest.mark.parametrize("image", ["24.10", "24.11", "24.12"])
+def test_images_without_scripts_and_skeletons_are_refused_for_that(image: str) -> None:
+    (problem,) = _check(RuntimeKind.ENGINE, image)
+    assert "it holds no /app" in problem.what
+    assert "25.01, 25.02" in problem.hint
+
+
+def test_an_image_that_says_nothing_of_its_version_is_not_guessed() -> None:
+    mine = "registry.local:5000/triton:mine"
+    asked = replace(compatibility.toolchain(mine), identity="sha256:1")
+    (problem,) = compatibility.check(_recipe(RuntimeKind.ENGINE, mine), asked)
+    assert "does not say which TensorRT-LLM it holds" in problem.what
+    assert compatibility.check(_recipe(RuntimeKind.ENGINE, mine), compatibility.toolchain(mine)) == ()
+    assert compatibility.check(_recipe(RuntimeKind.ENGINE, mine), replace(asked, trtllm="0.18.2")) == ()
+
+
+def test_a_stated_version_that_the_image_contradicts_is_refused() -> None:
+    recipe = Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(image="25.08", trtllm="0.20.0"))
+    (problem,) = compatibility.check(recipe, compatibility.toolchain("25.08"))
+    assert (problem.where, "holds TensorRT-LLM 0.21.0" in problem.what) == ("runtime.trtllm", True)
+
+
+def test_a_stated_version_says_where_the_scripts_lie() -> None:
+    assert compatibility.toolchain("my/image:1", "0.18.2").examples == "/app/examples"
+    assert compatibility.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
+
+
+def test_a_version_is_the_same_as_far_as_it_is_stated() -> None:
+    assert compatibility.same("1.0.3", "1.0.3.2510")
+    assert not compatibility.same("1.0.2", "1.0.3.2510")
+    assert not compatibility.same("0.21.0", "0.20.0")
 
 
 def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:
@@ -74,12 +112,11 @@ def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:
         compatibility.check_driver("26.01", "575.57.08")
     assert "25.10" in error.value.hint
     compatibility.check_driver("26.01", "580.95.05")
-    compatibility.check_driver("25.08", "1.0")
+    compatibility.check_driver("registry.local/triton:1", "1.0")
+    with pytest.raises(HostError, match=r"image 25\.08 needs driver 575\.51\.03, and this machine has 570\.10"):
+        compatibility.check_driver("25.08", "570.10")
+
+
+def test_every_image_states_its_least_driver() -> None:
+    assert [each.tag for each in compatibility.RELEASES if not each.driver] == []
     compatibility.check_driver("26.01", "")
-
-
-def test_the_well_known_mismatch_is_explained() -> None:
-    told = compatibility.explain_mismatch("25.06", "0.21.0")
-    assert told == "image 25.06 holds TensorRT-LLM 0.20.0, not 0.21.0; 0.21.0 is in image 25.08"
-    assert compatibility.explain_mismatch("25.08", "0.21.0") == ""
-    assert "no known image holds 9.9" in compatibility.explain_mismatch("25.08", "9.9")

@@ -14,6 +14,7 @@ from forge.containers import HOME
 from forge.errors import HostError, LockError, Problem, RecipeError
 from forge.manifest import Serving
 from forge.steps import Stage
+from forge.testing import LLAMA, tiny_checkpoint
 from forge.workshop import Workshop
 from nvidias_bls import MODEL, bls
 
@@ -164,6 +165,7 @@ def test_a_plan_works_without_a_daemon(shop: Workshop, world: World, recipe: Pat
 def test_gemmas_call_is_patched_in_a_copy_that_is_laid_over_the_script(
     shop: Workshop, world: World, recipe: Path, tmp_path: Path
 ) -> None:
+    world.origin.files = tiny_checkpoint({**LLAMA, "architectures": ["GemmaForCausalLM"]})
     script = CONVERT.replace("llama", "gemma")
     world.containers.scripts[script] = "c = GemmaConfig.from_hugging_face(args.model_dir, args.dtype, quant_config)\n"
     recipe.write_text('family = "gemma"\n' + ENGINE)

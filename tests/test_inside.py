@@ -18,6 +18,7 @@ from forge.containers import LOCAL, Inside
 from forge.errors import HostError, LockError
 from forge.model import Requirements
 from forge.ports import Ports
+from forge.testing import LLAMA, tiny_checkpoint
 from forge.workshop import Workshop
 from standin import checkpoints, image
 
@@ -185,6 +186,7 @@ def test_a_second_build_runs_nothing_and_an_upgrade_inside_runs_all(inside: Inha
 
 
 def test_a_patched_script_runs_from_a_copy_and_finds_its_siblings(inside: Inhabitant) -> None:
+    inside.world.origin.files = tiny_checkpoint({**LLAMA, "architectures": ["GemmaForCausalLM"]})
     inside.write(family="gemma")
     original = (inside.root / "app/examples/models/core/gemma/convert_checkpoint.py").read_text()
     shop = inside.shop()

@@ -22,6 +22,7 @@ _ROOMS = {
         "Requirements",
         "Role",
         "Scalar",
+        "Since",
         "TextPatch",
         "Tokenizer",
         "Toolchain",

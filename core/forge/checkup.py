@@ -93,7 +93,7 @@ class _Case:
         """Look at one recipe: its image, its sources, its plugins."""
         try:
             toolchain(recipe.runtime.image)
-            if problems := compatibility.check(recipe):
+            if problems := compatibility.check(recipe, toolchain(recipe.runtime.image)):
                 raise RecipeError(problems)
         except ForgeError as error:
             self.found += doctor.failed("image", recipe.name, error)

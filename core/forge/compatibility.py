@@ -6,10 +6,11 @@ in forge's design notes. A tag that is not in the table is refused with the near
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from forge.errors import HostError, Problem, RecipeError
-from forge.model import Recipe, RuntimeKind, Toolchain
+from forge.model import Facts, Recipe, RuntimeKind, Since, Toolchain
 
 REGISTRY = "nvcr.io/nvidia/tritonserver"
 SUFFIX = "-trtllm-python-py3"
@@ -17,7 +18,7 @@ SUFFIX = "-trtllm-python-py3"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One image: its tag, TensorRT-LLM's version, and where NVIDIA states them the CUDA version and least driver."""
+    """One image: its tag, TensorRT-LLM's version, the CUDA version where NVIDIA states it, and the least driver."""
 
     tag: str
     trtllm: str
@@ -29,37 +30,44 @@ class Release:
         return f"{REGISTRY}:{self.tag}{SUFFIX}"
 
     @property
+    def bare(self) -> bool:
+        """Whether it has no /app: no conversion scripts and no skeletons, which came into the image with 25.01."""
+        return version(self.tag) < version("25.01")
+
+    @property
     def kinds(self) -> tuple[RuntimeKind, ...]:
         """How a recipe can be lowered in it; the PyTorch path came with 25.05."""
+        if self.bare:
+            return ()
         modern = version(self.tag) >= version("25.05")
         return (RuntimeKind.ENGINE, RuntimeKind.LLMAPI) if modern else (RuntimeKind.ENGINE,)
 
 
 RELEASES = (
-    Release("24.10", "0.14.0"),
-    Release("24.11", "0.15.0"),
-    Release("24.12", "0.16.0"),
-    Release("25.01", "0.17.0"),
-    Release("25.02", "0.17.0.post1"),
-    Release("25.03", "0.18.0"),
-    Release("25.04", "0.18.2"),
-    Release("25.05", "0.19.0"),
+    Release("24.10", "0.14.0", driver="555.42.06"),
+    Release("24.11", "0.15.0", driver="555.42.06"),
+    Release("24.12", "0.16.0", driver="560.35.05"),
+    Release("25.01", "0.17.0", driver="570.86.10"),
+    Release("25.02", "0.17.0.post1", driver="570.86.10"),
+    Release("25.03", "0.18.0", driver="570.124.06"),
+    Release("25.04", "0.18.2", driver="570.124.06"),
+    Release("25.05", "0.19.0", driver="570.124.06"),
     Release("25.06", "0.20.0", "12.9.0", "575.51"),
-    Release("25.07", "0.20.0"),
-    Release("25.08", "0.21.0"),
+    Release("25.07", "0.20.0", driver="575.51.03"),
+    Release("25.08", "0.21.0", driver="575.51.03"),
     Release("25.09", "1.0.0", "12.9.1", "575.57"),
     Release("25.10", "1.0.0", "12.9.1", "575.57"),
-    Release("25.11", "1.0.3"),
+    Release("25.11", "1.0.3.2510", driver="580.95.05"),
     Release("25.12", "1.1.0", "13.0.2", "580.95"),
     Release("26.01", "1.1.0", "13.0.2", "580.95"),
     Release("26.02", "1.1.0", "13.0.2", "580.95"),
     Release("26.03", "1.2.0", "13.1", "590.44"),
-    Release("26.04", "1.2.1"),
-    Release("26.05", "1.2.1"),
-    Release("26.06", "1.2.1"),
-    Release("26.07", "1.2.1"),
+    Release("26.04", "1.2.1", driver="590.44.01"),
+    Release("26.05", "1.2.1", driver="590.44.01"),
+    Release("26.06", "1.2.1", driver="590.44.01"),
+    Release("26.07", "1.2.1", driver="590.44.01"),
 )
-"""Every image that is known to hold the engine path, oldest first."""
+"""Every image that is known to hold TensorRT-LLM's engines, oldest first. Of 26.08 there is none: its row names vLLM alone."""
 
 _BY_TAG = {release.tag: release for release in RELEASES}
 _DIGEST = re.compile(r"(?P<name>[A-Za-z0-9._:/-]+@)?sha256:[0-9a-f]{64}")
@@ -77,19 +85,19 @@ def release(image: str) -> Release | None:
     return _BY_TAG.get(tag)
 
 
-def toolchain(image: str) -> Toolchain:
+def toolchain(image: str, stated: str = "") -> Toolchain:
     """What is known of a recipe's ``runtime.image`` before anyone has looked inside it.
 
-    A digest or a reference to somebody's own image says nothing of its version: ``trtllm`` is empty, and the scripts
-    are taken to lie where newer images have them. A tag that the table lacks is a RecipeError.
+    A digest or a reference to somebody's own image says nothing of its version: ``trtllm`` is what the recipe has
+    ``stated``, or empty until the image is asked. A tag that the table lacks is a RecipeError.
     """
     known = release(image)
     if known is not None:
         return Toolchain(known.reference, known.trtllm, examples(known.trtllm))
     if _DIGEST.fullmatch(image):
-        return Toolchain(image if "@" in image else f"{REGISTRY}@{image}", "", examples(""))
+        return Toolchain(image if "@" in image else f"{REGISTRY}@{image}", stated, examples(stated))
     if ("/" in image or ":" in image) and not image.startswith(f"{REGISTRY}:"):
-        return Toolchain(image, "", examples(""))
+        return Toolchain(image, stated, examples(stated))
     tag = image.removeprefix(f"{REGISTRY}:").removesuffix(SUFFIX)
     raise RecipeError((Problem("runtime.image", f"no image {image!r} is known; {_tags()}", _nearest(tag)),))
 
@@ -99,36 +107,69 @@ def examples(trtllm: str) -> str:
     return "/app/examples" if trtllm and version(trtllm) < (0, 19) else "/app/examples/models/core"
 
 
-def check(recipe: Recipe) -> tuple[Problem, ...]:
-    """Whether the recipe's image can build what its runtime asks."""
-    known = release(recipe.runtime.image)
-    kind = recipe.runtime.kind
-    if known is None or kind is RuntimeKind.TWIN or kind in known.kinds:
+def check(recipe: Recipe, toolchain: Toolchain) -> tuple[Problem, ...]:
+    """Whether the recipe's image can build what its runtime asks, and is what the recipe says of it."""
+    known, stated = release(recipe.runtime.image), recipe.runtime.trtllm
+    if recipe.runtime.kind is RuntimeKind.TWIN:
         return ()
-    what = f"{known.tag} (TensorRT-LLM {known.trtllm}) cannot serve the {kind} runtime"
-    able = ", ".join(each.tag for each in RELEASES if kind in each.kinds)
+    if stated and toolchain.trtllm and not same(stated, toolchain.trtllm):
+        what = f"is {stated!r}, and {toolchain.image} holds TensorRT-LLM {toolchain.trtllm}"
+        return (Problem("runtime.trtllm", what, "take it away: the image says its own version"),)
+    if known is None:
+        return _unversioned(toolchain) if recipe.runtime.kind is RuntimeKind.ENGINE else ()
+    if toolchain.image != known.reference or recipe.runtime.kind in known.kinds:  # somewhere else than in that image, or able
+        return ()
+    able = ", ".join(each.tag for each in RELEASES if recipe.runtime.kind in each.kinds)
+    what = f"{known.tag} (TensorRT-LLM {known.trtllm}) cannot serve the {recipe.runtime.kind} runtime"
+    if known.bare:
+        what += ": it holds no /app, so neither conversion scripts nor skeletons"
     return (Problem("runtime.image", what, f"images that can: {able}"),)
 
 
+def check_since(recipe: Recipe, facts: Facts, rows: Iterable[Since]) -> tuple[Problem, ...]:
+    """Whether the image's TensorRT-LLM has the checkpoint's architecture already; silent where nobody knows its version."""
+    kind, trtllm = recipe.runtime.kind, facts.toolchain.trtllm
+    if kind is RuntimeKind.TWIN or not trtllm:
+        return ()
+    row = next((row for row in rows if row.architecture in facts.checkpoint.architectures), None)
+    needed = row and (row.engine if kind is RuntimeKind.ENGINE else row.llmapi)
+    if row is None or not needed or version(trtllm) >= version(needed):
+        return ()
+    able = [each.tag for each in RELEASES if kind in each.kinds and version(each.trtllm) >= version(needed)]
+    hint = f"take an image from {able[0]!r} on" if able else f"take an image with TensorRT-LLM {needed} or later"
+    if kind is RuntimeKind.ENGINE and row.llmapi and version(trtllm) >= version(row.llmapi):
+        hint += '; or say runtime.kind = "llmapi", which this image can'
+    what = f"TensorRT-LLM {trtllm} has no {kind} path for {row.architecture}: it came with {needed}"
+    return (Problem("runtime.image", what, hint),)
+
+
+def _unversioned(toolchain: Toolchain) -> tuple[Problem, ...]:
+    """An image that was looked at and does not say what it holds: what cannot be known is not guessed."""
+    if toolchain.trtllm or not toolchain.identity:
+        return ()
+    what = f"{toolchain.image} does not say which TensorRT-LLM it holds: neither of its Pythons has the package"
+    return (Problem("runtime.image", what, 'state it: [runtime] trtllm = "0.21.0"; or take an image with TensorRT-LLM'),)
+
+
+def same(stated: str, found: str) -> bool:
+    """Whether a version is the one that was found, as far as it is stated: an engine of 1.0.3 is one of 1.0.3.2510."""
+    return version(found)[: len(version(stated))] == version(stated)
+
+
 def check_driver(image: str, driver: str) -> None:
-    """HostError where the NVIDIA driver is older than the image's CUDA needs; silent where the table states none."""
+    """HostError where the NVIDIA driver is older than the image's CUDA needs; silent for an image that the table lacks."""
     known = release(image)
-    if known is None or not known.driver or not driver or version(driver)[:2] >= version(known.driver):
+    if known is None or not driver or _drives(driver, known):
         return
-    fitting = [each.tag for each in RELEASES if each.driver and version(driver)[:2] >= version(each.driver)]
+    fitting = [each.tag for each in RELEASES if not each.bare and _drives(driver, each)]
     hint = f"update the driver to {known.driver} or newer" + (f", or use image {fitting[-1]}" if fitting else "")
-    what = f"image {known.tag} (CUDA {known.cuda}) needs driver {known.driver}, and this machine has {driver}"
-    raise HostError(what, hint=hint)
+    cuda = f" (CUDA {known.cuda})" if known.cuda else ""
+    raise HostError(f"image {known.tag}{cuda} needs driver {known.driver}, and this machine has {driver}", hint=hint)
 
 
-def explain_mismatch(image: str, other: str) -> str:
-    """Why examples or engines of TensorRT-LLM ``other`` do not go with ``image``; "" where nothing is against it."""
-    known = release(image)
-    if known is None or not other or known.trtllm == other:
-        return ""
-    fitting = [each.tag for each in RELEASES if each.trtllm == other]
-    mend = f"{other} is in image {' or '.join(fitting)}" if fitting else f"no known image holds {other}"
-    return f"image {known.tag} holds TensorRT-LLM {known.trtllm}, not {other}; {mend}"
+def _drives(driver: str, release: Release) -> bool:
+    """Whether a driver is new enough, by its branch and minor number: one minor number runs one CUDA."""
+    return version(driver)[:2] >= version(release.driver)[:2]
 
 
 def _tags() -> str:

@@ -31,6 +31,7 @@ from forge.model import (
     Recipe,
     Requirements,
     ServeTable,
+    Since,
     Source,
     TextPatch,
     Tokenizer,
@@ -47,6 +48,7 @@ PROMISES: dict[str, object] = {
     "forge_tokenizer": Tokenizer,
     "forge_config_overrides": ConfigOverrides,
     "forge_diagnoses": tuple[Diagnosis, ...],
+    "forge_since": tuple[Since, ...],
 }
 """What each hook answers with."""
 

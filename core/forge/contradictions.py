@@ -67,6 +67,29 @@ _SET_BY_FORGE = {
 }
 
 
+_PATH_FLAGS = frozenset(
+    {
+        "build_config",
+        "dataset_cache_dir",
+        "input_timing_cache",
+        "lora_dir",
+        "meta_ckpt_dir",
+        "model_cls_file",
+        "model_config",
+        "nemo_ckpt_path",
+        "output_timing_cache",
+        "quant_ckpt_path",
+        "tokenizer_dir",
+    }
+)
+"""Flags of NVIDIA's scripts and of trtllm-build that take a file or a folder, whatever the value looks like."""
+_OUTSIDE = ("/", "./", "../", "~/")
+_INSIDE = ("/app/", "/opt/", "/usr/", "/forge/")
+"""Where what an image brings stands, and what a step mounts."""
+_MOUNTED = "take it away; what stands in the image is named by its whole path there (/app/..., /opt/..., /usr/...)"
+_ADAPTERS = "take it away: adapters are not inputs of a recipe yet; merge the adapter into the checkpoint before"
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """``keys`` are weighed, the problem is shown at the first; ``says`` what is wrong, or "" where all is well."""
@@ -85,6 +108,7 @@ def contradictions(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...
             if not broken.intersection(rule.keys) and (what := rule.says(recipe))
         ),
         *_forges_own_flags(recipe),
+        *_paths(recipe),
         *_idle_speculation(recipe, broken),
         *(_raw_parameters(recipe) if "serve.stream" not in broken else ()),
     )
@@ -98,6 +122,25 @@ def _forges_own_flags(recipe: Recipe) -> tuple[Problem, ...]:
         for flag in stated[table]
         if (owner := owners.get(flag.replace("-", "_"))) is not None
     )
+
+
+def _paths(recipe: Recipe) -> tuple[Problem, ...]:
+    """Flags that name files or folders, which a command would not find: only what is an input of the recipe is mounted, and
+    only that enters the key. What stands in the image is named by its whole path there.
+    """
+    problems: list[Problem] = []
+    for table, values in (("convert", recipe.convert.args), ("build", recipe.build.args)):
+        for flag, value in values.items():
+            name = flag.rpartition(".")[2].replace("-", "_")
+            named = name in _PATH_FLAGS and isinstance(value, str)
+            if (named or str(value).startswith(_OUTSIDE)) and not str(value).startswith(_INSIDE) and not _forges(table, name):
+                what = f"names {value!r}, which the command will not see: no input of the recipe, so neither mounted nor hashed"
+                problems.append(Problem(f"{table}.args.{flag}", what, _ADAPTERS if "lora" in name else _MOUNTED))
+    return tuple(problems)
+
+
+def _forges(table: str, name: str) -> bool:
+    return name in _SET_BY_FORGE[table]
 
 
 def _idle_speculation(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...]:

@@ -4,13 +4,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from forge import compatibility
 from forge.containers import LOCAL, Containers, ImageFacts, Inside, Progress
-from forge.errors import ForgeError, HostError, LockError, Problem
+from forge.errors import ForgeError, HostError, LockError, Problem, StepError
 from forge.lock import Image
 from forge.model import Recipe, RuntimeKind, Toolchain
 from forge.order import Order
 
 NO_GPUS = "none"
+_PYTHONS = ("python3", "/opt/venv-tritonserver/bin/python3")
+"""The Pythons of NVIDIA's images that have TensorRT-LLM; from 26.03 on it is the second."""
+_ASK = "import importlib.metadata as installed; print(installed.version('tensorrt_llm'))"
 INSTALLED = "/opt/tritonserver"
 """The Triton of NVIDIA's image."""
 
@@ -41,7 +45,24 @@ class Executors:
         if digest and identity and digest != identity:
             hint = f"pull {known.image} at the digest of the lock, or move it with `forge lock --upgrade`"
             raise LockError(f"the image here is {identity}, and the lock pins {digest}", where=where, hint=hint)
-        return replace(known, identity=identity or digest)
+        if pinned is not None and not known.trtllm:
+            known = replace(known, trtllm=pinned.trtllm, examples=compatibility.examples(pinned.trtllm))
+        found = replace(known, identity=identity or digest)
+        return self.versioned(found) if held else found
+
+    def versioned(self, known: Toolchain) -> Toolchain:
+        """``known`` with the TensorRT-LLM that the image itself names, where nothing else has said it; empty where it does not.
+
+        Asked is the Python of the image: whoever built on NVIDIA's image may have installed another version into it, and
+        labels and variables then tell of the one that was there before.
+        """
+        if known.trtllm or known.image == LOCAL:
+            return known
+        for python in _PYTHONS:
+            with suppress(StepError, HostError):  # no such program, or no such package
+                said = self.containers.help_text(known.image, (python, "-c", _ASK)).strip()
+                return replace(known, trtllm=said, examples=compatibility.examples(said))
+        return known
 
     def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
         """From inside, a container's digest cannot be seen: a lock is held to the version, and to what it saw from inside."""

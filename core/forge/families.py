@@ -23,6 +23,7 @@ from forge.model import (
     Patch,
     Recipe,
     Requirements,
+    Since,
     Tokenizer,
     Toolchain,
 )
@@ -131,6 +132,10 @@ class Family:
         points = claimed() if among is None else among
         family = _load(recipe.family, points) if recipe.family is not None else _serving(checkpoint, points)
         variant = _load(recipe.variant, points) if recipe.variant is not None else None
+        if recipe.family is not None and (owner := _rightful(family, checkpoint, points)):
+            served = ", ".join(family.architectures or ())
+            what = f"{family.name!r} serves {served}; this checkpoint is {checkpoint.architectures[0]}"
+            raise _wrong("family", what, f'say family = "{owner}", or take the line away')
         if family.architectures is None:
             raise _wrong("family", f"{family.name!r} is a variant", f'say variant = "{family.name}"')
         if variant is not None and variant.architectures is not None:
@@ -150,6 +155,10 @@ class Family:
         """What the plugins find wrong with the recipe for these checkpoints and this image."""
         found = self._joined("forge_check", tuple[Problem, ...], self._question(toolchain))
         return cast("tuple[Problem, ...]", found)
+
+    def since(self) -> tuple[Since, ...]:
+        """From which TensorRT-LLM on architectures are there."""
+        return cast("tuple[Since, ...]", self._joined("forge_since", tuple[Since, ...], self._question()))
 
     def requirements(self, toolchain: Toolchain) -> Requirements:
         joined = Requirements()
@@ -328,6 +337,16 @@ def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
         what = "cannot be found: this source says nothing of its architecture before it is fetched"
         raise _wrong("family", what, f"name one: {', '.join(sorted(among))}")
     raise _wrong("family", f"no installed family serves {', '.join(wanted)}", _served(served, broken))
+
+
+def _rightful(family: Plugin, checkpoint: Checkpoint, among: Points) -> str:
+    """The other installed family whose architecture the checkpoint is; empty where the named one serves it, or nobody does."""
+    wanted = set(checkpoint.architectures)
+    if not wanted or family.architectures is None or wanted.intersection(family.architectures):
+        return ""
+    with suppress(RecipeError):
+        return _serving(checkpoint, among).name
+    return ""
 
 
 def _served(served: Sequence[str], broken: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
-"""The contract between forge and its plugins, API 3. Every hook takes values and returns a value; none runs anything.
+"""The contract between forge and its plugins, API 4. Every hook takes values and returns a value; none runs anything.
 
 A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
 recipe asks for. A hook names whichever of its arguments it wants. ``None`` leaves the question to the plugin below: a variant
 stands over a family. Each hook is described in docs/hooks.md.
 
 API 2 added ``forge_engines``, ``draft`` and ``toolchain`` in ``forge_check``, and ``base`` in the two hooks that answer
-commands. API 3 added ``forge_diagnoses``. A plugin that was written for an earlier API works as it did.
+commands. API 3 added ``forge_diagnoses``, API 4 ``forge_since``. A plugin that was written for an earlier API works as it did.
 """
 
 import pluggy
@@ -20,12 +20,13 @@ from forge.model import (
     Patch,
     Recipe,
     Requirements,
+    Since,
     Tokenizer,
     Toolchain,
 )
 
 PROJECT = "forge"
-API = 3
+API = 4
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -82,3 +83,8 @@ def forge_config_overrides(recipe: Recipe, checkpoint: Checkpoint) -> ConfigOver
 @hookspec(firstresult=True)
 def forge_diagnoses() -> tuple[Diagnosis, ...] | None:
     """Failures of the plugin's commands that are known by their words, each with its mend. All are asked. Since API 3."""
+
+
+@hookspec(firstresult=True)
+def forge_since() -> tuple[Since, ...] | None:
+    """The first TensorRT-LLM that has each architecture, where not every image has it. Joined. Since API 4."""

@@ -13,7 +13,7 @@ from forge import lock as locks
 from forge.builder import Builder
 from forge.containers import dockerfile
 from forge.doors import Doors
-from forge.errors import LockError, SourceError
+from forge.errors import LockError, RecipeError, SourceError
 from forge.executors import NO_GPUS, Executors
 from forge.facts import World, gather
 from forge.families import Family
@@ -76,7 +76,9 @@ class Intake:
             if wanted.family is None:
                 raise
             self.say(f"{error.what}; what the family requires because of config.json is left out")
-            tools = there._executors.toolchain(wanted, compatibility.toolchain(wanted.runtime.image), None, str(path))
+            tools = there._executors.toolchain(
+                wanted, compatibility.toolchain(wanted.runtime.image, wanted.runtime.trtllm or ""), None, str(path)
+            )
             source = Pinned(wanted.source.kind, wanted.source.address, "", ())
             return there._order(wanted, Facts(source, Checkpoint(), self.doors.host(), tools))
 
@@ -146,7 +148,10 @@ class Intake:
         tell(Event("start", tools.image))
         image = self._executors.hold(tools.image, progress)
         tell(Event("held", tools.image, size=image.size))
-        known = self._order(order.recipe, replace(order.facts, toolchain=replace(tools, identity=image.identity)))
+        tools = self._executors.versioned(replace(tools, identity=image.identity))
+        if problems := compatibility.check(order.recipe, tools):
+            raise RecipeError(problems)
+        known = self._order(order.recipe, replace(order.facts, toolchain=tools))
         if known.tooling is None:
             step = images.tools(known)
             with self.store.using([step.key]):

@@ -13,7 +13,7 @@ from forge.weighing import Terms, Weights, stage_ends, terms
 MIB, GIB = 1 << 20, 1 << 30
 MAX_NUM_TOKENS = 8192
 """trtllm-build's own, where a recipe says nothing."""
-CALIBRATED = frozenset({"fp8", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"})
+CALIBRATED = frozenset({"fp8", "nvfp4", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"})
 """Quantizations for which quantize.py runs the whole unquantized model."""
 
 

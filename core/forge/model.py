@@ -54,6 +54,7 @@ __all__ = [
     "SamplingTable",
     "Scalar",
     "ServeTable",
+    "Since",
     "Source",
     "SourceKind",
     "SpeculationTable",
@@ -251,6 +252,15 @@ class Engine:
     folder: str = ""
     role: Role = Role.TENSORRT_LLM
     parameter: Literal["engine_dir", "encoder_engine_dir"] = "engine_dir"
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The first TensorRT-LLM that has an architecture, in each runtime; empty where every image has it, or nobody knows."""
+
+    architecture: str
+    engine: str = ""
+    llmapi: str = ""
 
 
 @dataclass(frozen=True, slots=True)

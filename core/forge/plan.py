@@ -1,6 +1,6 @@
 """Recipe + family + facts -> plan. Pure: the same words always give the same keys, and nothing runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from forge import compatibility
 from forge.errors import Problem, RecipeError
@@ -8,6 +8,7 @@ from forge.lowering import engine, llmapi, twin
 from forge.lowering.verdict import with_verdict
 from forge.model import COMMON_ROLES, Names, Role, RuntimeKind
 from forge.order import Order
+from forge.quantized import PACKED, quantized
 from forge.steps import Entry, Plan
 
 
@@ -43,15 +44,38 @@ def _notes(order: Order) -> tuple[str, ...]:
     if kind is RuntimeKind.TWIN:
         return ()
     if order.tooling is None:
-        return (f"{order.recipe.name}: its image has not been read yet; keys that stand on it are not final",)
-    notes = llmapi.notes(order) if kind is RuntimeKind.LLMAPI else engine.notes(order)
-    return tuple(f"{order.recipe.name}: {note}" for note in notes)
+        notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(order))
+    else:
+        notes = llmapi.notes(order) if kind is RuntimeKind.LLMAPI else engine.notes(order)
+    return tuple(f"{order.recipe.name}: {note}" for note in (*notes, *_doubts(order)))
+
+
+def _unversioned(order: Order) -> tuple[str, ...]:
+    tools = order.facts.toolchain
+    if tools.trtllm:
+        return ()
+    return (f"nobody has said which TensorRT-LLM {tools.image} holds: a build asks the image, or state runtime.trtllm",)
+
+
+def _doubts(order: Order) -> Iterator[str]:
+    """What config.json lets one expect, and only the image can tell."""
+    recipe, facts = order.recipe, order.facts
+    found = quantized(facts.checkpoint.config, [file.path for file in facts.source.files])
+    if found is not None:
+        reader = "LLM() of the image" if recipe.runtime.kind is RuntimeKind.LLMAPI else "the conversion script"
+        known = recipe.runtime.kind is RuntimeKind.ENGINE and found.method in PACKED
+        end = "reads that as it is" if known else "has the last word on whether it reads that"
+        yield f"the checkpoint's weights are quantized already ({found}); {reader} {end}"
+    served, wanted = order.family.architectures(), facts.checkpoint.architectures
+    if wanted and not set(wanted).intersection(served):
+        yield f"family {order.family.name} does not name {', '.join(wanted)} as its own; the image's script has the last word"
 
 
 def check(order: Order) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
     recipe, config = order.recipe, order.facts.checkpoint.config
-    found = [*compatibility.check(recipe), *order.family.check(order.facts.toolchain)]
+    found = [*compatibility.check(recipe, order.facts.toolchain), *order.family.check(order.facts.toolchain)]
+    found += compatibility.check_since(recipe, order.facts, order.family.since())
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:
         found.append(

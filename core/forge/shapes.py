@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from forge.headers import Tensor
+from forge.quantized import Quantized, quantized
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -59,6 +60,8 @@ class Shape:
     experts: int = 0
     used_experts: int = 0
     dtype: str = ""
+    quantized: Quantized | None = None
+    """How its weights were quantized before, where they were."""
 
     @property
     def kept(self) -> int:
@@ -103,6 +106,7 @@ def read(config: Mapping[str, object]) -> Shape:
         experts=experts,
         used_experts=_count(said, "used_experts") if experts else 0,
         dtype=str(inner.get("torch_dtype") or inner.get("dtype") or config.get("torch_dtype") or config.get("dtype") or ""),
+        quantized=quantized(config),
     )
 
 

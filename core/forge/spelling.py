@@ -66,6 +66,10 @@ ImageName = Annotated[
         description="a tag of the compatibility table, a whole image reference, or a digest",
     ),
 ]
+TrtllmVersion = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]+(\.[0-9]+){1,3}([.a-z0-9]*)\Z", description="a version of TensorRT-LLM, such as 0.21.0 or 1.0"),
+]
 Gpus = Annotated[
     str,
     Meta(

@@ -18,6 +18,7 @@ from forge.spelling import (
     Requirement,
     Revision,
     StopWord,
+    TrtllmVersion,
     WheelPin,
 )
 
@@ -109,6 +110,7 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     kind: RuntimeKind = RuntimeKind.ENGINE
     image: ImageName = "25.08"
+    trtllm: TrtllmVersion | None = None
     gpus: Gpus = "all"
     executor: Annotated[
         Literal["docker", "local"] | None,
@@ -118,7 +120,18 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 Quantization = Literal[
-    "none", "int8_weight_only", "int4_weight_only", "fp8", "int4_awq", "w4a8_awq", "int8_sq", "fp8_kv", "int8_kv"
+    "none",
+    "int8_weight_only",
+    "int4_weight_only",
+    "int8_gptq",
+    "int4_gptq",
+    "fp8",
+    "nvfp4",
+    "int4_awq",
+    "w4a8_awq",
+    "int8_sq",
+    "fp8_kv",
+    "int8_kv",
 ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from forge.errors import Problem
 from forge.model import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
+from forge.quantized import PACKED, Quantized, quantized
 
 MODEL = "/forge/model"
 DRAFT = "/forge/draft"
@@ -41,8 +42,12 @@ SWITCHES = frozenset(
 WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
 """Quantizations that the conversion script does by itself -> its word for them."""
 
+GPTQ = {"int8_gptq": "int8_gptq", "int4_gptq": "int4_gptq"}
+"""Quantizations that somebody else has done, in a checkpoint that the script is told how to read -> its word for them."""
+
 QUANTIZED = {
     "fp8": ("fp8", ""),
+    "nvfp4": ("nvfp4", ""),
     "int4_awq": ("int4_awq", ""),
     "w4a8_awq": ("w4a8_awq", ""),
     "int8_sq": ("int8_sq", ""),
@@ -111,6 +116,8 @@ def convert_by(recipe: Recipe, program: str, values: Mapping[str, Scalar] | None
     narrow: tuple[str, ...] = ()
     if table.quantization in WEIGHT_ONLY:
         narrow = ("--use_weight_only", "--weight_only_precision", WEIGHT_ONLY[table.quantization])
+    if table.quantization in GPTQ:
+        narrow = ("--use_weight_only", "--weight_only_precision", GPTQ[table.quantization], "--per_group")
     argv = (
         *("python3", program),
         *("--model_dir", MODEL),
@@ -285,6 +292,36 @@ def check_vocabulary(checkpoint: Checkpoint, draft: Checkpoint) -> tuple[Problem
         return ()
     what = f"has a vocabulary of {guessing} tokens, and the model one of {base}: its guesses would be other words"
     return (Problem("draft", what, "take a draft that was made for this model"),)
+
+
+def check_quantized(recipe: Recipe, checkpoint: Checkpoint, reads: Sequence[str] = ()) -> tuple[Problem, ...]:
+    """Whether a conversion script can read a checkpoint that is quantized already; ``reads`` are the methods that it knows.
+
+    NVIDIA's llama and qwen scripts take gptq and awq from config.json by themselves since 0.16, and no GPTQ that has reordered
+    its columns (desc_act): llama's raises, and qwen's goes on without saying so.
+    """
+    found, form = quantized(checkpoint.config), recipe.convert.quantization
+    if recipe.runtime.kind is not RuntimeKind.ENGINE:
+        return ()
+    if form in GPTQ and (not reads or (checkpoint.config and (found is None or found.method != "gptq"))):
+        why = "the checkpoint is not packed by GPTQ" if reads else "this script does not read it"
+        hint = "int8_weight_only and int4_weight_only quantize what is not quantized"
+        return (Problem("convert.quantization", f"is {form!r}, and {why}", hint),)
+    return _packed(found, form, reads) if found is not None and found.method in PACKED else ()
+
+
+def _packed(found: Quantized, form: str, reads: Sequence[str]) -> tuple[Problem, ...]:
+    whole = "take the checkpoint that is not quantized, with convert.quantization"
+    if found.method not in reads:
+        what = f"is quantized already ({found}), and this family's conversion script does not read that"
+        return (Problem("source", what, whole),)
+    if found.reordered:
+        what = "is packed by GPTQ with desc_act = true, which NVIDIA's scripts do not implement"
+        return (Problem("source", what, f"take one that was made with desc_act = false; or {whole}"),)
+    if form not in ("none", *GPTQ):
+        what = f"is {form!r}, and the checkpoint is quantized already ({found})"
+        return (Problem("convert.quantization", what, 'say "none": the script reads what config.json says'),)
+    return ()
 
 
 def check_quantization(recipe: Recipe, able: Sequence[str], variant: str) -> tuple[Problem, ...]:

@@ -13,7 +13,7 @@ from forge.model import Recipe, Role, RuntimeKind
 from forge.shapes import Shape
 from forge.weighing import Terms, Weights
 
-CAPABILITIES = {"fp8": "8.9", "fp8_kv": "8.9", "w4a8_awq": "8.9", "int4_awq": "8.0"}
+CAPABILITIES = {"fp8": "8.9", "fp8_kv": "8.9", "w4a8_awq": "8.9", "int4_awq": "8.0", "nvfp4": "10.0"}
 """Compute capability from which a quantization has kernels. Source: TensorRT-LLM's support matrix."""
 BFLOAT16 = "8.0"
 

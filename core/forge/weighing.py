@@ -14,6 +14,7 @@ from forge.model import Recipe, Role, RuntimeKind
 from forge.shapes import Shape
 
 WIDTHS: Mapping[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
+GPTQ = ("int8_gptq", "int4_gptq")
 GROUP = 128
 """Weights that share a scale in AWQ, where a recipe says nothing."""
 
@@ -51,10 +52,11 @@ def terms(recipe: Recipe, shape: Shape) -> Terms:
         or args.get("kv_cache_dtype") in {"fp8", "int8"}
         or any(args.get(flag) is True for flag in ("int8_kv_cache", "fp8_kv_cache"))
     )
-    group = args.get("group_size", args.get("awq_block_size", GROUP))
+    before = shape.quantized
+    group = args.get("group_size", args.get("awq_block_size", (before and before.group) or GROUP))
     return Terms(
         dtype=dtype,
-        quantization=table.quantization,
+        quantization=before.like if before and before.like and table.quantization in ("none", *GPTQ) else table.quantization,
         group=group if isinstance(group, int) and group > 0 else GROUP,
         tp=table.tp,
         pp=table.pp,
@@ -200,16 +202,17 @@ def _share(tensor: Tensor, shape: Shape, tp: int) -> tuple[int, int]:
 def _stored(rows: int, columns: int, how: Terms) -> tuple[int, str]:
     """Bytes of a layer's matrix with what its quantization keeps beside it."""
     count, width = rows * columns, how.width
-    match how.quantization:
-        case "int8_weight_only":  # a scale for each output
-            return count + rows * width, "int8"
-        case "int4_weight_only":
-            return -(-count // 2) + rows * width, "int4"
-        case "int4_awq" | "w4a8_awq":  # a scale for each group of inputs of each output, and one for each input
-            return -(-count // 2) + rows * -(-columns // how.group) * width + columns * width, f"int4 groups of {how.group}"
-        case "fp8":  # a scale for the weights and one for what comes in
-            return count + 8, "fp8"
-        case "int8_sq":
-            return count + 4 * rows, "int8"
-        case _:
-            return count * width, how.dtype
+    stored = {
+        # int8 and int4: a scale for each output
+        **dict.fromkeys(("int8_weight_only", "int8_gptq"), (count + rows * width, "int8")),
+        "int4_weight_only": (-(-count // 2) + rows * width, "int4"),
+        # a scale for each group of inputs of each output, and one for each input
+        **dict.fromkeys(
+            ("int4_awq", "w4a8_awq", "int4_gptq"),
+            (-(-count // 2) + rows * -(-columns // how.group) * width + columns * width, f"int4 groups of {how.group}"),
+        ),
+        "nvfp4": (-(-count // 2) + rows * -(-columns // 16), "nvfp4"),  # a scale of 8 bits for each 16 inputs of each output
+        "fp8": (count + 8, "fp8"),  # a scale for the weights and one for what comes in
+        "int8_sq": (count + 4 * rows, "int8"),
+    }
+    return stored.get(how.quantization, (count * width, how.dtype))

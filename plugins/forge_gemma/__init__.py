@@ -8,6 +8,7 @@ from forge import (
     Problem,
     Recipe,
     Requirements,
+    Since,
     TextPatch,
     Tokenizer,
     Toolchain,
@@ -15,6 +16,7 @@ from forge import (
     trtllm,
 )
 
+FORGE_API = 4
 SCRIPTS = "gemma"
 
 
@@ -26,7 +28,13 @@ def forge_architectures() -> tuple[str, ...]:
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
     staged = trtllm.check_one_stage(recipe, "Gemma's conversion script knows no pipeline parallelism")
-    return trtllm.check(recipe, checkpoint) + staged
+    return (*trtllm.check(recipe, checkpoint), *trtllm.check_quantized(recipe, checkpoint), *staged)
+
+
+@hookimpl
+def forge_since() -> tuple[Since, ...]:
+    """Facts of TensorRT-LLM's release notes: Gemma 3's text model came to engines with 0.19, to the PyTorch path with 0.20."""
+    return (Since("Gemma3ForCausalLM", engine="0.19", llmapi="0.20"),)
 
 
 @hookimpl

@@ -14,6 +14,8 @@ from forge import (
 
 SCRIPTS = "llama"
 EXPERTS = ("MixtralForCausalLM",)
+QUANTIZED_BEFORE = ("gptq", "awq")
+"""Methods whose checkpoints the conversion script reads as they are."""
 
 
 @hookimpl
@@ -23,7 +25,11 @@ def forge_architectures() -> tuple[str, ...]:
 
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
-    return trtllm.check(recipe, checkpoint) + trtllm.check_experts(recipe, checkpoint, EXPERTS)
+    return (
+        *trtllm.check(recipe, checkpoint),
+        *trtllm.check_experts(recipe, checkpoint, EXPERTS),
+        *trtllm.check_quantized(recipe, checkpoint, QUANTIZED_BEFORE),
+    )
 
 
 @hookimpl

@@ -17,6 +17,7 @@ def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
     return (
         *trtllm.check(recipe, checkpoint),
         *trtllm.check_experts(recipe, checkpoint, EXPERTS),
+        *trtllm.check_quantized(recipe, checkpoint),
         *trtllm.check_one_stage(recipe, "Phi's conversion script refuses pipeline parallelism"),
     )
 

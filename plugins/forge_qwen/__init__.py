@@ -1,9 +1,12 @@
 """Qwen2, Qwen2.5 and Qwen3, with and without experts: one conversion script, which knows llama's flags."""
 
-from forge import Checkpoint, Command, Problem, Recipe, Tokenizer, Toolchain, hookimpl, trtllm
+from forge import Checkpoint, Command, Problem, Recipe, Since, Tokenizer, Toolchain, hookimpl, trtllm
 
+FORGE_API = 4
 SCRIPTS = "qwen"
 EXPERTS = ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+QUANTIZED_BEFORE = ("gptq", "awq")
+"""Methods whose checkpoints the conversion script reads as they are."""
 
 
 @hookimpl
@@ -13,7 +16,17 @@ def forge_architectures() -> tuple[str, ...]:
 
 @hookimpl
 def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
-    return trtllm.check(recipe, checkpoint) + trtllm.check_experts(recipe, checkpoint, EXPERTS)
+    return (
+        *trtllm.check(recipe, checkpoint),
+        *trtllm.check_experts(recipe, checkpoint, EXPERTS),
+        *trtllm.check_quantized(recipe, checkpoint, QUANTIZED_BEFORE),
+    )
+
+
+@hookimpl
+def forge_since() -> tuple[Since, ...]:
+    """Facts of TensorRT-LLM's release notes: 0.20 brought Qwen3 to the PyTorch path, 1.0 both kinds to engines."""
+    return (Since("Qwen3ForCausalLM", engine="1.0", llmapi="0.20"), Since("Qwen3MoeForCausalLM", engine="1.0", llmapi="0.20"))
 
 
 @hookimpl

@@ -36,6 +36,7 @@ def forge_check(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Problem, ...]:
         *trtllm.check_one_stage(recipe, "Triton runs encoder-decoder engines without pipeline parallelism only"),
         *_heads(recipe, checkpoint),
         *trtllm.check_quantization(recipe, (*trtllm.WEIGHT_ONLY, "fp8"), "the conversion of encoder-decoder models"),
+        *trtllm.check_quantized(recipe, checkpoint),
         *_reuse(recipe),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge import gpus
-from forge.compatibility import RELEASES, release
+from forge.compatibility import RELEASES, release, same
 from forge.rules.decoupled import pairs
 from forge.rules.engine import halves
 from forge.rules.rule import Found, Rule, Severity
@@ -76,7 +76,7 @@ def _draft(repository: Repository) -> Iterator[Found]:
 def _image(repository: Repository) -> Iterator[Found]:
     built = [(engine, engine.version) for _, engine in halves(repository) if engine.version]
     for engine, version in built:
-        if repository.trtllm and version != repository.trtllm:
+        if repository.trtllm and not same(version, repository.trtllm):
             known = release(repository.image)
             name = f"image {known.tag}" if known else repository.image
             what = f"the engine was built by TensorRT-LLM {version}, and {name}, which serves it, holds {repository.trtllm}"
@@ -87,7 +87,7 @@ def _image(repository: Repository) -> Iterator[Found]:
 
 
 def _fitting(version: str) -> str:
-    tags = " or ".join(each.tag for each in RELEASES if each.trtllm == version)
+    tags = " or ".join(each.tag for each in RELEASES if same(version, each.trtllm))
     return (f"serve it with image {tags}, or " if tags else "") + "build it again with the image that serves"
 
 
