@@ -47,7 +47,7 @@ class Quantized:
 def quantized(config: Mapping[str, object], files: Collection[str] = ()) -> Quantized | None:
     """What is said of a checkpoint with this config.json and these files; None where its weights are as they were trained."""
     stated = config.get("quantization_config")
-    said = cast("Mapping[str, object]", stated) if isinstance(stated, Mapping) else {}
+    said: Mapping[str, object] = cast("Mapping[str, object]", stated) if isinstance(stated, Mapping) else {}
     method = str(said.get("quant_method") or "").lower()
     if not method:
         return Quantized("modelopt") if SIDECAR in files else None
