@@ -5,6 +5,7 @@ torch and transformers are imported by name, when used: the serving environment 
 
 import copy
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,11 +30,11 @@ class _Torch(Protocol):
 
 class _Output(Protocol):
     logits: Sequence[_Tensor]
-    past_key_values: object
 
 
 class _Model(Protocol):
-    def __call__(self, *, input_ids: _Tensor, past_key_values: object, use_cache: bool) -> _Output: ...
+    def __call__(self, *, input_ids: _Tensor, use_cache: bool, **cache: object) -> _Output: ...
+    def forward(self, *args: object) -> _Output: ...
     def float(self) -> "_Model": ...
     def eval(self) -> "_Model": ...
 
@@ -69,6 +70,8 @@ class TransformersDecoder:
             self._model = auto.from_pretrained(str(folder)).float().eval()
         except (OSError, ValueError) as error:
             raise CheckpointFault(f"transformers cannot run {problem} as a decoder: {error}") from error
+        # transformers 5.24 calls cache what was past_key_values before; a model's own code may have either.
+        self._cache = "cache" if "cache" in inspect.signature(self._model.forward).parameters else "past_key_values"
         text = section(config, "text_config") or config
         self.vocabulary = _count(text, "vocab_size")
         self.positions = _count(text, "max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
@@ -81,9 +84,9 @@ class TransformersDecoder:
             raise TypeError(f"a transformers decoder's memory is a Past, not {type(memory).__name__}")
         with self._torch.inference_mode():
             ids = self._torch.from_numpy(tokens[None, :].astype(np.int64))
-            out = self._model(input_ids=ids, past_key_values=memory.cache, use_cache=True)
+            out = self._model(input_ids=ids, use_cache=True, **{self._cache: memory.cache})
             logits = out.logits[0].numpy().astype(np.float32, copy=False)
-        memory.cache = out.past_key_values
+        memory.cache = getattr(out, self._cache)
         memory.length += len(tokens)
         return logits if every else logits[-1:]
 

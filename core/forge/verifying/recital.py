@@ -6,6 +6,7 @@ It imports nothing of forge, for forge may not be there (another environment, a 
 """
 
 import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -69,11 +70,13 @@ def _loaded(transformers: Any, torch: Any, folder: str) -> tuple[Any, str]:
     """In float32 where that fits this machine's memory, otherwise as the checkpoint is."""
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-    itemsize = getattr(getattr(config, "dtype", None) or torch.float32, "itemsize", 4)
+    # transformers 4.56 calls dtype what was torch_dtype before.
+    dtype = "dtype" if hasattr(config, "dtype") else "torch_dtype"
+    itemsize = getattr(getattr(config, dtype, None) or torch.float32, "itemsize", 4)
     fits = stored / itemsize * 4 * ROOM < _free()
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     chosen = torch.float32 if fits else "auto"
-    model = kind.from_pretrained(folder, dtype=chosen, local_files_only=True).eval()
+    model = kind.from_pretrained(folder, **{dtype: chosen}, local_files_only=True).eval()
     return model, str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
@@ -130,6 +133,8 @@ class _Voice:
 
     def __init__(self, torch: Any, model: Any, ids: list[int]) -> None:
         self._torch, self._model = torch, model
+        # transformers 5.24 calls cache what was past_key_values before; a model's own code may have either.
+        self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._past: Any = None
         self._encoded: Any = None
         self._next = ids
@@ -140,8 +145,8 @@ class _Voice:
     def logits(self) -> Any:
         ids = self._torch.tensor([self._next])
         given = {"input_ids": ids} if self._encoded is None else {"encoder_outputs": self._encoded, "decoder_input_ids": ids}
-        out = self._model(**given, past_key_values=self._past, use_cache=True)
-        self._past = out.past_key_values
+        out = self._model(**given, **{self._cache: self._past}, use_cache=True)
+        self._past = getattr(out, self._cache)
         return out.logits[0, -1]
 
     def say(self, token: int) -> None:
