@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fake_doors import World
 from forge.asking import Target
@@ -18,6 +19,11 @@ pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"
+
+
+# A slow machine is no fault of what is tested.
+settings.register_profile("forge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("forge")
 
 
 def pytest_configure() -> None:

@@ -117,7 +117,7 @@ def bench() -> Iterator[tuple[World, Workshop, Path]]:
         yield world, world.shop(folder / "home"), folder
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(PLACES), HOSTILE)
 def test_any_text_in_a_recipe_is_refused_or_inert(
     bench: tuple[World, Workshop, Path], place: tuple[str, str], value: str

@@ -95,7 +95,7 @@ def suited(name: str) -> str:
 
 @pytest.mark.skipif(not FILES, reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: "-".join(file.parts[-3:-1]))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_nvidias_script_acts_on_gives_the_same_message(file: Path, data: st.DataObject) -> None:
     skeleton = file.read_text(encoding="utf-8")

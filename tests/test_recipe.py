@@ -339,7 +339,7 @@ RECIPES_ANY = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(RECIPES_ANY)
 def test_a_recipe_written_down_is_read_back_the_same(recipe: Recipe) -> None:
     assert read(toml(recipe), "r.toml") == recipe
@@ -349,7 +349,7 @@ JUNK = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dict
 KEYS = st.sampled_from(["name", "source", "build", "serve", "sampling", "tp", "parameters", "stop", "args", "hub", "x"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(KEYS, st.dictionaries(KEYS, JUNK, max_size=3) | JUNK, max_size=4))
 def test_any_document_is_either_a_recipe_or_refused_in_our_words(document: dict[str, object]) -> None:
     lines = "\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in document.items())

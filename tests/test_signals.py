@@ -4,15 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from conftest import SMOLLM2, free_ports
 from forge.adapters import processes
+from forge.ports import Running
 from forge.workshop import Workshop
 
 SLEEPER = """
@@ -21,23 +22,37 @@ from forge.cli.show import verb
 
 @verb
 def sleeper(output):
-    print("asleep", flush=True)
     try:
-        time.sleep(60)
+        print("asleep", flush=True)
+        time.sleep(600)
     finally:
-        time.sleep(0.5)
+        print("cleaning up", flush=True)
+        sys.stdin.readline()
         print("cleaned up", flush=True)
 
 sleeper(as_json=False, quiet=False, verbose=False)
 """
-FORGE = "import sys; from forge.cli import main; main(sys.argv[1:])"
+HASTY = """
+import os, signal, sys
+from forge.cli import main
+from forge.cli.show import Output
+
+tell = Output.result
+
+def result(output, document, text):
+    tell(output, document, text)
+    os.kill(os.getpid(), signal.SIGTERM)  # the moment that a reader knows
+
+Output.result = result
+main(sys.argv[1:])
+"""
 
 
 @contextmanager
 def started(code: str, *words: str, **environ: str) -> Generator[subprocess.Popen[str]]:
     argv = [sys.executable, "-c", code, *words]
     with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
     ) as process:
         try:
             yield process
@@ -54,9 +69,9 @@ def test_a_terminated_verb_cleans_up_once_and_says_so_by_its_exit_code() -> None
     with started(SLEEPER) as process:
         assert first_line(process) == "asleep\n"
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)  # while it cleans up
-        out, err = process.communicate(timeout=20)
+        assert first_line(process) == "cleaning up\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate("go on\n")
     assert out == "cleaned up\n"
     assert process.returncode == 143
     assert err == "terminated\n"
@@ -64,17 +79,15 @@ def test_a_terminated_verb_cleans_up_once_and_says_so_by_its_exit_code() -> None
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_terminated_forge_serve_stops_its_server(shop: Workshop, home: Path, tmp_path: Path) -> None:
+def test_forge_serve_terminated_once_it_is_ready_stops_its_server(shop: Workshop, home: Path, tmp_path: Path) -> None:
     repository = shop.build([SMOLLM2], repository=tmp_path / "repository").repository
     ports = free_ports()
     named = ("--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics)
-    words = ("serve", "--repository", str(repository), *map(str, named))
-    with started(FORGE, *words, FORGE_HOME=str(home)) as process:
-        assert first_line(process).startswith("ready: ")
-        running = shop.server(repository)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 0
+    words = ("serve", "--json", "--repository", str(repository), *map(str, named))
+    with started(HASTY, *words, FORGE_HOME=str(home)) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
     assert err.endswith("stopping\n")
+    running = msgspec.json.decode(out, type=Running)
     assert not processes.marked(running.shared_memory)
-    assert running not in shop.servers()
+    assert running.shared_memory not in {each.shared_memory for each in shop.servers()}

@@ -172,7 +172,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(min_value=0, max_value=10**6), st.sampled_from(["tree/weights.bin", "manifest.json", "files.json"]))
 def test_any_flipped_bit_is_found_and_the_artifact_is_made_anew(
     tmp_path_factory: pytest.TempPathFactory, at: int, which: str

@@ -19,7 +19,7 @@ from store_makers import KEY, child, fill, key, provenance, store
 
 def finish(process: subprocess.Popen[str]) -> str:
     """What a child printed; an AssertionError with its traceback if it failed."""
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate()
     assert process.returncode == 0, errors
     return out
 
@@ -29,13 +29,20 @@ import sys, time
 from pathlib import Path
 from store_makers import KEY, fill, provenance, store
 
+somebody = Path(sys.argv[3])
+
 def slowly(out):
     fill(out)
     with open(sys.argv[2], "a") as log:
         log.write("filled\\n")
-    time.sleep(0.8)
+    while not somebody.exists():
+        time.sleep(0.01)
 
-made, fresh = store(Path(sys.argv[1])).make(KEY, provenance(), slowly, waiting=lambda said: print("waits:", said))
+def waiting(said):
+    print("waits:", said)
+    somebody.touch()
+
+made, fresh = store(Path(sys.argv[1])).make(KEY, provenance(), slowly, waiting=waiting)
 assert made.path.is_dir() and store(Path(sys.argv[1])).verify() == ()
 print("made" if fresh else "held")
 """
@@ -44,7 +51,7 @@ print("made" if fresh else "held")
 @pytest.mark.slow
 def test_of_eight_processes_that_want_one_key_one_makes_it_and_seven_wait(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    said = [finish(each) for each in [child(MAKE, tmp_path / "home", log) for _ in range(8)]]
+    said = [finish(each) for each in [child(MAKE, tmp_path / "home", log, tmp_path / "somebody waits") for _ in range(8)]]
     assert log.read_text() == "filled\n"
     assert sorted(one.splitlines()[-1] for one in said) == ["held"] * 7 + ["made"]
     assert any("model: another process is making this; waiting for it" in one for one in said)

@@ -1,10 +1,4 @@
-"""Wires the rooms: the Python API. ``Workshop.here()`` is what the command line uses, and scripts too.
-
-from forge.workshop import Workshop
-shop = Workshop.here()
-built = shop.build(["recipes/smollm2-135m-instruct.toml"], repository="model-repository")
-running = shop.serve("model-repository")
-"""
+"""Wires the rooms: the Python API, for the command line and for scripts; ``Workshop.here()`` is where both begin."""
 
 import os
 import time
@@ -298,10 +292,14 @@ class Workshop:
         for place in wanted.repositories:
             self.store.remember(place)
         running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
-        if running.started:  # a container is no process of this machine's, and what serves it is no artifact
-            held = frozenset[str]().union(*(self.manifest(place).held for place in wanted.repositories))
-            self.store.lend(held, running.pid, running.started)
-        self._tell(Event("made", "server", seconds=time.monotonic() - began))
+        try:
+            if running.started:  # a container is no process of this machine's, and what serves it is no artifact
+                held = frozenset[str]().union(*(self.manifest(place).held for place in wanted.repositories))
+                self.store.lend(held, running.pid, running.started)
+            self._tell(Event("made", "server", seconds=time.monotonic() - began))
+        except BaseException:  # Ctrl-C too: nobody knows of the server yet who could stop it
+            self.stop(running)
+            raise
         return running
 
     def servers(self) -> tuple[Running, ...]:

@@ -76,18 +76,20 @@ def serve(
         output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
         return
     running = shop.serve(places, ports, detach=detach)
-    api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
-    ready = f"ready: {', '.join(running.models)}\nhttp {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
-    output.result(running, ready)
-    if detach:
-        return
-    output.say("Ctrl-C stops it")
-    try:
-        shop.wait(running)
+    try:  # at once: a signal may come as soon as a reader knows that it is ready
+        api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
+        where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
+        output.result(running, f"ready: {', '.join(running.models)}\n{where}")
+        if not detach:
+            output.say("Ctrl-C stops it")
+            shop.wait(running)
     except KeyboardInterrupt:
+        if detach:
+            raise
         output.say("stopping")
     finally:
-        shop.stop(running)
+        if not detach:
+            shop.stop(running)
 
 
 @click.command()
