@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,8 +241,11 @@ def test_a_triton_that_is_installed_here_serves_with_its_own_backends(
     shutil.copy(layout.server, installed / "bin" / "tritonserver")
     for file in layout.python_backend():
         shutil.copy(file, installed / "backends" / "python" / file.name)
-    path = f"{serving.environment / 'bin'}:{os.environ['PATH']}"
-    servers = Servers(serving.home, {**os.environ, "PATH": path, "LD_LIBRARY_PATH": layout.library_path()}, patience=120.0)
+    bare = tmp_path / "venv"  # forge's own, activated: Triton's stubs would look for numpy in it
+    venv.create(bare, with_pip=False)
+    path = f"{bare / 'bin'}:{serving.environment / 'bin'}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(bare), "LD_LIBRARY_PATH": layout.library_path()}
+    servers = Servers(serving.home, environ, patience=120.0)
     launch = replace(serving.launch(repository), environment=None, backends=None, triton=str(installed))
     running = servers.start(launch, lambda _: None)
     try:

@@ -8,7 +8,7 @@ import pytest
 
 import tiny_models
 from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
-from forge.adapters.readiness import misled
+from forge.adapters.readiness import require_address
 from forge.adapters.serving import Servers
 from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import ServerError
@@ -170,13 +170,48 @@ def test_what_a_person_types_says_the_same(tmp_path: Path) -> None:
     assert "--network" not in words
 
 
-def test_a_model_that_asks_at_a_fixed_address_is_told_when_nobody_listens_there(tmp_path: Path) -> None:
-    tiny_models.lay(tmp_path, "bls", 'URL = "localhost:8001/v2/models/"\n')
+ASKS_ALWAYS = """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.baseurl = "localhost:8001/v2/models/"
+
+    def execute(self, requests):
+        try:
+            self.decoder.load_model_configs(model_config_api_baseurl=self.baseurl, target_model_name="tensorrt_llm")
+        except Exception:
+            return None
+"""
+ASKS_SOMETIMES = ASKS_ALWAYS.replace("try:", "if self.speculative(requests):").replace("        except Exception:\n", "")
+COMMENT_ONLY = "# as localhost:8001 would be\n" + tiny_models.IDENTITY
+
+
+@pytest.mark.parametrize("ports", [Ports(grpc=9001), Ports(host="10.0.0.7")])
+def test_a_model_that_asks_elsewhere_for_every_request_is_refused(tmp_path: Path, ports: Ports) -> None:
+    tiny_models.lay(tmp_path, "bls", ASKS_ALWAYS)
     tiny_models.lay(tmp_path, "other", tiny_models.IDENTITY)
-    launch = Launch(tmp_path, ("bls", "other"), image="x")
-    assert misled(launch, Ports(grpc=9001)) == ("bls",)
-    assert misled(launch, Ports(host="10.0.0.7")) == ("bls",)
-    assert misled(launch, Ports()) == misled(launch, PUBLISHED) == ()
+    launch = Launch(tmp_path, ("other", "bls"), image="x")
+    with pytest.raises(ServerError, match="bls asks its own server at localhost:8001") as caught:
+        require_address(launch, ports, lambda _: None)
+    assert "--grpc-port 8001" in (caught.value.hint or "")
+    for fitting in (Ports(), PUBLISHED):
+        require_address(launch, fitting, lambda _: None)
+
+
+@pytest.mark.parametrize("model", [ASKS_SOMETIMES, COMMENT_ONLY])
+def test_a_model_that_may_not_ask_there_is_only_told(tmp_path: Path, model: str) -> None:
+    tiny_models.lay(tmp_path, "bls", model)
+    lines: list[str] = []
+    require_address(Launch(tmp_path, ("bls",)), Ports(grpc=9001), lines.append)
+    assert "localhost:8001" in "".join(lines)
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_an_installed_triton_is_kept_from_an_activated_environment(tmp_path: Path, variable: str) -> None:
+    environ = {variable: str(tmp_path / "venv"), "PATH": f"{tmp_path}/venv/bin:/usr/bin"}
+    launch = replace(LAUNCH, repository=tmp_path, image="", triton="/opt/tritonserver")
+    assert Servers(tmp_path, environ).command(launch).env["PATH"] == "/usr/bin"
+    (tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "tensorrt_llm").mkdir(parents=True)
+    assert Servers(tmp_path, environ).command(launch).env["PATH"] == environ["PATH"], "NVIDIA's own is one too"
 
 
 def test_an_installed_triton_keeps_its_backends_and_its_path(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.adapters import triton_log
+from forge.adapters import addresses, triton_log
+from forge.adapters.addresses import Asking
 from forge.diagnoses import diagnose
 from forge.errors import ServerError
 from forge.ports import Launch, Ports, Running
 
-_FIXED = "localhost:8001"
-"""Where the bls model of TensorRT-LLM from early 2026 on asks for a model's config, for every request."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
 
@@ -55,22 +54,30 @@ def require_models(launch: Launch) -> None:
             )
 
 
-def misled(launch: Launch, inside: Ports) -> tuple[str, ...]:
-    """The models that ask their own server at a fixed address, where it does not listen; ``inside`` is where it does."""
-    if inside.grpc == 8001 and inside.host in _LOCAL:
-        return ()
-    homes = {model: _home(launch, model) for model in launch.models}
-    return tuple(model for model, home in homes.items() if home and _asks(home / model))
+def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) -> None:
+    """Models that ask their own server at a fixed address need it to listen there; ``inside`` is where it does.
+
+    ServerError where every request to one would fail; a line where only some may.
+    """
+    if inside.grpc == addresses.PORT and inside.host in _LOCAL:
+        return
+    for model in launch.models:
+        home = _home(launch, model)
+        asking = addresses.asking(home / model) if home else Asking.NEVER
+        if asking is Asking.ALWAYS:
+            raise ServerError(
+                f"{model} asks its own server at localhost:8001 for every request, and gRPC is to listen at "
+                f"{inside.host}:{inside.grpc}: every request would fail, or ask a stranger",
+                where=f"{home}/{model}",
+                hint="serve with --grpc-port 8001, on this machine alone, as the bls of TensorRT-LLM 1.2 wants it",
+            )
+        if asking is Asking.SOMETIMES:
+            line(f"{model} names localhost:8001 in its code; requests that ask there fail: serve with --grpc-port 8001")
 
 
 def _home(launch: Launch, model: str) -> Path | None:
     """The repository in which a model stands."""
     return next((place for place in launch.repositories if (place / model / "config.pbtxt").is_file()), None)
-
-
-def _asks(folder: Path) -> bool:
-    texts = (file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("*/**/*.py")))
-    return any(_FIXED in text for text in texts)
 
 
 def reached(host: str) -> str:

@@ -10,7 +10,7 @@ from filelock import Timeout
 
 from forge.adapters import control, fronts, processes, triton_log
 from forge.adapters.guardian import PATIENCE
-from forge.adapters.readiness import Watch, misled, require_models
+from forge.adapters.readiness import Watch, require_address, require_models
 from forge.adapters.servers import Guard, States
 from forge.adapters.triton import TritonProcess
 from forge.errors import ForgeError, ServerError
@@ -78,8 +78,7 @@ class Servers:
         way.check(launch)
         fronts.require(launch.ports)
         require_models(launch)
-        for model in misled(launch, way.inside(launch)):
-            line(f"{model} asks its own server at localhost:8001, as this TensorRT-LLM's bls does: {_MOVE}")
+        require_address(launch, way.inside(launch), line)
         try:
             with self._states.lock(launch.repositories):
                 self._require_room(launch)
@@ -227,9 +226,6 @@ class Servers:
                 running = replace(running, models=(*running.models, model))
                 self._states.keep(running)
         return running
-
-
-_MOVE = "every request to it would fail or ask a stranger; serve with --grpc-port 8001, on this machine alone"
 
 
 def _named(running: Running) -> str:

@@ -48,7 +48,7 @@ class TritonProcess:
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
         program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
         seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus)
-        environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ)}
+        environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ), "PATH": _path(self._environ)}
         return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
 
     def inside(self, launch: Launch) -> Ports:
@@ -93,6 +93,18 @@ class TritonProcess:
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""
         processes.end(running.shared_memory, patience, triton_log.served(Path(running.log)))
+
+
+def _path(environ: Mapping[str, str]) -> str:
+    """PATH without the virtual or conda environment in which forge was started.
+
+    The stubs of Triton's Python models take their packages from the first python3 on PATH, and forge's own environment has none
+    of theirs. An environment that holds TensorRT-LLM stays: NVIDIA's images from 26.03 on have it in one.
+    """
+    path = environ.get("PATH", os.defpath)
+    active = [Path(environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
+    foreign = {folder / "bin" for folder in active if not any(folder.glob("lib/python3*/site-packages/tensorrt_llm"))}
+    return os.pathsep.join(word for word in path.split(os.pathsep) if Path(word or ".") not in foreign)
 
 
 def _places(launch: Launch) -> tuple[str, ...]:
