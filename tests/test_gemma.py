@@ -25,7 +25,7 @@ class TestGemma(PluginConformance):
         (ConvertTable(dtype="bfloat16"), HEAD + "--dtype bfloat16 --world-size 1"),
         (
             ConvertTable(tp=2, quantization="int4_weight_only", args={"load_model_on_cpu": True}),
-            HEAD + "--dtype auto --world-size 2 --use_weight_only --weight_only_precision int4 --load_model_on_cpu",
+            HEAD + "--dtype auto --world-size 2 --use-weight-only-with-precision int4 --load_model_on_cpu",
         ),
         (
             ConvertTable(quantization="fp8"),

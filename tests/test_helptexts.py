@@ -1,6 +1,7 @@
 """A help text is read as argparse wrote it, and what it does not know is complained about."""
 
 import argparse
+from enum import Enum
 
 from forge import helptexts
 
@@ -51,3 +52,25 @@ def test_a_negative_number_is_a_value() -> None:
 
 def test_a_text_that_names_no_flags_says_nothing_about_them() -> None:
     assert helptexts.complaints(("--anything",), "command not found") == ()
+
+
+def test_members_of_an_enum_are_no_words_that_a_person_types() -> None:
+    kind = Enum("CheckpointType", {"jax": "jax", "hf": "hf"}, type=str)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ckpt-type", type=kind, choices=list(kind))
+    assert helptexts.complaints(("--ckpt-type", "hf"), parser.format_help()) == ()
+
+
+def test_what_a_converter_may_take_is_not_refused_where_the_source_has_one() -> None:
+    source = 'parser.add_argument("--dtype", type=short, choices=["float16", "float32"])'
+    text = "usage: x [--dtype {float16,float32}]\n\noptions:\n  --dtype {float16,float32}\n"
+    assert helptexts.complaints(("--dtype", "fp16"), text, source) == ()
+    assert helptexts.complaints(("--dtype", "fp16"), text, source.replace("type=short, ", ""))
+
+
+def test_a_flag_that_the_help_hides_is_found_in_the_source() -> None:
+    text = "usage: x [-h]\n\noptions:\n  -h, --help  show this\n"
+    source = 'parser.add_argument("--old_name", help=argparse.SUPPRESS)'
+    assert helptexts.complaints(("--old_name", "1"), text, source) == ()
+    assert helptexts.complaints(("--other_name", "1"), text, source)
+    assert helptexts.complaints(("--other_name", "1"), text, "args, rest = parser.parse_known_args()") == ()

@@ -23,7 +23,7 @@ SCRIPTS = {
     "eagle": "eagle",
     "redrafter": "redrafter",
 }
-TYPES = {"Path": "path", "CheckpointType": "str", "enum KVCacheType": "str"}
+TYPES = {"Path": "path", "CheckpointType": "enum", "enum KVCacheType": "str"}
 SPELLED = {"MoeConfig.ExpertScaleNormalizationMode.RENORMALIZE": 1, "SUPPRESS": None}
 OPEN = ("LoraManager.LORA_MODULE_IDS.keys()", "cluster_infos.keys()")
 """Choices that the shared table names by their expression only."""

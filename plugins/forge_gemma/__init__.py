@@ -74,13 +74,17 @@ def forge_patches(toolchain: Toolchain) -> tuple[Patch, ...]:
 
 @hookimpl
 def forge_convert_commands(recipe: Recipe, toolchain: Toolchain) -> tuple[Command, ...]:
-    """Gemma's script names its flags its own way, and has no default for the kind of checkpoint."""
+    """Gemma's script names its flags its own way, and has no default for the kind of checkpoint.
+
+    ``--use-weight-only-with-precision`` is the one spelling that 0.14 to 1.2 know: alone up to 0.16, as an alias of
+    ``--weight_only_precision`` afterwards, which then does not need ``--use_weight_only`` either.
+    """
     table = recipe.convert
     if table.quantization in trtllm.QUANTIZED:
         return trtllm.quantize(recipe, toolchain)
     narrow: tuple[str, ...] = ()
     if table.quantization in trtllm.WEIGHT_ONLY:
-        narrow = ("--use_weight_only", "--weight_only_precision", trtllm.WEIGHT_ONLY[table.quantization])
+        narrow = ("--use-weight-only-with-precision", trtllm.WEIGHT_ONLY[table.quantization])
     argv = (
         *("python3", trtllm.script(toolchain, SCRIPTS)),
         *("--ckpt-type", "hf"),

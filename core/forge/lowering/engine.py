@@ -137,7 +137,8 @@ def _check_flags(order: Order, tooling: Tooling) -> Iterator[Problem]:
     ):
         for command in commands:
             words = toolchain.program(command)
-            for found in helptexts.complaints(command.argv[len(words) :], tooling.helps.get(words[-1], "")):
+            known, source = tooling.helps.get(words[-1], ""), tooling.scripts.get(words[-1], "")
+            for found in helptexts.complaints(command.argv[len(words) :], known, source):
                 name = found.flag.lstrip("-")
                 where = f"{recipe.name}: {table}.args.{name}" if name in stated else f"{recipe.name}: {table}"
                 yield Problem(where, f"{found.flag} of {_short(command)} {found.what}", found.hint)

@@ -1,16 +1,18 @@
 """The command lines of TensorRT-LLM 0.21's tools, from the table in flags.json.
 
 A row says how a flag differs from a plain string that is None when it is absent: ``also`` (aliases), ``type`` (``int``,
-``float``, ``path``; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``, ``const``, ``required``, ``dest``;
+``float``, ``path``; ``enum``: an Enum of the choices; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``, ``const``, ``required``, ``dest``;
 ``unset`` keeps an absent flag out of the result.
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import cast
 
-_TYPES = {"int": int, "float": float, "path": Path, "str": str}
+_TYPES: dict[str, Callable[[str], object]] = {"int": int, "float": float, "path": Path, "str": str}
 Row = dict[str, object]
 
 
@@ -38,12 +40,17 @@ def _add(made: argparse.ArgumentParser, flag: str, row: Row) -> None:
     if kind in {"on", "off"}:
         made.add_argument(*names, dest=dest, action="store_true" if kind == "on" else "store_false", help=told)
         return
+    choices = cast("list[str] | None", row.get("choices"))
+    if kind == "enum":  # as Gemma's script has it: its help shows CheckpointType.hf, and hf is what it takes
+        members = Enum("CheckpointType", {choice: choice for choice in choices or ()}, type=str)
+        made.add_argument(*names, dest=dest, type=members, choices=list(members), help=told)
+        return
     made.add_argument(
         *names,
         dest=dest,
         type=_TYPES[kind],
         default=argparse.SUPPRESS if row.get("unset") else row.get("default"),
-        choices=cast("list[str] | None", row.get("choices")),
+        choices=choices,
         nargs=cast("str | None", row.get("nargs")),
         const=row.get("const"),
         required=bool(row.get("required")),

@@ -16,7 +16,7 @@ READERS = {"hf": "Hugging Face"}
 
 def create_quant_config(args: Namespace) -> QuantConfig:
     """What the flags ask for."""
-    algorithm = PRECISIONS[args.weight_only_precision] if args.use_weight_only else None
+    algorithm = PRECISIONS[args.weight_only_precision] if args.weight_only_precision else None
     if args.enable_fp8:
         algorithm = "FP8"
     cache = "FP8" if args.fp8_kv_cache else "INT8" if args.int8_kv_cache else None
@@ -30,6 +30,7 @@ def create_quant_config(args: Namespace) -> QuantConfig:
 
 def main() -> None:
     args = parser("gemma").parse_args()
+    assert args.weight_only_precision or not args.use_weight_only
     reader = READERS[args.ckpt_type]
     print(f"Loading source parameters ({reader}) from {args.model_dir}")
     quant_config = create_quant_config(args)
