@@ -8,7 +8,7 @@ from forge import repository, toolchain
 from forge.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.errors import HostError, Problem, StepError
 
-HELP = """usage: PROGRAM [-h] ...
+HELP = """usage: PROGRAM [-h] [--output_dir OUTPUT_DIR]
 
 options:
   -h, --help

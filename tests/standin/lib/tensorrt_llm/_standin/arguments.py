@@ -1,8 +1,8 @@
 """The command lines of TensorRT-LLM 0.21's tools, from the table in flags.json.
 
 A row says how a flag differs from a plain string that is None when it is absent: ``also`` (aliases), ``type`` (``int``,
-``float``, ``path``; ``enum``: an Enum of the choices; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``, ``const``, ``required``, ``dest``;
-``unset`` keeps an absent flag out of the result.
+``float``, ``path``; ``enum``: an Enum of the choices; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``,
+``const``, ``required``, ``dest``; ``unset`` keeps an absent flag out of the result.
 """
 
 import argparse
