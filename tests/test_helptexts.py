@@ -55,9 +55,13 @@ def test_a_text_that_names_no_flags_says_nothing_about_them() -> None:
 
 
 def test_members_of_an_enum_are_no_words_that_a_person_types() -> None:
-    kind = Enum("CheckpointType", {"jax": "jax", "hf": "hf"}, type=str)
+    class Kind(str, Enum):  # noqa: UP042  # a StrEnum is shown by its values
+        JAX = "jax"
+        HF = "hf"
+
     parser = argparse.ArgumentParser()
-    parser.add_argument("--ckpt-type", type=kind, choices=list(kind))
+    parser.add_argument("--ckpt-type", type=Kind, choices=list(Kind))
+    assert "{Kind.JAX,Kind.HF}" in parser.format_help()
     assert helptexts.complaints(("--ckpt-type", "hf"), parser.format_help()) == ()
 
 

@@ -156,6 +156,6 @@ def test_what_argparse_takes_is_never_refused(*, read: bool) -> None:
 
 
 def helped(parser: argparse.ArgumentParser, columns: int) -> str:
-    formatter = parser.formatter_class
-    parser.formatter_class = lambda prog: formatter(prog, width=columns)  # type: ignore[assignment]
-    return parser.format_help()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        return parser.format_help()

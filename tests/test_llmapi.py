@@ -81,6 +81,30 @@ def test_a_repository_is_nvidias_model_beside_the_checkpoint_itself(shop: Worksh
     assert texts == {path: (GOLDEN / path).read_text() for path in texts}
 
 
+CALL = "answers = self.engine.generate_async(prompt, SamplingParams(**sampling_params), streaming)\n"
+NAMED = CALL.replace("streaming)", "streaming=streaming)")
+LATER = "match request:\n  of later Python\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (CALL, (CALL.replace(" streaming)", " streaming=streaming)"), "applied: generate_async gets streaming by name")),
+        (NAMED, (NAMED, "not needed")),
+        (LATER, (LATER, "not looked at")),
+    ],
+    ids=["up to 1.2.1", "later", "of a Python that is not known"],
+)
+def test_the_images_model_streams_what_it_is_asked_to_stream(
+    shop: Workshop, world: World, folder: Path, tmp_path: Path, model: str, expected: tuple[str, str]
+) -> None:
+    text, said = expected
+    world.containers.llmapi = {**world.containers.llmapi, "1/model.py": model}
+    made = build(shop, write(folder), into=tmp_path / "models")
+    assert made["tensorrt_llm/1/model.py"] == text
+    assert any(said in note for note in shop.plan([write(folder)]).notes)
+
+
 def test_the_checkpoint_shares_its_blocks_with_the_store(shop: Workshop, folder: Path, tmp_path: Path) -> None:
     built = shop.build([write(folder)], repository=tmp_path / "models")
     assert built.copied == 0

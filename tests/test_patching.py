@@ -105,3 +105,11 @@ def test_several_patches_are_applied_in_order() -> None:
     text, notes = apply_all((TextPatch("f", "a", "b"), TextPatch("f", "b", "c")), "a")
     assert text == "c"
     assert len(notes) == 2
+
+
+def test_a_call_is_rewritten_only_where_it_is_given_what_the_patch_says() -> None:
+    patch = CallPatch("model.py", "generate_async", 2, ("streaming",), given=("streaming",))
+    nvidias = "answers = self._llm_engine.generate_async(\n    prompt, SamplingParams(**sampling_params), streaming)\n"
+    assert apply(patch, nvidias).text == nvidias.replace(" streaming)", " streaming=streaming)")
+    for other in ("generate_async(prompt, sampling, lora_request)", "generate_async(prompt, sampling, streaming=streaming)"):
+        assert apply(patch, f"{other}\n").text == f"{other}\n"

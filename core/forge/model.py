@@ -185,7 +185,8 @@ class CallPatch:
     """Rewrite positional arguments of one call to keywords, found by syntax tree.
 
     From position ``start`` (0 is the first argument) the arguments get the names in ``keywords``. A call that already names
-    them, or is not there, needs nothing, unless ``required``.
+    them, or is not there, needs nothing, unless ``required``. Where ``given`` is stated, only a call whose arguments are
+    spelled so is rewritten: the same position may hold something else.
     """
 
     file: str
@@ -194,6 +195,7 @@ class CallPatch:
     keywords: tuple[str, ...]
     required: bool = False
     why: str = ""
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ def _edits(patch: CallPatch, call: ast.Call, source: bytes) -> list[tuple[int, b
     exact = len(call.args) == patch.start + len(patch.keywords)
     if starred or not exact or stated.intersection(patch.keywords):
         return []
+    if patch.given and tuple(map(ast.unparse, call.args[patch.start :])) != patch.given:
+        return []
     before = call.args[patch.start - 1] if patch.start else call.func
     edits: list[tuple[int, bytes]] = []
     for argument, name in zip(call.args[patch.start :], patch.keywords, strict=True):

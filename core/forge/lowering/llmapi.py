@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from forge import repository
-from forge.errors import Problem
+from forge import patching, repository
+from forge.errors import Problem, StepError
 from forge.lowering import images, llm_rules
 from forge.lowering.llm_arguments import Assets, stated, write
 from forge.lowering.sources import patched
-from forge.model import Names, Role, Scalar, TextFile
+from forge.model import CallPatch, Names, Role, Scalar, TextFile
 from forge.order import Order
+from forge.patching import Applied
 from forge.steps import Assemble, Entry, Fetch, Link, Step
 from forge.toolchain import LLMAPI, SKELETONS
 
@@ -19,6 +20,17 @@ ROLES = (Role.TENSORRT_LLM,)
 YAML = "1/model.yaml"
 BATCH = 0
 """NVIDIA's model.py takes one prompt a request and refuses a second dimension; LLM() batches requests itself."""
+
+MODEL = "1/model.py"
+STREAMING = CallPatch(
+    f"{LLMAPI}/{MODEL}",
+    "generate_async",
+    start=2,
+    keywords=("streaming",),
+    given=("streaming",),
+    why="the third position is lora_request, so nothing streams; TensorRT-LLM's PR 14079 of May 2026",
+)
+"""NVIDIA's model.py up to 1.2.1 says ``generate_async(prompt, SamplingParams(...), streaming)``."""
 
 _COMPLETED = re.compile(r"^[ \t]*(#.*|max_batch_size\s*:\s*\d+|model_transaction_policy\s*:?\s*\{[^}]*\})", re.MULTILINE)
 _OPEN = "max_batch_size: ${triton_max_batch_size}\nmodel_transaction_policy { decoupled: ${decoupled_mode} }\n"
@@ -57,8 +69,9 @@ def entry(order: Order, names: Names) -> Entry:
 
 
 def notes(order: Order) -> tuple[str, ...]:
-    """What may be wrong, and only the image can tell."""
-    return tuple(llm_rules.doubts(order))
+    """What the patch does to the image's model.py, and what may be wrong and only the image can tell."""
+    models = [each.content for each in (order.tooling.llmapi if order.tooling else ()) if each.path == MODEL]
+    return (*(_patched(text).note for text in models), *llm_rules.doubts(order))
 
 
 def lacks_engines(order: Order) -> Iterator[Problem]:
@@ -87,7 +100,17 @@ def _skeletons(order: Order) -> tuple[TextFile, ...]:
 
 
 def _opened(file: TextFile) -> str:
+    if file.path == MODEL:
+        return _patched(file.content).text
     return _OPEN + _COMPLETED.sub("", file.content) if file.path == repository.CONFIG else file.content
+
+
+def _patched(text: str) -> Applied:
+    """model.py with ``STREAMING`` in it; as it is where it is of a Python that this one cannot read."""
+    try:
+        return patching.apply(STREAMING, text)
+    except StepError as error:
+        return Applied(text, applied=False, note=f"{STREAMING.file}: not looked at: {error.what}")
 
 
 def _settings(order: Order) -> repository.Settings:

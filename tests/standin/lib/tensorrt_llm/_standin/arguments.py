@@ -1,7 +1,7 @@
 """The command lines of TensorRT-LLM 0.21's tools, from the table in flags.json.
 
 A row says how a flag differs from a plain string that is None when it is absent: ``also`` (aliases), ``type`` (``int``,
-``float``, ``path``; ``enum``: an Enum of the choices; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``,
+``float``, ``path``; ``enum``: CheckpointType; ``on`` and ``off`` take no value), ``default``, ``choices``, ``nargs``,
 ``const``, ``required``, ``dest``; ``unset`` keeps an absent flag out of the result.
 """
 
@@ -14,6 +14,15 @@ from typing import cast
 
 _TYPES: dict[str, Callable[[str], object]] = {"int": int, "float": float, "path": Path, "str": str}
 Row = dict[str, object]
+
+
+class CheckpointType(str, Enum):  # noqa: UP042  # as the original: a StrEnum is shown by its values, this by its members' names
+    """What Gemma's script calls the kinds of checkpoint."""
+
+    JAX = "jax"
+    KERAS = "keras"
+    TORCH = "torch"
+    HF = "hf"
 
 
 def table() -> dict[str, dict[str, Row]]:
@@ -42,8 +51,7 @@ def _add(made: argparse.ArgumentParser, flag: str, row: Row) -> None:
         return
     choices = cast("list[str] | None", row.get("choices"))
     if kind == "enum":  # as Gemma's script has it: its help shows CheckpointType.hf, and hf is what it takes
-        members = Enum("CheckpointType", {choice: choice for choice in choices or ()}, type=str)
-        made.add_argument(*names, dest=dest, type=members, choices=list(members), help=told)
+        made.add_argument(*names, dest=dest, type=CheckpointType, choices=list(CheckpointType), help=told)
         return
     made.add_argument(
         *names,

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -149,6 +150,11 @@ class TritonPythonModel:
         self._loop.close()
         self._thread.join()
 
+    @staticmethod
+    def generate_async(inputs: Ask, sampling: Sampling, lora_request: object = None, *, streaming: bool = False) -> Ask:
+        """LLM.generate_async's parameters, as far as they are used here; ``streaming`` is a later one there."""
+        return replace(inputs, sampling=sampling, streaming=streaming)
+
     def _exchange(self, request: pb_utils.InferenceRequest, asked: Asked) -> Exchange:
         if asked.dimensions("text_input") > 1:
             raise ValueError("The current implementation only supports text_input being a 1D tensor.")
@@ -171,9 +177,9 @@ class TritonPythonModel:
         words = [cast("bytes", word).decode() for word in asked.all("sampling_param_stop")]
         stops = tuple(tuple(self._tokenizer.encode(word, add_special_tokens=False).ids) for word in words)
         log_probs = bool(asked.one("return_cumulative_logprob", default=False))
-        ask = Ask(
-            prompt, wanted, end_id=self._end, stop_words=stops, sampling=sampling, streaming=streaming, log_probs=log_probs
-        )
+        ask = Ask(prompt, wanted, end_id=self._end, stop_words=stops, sampling=sampling, log_probs=log_probs)
+        # The third position is lora_request, and streams nothing: forge names the argument.
+        ask = self.generate_async(ask, sampling, streaming)
         alone = asked.one("sampling_param_exclude_input_from_output", default=False)
         return Exchange(request, ask, self._tokenizer, "" if alone else text)
 
