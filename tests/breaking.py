@@ -46,6 +46,14 @@ def both(*breaks: Break) -> Break:
     return change
 
 
+def drops_blanks(root: Path) -> None:
+    """The tokenizer decodes as SentencePiece does, and bls is not forge's own."""
+    file = root / TOKENIZER / "tokenizer.json"
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "decoder": metaspace}))
+    kit.replace(root, "tensorrt_llm_bls/1/model.py", "Detokenizer", "Text")
+
+
 def emptied(root: Path) -> None:
     for file in (root / TOKENIZER).iterdir():
         file.unlink()
@@ -167,6 +175,11 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
         pbtxt("tensorrt_llm", "decoupled: true", "decoupled: false"),
         pbtxt("tensorrt_llm_bls", "decoupled: true", "decoupled: false"))),
     ("whole-answers", "llmapi", lambda root: llmapi(root, LLMAPI, "False")),
+    ("stream-blanks", "bls", both(drops_blanks, parameters("tensorrt_llm_bls", accumulate_tokens="false"))),
+    ("stream-blanks", "with more beams", both(
+        drops_blanks,
+        parameters("tensorrt_llm_bls", accumulate_tokens=None),
+        built(build_config={**kit.ENGINE["build_config"], "max_beam_width": 4}))),
     ("engine-path", "gone", parameters("tensorrt_llm", gpt_model_path="/forge/repository/_assets/other/engines")),
     ("engine-path", "relative", parameters("tensorrt_llm", gpt_model_path="engines")),
     ("engine-path", "of the host", lambda root: kit.parameter(

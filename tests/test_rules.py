@@ -1,12 +1,13 @@
 """Each rule against a repository that breaks it and nothing else, and all rules against repositories that break none."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import check_kit as kit
-from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, llmapi
+from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
 from forge import publishing, reading, rules, siblings
 from forge.adapters.pbtxt import blank
 from forge.model import COMMON_ROLES, RuntimeKind, TextFile
@@ -49,6 +50,17 @@ def test_every_rule_has_a_repository_that_breaks_it() -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, prefix: str, inside: bool) -> None:
     assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind, inside=inside)) == ()
+
+
+def test_an_ensemble_that_streams_loses_blanks_unless_bls_stands_beside_it(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    drops_blanks(root)
+    assert found(root) == (), "bls accumulates"
+    shutil.rmtree(root / "tensorrt_llm_bls")
+    (root / "forge.json").unlink()
+    assert [each.file for each in found(root) if each.rule == "stream-blanks"] == ["ensemble/config.pbtxt"]
+    kit.replace(root, "tensorrt_llm/config.pbtxt", "decoupled: true", "decoupled: false")
+    assert "stream-blanks" not in {each.rule for each in found(root)}, "nothing streams"
 
 
 def test_assets_inside_are_looked_at_and_what_keeps_a_plain_server_from_starting_is_found(tmp_path: Path) -> None:

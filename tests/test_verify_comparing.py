@@ -130,6 +130,19 @@ def test_one_way_that_differs_while_the_stages_agree_is_the_transports(way: str)
     assert way in next(v.what for v in judge(SAID, faulty, REFERENCE, EXACT) if v.outcome is Outcome.DIFFERS)
 
 
+@pytest.mark.parametrize("text", ["isveryblue", " is\ufffd blue", " \ufffd\ufffd very\ufffdblue"])
+def test_a_stream_decoded_piece_by_piece_is_the_detokenizers_with_its_cure(text: str) -> None:
+    verdicts = judge(SAID, replace(GOOD, texts=TEXTS | {STREAM: text}), REFERENCE, EXACT)
+    (fault,) = [each for each in verdicts if each.outcome is Outcome.DIFFERS]
+    assert fault.stage is Stage.DETOKENIZER
+    assert "accumulate_tokens = true" in fault.what
+
+
+@pytest.mark.parametrize("text", [" is very", "isvery", " is very blue blue", "\ufffd was red"])
+def test_a_stream_that_lacks_words_or_has_others_is_the_transports(text: str) -> None:
+    assert found(replace(GOOD, texts=TEXTS | {STREAM: text}))[Stage.TRANSPORT] is Outcome.DIFFERS
+
+
 def test_another_answer_altogether_is_no_matter_of_decoding() -> None:
     stranger = replace(GOOD, texts={UNARY: "QQQQ 0000", STREAM: "QQQQ 0000", ENSEMBLE: SAID.text})
     assert guilty(stranger) == (Stage.TRANSPORT,)

@@ -191,6 +191,35 @@ def test_a_model_that_accumulates_is_heard_once() -> None:
     assert [chunk.text for chunk in heard(LOGGED, response("a"), response("ab"), model=repeating)] == ["a", "b"]
 
 
+SO_FAR_CUT = ("x", "x\ufffd", "x\ufffd\ufffd", "x猫", "x猫\ufffd\ufffd", "x猫é", "x猫é of")
+
+
+def test_a_character_that_spans_tokens_is_told_when_it_is_whole() -> None:
+    repeating = replace(TEXT, accumulates=True)
+    asked = replace(LOGGED, return_log_probs=False)
+    chunks = heard(asked, *(response(text) for text in SO_FAR_CUT), model=repeating)
+    assert [chunk.text for chunk in chunks] == ["x", "", "", "猫", "", "é", " of"]
+
+
+def test_bytes_that_no_token_makes_whole_are_told_at_the_end() -> None:
+    repeating = replace(TEXT, accumulates=True)
+    asked = replace(LOGGED, return_log_probs=False)
+    pieces = (response("x"), response("x\ufffd"), response("x\ufffd\ufffd"))
+    for ends in (pieces, (*pieces, response())):
+        chunks = heard(asked, *ends, model=repeating)
+        assert "".join(chunk.text for chunk in chunks) == "x\ufffd\ufffd"
+        assert [chunk.final for chunk in chunks] == [False] * (len(ends) - 1) + [True]
+    assert [chunk.text for chunk in heard(replace(asked, stream=False), response("x\ufffd"), model=repeating)] == ["x\ufffd"]
+
+
+def test_text_that_is_broken_for_a_moment_is_not_told_twice() -> None:
+    """A run of byte tokens is decoded whole or not at all: the rocket is broken again until its neighbour is whole."""
+    repeating = replace(TEXT, accumulates=True)
+    said = (response("\N{ROCKET}"), response("\ufffd" * 5), response("\N{ROCKET}é"))
+    chunks = heard(replace(LOGGED, return_log_probs=False), *said, model=repeating)
+    assert [chunk.text for chunk in chunks] == ["\N{ROCKET}", "", "é"]
+
+
 def test_what_speculation_accepted_is_told_where_the_model_reports_it() -> None:
     told = {"acceptance_rate": [0.75], "total_accepted_draft_tokens": [3], "total_draft_tokens": [4]}
     measured = replace(LOGGED, return_perf_metrics=True)

@@ -15,7 +15,18 @@ from forge.model import ASSETS
 from forge.repository import CONFIG, ROOT
 from forge.rules.configs import Blank, Unreadable
 from forge.rules.configs import read as read_config
-from forge.rules.seen import EngineFolder, Fault, Kind, Model, Repository, TokenizerFolder, kind, table
+from forge.rules.seen import (
+    SENTENCE_PIECE,
+    EngineFolder,
+    Fault,
+    Kind,
+    Model,
+    Repository,
+    TokenizerFolder,
+    kind,
+    number,
+    table,
+)
 
 _LEADS = ("gpt_model_path", "encoder_model_path")
 """Parameters that lead to an engine's folder."""
@@ -173,12 +184,23 @@ def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
     settings = {**said.get("special_tokens_map.json", {}), **said.get("tokenizer_config.json", {})}
     ids = {name: vocabulary[text] for name in _SPECIAL if (text := _text(settings.get(name))) in vocabulary}
     generation = said.get("generation_config.json", {})
-    return TokenizerFolder(
-        stated, paths.shown(found), files, settings, generation, broken, ids, max(vocabulary.values(), default=-1)
-    )
+    largest = max(vocabulary.values(), default=-1)
+    strips = _strips(words.get("decoder")) if words else any(name.endswith(SENTENCE_PIECE) for name in files)
+    return TokenizerFolder(stated, paths.shown(found), files, settings, generation, broken, ids, largest, strips)
 
 
 _DOCUMENTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+def _strips(decoder: object) -> bool:
+    """Whether a tokenizer.json's decoder drops a blank at the start: Metaspace does, and Strip where it cuts at the left."""
+    stated = table(decoder)
+    if stated.get("type") == "Sequence":
+        members = stated.get("decoders")
+        return any(map(_strips, cast("list[object]", members) if isinstance(members, list) else ()))
+    if stated.get("type") == "Strip":
+        return stated.get("content") == " " and number(stated.get("start")) > 0
+    return stated.get("type") == "Metaspace" and stated.get("prepend_scheme") != "never"
 
 
 def _vocabulary(words: Mapping[str, object]) -> Mapping[str, int]:

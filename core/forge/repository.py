@@ -70,6 +70,7 @@ PASSED_OVER = frozenset(
         "skip_special_tokens",
         "enable_kv_cache_reuse",
         "exclude_input_in_output",
+        "accumulate_tokens",
     }
     | {"max_queue_delay_microseconds"}
 )
@@ -294,11 +295,21 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
             **types,
             "decoupled_mode": recipe.serve.stream,
             "skip_special_tokens": tokenizer.skip_special_tokens,
-            "accumulate_tokens": False,
+            "accumulate_tokens": _accumulates(recipe),
             "bls_instance_count": recipe.serve.instances or -(-build.max_batch_size // streams),
         },
         Role.DRAFT: engine,
     }
+
+
+def _accumulates(recipe: Recipe) -> bool:
+    """Whether bls decodes all tokens so far for each piece of a stream, and says the whole text again and again.
+
+    NVIDIA's postprocessing decodes what it is given and nothing else: token by token a SentencePiece tokenizer loses its
+    blanks, and every tokenizer the characters that span tokens. NVIDIA's bls accumulates one beam only (lib/decode.py, 0.12
+    to 1.2) and fails every request for more; forge's own bls, the twin's, keeps what it needs and says what is new.
+    """
+    return recipe.runtime.kind is RuntimeKind.ENGINE and recipe.serve.stream and recipe.build.max_beam_width == 1
 
 
 def _engine(recipe: Recipe, assets: str) -> dict[str, Scalar]:

@@ -88,7 +88,8 @@ class AsyncConnection:
                         yield chunk
                     ended = ended or final
             if not ended:
-                yield Chunk("", final=True, seconds=time.monotonic() - began)
+                for chunk in ear.end(time.monotonic() - began):
+                    yield chunk
         finally:
             call.cancel()
 

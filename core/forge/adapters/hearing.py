@@ -7,6 +7,8 @@ from typing import Protocol
 from forge.adapters.wire import LLMAPI
 from forge.ports import Acceptance, Chunk, ModelMetadata, Request
 
+BROKEN = "\ufffd"
+"""What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
 
@@ -32,7 +34,8 @@ class Response(Protocol):
 class Ear:
     """Hears one request's responses and says what is new in each.
 
-    NVIDIA's llmapi model sends the whole text so far again and again, and so does bls with ``accumulate_tokens``. TensorRT-LLM
+    NVIDIA's llmapi model sends the whole text so far again and again, and so does bls with ``accumulate_tokens``: a character
+    that spans tokens is broken at its end until it is whole, and is held back so long. TensorRT-LLM
     sends all log-probabilities so far with each piece (LlmRequest::createResult), forge's first twins sent the new ones.
     """
 
@@ -42,6 +45,7 @@ class Ear:
         self._whole = request.stream and (request.beam_width or 1) > 1
         self._repeats = not self._whole and (model.accumulates or f"{LLMAPI}max_tokens" in model.inputs)
         self._said: dict[int, str] = {}
+        self._heard: dict[int, str] = {}
         self._known: dict[int, tuple[float, ...]] = {}
 
     def hear(self, response: Response, seconds: float, *, final: bool) -> Iterator[Chunk]:
@@ -56,8 +60,10 @@ class Ear:
         for place in range(count):
             index = (first or 0) + place
             text = texts[place] if place < len(texts) else ""
+            if self._repeats:
+                text = self._news(index, text) + (self._kept_back(index) if final else "")
             yield Chunk(
-                self._news(index, text) if self._repeats else text,
+                text,
                 final and place == count - 1,
                 index,
                 ids[place] if place < len(ids) else (),
@@ -70,7 +76,13 @@ class Ear:
                 seconds,
             )
         if final and not count:
-            yield Chunk("", final=True, seconds=seconds)
+            yield from self.end(seconds)
+
+    def end(self, seconds: float) -> Iterator[Chunk]:
+        """What is left to say when nothing more comes; the last chunk is final."""
+        rests = [(index, rest) for index in sorted(self._heard) if (rest := self._kept_back(index))] or [(0, "")]
+        for index, rest in rests:
+            yield Chunk(rest, (index, rest) == rests[-1], index, seconds=seconds)
 
     def _log_probs(self, index: int, rows: Sequence[tuple[float, ...]], place: int, count: int) -> tuple[float, ...]:
         """The new ones; what was not asked for may be filled in with zeros."""
@@ -85,14 +97,22 @@ class Ear:
         return row[len(known) :] if repeats else row
 
     def _news(self, index: int, text: str) -> str:
-        """The text less what was said before; at its end a text can become shorter, where a stop word is cut off."""
+        """The text less what was said before. What ends in broken characters is not whole yet (``end`` says what stays so); at
+        its end a text can become shorter, where a stop word is cut off."""
+        self._heard[index] = text
+        kept = text.rstrip(BROKEN) if self._request.stream else text
         said = self._said.get(index, "")
-        known = len(said)
-        if not text.startswith(said):
-            pairs = enumerate(zip(said, text, strict=False))
-            known = next((place for place, (old, new) in pairs if old != new), min(len(said), len(text)))
-        self._said[index] = text
-        return text[known:]
+        if said.startswith(kept):
+            return ""
+        pairs = enumerate(zip(said, kept, strict=False))
+        known = next((place for place, (old, new) in pairs if old != new), len(said))
+        self._said[index] = kept
+        return kept[known:]
+
+    def _kept_back(self, index: int) -> str:
+        """The broken characters at the end of a text that nothing made whole."""
+        heard, said = self._heard.pop(index, ""), self._said.get(index, "")
+        return heard[len(said) :] if heard.startswith(said) else ""
 
 
 class _Held:

@@ -274,7 +274,7 @@ class Connection:
                     yield from ear.hear(answer, time.monotonic() - began, final=final)
                     ended = ended or final
             if not ended:
-                yield Chunk("", final=True, seconds=time.monotonic() - began)
+                yield from ear.end(time.monotonic() - began)
         finally:
             call.cancel()
 

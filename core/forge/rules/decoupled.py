@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, Kind, Model, Repository, table
+from forge.rules.seen import Chain, Config, Kind, Model, Repository, table
 
 
 def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config]]:
@@ -35,6 +35,34 @@ def _whole(repository: Repository) -> Iterator[Found]:
             yield Found(f"{model.folder}/{path}", what, "set triton_config: decoupled: True in model.yaml", "decoupled")
 
 
+def _blanks(repository: Repository) -> Iterator[Found]:
+    for chain in repository.chains:
+        config, post = chain.head.config, chain.postprocessing and chain.postprocessing.config
+        tokenizer = repository.tokenizer(post) if post else None
+        if config is None or tokenizer is None or not tokenizer.strips or not _streams(chain):
+            continue
+        if repository.kinds[chain.head.folder] is Kind.ENSEMBLE:
+            others = [each for each in repository.chains if each is not chain and each.engine is chain.engine]
+            if not any(repository.kinds[each.head.folder] is Kind.BLS for each in others):
+                what = "a stream through it is decoded token by token, and this tokenizer drops a blank each time"
+                yield Found(chain.head.file, what, "ask it without streaming, or stream through tensorrt_llm_bls")
+        elif "Detokenizer" not in chain.head.sources.get(chain.head.code, "") and not _accumulates(config):
+            engine = repository.engine(chain.engine.config) if chain.engine and chain.engine.config else None
+            beams = engine is not None and engine.limit("max_beam_width") > 1
+            mend = "build with max_beam_width = 1 and accumulate_tokens true, or ask without streaming" if beams else ""
+            what = "accumulate_tokens is off, and this tokenizer drops a blank at the start of each piece of a stream"
+            yield Found(chain.head.file, what, mend, "accumulate_tokens")
+
+
+def _streams(chain: Chain) -> bool:
+    return chain.engine is not None and chain.engine.config is not None and chain.engine.config.decoupled
+
+
+def _accumulates(config: Config) -> bool:
+    """As NVIDIA's bls reads it."""
+    return config.stated("accumulate_tokens").lower() in ("true", "yes", "1", "t")
+
+
 RULES = (
     Rule(
         "decoupled-pair",
@@ -59,5 +87,18 @@ RULES = (
         "Streaming is only supported if model is deployed using decoupled mode.",
         "set model_transaction_policy { decoupled: true } in tensorrt_llm and tensorrt_llm_bls",
         _whole,
+    ),
+    Rule(
+        "stream-blanks",
+        Severity.WARNING,
+        "a stream loses the blanks between its words",
+        "NVIDIA's postprocessing decodes what it is given and nothing else. Token by token a SentencePiece tokenizer (Llama 2, "
+        "Mistral, Gemma's relatives, T5) drops the blank at the start of each piece, and a character that spans tokens comes "
+        "out as U+FFFD with every tokenizer. With accumulate_tokens bls has all tokens so far decoded for each piece, and "
+        "says the whole text again and again: clients show what is new, as forge's do. An ensemble keeps nothing between "
+        "pieces.",
+        "no line says so: text_output reads 'capital', 'of', 'France' and without a stream 'capital of France'",
+        "fill accumulate_tokens with true in tensorrt_llm_bls; an ensemble is to be asked without streaming",
+        _blanks,
     ),
 )

@@ -169,6 +169,8 @@ class TokenizerFolder:
     """``eos_token``, ... -> its id in tokenizer.json."""
     largest: int = -1
     """The largest id in tokenizer.json; -1 without one."""
+    strips: bool = False
+    """Whether it drops the blank at the start of what it decodes, as SentencePiece does."""
 
     @property
     def sentence_piece(self) -> bool:

@@ -9,13 +9,11 @@ from threading import Barrier
 from forge.errors import InferenceError
 from forge.model import Role
 from forge.ports import Request
-from forge.verifying.comparing import STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
+from forge.verifying.comparing import BROKEN, PIECED, STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
 from forge.verifying.interviews import Interview, streamed
 from forge.verifying.tolerances import Tolerance
 from forge.verifying.transcripts import Reference, Transcript
 
-BROKEN = "\ufffd"
-"""What tokenizers show for bytes that are no whole character."""
 _SHORT = 5
 _SEEDS = (11, 12, 13, 14)
 _MOST = 32
@@ -60,7 +58,8 @@ class Checks:
                 continue
             skipped = what.startswith(_CANNOT)
             outcome = Outcome.SKIPPED if skipped else Outcome.DIFFERS if what else Outcome.SAME
-            yield Verdict(Stage.TRANSPORT, name, outcome, what.removeprefix(_CANNOT))
+            stage = Stage.DETOKENIZER if PIECED in what else Stage.TRANSPORT
+            yield Verdict(stage, name, outcome, what.removeprefix(_CANNOT))
 
     @property
     def _longest(self) -> Transcript:
@@ -84,9 +83,8 @@ class Checks:
                 )
             broken, whole = sum(chunk.text.count(BROKEN) for chunk in chunks), self._unary(said).count(BROKEN)
             if broken > whole:
-                return (
-                    f"{said.name}: {broken} characters are broken at the edges of chunks (U+FFFD), {whole} in the whole answer"
-                )
+                found = f"{broken} characters are broken at the edges of chunks (U+FFFD), {whole} in the whole answer"
+                return f"{said.name}: {found}; {PIECED}"
         return ""
 
     def _length(self) -> str:

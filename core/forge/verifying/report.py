@@ -17,7 +17,8 @@ NEXT = {
     ),
     Stage.DETOKENIZER: (
         "compare postprocessing's and tensorrt_llm_bls's model.py and tokenizer_dir with what forge lays; skip_special_tokens "
-        "has to be the same in both; build again to lay them anew"
+        "has to be the same in both; what only streams say wrongly wants accumulate_tokens = true in tensorrt_llm_bls; build "
+        "again to lay them anew"
     ),
     Stage.TRANSPORT: (
         "the stages are right and what lies between them is not: compare tensorrt_llm_bls/1/model.py with what forge lays, "
