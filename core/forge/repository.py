@@ -273,6 +273,9 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
     types = dict[str, Scalar](DATA_TYPES)
     # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
     streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
+    # NVIDIA's postprocessing decodes what it is given and nothing else: token by token blanks and characters are lost. Its bls
+    # accumulates one beam only (lib/decode.py, 0.12 to 1.2) and fails every other request; forge's own says what is new.
+    keeps = recipe.runtime.kind is RuntimeKind.ENGINE and recipe.serve.stream and build.max_beam_width == 1
     engine = {**text, **queue, **types, **_engine(recipe, assets)}
     return {
         Role.ENSEMBLE: {**batch, "logits_datatype": types["logits_datatype"]},
@@ -295,21 +298,11 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
             **types,
             "decoupled_mode": recipe.serve.stream,
             "skip_special_tokens": tokenizer.skip_special_tokens,
-            "accumulate_tokens": _accumulates(recipe),
+            "accumulate_tokens": keeps,
             "bls_instance_count": recipe.serve.instances or -(-build.max_batch_size // streams),
         },
         Role.DRAFT: engine,
     }
-
-
-def _accumulates(recipe: Recipe) -> bool:
-    """Whether bls decodes all tokens so far for each piece of a stream, and says the whole text again and again.
-
-    NVIDIA's postprocessing decodes what it is given and nothing else: token by token a SentencePiece tokenizer loses its
-    blanks, and every tokenizer the characters that span tokens. NVIDIA's bls accumulates one beam only (lib/decode.py, 0.12
-    to 1.2) and fails every request for more; forge's own bls, the twin's, keeps what it needs and says what is new.
-    """
-    return recipe.runtime.kind is RuntimeKind.ENGINE and recipe.serve.stream and recipe.build.max_beam_width == 1
 
 
 def _engine(recipe: Recipe, assets: str) -> dict[str, Scalar]:
