@@ -206,6 +206,22 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("kv-reuse", "asked for", both(NO_PAGED, parameters("tensorrt_llm", enable_kv_cache_reuse="true"))),
     ("chunked-context", "without paging", both(NO_PAGED, parameters("tensorrt_llm", enable_chunked_context="true"))),
     ("kv-tokens", "less than a sequence", parameters("tensorrt_llm", max_tokens_in_paged_kv_cache="1024")),
+    ("cross-cache", "without an encoder", parameters("tensorrt_llm", cross_kv_cache_fraction="0.5")),
+    ("inflight-engine", "no pages", built(build_config__kv_cache_type="DISABLED")),
+    ("inflight-engine", "no plugin", built(build_config__plugin_config={
+        "gpt_attention_plugin": None, "use_paged_context_fmha": True})),
+    ("decoding-mode", "a plain engine", parameters("tensorrt_llm", decoding_mode="lookahead")),
+    ("decoding-mode", "of another kind", both(
+        built(build_config__speculative_decoding_mode=8), parameters("tensorrt_llm", decoding_mode="medusa"))),
+    ("draft-length", "no room for guesses", both(drafted, built(build_config__max_draft_len=0),
+        lambda root: kit.document(root, f"{ASSETS}/draft/config.json", pretrained_config__vocab_size=kit.VOCABULARY))),
+    ("lora-folder", "gone", parameters("tensorrt_llm", lora_prefetch_dir="/no/such/dir")),
+    ("lora-folder", "an engine without the plugin", both(
+        lambda root: (root / ASSETS / "adapters").mkdir(),
+        parameters("tensorrt_llm", lora_prefetch_dir=f"/forge/repository/{ASSETS}/adapters"),
+        built(build_config__plugin_config={"lora_plugin": None, "use_paged_context_fmha": True}))),
+    ("engine-config", "a Hugging Face folder", lambda root: (root / CONFIG).write_text(
+        '{"architectures": ["LlamaForCausalLM"], "vocab_size": 320}')),
     ("attention-window", "longer than sequences", parameters("tensorrt_llm", max_attention_window_size="1024,4096")),
     ("instances", "two", pbtxt("tensorrt_llm", r"count: 1(\s+kind: KIND_CPU)", r"count: 2\1")),
     ("orchestrator", "by hand", inside),

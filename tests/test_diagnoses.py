@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from failures_seen import SEEN as MET
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, fault, named, read
 from forge.doors import Known
+from forge.rules import RULES
 
 # As they stand in the public threads that each row names.
 SEEN = [
+    *MET,
     ("docker-not-allowed", "Error while fetching server API version: ('Connection aborted.', PermissionError(13, 'Permission denied'))"),
     ("docker-not-allowed", "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"),
     ("docker-not-running", "Error while fetching server API version: ('Connection aborted.', FileNotFoundError(2, 'No such file or directory'))"),
@@ -52,6 +55,33 @@ SEEN = [
 ]  # fmt: skip
 
 
+QUOTED = tuple((rule.id, line) for rule in RULES for line in rule.fails.splitlines())
+SILENT = ("no line says so", "nothing: ", "[TensorRT-LLM][WARNING]", "error: creating server")
+"""What a rule quotes that no failure's words are."""
+SAME_WORDS = {
+    "whole-answers": "decoupled-pair",
+    "llmapi-decoupled": "decoupled-pair",
+    "engine-unseen": "engine-path",
+    "instances": "kv-memory",
+    "orchestrator": "engine-world",
+    "tokenizer-files": "tokenizer-path",
+    "moved": "tokenizer-path",
+    "placeholder": "engine-path",
+}
+"""Rules whose quotes another rule's row knows: one failure, met on several ways."""
+
+
+@pytest.mark.parametrize(("rule", "line"), [each for each in QUOTED if not each[1].startswith(SILENT)], ids=lambda it: it[:40])
+def test_what_a_rule_quotes_is_known_in_a_log(rule: str, line: str) -> None:
+    found = diagnose(f"I0101 00:00:00 1 server.cc] loading\n{line}\n")
+    assert found is not None
+    assert found.rule in {rule, SAME_WORDS.get(rule, rule), "parameter-value", "kv-tokens"}
+
+
+def test_a_row_names_a_rule_that_there_is() -> None:
+    assert {row.rule for row in DIAGNOSES if row.rule} <= {rule.id for rule in RULES}
+
+
 @pytest.mark.parametrize(("name", "text"), SEEN, ids=lambda value: value[:24])
 def test_a_failure_is_known_by_the_words_people_met(name: str, text: str) -> None:
     found = diagnose(f"[12:00:00] some line before\n{text}\nTraceback (most recent call last):\n  more\n")
@@ -61,7 +91,8 @@ def test_a_failure_is_known_by_the_words_people_met(name: str, text: str) -> Non
 
 
 def test_every_row_has_words_by_which_it_is_known() -> None:
-    assert {row.name for row in DIAGNOSES} == {name for name, _ in SEEN}
+    quoted = {found.name for _, line in QUOTED if (found := diagnose(line))}
+    assert {row.name for row in DIAGNOSES} - {name for name, _ in SEEN} - quoted == set()
     assert len({row.name for row in DIAGNOSES}) == len(DIAGNOSES)
 
 
@@ -133,9 +164,49 @@ def test_a_row_that_cannot_be_used_is_told_and_left_out(old: str, new: str, said
 def test_a_persons_own_rows_come_first_and_what_is_wrong_with_them_hides_no_failure(tmp_path: Path) -> None:
     said: list[str] = []
     known = Known(tmp_path / "diagnoses.toml", said.append)
-    assert tuple(known)[-len(DIAGNOSES) :] == DIAGNOSES
+    assert tuple(known)[-len(DIAGNOSES) :] == tuple(DIAGNOSES)
     (tmp_path / "diagnoses.toml").write_text(OWN)
     assert next(iter(known)).name == "our-proxy"
     (tmp_path / "diagnoses.toml").write_text("[[diagnosis")
     assert diagnose("No space left on device", known) == diagnose("No space left on device")
     assert "diagnoses.toml" in said[0]
+
+
+FRAMES = """Traceback (most recent call last):
+  File "/app/examples/quantization/quantize.py", line 1, in <module>
+  File "/pkgs/tensorrt_llm/quantization/quantize_by_modelopt.py", line 1, in get_hf_config
+    return AutoConfig.from_pretrained(ckpt_path, trust_remote_code=True)
+"""
+
+
+def test_the_frames_of_a_traceback_are_no_messages() -> None:
+    assert diagnose(FRAMES + "ValueError: something of its own\n") is None
+    assert diagnose(FRAMES.replace("  File", "[1,0]<stderr>:  File").replace("    return", "[1,0]<stderr>:    return")) is None
+
+
+TACTIC = "[TRT] [E] 2: [virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory (no further information)\n"
+SKIPPED = "[TRT] [W] Requested amount of GPU memory (24793579520 bytes) could not be allocated.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (TACTIC + "[TRT-LLM] [I] Total time of building Unnamed Network 0: 00:02:01\nTypeError: unheard of\n", None),
+        (TACTIC + SKIPPED + FRAMES + "ValueError: unheard of\n", None),
+        (TACTIC + SKIPPED + FRAMES + "AssertionError: Engine building failed, please check error log.\n", "build-memory"),
+        (TACTIC + FRAMES + "OSError: [Errno 28] No space left on device: /forge/out/rank0.engine\n", "disk-full"),
+        (
+            "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge\n\n"
+            "During handling of the above exception, another exception occurred:\n\n" + FRAMES + "RuntimeError: failed\n",
+            "lfs-pointer",
+        ),
+        (
+            "ValueError: old and over\n" + FRAMES + "KeyError: 'architecture'\n[node] Primary job terminated normally\n",
+            "hugging-face-folder",
+        ),
+        ("\x1b[31mmpirun has detected an attempt to run as root.\x1b[0m\n", "mpi-root"),
+    ],
+)
+def test_the_last_failure_counts_and_no_older_line(text: str, name: str | None) -> None:
+    found = diagnose(text)
+    assert (found.name if found else None) == name

@@ -213,3 +213,33 @@ def test_a_path_that_no_step_mounts_is_refused(shop: Workshop, tmp_path: Path, t
 def test_a_path_inside_the_image_reaches_the_command(shop: Workshop, tmp_path: Path) -> None:
     recipe = write(tmp_path, build='args = { model_cls_file = "/app/mine.py" }')
     shop.plan([recipe])
+
+
+# -- what the engine would have to be built for
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("[serve.parameters.tensorrt_llm]\ncross_kv_cache_fraction = 0.5\n", "this model has a decoder alone"),
+        ("[serve.parameters.tensorrt_llm]\ndecoding_mode = 'lookahead'\n", 'set variant = "lookahead"'),
+        ("[serve.parameters.tensorrt_llm]\ndecoding_mode = 'medusa'\n", 'set variant = "medusa"'),
+        ("[serve.parameters.tensorrt_llm_bls]\ntensorrt_llm_draft_model_name = 'd'\n", 'set variant = "draft-target"'),
+        ("[build.args]\nkv_cache_type = 'disabled'\n", "build.args.kv_cache_type: is off, and batching in flight needs"),
+        ("[build.args]\nremove_input_padding = false\n", "build.args.remove_input_padding"),
+        ("[build.args]\ngpt_attention_plugin = 'disable'\n", "build.args.gpt_attention_plugin"),
+    ],
+)
+def test_what_the_backend_would_refuse_at_load_is_refused_by_the_plan(
+    shop: Workshop, tmp_path: Path, more: str, told: str
+) -> None:
+    recipe = write(tmp_path)
+    recipe.write_text(recipe.read_text() + more)
+    assert told in refused(shop, recipe)
+
+
+def test_an_engine_that_batches_in_turns_needs_no_pages(shop: Workshop, tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    more = "[build.args]\nremove_input_padding = false\n[serve.parameters.tensorrt_llm]\nbatching_strategy = 'V1'\n"
+    recipe.write_text(recipe.read_text() + more)
+    shop.plan([recipe])

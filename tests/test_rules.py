@@ -200,3 +200,18 @@ def test_code_that_is_no_python_is_not_the_checks_business(tmp_path: Path) -> No
     root = kit.lay(tmp_path / "repository")
     (root / "tensorrt_llm_bls/1/model.py").write_text("this is no Python\0")
     assert found(root) == ()
+
+
+def test_one_placeholder_hides_no_other_fault_of_its_file(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    kit.parameter(root, "postprocessing", tokenizer_type="llama")
+    kit.replace(root, "postprocessing/config.pbtxt", "max_batch_size: 8", "max_batch_size: ${size}")
+    shutil.rmtree(root / "postprocessing" / "1")
+    assert {each.rule for each in found(root)} == {"placeholder", "tokenizer-type", "version-folder"}
+
+
+def test_the_fix_of_a_missing_version_names_the_model_at_hand(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    shutil.rmtree(root / "preprocessing" / "1")
+    (told,) = [each for each in found(root) if each.rule == "version-folder"]
+    assert told.mend == "make the folder: `mkdir preprocessing/1`, and put its model.py there"

@@ -248,3 +248,14 @@ def test_a_folder_that_cannot_be_written_to_is_named(hub: LoopbackHub, user: Use
     (tmp_path / "model").write_text("a file stands in the way")
     with pytest.raises(StoreError, match="model"):
         user.fetch(user.pin())
+
+
+def test_a_file_that_comes_short_is_named_and_not_the_network(hub: LoopbackHub, user: User) -> None:
+    hub.commit(NAME, FILES)
+    pinned = user.pin()
+    hub.swapped["model.safetensors"] = FILES["model.safetensors"][:-50]
+    with pytest.raises(SourceError) as error:
+        user.fetch(pinned)
+    size = len(FILES["model.safetensors"])
+    assert error.value.what == f"model.safetensors is shorter than the hub listed ({size - 50} of {size} bytes)"
+    assert "run again" in error.value.hint

@@ -1,6 +1,6 @@
 """Rules between a recipe's keys, as data: the keys that a rule weighs, when they contradict each other, the mend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from msgspec.structs import asdict
@@ -23,6 +23,23 @@ WITHOUT_AUTO = ("medusa", "redrafter")
 """Variants whose conversion scripts know no dtype auto."""
 PAGED = ("draft-target", "eagle")
 """Variants that need paged context FMHA."""
+
+_VARIANTS = {
+    "lookahead": "lookahead",
+    "medusa": "medusa",
+    "eagle": "eagle",
+    "redrafter": "redrafter",
+    "explicit_draft_tokens": "redrafter",
+}
+"""Values of decoding_mode that an engine has to be built for -> the variant that builds it so."""
+_OFF = ("false", "disable", "none")
+_UNPACKED = {
+    "gpt_attention_plugin": _OFF,
+    "remove_input_padding": _OFF,
+    "paged_kv_cache": _OFF,
+    "kv_cache_type": ("disabled", "continuous"),
+}
+"""Flags of trtllm-build, and the values with which an engine cannot batch in flight."""
 
 _SET_BY_FORGE = {
     "convert": {
@@ -168,12 +185,37 @@ def _raw_parameters(recipe: Recipe) -> tuple[Problem, ...]:
         if stated is not None and str(stated).lower() != str(recipe.serve.stream).lower():
             what = f"is {stated!r} and serve.stream is {str(recipe.serve.stream).lower()}: streaming needs both alike"
             problems.append(Problem(f"serve.parameters.{role}.decoupled_mode", what, "set serve.stream alone"))
+    problems += _asked_of_the_engine(recipe)
     batch = recipe.serve.parameters.get(Role.TENSORRT_LLM, {}).get("triton_max_batch_size")
     if str(batch).isdecimal() and int(str(batch)) > recipe.build.max_batch_size:
         what = f"is {batch}, above build.max_batch_size ({recipe.build.max_batch_size})"
         where = f"serve.parameters.{Role.TENSORRT_LLM}.triton_max_batch_size"
         problems.append(Problem(where, what, "lower it, or build the engine for larger batches"))
     return tuple(problems)
+
+
+def _asked_of_the_engine(recipe: Recipe) -> Iterator[Problem]:
+    """Raw parameters for which the engine would have to be built otherwise: TensorRT-LLM says so only when it is loaded."""
+    if recipe.runtime.kind is not RuntimeKind.ENGINE:
+        return
+    stated = recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
+    where = f"serve.parameters.{Role.TENSORRT_LLM}"
+    mode = str(stated.get("decoding_mode", "")).lower()
+    variant = _VARIANTS.get(mode)
+    if variant and recipe.variant in (None, *SPECULATIVE) and recipe.variant != variant:
+        what = f"is {mode!r}, and the engine is not built for that"
+        yield Problem(f"{where}.decoding_mode", what, f'set variant = "{variant}", which sets it too; or take it away')
+    name = recipe.serve.parameters.get(Role.BLS, {}).get("tensorrt_llm_draft_model_name")
+    if name and recipe.variant in (None, *SPECULATIVE) and recipe.variant != "draft-target":
+        what = f"is {name!r}, and the engine takes no draft tokens"
+        hint = 'set variant = "draft-target", which names the draft\'s model too; or take it away'
+        yield Problem(f"serve.parameters.{Role.BLS}.tensorrt_llm_draft_model_name", what, hint)
+    if str(stated.get("gpt_model_type") or stated.get("batching_strategy") or "inflight").lower().startswith("inflight"):
+        for flag, value in recipe.build.args.items():
+            if str(value).lower() in _UNPACKED.get(flag.replace("-", "_"), ()):
+                what = "is off, and batching in flight needs gpt_attention_plugin, packed inputs and a paged KV cache"
+                hint = f'take it away; or say {where}.batching_strategy = "V1"'
+                yield Problem(f"build.args.{flag}", what, hint)
 
 
 def _input_above_sequence(recipe: Recipe) -> str:

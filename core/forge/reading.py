@@ -13,7 +13,8 @@ from forge.adapters.weights import fault
 from forge.manifest import Manifest
 from forge.model import ASSETS
 from forge.repository import CONFIG, ROOT
-from forge.rules.configs import Blank, Unreadable
+from forge.rules.adapters import KEY as ADAPTERS
+from forge.rules.configs import Blank, Unreadable, guess
 from forge.rules.configs import read as read_config
 from forge.rules.seen import (
     SENTENCE_PIECE,
@@ -53,6 +54,7 @@ def read(place: Path, blank: Blank, held: Manifest | None, only: frozenset[str] 
         root=str(place),
         models=models,
         engines={stated: _engine(stated, find) for stated in _engine_paths(models)},
+        adapters=frozenset(stated for stated in _stated(models, (ADAPTERS,)) if find.find(stated) is not None),
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
         strays=tuple(name for name in everything if name not in names),
         faults=tuple(_faults(place, folders)),
@@ -113,7 +115,7 @@ def _model(folder: Path, blank: Blank) -> Model:
     try:
         return Model(folder.name, text, read_config(text, blank), "", versions, sources, _arguments(yaml))
     except Unreadable as error:
-        return Model(folder.name, text, None, str(error), versions, sources, _arguments(yaml))
+        return Model(folder.name, text, guess(text, blank), str(error), versions, sources, _arguments(yaml))
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

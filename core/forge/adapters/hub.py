@@ -214,7 +214,9 @@ class HubOrigin:
             return StoreError("the disk is full", where=str(self._home), hint="free space, or run `forge cache gc`")
         if isinstance(error, PermissionError):
             return StoreError(f"cannot write: {error.strerror}", where=str(error.filename or self._home))
-        return OutOfReachError(f"the hub is out of reach ({self._clean(error)})", where=where, hint=NETWORK)
+        short = _short(str(error))
+        what = short or f"the hub is out of reach ({self._clean(error)})"
+        return OutOfReachError(what, where=where, hint=_AGAIN if short else NETWORK)
 
     def _refusal(self, error: Exception, status: int, name: str, revision: str) -> ForgeError:
         from huggingface_hub import errors
@@ -303,3 +305,24 @@ def _bytes_below(folder: Path) -> int:
         except OSError:
             continue
     return total
+
+
+def _short(said: str) -> str:
+    """What is said of a file that came shorter, or longer, than the hub listed it; empty for another error.
+
+    The words are huggingface_hub's own consistency check, and those of its transport when a body ends early.
+    """
+    if found := _SIZES.search(said):
+        size, wanted, name = (int(found["there"]), int(found["listed"]), found["file"])
+        way = "shorter" if size < wanted else "longer"
+        return f"{name} is {way} than the hub listed ({size} of {wanted} bytes)"
+    if found := _CUT.search(said):
+        return f"a file was cut short on its way ({found['there']} of {found['listed']} bytes came)"
+    return ""
+
+
+_AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
+_SIZES = re.compile(
+    r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
+)
+_CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")

@@ -15,7 +15,11 @@ from forge.toolchain import Tooling
 
 
 def check(order: Order) -> Iterator[Problem]:
-    """What the image's own scripts and skeletons refuse, as far as they have been read."""
+    """What the engine could not do, and what the image's own scripts and skeletons refuse, as far as they have been read."""
+    stated, config = order.recipe.serve.parameters.get(Role.TENSORRT_LLM, {}), order.facts.checkpoint.config
+    if "cross_kv_cache_fraction" in stated and config and not config.get("is_encoder_decoder"):
+        where = f"{order.recipe.name}: serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
+        yield Problem(where, "is set, and this model has a decoder alone: its engine does not load", "take it away")
     if order.tooling is None:
         return
     yield from _check_flags(order, order.tooling)

@@ -1,10 +1,14 @@
 """config.pbtxt as the rules see it: text to ``Config``, through Triton's own protobuf message. Pure."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol, cast
 
 from google.protobuf.message import Message
 
+from forge.repository import DATA_TYPES
 from forge.rules.seen import Config, Step, Tensor
 
 Blank = Callable[[], Message]
@@ -76,13 +80,13 @@ class _ModelConfig(Protocol):
     default_model_filename: str
 
 
-def read(text: str, blank: Blank) -> Config:
-    """The config that ``text`` states. Raises Unreadable."""
+def read(text: str, blank: Blank, *, strict: bool = True) -> Config:
+    """The config that ``text`` states; ``strict`` minds fields that the message does not have. Raises Unreadable."""
     from google.protobuf import text_format
 
     message = blank()
     try:
-        config = cast("_ModelConfig", text_format.Parse(text, message))
+        config = cast("_ModelConfig", text_format.Parse(text, message, allow_unknown_field=not strict))
     except text_format.ParseError as error:
         raise Unreadable(str(error)) from error
     types = _types(message)
@@ -100,6 +104,36 @@ def read(text: str, blank: Blank) -> Config:
         steps=steps,
         file=config.default_model_filename,
     )
+
+
+def guess(text: str, blank: Blank) -> Config | None:
+    """What can be read of a text that does not parse: fields that the message does not have are passed over, and a placeholder
+    where a number or a word stands is taken for one. None where even that is no config.
+    """
+    with suppress(Unreadable):
+        return replace(read(_PIECES.sub(lambda piece: _taken(piece, text), text), blank, strict=False), guessed=True)
+    return None
+
+
+def _taken(piece: re.Match[str], text: str) -> str:
+    if piece["name"] is None:
+        return piece[0]
+    before = _FIELD.search(text, 0, piece.start())
+    match before["field"] if before else "":
+        case "decoupled":
+            return "false"
+        case "data_type":
+            return DATA_TYPES.get(piece["name"], "TYPE_FP32")
+        case "kind":
+            return "KIND_AUTO"
+        case "":
+            return "-1"
+        case _:
+            return "1"
+
+
+_PIECES = re.compile(r'"(?:\\.|[^"\\\n])*"|#[^\n]*|\$\{(?P<name>\w+)\}')
+_FIELD = re.compile(r"(?P<field>\w+)\s*:\s*\Z")
 
 
 def _types(message: Message) -> Mapping[int, str]:

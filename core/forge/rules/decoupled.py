@@ -18,7 +18,7 @@ def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config
 
 def _pair(repository: Repository) -> Iterator[Found]:
     for model, config, member, engine in pairs(repository):
-        if config.decoupled != engine.decoupled:
+        if config.decoupled != engine.decoupled and not (config.guessed or engine.guessed):
             said = ", ".join(f"{m.folder} says {str(c.decoupled).lower()}" for m, c in ((model, config), (member, engine)))
             yield Found(model.file, f"decoupled has to be the same in both models: {said}", needle="decoupled")
 
@@ -26,10 +26,10 @@ def _pair(repository: Repository) -> Iterator[Found]:
 def _whole(repository: Repository) -> Iterator[Found]:
     asks = {member.folder for _, config, member, engine in pairs(repository) if config.decoupled != engine.decoupled}
     for model, config in repository.of(Kind.ENGINE):
-        if not config.decoupled and model.folder not in asks:
+        if not config.decoupled and not config.guessed and model.folder not in asks:
             yield Found(model.file, f"{model.folder} answers whole: a request that asks for a stream is refused")
     for model, config in repository.of(Kind.LLMAPI):
-        if not (config.decoupled or table(model.arguments.get("triton_config")).get("decoupled")):
+        if not (config.decoupled or config.guessed or table(model.arguments.get("triton_config")).get("decoupled")):
             path = next((path for path in model.sources if path.endswith(".yaml")), "config.pbtxt")
             what = f"{model.folder} answers whole: a request that asks for a stream is refused"
             yield Found(f"{model.folder}/{path}", what, "set triton_config: decoupled: True in model.yaml", "decoupled")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from forge.repository import ROOT
 from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, truth
+from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, table, truth
 
 PATHS = ("gpt_model_path", "encoder_model_path")
 _RANK = re.compile(r"rank(\d+)\.engine")
@@ -67,6 +67,9 @@ def _config(repository: Repository) -> Iterator[Found]:
     for model, engine in halves(repository):
         if engine.broken:
             yield Found(engine.shown, f"{engine.broken}, and {model.folder} does not load without it")
+        elif engine.twin and "build_config.json" not in engine.files:  # which forge lays beside the twin's
+            what = "it is a Hugging Face checkpoint and no engine"
+            yield Found(f"{engine.shown}/config.json", what, "convert it and run trtllm-build: `forge build` does both")
         elif not engine.built and not engine.twin:
             yield Found(f"{engine.shown}/config.json", "it is neither an engine's nor a checkpoint's: no pretrained_config")
 
@@ -157,6 +160,35 @@ def _tokens(repository: Repository) -> Iterator[Found]:
         if most and most < least:
             what = f"max_tokens_in_paged_kv_cache is {most}, and one sequence can take {least}"
             yield Found(model.file, what, f"raise it to {least} or more, or leave it out", '"max_tokens_in_paged_kv_cache"')
+
+
+def _cross(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.of(Kind.ENGINE):
+        if config.stated("cross_kv_cache_fraction") and not config.stated("encoder_model_path"):
+            what = "cross_kv_cache_fraction is set, and there is no encoder (encoder_model_path)"
+            yield Found(model.file, what, needle='"cross_kv_cache_fraction"')
+
+
+def _inflight(repository: Repository) -> Iterator[Found]:
+    for model, config, engine in _built(repository):
+        lacking = ", ".join(_lacking(engine))
+        if config.stated("gpt_model_type").lower() in _INFLIGHT and lacking:
+            what = f"gpt_model_type is {config.stated('gpt_model_type')}, and the engine was built without {lacking}"
+            yield Found(model.file, what, needle='"gpt_model_type"')
+
+
+def _lacking(engine: EngineFolder) -> Iterator[str]:
+    """What batching in flight needs and the engine says that it has not; what it does not speak of counts as there."""
+    plugins = table(engine.limits.get("plugin_config"))
+    for name in ("gpt_attention_plugin", "remove_input_padding"):
+        if name in plugins and plugins[name] in (None, False, "disable"):
+            yield name
+    cache = str(engine.limits.get("kv_cache_type") or "paged").lower().rpartition(".")[2]
+    if cache != "paged" or plugins.get("paged_kv_cache") is False:
+        yield "a paged KV cache"
+
+
+_INFLIGHT = ("inflight_fused_batching", "inflight_batching")
 
 
 def _window(repository: Repository) -> Iterator[Found]:
@@ -295,5 +327,26 @@ RULES = (
         "been adjusted to match the value of mMaxSequenceLen.",
         "leave it out where the model attends to everything",
         _window,
+    ),
+    Rule(
+        "cross-cache",
+        Severity.ERROR,
+        "a share of the KV cache is kept for an encoder, and there is none",
+        "cross_kv_cache_fraction divides the cache between what a decoder keeps of its own text and of an encoder's. The "
+        "backend refuses it for a model that has a decoder alone.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Do not set crossKvCacheFraction for decoder-only model",
+        "take cross_kv_cache_fraction away",
+        _cross,
+    ),
+    Rule(
+        "inflight-engine",
+        Severity.ERROR,
+        "batching in flight is asked of an engine that cannot",
+        "inflight_fused_batching mixes requests in one pass over packed inputs and cache pages. The engine has to be built "
+        "with gpt_attention_plugin, remove_input_padding and a paged KV cache, which are trtllm-build's own defaults.",
+        "unexpected error when creating modelInstanceState: TrtGptModelInflightBatching requires GPT attention plugin with "
+        "packed input and paged KV cache.",
+        "build it again without the flags that turn them off, or set gpt_model_type to V1",
+        _inflight,
     ),
 )

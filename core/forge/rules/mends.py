@@ -70,7 +70,7 @@ def _model(repository: Repository, model: Model, streaming: set[str], blank: Bla
         kind = repository.kinds[model.folder]
         if kind in (Kind.ENSEMBLE, Kind.ENGINE):
             yield Mended(f"{model.folder}/1", None, (f"made the empty version folder {model.folder}/1",))
-    if model.config is None:
+    if model.broken or model.config is None:
         text = _with_defaults(model, blank)
         if text:
             names = ", ".join(name for name in placeholders.bare(model))

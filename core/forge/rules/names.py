@@ -15,7 +15,8 @@ def _name(repository: Repository) -> Iterator[Found]:
 def _version(repository: Repository) -> Iterator[Found]:
     for model in repository.models:
         if not model.versions:
-            yield Found(model.file, f"{model.folder} has no version folder")
+            more = "" if model.config is None or model.config.backend != "python" else ", and put its model.py there"
+            yield Found(model.file, f"{model.folder} has no version folder", f"make the folder: `mkdir {model.folder}/1`{more}")
 
 
 def _code(repository: Repository) -> Iterator[Found]:
@@ -45,7 +46,7 @@ RULES = (
         "Triton loads a version, a folder whose name is a number. Models without files of their own, ensemble and "
         "tensorrt_llm, need one too, and an empty folder is what git does not keep.",
         "failed to load model 'ensemble': at least one version must be available under the version policy of model 'ensemble'",
-        "make the folder: `mkdir ensemble/1`",
+        "make the folder: `mkdir MODEL/1`",
         _version,
         fixable=True,
     ),

@@ -46,7 +46,7 @@ def idle(repository: Repository, model: Model, config: Config) -> tuple[str, ...
 
 def _unreadable(repository: Repository) -> Iterator[Found]:
     for model in repository.models:
-        if model.config is None and not bare(model):
+        if model.broken and not bare(model):
             yield Found(model.file, f"it cannot be read: {model.broken}")
 
 

@@ -1,6 +1,18 @@
 """All rules, in the order in which docs/rules.md has them, and how a repository is held against them."""
 
-from forge.rules import decoupled, engine, fleet, layout, names, parameters, placeholders, tokenizer, wiring
+from forge.rules import (
+    adapters,
+    decoupled,
+    engine,
+    fleet,
+    layout,
+    names,
+    parameters,
+    placeholders,
+    speculation,
+    tokenizer,
+    wiring,
+)
 from forge.rules.rule import Finding, Found, Rule, Severity
 from forge.rules.seen import Repository
 
@@ -11,6 +23,8 @@ RULES: tuple[Rule, ...] = (
     *wiring.RULES,
     *decoupled.RULES,
     *engine.RULES,
+    *speculation.RULES,
+    *adapters.RULES,
     *fleet.RULES,
     *tokenizer.RULES,
     *layout.RULES,

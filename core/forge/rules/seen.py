@@ -60,6 +60,8 @@ class Config:
     steps: tuple[Step, ...]
     file: str = ""
     """default_model_filename; empty where it is the backend's own."""
+    guessed: bool = False
+    """Whether the file does not parse and was read for what can be read: its max_batch_size and decoupled say nothing then."""
 
     def stated(self, key: str) -> str:
         """A parameter's text; empty where it is absent, or a placeholder that nobody filled."""
@@ -73,7 +75,9 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One folder that holds a model, or should. ``config`` is None where config.pbtxt cannot be read: ``broken`` says why."""
+    """One folder that holds a model, or should. ``broken`` says why config.pbtxt cannot be read; ``config`` is what can
+    be read of it all the same, or None.
+    """
 
     folder: str
     text: str
@@ -201,6 +205,8 @@ class Repository:
     models: tuple[Model, ...]
     engines: Mapping[str, EngineFolder] = field(default_factory=dict[str, EngineFolder])
     """By the path that a config states."""
+    adapters: frozenset[str] = frozenset()
+    """The stated folders of adapters that are there."""
     tokenizers: Mapping[str, TokenizerFolder] = field(default_factory=dict[str, TokenizerFolder])
     strays: tuple[str, ...] = ()
     """Folders at the top that hold no config.pbtxt, also those whose names begin with a dot."""

@@ -63,7 +63,7 @@ def _ends(repository: Repository, ensemble: str, config: Config) -> Ends:
         ends.setdefault(tensor.name, []).append((ensemble, config, tensor))
     for step in config.steps:
         member = repository.by_folder.get(step.model)
-        if member is None or member.config is None:
+        if member is None or member.config is None or member.config.guessed:
             continue
         for names, tensors in ((step.outputs, member.config.outputs), (step.inputs, member.config.inputs)):
             known = {tensor.name: tensor for tensor in tensors}
@@ -98,22 +98,26 @@ def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
+def _larger(config: Config, other: Config) -> bool:
+    return config.max_batch_size > other.max_batch_size and not (config.guessed or other.guessed)
+
+
 def _batch(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         for step in config.steps:
             member = repository.by_folder.get(step.model)
-            if member is not None and member.config is not None and config.max_batch_size > member.config.max_batch_size:
-                what = f"takes batches of {config.max_batch_size}, and {step.model} of {member.config.max_batch_size}"
-                yield Found(model.file, what, f"set max_batch_size to {member.config.max_batch_size}", "max_batch_size")
+            if member is not None and (theirs := member.config) is not None and _larger(config, theirs):
+                what = f"takes batches of {config.max_batch_size}, and {step.model} of {theirs.max_batch_size}"
+                yield Found(model.file, what, f"set max_batch_size to {theirs.max_batch_size}", "max_batch_size")
 
 
 def _bls_batch(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.BLS):
         for name in repository.asked[model.folder].values():
             member = repository.by_folder.get(name)
-            if member is not None and member.config is not None and config.max_batch_size > member.config.max_batch_size:
-                what = f"takes batches of {config.max_batch_size}, and asks {name}, which takes {member.config.max_batch_size}"
-                yield Found(model.file, what, f"set max_batch_size to {member.config.max_batch_size}", "max_batch_size")
+            if member is not None and (theirs := member.config) is not None and _larger(config, theirs):
+                what = f"takes batches of {config.max_batch_size}, and asks {name}, which takes {theirs.max_batch_size}"
+                yield Found(model.file, what, f"set max_batch_size to {theirs.max_batch_size}", "max_batch_size")
 
 
 def _targets(repository: Repository) -> Iterator[Found]:
