@@ -24,6 +24,7 @@ class TritonPythonModel:
         self.llm_model_name = stated(parameters, "tensorrt_llm_model_name", "tensorrt_llm")
         self.decoder = TritonDecoder(
             streaming=self.decoupled,
+            accumulate=stated(parameters, "accumulate_tokens", "").lower() in ("true", "yes", "1", "t"),
             preproc_model_name="preprocessing",
             postproc_model_name="postprocessing",
             llm_model_name=self.llm_model_name,
@@ -52,9 +53,10 @@ THERE = {
 
 
 class TritonDecoder:
-    def __init__(self, streaming=False, preproc_model_name="preprocessing", postproc_model_name="postprocessing",
-                 llm_model_name="tensorrt_llm", draft_llm_model_name=None):
+    def __init__(self, streaming=False, accumulate=False, preproc_model_name="preprocessing",
+                 postproc_model_name="postprocessing", llm_model_name="tensorrt_llm", draft_llm_model_name=None):
         self.streaming = streaming
+        self.accumulate = accumulate
         self.preproc_model_name = preproc_model_name
         self.postproc_model_name = postproc_model_name
         self.llm_model_name = llm_model_name
@@ -67,7 +69,11 @@ class TritonDecoder:
         before = self._asked(pb_utils.InferenceRequest(
             model_name=self.preproc_model_name, inputs=asked, requested_output_names=list(THERE)))
         given = [pb_utils.Tensor(there, before[here]) for here, there in THERE.items() if before.get(here) is not None]
-        given += [pb_utils.Tensor("streaming", np.array([[True]])), pb_utils.Tensor("runtime_top_k", np.array([[1]], np.int32)),
+        stream = pb_utils.get_input_tensor_by_name(request, "stream")
+        streams = self.streaming if stream is None else stream.as_numpy().reshape(1, 1)
+        self.tokens = np.empty((1, 1, 0), np.int32)
+        given += [pb_utils.Tensor("streaming", np.array(streams).reshape(1, 1)),
+                  pb_utils.Tensor("runtime_top_k", np.array([[1]], np.int32)),
                   pb_utils.Tensor("exclude_input_in_output", np.array([[True]]))]
         request = pb_utils.InferenceRequest(
             model_name=self.llm_model_name, inputs=given, requested_output_names=["output_ids", "sequence_length"])
@@ -77,8 +83,13 @@ class TritonDecoder:
                 yield self._text(held)
 
     def _text(self, held):
-        inputs = [pb_utils.Tensor("TOKENS_BATCH", held["output_ids"]),
-                  pb_utils.Tensor("SEQUENCE_LENGTH", held["sequence_length"])]
+        tokens, length = held["output_ids"], held["sequence_length"]
+        if self.accumulate and self.streaming:
+            if tokens.shape[1] != 1:
+                raise Exception("Accumulation of tokens is only implemented for beam width = 1")
+            tokens = self.tokens = np.concatenate((self.tokens, tokens), axis=2)
+            length = np.array([[tokens.shape[2]]], np.int32)
+        inputs = [pb_utils.Tensor("TOKENS_BATCH", tokens), pb_utils.Tensor("SEQUENCE_LENGTH", length)]
         after = pb_utils.InferenceRequest(
             model_name=self.postproc_model_name, inputs=inputs, requested_output_names=["OUTPUT"])
         return self._asked(after)["OUTPUT"]

@@ -1,0 +1,172 @@
+"""Streams of a SentencePiece model through NVIDIA's way of decoding, on a real Triton: no blank and no character is lost.
+
+NVIDIA's own models are taken from where `make originals` lays them; a stand-in that decodes as they do is always here.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import sysconfig
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import chained
+from forge import repository
+from forge.adapters.fronts import answers
+from forge.adapters.inference import TritonClient
+from forge.adapters.pbtxt import blank
+from forge.asking import Target
+from forge.client import AsyncClient
+from forge.model import BuildTable, ConfigOverrides, Names, Recipe, Role, RuntimeKind, RuntimeTable, Source, TextFile
+from forge.ports import Ports, Request
+from forge.proving import Wish
+from forge.verifying.comparing import Stage
+from forge.workshop import Workshop
+from nvidias_bls import bls
+from triton_fixture import Serving, free_ports
+
+pytestmark = pytest.mark.slow
+RECIPE = """
+name = "chain"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "twin"
+[build]
+max_batch_size = 4
+max_input_len = 60
+max_seq_len = 100
+[verify]
+prompts = "prompts.txt"
+max_tokens = 16
+"""
+ASKED = Request("tensorrt_llm_bls", "the", chained.COUNT)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A published twin whose bls decodes as NVIDIA's does: by postprocessing, which is given tokens and nothing else."""
+
+    shop: Workshop
+    repository: Path
+
+    def accumulate(self, stated: str) -> None:
+        """Say it in bls's config, as a recipe would for an engine."""
+        file = self.repository / "tensorrt_llm_bls" / "config.pbtxt"
+        text = file.read_text()
+        key = text.index('key: "accumulate_tokens"')
+        start = text.index('string_value: "', key) + len('string_value: "')
+        file.unlink()  # the store's has the same blocks
+        file.write_text(text[:start] + stated + text[text.index('"', start) :])
+
+    def target(self) -> Target:
+        return self.shop.target("chain", self.repository)
+
+
+@pytest.fixture(scope="module")
+def published(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    place = tmp_path_factory.mktemp("chain")
+    chained.lay(place / "checkpoint")
+    (place / "chain.toml").write_text(RECIPE)
+    (place / "prompts.txt").write_text("the\nthe capital of\n")
+    built = shop.build([place / "chain.toml"], repository=place / "models")
+    folder = built.repository / "tensorrt_llm_bls" / "1"
+    shutil.rmtree(folder)
+    for file in bls():
+        laid = folder.parent / file.path
+        laid.parent.mkdir(parents=True, exist_ok=True)
+        laid.write_text(file.content)
+    return Shop(shop, built.repository)
+
+
+@pytest.mark.parametrize("stated", ["true", "false"])
+def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(published: Shop, stated: str) -> None:
+    published.accumulate(stated)
+    ports = replace(free_ports(), openai=free_ports().http)
+    running = published.shop.serve(published.repository, ports)
+    try:
+        told = {
+            "client": "".join(chunk.text for chunk in TritonClient(60.0).generate(published.target().address, ASKED)),
+            "asyncio": asyncio.run(_asked(published.target().address)),
+            **_through_openai(ports),
+        }
+        report = published.shop.verify("chain", published.repository, Wish(streaming=False))
+    finally:
+        published.shop.stop(running)
+    if stated == "true":
+        assert told == dict.fromkeys(told, chained.SAID)
+        assert report.passed, report.faults
+    else:
+        assert all(text.startswith("capitalofFranceisParis") for text in told.values()), "what is lost without it"
+        assert report.guilty == (Stage.DETOKENIZER,)
+        assert all("accumulate_tokens = true" in fault.what for fault in report.faults)
+
+
+@pytest.mark.parametrize("version", ["0.17.0", "0.18.2", "0.19.0"])
+def test_nvidias_own_models_stream_what_they_say_whole(serving: Serving, tmp_path: Path, version: str) -> None:
+    models = _originals(version)
+    place = tmp_path / "models"
+    recipe = Recipe(
+        name="chain",
+        source=Source(hub="a/b"),
+        runtime=RuntimeTable(kind=RuntimeKind.ENGINE),
+        build=BuildTable(max_batch_size=4, max_input_len=60, max_seq_len=100),
+    )
+    for file in repository.render(Names(), models, repository.settings(recipe, ConfigOverrides()), blank):
+        laid = place / file.path
+        laid.parent.mkdir(parents=True, exist_ok=True)
+        laid.write_text(repository.relocate(file.content, str(place), blank) if laid.suffix == ".pbtxt" else file.content)
+    for name in ("tokenizer", "engines"):
+        chained.lay(place / "_assets" / "chain" / name)
+    limits = {"max_input_len": 60, "max_seq_len": 100, "max_batch_size": 4, "max_beam_width": 1}
+    (place / "_assets" / "chain" / "engines" / "build_config.json").write_text(json.dumps(limits))
+    with replace(serving, environment=_with_own_packages(serving, tmp_path / "environment")).server(place) as running:
+        client, address = TritonClient(60.0), f"127.0.0.1:{running.ports.grpc}"
+        pieces = [chunk.text for chunk in client.generate(address, ASKED)]
+        whole = "".join(chunk.text for chunk in client.generate(address, replace(ASKED, stream=False)))
+    assert whole == chained.SAID
+    assert "".join(pieces) == chained.SAID
+    assert len([piece for piece in pieces if piece]) > 1
+
+
+def _originals(version: str) -> tuple[TextFile, ...]:
+    """NVIDIA's models around the engine, and the engine's config, which the twin's backend serves in its place."""
+    originals: Any = pytest.importorskip("originals")
+    place: Path | None = originals.skeletons(version)
+    if place is None:
+        pytest.skip(originals.MISSING)
+    roles = (Role.PREPROCESSING, Role.POSTPROCESSING, Role.BLS)
+    files = [file for role in roles for file in sorted((place / role).rglob("*")) if file.is_file()]
+    files.append(place / Role.TENSORRT_LLM / repository.CONFIG)
+    found = [TextFile(file.relative_to(place).as_posix(), file.read_text(encoding="utf-8")) for file in files]
+    return (*found, TextFile(f"{Role.TENSORRT_LLM}/1/.gitkeep", ""))
+
+
+def _with_own_packages(serving: Serving, place: Path) -> Path:
+    """The serving environment, and in it torch and transformers of the Python that runs the tests."""
+    shutil.copytree(serving.environment, place, symlinks=True, copy_function=os.link)
+    packages = Path(sysconfig.get_path("purelib"))
+    (inside,) = place.glob("lib/python3*/site-packages")
+    if inside.parent.name != packages.parent.name:
+        pytest.skip(f"Triton's Python models run in {inside.parent.name}, and torch is here for {packages.parent.name}")
+    (inside / "tests.pth").write_text(f"{packages}\n")
+    return place
+
+
+async def _asked(address: str) -> str:
+    async with AsyncClient(address) as client:
+        return (await client.ask(ASKED)).text
+
+
+def _through_openai(ports: Ports) -> dict[str, str]:
+    assert answers(ports)
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{ports.openai}/v1", api_key="none") as client:
+        api = client.completions
+        whole = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0)
+        pieces = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0, stream=True)
+        return {"OpenAI": whole.choices[0].text, "OpenAI streams": "".join(each.choices[0].text for each in pieces)}
