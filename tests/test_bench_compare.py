@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from forge.benching import comparing, results
+from forge.benching import comparing, results, spread
 from forge.benching.results import Figure, Point, Results
 from forge.cli import main
 from forge.errors import BenchError
@@ -44,7 +44,7 @@ def test_the_same_results_are_alike_and_nothing_is_better(sample: Results) -> No
     assert found.differences == ()
     assert len(found.pairs) == len(sample.points)
     changes = [change for pair in found.pairs for change in pair.changes]
-    assert {change.verdict for change in changes} <= {"same", ""}
+    assert {change.verdict for change in changes} <= {"same", "unclear", ""}
     assert all(change.ratio is None or change.ratio.value == pytest.approx(1) for change in changes)
 
 
@@ -171,3 +171,10 @@ def test_the_first_word_is_a_verb_or_else_a_model(tmp_path: Path, monkeypatch: p
         assert (result.exit_code, "no server is running" in result.stderr) == (9, True), result.output
     assert forge("nobody", "--fail-if", "ttft_p95>1.05x").exit_code == 15
     assert "compare" in forge("--help").output
+
+
+def test_three_times_slower_with_wide_intervals_is_not_called_the_same() -> None:
+    slow = spread.ratio([0.1, 0.9, 2.0], [0.3, 0.4, 0.3])
+    assert (slow.clear, slow.within(comparing.ALIKE)) == (False, False)
+    alike = spread.ratio([0.301, 0.302, 0.300], [0.300, 0.301, 0.302])
+    assert (alike.clear, alike.within(comparing.ALIKE)) == (False, True)

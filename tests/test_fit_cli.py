@@ -193,3 +193,71 @@ def test_a_twin_is_judged_by_memory_even_where_there_is_a_gpu(tmp_path: Path) ->
     assert found.judgement is not None
     assert found.judgement.verdict is Verdict.LIMITED
     assert found.weights["matrices, float32"] > 25 * 10**9
+
+
+# -- what plan refuses, fit refuses
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"tp = 1": "tp = 5"}, "convert.tp: is 5, and the model's 32 attention heads do not divide by it"),
+        ({"max_seq_len = 4096": "max_seq_len = 131072"}, "131072 tokens, and the checkpoint was trained for"),
+    ],
+)
+def test_what_plan_refuses_fit_refuses_in_the_same_words(place: Path, changed: dict[str, str], told: str) -> None:
+    config = place / "checkpoint" / "config.json"
+    config.write_text(json.dumps({**LARGE, "max_position_embeddings": 4096}))
+    recipe = place / "one.toml"
+    text = recipe.read_text().replace("[build]", "[convert]\ntp = 1\n[build]")
+    for before, after in changed.items():
+        assert before in text
+        text = text.replace(before, after)
+    recipe.write_text(text)
+    for verb in ("fit", "plan"):
+        done = forge(verb, recipe)
+        assert done.exit_code == 3, done.output
+        assert told in done.output
+
+
+def test_a_card_that_is_named_for_a_twin_counts_for_nothing_and_that_is_said(place: Path) -> None:
+    assert "--gpu counts for nothing to one" in forge("fit", place / "one.toml", "--runtime", "twin", "--gpu", "L4").output
+    assert "--gpu counts" not in forge("fit", place / "one.toml", "--gpu", "L4").output
+
+
+def test_llmapi_has_no_engines_figures(place: Path) -> None:
+    told = forge("fit", place / "one.toml", "--runtime", "llmapi", "--gpu", "L4").output
+    assert "to build" not in told
+    assert "converted" not in told
+
+
+T5 = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "d_model": 768,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 12,
+    "num_decoder_layers": 12,
+    "num_heads": 12,
+    "vocab_size": 32128,
+    "is_encoder_decoder": True,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def test_an_encoder_and_its_decoder_have_figures_of_their_own(place: Path) -> None:
+    (place / "checkpoint" / "config.json").write_text(json.dumps(T5))
+    recipe = place / "one.toml"
+    recipe.write_text(recipe.read_text().replace("[build]", '[convert]\ndtype = "bfloat16"\n[build]\nmax_input_len = 512'))
+    done = forge("fit", recipe, "--gpu", "L4", "--json")
+    assert done.exit_code == 0, done.output
+    (fit,) = json.loads(done.stdout)["fits"]
+    assert fit["parameters"] == pytest.approx(247.6e6, rel=0.01)  # flan-t5-base
+    assert {kind.split("'")[0] for kind in fit["weights"] if "'" in kind} == {"encoder", "decoder"}
+    assert fit["kv_per_token"] == 12 * 2 * 768 * 2
+    assert fit["kv_encoder"] == 512 * fit["kv_per_token"]
+    assert fit["kv_sequence"] == 2 * 4096 * fit["kv_per_token"]
+    assert "of it for the encoder's text" in forge("fit", recipe, "--gpu", "L4").output

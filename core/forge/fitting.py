@@ -29,6 +29,8 @@ class Fit:
     kv_per_token: int
     kv_sequence: int
     kv_whole: int
+    kv_encoder: int
+    """Bytes that one request keeps of an encoder's text; 0 without an encoder."""
     slots: int
     length: int
     activation: Estimate
@@ -112,6 +114,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         kv_per_token=need.cache.per_token,
         kv_sequence=need.least,
         kv_whole=need.wanted,
+        kv_encoder=need.cache.of_encoder,
         slots=need.slots,
         length=need.length,
         activation=need.activation,

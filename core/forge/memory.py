@@ -6,7 +6,7 @@ lie (docs/fit.md has the measurements).
 
 from dataclasses import dataclass
 
-from forge.model import Recipe, RuntimeKind
+from forge.model import Recipe, Role, RuntimeKind
 from forge.shapes import Shape
 from forge.weighing import Terms, Weights, stage_ends, terms
 
@@ -47,6 +47,10 @@ class KvCache:
     layer: int
     """Bytes that a token leaves in one layer."""
     windows: tuple[int, ...]
+    encoded: int = 0
+    """Tokens of an encoder's text, of which every layer keeps keys and values too, in a part of the cache of its own."""
+    cross: float = 0.5
+    """That part (cross_kv_cache_fraction), where there is an encoder."""
 
     @property
     def per_token(self) -> int:
@@ -54,22 +58,37 @@ class KvCache:
         return self.layer * len(self.windows)
 
     def sequence(self, tokens: int) -> int:
-        """Bytes of one sequence of so many tokens."""
-        return self.layer * sum(min(window or tokens, tokens) for window in self.windows)
+        """Bytes of one sequence of so many tokens; with an encoder, so many that both parts have room for it."""
+        own = self.layer * sum(min(window or tokens, tokens) for window in self.windows)
+        if not self.encoded:
+            return own
+        return max(int(own / (1 - self.cross)), int(self.of_encoder / self.cross))
+
+    @property
+    def of_encoder(self) -> int:
+        """Bytes that the decoder keeps of one encoder's text of the longest kind."""
+        return self.layer * len(self.windows) * self.encoded
 
     def tokens(self, room: int) -> int:
         """How many tokens of short sequences fit into so many bytes."""
         return room // self.per_token if self.windows and room > 0 else 0
 
 
-def kv_cache(shape: Shape, how: Terms) -> KvCache:
-    """The cache of the pipeline stage with the most layers that keep one. Latent attention is repeated on every rank."""
+def kv_cache(shape: Shape, how: Terms, recipe: Recipe | None = None) -> KvCache:
+    """The cache of the pipeline stage with the most layers that keep one. Latent attention is repeated on every rank.
+
+    ``recipe`` says how long an encoder's text may be, and which part of the cache is kept for it.
+    """
     layer = how.cache_width * (shape.latent or 2 * -(-shape.kv_heads // how.tp) * shape.head_dim)
     first, stages = 0, list[tuple[int, ...]]()
     for end in stage_ends(shape.layers, how.pp):
         stages.append(tuple(window if how.windowed else 0 for at, window in shape.windows if first <= at < end))
         first = end
-    return KvCache(layer, max(stages, key=len))
+    if not shape.encoder_layers or recipe is None:
+        return KvCache(layer, max(stages, key=len))
+    stated = recipe.serve.parameters.get(Role.TENSORRT_LLM, {}).get("cross_kv_cache_fraction")
+    cross = stated if isinstance(stated, float) and 0 < stated < 1 else 0.5
+    return KvCache(layer, max(stages, key=len), recipe.build.max_input_len, cross)
 
 
 # -- what is estimated
@@ -177,7 +196,7 @@ def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, draft: in
     limits = recipe.build
     whole = held.parameters * how.width
     calibration = 0
-    if recipe.runtime.kind is RuntimeKind.TWIN:
+    if recipe.runtime.kind is not RuntimeKind.ENGINE:  # nothing is converted or built
         build = host = Estimate.exact(0)
         disk = Disk(checkpoint, 0, 0)
     else:
@@ -189,7 +208,7 @@ def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, draft: in
             calibration = whole * 115 // 100
     return Need(
         weights=held,
-        cache=kv_cache(shape, how),
+        cache=kv_cache(shape, how, recipe),
         activation=work,
         slots=limits.max_batch_size * limits.max_beam_width,
         length=limits.max_seq_len,

@@ -13,10 +13,10 @@ from forge.quantized import Quantized, quantized
 NAMES: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
-    "head_dim": ("head_dim", "kv_channels"),
-    "intermediate": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim"),
+    "head_dim": ("head_dim", "kv_channels", "d_kv"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "d_ff"),
     "vocabulary": ("vocab_size", "padded_vocab_size"),
     "positions": ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
@@ -32,6 +32,7 @@ SILENT: Mapping[str, Mapping[str, object]] = {
     "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
     "qwen3": {"head_dim": 128},
     "gpt2": {"tie_word_embeddings": True},
+    "t5": {"tie_word_embeddings": True},
 }
 """What a config.json of that model_type may leave out, because transformers' class says it."""
 KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
@@ -60,6 +61,8 @@ class Shape:
     experts: int = 0
     used_experts: int = 0
     dtype: str = ""
+    encoder_layers: int = 0
+    """Layers of an encoder before the decoder; what the decoder keeps of its text is a cache of its own."""
     quantized: Quantized | None = None
     """How its weights were quantized before, where they were."""
 
@@ -88,6 +91,8 @@ def read(config: Mapping[str, object]) -> Shape:
     kind = str(inner.get("model_type") or config.get("model_type") or "")
     said = {**SILENT.get(kind, {}), **inner}
     hidden, heads, layers = _need(said, "hidden"), _need(said, "heads"), _need(said, "layers")
+    encoder = layers if said.get("is_encoder_decoder") is True else 0
+    layers = (_whole(said, "num_decoder_layers") or layers) if encoder else layers
     experts = _count(said, "experts")
     intermediate = _count(said, "intermediate") or 4 * hidden
     return Shape(
@@ -106,6 +111,7 @@ def read(config: Mapping[str, object]) -> Shape:
         experts=experts,
         used_experts=_count(said, "used_experts") if experts else 0,
         dtype=str(inner.get("torch_dtype") or inner.get("dtype") or config.get("torch_dtype") or config.get("dtype") or ""),
+        encoder_layers=encoder,
         quantized=quantized(config),
     )
 
@@ -200,12 +206,16 @@ PATTERNS: Mapping[str, Pattern] = {
 def tensors(config: Mapping[str, object]) -> tuple[Tensor, ...]:
     """The tensors of a checkpoint with this config.json, as transformers saves them; empty for a kind that is not known."""
     shape = read(config)
+    kind = {"float32": "F32", "float16": "F16"}.get(shape.dtype, "BF16")
+    if shape.kind in ENCODER_DECODER:
+        return tuple(Tensor(name, kind, size) for name, size in _halves(config, shape))
     pattern = PATTERNS.get(shape.kind)
     if pattern is None:
         return ()
-    kind = {"float32": "F32", "float16": "F16"}.get(shape.dtype, "BF16")
     return tuple(Tensor(name, kind, size) for name, size in _all(_text(config), shape, pattern))
 
+
+ENCODER_DECODER = frozenset({"t5", "mt5"})
 
 Sized = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -255,3 +265,29 @@ def _feed_forward(config: Mapping[str, object], shape: Shape, pattern: Pattern) 
         yield f"mlp.{name}.weight", size
         if config.get("mlp_bias") is True:
             yield f"mlp.{name}.bias", size[:1]
+
+
+def _halves(config: Mapping[str, object], shape: Shape) -> Sized:
+    """T5's: an encoder and a decoder that share the embedding, each with a table of relative positions in its first layer."""
+    inner = shape.heads * shape.head_dim
+    gated = str(config.get("feed_forward_proj", "")).startswith("gated")
+    ups = ("wi_0", "wi_1") if gated else ("wi",)
+    yield "shared.embed_tokens.weight", (shape.vocabulary, shape.hidden)
+    for half, layers in (("encoder", shape.encoder_layers), ("decoder", shape.layers)):
+        kinds = ("SelfAttention",) if half == "encoder" else ("SelfAttention", "EncDecAttention")
+        for layer in range(layers):
+            at = f"{half}.block.{layer}.layer."
+            for number, kind in enumerate(kinds):
+                for name in ("q", "k", "v"):
+                    yield f"{at}{number}.{kind}.{name}.weight", (inner, shape.hidden)
+                yield f"{at}{number}.{kind}.o.weight", (shape.hidden, inner)
+                yield f"{at}{number}.layer_norm.weight", (shape.hidden,)
+            for name in ups:
+                yield f"{at}{len(kinds)}.DenseReluDense.{name}.weight", (shape.intermediate, shape.hidden)
+            yield f"{at}{len(kinds)}.DenseReluDense.wo.weight", (shape.hidden, shape.intermediate)
+            yield f"{at}{len(kinds)}.layer_norm.weight", (shape.hidden,)
+        buckets = _whole(config, "relative_attention_num_buckets") or 32
+        yield f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (buckets, shape.heads)
+        yield f"{half}.final_layer_norm.weight", (shape.hidden,)
+    if not shape.tied:
+        yield "lm_head.weight", (shape.vocabulary, shape.hidden)

@@ -80,11 +80,11 @@ class Part(StrEnum):
     OTHER = "not converted"
 
 
-_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|tok_embeddings|embed_in|embed_positions)\.")
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|tok_embeddings|embed_in|embed_positions|shared)\.")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
 _OTHER = re.compile(r"(^|\.)(vision_\w+|visual|multi_modal_projector|mm_projector|audio_\w+)\.|inv_freq$|\.masked_bias$")
 _ROUTER = re.compile(r"\.(gate|router)\.(\w+\.)?weight$|shared_expert_gate")
-_INWARD = re.compile(r"\.(o_proj|down_proj|w2|dense|dense_4h_to_h|out_proj|c_proj|fc2)\.\w+$")
+_INWARD = re.compile(r"\.(o_proj|down_proj|w2|dense|dense_4h_to_h|out_proj|c_proj|fc2|o|wo)\.\w+$")
 """Matrices whose columns (inputs) are shared out among tensor-parallel ranks; of the others it is the rows."""
 _KEYS = re.compile(r"\.(k_proj|v_proj)\.\w+$")
 _FUSED = re.compile(r"\.(qkv_proj|query_key_value|c_attn|Wqkv|qkv)\.\w+$")
@@ -142,11 +142,17 @@ def weights(tensors: Sequence[Tensor], shape: Shape, how: Terms) -> Weights:
         heads = heads or kind is Part.HEAD
         size, stored = _rank_bytes(tensor, kind, shape, how)
         stages[_stage(tensor.name, kind, shape, how)] += size
-        kinds[f"{kind}, {stored}"] += size * how.tp
+        kinds[f"{_half(tensor.name, shape)}{kind}, {stored}"] += size * how.tp
     if not heads and (extra := _second_copy(shape, how)):
         stages[-1] += extra
         kinds[f"{Part.HEAD}, {how.dtype}"] += extra * how.tp
     return Weights(parameters(own), dict(kinds), tuple(size for size in stages for _ in range(how.tp)))
+
+
+def _half(name: str, shape: Shape) -> str:
+    """Which engine of an encoder-decoder a tensor goes into; empty where there is one engine."""
+    half = name.removeprefix("model.").partition(".")[0]
+    return f"{half}'s " if shape.encoder_layers and half in ("encoder", "decoder") else ""
 
 
 def _second_copy(shape: Shape, how: Terms) -> int:

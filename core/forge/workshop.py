@@ -161,7 +161,9 @@ class Workshop:
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
         joint = self.joint(recipes)
-        return self._joining.fit(joint, self._joining.orders(joint, runtime=runtime), gpu)
+        orders = self._joining.orders(joint, runtime=runtime)
+        plan(orders)  # what cannot be built has no size
+        return self._joining.fit(joint, orders, gpu)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
         """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.

@@ -16,6 +16,8 @@ _FREE = ("seed", "repeats", "sampling", "sweep", "quality", "counted", "dataset"
 _LIMIT = re.compile(r"([a-z0-9_]+)\s*(>=|<=|>|<)\s*(\d+(?:\.\d+)?)\s*(x|us|ms|s|%|)")
 _SCALES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 0.01, "": 1.0}
 _UNITS: Mapping[str, tuple[str, ...]] = {"us": ("s",), "ms": ("s",), "s": ("s",), "%": ("share",)}
+ALIKE = 1.1
+"""How far a ratio's interval may reach, up or down, for two figures to be called the same."""
 QUALITY = "quality"
 """The score of a point, named beside its figures."""
 
@@ -40,7 +42,8 @@ class Change:
     second: float
     ratio: spread.Interval | None
     verdict: str
-    """``better``, ``worse``, ``same`` (the interval holds 1), ``unsure`` (one repeat, so no interval), or empty."""
+    """``better``, ``worse``, ``same`` (the interval holds 1 and little else), ``unclear`` (it holds 1, and reaches beyond
+    ``ALIKE``), ``unsure`` (one repeat, so no interval), or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,8 @@ def _pair(first: Point, second: Point) -> Pair:
     if first.quality and second.quality:
         ours, theirs = first.quality, second.quality
         apart = ours.high < theirs.low or theirs.high < ours.low
-        verdict = ("better" if theirs.score > ours.score else "worse") if apart else "same"
+        alike = "same" if ours.score == theirs.score else "unclear"
+        verdict = ("better" if theirs.score > ours.score else "worse") if apart else alike
         ratio = spread.Interval(theirs.score / ours.score) if ours.score else None
         changes.append(Change(QUALITY, "share", ours.score, theirs.score, ratio, verdict))
     return Pair(first.label, first.model, second.model, tuple(changes))
@@ -186,7 +190,7 @@ def _verdict(ratio: spread.Interval | None, figure: Figure) -> str:
     if ratio.low is None:
         return "unsure"
     if not ratio.clear:
-        return "same"
+        return "same" if ratio.within(ALIKE) else "unclear"
     return "better" if (ratio.value > 1) == (figure.better == "higher") else "worse"
 
 

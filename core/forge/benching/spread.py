@@ -29,6 +29,10 @@ class Interval:
         """Of a ratio: whether the interval leaves out 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    def within(self, reach: float) -> bool:
+        """Of a ratio: whether the interval lies between ``1 / reach`` and ``reach``."""
+        return self.low is not None and self.high is not None and 1 / reach <= self.low and self.high <= reach
+
 
 def student(freedom: float) -> float:
     """Student's t at 97.5 %; between the table's degrees the lower one, which gives the wider interval."""

@@ -21,6 +21,9 @@ def document(report: Report) -> dict[str, object]:
 
 def lines(report: Report) -> Iterator[str]:
     """A report as a person reads it."""
+    if report.gpu is not None and not report.gpus and (twins := [each.name for each in report.fits if each.runtime == "twin"]):
+        yield f"--gpu counts for nothing to {', '.join(twins)}: a twin runs on the CPU, in this machine's own memory"
+        yield ""
     for each in report.fits:
         yield from _fit(each, report)
         yield ""
@@ -40,6 +43,7 @@ def verdicts(report: Report) -> Iterator[str]:
     """One line for each recipe."""
     for each in report.fits:
         yield f"{each.name}: {_verdict(each, report)}"
+        yield from (f"    {reason}" for reason in each.objections)
 
 
 def _fit(each: Fit, report: Report) -> Iterator[str]:
@@ -59,7 +63,7 @@ def _fit(each: Fit, report: Report) -> Iterator[str]:
 
 
 def _figures(each: Fit) -> Iterator[tuple[str, str]]:
-    twin = each.runtime == "twin"
+    twin, built = each.runtime == "twin", each.runtime == "engine"
     yield "parameters", f"{each.parameters:,}"
     for kind, count in sorted(each.weights.items(), key=lambda pair: -pair[1]):
         yield f"  {kind}", size(count)
@@ -70,14 +74,18 @@ def _figures(each: Fit) -> Iterator[tuple[str, str]]:
         yield "  and the draft's", size(each.draft)
     yield "KV cache per token", f"{each.kv_per_token:,} bytes{' on each GPU' if each.gpus > 1 else ''}"
     yield f"  one request of {each.length:,}", size(each.kv_sequence)
+    if each.kv_encoder:
+        yield "  of it for the encoder's text", size(each.kv_encoder)
     yield f"  {each.slots} at a time", size(each.kv_whole)
     yield "Triton and one prompt" if twin else "activations and buffers", _span(each.activation)
-    if not twin:
+    if built:
         yield "to build: GPU", _span(each.build_gpu)
         yield "to build: memory", _span(each.build_host)
         if each.calibration:
             yield "to calibrate: GPUs", f"about {size(each.calibration)}, or slower with a part of it in memory"
-    made = "" if twin else f" (checkpoint {size(each.disk.checkpoint)}, converted and engine {size(each.disk.engine)} each)"
+    made = (
+        "" if not built else f" (checkpoint {size(each.disk.checkpoint)}, converted and engine {size(each.disk.engine)} each)"
+    )
     yield "disk", f"{size(each.disk.total)}{made}"
 
 
