@@ -95,8 +95,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
     if recipe.runtime.kind is RuntimeKind.TWIN:
         judged = judge_twin(need, host) if host else None
     elif gpu is not None:
-        against = objections(recipe, how, gpu)
-        against += _too_many(ranks, count)
+        against = objections(recipe, how, gpu) + _too_many(ranks, count)
         judged = judge(recipe, need, gpu)
         judged = refused(judged) if against else judged
         changes = Easing(load, gpu, count).changes()
