@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from forge.adapters import processes
+from forge.adapters import processes, unlisted
 from forge.adapters.linking import read_layout
 from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
@@ -180,7 +180,8 @@ def test_the_command_is_what_runs(serving: Serving, repository: Path) -> None:
     running = triton.start(launch, lambda _: None)
     try:
         words = Path(f"/proc/{running.pid}/cmdline").read_text(encoding="utf-8").rstrip("\0").split("\0")
-        assert tuple(words) == command.argv
+        hidden = [word.replace(unlisted.SECRET, unlisted.CLOSED) for word in command.argv]
+        assert words[1:] == [f"--id={running.nonce}", *hidden[hidden.index(words[0]) + 1 :]]
     finally:
         triton.stop(running)
 

@@ -108,6 +108,8 @@ class Ports:
     host: str = "127.0.0.1"
     openai: int = 0
     """Of OpenAI's API; 0 where that is not served."""
+    exposed: bool = False
+    """Listen there also where the Triton cannot keep model control to forge: whoever reaches a port may run code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Launch:
     """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
     world: int = 1
     """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    unrestricted: bool = False
+    """Leave out the options that keep model control to forge: this Triton does not know them."""
     host_network: bool = False
     """A container shares the machine's network, instead of having three ports of its own published."""
     shelves: tuple[Shelf, ...] = ()
@@ -199,6 +203,8 @@ class Running:
     """The process that keeps OpenAI's API up; 0 where none does."""
     front_started: float = 0.0
     """When that one started, as ``started``."""
+    nonce: str = ""
+    """The server's id, drawn for this start: it says whether the one that answers is this one."""
 
     @property
     def repositories(self) -> tuple[str, ...]:

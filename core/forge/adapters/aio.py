@@ -12,9 +12,9 @@ from forge.adapters.kserve import (
     Calls,
     Configured,
     Described,
-    Index,
     InferRequest,
     RpcError,
+    Statistics,
     StreamResponse,
     is_unknown,
 )
@@ -33,7 +33,7 @@ class _Stub(Protocol):
 
     def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
-    def RepositoryIndex(self, request: object, *, timeout: float) -> Awaitable[Index]: ...  # noqa: N802
+    def ModelStatistics(self, request: object, *, timeout: float) -> Awaitable[Statistics]: ...  # noqa: N802
     def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
 
 
@@ -67,10 +67,10 @@ class AsyncConnection:
 
     async def ready(self) -> tuple[str, ...]:
         """The models that the server offers."""
-        request = self._calls.messages.RepositoryIndexRequest(ready=True)
+        request = self._calls.messages.ModelStatisticsRequest()
         async with self._translated(""):
-            index = await self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
-        return tuple(entry.name for entry in index.models)
+            found = await self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
+        return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""

@@ -9,21 +9,30 @@ import http.client
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from forge.adapters import triton_log
+from forge.adapters import processes, triton_log
 from forge.adapters.readiness import reached
+from forge.adapters.servers import key_file
+from forge.adapters.triton_arguments import HEADER
 from forge.diagnoses import diagnose
 from forge.errors import ServerError
-from forge.ports import Ports, Running
+from forge.ports import Running
 
 _SECONDS = 10.0
 _LOOK = 0.1
 _LAST = 0.5
 """Seconds between the last answer of a dying server and its end."""
+
+
+_SHUT = (
+    "its secret could not be handed over out of sight (ptrace is forbidden here), so model control is closed: stop the server "
+    "and serve again"
+)
 
 
 class _Refusal(Struct):
@@ -42,12 +51,13 @@ def load(running: Running, model: str, alive: Callable[[], bool], patience: floa
     log = Path(running.log)
     began = log.stat().st_size if log.is_file() else 0
     try:
-        why = _post(running.ports, f"/v2/repository/models/{model}/load", patience)
+        why = _post(running, f"/v2/repository/models/{model}/load", patience)
     except TimeoutError:
         why = f"{patience:g} s were not enough"
     except (OSError, http.client.HTTPException) as error:
         time.sleep(_LAST)
         why = f"no answer ({error})" if alive() else "the server ended while it loaded"
+    processes.close_off(running.shared_memory)
     if why:
         raise _not_loaded(running, model, why, began)
 
@@ -55,9 +65,9 @@ def load(running: Running, model: str, alive: Callable[[], bool], patience: floa
 def unload(running: Running, model: str, patience: float) -> None:
     """Return when ``model``, which takes no more requests, has answered those it has, or ``patience`` seconds are over."""
     try:
-        why = _post(running.ports, f"/v2/repository/models/{model}/unload", _SECONDS + patience)
+        why = _post(running, f"/v2/repository/models/{model}/unload", _SECONDS + patience)
         deadline = time.monotonic() + patience
-        while not why and time.monotonic() < deadline and _held(running.ports, model):
+        while not why and time.monotonic() < deadline and _held(running, model):
             time.sleep(_LOOK)
     except (OSError, http.client.HTTPException) as error:
         why = str(error)
@@ -65,23 +75,27 @@ def unload(running: Running, model: str, patience: float) -> None:
         raise ServerError(f"model {model!r} could not be unloaded: {why}", where=running.repository, hint="`forge logs`")
 
 
-def _held(ports: Ports, model: str) -> bool:
+def _held(running: Running, model: str) -> bool:
     """Whether anything of the model is still in the server."""
-    answer = _request(ports, "/v2/repository/index", _SECONDS)
+    answer = _request(running, "/v2/repository/index", _SECONDS)
     found = msgspec.json.decode(answer, type=list[_Entry])
     return any(entry.name == model and entry.state not in {"", "UNAVAILABLE"} for entry in found)
 
 
-def _post(ports: Ports, path: str, patience: float) -> str:
+def _post(running: Running, path: str, patience: float) -> str:
     """What the server refused with, or nothing."""
-    answer = _request(ports, path, patience)
-    return msgspec.json.decode(answer, type=_Refusal).error if answer.strip() else ""
+    answer = _request(running, path, patience)
+    why = msgspec.json.decode(answer, type=_Refusal).error if answer.strip() else ""
+    return f"{why}; {_SHUT}" if "restricted" in why else why
 
 
-def _request(ports: Ports, path: str, patience: float) -> bytes:
-    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=patience)
+def _request(running: Running, path: str, patience: float) -> bytes:
+    headers = {"Content-Type": "application/json"}
+    with suppress(OSError):  # a server whose forge drew no secret
+        headers[HEADER] = key_file(running).read_text(encoding="ascii")
+    connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.http, timeout=patience)
     try:
-        connection.request("POST", path, json.dumps({}), {"Content-Type": "application/json"})
+        connection.request("POST", path, json.dumps({}), headers)
         return connection.getresponse().read()
     finally:
         connection.close()

@@ -14,6 +14,8 @@ from forge.ports import Launch, Ports
 PUBLISHED = Ports(host="0.0.0.0")  # noqa: S104  # of the container's own network; the port outside stands on the host asked for
 """Where a server listens whose ports are published. Newer bls models ask their own server at localhost:8001."""
 LOG = INPUTS / "server.log"
+KEY = INPUTS / "server.key"
+UNLISTED = INPUTS / "unlisted.py"
 REPOSITORY = INPUTS / "repository"
 _TO_LOG = f'exec "$@" >>{LOG} 2>&1'
 """A server outlives the forge that started it, so it writes its log itself."""

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Struct
 
 from forge.adapters import docker_owners as owners
-from forge.adapters import processes
+from forge.adapters import processes, unlisted
 from forge.adapters.docker_daemon import Api, Daemon, network, ours
 from forge.adapters.docker_runs import Runs
-from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
+from forge.adapters.docker_seats import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
 from forge.adapters.machine import ThisMachine
-from forge.adapters.servers import VIEW
+from forge.adapters.servers import VIEW, key_file, make_private
 from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.adapters.triton_log import served
 from forge.diagnoses import DIAGNOSES
@@ -82,7 +82,7 @@ class TritonContainer:
     def begin(self, launch: Launch, running: Running) -> Running:
         """Start it, after whatever dead forges left; one that is not detached carries its owner's name, to be reaped by."""
         log = Path(running.log)
-        log.write_bytes(b"")
+        make_private(log)
         labels = {owners.KEY: running.container} if launch.detach else owners.labels(running.container)
         with self._daemon.connected() as api:
             Runs(self._daemon, DIAGNOSES).reap(api)
@@ -140,13 +140,21 @@ class TritonContainer:
         marker, inside = running.shared_memory, launch.ports if shared else PUBLISHED
         self.furnish(launch, running)
         mounts = places(launch)
-        seat = Seat("tritonserver", tuple(map(str, mounts.values())), inside, marker, gpus=self._count(launch.gpus))
+        places_inside, gpus = tuple(map(str, mounts.values())), self._count(launch.gpus)
+        before = ("python3", "-I", "-S", str(UNLISTED), str(KEY))
+        seat = Seat("tritonserver", places_inside, inside, marker, gpus=gpus, before=before, nonce=running.nonce)
+        key = key_file(running)
         return Box(
             name=marker,
             image=launch.image,
             argv=arguments(launch, seat),
             env=variables(launch),
-            mounts=(*([(_view(running), REPOSITORY)] if launch.shelves else []), *mounts.items()),
+            mounts=(
+                *([(_view(running), REPOSITORY)] if launch.shelves else []),
+                *mounts.items(),
+                (Path(unlisted.__file__), UNLISTED),
+                *([(key, KEY)] if key.is_file() else []),
+            ),
             gpus=launch.gpus,
             published=None if shared else launch.ports,
         )

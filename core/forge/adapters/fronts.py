@@ -72,7 +72,7 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
         env,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o644),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,

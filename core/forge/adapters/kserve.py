@@ -100,15 +100,15 @@ class Configured(Protocol):
     config: _Config
 
 
-class _IndexEntry(Protocol):
+class _Counted(Protocol):
     name: str
     state: str
 
 
-class Index(Protocol):
-    """RepositoryIndexResponse."""
+class Statistics(Protocol):
+    """ModelStatisticsResponse: of every version of every model that is ready, where none is named."""
 
-    models: Sequence[_IndexEntry]
+    model_stats: Sequence[_Counted]
 
 
 class _Messages(Protocol):
@@ -117,7 +117,7 @@ class _Messages(Protocol):
     def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
     def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
-    def RepositoryIndexRequest(self, *, ready: bool) -> object: ...  # noqa: N802
+    def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
 
 
 class _Stub(Protocol):
@@ -125,7 +125,7 @@ class _Stub(Protocol):
 
     def ModelMetadata(self, request: object, *, timeout: float) -> Described: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Configured: ...  # noqa: N802
-    def RepositoryIndex(self, request: object, *, timeout: float) -> Index: ...  # noqa: N802
+    def ModelStatistics(self, request: object, *, timeout: float) -> Statistics: ...  # noqa: N802
     def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
 
 
@@ -252,11 +252,11 @@ class Connection:
         return self._calls.learn(model, described, configured)
 
     def ready(self) -> tuple[str, ...]:
-        """The models that the server offers."""
-        request = self._calls.messages.RepositoryIndexRequest(ready=True)
+        """The models that the server offers. It is asked for statistics: forge's servers tell their index to forge alone."""
+        request = self._calls.messages.ModelStatisticsRequest()
         with self._translated(""):
-            index = self._stub.RepositoryIndex(request, timeout=METADATA_SECONDS)
-        return tuple(entry.name for entry in index.models)
+            found = self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
+        return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     def generate(self, request: Request) -> Generator[Chunk]:
         """The answer's chunks; closing the iterator cancels the request at the server."""

@@ -92,6 +92,16 @@ def end(marker: str, patience: float, served: Callable[[], bool]) -> None:
         region.unlink(missing_ok=True)
 
 
+def close_off(marker: str) -> None:
+    """Let no other user open a server's shared memory, in which every prompt and answer stands.
+
+    Boost gives it mode 0644 whatever the umask is (``fchmod`` in boost/interprocess/shared_memory_object.hpp).
+    """
+    for region in SHARED_MEMORY.glob(f"{marker}*"):
+        with suppress(OSError):
+            region.chmod(0o600)
+
+
 def free(host: str, port: int) -> bool:
     """Whether a server could listen there. SO_REUSEADDR passes over connections that are only waiting to time out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -108,8 +118,13 @@ def free(host: str, port: int) -> bool:
 
 def listener(port: int) -> int | None:
     """The process that listens on ``port``, where /proc lets us see it."""
+    return next(iter(listeners(port) or ()), None)
+
+
+def listeners(port: int) -> tuple[int, ...] | None:
+    """The processes that listen on ``port``, as far as /proc lets us see them; None where nobody listens there."""
     sockets = set(_listening(port))
-    return next((pid for pid in _pids() if sockets and not sockets.isdisjoint(_links(pid))), None)
+    return tuple(pid for pid in _pids() if not sockets.isdisjoint(_links(pid))) if sockets else None
 
 
 def program(pid: int) -> str:

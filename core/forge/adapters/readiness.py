@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.adapters import addresses, triton_log
+from forge.adapters import addresses, processes, triton_log
 from forge.adapters.addresses import Asking
 from forge.diagnoses import diagnose
 from forge.errors import ServerError
 from forge.ports import Launch, Ports, Running
 
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
+_LOCAL = frozenset({*_LOOPBACK, *_EVERYWHERE})
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Watch:
                     line(text.rstrip("\n"))
                 if not alive:
                     raise _not_loaded(self.running, missing, self.ended())
+                processes.close_off(self.running.shared_memory)
                 missing = [model for model in missing if not _ready(self.running.ports, model)]
                 if missing and time.monotonic() > deadline:
                     raise _not_loaded(self.running, missing, f"{patience:g} s were not enough")
@@ -78,6 +80,11 @@ def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) 
 def _home(launch: Launch, model: str) -> Path | None:
     """The repository in which a model stands."""
     return next((place for place in launch.repositories if (place / model / "config.pbtxt").is_file()), None)
+
+
+def is_local(host: str) -> bool:
+    """Whether only programs of this machine reach a server that listens there."""
+    return host in _LOOPBACK
 
 
 def reached(host: str) -> str:

@@ -1,6 +1,7 @@
 """What is kept of servers: a state file and a log for each repository, and the guardian of those in the foreground."""
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -17,6 +18,8 @@ import forge
 from forge.adapters.guardian import DISMISSED
 from forge.ports import Running
 
+_KEY = ".key"
+"""Suffix of the file that holds the secret of a server's model control, beside its log."""
 VIEW = ".view"
 """Suffix of the folder that stands for several repositories in a container, beside the server's log."""
 
@@ -44,20 +47,28 @@ class States:
     def lock(self, repositories: Iterable[Path], patience: float = 0.0) -> Generator[None]:
         """Held while a server starts on them or its models change; Timeout when another forge holds it all the time."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # another user's home
+            self._folder.chmod(0o700)
         with ExitStack() as stack:
             for file in sorted({self.file(repository).with_suffix(".lock") for repository in repositories}):
-                stack.enter_context(FileLock(file, timeout=patience))
+                stack.enter_context(FileLock(file, timeout=patience, mode=0o600))
             yield
 
     def keep(self, running: Running) -> None:
         """Write the state file; a reader sees the old one or the new one."""
         file = self.file(Path(running.repository))
         scratch = file.with_suffix(f".{os.getpid()}")
-        scratch.write_bytes(msgspec.json.encode(running))
+        make_private(scratch, msgspec.json.encode(running))
         scratch.replace(file)
+
+    def draw_key(self, running: Running) -> None:
+        """A new secret for a server that is about to start."""
+        key_file(running).unlink(missing_ok=True)
+        make_private(key_file(running), secrets.token_urlsafe(32).encode())
 
     def forget(self, repository: Path) -> None:
         self.file(repository).unlink(missing_ok=True)
+        self.file(repository).with_suffix(_KEY).unlink(missing_ok=True)
         shutil.rmtree(self.file(repository).with_suffix(VIEW), ignore_errors=True)
 
     def kept(self) -> tuple[Running, ...]:
@@ -102,6 +113,18 @@ class Guard:
         os.close(self.pipe)
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def key_file(running: Running) -> Path:
+    """Where the secret of its model control is; only the user that started it can read it."""
+    return Path(running.log).with_suffix(_KEY)
+
+
+def make_private(file: Path, content: bytes = b"") -> None:
+    """Write a file that only this user can read, also where it was there before."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        os.fchmod(opened.fileno(), 0o600)
+        opened.write(content)
 
 
 def _digest(text: str) -> str:

@@ -1,5 +1,6 @@
 """The Server port: one door to every Triton of this workshop, as a process of this machine or in a container."""
 
+import secrets
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -10,7 +11,8 @@ from filelock import Timeout
 
 from forge.adapters import control, fronts, processes, triton_log
 from forge.adapters.guardian import PATIENCE
-from forge.adapters.readiness import Watch, require_address, require_models
+from forge.adapters.port_holders import called, claimed, holder, named, require_own, require_own_front, strangers
+from forge.adapters.readiness import Watch, is_local, require_address, require_models
 from forge.adapters.servers import Guard, States
 from forge.adapters.triton import TritonProcess
 from forge.errors import ForgeError, ServerError
@@ -78,17 +80,16 @@ class Servers:
         way.check(launch)
         fronts.require(launch.ports)
         require_models(launch)
+        _require_apart(launch.ports)
         require_address(launch, way.inside(launch), line)
         try:
-            with self._states.lock(launch.repositories):
+            with self._states.lock(launch.repositories), claimed(launch.ports):
                 self._require_room(launch)
                 try:
                     return self._started(way, launch, line)
-                except ServerError:
-                    if not triton_log.stumbled(self._states.log(launch.repository)):
-                        raise
-                line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
-                return self._started(way, launch, line)
+                except ServerError as error:
+                    again = self._again(launch, error, line)
+                return self._started(way, again, line)
         except Timeout as error:
             raise ServerError(
                 "another forge is starting a server on this repository just now",
@@ -159,27 +160,22 @@ class Servers:
         for other in living:
             if shared := next((place for place in mine if place in other.repositories), ""):
                 raise ServerError(
-                    f"a server runs on this repository already ({_named(other)}, gRPC port {other.ports.grpc})",
+                    f"a server runs on this repository already ({called(other)}, gRPC port {other.ports.grpc})",
                     where=shared,
                     hint="use it, or stop it first: `forge stop`",
                 )
-        ports = launch.ports
-        wanted = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
-        if ports.openai:
-            wanted["openai"] = ports.openai
-        for name, port in wanted.items():
-            if list(wanted.values()).count(port) > 1:
-                raise ServerError(f"port {port} is asked for twice", hint=f"{', '.join(wanted)} each need their own")
-            if not processes.free(ports.host, port):
+        for name, port in named(launch.ports).items():
+            if not processes.free(launch.ports.host, port):
                 raise ServerError(
-                    f"port {port} is taken{_holder(port, living)}",
-                    where=f"{ports.host}:{port}",
+                    f"port {port} is taken{holder(port, living)}",
+                    where=f"{launch.ports.host}:{port}",
                     hint=f"free it, or choose another with --{name}-port",
                 )
 
     def _started(self, way: Way, launch: Launch, line: Callable[[str], None]) -> Running:
-        running = self._planned(launch)
+        running = replace(self._planned(launch), nonce=f"forge-{secrets.token_hex(8)}")
         self._states.keep(running)
+        self._states.draw_key(running)
         try:
             if not launch.detach:
                 self._guards[running.shared_memory] = Guard.post(running, self._states.file(launch.repository), way.guarded())
@@ -187,15 +183,36 @@ class Servers:
             self._states.keep(running)
             begun = running
             Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
+            require_own(running)
+            processes.close_off(running.shared_memory)
             for turn in launch.turns:
                 running = self._loaded(running, turn)
             running = fronts.begin(running, self._environ)
+            require_own_front(running)
             self._states.keep(running)
-        except BaseException:  # Ctrl-C too: whatever ends the start, nothing is left running
+        except BaseException as error:  # Ctrl-C too: whatever ends the start, nothing is left running
+            taken = strangers(running) if isinstance(error, ServerError) else ""
             with suppress(ForgeError):  # what kept it from starting says more than that it cannot be ended either
                 self._finish(running, _ABORTED)
+            if taken and isinstance(error, ServerError):
+                hint = f"free it, or choose another (`forge serve --help`); the whole log: {running.log}"
+                raise ServerError(f"{taken}: {error.what}", where=running.repository, hint=hint) from error
             raise
         return running
+
+    def _again(self, launch: Launch, error: ServerError, line: Callable[[str], None]) -> Launch:
+        """What to start once more after ``error``, which is raised where nothing would come of it."""
+        log = self._states.log(launch.repository)
+        if triton_log.stumbled(log):
+            line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
+            return launch
+        if not triton_log.cannot_restrict(log):
+            raise error
+        if not (launch.ports.exposed or is_local(launch.ports.host)):
+            hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
+            raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
+        line(_OPEN)
+        return replace(launch, unrestricted=True)
 
     def _planned(self, launch: Launch) -> Running:
         """A server that nobody has started yet."""
@@ -212,6 +229,7 @@ class Servers:
                 now = next((one for one in self._states.kept() if one.shared_memory == running.shared_memory), None)
                 if now is None or not self.alive(now):
                     raise ServerError("the server has ended", where=running.repository, hint="start it: `forge serve`")
+                require_own(now)
                 yield now
         except Timeout as error:
             what = "another forge has been starting this server, or changing its models, all the time"
@@ -228,13 +246,12 @@ class Servers:
         return running
 
 
-def _named(running: Running) -> str:
-    return f"container {running.container}" if running.container else f"process {running.pid}"
+_OPEN = "this Triton is too old to keep model control to forge (2.40 can, of 23.11): whoever reaches its ports can run code"
 
 
-def _holder(port: int, living: tuple[Running, ...]) -> str:
-    for other in living:
-        if port in (other.ports.http, other.ports.grpc, other.ports.metrics, other.ports.openai):
-            return f" by forge's own server on {other.repository} ({_named(other)}; `forge stop` ends it)"
-    pid = processes.listener(port)
-    return f" by process {pid} ({processes.program(pid)})" if pid else ""
+def _require_apart(ports: Ports) -> None:
+    """ServerError for one port that is asked for twice."""
+    wanted = named(ports)
+    for port in wanted.values():
+        if list(wanted.values()).count(port) > 1:
+            raise ServerError(f"port {port} is asked for twice", hint=f"{', '.join(wanted)} each need their own")

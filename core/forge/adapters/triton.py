@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from forge.adapters import processes, triton_log
+from forge.adapters import processes, triton_log, unlisted
 from forge.adapters.linking import read_layout, require_libraries
+from forge.adapters.servers import key_file, make_private
 from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import HostError, ServerError
 from forge.model import Command
@@ -29,9 +31,12 @@ class TritonProcess:
     def command(self, launch: Launch, running: Running) -> Command:
         """The command line and environment; nothing else of this process's environment reaches the server."""
         if launch.environment is None or launch.backends is None:
-            return self._installed(launch, running.shared_memory)
+            return self._installed(launch, running)
         layout, marker = read_layout(launch.environment, launch.triton), running.shared_memory
-        seat = Seat(str(layout.server), _places(launch), launch.ports, marker, str(launch.backends))
+        before = _before(running)
+        seat = Seat(
+            str(layout.server), _places(launch), launch.ports, marker, str(launch.backends), before=before, nonce=running.nonce
+        )
         environ = processes.inherited(self._environ)
         # The stub takes its packages from the first python3 on PATH.
         environ["PATH"] = f"{launch.environment / 'bin'}:{environ.get('PATH', os.defpath)}"
@@ -39,7 +44,7 @@ class TritonProcess:
         environ[processes.MARKER] = marker
         return Command(arguments(launch, seat), environ)
 
-    def _installed(self, launch: Launch, marker: str) -> Command:
+    def _installed(self, launch: Launch, running: Running) -> Command:
         """A Triton with backends and packages of its own, found as whoever calls forge would find them."""
         from forge.adapters.machine import ThisMachine
 
@@ -47,7 +52,8 @@ class TritonProcess:
             raise ServerError("there is no Triton to serve it with", where=str(launch.repository), hint="`forge build RECIPE`")
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
         program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
-        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus)
+        marker = running.shared_memory
+        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus, _before(running), running.nonce)
         environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ), "PATH": _path(self._environ)}
         return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
 
@@ -75,6 +81,7 @@ class TritonProcess:
         """Start it, after whatever a predecessor left whose forge and guardian were both killed."""
         log = Path(running.log)
         processes.end(running.shared_memory, 0.0, triton_log.served(log))
+        make_private(log)
         pid = _spawn(self.command(launch, running), log)
         return replace(running, pid=pid, started=processes.started(pid) or 0.0)
 
@@ -107,6 +114,10 @@ def _path(environ: Mapping[str, str]) -> str:
     return os.pathsep.join(word for word in path.split(os.pathsep) if Path(word or ".") not in foreign)
 
 
+def _before(running: Running) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", unlisted.__file__, str(key_file(running)))
+
+
 def _places(launch: Launch) -> tuple[str, ...]:
     return tuple(map(str, launch.repositories))
 
@@ -116,7 +127,7 @@ def _spawn(command: Command, log: Path) -> int:
     written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o644),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     signals = (signal.SIGINT, signal.SIGTERM)  # a shell's background job has SIGINT ignored, and children inherit that

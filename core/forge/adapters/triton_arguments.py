@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 
+from forge.adapters.unlisted import SECRET
 from forge.ports import Launch, Ports
 
 EXIT_TIMEOUT = 10
 """Seconds that Triton gives running requests when it is asked to finish."""
+HEADER = "forge-control"
+"""Of a request over HTTP that may load and unload models; over gRPC it is ``triton-grpc-protocol-forge-control``."""
+RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+"""Triton's names for what runs code, maps memory and writes files. ``model-config`` stays open: the bls of newer TensorRT-LLM
+asks its own server for it."""
 _PYTHON = ("python",)
 _TWIN = (*_PYTHON, "tensorrtllm")
 """Backends that have stubs, which share memory with the server; the twin's has, TensorRT-LLM's own has not."""
@@ -16,7 +22,7 @@ class Seat:
     """Where one server sits: its program, the repositories and the addresses as it sees them itself.
 
     ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many
-    GPUs it sees, as far as anybody knows.
+    GPUs it sees, as far as anybody knows; ``before`` starts the program (see ``forge.adapters.unlisted``); ``nonce`` is its id.
     """
 
     program: str
@@ -25,6 +31,8 @@ class Seat:
     marker: str
     backends: str = ""
     gpus: int = 0
+    before: tuple[str, ...] = ()
+    nonce: str = ""
 
 
 def arguments(launch: Launch, seat: Seat) -> tuple[str, ...]:
@@ -50,12 +58,15 @@ def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
     models = launch.engines or launch.first if rank else launch.first
     prefix = f"{seat.marker}-{rank}-" if launch.world > 1 else seat.marker
     return (
+        *seat.before,
         seat.program,
+        *([f"--id={seat.nonce}"] if seat.nonce else []),
         *(f"--model-repository={repository}" for repository in seat.repositories),
         *([f"--backend-directory={seat.backends}"] if seat.backends else []),
         "--model-control-mode=explicit",  # _assets is no model: polling the repository would refuse to start
         *(f"--load-model={model}" for model in models),
         *_addresses(seat.ports),
+        *(() if launch.unrestricted else _restrictions()),
         # forge writes whole configs, llmapi's too (decoupled and max_batch_size stand in config.pbtxt): nothing to complete.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT}",
@@ -70,6 +81,13 @@ def _addresses(ports: Ports) -> tuple[str, ...]:
     named = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
     return tuple(
         option for name, port in named.items() for option in (f"--{name}-address={ports.host}", f"--{name}-port={port}")
+    )
+
+
+def _restrictions() -> tuple[str, ...]:
+    """Triton 2.40 and later (23.11; gRPC since 23.06): every release of ``forge.compatibility`` has both."""
+    return tuple(
+        f"--{option}={','.join(RESTRICTED)}:{HEADER}={SECRET}" for option in ("http-restricted-api", "grpc-restricted-protocol")
     )
 
 

@@ -86,6 +86,15 @@ def _table(text: str) -> Iterator[tuple[str, str]]:
         yield name, status
 
 
+def cannot_restrict(log: Path) -> bool:
+    """Whether a server ended because it does not know the options that keep model control to forge."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any("unrecognized option" in line and "-restricted-" in line for line in text.splitlines())
+
+
 def stumbled(log: Path) -> bool:
     """Whether a server died of a lock in its own shared memory: no fault of its models, and gone with the next start.
 

@@ -31,6 +31,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--metrics-port", type=PORT, help="[default: 8002]")
 @click.option("--openai-port", type=PORT, help="Serve OpenAI's API too, at this port.")
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
+@click.option("--exposed", is_flag=True, help="Listen beyond the loopback even where this Triton lets anybody load code.")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
 @verb
@@ -43,6 +44,7 @@ def serve(
     metrics_port: int | None,
     openai_port: int | None,
     host: str | None,
+    exposed: bool,
     detach: bool,
     print_only: bool,
 ) -> None:
@@ -65,7 +67,7 @@ def serve(
     usual = stated.ports if stated else Ports()
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
     metrics_port, host = metrics_port or usual.metrics, host or usual.host
-    ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai)
+    ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai, exposed)
     places = repositories or (stated.repository if stated else "model-repository",)
     if print_only:
         from forge.adapters.fronts import line

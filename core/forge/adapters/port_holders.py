@@ -1,0 +1,131 @@
+"""Who holds the addresses of a server: claimed by one forge at a time before it starts, and its own once it listens."""
+
+import http.client
+import socket
+import struct
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+import msgspec
+from msgspec import Struct
+
+from forge.adapters import processes
+from forge.adapters.readiness import reached
+from forge.errors import ServerError
+from forge.ports import Ports, Running
+
+_SECONDS = 5.0
+
+
+class _Said(Struct):
+    """``GET /v2``, as far as forge reads it."""
+
+    name: str = ""
+
+
+def named(ports: Ports) -> dict[str, int]:
+    """The ports of a server by the word of their option."""
+    usual = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+    return {**usual, **({"openai": ports.openai} if ports.openai else {})}
+
+
+@contextmanager
+def claimed(ports: Ports) -> Generator[None]:
+    """Held while a server starts; ServerError where another forge of this machine is starting one at the same port.
+
+    A claim is a Unix socket with an abstract name: every user and every home of a network namespace sees the same ones, as it
+    is with the ports, and one whose holder dies is gone.
+    """
+    with ExitStack() as stack:
+        for name, port in named(ports).items():
+            claim = stack.enter_context(socket.socket(socket.AF_UNIX))
+            address = f"\0forge-port-{port}"
+            try:
+                claim.bind(address)
+                claim.listen(1)
+            except OSError as error:
+                raise ServerError(
+                    f"another forge{_claimant(address)} is starting a server at port {port} just now",
+                    where=f"{ports.host}:{port}",
+                    hint=f"wait for it, or choose another with --{name}-port",
+                ) from error
+        yield
+
+
+def holder(port: int, living: Sequence[Running] = ()) -> str:
+    """Who has a port, in words that follow "taken"; empty where nobody can say."""
+    for other in living:
+        if port in named(other.ports).values():
+            return f" by forge's own server on {other.repository} ({called(other)}; `forge stop` ends it)"
+    pid = processes.listener(port)
+    return f" by process {pid} ({processes.program(pid)})" if pid else ""
+
+
+def require_own(running: Running) -> None:
+    """ServerError where what answers at a server's addresses is not that server.
+
+    Of a process, the kernel says who listens. Of a container, and beside that, the server's id does.
+    """
+    if not running.nonce:  # started by a forge that drew none
+        return
+    ports = running.ports
+    if stranger := _stranger(running, ("http", "grpc", "metrics") if not running.container else ()):
+        raise _not_own(running, *stranger)
+    if (told := _identity(ports)) != running.nonce:
+        raise _not_own(running, "http", ports.http, f"it calls itself {told!r}" if told else "it does not say who it is")
+
+
+def require_own_front(running: Running) -> None:
+    """The same for OpenAI's API, which is always a process of this machine."""
+    if stranger := _stranger(running, ("openai",)):
+        raise _not_own(running, *stranger)
+
+
+def strangers(running: Running) -> str:
+    """Who holds a port that a server of this machine was to have; empty where nobody else does."""
+    found = _stranger(running, tuple(named(running.ports)) if not running.container else ())
+    return f"port {found[1]} is taken{holder(found[1])}" if found else ""
+
+
+def _stranger(running: Running, names: Sequence[str]) -> tuple[str, int, str] | None:
+    """(name, port, who) of the first address where somebody else listens, as far as the kernel lets us see."""
+    wanted = {name: port for name, port in named(running.ports).items() if name in names}
+    own = set(processes.marked(running.shared_memory)) if wanted else set[int]()
+    for name, port in wanted.items():
+        pids = processes.listeners(port)
+        if pids is not None and own.isdisjoint(pids):
+            return name, port, holder(port).removeprefix(" by ") or "a process that another user started"
+    return None
+
+
+def _not_own(running: Running, name: str, port: int, who: str) -> ServerError:
+    return ServerError(
+        f"the {name} port {port} is answered by another program and not by the server on this repository ({who})",
+        where=running.repository,
+        hint=f"free the port, or `forge stop`, and serve it at another: `forge serve --{name}-port PORT`",
+    )
+
+
+def _identity(ports: Ports) -> str:
+    """The id of the server that answers over HTTP."""
+    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=_SECONDS)
+    try:
+        connection.request("GET", "/v2")
+        return msgspec.json.decode(connection.getresponse().read(), type=_Said).name
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return ""
+    finally:
+        connection.close()
+
+
+def _claimant(address: str) -> str:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(1.0)
+        trial.connect(address)
+        pid, _, _ = struct.unpack("3i", trial.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return f" (process {pid})"
+    return ""
+
+
+def called(running: Running) -> str:
+    return f"container {running.container}" if running.container else f"process {running.pid}"
