@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def launch(serving: Serving, tmp_path: Path) -> Launch:
 
 
 @contextmanager
-def stranger(port: int) -> Iterator[None]:
+def stranger(port: int) -> Generator[None]:
     """Another program that answers every request with 200, as a Triton would that is ready."""
 
     class Yes(http.server.BaseHTTPRequestHandler):
