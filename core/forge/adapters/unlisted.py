@@ -36,7 +36,7 @@ def main(key: str, words: "list[str]") -> None:
     held = [word for word in words if SECRET in word]
     listed = [word.replace(SECRET, CLOSED) for word in words]
     secret = _read(key) if held else ""
-    handed: "dict[str, str]" = {}
+    handed: dict[str, str] = {}
     if secret and _traced(len(words)):
         handed = {f"{_HANDED.decode()}{number}": word.replace(SECRET, secret) for number, word in enumerate(held)}
     try:
@@ -131,7 +131,7 @@ def _point(pid: int, count: int) -> bool:
 
 def _environment(memory: int, start: int) -> "dict[int, int]":
     """Where each entry of the environment is pointed at -> where it is."""
-    found: "dict[int, int]" = {}
+    found: dict[int, int] = {}
     place = start
     while text := _words(memory, place, 1)[0]:
         found[place] = text
