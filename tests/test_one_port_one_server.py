@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import tiny_models
+from conftest import SMOLLM2
+from fake_doors import World
 from forge.adapters import processes
 from forge.adapters.port_holders import claimed, require_own
 from forge.adapters.servers import States
@@ -165,3 +167,25 @@ def test_the_id_tells_containers_apart(serving: Serving, launch: Launch) -> None
         require_own(replace(running, container="forge-serve-x"))
         with pytest.raises(ServerError, match=f"it calls itself '{running.nonce}'"):
             require_own(replace(running, container="forge-serve-x", nonce="forge-other"))
+
+
+def test_a_server_whose_port_a_stranger_has_says_so_when_it_is_listed(serving: Serving, launch: Launch) -> None:
+    with serving.server(launch.repository) as running:
+        assert next(each for each in serving.triton().running() if each.pid == running.pid).stranger == ""
+        (port,) = processes.spare(1)
+        States(serving.home / "servers").keep(replace(running, ports=replace(running.ports, http=port)))
+        with stranger(port):
+            found = next(each for each in serving.triton().running() if each.pid == running.pid)
+        States(serving.home / "servers").keep(running)
+        assert f"http port {port} is answered by another program" in found.stranger
+        assert f"process {os.getpid()}" in found.stranger
+
+
+def test_a_model_is_not_asked_at_a_strangers_port(world: World, tmp_path: Path) -> None:
+    shop = world.shop(tmp_path / "home")
+    built = shop.build([SMOLLM2], repository=tmp_path / "repository")
+    running = shop.serve(built.repository)
+    assert shop.target("smollm2-135m-instruct").address == "127.0.0.1:8001"
+    world.server.alive[:] = [replace(running, stranger="the grpc port 8001 is answered by another program")]
+    with pytest.raises(ServerError, match="answered by another program"):
+        shop.target("smollm2-135m-instruct")

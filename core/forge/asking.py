@@ -63,6 +63,8 @@ def served(name: str, servers: Sequence[Running]) -> Target:
     for server in servers:
         for place in map(Path, server.repositories):
             for model in publishing.inventory(place).models:
+                if model.name == name and server.stranger:
+                    raise ServerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
                 if model.name == name:
                     return Target(f"{server.ports.host}:{server.ports.grpc}", model, place)
                 known.append(model.name)

@@ -205,6 +205,8 @@ class Running:
     """When that one started, as ``started``."""
     nonce: str = ""
     """The server's id, drawn for this start: it says whether the one that answers is this one."""
+    stranger: str = ""
+    """Who answers at one of its addresses in its place, as a sentence; empty where nobody does."""
 
     @property
     def repositories(self) -> tuple[str, ...]:

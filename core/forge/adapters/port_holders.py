@@ -14,7 +14,8 @@ from forge.adapters.readiness import reached
 from forge.errors import ServerError
 from forge.ports import Ports, Running
 
-_SECONDS = 5.0
+_SECONDS, _GLANCE = 5.0, 1.0
+_SERVERS = ("http", "grpc", "metrics")
 
 
 class _Said(Struct):
@@ -68,11 +69,11 @@ def require_own(running: Running) -> None:
     """
     if not running.nonce:  # started by a forge that drew none
         return
-    ports = running.ports
-    if stranger := _stranger(running, ("http", "grpc", "metrics") if not running.container else ()):
+    if stranger := _stranger(running, _SERVERS if not running.container else ()):
         raise _not_own(running, *stranger)
-    if (told := _identity(ports)) != running.nonce:
-        raise _not_own(running, "http", ports.http, f"it calls itself {told!r}" if told else "it does not say who it is")
+    if (told := _identity(running.ports, _SECONDS)) != running.nonce:
+        who = f"it calls itself {told!r}" if told else "it does not say who it is"
+        raise _not_own(running, "http", running.ports.http, who)
 
 
 def require_own_front(running: Running) -> None:
@@ -81,10 +82,33 @@ def require_own_front(running: Running) -> None:
         raise _not_own(running, *stranger)
 
 
+def imposter(running: Running) -> str:
+    """Who answers at an address of a server in its place, as a sentence; empty where that is not sure, or nobody does.
+
+    It costs little: of a process only the kernel is asked, and a container that does not answer is not waited for.
+    """
+    if not running.nonce:
+        return ""
+    if running.container:
+        told = _identity(running.ports, _GLANCE)
+        return _sentence("http", running.ports.http, f"it calls itself {told!r}") if told not in ("", running.nonce) else ""
+    ports = named(running.ports)
+    if all(processes.listens(running.pid, ports[name]) for name in _SERVERS):
+        return ""
+    found = _stranger(running, _SERVERS)
+    return _sentence(*found) if found else ""
+
+
 def strangers(running: Running) -> str:
-    """Who holds a port that a server of this machine was to have; empty where nobody else does."""
+    """Who holds a port that a server of this machine was to have, as a sentence; empty where nobody else does."""
     found = _stranger(running, tuple(named(running.ports)) if not running.container else ())
     return f"port {found[1]} is taken{holder(found[1])}" if found else ""
+
+
+def not_free(ports: Ports) -> str:
+    """Who holds a port of a server that has ended, as a sentence; empty where all are free."""
+    held = next((port for port in named(ports).values() if not processes.free(ports.host, port)), 0)
+    return f"port {held} is taken{holder(held)}" if held else ""
 
 
 def _stranger(running: Running, names: Sequence[str]) -> tuple[str, int, str] | None:
@@ -100,15 +124,19 @@ def _stranger(running: Running, names: Sequence[str]) -> tuple[str, int, str] | 
 
 def _not_own(running: Running, name: str, port: int, who: str) -> ServerError:
     return ServerError(
-        f"the {name} port {port} is answered by another program and not by the server on this repository ({who})",
+        _sentence(name, port, who),
         where=running.repository,
         hint=f"free the port, or `forge stop`, and serve it at another: `forge serve --{name}-port PORT`",
     )
 
 
-def _identity(ports: Ports) -> str:
+def _sentence(name: str, port: int, who: str) -> str:
+    return f"the {name} port {port} is answered by another program and not by the server on this repository ({who})"
+
+
+def _identity(ports: Ports, patience: float) -> str:
     """The id of the server that answers over HTTP."""
-    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=_SECONDS)
+    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=patience)
     try:
         connection.request("GET", "/v2")
         return msgspec.json.decode(connection.getresponse().read(), type=_Said).name

@@ -127,6 +127,11 @@ def listeners(port: int) -> tuple[int, ...] | None:
     return tuple(pid for pid in _pids() if not sockets.isdisjoint(_links(pid))) if sockets else None
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether this very process listens on ``port``, as far as /proc lets us see: quicker than asking who does."""
+    return not set(_listening(port)).isdisjoint(_links(pid))
+
+
 def program(pid: int) -> str:
     """The command line of ``pid`` up to its second word, for a person to recognise."""
     with suppress(OSError):

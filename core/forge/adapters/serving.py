@@ -11,7 +11,17 @@ from filelock import Timeout
 
 from forge.adapters import control, fronts, processes, triton_log
 from forge.adapters.guardian import PATIENCE
-from forge.adapters.port_holders import called, claimed, holder, named, require_own, require_own_front, strangers
+from forge.adapters.port_holders import (
+    called,
+    claimed,
+    holder,
+    imposter,
+    named,
+    not_free,
+    require_own,
+    require_own_front,
+    strangers,
+)
 from forge.adapters.readiness import Watch, is_local, require_address, require_models
 from forge.adapters.servers import Guard, States
 from forge.adapters.triton import TritonProcess
@@ -132,7 +142,8 @@ class Servers:
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
-                found.append(replace(running, front=0) if running.front and not fronts.alive(running) else running)
+                now = replace(running, front=0) if running.front and not fronts.alive(running) else running
+                found.append(replace(now, stranger=imposter(now)))
             elif running.repository in holding:
                 self._bury(running)
             else:
@@ -191,10 +202,10 @@ class Servers:
             require_own_front(running)
             self._states.keep(running)
         except BaseException as error:  # Ctrl-C too: whatever ends the start, nothing is left running
-            taken = strangers(running) if isinstance(error, ServerError) else ""
+            taken = strangers(running) if isinstance(error, ForgeError) else ""
             with suppress(ForgeError):  # what kept it from starting says more than that it cannot be ended either
                 self._finish(running, _ABORTED)
-            if taken and isinstance(error, ServerError):
+            if isinstance(error, ForgeError) and (taken := taken or not_free(launch.ports)):
                 hint = f"free it, or choose another (`forge serve --help`); the whole log: {running.log}"
                 raise ServerError(f"{taken}: {error.what}", where=running.repository, hint=hint) from error
             raise

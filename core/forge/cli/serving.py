@@ -112,7 +112,8 @@ def status(output: Output) -> None:
         api = "-" if not each.ports.openai else str(each.ports.openai) if each.front else f"{each.ports.openai} (down)"
         rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, str(len(each.models))))
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
-    output.result({"servers": servers}, table(rows) if servers else "no server is running")
+    strange = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
+    output.result({"servers": servers}, "\n".join([table(rows), *strange]) if servers else "no server is running")
 
 
 @click.command()
