@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -20,8 +19,8 @@ from openai.types.chat import ChatCompletionMessageParam
 import slow_triton
 import tiny_checkpoints
 from forge import publishing
-from forge.adapters import fronts, processes
-from forge.ports import Ports
+from forge.adapters import processes
+from openai_front import front
 from skeleton_kit import TOKENIZERS
 from tiny_served import Tiny
 
@@ -35,24 +34,6 @@ COUNT = 10
 
 def ids(text: str) -> list[int]:
     return list(TOKENIZERS["byte_level"].encode(text).ids)
-
-
-@contextmanager
-def front(grpc: str, repository: Path) -> Generator[str]:
-    """The API's address, served in front of the server at ``grpc``."""
-    (port,) = processes.spare(1)
-    command = fronts.command(Ports(grpc=int(grpc.rpartition(":")[2]), openai=port), [str(repository)])
-    with subprocess.Popen(command.argv, env=dict(command.env), stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while not fronts.answers(Ports(openai=port)):
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(10)
-        assert process.stderr is not None
-        assert process.stderr.read() == ""
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,7 @@ def published(order: Order, entry: Entry) -> PublishedModel:
         keys={step.name: key for key, step in steps.items()},
         serving=_serving(order, entry),
         sampling=order.recipe.sampling,
+        limits=order.recipe.limits,
         num_draft_tokens=_guesses(order) if Role.DRAFT in entry.names.roles else None,
         inside=entry.names.inside,
         edits=siblings.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),

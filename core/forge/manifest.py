@@ -5,11 +5,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.model import Edit, Names, Role, RuntimeKind, SamplingTable
+from forge.model import Edit, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""
-FORMAT = 2
+FORMAT = 3
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
@@ -45,6 +45,7 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Step -> key, for every step that the entry stands on."""
     serving: Serving | None = None
     sampling: SamplingTable = SamplingTable()
+    limits: LimitsTable = LimitsTable()
     num_draft_tokens: int | None = None
     """Tokens that a request lets the draft guess at once; only where a draft model is asked."""
     linked: bool = True

@@ -72,7 +72,7 @@ PASSED_OVER = frozenset(
         "exclude_input_in_output",
         "accumulate_tokens",
     }
-    | {"max_queue_delay_microseconds"}
+    | {"max_queue_delay_microseconds", "max_input_len", "max_prompt_chars", "max_words", "max_word_chars"}
 )
 """What forge's defaults set although some skeletons do not ask for it: set where asked for, passed over elsewhere."""
 
@@ -286,6 +286,8 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
             "engine_dir": engine["engine_dir"],
             "add_special_tokens": tokenizer.add_special_tokens,
             "preprocessing_instance_count": 1,
+            "max_input_len": build.max_input_len,
+            **recipe.limits.of_texts,
         },
         Role.TENSORRT_LLM: engine,
         Role.POSTPROCESSING: {

@@ -208,6 +208,26 @@ class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     stop: tuple[StopWord, ...] = ()
 
 
+class LimitsTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[limits]: the most that one request may ask; what asks more is refused before any work. Lengths in characters."""
+
+    max_body_bytes: Annotated[Positive, Meta(description="of a request to the OpenAI port")] = 8 * 2**20
+    max_prompts: Annotated[Positive, Meta(description="of one request to the OpenAI port")] = 64
+    max_answers: Annotated[Positive, Meta(description="to one request: prompts times n")] = 128
+    max_prompt_chars: Annotated[
+        Positive | None, Meta(description="of one prompt; max_input_len times the longest token if unset")
+    ] = None
+    max_words: Annotated[Positive, Meta(description="stop words, bad words, and words with a bias, each")] = 64
+    max_word_chars: Annotated[Positive, Meta(description="of one of those words")] = 1024
+    max_requests: Annotated[Positive, Meta(description="answers that the OpenAI port has under way at one time")] = 512
+
+    @property
+    def of_texts(self) -> dict[str, Scalar]:
+        """Those of a prompt and its words that are stated: what forge's own preprocessing is told."""
+        named = {name: getattr(self, name) for name in ("max_prompt_chars", "max_words", "max_word_chars")}
+        return {name: value for name, value in named.items() if value is not None}
+
+
 class VerifyTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """[verify]: what `forge verify` asks and allows, and whether a build has to pass it before it publishes."""
 
@@ -237,4 +257,5 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     build: BuildTable = BuildTable()
     serve: ServeTable = ServeTable()
     sampling: SamplingTable = SamplingTable()
+    limits: LimitsTable = LimitsTable()
     verify: VerifyTable = VerifyTable()

@@ -12,15 +12,20 @@ from typing import Protocol, cast
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-LARGEST = 64 * 2**20
-"""Bytes of a request's body; more is refused."""
+from forge.adapters.patience import Patience, protocol
+
+_DROPPED = 64 * 2**20
+"""Bytes of a body that is too large which are read and dropped, so that its sender comes to read the answer."""
+_DROPPING = 2.0
+"""Seconds for that."""
 _LEAVING = 5
 """Seconds for answers under way when the server is told to end."""
+_PATIENCE = Patience()
 
 
 class Fault(Protocol):
@@ -42,8 +47,10 @@ class Answered(Protocol):
 
 
 class Desk(Protocol):
-    """Answers what is asked; raises a fault for what it cannot."""
+    """Answers what is asked; raises a fault for what it cannot. ``largest``: bytes of the largest body that it takes."""
 
+    @property
+    def largest(self) -> int: ...
     async def models(self) -> bytes: ...
     async def model(self, name: str) -> bytes: ...
     async def chat(self, body: bytes) -> Answered: ...
@@ -52,6 +59,8 @@ class Desk(Protocol):
 
 Fail = Callable[[int, str], Fault]
 """Makes a fault of an HTTP status and a text."""
+TooLarge = Callable[[int], Exception]
+"""Makes the fault of a body that has more bytes than are taken."""
 
 
 class _Asking(Response):
@@ -86,7 +95,9 @@ class _Asking(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def application(desk: Desk, faults: type[Exception], fail: Fail) -> Starlette:
+def application(
+    desk: Desk, faults: type[Exception], fail: Fail, too_large: TooLarge, patience: Patience = _PATIENCE
+) -> Starlette:
     """The routes; every error has the API's form."""
 
     async def models(_: Request) -> Response:
@@ -96,11 +107,11 @@ def application(desk: Desk, faults: type[Exception], fail: Fail) -> Starlette:
         return _json(await desk.model(str(request.path_params["name"])))
 
     async def chat(request: Request) -> Response:
-        body = await _body(request)
+        body = await _body(request, desk.largest, too_large, patience)
         return _Asking(lambda: desk.chat(body))
 
     async def complete(request: Request) -> Response:
-        body = await _body(request)
+        body = await _body(request, desk.largest, too_large, patience)
         return _Asking(lambda: desk.complete(body))
 
     async def health(_: Request) -> Response:
@@ -130,23 +141,29 @@ def clocks() -> tuple[Callable[[], float], Callable[[], float], Callable[[], str
     return time.time, time.monotonic, lambda: uuid.uuid4().hex
 
 
-async def serve(application: Starlette, host: str, port: int, *, kept: bool) -> None:
-    """Listen until SIGINT or SIGTERM, or with ``kept`` until standard input ends: whoever holds it is gone then."""
-    server = uvicorn.Server(
+def server(application: Starlette, host: str, port: int, patience: Patience = _PATIENCE) -> uvicorn.Server:
+    """What serves ``application``; it ends when its ``should_exit`` is set."""
+    return uvicorn.Server(
         uvicorn.Config(
             application,
             host=host,
             port=port,
             ws="none",
+            http=protocol(patience),
             lifespan="off",
             log_level="warning",
             timeout_graceful_shutdown=_LEAVING,
         )
     )
+
+
+async def serve(application: Starlette, host: str, port: int, *, kept: bool) -> None:
+    """Listen until SIGINT or SIGTERM, or with ``kept`` until standard input ends: whoever holds it is gone then."""
+    made = server(application, host, port)
     if kept:
         os.set_blocking(sys.stdin.fileno(), False)
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: setattr(server, "should_exit", True))
-    await server.serve()
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: setattr(made, "should_exit", True))
+    await made.serve()
 
 
 async def _left(receive: Receive) -> None:
@@ -155,13 +172,36 @@ async def _left(receive: Receive) -> None:
         message = await receive()
 
 
-async def _body(request: Request) -> bytes:
-    held = bytearray()
-    async for part in request.stream():
-        held += part
-        if len(held) > LARGEST:
-            raise HTTPException(413, f"a body of more than {LARGEST} bytes is not taken")
+async def _body(request: Request, largest: int, too_large: TooLarge, patience: Patience) -> bytes:
+    """The whole body; a fault where it is larger than ``largest`` bytes, or does not come in time."""
+    stated = request.headers.get("content-length", "")
+    held, seen = bytearray(), int(stated) if stated.isdecimal() else 0
+    parts = request.stream()
+    try:
+        async with asyncio.timeout(patience.body), aclosing(parts):
+            async for part in parts:
+                held += part
+                if max(len(held), seen) > largest:
+                    await _drop(parts, max(len(held), seen))
+                    raise too_large(largest)
+    except TimeoutError as error:
+        raise HTTPException(408, f"the body did not come within {patience.body:g} s", {"connection": "close"}) from error
+    except ClientDisconnect:
+        raise HTTPException(400, "the client left before its request was whole") from None
     return bytes(held)
+
+
+async def _drop(parts: AsyncGenerator[bytes], stated: int) -> None:
+    """Read what a client is still sending, as far as that is not too much: it does not look for an answer before."""
+    if stated > _DROPPED:
+        return
+    seen = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DROPPING):
+            async for part in parts:
+                seen += len(part)
+                if seen > _DROPPED:
+                    return
 
 
 def _json(document: bytes, status: int = 200) -> Response:

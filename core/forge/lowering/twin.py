@@ -79,6 +79,7 @@ def _limits(recipe: Recipe, assets: str) -> TextFile:
             "max_input_len": recipe.build.max_input_len,
             "max_seq_len": recipe.build.max_seq_len,
             "max_beam_width": recipe.build.max_beam_width,
+            "max_answers": recipe.limits.max_answers,
         }
     )
     return TextFile(f"{assets}/engines/build_config.json", msgspec.json.encode(built).decode() + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from forge.adapters.openai_web import application, clocks, serve
 from forge.client import AsyncClient
 from forge.openai.desk import Clocks, Desk
-from forge.openai.faults import Fault
+from forge.openai.faults import Fault, too_large
 from forge.openai.offers import Offers
 
 
@@ -19,7 +19,7 @@ async def main(host: str, port: int, address: str, repositories: list[Path], *, 
     """Answer until told to end."""
     async with AsyncClient(address) as client:
         desk = Desk(client, Offers(address, repositories), Clocks(*clocks()))
-        await serve(application(desk, Fault, Fault), host, port, kept=kept)
+        await serve(application(desk, Fault, Fault, too_large), host, port, kept=kept)
 
 
 if __name__ == "__main__":

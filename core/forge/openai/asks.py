@@ -233,6 +233,8 @@ def read(body: bytes, kind: type[AnyAsk]) -> AnyAsk:
         raise Fault(400, said, param=found[1] if found else None, code="invalid_value") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Fault(400, f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise Fault(400, "the body's values are nested too deep") from error
     ask.check()
     return ask
 

@@ -1,16 +1,18 @@
 """Answers OpenAI's API: takes an ask, puts it to the served model, tells what comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from forge.adapters.wire import LLMAPI, inputs_of
 from forge.client import AsyncClient
 from forge.errors import InferenceError
-from forge.openai import asks, says
+from forge.model import LimitsTable
+from forge.openai import asks, bounds, says
 from forge.openai.asks import Ask, ChatAsk, TextAsk
-from forge.openai.faults import Fault, translated
+from forge.openai.faults import Fault, busy, translated
 from forge.openai.offers import Offer, Offers
 from forge.openai.says import Head, Told
 from forge.openai.telling import Counts, Telling
@@ -18,7 +20,11 @@ from forge.ports import ModelMetadata, Request
 
 _FRESH = 5.0
 """Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
+_UNREAD = 64
+"""Pieces that wait for a client to read them; the model's answer is read on when there is room."""
 _STOPS = ("stop_words", f"{LLMAPI}stop")
+
+Put = Callable[[Told | Fault], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,13 @@ class Desk:
         self._offers = offers
         self._clocks = clocks
         self._learnt = 0.0
+        self._under_way = Counter[str]()
+        """Answers by model."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that any model takes."""
+        return max((offer.limits.max_body_bytes for offer in self._offers.all().values()), default=LimitsTable().max_body_bytes)
 
     async def models(self) -> bytes:
         """Those that are offered and ready."""
@@ -63,13 +76,24 @@ class Desk:
     async def chat(self, body: bytes) -> Answered:
         """POST /v1/chat/completions."""
         ask = asks.read(body, ChatAsk)
-        offer = self._offers.find(ask.model)
-        return await self._answered(ask, offer, (self._offers.templated(offer, ask.conversation),), chat=True)
+        offer = self._admitted(ask, body)
+        prompts = (self._offers.templated(offer, ask.conversation),)
+        bounds.check_prompts(ask, prompts, "messages", offer.limits)
+        return await self._answered(ask, offer, prompts, chat=True)
 
     async def complete(self, body: bytes) -> Answered:
         """POST /v1/completions."""
         ask = asks.read(body, TextAsk)
-        return await self._answered(ask, self._offers.find(ask.model), ask.prompts, chat=False)
+        offer = self._admitted(ask, body)
+        bounds.check_prompts(ask, ask.prompts, "prompt", offer.limits)
+        return await self._answered(ask, offer, ask.prompts, chat=False)
+
+    def _admitted(self, ask: Ask, body: bytes) -> Offer:
+        """Who is asked; Fault for an unknown model, and for more than it takes."""
+        offer = self._offers.find(ask.model)
+        bounds.check_body(body, offer.limits)
+        bounds.check(ask, offer.limits)
+        return offer
 
     async def _ready(self) -> tuple[str, ...]:
         try:
@@ -89,7 +113,7 @@ class Desk:
             )
             return Counts(prompt, tellings[index].completion)
 
-        told = self._told(requests, tellings, so_far if ask.wants_usage_throughout else None)
+        told = self._told(offer, requests, tellings, so_far if ask.wants_usage_throughout else None)
         number = self._clocks.fresh()
         head = Head(
             id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
@@ -101,12 +125,16 @@ class Desk:
             usage=ask.wants_usage,
         )
 
-        def counts() -> Counts:
+        def summed() -> Counts:
             each = [so_far(index) for index in range(len(requests))]
             return Counts(sum(one.prompt for one in each[:: len(copies)]), sum(one.completion for one in each))
 
+        def counts() -> Awaitable[Counts]:
+            return _aside(summed, tellings)
+
         if not ask.stream:
-            return Answered(head.whole(await _gathered(told, len(requests)), counts()))
+            whole = await _gathered(told, len(requests))
+            return Answered(head.whole(whole, await counts()))
         # What is wrong with the request is said by now, while there is still a status to say it with.
         return Answered(events=_events(head, await anext(told), told, counts))
 
@@ -124,15 +152,25 @@ class Desk:
             raise translated(error, offer.target.model.name) from error
 
     async def _told(
-        self, requests: Sequence[Request], tellings: Sequence[Telling], so_far: Callable[[int], Counts] | None
+        self,
+        offer: Offer,
+        requests: Sequence[Request],
+        tellings: Sequence[Telling],
+        so_far: Callable[[int], Counts] | None,
     ) -> AsyncGenerator[Told]:
         """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server."""
 
-        def put(told: Told | Fault) -> None:
-            counted = replace(told, counts=so_far(told.index)) if so_far and isinstance(told, Told) else told
-            queue.put_nowait(counted)
+        async def put(told: Told | Fault) -> None:
+            if so_far and isinstance(told, Told):
+                index = told.index
+                told = replace(told, counts=await _aside(lambda: so_far(index), tellings[index : index + 1]))
+            await queue.put(told)
 
-        queue: asyncio.Queue[Told | Fault] = asyncio.Queue()
+        name, most = offer.target.model.name, offer.limits.max_requests
+        if self._under_way[name] + len(requests) > most:
+            raise busy(name, most)
+        self._under_way[name] += len(requests)
+        queue: asyncio.Queue[Told | Fault] = asyncio.Queue(_UNREAD)
         tasks = [
             asyncio.create_task(self._tell(index, request, telling, put))
             for index, (request, telling) in enumerate(zip(requests, tellings, strict=True))
@@ -146,24 +184,25 @@ class Desk:
                 open_ends -= told.finish is not None
                 yield told
         finally:
+            self._under_way[name] -= len(requests)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self, index: int, request: Request, telling: Telling, put: Callable[[Told | Fault], None]) -> None:
+    async def _tell(self, index: int, request: Request, telling: Telling, put: Put) -> None:
         offset = 0
         try:
             async with aclosing(self._client.generate(request)) as chunks:
                 async for chunk in chunks:
                     if pieces := telling.hear(chunk):
-                        put(told := Told(index, pieces, offset=offset))
+                        await put(told := Told(index, pieces, offset=offset))
                         offset += len(told.text)
                     if telling.stopped:
                         break
         except InferenceError as error:
-            put(translated(error, request.model))
+            await put(translated(error, request.model))
             return
-        put(Told(index, telling.end(), telling.finish, offset))
+        await put(Told(index, telling.end(), telling.finish, offset))
 
 
 def _fitting(request: Request, known: ModelMetadata) -> Request:
@@ -180,6 +219,11 @@ def _fitting(request: Request, known: ModelMetadata) -> Request:
     return request
 
 
+async def _aside(count: Callable[[], Counts], tellings: Sequence[Telling]) -> Counts:
+    """What ``count`` gives; in a thread where texts have to be tokenized for it, so that others are served meanwhile."""
+    return count() if all(each.told for each in tellings) else await asyncio.to_thread(count)
+
+
 async def _gathered(told: AsyncGenerator[Told], count: int) -> list[Told]:
     """The choices, each whole."""
     whole = [Told(index) for index in range(count)]
@@ -190,7 +234,9 @@ async def _gathered(told: AsyncGenerator[Told], count: int) -> list[Told]:
     return whole
 
 
-async def _events(head: Head, first: Told, told: AsyncGenerator[Told], counts: Callable[[], Counts]) -> AsyncGenerator[bytes]:
+async def _events(
+    head: Head, first: Told, told: AsyncGenerator[Told], counts: Callable[[], Awaitable[Counts]]
+) -> AsyncGenerator[bytes]:
     """Server-sent events: each choice opens when it first says something."""
     begun: set[int] = set()
 
@@ -209,5 +255,5 @@ async def _events(head: Head, first: Told, told: AsyncGenerator[Told], counts: C
             yield says.event(fault.body)
             return
     if head.usage:
-        yield head.closing(counts())
+        yield head.closing(await counts())
     yield says.DONE

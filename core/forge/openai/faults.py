@@ -7,7 +7,10 @@ from msgspec import Struct
 
 from forge.errors import InferenceError, Trouble
 
-_CALLERS = re.compile(r"exceed|too long|length|invalid|not support|must be|should be|\bmax_\w+", re.IGNORECASE)
+_CALLERS = re.compile(
+    r"exceed|too long|length|invalid|not support|must be|should be|ha[sv]e? to|at most|left out|empty|UTF-8|\bmax_\w+",
+    re.IGNORECASE,
+)
 """How Triton, TensorRT-LLM and the twin speak of a request that cannot be answered. They give no code that would tell it from
 a failure of their own."""
 
@@ -38,6 +41,24 @@ class Fault(Exception):  # noqa: N818  # the API's word for it is "error"; here 
         """The JSON document."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return msgspec.json.encode(_Body(_Error(self._message, kind, self._param, self._code)))
+
+
+def beyond(param: str, what: str, most: int, key: str) -> Fault:
+    """A request that asks for more than ``most``, which is what the recipe's ``key`` of [limits] allows."""
+    said = f"{param}: {what}; at most {most} are taken (limits.{key} of the model's recipe)"
+    return Fault(400, said, param=param, code="limit_exceeded")
+
+
+def too_large(most: int) -> Fault:
+    """A body of more than ``most`` bytes."""
+    said = f"the body has more than {most} bytes, the most that is taken (limits.max_body_bytes of the model's recipe)"
+    return Fault(413, said, code="request_too_large")
+
+
+def busy(model: str, most: int) -> Fault:
+    """As many answers as may be are under way."""
+    said = f"The model '{model}' is busy: {most} answers are under way (limits.max_requests of its recipe); ask again later"
+    return Fault(429, said, code="rate_limit_exceeded")
 
 
 def unknown_model(name: str, offered: tuple[str, ...]) -> Fault:

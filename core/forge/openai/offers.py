@@ -9,6 +9,7 @@ from forge.adapters.chat import ChatTemplate, Message
 from forge.adapters.tokens import TokenizerFolder
 from forge.asking import Target
 from forge.errors import ForgeError
+from forge.model import LimitsTable
 from forge.openai.faults import Fault, unknown_model
 
 _Stamp = tuple[int, int, int]
@@ -25,6 +26,11 @@ class Offer:
     def key(self) -> str:
         """Another one when it was built anew."""
         return self.target.model.entry
+
+    @property
+    def limits(self) -> LimitsTable:
+        """What its recipe lets one request ask."""
+        return self.target.model.limits
 
 
 class Offers:

@@ -74,7 +74,14 @@ class Telling:
 
     def prompt(self, text: str, count: Callable[[str], int]) -> int:
         """Tokens of the prompt: as the model counts them, or by ``count``."""
-        return count(text) if self._prompt is None else self._prompt
+        if self._prompt is None:
+            self._prompt = count(text)
+        return self._prompt
+
+    @property
+    def told(self) -> bool:
+        """Whether the model has said both counts, so that asking for them takes no time."""
+        return self._prompt is not None and bool(self._counted or self._log_probs)
 
     @property
     def finish(self) -> Finish:

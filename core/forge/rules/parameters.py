@@ -44,6 +44,7 @@ KNOWN = {
         {
             *("tokenizer_dir", "add_special_tokens", "multimodal_model_path", "visual_model_path", "gpt_model_path"),
             *("engine_dir", "max_num_images", "hf_model_path", "tokenizer_type"),
+            *("max_input_len", "max_prompt_chars", "max_words", "max_word_chars"),
         }
     ),
     Kind.POSTPROCESSING: frozenset({"tokenizer_dir", "skip_special_tokens", "tokenizer_type"}),

@@ -8,7 +8,9 @@ batch with it go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,10 +21,53 @@ from tokenizers import Tokenizer
 
 ANCHORS = ("\n", "0", "|", "a")
 """Texts to put before a word so that it is read as a continuation; the first that does not melt into the word is taken."""
+TEXTS = ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT", "EMBEDDING_BIAS_WORDS")
+LONG = 20_000
+"""Bytes of text of a request from which on it is read in a thread of its own: short requests do not wait behind it."""
+READERS = 2
+"""Long requests that are read at the same time."""
+
+Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class Refused(Exception):  # noqa: N818 (an answer to the client, not a fault of this model)
     """The request is wrong; the text says how."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may hold; 0 sets no limit. Checked before any of it is tokenized."""
+
+    prompt_chars: int
+    words: int
+    word_chars: int
+
+    @classmethod
+    def of(cls, stated: Mapping[str, str], longest: int) -> Limits:
+        """As config.pbtxt states them; a prompt is at most max_input_len tokens of the ``longest`` one's characters."""
+        length, chars, words, word_chars = (
+            int(stated.get(name, "") or 0) for name in ("max_input_len", "max_prompt_chars", "max_words", "max_word_chars")
+        )
+        return cls(chars or length * longest, words, word_chars)
+
+    def check(self, queries: Sequence[Sequence[str]]) -> None:
+        """Refused, where a prompt is too long."""
+        most = max((sum(map(len, row)) for row in queries), default=0)
+        if 0 < self.prompt_chars < most:
+            raise Refused(
+                f"the prompt is too long: {most} characters; at most {self.prompt_chars} are taken (limits.max_prompt_chars)"
+            )
+
+    def check_words(self, name: str, rows: Sequence[Sequence[str]]) -> None:
+        """Refused, where there are too many words, or one is too long."""
+        count = max(map(len, rows), default=0)
+        if 0 < self.words < count:
+            raise Refused(f"{name} holds {count} words; at most {self.words} must be given (limits.max_words)")
+        longest = max((len(word) for row in rows for word in row), default=0)
+        if 0 < self.word_chars < longest:
+            raise Refused(
+                f"{name} holds a word of {longest} characters; at most {self.word_chars} must be given (limits.max_word_chars)"
+            )
 
 
 class Text:
@@ -41,6 +86,11 @@ class Text:
         """Other ids that end an answer. TensorRT-LLM knows one end id: the others travel as stop words."""
         self.pad = named_pad if named_pad is not None else next(iter(_ids(generation.get("pad_token_id"))), self.end)
         self.vocabulary = _engine_vocabulary(engine) or self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest token. Bytes that a token spells are no fewer than its characters."""
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
 
     def prompt(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=self._add_special_tokens).ids
@@ -74,54 +124,77 @@ class TritonPythonModel:
         engine = stated.get("gpt_model_path", "")
         special = stated.get("add_special_tokens", "true").strip().lower() in ("true", "1", "yes", "t")
         self._text = Text(Path(stated["tokenizer_dir"]), Path(engine) if engine else None, special)
+        self._limits = Limits.of(stated, self._text.longest)
+        self._readers = ThreadPoolExecutor(READERS, "reader")
 
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
+        asked = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
+        if not any(map(is_long, asked)):
+            return [self._answer(inputs) for inputs in asked]
+        for request, inputs in zip(requests, asked, strict=True):
+            sender = request.get_response_sender()
+            if is_long(inputs):
+                # Copied: the memory of inputs is Triton's again when execute returns.
+                self._readers.submit(self._send, sender, {name: np.array(array) for name, array in inputs.items()})
+            else:
+                self._send(sender, inputs)
+        return None
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    def finalize(self) -> None:
+        self._readers.shutdown(wait=True, cancel_futures=True)
+
+    def _send(self, sender: pb_utils.InferenceResponseSender, inputs: Arrays) -> None:
+        sender.send(self._answer(inputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _answer(self, inputs: Arrays) -> pb_utils.InferenceResponse:
         try:
-            return pb_utils.InferenceResponse(self._tensors(request))
+            return pb_utils.InferenceResponse(self._tensors(inputs))
         except Refused as refusal:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG))
+        except Exception as error:  # noqa: BLE001 (the thread's boundary: whatever went wrong is the client's to know)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"preprocessing failed: {error!r}"))
 
-    def _tensors(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        queries = _texts(request, "QUERY")
-        lengths = _array(request, "REQUEST_OUTPUT_LEN")
+    def _tensors(self, inputs: Arrays) -> list[pb_utils.Tensor]:
+        queries = _texts(inputs, "QUERY")
+        self._limits.check(queries)
+        lengths = _array(inputs, "REQUEST_OUTPUT_LEN")
         if lengths is None or lengths.astype(np.int64).min(initial=1) < 1:
             raise Refused("max_tokens (REQUEST_OUTPUT_LEN) has to be at least 1")
         prompts = [self._text.prompt("".join(row)) for row in queries]
         if not all(prompts):
             raise Refused("text_input (QUERY) is empty: there is nothing to go on from")
         batch = len(prompts)
-        end = _array(request, "END_ID")
+        end = _array(inputs, "END_ID")
         ends = _column(end, batch, self._text.end)
-        pads = _column(_array(request, "PAD_ID"), batch, self._text.pad)
-        stops = self._words(request, "STOP_WORDS_DICT", batch)
+        pads = _column(_array(inputs, "PAD_ID"), batch, self._text.pad)
+        stops = self._words(inputs, "STOP_WORDS_DICT", batch)
         if end is None:
             for words in stops:
                 words.extend([each] for each in self._text.more_ends)
-        inputs = np.full((batch, max(map(len, prompts))), 0, np.int32)
+        padded = np.full((batch, max(map(len, prompts))), 0, np.int32)
         for row, ids in enumerate(prompts):
-            inputs[row] = max(int(pads[row, 0]), 0)
-            inputs[row, : len(ids)] = ids
+            padded[row] = max(int(pads[row, 0]), 0)
+            padded[row, : len(ids)] = ids
         return [
-            pb_utils.Tensor("INPUT_ID", inputs),
+            pb_utils.Tensor("INPUT_ID", padded),
             pb_utils.Tensor("REQUEST_INPUT_LEN", np.array([[len(ids)] for ids in prompts], np.int32)),
             pb_utils.Tensor("REQUEST_OUTPUT_LEN", lengths.astype(np.int32)),
             pb_utils.Tensor("STOP_WORDS_IDS", word_lists(stops)),
-            pb_utils.Tensor("BAD_WORDS_IDS", word_lists(self._words(request, "BAD_WORDS_DICT", batch))),
-            pb_utils.Tensor("EMBEDDING_BIAS", self._bias(request, batch)),
+            pb_utils.Tensor("BAD_WORDS_IDS", word_lists(self._words(inputs, "BAD_WORDS_DICT", batch))),
+            pb_utils.Tensor("EMBEDDING_BIAS", self._bias(inputs, batch)),
             pb_utils.Tensor("OUT_END_ID", ends),
             pb_utils.Tensor("OUT_PAD_ID", pads),
         ]
 
-    def _words(self, request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[list[int]]]:
-        rows = _texts(request, name) or [[] for _ in range(batch)]
+    def _words(self, inputs: Arrays, name: str, batch: int) -> list[list[list[int]]]:
+        rows = _texts(inputs, name) or [[] for _ in range(batch)]
+        self._limits.check_words(name, rows)
         return [[self._text.continuation(word) for word in row if word] for row in rows]
 
-    def _bias(self, request: pb_utils.InferenceRequest, batch: int) -> NDArray[np.float32]:
+    def _bias(self, inputs: Arrays, batch: int) -> NDArray[np.float32]:
         """[batch, vocabulary], or [batch, 0] where nothing is biased (what TensorRT-LLM takes for none)."""
-        words, weights = _texts(request, "EMBEDDING_BIAS_WORDS"), _array(request, "EMBEDDING_BIAS_WEIGHTS")
+        words, weights = _texts(inputs, "EMBEDDING_BIAS_WORDS"), _array(inputs, "EMBEDDING_BIAS_WEIGHTS")
+        self._limits.check_words("EMBEDDING_BIAS_WORDS", words)
         if not words and weights is None:
             return np.zeros((batch, 0), np.float32)
         if weights is None or [len(row) for row in words] != [len(row) for row in weights]:
@@ -132,6 +205,12 @@ class TritonPythonModel:
                 for token in self._text.continuation(text) if text else ():
                     bias[row, token] += amount
         return bias
+
+
+def is_long(inputs: Arrays) -> bool:
+    """Whether tokenizing a request's texts takes long enough for others to notice."""
+    texts = (cast("bytes", text) for name in TEXTS if name in inputs for text in inputs[name].flat)
+    return sum(map(len, texts)) > LONG
 
 
 def load(folder: Path) -> Tokenizer:
@@ -158,14 +237,13 @@ def word_lists(rows: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.int32]:
     return lists
 
 
-def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[np.generic] | None:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return tensor.as_numpy() if tensor is not None else None
+def _array(inputs: Arrays, name: str) -> NDArray[np.generic] | None:
+    return inputs.get(name)
 
 
-def _texts(request: pb_utils.InferenceRequest, name: str) -> list[list[str]]:
+def _texts(inputs: Arrays, name: str) -> list[list[str]]:
     """A tensor of strings row by row; no rows where the request has none."""
-    held = _array(request, name)
+    held = _array(inputs, name)
     if held is None:
         return []
     try:

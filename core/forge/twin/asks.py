@@ -20,6 +20,8 @@ _FOREIGN = (
     "prompt_embedding_table",
 )
 _SEED_BITS = 64
+MAX_ANSWERS = 128
+"""Answers to one request where the model's folder states no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Limits:
     max_input_len: int
     max_seq_len: int
     max_beam_width: int = 1
+    max_answers: int = MAX_ANSWERS
     decoupled: bool = True
     exclude_input: bool = False
     declared: frozenset[str] = frozenset()
@@ -78,7 +81,11 @@ def read_asks(tensors: Mapping[str, Array], limits: Limits) -> tuple[Ask, ...]:
     ids = tensors.get("input_ids")
     if ids is None or ids.ndim != 2:
         raise RequestFault("input_ids of shape [batch, length] is needed")
-    return tuple(_Row(tensors, row, limits).ask() for row in range(len(ids)))
+    asks = tuple(_Row(tensors, row, limits).ask() for row in range(len(ids)))
+    if (answers := sum(each.samples for each in asks)) > limits.max_answers:
+        most = f"at most {limits.max_answers} are given (limits.max_answers)"
+        raise RequestFault(f"prompts x num_return_sequences is {answers}; {most}")
+    return asks
 
 
 class _Row:

@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 
 from .answers import Answer, agree, refuse
 from .architectures import section
-from .asks import Limits, is_stop, read_asks
+from .asks import MAX_ANSWERS, Limits, is_stop, read_asks
 from .batching import Loop
 from .faults import CheckpointFault, RequestFault
 from .loading import build_limit, load
@@ -42,6 +42,7 @@ class TritonPythonModel:
                 max_input_len=build_limit(folder, "max_input_len", length),
                 max_seq_len=length,
                 max_beam_width=build_limit(folder, "max_beam_width", settings.number("max_beam_width", 1)),
+                max_answers=build_limit(folder, "max_answers", MAX_ANSWERS),
                 decoupled=settings.decoupled,
                 exclude_input=settings.parameter("exclude_input_in_output").lower() in {"true", "1"},
                 declared=frozenset(settings.outputs),

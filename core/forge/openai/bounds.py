@@ -1,0 +1,34 @@
+"""The most that one request may ask, by the recipe's [limits]: checked before any of its texts is read. Pure."""
+
+from collections.abc import Sequence
+
+from forge.model import LimitsTable
+from forge.openai.asks import Ask
+from forge.openai.faults import beyond, too_large
+
+
+def check_body(body: bytes, limits: LimitsTable) -> None:
+    """Fault for a body that is too large."""
+    if len(body) > limits.max_body_bytes:
+        raise too_large(limits.max_body_bytes)
+
+
+def check(ask: Ask, limits: LimitsTable) -> None:
+    """Fault for too many stop texts, or too long ones."""
+    if len(ask.stops) > limits.max_words:
+        raise beyond("stop", f"{len(ask.stops)} texts", limits.max_words, "max_words")
+    longest = max(map(len, ask.stops), default=0)
+    if longest > limits.max_word_chars:
+        raise beyond("stop", f"a text of {longest} characters", limits.max_word_chars, "max_word_chars")
+
+
+def check_prompts(ask: Ask, prompts: Sequence[str], param: str, limits: LimitsTable) -> None:
+    """Fault for too many prompts, too long ones, or too many answers; ``param`` is the field that holds the prompts."""
+    copies = ask.n or 1
+    if len(prompts) > limits.max_prompts:
+        raise beyond(param, f"{len(prompts)} prompts", limits.max_prompts, "max_prompts")
+    if len(prompts) * copies > limits.max_answers:
+        raise beyond("n", f"{len(prompts) * copies} answers ({len(prompts)} x {copies})", limits.max_answers, "max_answers")
+    longest = max(map(len, prompts))
+    if limits.max_prompt_chars is not None and longest > limits.max_prompt_chars:
+        raise beyond(param, f"{longest} characters", limits.max_prompt_chars, "max_prompt_chars")

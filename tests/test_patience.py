@@ -1,0 +1,181 @@
+"""Clients that never finish their request, or never read the answer, over raw sockets against forge's own HTTP server."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from forge.adapters import openai_web, processes
+from forge.adapters.patience import Patience
+from forge.openai.faults import Fault, too_large
+
+SHORT = Patience(head=1.0, body=1.5, unread=1.5, connections=6)
+EVENT = b"x" * 10_000
+ASK = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@dataclass
+class Answered:
+    document: bytes = b'{"said": 1}'
+    events: AsyncGenerator[bytes] | None = None
+
+
+@dataclass
+class Desk:
+    """Answers at once; with ``endless`` by a stream that goes on until it is closed."""
+
+    endless: bool = False
+    largest: int = 100
+    sent: int = 0
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    async def models(self) -> bytes:
+        return b"{}"
+
+    async def model(self, name: str) -> bytes:
+        return b"{}"
+
+    async def chat(self, body: bytes) -> Answered:
+        return Answered()
+
+    async def complete(self, body: bytes) -> Answered:
+        return Answered(events=self._events()) if self.endless else Answered()
+
+    async def _events(self) -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                self.sent += 1
+                yield EVENT
+                await asyncio.sleep(0)
+        finally:
+            self.closed.set()
+
+
+@contextmanager
+def serving(desk: Desk) -> Iterator[int]:
+    """The port at which ``desk`` is asked."""
+    (port,) = processes.spare(1)
+    made = openai_web.server(openai_web.application(desk, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
+    thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
+    thread.start()
+    try:
+        while not made.started:
+            time.sleep(0.01)
+        yield port
+    finally:
+        made.should_exit = True
+        thread.join()
+
+
+def talk(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def heard(one: socket.socket) -> bytes:
+    """All that comes until the server ends the connection."""
+    held = bytearray()
+    with suppress(ConnectionResetError):
+        while part := one.recv(65536):
+            held += part
+    return bytes(held)
+
+
+def answers(port: int) -> bool:
+    with closing(talk(port)) as one:
+        one.sendall(ASK.replace(b"host: a", b"host: a\r\nconnection: close"))
+        return heard(one).endswith(b'{"said": 1}')
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"POST /v1/compl", b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-le", ASK + b"POST /v1"],
+    ids=["nothing", "line", "header", "second"],
+)
+def test_a_head_that_never_ends_is_given_up(begun: bytes) -> None:
+    with serving(Desk()) as port, closing(talk(port)) as one:
+        one.sendall(begun)
+        said = heard(one)
+        assert said.count(b"200 OK") == begun.count(b"{}")
+        assert answers(port)
+
+
+def test_a_head_that_trickles_is_given_up() -> None:
+    def trickle(one: socket.socket) -> None:
+        for number in range(600):
+            one.sendall(b"x-%d: y\r\n" % number)
+            time.sleep(0.05)
+
+    with serving(Desk()) as port, closing(talk(port)) as one:
+        one.sendall(b"POST /v1/completions HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            trickle(one)
+
+
+def test_a_body_that_never_ends_is_408() -> None:
+    with serving(Desk()) as port, closing(talk(port)) as one:
+        one.sendall(ASK[:-1])
+        head, _, body = heard(one).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408")
+        assert "1.5 s" in json.loads(body)["error"]["message"]
+        assert answers(port)
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "chunked"])
+def test_a_body_that_is_too_large_is_413_and_not_kept(stated: bool) -> None:
+    large = b"x" * 1_000_000
+    with serving(Desk()) as port, closing(talk(port)) as one:
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
+        if stated:
+            one.sendall(head + b"content-length: %d\r\n\r\n" % len(large) + large)
+        else:
+            one.sendall(head + b"transfer-encoding: chunked\r\n\r\n" + b"%x\r\n" % len(large) + large + b"\r\n0\r\n\r\n")
+        assert one.recv(12) == b"HTTP/1.1 413"
+        assert answers(port)
+
+
+def test_a_body_of_untold_size_is_refused_without_reading_it() -> None:
+    with serving(Desk()) as port, closing(talk(port)) as one:
+        one.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\nx")
+        assert one.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_reader_that_never_reads_ends_its_stream_in_bounded_memory() -> None:
+    desk = Desk(endless=True)
+    with serving(desk) as port, closing(talk(port)) as one:
+        one.sendall(ASK)
+        assert desk.closed.wait(30)
+        assert desk.sent * len(EVENT) < 20_000_000  # what sockets and one buffer hold
+        desk.endless = False
+        assert answers(port)
+
+
+def test_a_reader_that_reads_slowly_is_served_on() -> None:
+    desk = Desk(endless=True)
+    with serving(desk) as port, closing(talk(port)) as one:
+        one.sendall(ASK)
+        until = time.monotonic() + 3 * SHORT.unread
+        read = 0
+        while time.monotonic() < until:
+            read += len(one.recv(1_000_000))
+            time.sleep(0.02)
+        assert read > 50 * len(EVENT)
+        assert not desk.closed.is_set()
+    assert desk.closed.wait(30)
+
+
+def test_more_connections_than_allowed_are_turned_away() -> None:
+    with serving(Desk(endless=True)) as port:
+        held = [talk(port) for _ in range(SHORT.connections)]
+        for one in held:
+            one.sendall(ASK)
+        assert all(one.recv(12) == b"HTTP/1.1 200" for one in held)
+        with closing(talk(port)) as late:
+            assert heard(late).startswith(b"HTTP/1.1 503")
+        for one in held:
+            one.close()
