@@ -34,7 +34,7 @@ from forge.ports import Event, ModelMetadata, Request, TensorMetadata
 from forge.steps import MakeEnvironment, Step
 from forge.store import Store
 from forge.workshop import Workshop
-from test_openai import front
+from openai_front import front
 
 RECORDED = Path(__file__).parent / "data" / "aiperf" / EXPORT
 """Of AIPerf 0.13.0 and SmolLM2: five requests at 3 a second, the third refused, after a warm-up of one."""
