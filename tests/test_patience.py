@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -58,7 +58,7 @@ class Desk:
 
 
 @contextmanager
-def serving(desk: Desk) -> Iterator[int]:
+def serving(desk: Desk) -> Generator[int]:
     """The port at which ``desk`` is asked."""
     (port,) = processes.spare(1)
     made = openai_web.server(openai_web.application(desk, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)

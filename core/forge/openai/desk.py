@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from forge.adapters.wire import LLMAPI, inputs_of
 from forge.client import AsyncClient
@@ -162,8 +163,8 @@ class Desk:
 
         async def put(told: Told | Fault) -> None:
             if so_far and isinstance(told, Told):
-                index = told.index
-                told = replace(told, counts=await _aside(lambda: so_far(index), tellings[index : index + 1]))
+                count = partial(so_far, told.index)
+                told = replace(told, counts=await _aside(count, (tellings[told.index],)))
             await queue.put(told)
 
         name, most = offer.target.model.name, offer.limits.max_requests
