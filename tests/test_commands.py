@@ -72,13 +72,13 @@ def test_every_golden_file_belongs_to_a_recipe() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == {file.stem for file in shipped.ENGINES}
 
 
-def _forms() -> list[tuple[str, str, str]]:
+def forms() -> list[tuple[str, str, str]]:
     """(family, variant or "", quantization) for everything that forge's own put together."""
     plain = [(name, "", form) for name in ("gemma", "llama", "phi", "qwen", "t5") for form in FORMS]
     return plain + [("llama", name, form) for name in VARIANTS for form in FORMS]
 
 
-def _recipe(family: str, variant: str, form: str) -> Recipe:
+def recipe(family: str, variant: str, form: str) -> Recipe:
     return msgspec.convert(
         {
             "name": "m",
@@ -100,10 +100,10 @@ def _recipe(family: str, variant: str, form: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("family", "variant", "form"), [each for each in _forms() if each[2] not in REFUSED.get(each[1] or each[0], ())]
+    ("family", "variant", "form"), [each for each in forms() if each[2] not in REFUSED.get(each[1] or each[0], ())]
 )
 def test_every_flag_is_one_that_nvidias_tool_knows(family: str, variant: str, form: str) -> None:
-    wanted = _recipe(family, variant, form)
+    wanted = recipe(family, variant, form)
     assert shipped.family(wanted).check(toolchain("25.08")) == ()
     made = list(shipped.commands(wanted))
     assert made
@@ -112,8 +112,8 @@ def test_every_flag_is_one_that_nvidias_tool_knows(family: str, variant: str, fo
 
 def test_a_quantization_that_a_script_does_not_know_is_refused() -> None:
     refused: dict[str, set[str]] = {}
-    for family, variant, form in _forms():
-        found = shipped.family(_recipe(family, variant, form)).check(toolchain("25.08"))
+    for family, variant, form in forms():
+        found = shipped.family(recipe(family, variant, form)).check(toolchain("25.08"))
         if found:
             assert [each.where for each in found] == ["convert.quantization"]
             refused.setdefault(variant or family, set()).add(form)
