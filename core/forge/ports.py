@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from forge.headers import Tensor
 from forge.model import Checkpoint, Command, Pinned, Scalar, Source
+from forge.vitals import Healths, Pulse, Signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,35 @@ class Server(Protocol):
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
         """Take ``models`` out of a server that runs, one after the other, each when its requests have been answered."""
+        ...
+
+    def current(self, marker: str) -> Running | None:
+        """The server with this ``shared_memory`` as it is now; None where it has ended. Nothing is cleared away."""
+        ...
+
+    def watch(self, running: Running) -> None:
+        """Have a process of its own look after the server's models (``forge.vigil``) until the server ends."""
+        ...
+
+    def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
+        """Ask every model of a server for something tiny, all at once; each has ``deadline`` seconds to answer."""
+        ...
+
+    def signs(self, running: Running) -> Mapping[str, Signs]:
+        """What is seen of each model without asking it; nothing while the server does not speak."""
+        ...
+
+    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+        """Take ``models`` out, whatever state their processes are in, and load them again, in the order that is given. Their
+        requests are lost. ServerError names the one that did not load; the server as it is then."""
+        ...
+
+    def health(self, running: Running) -> Healths:
+        """What was noted of its models by whoever watches over it."""
+        ...
+
+    def note(self, running: Running, healths: Healths) -> None:
+        """Note it, for ``health``."""
         ...
 
     def stop(self, running: Running) -> None:

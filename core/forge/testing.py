@@ -11,6 +11,7 @@ from forge.errors import InferenceError, ServerError, SourceError, StepError
 from forge.headers import PREFIX, Tensor, length, parse
 from forge.model import Calibration, Checkpoint, Command, FileFact, Pinned, Source, SourceKind
 from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
+from forge.vitals import Health, Healths, Pulse, Signs
 
 __all__ = [
     "LLAMA",
@@ -157,6 +158,10 @@ class FakeServer:
     alive: list[Running] = field(default_factory=list[Running])
     told: list[str] = field(default_factory=list[str])
     broken: set[str] = field(default_factory=set[str])
+    dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
+    """What models say in place of an answer, until they are restarted."""
+    seen: dict[str, Signs] = field(default_factory=dict[str, Signs])
+    healths: Healths = field(default_factory=dict[str, Health])
 
     def command(self, launch: Launch) -> Command:
         models = tuple(f"--load-model={model}" for model in launch.models)
@@ -191,6 +196,34 @@ class FakeServer:
 
     def running(self) -> tuple[Running, ...]:
         return tuple(self.alive)
+
+    def current(self, marker: str) -> Running | None:
+        return next((each for each in self.alive if each.shared_memory == marker), None)
+
+    def watch(self, running: Running) -> None:
+        self.told.append(f"watch {running.repository}")
+
+    def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
+        self.told.append("ask")
+        return tuple(self.dead.get(model, Pulse(model=model, answers=True, seconds=deadline)) for model in running.models)
+
+    def signs(self, running: Running) -> Mapping[str, Signs]:
+        return {model: self.seen.get(model, Signs()) for model in running.models}
+
+    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
+        self.told.append(f"restart {' '.join(models)}")
+        for model in models:
+            if model in self.broken:
+                raise ServerError(f"model {model!r} did not load: it is broken", where=running.repository)
+            self.dead.pop(model, None)
+            self.seen.pop(model, None)
+        return running
+
+    def health(self, running: Running) -> Healths:  # noqa: ARG002 - the port's
+        return dict(self.healths)
+
+    def note(self, running: Running, healths: Healths) -> None:  # noqa: ARG002 - the port's
+        self.healths = dict(healths)
 
     def stop(self, running: Running) -> None:
         self.alive = [each for each in self.alive if each.shared_memory != running.shared_memory]

@@ -24,7 +24,7 @@ from forge.fitting import Report
 from forge.home import home
 from forge.intake import Intake
 from forge.joining import Joining, Joint
-from forge.launching import launch
+from forge.launching import Held, launch
 from forge.listing import Listed, listed
 from forge.manifest import Manifest, PublishedModel
 from forge.measuring import Bench, Clocks, keep, measured
@@ -36,6 +36,7 @@ from forge.plan import plan
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
 from forge.proof import Proof
 from forge.proving import PLAIN, Prover, Wish
+from forge.recovery import Care
 from forge.sizing import Sizing
 from forge.steps import Plan, Stage
 from forge.store import Store
@@ -51,10 +52,6 @@ BESIDE = Layout()
 USUAL = Benchmark()
 
 
-def _silent(_: Event) -> None:
-    """Nobody listens."""
-
-
 class Workshop:
     """One home folder (store, servers, notes) and the doors to the world."""
 
@@ -62,14 +59,13 @@ class Workshop:
         self,
         home: Path,
         environ: Mapping[str, str],
-        listener: Listener = _silent,
+        listener: Listener = lambda _: None,
         doors: Doors | None = None,
         *,
         jobs: int | None = None,
         executor: str = "",
     ) -> None:
         """``jobs`` is how many steps of a build may compute side by side: by default half the processors, 2 to 4.
-
         ``executor`` is where commands run, whatever the recipes say: ``docker`` or ``local``; empty leaves it to them.
         """
         self.home = home
@@ -79,7 +75,7 @@ class Workshop:
         self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say, executor)
 
     @classmethod
-    def here(cls, listener: Listener = _silent, *, jobs: int | None = None, executor: str = "") -> "Workshop":
+    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: str = "") -> "Workshop":
         """The workshop of this user: FORGE_HOME, or the platform's cache folder."""
         return cls(home(os.environ), dict(os.environ), listener, jobs=jobs, executor=executor)
 
@@ -286,11 +282,12 @@ class Workshop:
         """The exact command line that ``serve`` would start."""
         return self._doors.server.command(self.launch(repository, ports))
 
-    def serve(self, repository: AnyPath | Sequence[AnyPath], ports: Ports | None = None, *, detach: bool = False) -> Running:
-        """Start one Triton on one repository, or on several; returns when every model is ready."""
-        wanted = self.launch(repository, ports or Ports(), detach=detach)
+    def serve(
+        self, repository: AnyPath | Sequence[AnyPath], ports: Ports | None = None, *, detach: bool = False, restart: bool = True
+    ) -> Running:
+        """Start one Triton on one repository, or on several, and return when every model is ready; what dies is restarted."""
+        wanted, began = self.launch(repository, ports or Ports(), detach=detach), time.monotonic()
         self._tell(Event("start", "server"))
-        began = time.monotonic()
         for place in wanted.repositories:
             self.store.remember(place)
         running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
@@ -298,6 +295,8 @@ class Workshop:
             if running.started:  # a container is no process of this machine's, and what serves it is no artifact
                 held = frozenset[str]().union(*(self.manifest(place).held for place in wanted.repositories))
                 self.store.lend(held, running.pid, running.started)
+            if restart:
+                self._doors.server.watch(running)
             self._tell(Event("made", "server", seconds=time.monotonic() - began))
         except BaseException:  # Ctrl-C too: nobody knows of the server yet who could stop it
             self.stop(running)
@@ -313,17 +312,23 @@ class Workshop:
         return running_on(str(Path(repository).absolute()), self.servers())
 
     def reload(self, repository: AnyPath = "model-repository", model: str | None = None) -> Running:
-        """Have the server on ``repository`` take in what has changed there: all of it, or one recipe's models."""
-        return self._turnover.reload(self.server(repository), model)
+        """Have the server on ``repository`` take in what has changed there, or one recipe's models; restart what is dead."""
+        return self.care.revive(self._turnover.reload(self.server(repository), model))
+
+    @cached_property
+    def care(self) -> Care:
+        """Whether the models of servers answer, and bringing them back."""
+        return Care(self._doors.server, self._planned, self._say_of_server)
 
     @cached_property
     def _turnover(self) -> Turnover:
-        return Turnover(
-            self.store,
-            self._doors.server,
-            lambda held, running: launch(held, self.store, running.ports, on=running.base),
-            lambda text: self._tell(Event("note", "server", text=text)),
-        )
+        return Turnover(self.store, self._doors.server, self._planned, self._say_of_server)
+
+    def _planned(self, held: Held, running: Running) -> Launch:
+        return launch(held, self.store, running.ports, on=running.base)
+
+    def _say_of_server(self, text: str) -> None:
+        self._tell(Event("note", "server", text=text))
 
     def stop(self, running: Running) -> None:
         """Stop it; returns when no process and no shared memory is left."""
@@ -346,7 +351,7 @@ class Workshop:
         """Give up what no repository, server or running build uses, in the store and in Docker."""
         return Upkeep(self.home, self.store, self._doors.containers).collect(older_than, max_size, dry_run=dry_run)
 
-    # -- checking
+    # -- checking, verifying, measuring
 
     def check(self, repository: AnyPath = "model-repository", *, image: str = "", fix: bool = False) -> Examined:
         """What is wrong in any Triton model repository, forge's own or not; with ``fix`` what is safe is mended before."""
@@ -356,8 +361,6 @@ class Workshop:
     def _checker(self) -> Checker:
         return Checker(self.store, self._doors.machine, self._doors.blank)
 
-    # -- verifying
-
     def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
         return Proof(self._prover, self._intake, self, self._tell).verify(what, repository, wish)
@@ -365,8 +368,6 @@ class Workshop:
     @cached_property
     def _prover(self) -> Prover:
         return Prover(self.home, self.store, self._doors)
-
-    # -- measuring
 
     def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Results, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""

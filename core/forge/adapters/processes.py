@@ -6,17 +6,29 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 MARKER = "FORGE_SERVER"
 """Variable in the environment of a server and of all it starts: its value tells whose they are, whoever their parent is."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
 _MOMENT = 1.0
+_STUB = "triton_python_backend_stub"
 _PROC = Path("/proc")
 _NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
 """Families of variables that NVIDIA's image sets for its programs and for what MPI starts."""
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
 _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A process of Triton's Python backend, which runs one instance of a model. ``stopped``: by SIGSTOP, and nobody debugs it;
+    ``cpu``: seconds of processor time it has used."""
+
+    pid: int
+    stopped: bool
+    cpu: float
 
 
 def nvidia(environ: Mapping[str, str]) -> dict[str, str]:
@@ -66,6 +78,31 @@ def marked(marker: str) -> tuple[int, ...]:
     """Living processes that carry ``marker``: a server, its stubs, and orphans of either."""
     wanted = f"{MARKER}={marker}".encode()
     return tuple(pid for pid in _pids() if wanted in _environ(pid) and started(pid) is not None)
+
+
+def stubs(marker: str) -> dict[str, list[Stub]]:
+    """Model -> its living stubs, of the server whose shared-memory regions begin with ``marker``; containers' too, where their
+    processes are seen from here. A stub's arguments are its model.py and its region's name, first of all."""
+    found: dict[str, list[Stub]] = {}
+    for pid in _pids():
+        with suppress(OSError):
+            words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if len(words) < 3 or not words[0].endswith(_STUB) or not words[2].startswith(marker):
+                continue
+            stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if stat[0] not in "ZX":
+                cpu = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+                found.setdefault(Path(words[1]).parts[-3], []).append(Stub(pid, stat[0] == "T", cpu))
+    return found
+
+
+def kill_stubs(marker: str, model: str) -> None:
+    """End the stubs of a model, also those that do not move; ones of another user are left."""
+    held = tuple(stub.pid for stub in stubs(marker).get(model, ()))
+    for pid in held:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    _wait(held, _MOMENT)
 
 
 def end(marker: str, patience: float, served: Callable[[], bool]) -> None:

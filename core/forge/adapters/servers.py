@@ -15,11 +15,15 @@ import msgspec
 from filelock import FileLock
 
 import forge
+from forge import vitals
 from forge.adapters.guardian import DISMISSED
 from forge.ports import Running
+from forge.vitals import Healths
 
 _KEY = ".key"
 """Suffix of the file that holds the secret of a server's model control, beside its log."""
+HEALTH = ".health"
+"""Suffix of the note on what was done about its models, beside its state file."""
 VIEW = ".view"
 """Suffix of the folder that stands for several repositories in a container, beside the server's log."""
 
@@ -61,6 +65,20 @@ class States:
         make_private(scratch, msgspec.json.encode(running))
         scratch.replace(file)
 
+    def note(self, running: Running, healths: Healths) -> None:
+        """Write what is known of its models' health; a reader sees the old note or the new one."""
+        file = self.file(Path(running.repository)).with_suffix(HEALTH)
+        scratch = file.with_suffix(f".{os.getpid()}")
+        make_private(scratch, msgspec.json.encode(healths))
+        scratch.replace(file)
+
+    def health(self, running: Running) -> Healths:
+        """What is noted of its models."""
+        try:
+            return vitals.read(self.file(Path(running.repository)).with_suffix(HEALTH).read_bytes())
+        except OSError:
+            return {}
+
     def draw_key(self, running: Running) -> None:
         """A new secret for a server that is about to start."""
         key_file(running).unlink(missing_ok=True)
@@ -69,6 +87,7 @@ class States:
     def forget(self, repository: Path) -> None:
         self.file(repository).unlink(missing_ok=True)
         self.file(repository).with_suffix(_KEY).unlink(missing_ok=True)
+        self.file(repository).with_suffix(HEALTH).unlink(missing_ok=True)
         shutil.rmtree(self.file(repository).with_suffix(VIEW), ignore_errors=True)
 
     def kept(self) -> tuple[Running, ...]:

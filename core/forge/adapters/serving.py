@@ -9,7 +9,7 @@ from typing import Protocol
 
 from filelock import Timeout
 
-from forge.adapters import control, fronts, processes, triton_log
+from forge.adapters import control, fronts, processes, pulse, triton_log, watches
 from forge.adapters.guardian import PATIENCE
 from forge.adapters.port_holders import (
     called,
@@ -28,6 +28,7 @@ from forge.adapters.triton import TritonProcess
 from forge.errors import ForgeError, ServerError
 from forge.model import Command
 from forge.ports import Launch, Ports, Running
+from forge.vitals import Healths, Pulse, Signs
 
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
@@ -35,6 +36,8 @@ _ABORTED = 3.0
 
 _DRAINED = 60.0
 """Seconds for the requests of a model that is taken out."""
+_LOST = 2.0
+"""The same for one whose process is gone: Triton never gives up what that had begun, but loads a successor."""
 
 
 class Way(Protocol):
@@ -60,6 +63,7 @@ class Servers:
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str], patience: float = 600.0) -> None:
+        self._home = home
         self._states = States(home / "servers")
         self._environ = environ
         self._patience = patience
@@ -130,6 +134,42 @@ class Servers:
                 self._states.keep(now)
             return now
 
+    def current(self, marker: str) -> Running | None:
+        """The server with this mark, as the port says."""
+        found = next((one for one in self._states.kept() if one.shared_memory == marker), None)
+        return found if found and self.alive(found) else None
+
+    def watch(self, running: Running) -> None:
+        """Look after it from a process that carries its mark, so that whoever ends it ends that process too."""
+        watches.begin(running, self._home, self._way(running.container).guarded())
+
+    def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
+        """What each model says, as the port says."""
+        return pulse.ask(running, running.models, deadline)
+
+    def signs(self, running: Running) -> Mapping[str, Signs]:
+        """What is seen of each model, as the port says."""
+        return pulse.signs(running)
+
+    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+        """Load ``models`` anew, as the port says. A process that hangs would keep its model's old version for ever: it is ended
+        first, as far as it is this user's."""
+        with self._changing(running) as now:
+            wanted = [model for model in models if model in now.models]
+            for model in reversed(wanted):
+                processes.kill_stubs(now.shared_memory, model)
+                control.unload(now, model, _LOST)
+            self._way(now.container).furnish(launch, now)
+            return self._loaded(now, wanted)
+
+    def health(self, running: Running) -> Healths:
+        """What is noted of its models."""
+        return self._states.health(running)
+
+    def note(self, running: Running, healths: Healths) -> None:
+        """Note it beside the state file."""
+        self._states.note(running, healths)
+
     def stop(self, running: Running) -> None:
         """Ask it to finish, wait, then kill all that it started; what it leaves and its state file go too."""
         self._finish(running, PATIENCE)
@@ -159,7 +199,7 @@ class Servers:
 
     def _finish(self, running: Running, patience: float) -> None:
         self._way(running.container).end(running, patience)
-        if running.container and running.ports.openai:
+        if running.container:  # what stands beside it on this machine
             processes.end(running.shared_memory, 0.0, lambda: True)
         self._states.forget(Path(running.repository))
         if guard := self._guards.pop(running.shared_memory, None):

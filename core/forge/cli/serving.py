@@ -1,10 +1,13 @@
 """serve, status, logs, stop."""
 
 import shlex
+import sys
+import time
 
 import click
 
 from forge.cli.show import Output, table, verb
+from forge.errors import ServerError
 
 REPOSITORY = click.option(
     "--repository",
@@ -33,6 +36,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option("--exposed", is_flag=True, help="Listen beyond the loopback even where this Triton lets anybody load code.")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
+@click.option("--no-restart", is_flag=True, help="Leave models that die as they are.")
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
 @verb
 def serve(
@@ -46,6 +50,7 @@ def serve(
     host: str | None,
     exposed: bool,
     detach: bool,
+    no_restart: bool,
     print_only: bool,
 ) -> None:
     """Start Triton on a model repository, or on several, and wait until every model is ready.
@@ -77,7 +82,7 @@ def serve(
         shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
         output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
         return
-    running = shop.serve(places, ports, detach=detach)
+    running = shop.serve(places, ports, detach=detach, restart=not no_restart)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
         api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
         where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
@@ -95,9 +100,13 @@ def serve(
 
 
 @click.command()
+@click.option("--no-ask", is_flag=True, help="Only show what runs: every model is asked for one token otherwise.")
+@click.option("--deadline", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS")
 @verb
-def status(output: Output) -> None:
-    """Show the servers that are running.
+def status(output: Output, no_ask: bool, deadline: float) -> None:
+    """Show the servers that are running, and whether each of their models answers within a deadline.
+
+    Exit code 9 when one does not.
 
     \b
     Example:
@@ -105,15 +114,23 @@ def status(output: Output) -> None:
     """
     from forge.workshop import Workshop
 
-    servers = Workshop.here(output.listener).servers()
+    shop = Workshop.here(output.listener)
+    servers = shop.servers()
+    states = () if no_ask else shop.care.states([each for each in servers if not each.stranger], deadline)
     rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "OPENAI", "MODELS")]
     for each in servers:
         ports = (str(each.ports.http), str(each.ports.grpc), str(each.ports.metrics))
         api = "-" if not each.ports.openai else str(each.ports.openai) if each.front else f"{each.ports.openai} (down)"
-        rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, str(len(each.models))))
+        own = [state for state in states if state.repository == each.repository]
+        models = f"{sum(state.answers for state in own)} of {len(own)} answer" if own else str(len(each.models))
+        rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, models))
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
-    strange = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
-    output.result({"servers": servers}, "\n".join([table(rows), *strange]) if servers else "no server is running")
+    said = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
+    said += [told for state in states if (told := state.said(time.time()))]
+    shown = "\n".join([table(rows), *said])
+    output.result({"servers": servers, **({} if no_ask else {"models": states})}, shown if servers else "no server is running")
+    if not all(state.answers for state in states):
+        sys.exit(ServerError.exit_code)
 
 
 @click.command()
@@ -164,7 +181,8 @@ def stop(output: Output, repository: str, everything: bool) -> None:
 def reload(output: Output, repository: str, model: str | None) -> None:
     """Have a running server take in what has changed in its repositories, or only one recipe's models.
 
-    Each model goes on answering until its new version is ready. `forge build`, `add` and `remove` do this by themselves.
+    Each model goes on answering until its new version is ready. Then every model is asked for one token, and those that
+    do not answer are started anew. `forge build`, `add` and `remove` do this by themselves.
 
     \b
     Example:

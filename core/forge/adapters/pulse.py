@@ -1,0 +1,160 @@
+"""Asks each model of a server for something tiny, with a deadline; reads what Triton counts without asking.
+
+Triton's own word for a model whose process was killed, or hangs, stays READY (seen on 2.51): only an inference tells.
+"""
+
+import http.client
+import re
+import struct
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from forge.adapters import processes
+from forge.adapters.kserve import Connection
+from forge.adapters.readiness import reached
+from forge.adapters.wire import CODES, Input, inputs_of
+from forge.errors import InferenceError, Trouble
+from forge.ports import ModelMetadata, Request, Running
+from forge.vitals import Pulse, Signs
+
+_SECONDS = 5.0
+_WORKING = 0.03
+"""Processor time per second from which a server whose answer is late is at work."""
+_STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
+"""How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
+_PENDING = re.compile(r'^nv_inference_pending_request_count\{model="(?P<model>[^"]+)".*\} (?P<count>[\d.e+]+)$', re.MULTILINE)
+_TINY = ({"QUERY": 2, "REQUEST_OUTPUT_LEN": 2}, {"TOKENS_BATCH": 3, "SEQUENCE_LENGTH": 2})
+"""Inputs of preprocessing and of postprocessing -> how many dimensions each has, the batch first."""
+
+
+class _Count(Struct):
+    count: int = 0
+
+
+class _Inferences(Struct):
+    fail: _Count = msgspec.field(default_factory=_Count)
+
+
+class _Stated(Struct):
+    """One version of a model in ``GET /v2/models/stats`` (docs/protocol/extension_statistics.md of triton's server)."""
+
+    name: str
+    inference_stats: _Inferences = msgspec.field(default_factory=_Inferences)
+
+
+class _Statistics(Struct):
+    model_stats: list[_Stated]
+
+
+class _Group(Struct):
+    count: int = 0
+
+
+class _Config(Struct):
+    """``GET /v2/models/MODEL/config``, as far as it is read here."""
+
+    instance_group: list[_Group] = []
+
+
+def ask(running: Running, models: Sequence[str], deadline: float) -> tuple[Pulse, ...]:
+    """Ask all of ``models`` at once for one token, or what they have in its place; each has ``deadline`` seconds.
+
+    A model that refuses the question answers, too. Those that are late while processes of this server compute are busy: no
+    counter of Triton's tells a long queue from a hang (it counts a streaming model's requests when they begin).
+    """
+    if not models:
+        return ()
+    used, began = _cpu(running), time.monotonic()
+    with (
+        closing(Connection(f"{reached(running.ports.host)}:{running.ports.grpc}", deadline)) as connection,
+        ThreadPoolExecutor(len(models)) as threads,
+    ):
+        found = tuple(threads.map(lambda model: _asked(connection, model), models))
+    if all(pulse.answers for pulse in found):
+        return found
+    working = _cpu(running) - used > _WORKING * (time.monotonic() - began)
+    return tuple(replace(each, answers=True, busy=True) if working and each.late else each for each in found)
+
+
+def signs(running: Running) -> Mapping[str, Signs]:
+    """What is seen of every model from outside; nothing of a server that does not speak."""
+    try:
+        stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
+        text = _get(running, running.ports.metrics, "/metrics").decode()
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return {}
+    pending = Counter({match["model"]: int(float(match["count"])) for match in _PENDING.finditer(text)})
+    stubs = processes.stubs(running.shared_memory)
+    return {
+        each.name: Signs(
+            processes=len(stubs.get(each.name, ())),
+            instances=_instances(running, each.name) if each.name in stubs else 0,
+            stopped=sum(stub.stopped for stub in stubs.get(each.name, ())),
+            cpu=sum(stub.cpu for stub in stubs.get(each.name, ())),
+            failed=each.inference_stats.fail.count,
+            pending=pending[each.name],
+        )
+        for each in stated
+    }
+
+
+def _instances(running: Running, model: str) -> int:
+    config = msgspec.json.decode(_get(running, running.ports.http, f"/v2/models/{model}/config"), type=_Config)
+    return sum(group.count for group in config.instance_group)
+
+
+def question(model: ModelMetadata) -> tuple[Input, ...]:
+    """The least that ``model`` can be asked for; empty where nobody knows what it takes."""
+    for shapes in _TINY:
+        if shapes.keys() <= model.inputs.keys():
+            return tuple(_one(name, model.inputs[name].datatype, dimensions) for name, dimensions in shapes.items())
+    takes_ids = "input_ids" in model.inputs
+    wanted = Request(model.model, "" if takes_ids else "a", 1, stream=False, tokens=(1,) if takes_ids else ())
+    try:
+        return inputs_of(wanted, model)
+    except InferenceError:
+        return ()
+
+
+def _one(name: str, datatype: str, dimensions: int) -> Input:
+    raw = struct.pack("<I", 1) + b"a" if datatype == "BYTES" else struct.pack(f"<{CODES.get(datatype, 'i')}", 1)
+    return Input(name, datatype, (1,) * dimensions, raw)
+
+
+def _asked(connection: Connection, model: str) -> Pulse:
+    began = time.monotonic()
+    try:
+        if inputs := question(connection.metadata(model)):
+            connection.tensors(model, inputs)
+    except InferenceError as error:
+        seconds, stub = time.monotonic() - began, _STUB.search(error.what)
+        if stub:
+            blamed = stub["instance"].rsplit("_", 2)[0]
+            return Pulse(model=model, answers=False, seconds=seconds, why=error.what, blamed=blamed)
+        if error.trouble is Trouble.OTHER:
+            return Pulse(model=model, answers=True, seconds=seconds)
+        late = error.trouble is Trouble.LATE
+        why = f"no answer within {seconds:.0f} s" if late else error.what
+        return Pulse(model=model, answers=False, seconds=seconds, why=why, late=late)
+    return Pulse(model=model, answers=True, seconds=time.monotonic() - began)
+
+
+def _cpu(running: Running) -> float:
+    """Seconds of processor time of all the server's stubs that this machine sees."""
+    return sum(stub.cpu for held in processes.stubs(running.shared_memory).values() for stub in held if not stub.stopped)
+
+
+def _get(running: Running, port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection(reached(running.ports.host), port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
