@@ -17,7 +17,7 @@ from forge.errors import ServerError
 from forge.launching import Held, in_turn
 from forge.model import Role
 from forge.ports import Launch, Running, Server
-from forge.vitals import Health, Healths, Pulse, Signs
+from forge.vitals import WORKING, Health, Healths, Pulse, Signs
 
 DEADLINE = 10.0
 """Seconds that a model has to answer something tiny."""
@@ -66,9 +66,11 @@ class _Seen:
     def doubted(self, signs: Signs, now: float, deadline: float) -> bool:
         """Whether it is worth asking: requests failed, or wait while it does nothing."""
         fails = signs.failed > self.failed
-        idle = signs.pending > 0 and signs.cpu == self.cpu
-        self.failed, self.cpu = signs.failed, signs.cpu
-        self.waiting = None if not idle else now if self.waiting is None else self.waiting
+        self.failed = signs.failed
+        if not signs.pending:
+            self.waiting = None
+        elif self.waiting is None or signs.cpu - self.cpu > WORKING * (now - self.waiting):
+            self.waiting, self.cpu = now, signs.cpu
         return fails or bool(self.accused or self.late) or (self.waiting is not None and now - self.waiting >= deadline)
 
 

@@ -161,6 +161,7 @@ class FakeServer:
     dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     """What models say in place of an answer, until they are restarted."""
     seen: dict[str, Signs] = field(default_factory=dict[str, Signs])
+    """What is seen of models from outside; a restart leaves each with one process."""
     healths: Healths = field(default_factory=dict[str, Health])
 
     def command(self, launch: Launch) -> Command:
@@ -216,7 +217,8 @@ class FakeServer:
             if model in self.broken:
                 raise ServerError(f"model {model!r} did not load: it is broken", where=running.repository)
             self.dead.pop(model, None)
-            self.seen.pop(model, None)
+            if model in self.seen:
+                self.seen[model] = Signs(processes=1, instances=1)
         return running
 
     def health(self, running: Running) -> Healths:  # noqa: ARG002 - the port's

@@ -3,6 +3,9 @@
 import msgspec
 from msgspec import Struct
 
+WORKING = 0.03
+"""Processor time per second from which something is at work, also on a machine that has little of it to give."""
+
 
 class Pulse(Struct, frozen=True, kw_only=True):
     """What came of asking one model for something tiny."""

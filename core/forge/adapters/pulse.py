@@ -22,11 +22,9 @@ from forge.adapters.readiness import reached
 from forge.adapters.wire import CODES, Input, inputs_of
 from forge.errors import InferenceError, Trouble
 from forge.ports import ModelMetadata, Request, Running
-from forge.vitals import Pulse, Signs
+from forge.vitals import WORKING, Pulse, Signs
 
 _SECONDS = 5.0
-_WORKING = 0.03
-"""Processor time per second from which a server whose answer is late is at work."""
 _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
 """How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="(?P<model>[^"]+)".*\} (?P<count>[\d.e+]+)$', re.MULTILINE)
@@ -79,7 +77,7 @@ def ask(running: Running, models: Sequence[str], deadline: float) -> tuple[Pulse
         found = tuple(threads.map(lambda model: _asked(connection, model), models))
     if all(pulse.answers for pulse in found):
         return found
-    working = _cpu(running) - used > _WORKING * (time.monotonic() - began)
+    working = _cpu(running) - used > WORKING * (time.monotonic() - began)
     return tuple(replace(each, answers=True, busy=True) if working and each.late else each for each in found)
 
 

@@ -1,0 +1,144 @@
+"""A real Triton whose models' processes are killed and stopped: it is said, and they come back."""
+
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from forge.adapters import processes
+from forge.cli import main
+from forge.client import Client
+from forge.ports import Request, Running
+from forge.recovery import Watch
+from forge.workshop import Workshop
+from tiny_served import Tiny
+from triton_fixture import free_ports
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+ROLES = ("tensorrt_llm", "tensorrt_llm_bls", "preprocessing")
+SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
+LONG = 120.0
+"""Seconds that no wait of a test is meant to take, on any machine."""
+
+
+@dataclass
+class Ward:
+    """A server that nobody watches over, and the means to look after it step by step."""
+
+    shop: Workshop
+    repository: Path
+    running: Running
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.running.ports.grpc}"
+
+    def hit(self, model: str, number: signal.Signals) -> None:
+        for stub in processes.stubs(self.running.shared_memory)[model]:
+            os.kill(stub.pid, number)
+
+    def watch(self) -> Watch:
+        """One whose clock goes on by an hour with each look at it: what takes time elsewhere takes looks here."""
+        clock = itertools.count(0.0, 3600.0)
+        care = self.shop.care
+        return Watch(care.server, care.plan, lambda: next(clock), time.time, lambda _: None, deadline=10.0)
+
+    def restarts(self, model: str) -> int:
+        health = self.shop.care.server.health(self.running).get(model)
+        return health.restarts if health else 0
+
+    def say(self) -> str:
+        with Client(self.address, timeout=LONG) as client:
+            return client.ask(Request("tensorrt_llm_bls", "hello", 4, top_k=1)).replies[0].text
+
+
+@pytest.fixture(scope="module")
+def repository(shop: Workshop, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("ward") / "repository").repository
+
+
+@pytest.fixture(scope="module")
+def ward(shop: Workshop, repository: Path) -> Iterator[Ward]:
+    running = shop.serve(repository, free_ports(), restart=False)
+    yield Ward(shop, repository, running)
+    shop.stop(running)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("model", ROLES)
+def test_status_says_what_is_dead_and_a_watch_brings_it_back(ward: Ward, model: str, number: signal.Signals) -> None:
+    well, watch, before = ward.say(), ward.watch(), ward.restarts(model)
+    watch.look(ward.running)
+    ward.hit(model, number)
+    sick = {state.model: state for state in ward.shop.care.states((ward.running,), 5.0)}
+    assert not sick[model].answers
+    assert sick["postprocessing"].answers
+    for _ in range(3):
+        watch.look(ward.running)
+    assert ward.restarts(model) == before + 1
+    assert ward.say() == well
+    states = ward.shop.care.states((ward.running,), LONG)
+    assert [state.model for state in states if not state.answers] == []
+    assert f"restarted {before + 1} time" in next(state.said(time.time()) for state in states if state.model == model)
+
+
+def test_reload_brings_back_what_was_killed(ward: Ward) -> None:
+    well = ward.say()
+    ward.hit("tensorrt_llm", signal.SIGKILL)
+    ward.running = ward.shop.reload(ward.repository)
+    assert ward.say() == well
+
+
+def test_status_ends_with_9_while_a_model_is_dead(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_HOME", str(ward.shop.home))
+    ward.hit("preprocessing", signal.SIGKILL)
+    told = CliRunner().invoke(main, ["status", "--json", "--deadline", "5"])
+    assert told.exit_code == 9
+    states = json.loads(told.stdout)["models"]
+    assert {"preprocessing"} <= {state["model"] for state in states if not state["answers"]}
+    assert CliRunner().invoke(main, ["status", "--no-ask"]).exit_code == 0
+    shown = CliRunner().invoke(main, ["status", "--deadline", "5"])
+    assert "preprocessing: does not answer" in shown.output
+    ward.running = ward.shop.reload(ward.repository)
+    assert "5 of 5 answer" in CliRunner().invoke(main, ["status"]).output
+
+
+def test_a_busy_model_is_not_taken_for_dead(ward: Ward) -> None:
+    with Client(ward.address) as client:
+        streams = [client.generate(Request("tensorrt_llm_bls", "hello", 200, n=8, temperature=3.0)) for _ in range(8)]
+        first = [next(stream) for stream in streams]
+        states = ward.shop.care.states((ward.running,), LONG)
+        for stream in streams:
+            stream.close()
+    assert all(chunk.text is not None for chunk in first)
+    assert all(state.answers for state in states)
+
+
+def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Workshop, tiny: Tiny, tmp_path: Path) -> None:
+    repository = shop.build([tiny.recipe], repository=tmp_path / "repository").repository
+    running = shop.serve(repository, free_ports())
+    ward = Ward(shop, repository, running)
+    try:
+        well = ward.say()
+        ward.hit("tensorrt_llm_bls", signal.SIGKILL)
+        wait_until(lambda: ward.restarts("tensorrt_llm_bls") == 1)
+        wait_until(lambda: all(state.answers for state in shop.care.states((running,), LONG)))
+        assert ward.say() == well
+    finally:
+        shop.stop(running)
+    assert processes.marked(running.shared_memory) == ()
