@@ -104,9 +104,9 @@ def serve(
 @click.option("--deadline", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS")
 @verb
 def status(output: Output, no_ask: bool, deadline: float) -> None:
-    """Show the servers that are running, and whether each of their models answers within a deadline.
+    """Show the servers that are running.
 
-    Exit code 9 when one does not.
+    Every model is asked whether it answers within a deadline; exit code 9 when one does not.
 
     \b
     Example:
