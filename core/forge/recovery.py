@@ -39,7 +39,7 @@ class _Seen:
     """What is remembered of one model between looks; times by the watch's clock."""
 
     had: bool = False
-    """It had all its processes once."""
+    """It is known to have processes of its own."""
     missing: int = 0
     stopped: float | None = None
     failed: int = 0
@@ -56,7 +56,7 @@ class _Seen:
         if signs is None:
             self.missing += 1
             return "it is not loaded" if self.missing > 1 else ""
-        self.had = self.had or 0 < signs.instances <= signs.processes
+        self.had = self.had or signs.instances > 0
         self.missing = self.missing + 1 if self.had and signs.processes < max(1, signs.instances) else 0
         self.stopped = None if not signs.stopped else now if self.stopped is None else self.stopped
         if self.missing > 1:

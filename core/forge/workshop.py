@@ -318,17 +318,16 @@ class Workshop:
     @cached_property
     def care(self) -> Care:
         """Whether the models of servers answer, and bringing them back."""
-        return Care(self._doors.server, self._planned, self._say_of_server)
+        return Care(self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text)))
 
     @cached_property
     def _turnover(self) -> Turnover:
-        return Turnover(self.store, self._doors.server, self._planned, self._say_of_server)
+        return Turnover(
+            self.store, self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text))
+        )
 
     def _planned(self, held: Held, running: Running) -> Launch:
         return launch(held, self.store, running.ports, on=running.base)
-
-    def _say_of_server(self, text: str) -> None:
-        self._tell(Event("note", "server", text=text))
 
     def stop(self, running: Running) -> None:
         """Stop it; returns when no process and no shared memory is left."""

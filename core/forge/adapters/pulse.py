@@ -58,6 +58,7 @@ class _Group(Struct):
 class _Config(Struct):
     """``GET /v2/models/MODEL/config``, as far as it is read here."""
 
+    backend: str = ""
     instance_group: list[_Group] = []
 
 
@@ -93,7 +94,7 @@ def signs(running: Running) -> Mapping[str, Signs]:
     return {
         each.name: Signs(
             processes=len(stubs.get(each.name, ())),
-            instances=_instances(running, each.name) if each.name in stubs else 0,
+            instances=_instances(running, each.name, seen=each.name in stubs) if stubs else 0,
             stopped=sum(stub.stopped for stub in stubs.get(each.name, ())),
             cpu=sum(stub.cpu for stub in stubs.get(each.name, ())),
             failed=each.inference_stats.fail.count,
@@ -103,9 +104,10 @@ def signs(running: Running) -> Mapping[str, Signs]:
     }
 
 
-def _instances(running: Running, model: str) -> int:
+def _instances(running: Running, model: str, *, seen: bool) -> int:
+    """How many stubs it ought to have: as many as it has instances, where it is known to have any."""
     config = msgspec.json.decode(_get(running, running.ports.http, f"/v2/models/{model}/config"), type=_Config)
-    return sum(group.count for group in config.instance_group)
+    return sum(group.count for group in config.instance_group) if seen or config.backend == "python" else 0
 
 
 def question(model: ModelMetadata) -> tuple[Input, ...]:
