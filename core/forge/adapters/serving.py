@@ -148,8 +148,8 @@ class Servers:
         return pulse.ask(running, running.models, deadline)
 
     def signs(self, running: Running) -> Mapping[str, Signs]:
-        """What is seen of each model, as the port says."""
-        return pulse.signs(running)
+        """What is seen of each model, as the port says; nothing of a server in whose place somebody else answers."""
+        return {} if imposter(running) else pulse.signs(running)
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
         """Load ``models`` anew, as the port says. A process that hangs would keep its model's old version for ever: it is ended

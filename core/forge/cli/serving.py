@@ -128,7 +128,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     said = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
     said += [told for state in states if (told := state.said(time.time()))]
     shown = "\n".join([table(rows), *said])
-    output.result({"servers": servers, **({} if no_ask else {"models": states})}, shown if servers else "no server is running")
+    output.result({"servers": servers, **({"models": states} if states else {})}, shown if servers else "no server is running")
     if not all(state.answers for state in states):
         sys.exit(ServerError.exit_code)
 
