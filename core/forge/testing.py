@@ -158,6 +158,7 @@ class FakeServer:
     alive: list[Running] = field(default_factory=list[Running])
     told: list[str] = field(default_factory=list[str])
     broken: set[str] = field(default_factory=set[str])
+    watched: list[str] = field(default_factory=list[str])
     dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     """What models say in place of an answer, until they are restarted."""
     seen: dict[str, Signs] = field(default_factory=dict[str, Signs])
@@ -202,7 +203,7 @@ class FakeServer:
         return next((each for each in self.alive if each.shared_memory == marker), None)
 
     def watch(self, running: Running) -> None:
-        self.told.append(f"watch {running.repository}")
+        self.watched.append(running.repository)
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         self.told.append("ask")
