@@ -7,6 +7,7 @@ twice while nothing of the server computes. A long queue is none of these.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -202,7 +203,7 @@ class Care:
         if not servers:
             return ()
         with ThreadPoolExecutor(len(servers)) as threads:
-            asked = tuple(threads.map(lambda running: self.server.ask(running, deadline), servers))
+            asked = tuple(threads.map(partial(self.server.ask, deadline=deadline), servers))
         return tuple(
             _state(running.repository, pulse, self.server.health(running).get(pulse.model, Health()))
             for running, pulses in zip(servers, asked, strict=True)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -75,7 +76,7 @@ def ask(running: Running, models: Sequence[str], deadline: float) -> tuple[Pulse
         closing(Connection(f"{reached(running.ports.host)}:{running.ports.grpc}", deadline)) as connection,
         ThreadPoolExecutor(len(models)) as threads,
     ):
-        found = tuple(threads.map(lambda model: _asked(connection, model), models))
+        found = tuple(threads.map(partial(_asked, connection), models))
     if all(pulse.answers for pulse in found):
         return found
     working = _cpu(running) - used > WORKING * (time.monotonic() - began)
