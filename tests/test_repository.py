@@ -89,6 +89,7 @@ def test_a_recipe_renders_to_the_golden_tree(tree: str, prefix: str) -> None:
     }
     assert configs == golden
     models = {f"{Names(prefix).of(role)}/1/model.py" for role in (Role.PREPROCESSING, Role.POSTPROCESSING, Role.BLS)}
+    models |= {f"{Names(prefix).of(Role.BLS)}/1/{name}" for name in repository.IMPORTED[Role.BLS]}
     assert {path for path, text in files.items() if text} == models | set(golden)
     assert {path for path, text in files.items() if not text} == {
         f"{Names(prefix).of(role)}/1/.gitkeep" for role in (Role.ENSEMBLE, Role.TENSORRT_LLM)

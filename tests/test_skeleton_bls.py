@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fake_triton
-from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, load, model, strings, texts, words
+from forge.skeletons.detokenizer import Detokenizer
+from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, model, strings, texts, words
 
-Detokenizer = load("tensorrt_llm_bls", fake_triton).Detokenizer
 LETTERS = st.text(alphabet="ab h,wHEND.é你好🎉👩\u200d🚀\n", max_size=30)
 
 

@@ -78,6 +78,8 @@ PASSED_OVER = frozenset(
 
 STREAMS_PER_INSTANCE = 24
 """How many requests one instance of forge's own tensorrt_llm_bls carries at once (skeletons/tensorrt_llm_bls.py)."""
+IMPORTED: Mapping[Role, tuple[str, ...]] = {Role.BLS: ("detokenizer.py",)}
+"""What stands beside the model.py of forge's own models, which import it."""
 
 _PIECES = re.compile(
     r"""(?P<comment>\#[^\n]*) | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*') | \$\{(?P<bare>\w+)\}""", re.X
@@ -126,9 +128,9 @@ def skeletons() -> tuple[TextFile, ...]:
     files: list[TextFile] = []
     for role in COMMON_ROLES:
         files.append(TextFile(f"{role}/{CONFIG}", (shelf / f"{role}.pbtxt").read_text(encoding="utf-8")))
-        if f"{role}.py" in held:
-            files.append(TextFile(f"{role}/1/model.py", (shelf / f"{role}.py").read_text(encoding="utf-8")))
-        else:
+        own = {"model.py": f"{role}.py", **{name: name for name in IMPORTED.get(role, ())}} if f"{role}.py" in held else {}
+        files += [TextFile(f"{role}/1/{name}", (shelf / here).read_text(encoding="utf-8")) for name, here in own.items()]
+        if not own:
             files.append(TextFile(f"{role}/1/.gitkeep", ""))
     return tuple(files)
 

@@ -1,5 +1,6 @@
 """forge's own model skeletons: package data that ``forge.repository`` lays out.
 
-Each ``<role>.pbtxt`` becomes a config, each ``<role>.py`` the lone ``model.py`` that Triton's Python backend loads. These
-modules therefore import nothing of forge, and little else: numpy, tokenizers, and what Triton's stub brings.
+Each ``<role>.pbtxt`` becomes a config, each ``<role>.py`` the ``model.py`` that Triton's Python backend loads (as ``1.model``).
+Other modules stand beside the model.py that imports them as ``.name``. None of them imports forge, and little else: numpy,
+tokenizers, and what Triton's stub brings.
 """
