@@ -107,6 +107,8 @@ class InferenceRequest:
     id: str = ""
     wanted: Sequence[str] = ()
     decoupled: bool = True
+    given: str = "{}"
+    """Its parameters, as JSON."""
     sender: InferenceResponseSender = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +119,9 @@ class InferenceRequest:
 
     def request_id(self) -> str:
         return self.id
+
+    def parameters(self) -> str:
+        return self.given
 
     def requested_output_names(self) -> list[str]:
         return list(self.wanted)

@@ -1,5 +1,6 @@
 """tensorrt_llm_bls with its siblings in miniature: detokenizing, streams, batches, cancellation, refusals."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import fake_triton
 from forge.skeletons.detokenizer import Detokenizer
+from forge.twin.pipe import Pipe, named, opened
 from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, model, strings, texts, words
 
 LETTERS = st.text(alphabet="ab h,wHEND.é你好🎉👩\u200d🚀\n", max_size=30)
@@ -84,7 +86,11 @@ class Siblings:
         self.asked: list[tuple[str, dict[str, Array]]] = []
         self.stopped: set[str] = set()
         self.endless = False
+        self.deaf = False
+        """It knows nothing of pipes."""
         self.complaint = ""
+        self.failure = ""
+        """What goes wrong after the first answer; "death": the pipe breaks off."""
         self.pace = threading.Event()
         self.speaking = threading.Event()
         """An endless answer has begun."""
@@ -99,23 +105,29 @@ class Siblings:
         found, error = ask(self.preprocessing, **arrays)
         return Reply(found, error)
 
-    def generate(self, arrays: Mapping[str, Array], request: str) -> Iterator[Reply]:
-        if "stop" in arrays:
-            self.stopped.add(request)
-            yield Reply()
-            return
-        if self.complaint:
-            yield Reply(problem=self.complaint)
-            return
+    def generate(self, arrays: Mapping[str, Array]) -> Iterator[Reply]:
         ids = arrays["input_ids"][0].tolist()
         streams = bool(arrays.get("streaming", np.zeros(1)).any())
         for each in [[one] for one in ids] if streams else [ids]:
             yield self.reply(each)
-        while self.endless and request not in self.stopped:
+        while self.endless:
             self.speaking.set()
             self.pace.wait(0.01)
             yield self.reply(ids[-1:])
-        yield Reply()
+
+    def write(self, asked: "Asked", pipe: Pipe) -> None:
+        """The answers by the pipe, as the twin's tensorrt_llm gives them."""
+        for each in self.generate(asked.arrays):
+            pipe.send({name: array for name, array in each.arrays.items() if name in asked.wanted}, last=False)
+            if self.failure == "death":
+                return None
+            if self.failure:
+                pipe.fail(self.failure)
+                return
+            if pipe.gone():
+                self.stopped.add(asked.id)
+                break
+        pipe.send({}, last=True)
 
     @staticmethod
     def reply(ids: list[int]) -> Reply:
@@ -134,18 +146,28 @@ class Asked:
         requested_output_names: Sequence[str],
         inputs: Sequence[fake_triton.Tensor],
         request_id: str = "",
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self.siblings, self.model, self.wanted, self.id = siblings, model_name, requested_output_names, request_id
         self.arrays = {one.name(): one.as_numpy() for one in inputs}
+        self.parameters = json.dumps(parameters or {})
 
     def exec(self, decoupled: bool = False) -> Any:
-        self.siblings.asked.append((self.model, self.arrays))
+        siblings = self.siblings
+        siblings.asked.append((self.model, self.arrays))
         if self.model == "x-preprocessing":
-            return self.siblings.prepare(self.arrays)
+            return siblings.prepare(self.arrays)
         assert self.model == "x-tensorrt_llm"
-        replies = self.siblings.generate(self.arrays, self.id)
-        only = (Reply({k: v for k, v in each.arrays.items() if k in self.wanted}, each.problem) for each in replies)
-        return only if decoupled else next(only)
+        if "stop" in self.arrays:
+            siblings.stopped.add(self.id)
+            return Reply()
+        if siblings.complaint:
+            return iter([Reply(problem=siblings.complaint)]) if decoupled else Reply(problem=siblings.complaint)
+        if not decoupled:
+            return next(siblings.generate(self.arrays))
+        if not siblings.deaf and (pipe := opened(named(self.parameters))):
+            siblings.write(self, pipe)
+        return iter([Reply()])
 
 
 Make = Callable[..., tuple[Any, Siblings]]
@@ -258,6 +280,7 @@ def test_a_cancelled_request_stops_the_model_and_ends_in_silence(bls: Make, stre
     asked.sender.cancelled = True
     assert asked.error() is None
     assert asked.sender.sent[-1] == (None, fake_triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    made.finalize()  # waits for what was asked of the model
     assert siblings.stopped
 
 
@@ -292,6 +315,29 @@ def test_a_refusal_of_the_model_reaches_the_client_with_final(bls: Make) -> None
     assert error
     assert error.message() == siblings.complaint
     assert len(asked.sender.sent) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("failure", "told"), [("no memory", "no memory"), ("death", "ended in the middle of an answer")])
+def test_an_engine_that_fails_or_dies_in_the_middle_is_an_error(bls: Make, stream: bool, failure: str, told: str) -> None:
+    made, siblings = bls()
+    siblings.endless, siblings.failure = True, failure
+    asked = request("hello", stream=stream)
+    made.execute([asked])
+    error = asked.error()
+    assert error
+    assert told in error.message()
+    assert len(asked.answers()) == stream
+
+
+def test_an_engine_that_never_answers_by_the_pipe_is_an_error(bls: Make) -> None:
+    made, siblings = bls()
+    siblings.deaf = True
+    asked = request("hello")
+    made.execute([asked])
+    error = asked.error()
+    assert error
+    assert error.message() == "x-tensorrt_llm did not answer"
 
 
 @pytest.mark.parametrize(

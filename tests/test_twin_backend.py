@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import fake_triton
 import tiny_checkpoints
 from fake_triton import InferenceRequest, TritonError
+from forge.skeletons.pipe import PARAMETER, Pipe, PipeFault
 
 PROMPT = [7, 3, 150, 42, 9, 77, 12]
 OUTPUTS = {
@@ -351,3 +352,62 @@ def test_a_parameter_that_is_no_number_stops_the_load(start: Start) -> None:
 
 def test_an_unfilled_placeholder_counts_as_absent(start: Start) -> None:
     assert "max_beam_width 1" in refusal(start(max_beam_width="${max_beam_width}"), request(beam_width=2)).message()
+
+
+def piped(pipe: Pipe, **given: Any) -> InferenceRequest:
+    asked = request(**given)
+    asked.given = json.dumps({PARAMETER: pipe.name})
+    return asked
+
+
+def test_answers_by_a_pipe_are_those_of_triton(start: Start) -> None:
+    model = start()
+    for given in ({"streaming": True}, {}, {"num_return_sequences": 3, "return_log_probs": True}):
+        plain, pipe = request(**given), Pipe()
+        asked = piped(pipe, **given)
+        model.execute([plain])
+        expected = plain.answers()
+        model.execute([asked])
+        found = list(pipe.read())
+        pipe.close()
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert one.keys() == other.keys()
+            assert all(np.array_equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
+        assert asked.answers() == []
+        assert asked.sender.sent == [(None, 1)]
+
+
+def test_a_reader_that_hangs_up_ends_its_request(start: Start) -> None:
+    model = start()
+    pipe, late = Pipe(), Pipe()
+    asked = piped(pipe, request_output_len=400, streaming=True)
+    model.execute([asked])
+    next(pipe.read())
+    pipe.hang_up()
+    late.close()
+    refused = piped(late)
+    model.execute([refused])
+    assert [each.error() for each in (asked, refused)] == [None, None]
+    assert [each.sender.sent for each in (asked, refused)] == [[(None, 1)]] * 2
+    assert len(ask(model, request())) == 12
+    pipe.close()
+
+
+def test_a_model_that_is_unloaded_says_so_by_the_pipe(start: Start) -> None:
+    model = start()
+    pipe = Pipe()
+    model.execute([piped(pipe, request_output_len=400, streaming=True)])
+    answers = pipe.read()
+    next(answers)
+    threading.Thread(target=model.finalize).start()
+    with pytest.raises(PipeFault, match="stopped, or unloaded"):
+        list(answers)
+    pipe.close()
+
+
+@pytest.mark.parametrize("name", ["/run/docker.sock", "", "A" * 32, 7])
+def test_a_pipe_of_another_name_is_refused(start: Start, name: object) -> None:
+    asked = request()
+    asked.given = json.dumps({PARAMETER: name})
+    assert refusal(start(), asked).message() == "parameter forge_pipe is for tensorrt_llm_bls alone"

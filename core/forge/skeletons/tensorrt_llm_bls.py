@@ -1,7 +1,8 @@
 """Text in, text out, token by token: asks preprocessing and tensorrt_llm, and turns ids into text itself.
 
-Each request has a thread, so one instance carries many streams. Triton does not tell a model's own requests that their asker
-was cancelled: a watch looks for cancelled requests and sends tensorrt_llm the ``stop`` request that goes with each.
+Each request has a thread, so one instance carries many streams; tensorrt_llm's answers come to it by a pipe of its own. Triton
+does not tell a model's own requests that their asker was cancelled: a watch looks for cancelled requests and closes their
+pipes. A tensorrt_llm that answers whole (not decoupled) answers by Triton, and is stopped by a ``stop`` request.
 """
 
 # Triton puts its classes into triton_python_backend_utils after this module has run: annotations must wait.
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,14 +25,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .detokenizer import Detokenizer
+from .pipe import PARAMETER, Pipe, PipeFault
 
 STREAMS = 24
-"""Requests carried at once. Triton gives the requests that an instance makes 32 threads, and the stop requests need some."""
+"""Requests carried at once. Triton gives an instance 32 threads: each request that it makes holds one to its end, and its
+answers need some."""
 
 WATCH_SECONDS = 0.05
-KEPT = 64
-"""Streams that are held after their end. Triton 2.51 lets go of one in a thread without Python's lock; were that thread the
-last to hold it, arrays would be freed there, and now and then the process dies of it."""
 PATIENCE = 4
 """Looks of the watch after which a stop request is sent again: the first can overtake what it is to stop."""
 
@@ -89,6 +90,7 @@ class Call:
     decoupled: bool
     ids: list[str] = field(default_factory=list[str])
     """Request ids of its rows at tensorrt_llm: its own, so that no two streams are ever taken for one."""
+    pipes: list[Pipe] = field(default_factory=list[Pipe])
     texts: dict[int, Whole] = field(default_factory=dict[int, Whole])
     lock: threading.Lock = field(default_factory=threading.Lock)
     rows_left: int = 1
@@ -161,10 +163,10 @@ class TritonPythonModel:
         self._engine = stated.get("tensorrt_llm_model_name", "tensorrt_llm")
         self._preprocessing = stated.get("preprocessing_model_name", "preprocessing")
         self._open: dict[int, Call] = {}
-        self._kept: deque[object] = deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._closing = False
         self._threads = ThreadPoolExecutor(STREAMS, "stream")
+        self._askers = ThreadPoolExecutor(STREAMS, "ask")
         self._watch = threading.Thread(target=self._look, name="watch", daemon=True)
         self._watch.start()
 
@@ -183,6 +185,7 @@ class TritonPythonModel:
             self._closing = True
             self._changed.notify()
         self._threads.shutdown(wait=True)
+        self._askers.shutdown(wait=True)
         self._watch.join()
 
     def _serve(self, call: Call) -> None:
@@ -207,6 +210,8 @@ class TritonPythonModel:
             return work()
         except Refused as refusal:
             call.fail(str(refusal), refusal.code)
+        except PipeFault as fault:
+            call.fail(str(fault), pb_utils.TritonError.INTERNAL)
         except Exception as error:  # noqa: BLE001 (the thread's boundary: whatever went wrong is the client's to know)
             call.fail(f"tensorrt_llm_bls failed: {error!r}", pb_utils.TritonError.INTERNAL)
         return None
@@ -243,14 +248,27 @@ class TritonPythonModel:
         wanted += [name for name in COUNTS if call.wants(f"return_{name}")]
         if call.idle:
             return
-        request = pb_utils.InferenceRequest(
-            model_name=self._engine, requested_output_names=wanted, inputs=inputs, request_id=call.ids[number]
+        ask = partial(
+            pb_utils.InferenceRequest,
+            model_name=self._engine,
+            requested_output_names=wanted,
+            inputs=inputs,
+            request_id=call.ids[number],
         )
-        for response in self._asked(request):
-            found = _arrays(response)
-            # The end of a stream can be empty. A failure in its middle is, too: Triton 2.51 hands none on to a model that asks.
-            if "output_ids" in found:
+        if not self._decoupled:
+            yield _arrays(ask().exec())
+            return
+        with closing(Pipe()) as pipe:
+            with call.lock:
+                call.pipes.append(pipe)
+            done = self._askers.submit(_ask, ask(parameters={PARAMETER: pipe.name}), pipe)
+            answered = False
+            for found in pipe.read():
+                answered = True
                 yield found
+            if not answered:
+                done.result()
+                raise PipeFault(f"{self._engine} did not answer")
 
     def _stream(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> None:
         pieces: dict[int, Detokenizer] = {}
@@ -312,6 +330,10 @@ class TritonPythonModel:
             threading.Event().wait(WATCH_SECONDS)
 
     def _stop(self, call: Call) -> None:
+        if self._decoupled:
+            for pipe in list(call.pipes):
+                pipe.hang_up()
+            return
         needed = [FROM_PREPROCESSING[name] for name in ("INPUT_ID", "REQUEST_INPUT_LEN", "REQUEST_OUTPUT_LEN")]
         inputs = [pb_utils.Tensor(name, np.ones((1, 1), np.int32)) for name in needed]
         inputs.append(pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)))
@@ -319,12 +341,19 @@ class TritonPythonModel:
             request = pb_utils.InferenceRequest(
                 model_name=self._engine, requested_output_names=["output_ids"], inputs=inputs, request_id=each
             )
-            list(self._asked(request))
+            request.exec()
 
-    def _asked(self, request: pb_utils.InferenceRequest) -> Iterable[pb_utils.InferenceResponse]:
-        answers = request.exec(decoupled=True) if self._decoupled else (request.exec(),)
-        self._kept.append(answers)
-        return answers
+
+def _ask(request: pb_utils.InferenceRequest, pipe: Pipe) -> None:
+    """Asks for answers by ``pipe``. Triton has one response, an error or an empty one, when tensorrt_llm is done.
+
+    Refused says what the error is. No array ever comes this way: Triton's stub would free it in a thread without Python's lock.
+    """
+    try:
+        for response in request.exec(decoupled=True):
+            _arrays(response)
+    finally:
+        pipe.shut()
 
 
 def _arrays(response: pb_utils.InferenceResponse) -> dict[str, NDArray[np.generic]]:

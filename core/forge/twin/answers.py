@@ -14,6 +14,7 @@ from .asks import Ask
 from .pieces import Pieces
 from .post import Post
 from .voices import Line, Voice
+from .ways import Responses, Way
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -22,7 +23,7 @@ Said = Sequence[tuple[Ask, Sequence[Line]]]
 
 
 class Answer:
-    """One request's exchange (see batching.Exchange) over Triton's response sender.
+    """One request's exchange (see batching.Exchange) over the way that its answers go.
 
     A decoupled model answers each sequence by itself, with its batch_index and sequence_index; another answers once, with
     all rows and lines in one array. ``outputs`` holds the declared outputs' numpy types by name.
@@ -34,23 +35,21 @@ class Answer:
         asks: tuple[Ask, ...],
         outputs: Mapping[str, type],
         pieces: Pieces,
-        post: Post,
+        way: Way,
         *,
         decoupled: bool,
     ) -> None:
         self.request_id, self.asks = request.request_id(), asks
-        self._sender = request.get_response_sender()
-        self._decoupled, self._pieces, self._post = decoupled, pieces, post
+        self._decoupled, self._pieces, self._way = decoupled, pieces, way
         wanted = set(request.requested_output_names()) or set(outputs)
         self._outputs = {name: kind for name, kind in outputs.items() if name in wanted}
         self._left = sum(1 if ask.beams.width > 1 else ask.samples for ask in asks)
         self._sent: dict[tuple[int, int], int] = {}
         self._read: dict[int, list[Floats]] = {}
         self._kept: dict[tuple[int, int], Sequence[Line]] = {}
-        self._spoken = False
 
     def cancelled(self) -> bool:
-        return self._sender.is_cancelled()
+        return self._way.gone()
 
     def read(self, row: int, logits: Floats) -> None:
         self._read.setdefault(row, []).append(logits)
@@ -63,23 +62,17 @@ class Answer:
         elif voice.done:
             lines = voice.lines()[: ask.samples]
             if self._decoupled:
-                self._send(self._tensors([(ask, lines)], row, sample))
+                self._send(self._arrays([(ask, lines)], row, sample))
             else:
                 self._kept[row, sample] = lines
                 if not self._left:
-                    self._send(self._tensors(self._gathered(), 0, 0))
+                    self._send(self._arrays(self._gathered(), 0, 0))
 
     def fail(self, what: str) -> None:
-        error = pb_utils.InferenceResponse(error=pb_utils.TritonError(what, pb_utils.TritonError.INTERNAL))
-        if not self._spoken:
-            self._post.send(self._sender, error, _FINAL)
-            return
-        # An error in one send with FINAL, after tokens, would keep the model from ever unloading (Triton 2.51).
-        self._post.send(self._sender, error, 0)
-        self._post.send(self._sender, None, _FINAL)
+        self._way.fail(what)
 
     def end(self) -> None:
-        self._post.send(self._sender, _nothing(decoupled=self._decoupled), _FINAL)
+        self._way.end()
 
     def _stream(self, row: int, sample: int, voice: Voice) -> None:
         line, ask = voice.lines()[0], self.asks[row]
@@ -90,11 +83,10 @@ class Answer:
         self._sent[row, sample] = len(line.tokens)
         # Ids are the new ones, log-probabilities all so far: that is how TensorRT-LLM streams them (LlmRequest::createResult).
         part = Line(fresh, line.log_probs, line.logits[begin:])
-        self._send(self._tensors([(ask, [part])], row, sample, line.cumulative))
+        self._send(self._arrays([(ask, [part])], row, sample, line.cumulative))
 
-    def _send(self, tensors: Sequence[pb_utils.Tensor]) -> None:
-        self._spoken = True
-        self._post.send(self._sender, pb_utils.InferenceResponse(tensors), 0 if self._left else _FINAL)
+    def _send(self, arrays: Mapping[str, Array]) -> None:
+        self._way.send(arrays, last=not self._left)
 
     def _gathered(self) -> Said:
         return [
@@ -102,7 +94,7 @@ class Answer:
             for row, ask in enumerate(self.asks)
         ]
 
-    def _tensors(self, said: Said, row: int, sample: int, so_far: float | None = None) -> list[pb_utils.Tensor]:
+    def _arrays(self, said: Said, row: int, sample: int, so_far: float | None = None) -> dict[str, Array]:
         """The outputs that are declared and wanted. ``so_far`` is the summed log-probability of a line that goes on."""
         table = _Table(said, so_far, [self._read.get(row + index, []) for index in range(len(said))])
         made: Mapping[str, Callable[[], Array]] = {
@@ -117,9 +109,7 @@ class Answer:
             "num_input_tokens": lambda: table.each([len(ask.prompt) for ask, _ in said]),
             "num_output_tokens": lambda: table.each([sum(len(line.tokens) for line in lines) for _, lines in said]),
         }
-        return [
-            pb_utils.Tensor(name, _typed(make(), self._outputs[name])) for name, make in made.items() if name in self._outputs
-        ]
+        return {name: _typed(make(), self._outputs[name]) for name, make in made.items() if name in self._outputs}
 
 
 def refuse(request: pb_utils.InferenceRequest, what: str, post: Post) -> None:
@@ -129,13 +119,8 @@ def refuse(request: pb_utils.InferenceRequest, what: str, post: Post) -> None:
 
 
 def agree(request: pb_utils.InferenceRequest, post: Post, *, decoupled: bool) -> None:
-    """Answers a `stop` request: it is done with, and has nothing to say."""
-    post.send(request.get_response_sender(), _nothing(decoupled=decoupled), _FINAL)
-
-
-def _nothing(*, decoupled: bool) -> pb_utils.InferenceResponse | None:
-    """What to end with when there is nothing to say; a model that is not decoupled must send a response all the same."""
-    return None if decoupled else pb_utils.InferenceResponse([])
+    """Answers a request that has nothing to be told: a `stop`, or one whose asker has gone."""
+    Responses(request.get_response_sender(), post, decoupled=decoupled).end()
 
 
 def _place(item: tuple[tuple[int, int], Sequence[Line]]) -> tuple[int, int]:

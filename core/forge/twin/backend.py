@@ -13,6 +13,7 @@ from typing import cast
 
 import triton_python_backend_utils as pb_utils
 
+from . import pipe
 from .answers import Answer, agree, refuse
 from .architectures import section
 from .asks import MAX_ANSWERS, Limits, is_stop, read_asks
@@ -21,6 +22,7 @@ from .faults import CheckpointFault, RequestFault
 from .loading import build_limit, load
 from .pieces import Pieces
 from .post import Post
+from .ways import Piped, Responses, Way
 
 # Triton's threads want the interpreter between a step's numpy calls; the default of 5 ms would hold tokens back that long.
 _SWITCH_SECONDS = 0.0005
@@ -69,11 +71,22 @@ class TritonPythonModel:
                 continue
             try:
                 asks = read_asks(tensors, self._limits)
+                way = self._way(request)
             except RequestFault as fault:
                 refuse(request, str(fault), self._post)
                 continue
-            answer = Answer(request, asks, self._outputs, self._pieces, self._post, decoupled=self._decoupled)
-            self._loop.submit(answer)
+            if way is None:
+                agree(request, self._post, decoupled=self._decoupled)
+                continue
+            self._loop.submit(Answer(request, asks, self._outputs, self._pieces, way, decoupled=self._decoupled))
+
+    def _way(self, request: pb_utils.InferenceRequest) -> Way | None:
+        """How its answers go back: by a pipe where one is named; None where its reader has gone already."""
+        name = pipe.named(request.parameters()) if self._decoupled else ""
+        if not name:
+            return Responses(request.get_response_sender(), self._post, decoupled=self._decoupled)
+        opened = pipe.opened(name)
+        return Piped(opened, request.get_response_sender(), self._post) if opened else None
 
     def finalize(self) -> None:
         self._loop.close()
