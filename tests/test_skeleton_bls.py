@@ -120,7 +120,8 @@ class Siblings:
         for each in self.generate(asked.arrays):
             pipe.send({name: array for name, array in each.arrays.items() if name in asked.wanted}, last=False)
             if self.failure == "death":
-                return None
+                pipe.close()
+                return
             if self.failure:
                 pipe.fail(self.failure)
                 return

@@ -2,7 +2,7 @@
 
 Stands beside tensorrt_llm_bls's model.py, which imports it; the writing end is ``forge.twin.pipe``. A pipe is a Unix socket
 under a random abstract name (man 7 unix), which goes with the request as its parameter ``forge_pipe``. Tokens do not come by
-``exec`` because Triton's Python stub can lock up there: docs/decisions/0009-tokens-come-by-a-pipe-of-forges-own.md.
+``exec`` because Triton's Python stub can lock up there: docs/decisions/0010-tokens-come-by-a-pipe-of-forges-own.md.
 """
 
 import contextlib
