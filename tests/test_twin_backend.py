@@ -362,7 +362,8 @@ def piped(pipe: Pipe, **given: Any) -> InferenceRequest:
 
 def test_answers_by_a_pipe_are_those_of_triton(start: Start) -> None:
     model = start()
-    for given in ({"streaming": True}, {}, {"num_return_sequences": 3, "return_log_probs": True}):
+    kinds: tuple[dict[str, Any], ...] = ({"streaming": True}, {}, {"num_return_sequences": 3, "return_log_probs": True})
+    for given in kinds:
         plain, pipe = request(**given), Pipe()
         asked = piped(pipe, **given)
         model.execute([plain])
