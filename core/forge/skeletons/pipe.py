@@ -7,6 +7,7 @@ under a random abstract name (man 7 unix), which goes with the request as its pa
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -14,6 +15,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,14 @@ PARAMETER = "forge_pipe"
 NAME = "\0forge-pipe-"
 HEAD = struct.Struct("<II")
 """Before each answer: the bytes of its JSON, and of its arrays one after the other."""
+
+
+class _Told(TypedDict):
+    """``arrays``: a name, numpy's type and the shape of each."""
+
+    arrays: NotRequired[list[tuple[str, str, list[int]]]]
+    last: NotRequired[bool]
+    error: NotRequired[str]
 
 
 class PipeFault(Exception):  # noqa: N818 (an answer to the client, not a fault of this model)
@@ -88,16 +98,16 @@ def _answers(file: BufferedReader) -> Iterator[dict[str, NDArray[np.generic]]]:
     last = False
     while not last:
         head, body = HEAD.unpack(_exactly(file, HEAD.size))
-        told = json.loads(_exactly(file, head))
+        told = cast("_Told", json.loads(_exactly(file, head)))
         data = _exactly(file, body)
         if "error" in told:
             raise PipeFault(told["error"])
         found: dict[str, NDArray[np.generic]] = {}
         start = 0
-        for name, kind, shape in told["arrays"]:
-            array = np.frombuffer(data, np.dtype(kind), int(np.prod(shape)), start).reshape(shape)
+        for name, kind, shape in told.get("arrays", ()):
+            array: NDArray[np.generic] = np.frombuffer(data, np.dtype(kind), math.prod(shape), start).reshape(shape)
             found[name], start = array, start + array.nbytes
-        last = told["last"]
+        last = told.get("last", False)
         if found:
             yield found
 
