@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := recipes/smollm2-135m-instruct.toml
+# Processes that the tests run in; any number will do, 0 is one without xdist.
+JOBS ?= 2
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage originals lint clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +31,15 @@ demo: $(VENV)/.forge
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# The same, and how much of each package ran.
+coverage: $(VENV)/.test
+	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
+
+# NVIDIA's scripts and skeletons, which tests hold forge to; into FORGE_ORIGINALS or ~/.cache/forge/originals.
+originals:
+	$(PYTHON) tests/originals.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -128,7 +128,7 @@ def served() -> Generator[tuple[str, str]]:
     """A tiny random model, built and served for this run: its gRPC address and Triton's name of its bls."""
     sys.path.insert(0, str(TESTS))
     import tiny_served
-    from triton_fixture import free_ports
+    from patience import free_ports
 
     shop = Workshop.here()
     shop.home.mkdir(parents=True, exist_ok=True)

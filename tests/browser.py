@@ -13,6 +13,8 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from patience import PATIENCE
+
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -46,8 +48,8 @@ class Browser:
         return self.settled(script, *arguments, wish=bool)
 
     def settled(self, script: str, *arguments: object, wish: Callable[[Any], bool]) -> Any:
-        """What ``script`` returns as soon as that is as wished; at most ten seconds."""
-        end = time.monotonic() + 10
+        """What ``script`` returns as soon as that is as wished;"""
+        end = time.monotonic() + PATIENCE
         while not wish(found := self.ask(script, *arguments)):
             assert time.monotonic() < end, f"never as wished, but {found}"
             time.sleep(0.05)

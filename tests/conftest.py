@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from fake_doors import World
 from forge.asking import Target
 from forge.entering import Built
-from forge.ports import Ports, Request
+from forge.ports import Request
 from forge.workshop import Workshop
+from patience import free_ports
 
 pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served"]
 
@@ -30,15 +30,6 @@ def pytest_configure() -> None:
     """Ctrl-C reaches what the tests start, also where a shell started the tests in the background and had it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def free_ports() -> Ports:
-    """Three ports that nobody holds now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    numbers = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return Ports(*numbers)
 
 
 @pytest.fixture(scope="session")

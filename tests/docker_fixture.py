@@ -23,6 +23,7 @@ from forge.adapters.docker_daemon import Daemon
 from forge.adapters.processes import started
 from forge.containers import ContainerRun
 from forge.model import Command
+from patience import PATIENCE
 from standin import system
 from standin.tree import File, Settings, write
 
@@ -99,9 +100,9 @@ def children(pid: int) -> list[int]:
 
 
 def end(pid: int, number: signal.Signals) -> None:
-    """Send a signal and wait until the process is gone; half a minute later it is killed."""
+    """Send a signal and wait until the process is gone; after PATIENCE it is killed."""
     began = started(pid)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     with suppress(ProcessLookupError):
         os.kill(pid, number)
         while started(pid) == began is not None:

@@ -13,6 +13,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from patience import PATIENCE
+
 Array = NDArray[np.generic]
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
@@ -129,13 +131,13 @@ class InferenceRequest:
     def get_response_sender(self) -> InferenceResponseSender:
         return self.sender
 
-    def answers(self, seconds: float = 30.0) -> list[Mapping[str, Array]]:
+    def answers(self, seconds: float = PATIENCE) -> list[Mapping[str, Array]]:
         """The outputs of every response, once the last one has come."""
         assert self.sender.final.wait(seconds), "no FINAL came"
         responses = [response for response, _ in self.sender.sent if response is not None and not response.has_error()]
         return [{tensor.name(): tensor.as_numpy() for tensor in one.output_tensors()} for one in responses]
 
-    def error(self, seconds: float = 30.0) -> TritonError | None:
+    def error(self, seconds: float = PATIENCE) -> TritonError | None:
         """The error that was sent, if any, once the last response has come."""
         assert self.sender.final.wait(seconds), "no FINAL came"
         return next((response.error for response, _ in self.sender.sent if response and response.error), None)

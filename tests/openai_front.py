@@ -6,14 +6,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from forge.adapters import fronts, processes
+from forge.adapters import fronts
 from forge.ports import Ports
+from patience import PATIENCE, spare
 
 
 @contextmanager
 def front(grpc: str, repository: Path) -> Generator[str]:
     """The API's address, served in front of the server at ``grpc``."""
-    (port,) = processes.spare(1)
+    (port,) = spare(1)
     command = fronts.command(Ports(grpc=int(grpc.rpartition(":")[2]), openai=port), [str(repository)])
     with subprocess.Popen(command.argv, env=dict(command.env), stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -23,6 +24,6 @@ def front(grpc: str, repository: Path) -> Generator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE)
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from patience import PATIENCE
+
 
 @dataclass(frozen=True)
 class Slow:
@@ -44,7 +46,7 @@ def before(real: str) -> Generator[Slow]:
                 yield next(answer)
                 answer.cancel()
                 slow.begun.release()
-                gone.wait(60)
+                gone.wait(PATIENCE)
 
         stubs.add_GRPCInferenceServiceServicer_to_server(Beginner(), server)
         server.start()

@@ -339,7 +339,7 @@ def test_aiperfs_own_chat_endpoint_measures_openais_api(shop: Workshop, served: 
         where = ("--url", address.removesuffix("/v1"), "--model", served.model.name, "--tokenizer", aiperf.MODEL)
         argv = (str(python), "-m", "aiperf", *CHAT, *where, "--output-artifact-dir", str(tmp_path))
         done = subprocess.run(
-            argv, env={**processes.inherited(os.environ), **places}, capture_output=True, text=True, check=False, timeout=120
+            argv, env={**processes.inherited(os.environ), **places}, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stdout + done.stderr
     told = [json.loads(line) for line in (tmp_path / "profile_export_raw.jsonl").read_text(encoding="utf-8").splitlines()]

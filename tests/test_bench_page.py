@@ -310,7 +310,7 @@ def test_without_bokeh_a_page_that_is_asked_for_is_an_error_with_what_to_install
         ["run", "nothing", "--page", str(tmp_path / "a.html")],
     ):
         code = f"import sys; sys.modules['bokeh'] = None; from forge.cli import main; main({['bench', *words]!r})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == BenchError.exit_code
         assert "bokeh is not installed" in done.stderr
         assert "pip install 'triton-forge[bench]'" in done.stderr
@@ -319,5 +319,5 @@ def test_without_bokeh_a_page_that_is_asked_for_is_an_error_with_what_to_install
 
 def test_bokeh_is_imported_only_for_a_page() -> None:
     code = "import sys; import forge.drawing, forge.cli.benching, forge.workshop; print('bokeh' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import check_kit as kit
+import originals
 from breaking import ASSETS, BREAKS, CONFIG
 from forge import machine, repository
 from forge.adapters.pbtxt import blank
@@ -23,7 +24,7 @@ from forge.model import COMMON_ROLES, RuntimeKind, TextFile
 from forge.rules import RULES
 from forge.store import Store
 
-NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
+VERSIONS = originals.versions("0.19.0")
 SARIF: Mapping[str, Any] = {
     "type": "object",
     "required": ["version", "runs"],
@@ -328,7 +329,9 @@ def test_a_file_that_shares_its_blocks_with_another_is_not_written_through(root:
 
 def filled(place: Path, version: str, **changes: Mapping[str, str]) -> Path:
     """A repository as the notes make it: a skeleton of NVIDIA's, filled text by text, tokenizer and engine beside it."""
-    files = [TextFile(f"{role}/config.pbtxt", (NVIDIA / version / role / "config.pbtxt").read_text()) for role in COMMON_ROLES]
+    nvidia = originals.skeletons(version)
+    assert nvidia
+    files = [TextFile(f"{role}/config.pbtxt", (nvidia / role / "config.pbtxt").read_text()) for role in COMMON_ROLES]
     files += [TextFile(f"{role}/1/model.py", "") for role in ("preprocessing", "postprocessing", "tensorrt_llm_bls")]
     values = {role: {**stated, **changes.get(role, {})} for role, stated in FILLED.items()}
     kit.by_hand(place, files, values)
@@ -340,8 +343,8 @@ def filled(place: Path, version: str, **changes: Mapping[str, str]) -> Path:
     return place
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
-@pytest.mark.parametrize("version", ["0.19.0", "0.20.0", "1.1"])
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_notes_followed_to_the_letter_give_no_error(tmp_path: Path, version: str) -> None:
     done = check(filled(tmp_path / "hand", version), "--json")
     told = json.loads(done.stdout)["findings"]
@@ -349,7 +352,7 @@ def test_notes_followed_to_the_letter_give_no_error(tmp_path: Path, version: str
     assert done.exit_code == 0
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
 @pytest.mark.parametrize(
     ("rule", "changes"),
     [
@@ -365,13 +368,13 @@ def test_notes_followed_to_the_letter_give_no_error(tmp_path: Path, version: str
     ],
 )
 def test_what_notes_leave_out_is_found(tmp_path: Path, rule: str, changes: dict[str, Mapping[str, str]]) -> None:
-    told = json.loads(check(filled(tmp_path / "hand", "0.20.0", **changes), "--json").stdout)["findings"]
+    told = json.loads(check(filled(tmp_path / "hand", VERSIONS[-1], **changes), "--json").stdout)["findings"]
     assert rule in {each["rule"] for each in told if each["severity"] == "error"}
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
 def test_fixing_a_skeleton_filled_by_hand_keeps_what_nvidias_code_wants_there(tmp_path: Path) -> None:
-    place = filled(tmp_path / "hand", "0.20.0")
+    place = filled(tmp_path / "hand", VERSIONS[-1])
     (place / "preprocessing/1/model.py").write_text("path = parameters[\n    'multimodal_model_path']\n")
     check(place, "--fix")
     engine, texts = kit.config(place, "tensorrt_llm").parameters, kit.config(place, "preprocessing").parameters

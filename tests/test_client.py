@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+import slow_triton
 import tiny_checkpoints
 from forge.client import AsyncClient, Client, InferenceError, Request
 from forge.model import Role
+from patience import PATIENCE
 from skeleton_kit import TOKENIZERS
 from tiny_served import Tiny
 
@@ -23,7 +25,7 @@ COUNT = 10
 
 @pytest.fixture(scope="module")
 def client(tiny: Tiny) -> Iterator[Client]:
-    with Client(tiny.address, timeout=60) as one:
+    with Client(tiny.address, timeout=PATIENCE) as one:
         yield one
 
 
@@ -151,7 +153,7 @@ def test_many_answers_at_once_come_over_one_channel_and_are_not_mixed(tiny: Tiny
     alone = [client.ask(request).replies for request in requests]
 
     async def together() -> list[object]:
-        async with AsyncClient(tiny.address, timeout=60) as several:
+        async with AsyncClient(tiny.address, timeout=PATIENCE) as several:
             return [answer.replies for answer in await asyncio.gather(*map(several.ask, requests))]
 
     assert asyncio.run(together()) == alone
@@ -169,32 +171,35 @@ def test_asyncio_and_threads_hear_the_same_chunks(tiny: Tiny, client: Client, as
 
 
 @pytest.mark.parametrize("how", ["aclose", "cancel"])
-def test_what_is_left_frees_its_places(tiny: Tiny, asked: Request, how: str) -> None:
-    """Twice as many endless answers as there are places are begun and left; the next one is not kept waiting."""
-    endless = replace(asked, max_tokens=240, min_tokens=240, return_log_probs=False)
+def test_who_leaves_is_seen_to_by_the_server(tiny: Tiny, asked: Request, how: str) -> None:
+    endless = replace(asked, max_tokens=240, return_log_probs=False)
 
-    async def leave(several: AsyncClient) -> None:
-        if how == "aclose":
-            async with aclosing(several.generate(endless)) as chunks:
-                await anext(chunks)
-            return
-        task = asyncio.create_task(several.ask(endless))
-        await asyncio.sleep(0.1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    async def first(several: AsyncClient) -> None:
+        async with aclosing(several.generate(endless)) as chunks:
+            await anext(chunks)
 
-    async def run() -> str:
-        async with AsyncClient(tiny.address) as several:
-            await asyncio.gather(*(leave(several) for _ in range(16)))
-            return (await asyncio.wait_for(several.ask(asked), 5)).text
+    async def run(slow: slow_triton.Slow) -> None:
+        async with AsyncClient(slow.address) as several:
+            if how == "aclose":
+                await asyncio.gather(*(first(several) for _ in range(4)))
+            else:
+                tasks = [asyncio.create_task(several.ask(endless)) for _ in range(4)]
+                for _ in tasks:
+                    assert await asyncio.to_thread(slow.begun.acquire, timeout=PATIENCE)
+                for task in tasks:
+                    task.cancel()
+                told = await asyncio.gather(*tasks, return_exceptions=True)
+                assert {type(each) for each in told} == {asyncio.CancelledError}
+            for _ in range(4):
+                assert await asyncio.to_thread(slow.left.acquire, timeout=PATIENCE)
 
-    assert asyncio.run(run())
+    with slow_triton.before(tiny.address) as slow:
+        asyncio.run(run(slow))
 
 
 def test_asyncio_is_told_of_failures_in_the_same_words(tiny: Tiny, asked: Request) -> None:
     async def fail(address: str, request: Request) -> None:
-        async with AsyncClient(address, timeout=30) as one:
+        async with AsyncClient(address, timeout=PATIENCE) as one:
             await one.ask(request)
 
     with pytest.raises(InferenceError, match="no model 'nobody'") as caught:

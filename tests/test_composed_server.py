@@ -17,7 +17,6 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from conftest import free_ports
 from forge import publishing, repository, siblings
 from forge.adapters.machine import ThisMachine
 from forge.adapters.pbtxt import blank
@@ -29,6 +28,7 @@ from forge.model import Layout, Role
 from forge.ports import Ports, Request
 from forge.workshop import Workshop
 from nvidias_bls import bls
+from patience import free_ports
 
 pytestmark = pytest.mark.slow
 PATIENCE = 60.0

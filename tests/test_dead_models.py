@@ -18,8 +18,8 @@ from forge.client import Client
 from forge.ports import Request, Running
 from forge.recovery import Watch
 from forge.workshop import Workshop
+from patience import free_ports
 from tiny_served import Tiny
-from triton_fixture import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 

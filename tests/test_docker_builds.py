@@ -105,7 +105,7 @@ class Job:
         """Built by another forge, where ``victim`` or that forge itself is killed in the conversion."""
         words = [sys.executable, "-c", OTHER, str(self.folder), self.engine, BANNER, str(victim)]
         env = {**os.environ, **environ(self.engine)}
-        return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
 
     def build(self, hear: Callable[[Event], None] = lambda event: None, home: Path | None = None) -> list[str]:
         """The steps that were made."""

@@ -11,6 +11,7 @@ from forge.containers import ContainerRun
 from forge.errors import HostError, StepError
 from forge.halt import Halt
 from forge.model import Command
+from patience import PATIENCE
 
 
 def told(containers: DockerContainers, run: ContainerRun) -> list[str]:
@@ -179,7 +180,7 @@ def test_output_is_told_while_it_comes(containers: DockerContainers, out: Path) 
             (out / "go").touch()
 
     script = "echo first; until [ -e /forge/out/go ]; do sleep 0.05; done; printf '10%%\\r100%%\\r'; printf 'no end'"
-    containers.run(run_of(out, "sh", "-c", script, timeout=30.0), line)
+    containers.run(run_of(out, "sh", "-c", script, timeout=PATIENCE), line)
     assert heard.is_set()
     assert (out.parent / "run.log").read_bytes().endswith(b"first\n10%\r100%\rno end")
 

@@ -26,8 +26,8 @@ from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
 from forge.ports import Launch, Ports, Shelf
 from own_engine import Engine, bridge
+from patience import PATIENCE, free_ports, soon
 from standin.tree import Image
-from triton_fixture import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -113,15 +113,14 @@ def containers(address: str) -> set[str]:
 def ask(ports: Ports, model: str, text: str) -> str:
     given = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
     body = msgspec.json.encode({"inputs": [given]})
-    with urllib.request.urlopen(f"http://{ports.host}:{ports.http}/v2/models/{model}/infer", data=body, timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"http://{ports.host}:{ports.http}/v2/models/{model}/infer", data=body, timeout=PATIENCE
+    ) as answer:
         return msgspec.json.decode(answer.read(), type=Answer).outputs[0].data[0]
 
 
-def gone(address: str, name: str, seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while name in containers(address) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return name not in containers(address)
+def gone(address: str, name: str) -> bool:
+    return soon(lambda: name not in containers(address), 0.1)
 
 
 @contextmanager
@@ -295,7 +294,7 @@ def test_a_detached_server_outlives_forge_writes_its_log_and_is_stopped_by_anoth
 ) -> None:
     with other_forge(engine, tmp_path / "home", launch_of(repository, standin, detach=True)) as forge:
         name = first_line(forge)
-        assert forge.wait(30) == 0
+        assert forge.wait(PATIENCE) == 0
     (running,) = servers.running()
     assert (running.container, running.repository) == (name, str(repository))
     with pytest.raises(ServerError, match=f"runs on this repository already .container {name}"):

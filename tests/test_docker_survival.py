@@ -26,6 +26,7 @@ from docker_fixture import (
 from forge.adapters.docker_containers import DockerContainers
 from forge.adapters.processes import started
 from forge.errors import HostError, StepError
+from patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 LONG = ("sh", "-c", "echo begun; exec sleep 300")
@@ -43,7 +44,7 @@ def heard(process: "subprocess.Popen[str]", word: str) -> None:
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
     """(exit code, standard error) of another forge that is about to end."""
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     return process.returncode, error
 
 
@@ -203,7 +204,7 @@ def test_what_a_killed_forges_container_wrote_is_given_back(engine: str, plain: 
     finish(process)
     assert (theirs / "half").stat().st_uid == 0
     process = driven(engine, theirs, (), user=SOMEBODY)
-    said, error = process.communicate(timeout=60)
+    said, error = process.communicate(timeout=PATIENCE)
     assert "forge-k3y5" in said, error
     assert (theirs / "half").stat().st_uid == SOMEBODY
 

@@ -91,7 +91,6 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "13 passed" in ran.stdout
@@ -102,7 +101,6 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     assert asked.stdout.strip() == "()"
 

@@ -11,7 +11,7 @@ import pytest
 
 import verify_kit
 from forge.workshop import Workshop
-from triton_fixture import free_ports
+from patience import free_ports
 
 PAGE = (Path(__file__).parent.parent / "docs" / "python-api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r'^```python title="[^"]+"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)

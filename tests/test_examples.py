@@ -6,8 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from conftest import SMOLLM2, free_ports
+from conftest import SMOLLM2
 from forge.workshop import Workshop
+from patience import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUESTION = "What is the capital of France? Answer in one sentence."

@@ -17,13 +17,13 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import originals
 from forge import repository
 from forge.adapters.pbtxt import blank
 from forge.errors import RepositoryError
 from forge.model import Role, TextFile
 
-NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
-FILES = sorted(file for file in NVIDIA.glob("*/*/config.pbtxt") if "${" in file.read_text(encoding="utf-8"))
+FILES = [file for file in originals.configs() if "${" in file.read_text(encoding="utf-8")]
 PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "\"'\\$#")
 """What both take into a string as it stands; a quote or a backslash breaks the file under NVIDIA's script."""
 
@@ -93,8 +93,8 @@ def suited(name: str) -> str:
     return "true" if name == "decoupled_mode" else "3"
 
 
-@pytest.mark.skipif(not FILES, reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: "-".join(file.parts[-3:-1]))
+@pytest.mark.skipif(not FILES, reason=originals.MISSING)
+@pytest.mark.parametrize("file", FILES, ids=originals.title)
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_nvidias_script_acts_on_gives_the_same_message(file: Path, data: st.DataObject) -> None:

@@ -141,7 +141,7 @@ def taken(parser: argparse.ArgumentParser, argv: Sequence[str]) -> bool:
 def test_what_argparse_takes_is_never_refused(*, read: bool) -> None:
     refused: list[str] = []
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.data(), st.sampled_from([40, 80, 200]))
     def holds(data: st.DataObject, columns: int) -> None:
         source, flags = data.draw(sources(SHOWN + HIDDEN if read else SHOWN))

@@ -1,7 +1,6 @@
 """The client against a real Triton whose models speak the tensors of tensorrt_llm_bls."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +13,8 @@ import tiny_models
 from forge.adapters.inference import TritonClient
 from forge.errors import InferenceError
 from forge.ports import Chunk, Request
-from triton_fixture import Serving, free_ports
+from patience import free_ports, soon
+from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -58,9 +58,7 @@ def test_a_stream_comes_piece_by_piece_and_ends_with_a_final_chunk(speakers: Ser
 
 def test_the_first_piece_comes_before_the_last_is_made(speakers: Served) -> None:
     with closing(TritonClient().generate(speakers.address, replace(SAY, prompt="forever on"))) as answer:
-        began = time.monotonic()
-        assert next(answer).text == "forever"
-        assert time.monotonic() - began < 5
+        assert next(answer).text == "forever"  # the last would come in hours
 
 
 def test_a_model_that_answers_once_gives_one_final_chunk(speakers: Served) -> None:
@@ -162,8 +160,8 @@ def test_no_server_is_said_with_what_to_do() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_given_up(speakers: Served) -> None:
-    with pytest.raises(InferenceError, match=r"within 0.3 s"):
-        list(TritonClient(timeout=0.3).generate(speakers.address, replace(SAY, prompt="forever on")))
+    with pytest.raises(InferenceError, match=r"within 2 s"):
+        list(TritonClient(timeout=2.0).generate(speakers.address, replace(SAY, prompt="forever on")))
 
 
 def test_closing_the_iterator_cancels_at_the_server(speakers: Served) -> None:
@@ -172,10 +170,7 @@ def test_closing_the_iterator_cancels_at_the_server(speakers: Served) -> None:
     answer = TritonClient().generate(speakers.address, replace(SAY, prompt="forever on"))
     assert next(answer).text == "forever"
     answer.close()
-    deadline = time.monotonic() + 10
-    while not note.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert note.exists()
+    assert soon(note.exists)
 
 
 def test_several_requests_stream_at_once(speakers: Served) -> None:

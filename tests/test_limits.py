@@ -17,8 +17,8 @@ from forge.client import Client, Request
 from forge.errors import InferenceError
 from forge.workshop import Workshop
 from openai_front import front
+from patience import free_ports
 from tiny_served import RECIPE, checkpoint
-from triton_fixture import free_ports
 
 pytestmark = pytest.mark.slow
 

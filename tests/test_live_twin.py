@@ -8,12 +8,12 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from conftest import free_ports
 from forge.asking import Target
 from forge.errors import InferenceError, ServerError
 from forge.model import Role
 from forge.ports import Request
 from forge.workshop import Workshop
+from patience import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 

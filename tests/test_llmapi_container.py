@@ -12,9 +12,9 @@ from forge.adapters.serving import Servers
 from forge.errors import InferenceError, RecipeError
 from forge.ports import Launch, Request
 from forge.workshop import Workshop
+from patience import free_ports
 from standin import checkpoints
 from standin.tree import Image
-from triton_fixture import free_ports
 
 pytestmark = pytest.mark.slow
 RECIPE = """

@@ -19,8 +19,8 @@ from openai.types.chat import ChatCompletionMessageParam
 import slow_triton
 import tiny_checkpoints
 from forge import publishing
-from forge.adapters import processes
 from openai_front import front
+from patience import PATIENCE, spare
 from skeleton_kit import TOKENIZERS
 from tiny_served import Tiny
 
@@ -44,7 +44,7 @@ def address(tiny: Tiny) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=60) as one:
+    with openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as one:
         yield one
 
 
@@ -264,7 +264,7 @@ def test_the_pages_examples_run(address: str) -> None:
     program = program.replace("http://127.0.0.1:9000/v1", address).replace("smollm2-135m-instruct", "tiny")
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert re.search(r"completion_tokens=[1-9]", done.stdout), done.stderr
-    connection = http.client.HTTPConnection(address.split("/")[2], timeout=30)
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=PATIENCE)
     try:
         connection.request("POST", curl[0], curl[1].replace("smollm2-135m-instruct", "tiny"))
         events = connection.getresponse().read().decode().split("\n\n")
@@ -276,7 +276,7 @@ def test_the_pages_examples_run(address: str) -> None:
 
 def test_what_is_no_json_is_refused_in_the_apis_form(address: str) -> None:
     host = address.split("/")[2]
-    connection = http.client.HTTPConnection(host, timeout=30)
+    connection = http.client.HTTPConnection(host, timeout=PATIENCE)
     try:
         connection.request("POST", "/v1/completions", b"{]")
         answer = connection.getresponse()
@@ -305,13 +305,13 @@ def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream:
         async with openai.AsyncOpenAI(base_url=address, api_key="none") as client:
             tasks = [asyncio.create_task(listen(client)) for _ in range(several)]
             for _ in tasks:
-                assert await asyncio.to_thread(slow.begun.acquire, timeout=20)
+                assert await asyncio.to_thread(slow.begun.acquire, timeout=PATIENCE)
             assert not slow.left.acquire(blocking=False)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for _ in tasks:
-                assert await asyncio.to_thread(slow.left.acquire, timeout=20)
+                assert await asyncio.to_thread(slow.left.acquire, timeout=PATIENCE)
 
     with slow_triton.before(tiny.address) as slow, front(slow.address, tiny.target.repository) as address:
         asyncio.run(leave(address, slow))
@@ -333,7 +333,7 @@ def test_a_model_that_is_published_anew_is_seen(tiny: Tiny, tmp_path: Path) -> N
 
 
 def test_a_server_that_is_away_is_unavailable(tiny: Tiny) -> None:
-    (port,) = processes.spare(1)
+    (port,) = spare(1)
     with (
         front(f"127.0.0.1:{port}", tiny.target.repository) as address,
         openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client,

@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from forge.adapters.serving import Servers
 from forge.errors import ServerError
 from forge.ports import Launch, Running
 from forge.workshop import Workshop
+from patience import PATIENCE, soon, spare
 from standin.tree import Image
 from triton_fixture import Serving
 
@@ -33,15 +32,8 @@ def launch(serving: Serving, tmp_path: Path) -> Launch:
     """A server of one model that is no language model's, with the API beside it."""
     tiny_models.lay(tmp_path / "repository", "identity", tiny_models.IDENTITY)
     plain = serving.launch(tmp_path / "repository", detach=True)
-    (port,) = processes.spare(1)
+    (port,) = spare(1)
     return replace(plain, ports=replace(plain.ports, openai=port))
-
-
-def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return true()
 
 
 def serving_process(running: Running) -> int:
@@ -124,7 +116,7 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Workshop, home: Path, t
     recipe, repository = tmp_path / "tiny.toml", tmp_path / "repository"
     recipe.write_text(tiny_served.RECIPE)
     shop.build([recipe], repository=repository, prefixed=True)
-    ports = processes.spare(4)
+    ports = spare(4)
     names = ("--http-port", "--grpc-port", "--metrics-port", "--openai-port")
     options = [word for pair in zip(names, map(str, ports), strict=True) for word in pair]
     argv = [sys.executable, "-c", "from forge.cli import main; main()", "serve", "--repository", str(repository), *options]
@@ -138,7 +130,9 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Workshop, home: Path, t
         assert f"openai http://127.0.0.1:{ports[3]}/v1" in forge.stdout.readline()
         running = shop.server(repository)
         assert (running.ports.openai, bool(running.front)) == (ports[3], True)
-        client = stack.enter_context(openai.OpenAI(base_url=f"http://127.0.0.1:{ports[3]}/v1", api_key="none", timeout=30))
+        client = stack.enter_context(
+            openai.OpenAI(base_url=f"http://127.0.0.1:{ports[3]}/v1", api_key="none", timeout=PATIENCE)
+        )
         assert [model.id for model in client.models.list()] == ["tiny"]
         recipe.write_text(tiny_served.RECIPE.replace('"tiny"', '"other"').replace("max_tokens = 12", "max_tokens = 5"))
         shop.add([recipe], repository=repository)

@@ -300,7 +300,7 @@ survive_every_instant(Path(sys.argv[1]))
 @pytest.mark.slow
 def test_a_publish_killed_at_any_instant_is_finished_or_undone_by_the_next(tmp_path: Path) -> None:
     process = child(SURVIVE, tmp_path)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
@@ -318,7 +318,7 @@ for weights in ("v1", "v2") * 8:
 def test_publishes_at_the_same_time_do_not_lose_one_another(tmp_path: Path) -> None:
     processes = [child(TURNS, tmp_path, name) for name in ("a", "b", "c")]
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     bench = Bench(tmp_path)
     assert [model.name for model in publishing.inventory(bench.repository).models] == ["a", "b", "c"]

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+import originals
 from forge import repository
 from forge.adapters.pbtxt import blank
 from forge.errors import RepositoryError
@@ -35,7 +36,7 @@ from forge.model import (
 GOLDEN = Path(__file__).parent / "golden"
 REWRITE = "FORGE_REWRITE_GOLDEN"
 """Set to 1, the golden trees are written anew: `FORGE_REWRITE_GOLDEN=1 pytest tests/test_repository.py`, then read the diff."""
-NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
+VERSIONS = originals.versions("0.19.0")
 TOKEN_COUNTS = {"return_num_input_tokens", "return_num_output_tokens", "num_input_tokens", "num_output_tokens"}
 """Tensors that NVIDIA's models have since TensorRT-LLM 1.1."""
 RECIPE = Recipe(
@@ -261,12 +262,14 @@ def test_a_path_that_only_begins_alike_does_not_move() -> None:
     assert parameters(repository.relocate(config, "/srv", blank))["said"] == "/forge/repository-2/x"
 
 
-def nvidias() -> list[Path]:
-    return sorted(NVIDIA.glob("*/*/config.pbtxt"))
+def nvidias(version: str, role: Role) -> str:
+    place = originals.skeletons(version)
+    assert place
+    return (place / role / "config.pbtxt").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
-@pytest.mark.parametrize("file", nvidias(), ids=lambda file: "-".join(file.parts[-3:-1]))
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
+@pytest.mark.parametrize("file", originals.configs(), ids=originals.title)
 def test_filling_nvidias_skeletons_is_substituting_and_parsing(file: Path) -> None:
     skeleton = file.read_text(encoding="utf-8")
     names = repository.placeholders(skeleton)
@@ -280,13 +283,10 @@ def test_filling_nvidias_skeletons_is_substituting_and_parsing(file: Path) -> No
     assert parsed(repository.fill(skeleton, values, blank)) == parsed(plain)
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
-@pytest.mark.parametrize("version", ["0.19.0", "0.20.0", "1.1"])
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_forges_settings_fill_nvidias_skeletons(version: str) -> None:
-    files = tuple(
-        TextFile(f"{role}/config.pbtxt", (NVIDIA / version / role / "config.pbtxt").read_text(encoding="utf-8"))
-        for role in COMMON_ROLES
-    )
+    files = tuple(TextFile(f"{role}/config.pbtxt", nvidias(version, role)) for role in COMMON_ROLES)
     settings = repository.settings(RECIPE, ConfigOverrides())
     assert repository.check(files, settings, "m") == ()
     configs = repository.render(Names("x"), files, settings, blank)
@@ -306,15 +306,14 @@ def tensors(text: str) -> Tensors:
     return found
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
-@pytest.mark.parametrize(("version", "role"), list(itertools.product(["0.20.0", "1.1"], COMMON_ROLES)))
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
+@pytest.mark.parametrize(("version", "role"), list(itertools.product(originals.versions("0.20.0"), COMMON_ROLES)))
 def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
     settings = repository.settings(RECIPE, ConfigOverrides())
-    theirs = tensors(
-        repository.fill((NVIDIA / version / role / "config.pbtxt").read_text(encoding="utf-8"), settings[role], blank, role)
-    )
+    theirs = tensors(repository.fill(nvidias(version, role), settings[role], blank, role))
     ours = tensors(rendered(Names())[f"{role}/config.pbtxt"])
     assert ours
-    younger = {} if version == "1.1" else {name: tensor for name, tensor in ours.items() if name[1] in TOKEN_COUNTS}
+    # Token counts came with 1.1.
+    younger = {} if version >= "1.1" else {name: tensor for name, tensor in ours.items() if name[1] in TOKEN_COUNTS}
     assert ours == {name: theirs[name] for name in ours if name not in younger} | younger
     assert {name for name, (_, _, _, optional) in theirs.items() if name[0] == "input" and not optional} <= set(ours)

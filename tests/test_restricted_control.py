@@ -26,8 +26,9 @@ from forge.adapters.triton_arguments import HEADER
 from forge.client import Client
 from forge.errors import ServerError
 from forge.ports import Launch, Running
+from patience import free_ports
 from standin.tree import Image
-from triton_fixture import Serving, free_ports
+from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import check_kit as kit
+import originals
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
 from forge import publishing, reading, rules, siblings
 from forge.adapters.pbtxt import blank
@@ -15,8 +16,7 @@ from forge.rules import RULES, Finding, Repository, Severity
 from forge.rules.seen import Gpu
 from nvidias_bls import bls
 
-NVIDIA = Path(__file__).parents[2] / "shared" / "data" / "skeletons"
-VERSIONS = ("0.19.0", "0.20.0", "1.1")
+VERSIONS = originals.versions("0.19.0")
 TWIN, ENGINE = RuntimeKind.TWIN, RuntimeKind.ENGINE
 ELSEWHERE = {"moved", "engine-gpu"}
 """Rules that break by where the repository stands, not by what is in it: tested below by name."""
@@ -106,15 +106,15 @@ def test_an_llmapi_model_breaks_no_rule(tmp_path: Path, model: str) -> None:
 
 def nvidias(version: str) -> tuple[TextFile, ...]:
     """The skeletons of one version, with stand-ins for the code that they come with."""
-    configs = [
-        TextFile(f"{role}/config.pbtxt", (NVIDIA / version / role / "config.pbtxt").read_text()) for role in COMMON_ROLES
-    ]
+    place = originals.skeletons(version)
+    assert place
+    configs = [TextFile(f"{role}/config.pbtxt", (place / role / "config.pbtxt").read_text()) for role in COMMON_ROLES]
     codes = {"preprocessing": "'multimodal_model_path']", "tensorrt_llm_bls": NVIDIAS_BLS, "postprocessing": ""}
     code = [TextFile(f"{role}/1/model.py", text) for role, text in codes.items()]
     return (*configs, *code, *(TextFile(f"{role}/1/.gitkeep", "") for role in ("ensemble", "tensorrt_llm")))
 
 
-@pytest.mark.skipif(not NVIDIA.is_dir(), reason="NVIDIA's skeletons are not beside this checkout (../shared/data/skeletons)")
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nvidias_skeletons_filled_by_forge_break_no_rule(tmp_path: Path, version: str) -> None:
     assert found(kit.lay(tmp_path / "repository", skeletons=nvidias(version))) == ()

@@ -20,6 +20,7 @@ from forge.errors import InferenceError, ServerError
 from forge.model import RuntimeKind
 from forge.ports import Request
 from forge.rules import RULES
+from patience import PATIENCE
 from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -147,7 +148,7 @@ def default_mode(serving: Serving, root: Path) -> Generator[tuple[int | None, st
         server = subprocess.Popen(argv, env=dict(command.env), stdout=log, stderr=log, start_new_session=True)
     try:
         try:
-            status = server.wait(60)
+            status = server.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             status = None
         yield status, file.read_text()

@@ -19,6 +19,7 @@ from forge.adapters.linking import read_layout
 from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
 from forge.ports import Running
+from patience import soon
 from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -60,12 +61,9 @@ def other_forge(serving: Serving, repository: Path, detach: str) -> subprocess.P
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
 
-def gone(running: Running, seconds: float = 20.0) -> bool:
+def gone(running: Running) -> bool:
     """Wait until nothing is left of a server."""
-    deadline = time.monotonic() + seconds
-    while left_of(running) != ([], []) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left_of(running) == ([], [])
+    return soon(lambda: left_of(running) == ([], []))
 
 
 def test_start_returns_when_every_model_is_ready_and_stop_leaves_nothing(serving: Serving, repository: Path) -> None:

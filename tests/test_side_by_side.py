@@ -21,9 +21,8 @@ from forge.ports import Event, Job, Listener, Progress
 from forge.steps import Fetch, MakeImage, Run, Step
 from forge.store import Store
 from forge.testing import FakeOrigin
+from patience import PATIENCE
 
-SOON = 20.0
-"""Seconds after which two that should meet never will."""
 TWIN = (
     'name = "{name}"\nfamily = "llama"\n[source]\nwheel = "acme-{name}==1.0"\nfile = "{name}.gguf"\n[runtime]\nkind = "twin"\n'
 )
@@ -90,7 +89,7 @@ def meeting(met: threading.Barrier) -> Callable[[Job], None]:
     """An act that ends when as many others are under way as have to meet."""
 
     def meet(_: Job) -> None:
-        met.wait(SOON)
+        met.wait(PATIENCE)
 
     return meet
 
@@ -104,7 +103,7 @@ def test_downloads_and_a_build_overlap_even_with_one_job(bench: Bench) -> None:
 
     class Meeting(FakeOrigin):
         def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
-            met.wait(SOON)
+            met.wait(PATIENCE)
 
     tools = replace(bench.tools(), origins={SourceKind.HUB: Meeting()}, executor=Acts({"convert": meeting(met)}))
     bench.allowance = Allowance(jobs=1, fetches=2)
@@ -185,7 +184,7 @@ class Cards:
         self.twice |= bool(wanted & self.held)
         self.held |= wanted
         if self.meet:
-            self.meet.wait(SOON)
+            self.meet.wait(PATIENCE)
         line("worked")
         self.held -= wanted
 
@@ -222,12 +221,12 @@ def test_after_a_failure_nothing_new_begins_and_what_is_under_way_is_kept(bench:
     begun, failed = threading.Event(), threading.Event()
 
     def breaks(_: Job) -> None:
-        begun.wait(SOON)
+        begun.wait(PATIENCE)
         raise StepError("it broke")
 
     def lasts(_: Job) -> None:
         begun.set()
-        assert failed.wait(SOON)
+        assert failed.wait(PATIENCE)
 
     def listen(event: Event) -> None:
         bench.told.append(event)
@@ -251,7 +250,7 @@ def test_a_second_failure_is_told_and_the_first_is_raised(bench: Bench) -> None:
     met = threading.Barrier(2)
 
     def breaks(job: Job) -> None:
-        met.wait(SOON)
+        met.wait(PATIENCE)
         raise StepError(f"{job.command.argv[0]} broke")
 
     with pytest.raises(ForgeError) as caught:
@@ -289,13 +288,13 @@ def test_ctrl_c_reaches_a_step_that_waits_for_another_process(bench: Bench) -> N
 
     def slow(_: Path) -> None:
         inside.set()
-        leave.wait(SOON)
+        leave.wait(PATIENCE)
 
     from forge.outlook import provenance
 
     holder = threading.Thread(target=lambda: other.make(wanted.key, provenance(wanted), slow))
     holder.start()
-    assert inside.wait(SOON)
+    assert inside.wait(PATIENCE)
 
     def listen(event: Event) -> None:
         if event.kind == "note":

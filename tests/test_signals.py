@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from conftest import SMOLLM2, free_ports
+from conftest import SMOLLM2
 from forge.adapters import processes
 from forge.ports import Running
 from forge.workshop import Workshop
+from patience import free_ports
 
 SLEEPER = """
 import sys, time

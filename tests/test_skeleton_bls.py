@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import fake_triton
 from forge.skeletons.detokenizer import Detokenizer
 from forge.twin.pipe import Pipe, named, opened
+from patience import PATIENCE
 from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, model, strings, texts, words
 
 LETTERS = st.text(alphabet="ab h,wHEND.é你好🎉👩\u200d🚀\n", max_size=30)
@@ -277,7 +278,7 @@ def test_a_cancelled_request_stops_the_model_and_ends_in_silence(bls: Make, stre
     siblings.endless = True
     asked = request("hello", stream=stream)
     made.execute([asked])
-    assert siblings.speaking.wait(30)  # who cancels before the model is asked has nothing to stop
+    assert siblings.speaking.wait(PATIENCE)  # who cancels before the model is asked has nothing to stop
     asked.sender.cancelled = True
     assert asked.error() is None
     assert asked.sender.sent[-1] == (None, fake_triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -303,7 +304,7 @@ class SlowPreprocessing:
         self.real, self.asked = real, asked
 
     def execute(self, requests: Sequence[fake_triton.InferenceRequest]) -> Any:
-        assert self.asked.sender.seen.wait(30)
+        assert self.asked.sender.seen.wait(PATIENCE)
         return self.real.execute(requests)
 
 

@@ -18,9 +18,10 @@ from forge.errors import InferenceError
 from forge.model import ASSETS, BuildTable, Command, ConfigOverrides, Names, Recipe, Role, ServeTable, Source
 from forge.ports import Ports, Request
 from forge.repository import ROOT, render, settings, skeletons
+from patience import PATIENCE, free_ports
 from standin import checkpoints, image
 from standin.tree import File, Image, Link, Settings, write
-from triton_fixture import Serving, free_ports
+from triton_fixture import Serving
 
 pytestmark = pytest.mark.slow
 KEY = "5tand1n" * 4
@@ -143,7 +144,7 @@ def server(engine: str, standin: Image, repository: Path, *models: str, model: P
 
 def ready(port: int, models: tuple[str, ...]) -> bool:
     for name in models:
-        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
             connection.request("GET", f"/v2/models/{name}/ready")
             if connection.getresponse().status != 200:
@@ -156,7 +157,7 @@ def ready(port: int, models: tuple[str, ...]) -> bool:
 
 
 def ask(ports: Ports, request: Request) -> list[str]:
-    return [chunk.text for chunk in TritonClient(60.0).generate(f"127.0.0.1:{ports.grpc}", request)]
+    return [chunk.text for chunk in TritonClient(PATIENCE).generate(f"127.0.0.1:{ports.grpc}", request)]
 
 
 def test_an_engine_built_in_a_container_streams_from_a_server_in_one(

@@ -83,7 +83,7 @@ from pathlib import Path
 from forge.store import Store
 with Store(Path(sys.argv[1]), clock=time.time).using([sys.argv[2]]):
     print("using", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -102,7 +102,7 @@ def test_the_claim_of_a_killed_build_ends_with_it(tmp_path: Path) -> None:
 
 def test_what_a_detached_server_uses_stays_while_that_very_process_lives(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
-    with child("import time; time.sleep(60)") as server:
+    with child("import time; time.sleep(3600)") as server:
         started = began(server.pid)
         assert started is not None
         made.lend([key(0)], server.pid, started)

@@ -28,7 +28,8 @@ from forge.proving import Wish
 from forge.verifying.comparing import Stage
 from forge.workshop import Workshop
 from nvidias_bls import bls
-from triton_fixture import Serving, free_ports
+from patience import free_ports
+from triton_fixture import Serving
 
 pytestmark = pytest.mark.slow
 RECIPE = """

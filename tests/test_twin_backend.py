@@ -15,6 +15,7 @@ import fake_triton
 import tiny_checkpoints
 from fake_triton import InferenceRequest, TritonError
 from forge.skeletons.pipe import PARAMETER, Pipe, PipeFault
+from patience import PATIENCE
 
 PROMPT = [7, 3, 150, 42, 9, 77, 12]
 OUTPUTS = {
@@ -322,7 +323,7 @@ def test_a_stop_request_ends_the_stream_with_its_id(start: Start) -> None:
     spoken = threading.Event()
     going.sender.after_send = lambda count: spoken.set()
     model.execute([going, other])
-    assert spoken.wait(20)
+    assert spoken.wait(PATIENCE)
     stop = request(stop=True, name="a")
     model.execute([stop])
     assert stop.answers() == []

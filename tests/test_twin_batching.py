@@ -14,6 +14,7 @@ from forge.twin.batching import Loop
 from forge.twin.decoder import CHUNK, Memory
 from forge.twin.pieces import Pieces
 from forge.twin.voices import Voice
+from patience import PATIENCE
 
 VOCABULARY = 50
 BROKEN = 13
@@ -105,7 +106,7 @@ def run(decoder: Counting, *exchanges: Heard, places: int = 8) -> None:
     thread = threading.Thread(target=loop.run)
     thread.start()
     for exchange in exchanges:
-        assert exchange.over.wait(20)
+        assert exchange.over.wait(PATIENCE)
     loop.close()
     thread.join()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import free_ports
 from forge.cli import main
 from forge.errors import VerifyError
 from forge.proving import Wish
 from forge.verifying.comparing import Outcome, Stage
 from forge.verifying.report import NEXT, Report
 from forge.workshop import Workshop
+from patience import free_ports
 from verify_kit import FAULTS, PROMPTS, checkpoint, recipe
 
 pytestmark = pytest.mark.slow

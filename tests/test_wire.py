@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import originals
 from forge.adapters.hearing import Ear
 from forge.adapters.wire import inputs_of
 from forge.errors import InferenceError
 from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.replies import Answer, Hearing, Piece
 
-SKELETONS = Path(__file__).parent.parent.parent / "shared" / "data" / "skeletons"
+VERSIONS = originals.versions("0.19.0")
 FULL = Request(
     "m",
     "hello",
@@ -47,9 +48,12 @@ def tensors(**types: str) -> dict[str, TensorMetadata]:
 
 def skeleton(version: str, role: str) -> ModelMetadata:
     """What a config.pbtxt of NVIDIA's says of its inputs."""
-    file = SKELETONS / version / role / "config.pbtxt"
-    if not file.is_file():
-        pytest.skip(f"NVIDIA's skeletons are not here ({file})")
+    place = originals.skeletons(version)
+    assert place
+    return metadata(place / role / "config.pbtxt")
+
+
+def metadata(file: Path) -> ModelMetadata:
     stated = file.read_text(encoding="utf-8").partition("\noutput [")[0]
     found = re.findall(r'name: "(\w+)"\s+data_type: TYPE_(\w+)', stated)
     return ModelMetadata("m", tensors(**{name: kind.replace("STRING", "BYTES") for name, kind in found}), {})
@@ -60,11 +64,10 @@ def sent(request: Request, model: ModelMetadata) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("role", ["ensemble", "tensorrt_llm_bls"])
-@pytest.mark.parametrize(
-    ("version", "seed", "least"),
-    [("0.19.0", "random_seed", "min_length"), ("0.20.0", "seed", "min_tokens"), ("1.1", "seed", "min_tokens")],
-)
-def test_every_sampling_word_reaches_nvidias_models_of_each_version(role: str, version: str, seed: str, least: str) -> None:
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_sampling_word_reaches_nvidias_models_of_each_version(role: str, version: str) -> None:
+    seed, least = ("random_seed", "min_length") if version.startswith("0.19") else ("seed", "min_tokens")
     found = sent(FULL, skeleton(version, role))
     assert found[seed] == struct.pack("<Q", 2**63)
     assert found[least] == struct.pack("<i", 2)
@@ -73,6 +76,7 @@ def test_every_sampling_word_reaches_nvidias_models_of_each_version(role: str, v
     assert {"return_log_probs", "return_perf_metrics", "end_id", "pad_id", "exclude_input_in_output", "stream"} <= set(found)
 
 
+@pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
 def test_ids_go_to_tensorrt_llm_under_its_own_names() -> None:
     asked = replace(
         FULL,
@@ -85,15 +89,18 @@ def test_ids_go_to_tensorrt_llm_under_its_own_names() -> None:
         top_p_decay=0.9,
         top_p_reset_ids=4,
     )
-    found = sent(asked, skeleton("1.1", "tensorrt_llm"))
+    found = sent(asked, skeleton(VERSIONS[-1], "tensorrt_llm"))
     assert found["input_ids"] == struct.pack("<3i", 7, 8, 9)
     assert found["input_lengths"] == struct.pack("<i", 3)
     renamed = {"request_output_len", "runtime_top_k", "runtime_top_p", "len_penalty", "streaming", "early_stopping"}
     assert renamed | {"runtime_top_p_min", "runtime_top_p_decay", "runtime_top_p_reset_ids"} <= set(found)
 
 
+@pytest.mark.skipif(not originals.llmapi(), reason=originals.MISSING)
 def test_llmapi_is_asked_by_its_own_names() -> None:
-    model = skeleton("llmapi", "llmapi_tensorrt_llm")
+    file = originals.llmapi()
+    assert file
+    model = metadata(file)
     found = sent(Request("m", "hello", 5, temperature=0.5, seed=3, stop=("a",), return_log_probs=True), model)
     assert found["sampling_param_seed"] == struct.pack("<Q", 3)
     assert found["return_cumulative_logprob"] == b"\x01"

@@ -65,7 +65,7 @@ class TritonPythonModel:
             sender.send(self.answer(text), flags=1)
             return
         beams = one(request, "beam_width", [1])[0]
-        for word in prompt.split()[:one(request, "max_tokens")[0]] * (1000 if prompt.startswith("forever") else 1):
+        for word in prompt.split()[:one(request, "max_tokens")[0]] * (10**6 if prompt.startswith("forever") else 1):
             if sender.is_cancelled():
                 self.notes.write_text("yes")
                 break

@@ -10,8 +10,8 @@ import pytest
 
 from forge.asking import Target
 from forge.workshop import Workshop
+from patience import free_ports
 from skeleton_kit import TOKENIZERS, lay
-from triton_fixture import free_ports
 
 RECIPE = """
 name = "tiny"

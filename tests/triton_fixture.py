@@ -4,9 +4,8 @@ With FORGE_TEST_HOME set to a folder, the environment is kept there and reused b
 """
 
 import os
-import socket
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +16,9 @@ from filelock import FileLock
 
 from forge.adapters.environments import PrivateEnvironments, backends, host
 from forge.adapters.serving import Servers
-from forge.ports import Environment, Launch, Ports, Running
+from forge.ports import Environment, Launch, Running
 from forge.serving import serving_environment, twin_sources
-
-
-def free_ports() -> Ports:
-    """Three ports of the loopback that nobody listens on just now."""
-    with ExitStack() as stack:
-        trials = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for trial in trials:
-            trial.bind(("127.0.0.1", 0))
-        http, grpc, metrics = (int(trial.getsockname()[1]) for trial in trials)
-        return Ports(http, grpc, metrics)
+from patience import PATIENCE, free_ports
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Serving:
         return Launch(repository, wanted, self.environment, self.backends, free_ports(), detach=detach)
 
     def triton(self) -> Servers:
-        return Servers(self.home, os.environ, patience=120.0)
+        return Servers(self.home, os.environ, patience=PATIENCE)
 
     @contextmanager
     def server(self, repository: Path, *models: str) -> Generator[Running]:

@@ -36,7 +36,7 @@ def document(text: str, where: str, what: str = "recipe") -> dict[str, object]:
 
 def schema(form: type[msgspec.Struct], title: str) -> dict[str, object]:
     """The JSON schema (2020-12) of a form, for editors and other tools; its definitions stand under ``$defs``."""
-    made = msgspec.json.schema(form, ref_template="#/$defs/{name}")
+    made = msgspec.json.schema(form)
     definitions = made.pop("$defs")
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

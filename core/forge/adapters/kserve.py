@@ -21,7 +21,7 @@ CHANNEL = (
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # a server on the loopback is not behind the company's proxy
 )
-METADATA_SECONDS = 10.0
+METADATA_SECONDS = 30.0
 
 
 class _Tensor(Protocol):
