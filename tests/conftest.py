@@ -34,9 +34,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """forge's home for the session; FORGE_TEST_HOME keeps one from run to run, which saves the environment's making."""
+    """forge's home for the session; FORGE_TEST_HOME keeps one from run to run, which saves the environment's making.
+
+    Each of xdist's workers has its own: tests look at which servers of theirs run.
+    """
     kept = os.environ.get("FORGE_TEST_HOME")
-    return Path(kept) if kept else tmp_path_factory.mktemp("home")
+    return Path(kept, os.environ.get("PYTEST_XDIST_WORKER", "")) if kept else tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture

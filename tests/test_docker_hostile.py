@@ -164,14 +164,14 @@ gpus = "none"
 [convert]
 dtype = "float32"
 [convert.args]
-quant_ckpt_path = {words}
+hidden_act = {words}
 [build]
 max_batch_size = 2
 max_input_len = 60
 max_seq_len = 100
 [build.args]
 profiling_verbosity = "layer_names_only"
-input_timing_cache = {words}
+cluster_key = {words}
 [sampling]
 max_tokens = 8
 stop = [{words}]

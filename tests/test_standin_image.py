@@ -208,9 +208,11 @@ def test_llmapi_serves_the_checkpoint_itself(engine: str, standin: Image, tmp_pa
     repository = tmp_path / "repository"
     source = image.script("all_models/llmapi/tensorrt_llm")
     (repository / "gemma" / "1").mkdir(parents=True)
+    code = (source / "1" / "model.py").read_text()  # without what forge changes in its copy, nothing streams
+    assert "sampling, streaming)" in code
     config = (source / "config.pbtxt").read_text().replace('name: "tensorrt_llm"', 'name: "gemma"')
     (repository / "gemma" / "config.pbtxt").write_text(config)
-    (repository / "gemma" / "1" / "model.py").write_text((source / "1" / "model.py").read_text())
+    (repository / "gemma" / "1" / "model.py").write_text(code.replace("sampling, streaming)", "sampling, streaming=streaming)"))
     stated = "model: /forge/model\nmax_seq_len: 100\ntriton_config:\n  max_batch_size: 0\n  decoupled: true\n"
     (repository / "gemma" / "1" / "model.yaml").write_text(stated)
     with server(engine, standin, repository, "gemma", model=model) as ports:

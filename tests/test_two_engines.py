@@ -14,6 +14,7 @@ from forge.model import Checkpoint, Recipe, Role, RuntimeKind
 from forge.order import Order
 from forge.plan import plan
 from forge.steps import Assemble, Entry
+from forge.testing import LLAMA, tiny_checkpoint
 from forge.toolchain import Tooling
 from forge.workshop import Workshop
 
@@ -48,7 +49,12 @@ def shop(world: World, tmp_path: Path) -> Workshop:
     return world.shop(tmp_path / "home")
 
 
-def entry(shop: Workshop, folder: Path, text: str, runtime: RuntimeKind | None = None) -> tuple[Order, Entry]:
+T5_CONFIG = {**LLAMA, "architectures": ["T5ForConditionalGeneration"]}
+
+
+def entry(world: World, folder: Path, text: str, runtime: RuntimeKind | None = None) -> tuple[Order, Entry]:
+    world.origin.files = tiny_checkpoint(T5_CONFIG if text == T5 else LLAMA)
+    shop = world.shop(folder / "home")
     recipe = folder / "pair.toml"
     recipe.write_text(text)
     order = shop.order(recipe, runtime=runtime)
@@ -65,9 +71,9 @@ def settings(made: Entry) -> repository.Settings:
 
 @pytest.mark.parametrize(("text", "main"), [(DRAFTED, "target"), (T5, "decoder")])
 def test_preprocessing_is_told_the_folder_of_the_engine_that_answers(
-    shop: Workshop, tmp_path: Path, text: str, main: str
+    world: World, tmp_path: Path, text: str, main: str
 ) -> None:
-    told = settings(entry(shop, tmp_path, text)[1])
+    told = settings(entry(world, tmp_path, text)[1])
     assert told[Role.PREPROCESSING]["engine_dir"] == f"/forge/repository/_assets/pair/engines/{main}"
     assert told[Role.PREPROCESSING]["engine_dir"] == told[Role.TENSORRT_LLM]["engine_dir"]
 
@@ -78,14 +84,14 @@ def asked(model: PublishedModel) -> int | None:
 
 @pytest.mark.parametrize(("more", "count"), [("", 10), ("[speculation]\nmax_draft_len = 4\n", 4)])
 def test_a_request_to_a_model_with_a_draft_says_how_far_it_may_guess(
-    shop: Workshop, tmp_path: Path, more: str, count: int
+    world: World, tmp_path: Path, more: str, count: int
 ) -> None:
-    assert asked(published(*entry(shop, tmp_path, DRAFTED + more))) == count
+    assert asked(published(*entry(world, tmp_path, DRAFTED + more))) == count
 
 
-def test_a_request_to_any_other_model_says_nothing_of_it(shop: Workshop, tmp_path: Path) -> None:
-    assert asked(published(*entry(shop, tmp_path, T5))) is None
-    assert asked(published(*entry(shop, tmp_path, DRAFTED, RuntimeKind.TWIN))) is None
+def test_a_request_to_any_other_model_says_nothing_of_it(world: World, tmp_path: Path) -> None:
+    assert asked(published(*entry(world, tmp_path, T5))) is None
+    assert asked(published(*entry(world, tmp_path, DRAFTED, RuntimeKind.TWIN))) is None
 
 
 def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: Workshop, tmp_path: Path) -> None:
