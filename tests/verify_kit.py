@@ -117,8 +117,8 @@ def one_layer_scaled(repository: Path, name: str) -> None:
 def spaces_dropped(repository: Path, name: str) -> None:
     """Whatever makes text of tokens loses the spaces."""
     call = re.compile(r"(self\._tokenizer\.decode\(.*skip_special_tokens=self\._skip\))")
-    for role in ("postprocessing", "tensorrt_llm_bls"):
-        file = repository / f"{name}-{role}" / "1" / "model.py"
+    for role, module in (("postprocessing", "model"), ("tensorrt_llm_bls", "model"), ("tensorrt_llm_bls", "detokenizer")):
+        file = repository / f"{name}-{role}" / "1" / f"{module}.py"
         _edit(file, lambda text: call.sub(r'\1.replace(" ", "")', text))
 
 

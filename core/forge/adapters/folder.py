@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from forge import trees
 from forge.adapters import tensors
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, digest, fault, selected
@@ -68,7 +69,8 @@ class Digests:
                 shutil.copyfile(original, target)
                 check(target, fact, str(original))
         except OSError as error:
-            raise StoreError(f"cannot take {fact.path}: {error.strerror}", where=str(into)) from error
+            what = f"cannot take {fact.path}: {trees.reason(error, into)}"
+            raise StoreError(what, where=str(into), hint="free space there, or run `forge cache gc`") from error
 
 
 class FolderOrigin:
