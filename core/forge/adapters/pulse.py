@@ -88,14 +88,15 @@ def signs(running: Running) -> Mapping[str, Signs]:
     try:
         stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
         text = _get(running, running.ports.metrics, "/metrics").decode()
+        stubs = processes.stubs(running.shared_memory)
+        instances = {each.name: _instances(running, each.name, seen=each.name in stubs) for each in stated if stubs}
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return {}
     pending = Counter({match["model"]: int(float(match["count"])) for match in _PENDING.finditer(text)})
-    stubs = processes.stubs(running.shared_memory)
     return {
         each.name: Signs(
             processes=len(stubs.get(each.name, ())),
-            instances=_instances(running, each.name, seen=each.name in stubs) if stubs else 0,
+            instances=instances.get(each.name, 0),
             stopped=sum(stub.stopped for stub in stubs.get(each.name, ())),
             cpu=sum(stub.cpu for stub in stubs.get(each.name, ())),
             failed=each.inference_stats.fail.count,

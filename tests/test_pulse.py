@@ -1,0 +1,76 @@
+"""What is seen of a server's models from outside, from a server in miniature that may break off."""
+
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from forge.adapters import processes, pulse
+from forge.ports import Ports, Running
+
+MARKER = "forge-pulse-test"
+SAID = {
+    "/v2/models/stats": b'{"model_stats": [{"name": "bls", "inference_stats": {"fail": {"count": 3}}}]}',
+    "/v2/models/bls/config": b'{"backend": "python", "instance_group": [{"count": 2}]}',
+    "/metrics": b'nv_inference_pending_request_count{model="bls",version="1"} 4.000000\n',
+}
+
+
+@contextmanager
+def speaking(broken: str = "") -> Generator[Running]:
+    """A server that breaks off in the middle of its answer at the path ``broken``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(SAID[self.path])))
+            self.end_headers()
+            self.wfile.write(SAID[self.path][: 5 if self.path == broken else None])
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    port = server.server_address[1]
+    try:
+        yield Running("/r", 0, 0.0, Ports(port, port, port), ("bls",), "", MARKER)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[None]:
+    """A process with the arguments of one of the model's stubs."""
+    code = tmp_path / "bls" / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("input()\n")
+    words = ["/opt/triton_python_backend_stub", str(code), f"{MARKER}-region"]
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.usefixtures("stub")
+def test_what_triton_counts_and_what_its_processes_are_is_put_together() -> None:
+    with speaking() as running:
+        (signs,) = pulse.signs(running).values()
+    assert (signs.processes, signs.instances, signs.failed, signs.pending) == (1, 2, 3, 4)
+
+
+@pytest.mark.usefixtures("stub")
+@pytest.mark.parametrize("path", SAID)
+def test_nothing_is_seen_of_a_server_that_breaks_off(path: str) -> None:
+    assert processes.stubs(MARKER)
+    with speaking(broken=path) as running:
+        assert pulse.signs(running) == {}
