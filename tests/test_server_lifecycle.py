@@ -19,6 +19,7 @@ from forge.adapters.linking import read_layout
 from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
 from forge.ports import Running
+from forge.vitals import Health
 from patience import soon
 from triton_fixture import Serving
 
@@ -141,6 +142,18 @@ def test_a_foreground_server_dies_with_a_forge_that_is_killed(serving: Serving, 
         forge.send_signal(signal.SIGKILL)
     assert gone(running)
     assert not serving.triton().running()
+
+
+def test_a_new_server_knows_nothing_of_what_befell_the_one_before(serving: Serving, repository: Path) -> None:
+    triton = serving.triton()
+    before = triton.start(serving.launch(repository), lambda _: None)
+    triton.stop(before)
+    triton.note(before, {"identity": Health(restarts=3, given_up=True)})  # as whoever is killed leaves it behind
+    running = triton.start(serving.launch(repository), lambda _: None)
+    try:
+        assert not triton.health(running)
+    finally:
+        triton.stop(running)
 
 
 def test_a_detached_server_outlives_forge_and_is_stopped_by_another(serving: Serving, repository: Path) -> None:

@@ -80,7 +80,8 @@ class States:
             return {}
 
     def draw_key(self, running: Running) -> None:
-        """A new secret for a server that is about to start."""
+        """A new secret for a server that is about to start; what befell the models of one before it is forgotten."""
+        self.file(Path(running.repository)).with_suffix(HEALTH).unlink(missing_ok=True)
         key_file(running).unlink(missing_ok=True)
         make_private(key_file(running), secrets.token_urlsafe(32).encode())
 
