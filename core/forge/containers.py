@@ -154,6 +154,18 @@ class Containers(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """Small answers that cost something to get, kept from one run to the next."""
+
+    def recall(self, question: str) -> str | None:
+        """The answer that was kept; None without one."""
+        ...
+
+    def record(self, question: str, answer: str) -> None:
+        """Keep it, where something can be kept."""
+        ...
+
+
 class Inside(Containers, Protocol):
     """The environment that forge itself runs in, inside NVIDIA's container, as if it were an image: ``LOCAL`` names it.
 

@@ -13,7 +13,7 @@ from forge.benching.watching import Instruments
 from forge.benching.workload import Tokenizer
 from forge.builder import Tools
 from forge.contained import Contained
-from forge.containers import Containers, Inside
+from forge.containers import Answers, Containers, Inside
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.gpus import Gpu
 from forge.halt import Halt
@@ -88,6 +88,12 @@ class Doors:
         from forge.adapters.docker_containers import DockerContainers
 
         return DockerContainers(self._environ, self._known, halt=self._halt)
+
+    @cached_property
+    def answers(self) -> Answers:
+        from forge.adapters.records import Records
+
+        return Records(self._home / "images")
 
     @cached_property
     def here(self) -> Inside:

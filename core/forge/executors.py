@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from forge import compatibility
-from forge.containers import LOCAL, Containers, ImageFacts, Inside, Progress
+from forge.containers import LOCAL, Answers, Containers, ImageFacts, Inside, Progress
 from forge.errors import ForgeError, HostError, LockError, Problem, StepError
 from forge.lock import Image
 from forge.model import Recipe, RuntimeKind, Toolchain
@@ -21,10 +21,14 @@ INSTALLED = "/opt/tritonserver"
 
 @dataclass(frozen=True)
 class Executors:
-    """The two places. ``stated`` is what the person who calls forge says, and wins over recipes: docker, local, or nothing."""
+    """The two places. ``stated`` is what the person who calls forge says, and wins over recipes: docker, local, or nothing.
+
+    ``answers`` keeps what images have said of themselves.
+    """
 
     containers: Containers
     here: Inside
+    answers: Answers
     stated: str
     say: Callable[[str], None]
 
@@ -58,11 +62,16 @@ class Executors:
         """
         if known.trtllm or known.image == LOCAL:
             return known
+        said = self.answers.recall(known.identity) if known.identity else None
+        if said is None and (said := self._asked(known.image)) and known.identity:
+            self.answers.record(known.identity, said)
+        return replace(known, trtllm=said, examples=compatibility.examples(said)) if said else known
+
+    def _asked(self, image: str) -> str:
         for python in _PYTHONS:
             with suppress(StepError, HostError):  # no such program, or no such package
-                said = self.containers.help_text(known.image, (python, "-c", _ASK)).strip()
-                return replace(known, trtllm=said, examples=compatibility.examples(said))
-        return known
+                return self.containers.help_text(image, (python, "-c", _ASK)).strip()
+        return ""
 
     def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
         """From inside, a container's digest cannot be seen: a lock is held to the version, and to what it saw from inside."""

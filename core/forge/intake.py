@@ -134,7 +134,7 @@ class Intake:
 
     @property
     def _executors(self) -> Executors:
-        return Executors(self.doors.containers, self.doors.here, self.executor, self.say)
+        return Executors(self.doors.containers, self.doors.here, self.doors.answers, self.executor, self.say)
 
     def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
         """The order with what its image says of itself: pulled where it is not here, read where it was not."""

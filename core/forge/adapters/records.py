@@ -1,7 +1,9 @@
-"""Small answers that origins keep under forge's home: each in a file named by the question."""
+"""Small answers kept under forge's home, of origins and images: each in a file named by the question."""
 
 import os
 import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +35,20 @@ def recall(folder: Path, question: bytes, kind: type[T]) -> T | None:
         return msgspec.json.decode(_file(folder, question).read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+@dataclass(frozen=True)
+class Records:
+    """The Answers port in one folder; one that cannot be written keeps nothing."""
+
+    folder: Path
+
+    def recall(self, question: str) -> str | None:
+        return recall(self.folder, question.encode(), str)
+
+    def record(self, question: str, answer: str) -> None:
+        with suppress(OSError):
+            record(self.folder, question.encode(), answer)
 
 
 def checkpoint(text: bytes, where: str) -> Checkpoint:
