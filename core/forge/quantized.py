@@ -12,6 +12,8 @@ from typing import cast
 SIDECAR = "hf_quant_config.json"
 PACKED = ("gptq", "awq")
 """Methods that put several weights into one integer, under tensor names of their own: other readers find no weights."""
+GPTQ = ("int8_gptq", "int4_gptq")
+"""A recipe's words, and the conversion scripts', for a checkpoint that GPTQ has packed."""
 _EIGHT = frozenset({"fp8", "fbgemm_fp8"})
 _FOUR = frozenset({"nvfp4", "mxfp4"})
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from forge.errors import Problem
 from forge.model import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
-from forge.quantized import PACKED, Quantized, quantized
+from forge.quantized import GPTQ, PACKED, Quantized, quantized
 
 MODEL = "/forge/model"
 DRAFT = "/forge/draft"
@@ -41,9 +41,6 @@ SWITCHES = frozenset(
 
 WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
 """Quantizations that the conversion script does by itself -> its word for them."""
-
-GPTQ = {"int8_gptq": "int8_gptq", "int4_gptq": "int4_gptq"}
-"""Quantizations that somebody else has done, in a checkpoint that the script is told how to read -> its word for them."""
 
 QUANTIZED = {
     "fp8": ("fp8", ""),
@@ -117,7 +114,7 @@ def convert_by(recipe: Recipe, program: str, values: Mapping[str, Scalar] | None
     if table.quantization in WEIGHT_ONLY:
         narrow = ("--use_weight_only", "--weight_only_precision", WEIGHT_ONLY[table.quantization])
     if table.quantization in GPTQ:
-        narrow = ("--use_weight_only", "--weight_only_precision", GPTQ[table.quantization], "--per_group")
+        narrow = ("--use_weight_only", "--weight_only_precision", table.quantization, "--per_group")
     argv = (
         *("python3", program),
         *("--model_dir", MODEL),

@@ -11,10 +11,10 @@ from enum import StrEnum
 
 from forge.headers import Tensor
 from forge.model import Recipe, Role, RuntimeKind
+from forge.quantized import GPTQ
 from forge.shapes import Shape
 
 WIDTHS: Mapping[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
-GPTQ = ("int8_gptq", "int4_gptq")
 GROUP = 128
 """Weights that share a scale in AWQ, where a recipe says nothing."""
 
