@@ -4,8 +4,11 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from forge.cli import main
 from forge.client import Client
 from forge.ports import Request, Running
 from forge.recovery import Watch
+from forge.repository import STREAMS_PER_INSTANCE
 from forge.workshop import Workshop
 from patience import free_ports
 from tiny_served import Tiny
@@ -119,14 +123,28 @@ def test_status_ends_with_9_while_a_model_is_dead(ward: Ward, monkeypatch: pytes
 
 
 def test_a_busy_model_is_not_taken_for_dead(ward: Ward) -> None:
-    with Client(ward.address) as client:
-        streams = [client.generate(Request("tensorrt_llm_bls", "hello", 200, n=8, temperature=3.0)) for _ in range(8)]
-        first = [next(stream) for stream in streams]
-        states = ward.shop.care.states((ward.running,), LONG)
-        for stream in streams:
-            stream.close()
-    assert all(chunk.text is not None for chunk in first)
+    speaking, enough = threading.Semaphore(0), threading.Event()
+    wanted = Request("tensorrt_llm_bls", "hello", 200, n=8, temperature=3.0)
+
+    def keep_asking(client: Client) -> None:
+        while not enough.is_set():
+            with closing(client.generate(wanted)) as chunks:
+                for _ in chunks:
+                    speaking.release()
+                    if enough.is_set():
+                        break
+
+    with Client(ward.address) as client, ThreadPoolExecutor(3 * STREAMS_PER_INSTANCE) as pool:
+        asking = [pool.submit(keep_asking, client) for _ in range(3 * STREAMS_PER_INSTANCE)]
+        try:
+            for _ in range(STREAMS_PER_INSTANCE):
+                assert speaking.acquire(timeout=LONG)
+            states = ward.shop.care.states((ward.running,), 0.5)  # and twice as many as it carries wait before
+        finally:
+            enough.set()
+    assert [done.exception() for done in asking] == [None] * len(asking)
     assert all(state.answers for state in states)
+    assert "tensorrt_llm_bls" in [state.model for state in states if state.busy]
 
 
 def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Workshop, tiny: Tiny, tmp_path: Path) -> None:
