@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import originals
 import parser_of
 import shipped
 from forge import helptexts
@@ -58,13 +58,12 @@ def commands(version: str) -> Iterator[Command]:
 
 def programs(version: str) -> list[tuple[Program, tuple[str, ...]]]:
     """(program, its arguments) of each command whose program this version has."""
-    originals: Any = pytest.importorskip("originals")
     held: dict[str, Program] = {}
     found: list[tuple[Program, tuple[str, ...]]] = []
     for argv in dict.fromkeys(command.argv for command in commands(version)):
         built = argv[0] == "trtllm-build"
         path = BUILD if built else argv[1].removeprefix("/app/")
-        file: Path | None = originals.source(version, path)
+        file = originals.source(version, path)
         if file is not None:
             found.append((held.setdefault(path, Program(file)), argv[1:] if built else argv[2:]))
     if not found:

@@ -10,12 +10,12 @@ import shutil
 import sysconfig
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
 import chained
+import originals
 from forge import repository
 from forge.adapters.fronts import answers
 from forge.adapters.inference import TritonClient
@@ -137,8 +137,7 @@ def test_nvidias_own_models_stream_what_they_say_whole(serving: Serving, tmp_pat
 
 def _originals(version: str) -> tuple[TextFile, ...]:
     """NVIDIA's models around the engine, and the engine's config, which the twin's backend serves in its place."""
-    originals: Any = pytest.importorskip("originals")
-    place: Path | None = originals.skeletons(version)
+    place = originals.skeletons(version)
     roles = (Role.PREPROCESSING, Role.POSTPROCESSING, Role.BLS)
     # beside some checkouts lie the configs of a version without its programs
     if place is None or not all((place / role / "1" / "model.py").is_file() for role in roles):
