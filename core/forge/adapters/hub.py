@@ -29,6 +29,11 @@ TEXTS = "datasets/"
 """What the hub's own addresses, and a pin's name, put before the id of a data set."""
 DATASET = "dataset"
 NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
+_AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
+_SIZES = re.compile(
+    r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
+)
+_CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
 
 
@@ -319,10 +324,3 @@ def _short(said: str) -> str:
     if found := _CUT.search(said):
         return f"a file was cut short on its way ({found['there']} of {found['listed']} bytes came)"
     return ""
-
-
-_AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
-_SIZES = re.compile(
-    r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
-)
-_CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")

@@ -102,7 +102,6 @@ class Configured(Protocol):
 
 class _Counted(Protocol):
     name: str
-    state: str
 
 
 class Statistics(Protocol):

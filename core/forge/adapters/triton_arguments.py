@@ -85,7 +85,7 @@ def _addresses(ports: Ports) -> tuple[str, ...]:
 
 
 def _restrictions() -> tuple[str, ...]:
-    """Triton 2.40 and later (23.11; gRPC since 23.06): every release of ``forge.compatibility`` has both."""
+    """Triton 2.40 and later (23.11) knows both options: every release of ``forge.compatibility`` does."""
     return tuple(
         f"--{option}={','.join(RESTRICTED)}:{HEADER}={SECRET}" for option in ("http-restricted-api", "grpc-restricted-protocol")
     )
