@@ -33,7 +33,7 @@ def _line(command: Command) -> str:
     return " ".join((*(f"{name}={value}" for name, value in command.env.items()), *command.argv))
 
 
-def _order(file: Path) -> Order:
+def order_of(file: Path) -> Order:
     wanted = shipped.recipe(file)
     files = tuple(FileFact(name, 1, "sha256:00") for name in ("config.json", "model.safetensors", "tokenizer.json"))
     pinned = Pinned(SourceKind.HUB, wanted.source.address, "c0ffee", files)
@@ -61,7 +61,7 @@ def test_a_shipped_recipe_runs_exactly_these_commands(file: Path) -> None:
 
 @pytest.mark.parametrize("file", shipped.ENGINES, ids=lambda file: file.stem)
 def test_a_shipped_recipe_is_found_without_fault_and_planned(file: Path) -> None:
-    order = _order(file)
+    order = order_of(file)
     assert check(order) == ()
     steps = {step.name.rpartition(": ")[2]: step.action for step in plan([order]).steps}
     ran = [action for action in steps.values() if isinstance(action, Run)]
