@@ -1,6 +1,7 @@
 """A publish shows all of a model or nothing, shares its bytes with the store, and leaves other models alone."""
 
 import errno
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from forge import publishing, trees
 from forge.errors import RepositoryError
-from forge.manifest import PublishedModel
+from forge.manifest import Manifest, PublishedModel
 from forge.model import COMMON_ROLES, Names, Role, RuntimeKind, SamplingTable
 from killing import at_every_instant
 from store_makers import child, provenance, store
@@ -115,6 +116,28 @@ def test_publishing_the_same_again_changes_nothing(bench: Bench) -> None:
     assert not bench.publish("m").changed
     after = {item.relative: item.status.st_ctime_ns for item in trees.walk(bench.repository)}
     assert {path for path in before if before[path] != after[path]} <= {".forge.lock"}
+
+
+def test_a_repository_keeps_the_id_that_it_was_given_wherever_it_stands_and_when_it_is_empty(bench: Bench) -> None:
+    bench.publish("m")
+    drawn = publishing.inventory(bench.repository).id
+    assert len(drawn) == 32
+    bench.publish("n")
+    bench.repository = bench.repository.rename(bench.repository.with_name("moved"))
+    publishing.settle(bench.repository, relocate(bench.repository))
+    for name in "mn":
+        publishing.withdraw(bench.repository, name)
+    assert publishing.inventory(bench.repository) == Manifest(root=str(bench.repository), id=drawn)
+
+
+def test_a_repository_of_a_forge_that_drew_no_ids_gets_one_as_it_is_written(bench: Bench) -> None:
+    bench.publish("m")
+    file = bench.repository / "forge.json"
+    former = {each: held for each, held in json.loads(file.read_text()).items() if each != "id"}
+    file.write_text(json.dumps({**former, "format": 3}))
+    assert publishing.inventory(bench.repository).id == ""
+    bench.publish("n")
+    assert len(publishing.inventory(bench.repository).id) == 32
 
 
 def test_other_sampling_defaults_alone_change_only_the_manifest(bench: Bench) -> None:

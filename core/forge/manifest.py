@@ -1,7 +1,10 @@
-"""``forge.json``: what a model repository holds and which artifacts it stands on. Pure: text in, text out."""
+"""``forge.json``: what a model repository holds and which artifacts it stands on. Pure, but that ``named`` draws an id."""
+
+from typing import Annotated
+from uuid import uuid4
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
@@ -9,7 +12,7 @@ from forge.model import Edit, LimitsTable, Names, Role, RuntimeKind, SamplingTab
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""
-FORMAT = 3
+FORMAT = 4
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
@@ -93,6 +96,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[PublishedModel, ...] = ()
     root: str = ""
     """Where the repository stood when its config.pbtxt files were written; they name this path."""
+    id: Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")] = ""
+    """Drawn once for each repository, so that it is known wherever it stands; empty where a forge before format 4 wrote this.
+    A copy has the id of what it was copied from."""
 
     def find(self, name: str) -> PublishedModel | None:
         return next((model for model in self.models if model.name == name), None)
@@ -104,6 +110,11 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """With ``model`` in the place of any former one of its name."""
         others = self.without(model.name).models
         return replace(self, models=tuple(sorted((*others, model), key=lambda one: one.name)))
+
+    @property
+    def named(self) -> "Manifest":
+        """With an id: the one that it has, or a new one."""
+        return self if self.id else replace(self, id=uuid4().hex)
 
     @property
     def held(self) -> frozenset[str]:

@@ -124,7 +124,7 @@ def withdraw(repository: Path, name: str) -> None:
         raise RepositoryError(f"there is no model {name!r}: there is no such repository", where=str(repository))
     with _explained(repository), _locked(repository, _silent):
         _recover(repository)
-        held = inventory(repository)
+        held = inventory(repository).named
         model = held.find(name)
         if model is None:
             names = ", ".join(one.name for one in held.models) or "nothing"
@@ -318,7 +318,7 @@ def _write(repository: Path, path: str, text: str) -> None:
 
 def _at_home(repository: Path, relocate: Relocate) -> Manifest:
     """The manifest, after the config.pbtxt files have been made to name the place where the repository stands."""
-    held = inventory(repository)
+    held = inventory(repository).named
     if held.root == str(repository):
         return held
     for model in held.models:
