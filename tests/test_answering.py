@@ -211,6 +211,22 @@ def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
 
 
 @pytest.mark.slow
+def test_generate_draws_at_a_temperature_and_takes_the_likeliest_token_without(forge: Forge) -> None:
+    def said(*words: str) -> tuple[list[str], int | None]:
+        last = json.loads(forge("generate", "hello", *words, "--json").stdout.splitlines()[-1])
+        return last["answers"], last["seed"]
+
+    drawn = [said("--temperature", "1.5") for _ in range(4)]
+    assert len({str(answers) for answers, _ in drawn}) > 1
+    assert len({seed for _, seed in drawn}) == 4
+    (answers, seed), *_ = drawn
+    assert said("--temperature", "1.5", "--seed", str(seed)) == (answers, seed)
+    assert said() == said("--temperature", "0")
+    assert said()[1] is None
+    assert "no seed" in forge("generate", "hello", "--show-seed").stderr
+
+
+@pytest.mark.slow
 def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(forge: Forge) -> None:
     done = forge("generate", "hello", "--input", "top_q=3")
     assert done.exit_code == InferenceError.exit_code

@@ -119,7 +119,7 @@ def test_models_are_loaded_in_turn_or_together(tmp_path: Path) -> None:
 def test_results_say_what_was_measured_and_what_was_not_looked_at(tmp_path: Path) -> None:
     found = Place(tmp_path, Speaker()).run(Wish(requests=2, repeats=1, sampling={"temperature": 0.5}))
     assert [(subject.name, subject.entry, subject.keys) for subject in found.subjects] == [("a", "a" * 8, {"model": "ka"})]
-    assert found.points[0].sampling == {"temperature": 0.5}
+    assert found.points[0].sampling == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
     assert list(found.points[0].repeats[0].triton) == ["a-bls"], "of the model's own, not of its neighbours"
     assert {"no GPU was looked at"} < set(found.notes)
     assert any("no intervals" in note for note in found.notes)

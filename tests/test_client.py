@@ -94,6 +94,20 @@ def test_samples_come_under_their_own_numbers_streamed_or_not(tiny: Tiny, client
     assert [reply.log_probs for reply in streamed.replies] == [reply.log_probs for reply in whole.replies]
 
 
+def test_a_temperature_alone_draws_anew_each_time_unless_a_seed_is_said(tiny: Tiny, client: Client) -> None:
+    warm = Request(tiny.target.model.front, PROMPT, COUNT, temperature=1.5)
+    assert len({client.ask(warm).text for _ in range(4)}) > 1
+    assert client.ask(replace(warm, seed=7)).text == client.ask(replace(warm, seed=7)).text
+    likeliest = client.ask(replace(warm, temperature=0.0)).text
+    assert likeliest == client.ask(replace(warm, temperature=None)).text == TOKENIZERS["byte_level"].decode(greedy(tiny))
+
+    async def ask() -> set[str]:
+        async with AsyncClient(tiny.address) as one:
+            return {(await one.ask(warm)).text for _ in range(4)}
+
+    assert len(asyncio.run(ask())) > 1
+
+
 def test_tokens_are_counted_where_that_is_asked_for(client: Client, asked: Request) -> None:
     counted = replace(asked, return_log_probs=False, return_token_counts=True)
     for stream in (True, False):

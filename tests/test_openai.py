@@ -125,6 +125,16 @@ def test_the_recipes_sampling_holds_where_nothing_is_said(client: openai.OpenAI)
     assert said.choices == client.completions.create(model="tiny", prompt=PROMPT, seed=5).choices  # top_k = 1 of the recipe
 
 
+def test_a_temperature_alone_draws_where_the_recipe_takes_the_likeliest_token(client: openai.OpenAI, greedy: str) -> None:
+    def say(temperature: float, seed: int | None = None) -> str:
+        said = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, temperature=temperature, seed=seed)
+        return said.choices[0].text
+
+    assert len({say(temperature=1.5) for _ in range(4)}) > 1
+    assert say(temperature=1.5, seed=3) == say(temperature=1.5, seed=3)
+    assert say(temperature=0) == greedy
+
+
 def test_several_answers_differ_and_a_seed_brings_them_back(client: openai.OpenAI) -> None:
     def ask() -> list[str | None]:
         said = client.chat.completions.create(

@@ -205,11 +205,11 @@ def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
         shop.target("tiny")
 
 
-def test_each_request_without_a_seed_draws_its_own(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_a_recipes_seed_is_every_requests(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     shop.serve(tmp_path / "models")
     target = shop.target("tiny")
-    assert target.request("a").seed != target.request("a").seed
+    assert target.request("a").seed is None
     fixed = replace(target, model=msgspec.structs.replace(target.model, sampling=SamplingTable(seed=5)))
     assert fixed.request("a").seed == 5
 

@@ -1,6 +1,5 @@
 """A served model to speak to: where it stands, what it is called there, and what its recipe wants asked."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ class Target:
         return self.repository / self.model.asset(kind)
 
     def request(self, prompt: str) -> Request:
-        """A request with the recipe's sampling. Without a seed it draws one: the server would reuse a fixed one."""
+        """A request with the recipe's sampling."""
         wanted = self.model.sampling
         return Request(
             model=self.model.front,
@@ -36,7 +35,7 @@ class Target:
             temperature=wanted.temperature,
             top_k=wanted.top_k,
             top_p=wanted.top_p,
-            seed=secrets.randbits(63) if wanted.seed is None else wanted.seed,
+            seed=wanted.seed,
             beam_width=wanted.beam_width,
             repetition_penalty=wanted.repetition_penalty,
             presence_penalty=wanted.presence_penalty,

@@ -29,6 +29,7 @@ from forge.errors import BenchError, InferenceError
 from forge.joining import Joint
 from forge.model import Recipe
 from forge.ports import Event, Listener, Ports, Running
+from forge.sampling import over, seeded
 from forge.store import Store
 
 _EXAM_CALLERS = 4
@@ -256,7 +257,7 @@ class Bench:
     def _examine(self, course: _Course, exams: Sequence[Exam], ports: Ports) -> Quality:
         """Ask every exam once at a point's sampling."""
         offer, wish = course.workload.offer, course.workload.wish
-        plain = replace(offer.request, seed=wish.seed, stream=wish.stream, **course.setting.sampling)  # type: ignore[arg-type]
+        plain = replace(seeded(over(offer.request, course.setting.sampling), wish.seed), stream=wish.stream)
         asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
         http = f"{ports.host}:{ports.http}"
         drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=wish.patience)
@@ -335,7 +336,7 @@ class Bench:
 
     def _provider(self, course: _Course, ports: Ports) -> Provider:
         offer = course.workload.offer
-        request = replace(offer.request, stream=False, seed=course.workload.wish.seed, **course.setting.sampling)  # type: ignore[arg-type]
+        request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.wish.seed), stream=False)
         inputs = self._doors.stated(course.target.address, request)
         url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
         return Provider(course.label, url, inputs)

@@ -18,7 +18,7 @@ from forge.adapters.kserve import (
     StreamResponse,
     is_unknown,
 )
-from forge.adapters.wire import inputs_of
+from forge.adapters.wire import drawing, inputs_of
 from forge.ports import Chunk, ModelMetadata, Request
 from forge.replies import Answer, Hearing
 
@@ -75,6 +75,7 @@ class AsyncConnection:
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""
         known = await self.metadata(request.model)
+        request = drawing(request, known)
         ear, calls = Ear(request, known), self._calls
         message = calls.message(request.model, inputs_of(request, known))
         began = time.monotonic()

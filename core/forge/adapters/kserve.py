@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
 from forge.adapters.hearing import Ear, Response
-from forge.adapters.wire import LLMAPI, Input, inputs_of
+from forge.adapters.wire import LLMAPI, Input, drawing, inputs_of
 from forge.errors import InferenceError, Trouble
 from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.replies import Answer, Hearing
@@ -260,6 +260,7 @@ class Connection:
     def generate(self, request: Request) -> Generator[Chunk]:
         """The answer's chunks; closing the iterator cancels the request at the server."""
         known = self.metadata(request.model)
+        request = drawing(request, known)
         ear, calls = Ear(request, known), self._calls
         message = calls.message(request.model, inputs_of(request, known))
         began = time.monotonic()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from forge.errors import InferenceError
 from forge.model import Scalar
 from forge.ports import ModelMetadata, Request, TensorMetadata
+from forge.sampling import meant, seeded
 
 CODES = {
     "BOOL": "?",
@@ -75,6 +76,11 @@ class Input:
     raw: bytes
 
 
+def drawing(request: Request, model: ModelMetadata) -> Request:
+    """``request`` with a seed where it draws tokens, says none, and ``model`` has an input for one."""
+    return seeded(request) if _offered_name("seed", model.inputs) else request
+
+
 def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
     """The tensors that ask ``model`` for ``request``; InferenceError for what it has no input for, and for wrong values."""
     return tuple(_input(model.inputs[name], values, request.model) for name, values in _asked(request, model).items())
@@ -91,7 +97,7 @@ def _asked(request: Request, model: ModelMetadata) -> dict[str, Values]:
     _refuse_impossible(request, model)
     wanted = _words(request)
     named = {word: _offered_name(word, offered) for word in wanted}
-    refused = [word for word, name in named.items() if not name and word not in _OPTIONAL]
+    refused = [word for word, name in named.items() if not name and word not in _OPTIONAL and not _added(word, request)]
     refused += [name for name in request.inputs if name not in offered]
     if refused:
         raise InferenceError(
@@ -133,7 +139,8 @@ def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
 
 
 def _words(request: Request) -> dict[str, Values]:
-    """What is asked for; nothing stands for what is left to the server."""
+    """What is asked for, as it is meant (``forge.sampling``); nothing stands for what is left to the server."""
+    request = meant(request)
     single: dict[str, Scalar | None] = {
         "prompt": None if request.tokens else request.prompt,
         "input_lengths": len(request.tokens) or None,
@@ -154,6 +161,11 @@ def _words(request: Request) -> dict[str, Values]:
     words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
     several: dict[str, Values] = {"tokens": request.tokens, "stop": request.stop, "bad": request.bad}
     return words | {word: values for word, values in several.items() if values}
+
+
+def _added(word: str, request: Request) -> bool:
+    """Whether the caller said nothing of ``word``: a model without an input for it is asked all the same."""
+    return word in ("top_k", "top_p") and getattr(request, word) is None
 
 
 def _offered_name(word: str, offered: Mapping[str, TensorMetadata]) -> str:

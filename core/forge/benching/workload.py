@@ -15,6 +15,7 @@ from forge.benching.results import Record, Value
 from forge.benching.wish import REQUESTS, SAMPLING, Setting, Wish
 from forge.errors import BenchError
 from forge.ports import Request
+from forge.sampling import meant, over, seeded
 
 _SHORTEST = frozenset({"min_tokens", "min_length", "sampling_param_min_tokens"})
 """Inputs by which a model can be told how long an answer is at least, by version."""
@@ -97,8 +98,8 @@ class Workload:
         return under_way if self.wish.warmup is None else self.wish.warmup
 
     def sampling(self, setting: Setting) -> dict[str, Value]:
-        """What every request states; the rest is left to the server."""
-        request = self._ask(setting, Prompt(""), 0, whole=self.whole(setting)).request
+        """What every request tells the server; the rest is left to it."""
+        request = meant(self._ask(setting, Prompt(""), 0, whole=self.whole(setting)).request)
         stated = {name: getattr(request, name) for name in SAMPLING if name != "min_tokens" or name in setting.sampling}
         return {name: value for name, value in stated.items() if value is not None}
 
@@ -118,7 +119,7 @@ class Workload:
 
     def _ask(self, setting: Setting, text: Prompt, seed: int, *, whole: bool) -> Ask:
         plain = self.offer.request
-        request = replace(plain, prompt=text.text, seed=seed, stream=self.wish.stream, **setting.sampling)  # type: ignore[arg-type]
+        request = replace(seeded(over(plain, setting.sampling), seed), prompt=text.text, stream=self.wish.stream)
         longest = setting.output_tokens or text.max_tokens or plain.max_tokens
         request = replace(request, max_tokens=longest, return_token_counts=True)
         if whole:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import click
 
@@ -12,6 +12,7 @@ from forge.cli.show import Output, table
 from forge.errors import ConfidenceError, InferenceError
 from forge.ports import Chunk, Request
 from forge.replies import Answer, Hearing, Perf, Piece, Reply
+from forge.sampling import over, seeded
 
 BETWEEN = "\n---\n"
 """Between several answers where they cannot stand side by side."""
@@ -40,17 +41,15 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     more = [each.partition("=") for each in cast("tuple[str, ...]", words.pop("more"))]
     if wrong := [name for name, equals, _ in more if not (name and equals)]:
         raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--input")
-    changed: dict[str, Any] = {name: value for name, value in words.items() if value is not None and value != ()}
     request = replace(
-        request,
-        **changed,
+        over(request, {name: value for name, value in words.items() if value != ()}),
         inputs={name: value for name, _, value in more},
         return_log_probs=logprobs or threshold is not None,
         return_perf_metrics=perf,
         return_token_counts=perf,
     )
     several = (request.n or request.beam_width or 1) > 1
-    return request, Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
+    return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
 
 
 class Screen(Protocol):

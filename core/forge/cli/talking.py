@@ -93,7 +93,7 @@ def generate(
     if output.as_json:
         output.line({"done": True, "seed": request.seed, **document(answer, wish)})
     if show_seed:
-        output.say(f"seed: {request.seed}")
+        output.say("no seed: the likeliest token was taken each time" if request.seed is None else f"seed: {request.seed}")
     judge(output, answer, wish)
 
 

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from forge.openai.faults import Fault
 from forge.ports import Request
+from forge.sampling import over, seeded
 
 _PARAM = re.compile(r"at `\$\.(\w+)")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")
@@ -116,27 +117,23 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     def applied(self, usual: Request, copy: int) -> Request:
         """``usual``, what the recipe asks for, with what the client asks for, for the ``copy``-th answer to one prompt."""
         limit = self.limit or usual.max_tokens
-        top_k = 1 if self.temperature == 0 and self.top_k is None else self.top_k
-        top_k = _or(0 if top_k == -1 else top_k, usual.top_k)
-        top_p = _or(self.top_p, usual.top_p)
-        if top_p is None and not top_k and (self.temperature or self.top_k is not None):
-            top_p = 1.0  # as the API has it; TensorRT-LLM takes the likeliest token where neither is stated
-        seed = usual.seed if self.seed is None else self.seed
-        return replace(
-            usual,
-            max_tokens=limit,
-            temperature=_or(self.temperature, usual.temperature),
-            top_k=top_k,
-            top_p=top_p,
-            seed=None if seed is None else (seed + copy) % _SEEDS,
-            presence_penalty=_or(self.presence_penalty, usual.presence_penalty),
-            frequency_penalty=_or(self.frequency_penalty, usual.frequency_penalty),
-            repetition_penalty=_or(self.repetition_penalty, usual.repetition_penalty),
-            min_tokens=limit if self.ignore_eos else _or(self.min_tokens, usual.min_tokens),
-            stop=self.stops or usual.stop,
-            return_log_probs=self.log_probs,
-            return_token_counts=True,
-        )
+        said = {
+            "max_tokens": limit,
+            "temperature": self.temperature,
+            "top_k": 0 if self.top_k == -1 else self.top_k,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "n": self.n,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "min_tokens": limit if self.ignore_eos else self.min_tokens,
+            "stop": self.stops or None,
+            "return_log_probs": self.log_probs,
+            "return_token_counts": True,
+        }
+        request = seeded(over(usual, said))
+        return replace(request, n=None, seed=None if request.seed is None else (request.seed + copy) % _SEEDS)
 
 
 class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
@@ -258,10 +255,3 @@ def _joined(where: str, parts: Sequence[_Part]) -> str:
 
 def _refused(param: str, why: str) -> Fault:
     return Fault(400, f"{param}: {why}", param=param, code="unsupported_value")
-
-
-_Value = TypeVar("_Value")
-
-
-def _or(stated: _Value | None, usual: _Value | None) -> _Value | None:
-    return usual if stated is None else stated
