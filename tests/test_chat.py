@@ -1,14 +1,20 @@
 """Chat templates are rendered as transformers renders them."""
 
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from forge.adapters.chat import ChatTemplate, Message
+from forge.adapters.chat import ChatTemplate, ChatTemplates, Message
+from forge.adapters.openings import opening
 from forge.errors import InferenceError
+from forge.model import LimitsTable
+from patience import soon
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -157,3 +163,172 @@ def test_a_broken_template_is_named_with_its_folder(tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="cannot be read") as caught:
         ChatTemplate.of(folder).render(TALK)
     assert caught.value.where == str(folder)
+
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+GROWING = "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        (LOOP, "not done"),
+        ("{{ ('a' * 30000000)|wordwrap(1) }}", "not done"),
+        ("{{ 'x' * 10**10 }}", "MiB of memory"),
+        ("{{ 'x'|center(10**9) }}", "MiB of memory"),
+        ("{{ '%1000000000d' % 3 }}", "MiB of memory"),
+        ("{{ '{:1000000000}'.format(3) }}", "MiB of memory"),
+        ("{{ ('a'*100000)|replace('a', 'b'*100000) }}", "MiB of memory"),
+        (GROWING, "MiB of memory|not done"),
+        ("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "more than 8388608 characters"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "recursion"),
+        ("{% if 1 %}" * 200 + "{% endif %}" * 200, "indentation"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages.nothing.at_all }}", "undefined|no attribute"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_template_that_does_not_end_or_grows_is_an_error(template: str, complaint: str) -> None:
+    made = ChatTemplate(template, {}, where="its folder", limits=LimitsTable(max_template_seconds=0.5))
+    for _ in range(2):  # it is no better afterwards, and neither does it stand in the next one's way
+        with pytest.raises(InferenceError, match=complaint) as caught:
+            made.render(TALK)
+        assert caught.value.where == "its folder"
+        assert caught.value.hint
+
+
+def test_after_one_that_was_ended_the_next_conversation_is_rendered() -> None:
+    made = ChatTemplate(
+        "{% if messages|length > 2 %}" + LOOP + "{% endif %}ok", {}, limits=LimitsTable(max_template_seconds=0.2)
+    )
+    assert made.render(TALK[:1]) == "ok"
+    with pytest.raises(InferenceError, match="not done"):
+        made.render(TALK)
+    assert made.render(TALK[:1]) == "ok"
+
+
+def test_threads_take_turns_at_one_template() -> None:
+    made = ChatTemplate("{{ messages[0].content }}", {})
+    texts = [f"{number} " * 20_000 for number in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda text: made.render([("user", text)]), texts)) == texts
+
+
+def test_a_template_can_neither_write_nor_outlive_forge() -> None:
+    """forge is killed while a template loops: its process has gone a moment later."""
+    code = (
+        "import sys\n"
+        "from forge.adapters.chat import ChatTemplate\n"
+        "from forge.model import LimitsTable\n"
+        "made = ChatTemplate(sys.argv[1], {}, limits=LimitsTable(max_template_seconds=1))\n"
+        "made.render([('user', 'quick')])\n"
+        "print(made._process._process.pid, flush=True)\n"
+        "made.render([('user', 'x'), ('user', 'loop')])\n"
+    )
+    template = "{% if messages|length > 1 %}" + LOOP + "{% endif %}"
+    with subprocess.Popen((sys.executable, "-c", code, template), stdout=subprocess.PIPE, text=True) as forge:
+        assert forge.stdout is not None
+        child = Path("/proc") / forge.stdout.readline().strip()
+        allowed = (child / "limits").read_text()
+        forge.kill()
+    assert "Max file size             0                    0" in allowed
+    assert soon(lambda: not child.exists() or "State:\tZ" in (child / "status").read_text())
+
+
+def test_a_folders_template_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    templates = ChatTemplates()
+    folder = folder_with(tmp_path, "one")
+    assert [templates.prompt(folder, TALK, LimitsTable()) for _ in range(2)] == ["one", "one"]
+    folder_with(tmp_path, "another")
+    assert templates.prompt(folder, TALK, LimitsTable()) == "another"
+
+
+def piece(name: str) -> dict[str, object]:
+    return {"SpecialToken": {"id": name, "type_id": 0}}
+
+
+def template_of(*pieces: dict[str, object], **special: list[str]) -> dict[str, object]:
+    """A TemplateProcessing, with the tokens that each special token stands for."""
+    known = {name: {"id": name, "ids": list(range(len(tokens))), "tokens": tokens} for name, tokens in special.items()}
+    return {"type": "TemplateProcessing", "single": list(pieces), "pair": [], "special_tokens": known}
+
+
+TEXT: dict[str, object] = {"Sequence": {"id": "A", "type_id": 0}}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+ROBERTA = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True, "add_prefix_space": False}
+BOS = template_of(piece("B"), TEXT, B=["<s>"])
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        None,
+        BYTES,
+        ROBERTA,
+        {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 0]},
+        BOS,
+        template_of(TEXT, piece("B"), B=["<s>"]),
+        template_of(piece("E"), piece("B"), TEXT, E=[], B=["<s>"]),
+        template_of(piece("B"), TEXT, B=["<s>", "<t>"]),
+        template_of(TEXT),
+        {"type": "Sequence", "processors": []},
+        {"type": "Sequence", "processors": [BYTES, BOS]},
+        {"type": "Sequence", "processors": [BOS, BYTES]},
+        {"type": "Sequence", "processors": [ROBERTA, BYTES]},
+        {"type": "Sequence", "processors": [{"type": "Sequence", "processors": [BOS]}]},
+    ],
+    ids=str,
+)
+def test_the_opening_token_is_the_one_that_the_tokenizer_writes(processor: object) -> None:
+    document = {"model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}, "post_processor": processor}
+    written = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], **document})).encode("x").tokens
+    assert opening(processor) == ("" if written[0] == "x" else written[0])
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        "garbage",
+        7,
+        [1],
+        {},
+        {"type": "Nope", "single": [piece("B")]},
+        {"type": ["Sequence"]},
+        {"type": "Sequence"},
+        {"type": "Sequence", "processors": [1, None, "x"]},
+        {"type": "TemplateProcessing", "single": [piece("B"), TEXT], "pair": []},
+        {"type": "TemplateProcessing", "single": ["x"]},
+        {"type": "TemplateProcessing", "single": [{"SpecialToken": 3}]},
+        {"type": "TemplateProcessing", "single": [piece("B")], "special_tokens": {"B": 1}},
+        {"type": "RobertaProcessing", "cls": []},
+        {"type": "RobertaProcessing", "cls": [None]},
+        {"type": "RobertaProcessing", "cls": "<s>"},
+    ],
+    ids=str,
+)
+def test_a_post_processor_that_nobody_can_load_opens_nothing(tmp_path: Path, processor: object) -> None:
+    folder = folder_with(tmp_path, LLAMA2)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**document, "post_processor": processor}))
+    assert ChatTemplate.of(folder).prompt(TALK[:1]).startswith("<s>[INST]")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer_config.json", b"{"),
+        ("tokenizer_config.json", b'{"a": "\xff"}'),
+        ("chat_template.jinja", b"\xff\xfe"),
+        ("tokenizer.json", b"nonsense"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = folder_with(tmp_path, LLAMA2)
+    (folder / name).write_bytes(content)
+    with pytest.raises(InferenceError) as caught:
+        ChatTemplate.of(folder)
+    assert caught.value.where == str(folder / name)
+    assert caught.value.hint

@@ -32,7 +32,13 @@ max_prompt_chars = {LONGEST}
 max_words = 2
 max_word_chars = 10
 max_requests = 4
+max_template_seconds = 1.0
 """
+LOOPS = (
+    "{% if 'loop' in messages[0]['content'] %}"
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+)
+"""A chat template that never ends on some conversations."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,9 @@ def bounded(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     recipe = place / "tiny.toml"
     recipe.write_text(RECIPE + LIMITS)
     checkpoint(place / "checkpoint")
+    settings = place / "checkpoint" / "tokenizer_config.json"
+    stated = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**stated, "chat_template": LOOPS + stated["chat_template"]}))
     built = shop.build([recipe], repository=place / "repository")
     running = shop.serve(built.repository, free_ports())
     yield shop.target("tiny", built.repository)
@@ -103,6 +112,32 @@ def test_a_deeply_nested_body_is_the_clients_fault(address: str) -> None:
             assert (answer.status, json.loads(answer.read())["error"]["type"]) == (400, "invalid_request_error")
         finally:
             connection.close()
+
+
+def test_others_are_answered_while_a_chat_template_loops(door: openai.OpenAI) -> None:
+    def chat(text: str) -> str:
+        said = door.chat.completions.create(model="tiny", max_tokens=3, messages=[{"role": "user", "content": text}])
+        return said.choices[0].message.content or ""
+
+    def complaint() -> str:
+        with pytest.raises(openai.BadRequestError, match=r"not done .* after 1 s.*limits.max_template_seconds") as caught:
+            chat("loop")
+        return caught.value.param or ""
+
+    assert chat("x")
+    with ThreadPoolExecutor(1) as thread:
+        looping = thread.submit(complaint)
+        answers = 0
+        while not looping.done():
+            answers += bool(door.completions.create(model="tiny", prompt="x", max_tokens=1).choices)
+        assert looping.result() == "messages"
+    assert answers > 3
+    assert chat("x")
+
+
+def test_a_chat_template_that_loops_is_an_error_of_forge_generate(bounded: Target, shop: Workshop) -> None:
+    with pytest.raises(InferenceError, match="not done"):
+        shop.templated(bounded, [("user", "loop")])
 
 
 @pytest.mark.parametrize("model", ["tensorrt_llm_bls", "ensemble"])

@@ -18,7 +18,7 @@ from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.gpus import Gpu
 from forge.halt import Halt
 from forge.machine import Machine
-from forge.model import Host, Scalar, SourceKind
+from forge.model import Host, LimitsTable, Scalar, SourceKind
 from forge.ports import Client, Origin, Ports, Request, Server
 from forge.repository import Blank
 from forge.verifying.interviews import Stages
@@ -201,11 +201,15 @@ class Doors:
 
         return spans(tokenizer, text)
 
-    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]]) -> str:
+    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]], limits: LimitsTable) -> str:
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
-        from forge.adapters.chat import ChatTemplate
+        return self._rendered(tokenizer, messages, limits)
 
-        return ChatTemplate.of(tokenizer).prompt(messages)
+    @cached_property
+    def _rendered(self) -> Callable[[Path, Sequence[tuple[str, str]], LimitsTable], str]:
+        from forge.adapters.chat import ChatTemplates
+
+        return ChatTemplates().prompt
 
     # -- measuring
 

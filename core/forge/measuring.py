@@ -179,7 +179,7 @@ class Bench:
 
     def _offer(self, target: Target) -> Offer:
         def render(messages: Sequence[tuple[str, str]]) -> str:
-            return self._doors.templated(target.tokenizer, messages)
+            return self._doors.templated(target.tokenizer, messages, target.model.limits)
 
         tokens = self._doors.tokens(target.tokenizer)
         inputs = self._doors.inputs(target.address, target.model.front)

@@ -240,7 +240,8 @@ class Prover:
             text = prompt.text
             if prompt.messages:
                 try:
-                    text = self.doors.templated(target.tokenizer, [(each.role, each.content) for each in prompt.messages])
+                    turns = [(each.role, each.content) for each in prompt.messages]
+                    text = self.doors.templated(target.tokenizer, turns, target.model.limits)
                 except InferenceError as error:
                     skipped[prompt.name] = error.what
                     continue

@@ -397,4 +397,4 @@ class Workshop:
 
     def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
         """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
-        return self._doors.templated(target.tokenizer, messages)
+        return self._doors.templated(target.tokenizer, messages, target.model.limits)

@@ -3,87 +3,123 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from forge.adapters.openings import opening
+from forge.adapters.renderer_process import Bounds, DiedError, RendererProcess
 from forge.errors import InferenceError
+from forge.model import LimitsTable
 
 Message = tuple[str, str]
 """(role, text); the roles are those of the template: mostly system, user and assistant."""
+_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_MEND = "look at chat_template in the model's checkpoint, and ask its author"
+_AGAIN = "build the model again; if that does not help, its checkpoint is broken"
+_USUAL = LimitsTable()
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A tokenizer folder's template with the special tokens that it may name."""
+    """A tokenizer folder's template with the special tokens that it may name.
+
+    Templates come with downloaded models: each is rendered in a process of its own, within ``limits``.
+    """
 
     source: str
     tokens: Mapping[str, str]
     opening: str = ""
     """The token that the tokenizer puts before every text; a template that writes it too would double it."""
     where: str = ""
+    limits: LimitsTable = _USUAL
 
     @classmethod
-    def of(cls, folder: Path) -> "ChatTemplate":
+    def of(cls, folder: Path, limits: LimitsTable = _USUAL) -> "ChatTemplate":
         """The template of the tokenizer in ``folder``; InferenceError where there is none to use."""
         settings = _json(folder / "tokenizer_config.json")
         tokens = _json(folder / "special_tokens_map.json") | settings
         named = {name: text for name in _SPECIAL if (text := _text(tokens.get(name)))}
-        return cls(_source(folder, settings), named, _opening(folder, settings, named), str(folder))
+        return cls(_source(folder, settings), named, _opening(folder, settings, named), str(folder), limits)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The whole text, special tokens written out; InferenceError when the template refuses the messages."""
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
-        environment.filters["tojson"] = _tojson
-        environment.globals.update(raise_exception=_refuse, strftime_now=_now)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        """The whole text, special tokens written out.
+
+        InferenceError when the template refuses the messages, fails, or takes more time, memory or room than it may.
+        """
         conversation = [{"role": role, "content": text} for role, text in messages]
+        values = {"messages": conversation, "add_generation_prompt": add_generation_prompt, **self.tokens}
         try:
-            return environment.from_string(self.source).render(
-                messages=conversation,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self.tokens,
-            )
-        except TemplateSyntaxError as error:
-            raise InferenceError(f"the chat template cannot be read: {error}", where=self.where) from error
-        except TemplateError as error:
-            raise InferenceError(
-                f"the chat template refuses these messages: {error}",
-                where=self.where,
-                hint="some templates know no system message, or want user and assistant in turn",
-            ) from error
+            answer = self._process.render(values)
+        except DiedError as error:
+            raise self._late() if error.late else self._failed(f"its process ended: {error.how}") from error
+        match answer:
+            case {"text": str(text)}:
+                return text
+            case {"unreadable": why}:
+                raise InferenceError(f"the chat template cannot be read: {why}", where=self.where, hint=_MEND)
+            case {"refused": why}:
+                what = f"the chat template refuses these messages: {why}"
+                hint = "some templates know no system message, or want user and assistant in turn"
+                raise InferenceError(what, where=self.where, hint=hint)
+            case {"long": _}:
+                what = f"the chat template makes more than {self.limits.max_body_bytes} characters of these messages"
+                raise InferenceError(what, where=self.where, hint=f"{_MEND}; limits.max_body_bytes of the recipe allows more")
+            case {"memory": _}:
+                raise self._failed(f"it wants more than {self._bounds.memory // 2**20} MiB of memory")
+            case _:
+                raise self._failed(str(answer.get("failed")))
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text to send for the model to answer: without the opening token that its tokenizer adds."""
         return self.render(messages).removeprefix(self.opening)
 
+    @cached_property
+    def _process(self) -> RendererProcess:
+        return RendererProcess(self.source, self._bounds)
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Templates come with downloaded models: they may compute, and reach nothing."""
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.limits.max_template_seconds, self.limits.max_body_bytes)
+
+    def _late(self) -> InferenceError:
+        what = f"the chat template is not done with these messages after {self.limits.max_template_seconds:g} s, and was ended"
+        return InferenceError(what, where=self.where, hint=f"{_MEND}; limits.max_template_seconds of the recipe allows more")
+
+    def _failed(self, why: str) -> InferenceError:
+        return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=_MEND)
 
 
-class _Generation(Extension):
-    """``{% generation %}`` marks, for training, what the assistant said; here it only lets its body through."""
+class ChatTemplates:
+    """Those of several folders, each read again when its files change. Threads may share it."""
 
-    tags = {"generation"}  # noqa: RUF012  # jinja2's own way to declare them
+    def __init__(self) -> None:
+        self._held: dict[Path, tuple[object, ChatTemplate]] = {}
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def prompt(self, folder: Path, messages: Sequence[Message], limits: LimitsTable) -> str:
+        """As ``ChatTemplate.prompt``, in the process of the call before."""
+        state = (limits, *(_stamp(folder / name) for name in _FILES))
+        stamp, held = self._held.get(folder, (None, None))
+        if held is None or stamp != state:
+            held = ChatTemplate.of(folder, limits)
+            self._held[folder] = state, held
+        return held.prompt(messages)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _source(folder: Path, settings: Mapping[str, object]) -> str:
     """A file of its own comes before tokenizer_config.json's text, or the one called "default" of its list."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _read(file)
     stated = settings.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
     if isinstance(stated, str):
         return stated
@@ -108,23 +144,7 @@ def _opening(folder: Path, settings: Mapping[str, object], tokens: Mapping[str, 
     tokenizer = _json(folder / "tokenizer.json")
     if not tokenizer:
         return bos if settings.get("add_bos_token") else ""
-    return bos if bos and bos in _first_tokens(tokenizer.get("post_processor")) else ""
-
-
-def _first_tokens(processor: object) -> tuple[str, ...]:
-    """The special tokens that a post-processor of tokenizer.json puts first."""
-    if not isinstance(processor, dict):
-        return ()
-    stated = cast("dict[str, object]", processor)
-    inner = stated.get("processors")
-    if isinstance(inner, list):
-        return tuple(token for each in cast("list[object]", inner) for token in _first_tokens(each))
-    single = stated.get("single")
-    if isinstance(single, list) and single:
-        first = cast("dict[str, dict[str, object]]", single[0])
-        return (str(first["SpecialToken"].get("id")),) if "SpecialToken" in first else ()
-    classify = stated.get("cls")
-    return (str(cast("list[object]", classify)[0]),) if isinstance(classify, list) and classify else ()
+    return bos if bos and opening(tokenizer.get("post_processor")) == bos else ""
 
 
 def _text(token: object) -> str:
@@ -136,29 +156,19 @@ def _text(token: object) -> str:
 
 def _json(file: Path) -> dict[str, object]:
     """The object in ``file``, empty where there is no such file."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         return {}
-    except ValueError as error:
-        raise InferenceError(f"this is not JSON: {error}", where=str(file), hint="build the model again") from error
+    try:
+        found = json.loads(_read(file))
+    except (ValueError, RecursionError) as error:
+        raise InferenceError(f"this is not JSON: {error}", where=str(file), hint=_AGAIN) from error
     return cast("dict[str, object]", found) if isinstance(found, dict) else {}
 
 
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """jinja2's own would write ``<`` and ``'`` as HTML needs them, and models were trained on plain JSON."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _refuse(message: str) -> str:
-    raise TemplateError(message)
-
-
-def _now(layout: str) -> str:
-    return datetime.now().astimezone().strftime(layout)
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InferenceError(f"this cannot be read: {error.strerror}", where=str(file), hint=_AGAIN) from error
+    except UnicodeDecodeError as error:
+        raise InferenceError(f"this is no text in UTF-8: {error}", where=str(file), hint=_AGAIN) from error

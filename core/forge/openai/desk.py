@@ -78,7 +78,7 @@ class Desk:
         """POST /v1/chat/completions."""
         ask = asks.read(body, ChatAsk)
         offer = self._admitted(ask, body)
-        prompts = (self._offers.templated(offer, ask.conversation),)
+        prompts = (await self._offers.templated(offer, ask.conversation),)
         bounds.check_prompts(ask, prompts, "messages", offer.limits)
         return await self._answered(ask, offer, prompts, chat=True)
 

@@ -61,6 +61,12 @@ def busy(model: str, most: int) -> Fault:
     return Fault(429, said, code="rate_limit_exceeded")
 
 
+def waiting(model: str) -> Fault:
+    """Too many conversations wait for a chat template that is slow."""
+    said = f"The chat template of '{model}' is busy with other conversations; ask again later"
+    return Fault(503, said, code="server_busy")
+
+
 def unknown_model(name: str, offered: tuple[str, ...]) -> Fault:
     """No such model is offered."""
     names = ", ".join(offered) or "none"

@@ -1,6 +1,8 @@
 """The models that are offered, as the repositories' manifests say at the moment: a build on one that is served is seen."""
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from forge.adapters.tokens import TokenizerFolder
 from forge.asking import Target
 from forge.errors import ForgeError
 from forge.model import LimitsTable
-from forge.openai.faults import Fault, unknown_model
+from forge.openai.faults import Fault, unknown_model, waiting
 
 _Stamp = tuple[int, int, int]
+_PATIENCE = 30.0
+"""Seconds that a conversation waits for its turn at a chat template, which others ask as well."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Offers:
         self._repositories = repositories
         self._stamps: tuple[_Stamp, ...] = ()
         self._held: dict[str, Offer] = {}
-        self._templates: dict[str, ChatTemplate] = {}
+        self._templates: dict[str, _Renders] = {}
         self._tokenizers: dict[str, TokenizerFolder] = {}
 
     def all(self) -> dict[str, Offer]:
@@ -66,14 +70,18 @@ class Offers:
             raise unknown_model(name, tuple(offered))
         return offered[name]
 
-    def templated(self, offer: Offer, conversation: Sequence[Message]) -> str:
-        """``conversation`` in the model's chat template; Fault where it has none, or it refuses them."""
+    async def templated(self, offer: Offer, conversation: Sequence[Message]) -> str:
+        """``conversation`` in the model's chat template; Fault where it has none, it refuses them, or takes too long."""
+        if offer.key not in self._templates:
+            self._templates[offer.key] = _Renders(offer)
         try:
-            if offer.key not in self._templates:
-                self._templates[offer.key] = ChatTemplate.of(offer.target.tokenizer)
-            return self._templates[offer.key].prompt(conversation)
+            async with asyncio.timeout(_PATIENCE):
+                return await self._templates[offer.key].prompt(conversation)
+        except TimeoutError as error:
+            raise waiting(offer.target.model.name) from error
         except ForgeError as error:
-            raise Fault(400, f"{error.what} ({error.hint})", param="messages") from error
+            said = f"{error.what} ({error.hint})" if error.hint else error.what
+            raise Fault(400, said, param="messages") from error
 
     def count(self, offer: Offer, text: str, *, prompt: bool) -> int:
         """Tokens of ``text`` by the model's tokenizer; 0 where it has none that can be read here."""
@@ -81,6 +89,23 @@ class Offers:
         if held.missing:
             return 0
         return held.count(text) if prompt else held.spoken(text)
+
+
+class _Renders:
+    """One model's chat template, in a thread of its own: who asks another model does not wait for it."""
+
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
+        self._held: ChatTemplate | None = None
+        self._thread = ThreadPoolExecutor(1, "template")
+
+    async def prompt(self, conversation: Sequence[Message]) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, conversation)
+
+    def _prompt(self, conversation: Sequence[Message]) -> str:
+        if self._held is None:
+            self._held = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits)
+        return self._held.prompt(conversation)
 
 
 def _stamp(file: Path) -> _Stamp:
