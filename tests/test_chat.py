@@ -212,8 +212,12 @@ def test_after_one_that_was_ended_the_next_conversation_is_rendered() -> None:
 def test_threads_take_turns_at_one_template() -> None:
     made = ChatTemplate("{{ messages[0].content }}", {})
     texts = [f"{number} " * 20_000 for number in range(16)]
+
+    def render(text: str) -> str:
+        return made.render([("user", text)])
+
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda text: made.render([("user", text)]), texts)) == texts
+        assert list(threads.map(render, texts)) == texts
 
 
 def test_a_template_can_neither_write_nor_outlive_forge() -> None:
