@@ -189,7 +189,7 @@ def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
         tiny_models.lay(second, "weights", WEIGHTS)
         tiny_models.lay(second, "more", WEIGHTS)
         shelves = (launch.shelves[0], Shelf(second, ("weights", "more", "_assets/tiny")))
-        running = servers.load(running, replace(launch, shelves=shelves), ["weights", "more"])
+        running = servers.load(running, replace(launch, shelves=shelves), ["weights", "more"], print)
         assert ask(running.ports, "weights", "?") == ask(running.ports, "more", "?") == "second Read-only file system"
         assert running.models == ("identity", "weights", "more")
     finally:

@@ -104,11 +104,11 @@ def test_a_stream_goes_on_while_another_model_is_added_replaced_and_taken_out(
     place, servers, before = launch.shelves[1].repository, serving.triton(), set(now(serving, running).models)
     with Stream(running) as stream:
         lay(place, "other", VERSION.replace("VERSION", "one"))
-        servers.load(running, launch, ["other"])
+        servers.load(running, launch, ["other"], print)
         assert "one" in ask(running, "other")
         assert set(now(serving, running).models) == before | {"other"}
         lay(place, "other", VERSION.replace("VERSION", "two"))
-        servers.load(running, launch, ["other"])
+        servers.load(running, launch, ["other"], print)
         assert "two" in ask(running, "other")
         servers.unload(running, ["other"])
         with pytest.raises(OSError, match="404"):
@@ -125,14 +125,14 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(
     launch, running = served
     place, servers = launch.shelves[1].repository, serving.triton()
     lay(place, "kept", VERSION.replace("VERSION", "one"))
-    servers.load(running, launch, ["kept"])
+    servers.load(running, launch, ["kept"], print)
     lay(place, "kept", tiny_models.BROKEN)
     with pytest.raises(ServerError, match="model 'kept' did not load") as caught:
-        servers.load(running, launch, ["kept"])
+        servers.load(running, launch, ["kept"], print)
     assert "the tokenizer folder is empty" in str(caught.value)
     assert "one" in ask(running, "kept")
     lay(place, "kept", VERSION.replace("VERSION", "three"))
-    servers.load(running, launch, ["kept"])
+    servers.load(running, launch, ["kept"], print)
     assert "three" in ask(running, "kept")
 
 
@@ -145,7 +145,23 @@ def test_a_model_that_is_taken_out_first_says_all_that_it_was_asked_for(
         servers.unload(running, ["speaker"])
         assert not stream.going or len(stream.words) == WORDS
     assert (len(stream.words), stream.failed) == (WORDS, [])
-    servers.load(running, launch, ["speaker"])
+    servers.load(running, launch, ["speaker"], print)
+
+
+def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
+    serving: Serving, served: tuple[Launch, Running]
+) -> None:
+    launch, running = served
+    place, told = launch.shelves[1].repository, list[str]()
+    before = now(serving, running).models
+    lay(place, "late", tiny_models.ASKS_ALWAYS)
+    with pytest.raises(ServerError, match="late asks its own server at localhost:8001") as caught:
+        serving.triton().load(running, launch, ["late"], told.append)
+    assert f"gRPC is to listen at 127.0.0.1:{running.ports.grpc}" in caught.value.what
+    assert now(serving, running).models == before
+    lay(place, "late", "# as localhost:8001 would be\n" + tiny_models.IDENTITY)
+    serving.triton().load(running, launch, ["late"], told.append)
+    assert ["late names localhost:8001" in line for line in told] == [True]
 
 
 def test_a_server_on_two_repositories_keeps_others_from_either(serving: Serving, served: tuple[Launch, Running]) -> None:
@@ -165,4 +181,4 @@ def test_a_server_that_has_ended_is_said_to_have(serving: Serving, tmp_path: Pat
         while serving.triton().alive(running):
             time.sleep(0.02)
         with pytest.raises(ServerError, match="has ended"):
-            serving.triton().load(running, launch, ["identity"])
+            serving.triton().load(running, launch, ["identity"], print)

@@ -156,7 +156,7 @@ def test_models_are_not_loaded_into_a_stranger(serving: Serving, launch: Launch)
         moved = replace(running, ports=replace(running.ports, http=port))
         States(serving.home / "servers").keep(moved)
         with stranger(port), pytest.raises(ServerError, match=f"http port {port}.*process {os.getpid()}"):
-            serving.triton().load(moved, launch, ("identity",))
+            serving.triton().load(moved, launch, ("identity",), print)
         States(serving.home / "servers").keep(running)
         require_own(running)
 

@@ -162,13 +162,13 @@ def test_forge_loads_and_unloads_with_its_secret(serving: Serving, running: Runn
     triton, place = serving.triton(), Path(running.repository)
     tiny_models.lay(place, "second", tiny_models.IDENTITY)
     launch = serving.launch(place)
-    now = triton.load(running, launch, ("second",))
+    now = triton.load(running, launch, ("second",), print)
     assert now.models == ("identity", "second")
     assert triton.unload(now, ("second",)).models == ("identity",)
     key_file(running).rename(key_file(running).with_suffix(".away"))
     try:
         with pytest.raises(ServerError, match="restricted"):
-            triton.load(running, launch, ("second",))
+            triton.load(running, launch, ("second",), print)
     finally:
         key_file(running).with_suffix(".away").rename(key_file(running))
 
@@ -230,7 +230,7 @@ def test_a_containers_control_is_forges_alone(engine: str, standin: Image, tmp_p
         assert secret not in listed
         assert secret not in Path(running.log).read_text(encoding="utf-8")
         tiny_models.lay(place, "second", tiny_models.IDENTITY)
-        assert servers.load(running, launch, ("second",)).models == ("identity", "second")
+        assert servers.load(running, launch, ("second",), print).models == ("identity", "second")
     finally:
         servers.stop(running)
     assert not key_file(running).exists()

@@ -173,24 +173,14 @@ def test_what_a_person_types_says_the_same(tmp_path: Path) -> None:
     assert "--network" not in words
 
 
-ASKS_ALWAYS = """
-class TritonPythonModel:
-    def initialize(self, args):
-        self.baseurl = "localhost:8001/v2/models/"
-
-    def execute(self, requests):
-        try:
-            self.decoder.load_model_configs(model_config_api_baseurl=self.baseurl, target_model_name="tensorrt_llm")
-        except Exception:
-            return None
-"""
-ASKS_SOMETIMES = ASKS_ALWAYS.replace("try:", "if self.speculative(requests):").replace("        except Exception:\n", "")
+CONDITIONAL = ("try:", "if self.speculative(requests):")
+ASKS_SOMETIMES = tiny_models.ASKS_ALWAYS.replace(*CONDITIONAL).replace("        except Exception:\n", "")
 COMMENT_ONLY = "# as localhost:8001 would be\n" + tiny_models.IDENTITY
 
 
 @pytest.mark.parametrize("ports", [Ports(grpc=9001), Ports(host="10.0.0.7")])
 def test_a_model_that_asks_elsewhere_for_every_request_is_refused(tmp_path: Path, ports: Ports) -> None:
-    tiny_models.lay(tmp_path, "bls", ASKS_ALWAYS)
+    tiny_models.lay(tmp_path, "bls", tiny_models.ASKS_ALWAYS)
     tiny_models.lay(tmp_path, "other", tiny_models.IDENTITY)
     launch = Launch(tmp_path, ("other", "bls"), image="x")
     with pytest.raises(ServerError, match="bls asks its own server at localhost:8001") as caught:

@@ -11,6 +11,19 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("text_output", one.as_numpy())]) for one in inputs]
 """
 
+ASKS_ALWAYS = """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.baseurl = "localhost:8001/v2/models/"
+
+    def execute(self, requests):
+        try:
+            self.decoder.load_model_configs(model_config_api_baseurl=self.baseurl, target_model_name="tensorrt_llm")
+        except Exception:
+            return None
+"""
+"""As NVIDIA's bls of TensorRT-LLM 1.2 does it."""
+
 BROKEN = """
 class TritonPythonModel:
     def initialize(self, args):

@@ -229,9 +229,10 @@ class Server(Protocol):
         """The servers that are alive, whoever started them."""
         ...
 
-    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+    def load(self, running: Running, launch: Launch, models: Sequence[str], line: Callable[[str], None]) -> Running:
         """Load ``models`` of ``launch`` into a server that runs, one after the other: what runs under a name goes on until its
-        successor is ready. ServerError names the one that did not load, and why; the server as it is then."""
+        successor is ready. ServerError names the one that did not load, and why; the server as it is then. What there is to
+        say of them besides is told to ``line``."""
         ...
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:

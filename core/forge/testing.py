@@ -177,7 +177,13 @@ class FakeServer:
         self.alive.append(running)
         return running
 
-    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
+    def load(
+        self,
+        running: Running,
+        launch: Launch,  # noqa: ARG002 - the port's
+        models: Sequence[str],
+        line: Callable[[str], None],  # noqa: ARG002 - the port's
+    ) -> Running:
         for model in models:
             if model in self.broken:
                 raise ServerError(f"model {model!r} did not load: it is broken", where=running.repository)

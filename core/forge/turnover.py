@@ -67,7 +67,7 @@ class Turnover:
         try:
             publishing.withdraw(place, name)
         except RepositoryError:
-            self._server.load(running, self._plan(_held(running), running), in_turn(model))
+            self._server.load(running, self._plan(_held(running), running), in_turn(model), self._say)
             raise
 
     def reload(self, running: Running, name: str | None = None) -> Running:
@@ -84,7 +84,7 @@ class Turnover:
         wanted = self._plan(held, running)
         _require_same(running, wanted)
         for model in found:
-            running = self._server.load(running, wanted, in_turn(model))
+            running = self._server.load(running, wanted, in_turn(model), self._say)
         gone = [model for model in running.models if name is None and model not in wanted.models]
         return self._server.unload(running, gone) if gone else running
 
@@ -113,7 +113,7 @@ class Turnover:
 
     def _take_in(self, running: Running, wanted: Launch, model: PublishedModel, former: PublishedModel | None) -> None:
         self._say(f"{model.name}: being loaded by the server on {running.repository}")
-        now = self._server.load(running, wanted, in_turn(model))
+        now = self._server.load(running, wanted, in_turn(model), self._say)
         if former and (gone := self._given_up(now, former, in_turn(model))):
             self._server.unload(now, gone)
         self._say(f"{model.name}: the server answers with it")
@@ -139,7 +139,7 @@ class Turnover:
         if running is None:
             raise ServerError("it has ended", where=str(place))
         if kept:
-            running = self._server.load(running, self._plan(_held(running), running), kept)
+            running = self._server.load(running, self._plan(_held(running), running), kept, self._say)
         self._server.unload(running, self._given_up(running, model, kept))
 
     def _given_up(self, running: Running, model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:

@@ -119,10 +119,12 @@ class Servers:
         """Whether the server is still there."""
         return self._way(running.container).alive(running)
 
-    def load(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+    def load(self, running: Running, launch: Launch, models: Sequence[str], line: Callable[[str], None]) -> Running:
         """Load ``models`` one after the other, as the port says; waits for a forge that is starting the server just now."""
         with self._changing(running) as now:
-            self._way(now.container).furnish(launch, now)
+            way, newcomers = self._way(now.container), replace(launch, models=tuple(models), ports=now.ports)
+            require_address(newcomers, way.inside(newcomers), line)
+            way.furnish(launch, now)
             return self._loaded(now, models)
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
