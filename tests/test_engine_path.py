@@ -85,12 +85,12 @@ def test_gc_takes_a_family_image_along_and_no_other_homes(shop: Workshop, world:
     (mine,) = world.containers.built
     theirs = replace(mine, key="f" * 64, labels={HOME: str(tmp_path / "another")})
     world.containers.built.append(theirs)
-    assert shop.collect().images == ()
+    assert shop.upkeep.collect().images == ()
     shop.remove("tiny", tmp_path / "models")
-    would = shop.collect(dry_run=True)
+    would = shop.upkeep.collect(dry_run=True)
     assert [name.rpartition(":")[2] for name in would.images] == [mine.key]
     assert world.containers.built == [mine, theirs]
-    assert shop.collect() == would
+    assert shop.upkeep.collect() == would
     assert world.containers.built == [theirs]
 
 
@@ -100,9 +100,9 @@ def test_gc_takes_along_what_an_earlier_one_left_in_an_engine_that_was_away(
     shop.build([recipe], repository=tmp_path / "models")
     shop.remove("tiny", tmp_path / "models")
     world.containers.away = True
-    assert shop.collect().images == ()
+    assert shop.upkeep.collect().images == ()
     world.containers.away = False
-    done = shop.collect()
+    done = shop.upkeep.collect()
     assert (done.artifacts, len(done.images)) == ((), 1)
 
 

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forge import manifest
 from forge.claims import began
-from forge.errors import StoreError
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Role, RuntimeKind
 from forge.store import Store
 from store_makers import child, fill, key, provenance, store
 from test_store import Clock
@@ -32,14 +28,14 @@ def held(of: Store) -> list[int]:
 
 def test_without_limits_everything_unused_goes(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
-    assert [one.step for one in made.collect()] == ["step 0", "step 1", "step 2"]
+    assert [one.step for one in made.collect().removed] == ["step 0", "step 1", "step 2"]
     assert held(made) == []
     assert list((tmp_path / "staging").iterdir()) == []
 
 
 def test_a_dry_run_says_what_would_go_and_removes_nothing(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
-    assert [one.size for one in made.collect(dry_run=True)] == [1000] * 3
+    assert [one.size for one in made.collect(dry_run=True).removed] == [1000] * 3
     assert held(made) == [0, 1, 2]
 
 
@@ -54,8 +50,8 @@ def test_what_was_used_lately_stays(tmp_path: Path) -> None:
 def test_the_least_recently_used_go_until_the_rest_fits(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
     made.find(key(0))
-    assert [one.key for one in made.collect(max_size=1500)] == [key(1), key(2)]
-    assert made.collect(max_size=1500) == ()
+    assert [one.key for one in made.collect(max_size=1500).removed] == [key(1), key(2)]
+    assert made.collect(max_size=1500).removed == ()
 
 
 def test_a_hard_link_between_artifacts_counts_once(tmp_path: Path) -> None:
@@ -63,8 +59,8 @@ def test_a_hard_link_between_artifacts_counts_once(tmp_path: Path) -> None:
     model = made.find(key(0))
     assert model is not None
     made.make(key(1), provenance("entry"), lambda out: os.link(model.path / "f", out / "f"))
-    assert made.collect(max_size=1000) == ()
-    assert sum(one.size for one in made.collect(dry_run=True)) == 1000
+    assert made.collect(max_size=1000).removed == ()
+    assert sum(one.size for one in made.collect(dry_run=True).removed) == 1000
 
 
 def test_what_a_build_uses_stays_until_it_ends(tmp_path: Path) -> None:
@@ -113,37 +109,6 @@ def test_what_a_detached_server_uses_stays_while_that_very_process_lives(tmp_pat
     assert began(server.pid) is None
     made.collect()
     assert held(made) == []
-
-
-def published(entry: str, **keys: str) -> PublishedModel:
-    serving = Serving(environment=key(2), backends=key(3))
-    roles = {role: str(role) for role in Role}
-    return PublishedModel(name="m", entry=entry, keys=keys, runtime=RuntimeKind.TWIN, roles=roles, serving=serving)
-
-
-def test_what_a_repository_names_stays_until_the_repository_is_gone(tmp_path: Path) -> None:
-    made = shelf(tmp_path / "home", Clock(), count=6)
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    (repository / manifest.NAME).write_text(manifest.write(Manifest(models=(published(key(0), model=key(1)),))))
-    made.remember(repository)
-    made.collect()
-    assert held(made) == [0, 1, 2, 3]
-    repository.rename(tmp_path / "gone")
-    made.collect()
-    assert held(made) == []
-    assert made.claims.repositories() == ()
-
-
-def test_a_repository_whose_manifest_cannot_be_read_stops_the_collection(tmp_path: Path) -> None:
-    made = shelf(tmp_path / "home", Clock())
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    (repository / manifest.NAME).write_text("{")
-    made.remember(repository)
-    with pytest.raises(StoreError, match="manifest cannot be read"):
-        made.collect()
-    assert held(made) == [0, 1, 2]
 
 
 def test_what_a_dead_maker_left_is_collected(tmp_path: Path) -> None:

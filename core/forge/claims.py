@@ -1,19 +1,15 @@
-"""Who uses which artifacts: running builds and servers, and the repositories that were published from this store."""
+"""Who uses which artifacts just now: running builds and servers."""
 
-import json
-import os
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
-from blake3 import blake3
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from forge import manifest, trees
-from forge.errors import RepositoryError, StoreError
+from forge import trees
 
 _NOBODY = 0
 
@@ -31,7 +27,6 @@ class Claims:
 
     def __init__(self, root: Path) -> None:
         self._claims = root / "claims"
-        self._repositories = root / "repositories"
         self._gate = root / "locks" / "claims"
 
     @contextmanager
@@ -62,38 +57,11 @@ class Claims:
         with self.gate():
             trees.write_whole(note, _encode(_Claim(tuple(keys), pid, started)))
 
-    def remember(self, repository: Path) -> None:
-        """From now on, what the manifest of ``repository`` names is in use for as long as the repository is there."""
-        place = os.path.abspath(repository)
-        note = self._repositories / blake3(os.fsencode(place)).hexdigest()[:32]
-        if not note.exists():
-            note.parent.mkdir(parents=True, exist_ok=True)
-            with self.gate():
-                trees.write_whole(note, json.dumps(place))
-
-    def repositories(self) -> tuple[Path, ...]:
-        """The repositories that are remembered and still there; those that are gone are forgotten."""
-        there: list[Path] = []
-        for note in _files(self._repositories):
-            with suppress(ValueError, FileNotFoundError):
-                place = Path(json.loads(note.read_text(encoding="utf-8")))
-                if place.is_dir():
-                    there.append(place)
-                    continue
-            note.unlink(missing_ok=True)
-        return tuple(sorted(there))
-
     def claimed(self) -> frozenset[str]:
-        """Every key in use. StoreError where a repository's manifest cannot be read: then nobody knows.
-
-        To be called behind the gate; what dead processes left among the claims is removed.
-        """
+        """Every key in use. To be called behind the gate; what dead processes left is removed."""
         keys: set[str] = set()
-        for folder in (self._claims, self._repositories):
-            for unfinished in folder.glob(".*"):
-                unfinished.unlink(missing_ok=True)
-        for place in self.repositories():
-            keys |= _published(place)
+        for unfinished in self._claims.glob(".*"):
+            unfinished.unlink(missing_ok=True)
         for note in _files(self._claims, ".json"):
             keys.update(self._live(note))
         for lock in _files(self._claims, ".lock"):
@@ -129,20 +97,6 @@ def began(pid: int) -> float | None:
     except OSError:
         return None
     return None if fields[0] in {"Z", "X"} else float(fields[19])
-
-
-def _published(place: Path) -> frozenset[str]:
-    file = place / manifest.NAME
-    try:
-        return manifest.read(file.read_bytes(), str(file)).held
-    except FileNotFoundError:
-        return frozenset()
-    except (OSError, RepositoryError) as error:
-        raise StoreError(
-            f"a repository's manifest cannot be read, so what it uses is not known: {getattr(error, 'what', error)}",
-            where=str(file),
-            hint="Mend or remove that repository first; nothing was removed from the store.",
-        ) from error
 
 
 def _drop(lock: Path) -> bool:

@@ -1,21 +1,23 @@
 """Which unused artifacts to give up. Pure: choosing by age and by the room they take."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from forge.tenants import Tenant
 from forge.trees import Inode
 
 
 @dataclass(frozen=True, slots=True)
 class Shelved:
-    """An artifact as collection sees it: when it was last ``used`` (seconds since 1970) and the bytes of each inode."""
+    """An artifact as collection sees it: when ``made`` and last ``used`` (seconds since 1970), the bytes of each inode."""
 
     key: str
     step: str
     used: float
     inodes: Mapping[Inode, int]
     claimed: bool = False
+    made: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,63 @@ class Removed:
     step: str
     size: int
     used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A repository that is not where it was, ``since`` (seconds since 1970) that was seen first, and ``why``.
+
+    It alone keeps ``artifacts`` of ``size`` bytes from being collected. What it holds is not ``known`` where only an older
+    forge has seen it: then that is all that was made before.
+    """
+
+    place: str
+    id: str
+    since: float
+    why: str
+    known: bool
+    artifacts: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was, or in a dry run would be, given up: artifacts, and claims of repositories that are ``forgotten``. ``away`` are
+    those out of reach that still claim what they stand on."""
+
+    removed: tuple[Removed, ...]
+    forgotten: tuple[Unreachable, ...] = ()
+    away: tuple[Unreachable, ...] = ()
+    kept: frozenset[str] = frozenset()
+    """Keys that repositories claim, forgotten ones apart."""
+
+
+def _claimed(shelf: Sequence[Shelved], keys: Container[str]) -> tuple[Shelved, ...]:
+    return tuple(replace(one, claimed=True) if one.key in keys else one for one in shelf)
+
+
+def holding(shelf: Sequence[Shelved], away: Sequence[Tenant]) -> tuple[Shelved, ...]:
+    """The shelf with what repositories out of reach hold claimed too."""
+    return _claimed(shelf, frozenset[str]().union(*(_of(tenant, shelf) for tenant in away)))
+
+
+def weighed(shelf: Sequence[Shelved], tenants: Sequence[Tenant], away: Sequence[Tenant]) -> tuple[Unreachable, ...]:
+    """``tenants``, out of those ``away``, each with what it alone holds."""
+    found: list[Unreachable] = []
+    for one in tenants:
+        rest = holding(shelf, [other for other in away if other != one])
+        more, fewer = (choose(each, now=0.0) for each in (rest, _claimed(rest, _of(one, shelf))))
+        size = sum(each.size for each in more) - sum(each.size for each in fewer)
+        known = one.keys is not None
+        found.append(Unreachable(one.place, one.id, one.gone, one.why, known, len(more) - len(fewer), size))
+    return tuple(found)
+
+
+def _of(tenant: Tenant, shelf: Sequence[Shelved]) -> frozenset[str]:
+    """What a repository out of reach holds; all that there was by then where that is not known."""
+    if tenant.keys is None:
+        return frozenset(one.key for one in shelf if one.made <= tenant.gone)
+    return frozenset(tenant.keys)
 
 
 def choose(

@@ -7,9 +7,9 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from forge import artifact, trees
 from forge.artifact import Artifact, Manifest, Provenance
 from forge.claims import Claims
-from forge.collection import Removed, Shelved, choose
+from forge.collection import Choice, Removed, Shelved, Unreachable, choose, holding, weighed
 from forge.errors import StoreError
+from forge.tenants import Tenant, Tenants
 from forge.trees import Inode
 
 __all__ = ["Artifact", "Damage", "Manifest", "Provenance", "Removed", "Store"]
@@ -54,6 +55,7 @@ class Store:
         """``clock`` gives seconds since 1970. Nothing is made on disk before the first artifact."""
         self.root = root.absolute()
         self.claims = Claims(self.root)
+        self._tenants = Tenants(self.root)
         self._clock = clock
         self._artifacts = self.root / "artifacts"
         self._staging = self.root / "staging"
@@ -132,9 +134,19 @@ class Store:
             self.claims.lend(keys, pid, started)
 
     def remember(self, repository: Path) -> None:
-        """Keep what the manifest of ``repository`` names from being collected, for as long as it is there."""
-        with self._explained("the list of repositories"):
-            self.claims.remember(repository)
+        """Keep what the manifest of ``repository`` names from being collected, until it is forgotten (``forget``)."""
+        with self._explained("the list of repositories"), self.claims.gate():
+            self._tenants.seen(repository)
+
+    @contextmanager
+    def publishing(self, repository: Path, keys: Iterable[str] = ()) -> Generator[None]:
+        """Change ``repository`` in a ``with`` block: ``keys``, which it is about to name, are kept from the beginning on."""
+        with self._explained("the list of repositories"), self.claims.gate():
+            self._tenants.expect(repository, keys, self._clock())
+        try:
+            yield
+        finally:
+            self.remember(repository)
 
     def leftovers(self) -> tuple[str, ...]:
         """What dead makers left in staging, for ``sweep`` to remove; what a living one works on is not among it."""
@@ -165,25 +177,58 @@ class Store:
         return tuple(damages)
 
     def collect(
-        self, *, older_than: float | None = None, max_size: int | None = None, dry_run: bool = False
-    ) -> tuple[Removed, ...]:
+        self,
+        *,
+        older_than: float | None = None,
+        max_size: int | None = None,
+        unreachable_after: float | None = None,
+        dry_run: bool = False,
+    ) -> Choice:
         """Give up artifacts that no repository and no running build or server uses, least recently used first.
 
-        ``older_than`` in seconds since the last use, ``max_size`` in bytes of all that is kept; with neither, all.
+        ``older_than`` in seconds since the last use, ``max_size`` in bytes of all that is kept; with neither, all. A repository
+        out of reach keeps what it stands on until it is forgotten, or has been out of reach for ``unreachable_after`` seconds.
         """
+        now = self._clock()
         with self._explained("the store"):
             with self.claims.gate():
-                claimed = self.claims.claimed()
-                shelf = [_shelved(one, claimed=one.key in claimed) for one in self.artifacts()]
-                chosen = choose(shelf, now=self._clock(), older_than=older_than, max_size=max_size)
+                tenants = self._tenants.look(now)
+                shelf, away = self._shelf(tenants), [one for one in tenants if one.gone]
+                gone = tuple(one for one in away if unreachable_after is not None and now - one.gone >= unreachable_after)
+                waiting = tuple(one for one in away if one not in gone)
+                kept = frozenset[str]().union(*(one.keys or () for one in tenants if one not in gone))
+                found = Choice((), weighed(shelf, gone, away), weighed(shelf, waiting, away), kept)
+                chosen = choose(holding(shelf, waiting), now=now, older_than=older_than, max_size=max_size)
                 if not dry_run:
+                    for tenant in gone:
+                        self._tenants.drop(tenant)
                     for one in chosen:
                         self._retire(one.key)
             if not dry_run:
                 self.sweep()
-        return chosen
+        return replace(found, removed=chosen)
+
+    def forget(self, repository: str) -> tuple[Unreachable, ...]:
+        """Keep nothing any more for a repository out of reach, by its place or its id: what it was, and what it alone held.
+
+        StoreError where none of that name is remembered, or where it is in reach.
+        """
+        with self._explained("the list of repositories"), self.claims.gate():
+            tenants = self._tenants.look(self._clock())
+            away = [one for one in tenants if one.gone]
+            lost = [one for one in away if one.is_called(repository)]
+            if not lost:
+                raise _not_lost(repository, tenants)
+            for one in lost:
+                self._tenants.drop(one)
+            return weighed(self._shelf(tenants), lost, away)
 
     # -- inside
+
+    def _shelf(self, tenants: Sequence[Tenant]) -> tuple[Shelved, ...]:
+        """All that is held, with what builds, servers and those of ``tenants`` that are in reach claim."""
+        keys = self.claims.claimed().union(*(one.keys or () for one in tenants if not one.gone))
+        return tuple(_shelved(one, claimed=one.key in keys) for one in self.artifacts())
 
     def _staged(self) -> list[str]:
         return sorted(os.listdir(self._staging)) if self._staging.is_dir() else []
@@ -322,4 +367,12 @@ class Store:
 
 def _shelved(held: Artifact, *, claimed: bool) -> Shelved:
     inodes = {item.inode: item.status.st_size for item in trees.walk(held.path) if item.is_file}
-    return Shelved(held.key, held.manifest.provenance.step, held.used, inodes, claimed)
+    return Shelved(held.key, held.manifest.provenance.step, held.used, inodes, claimed, held.manifest.made_at)
+
+
+def _not_lost(name: str, tenants: Iterable[Tenant]) -> StoreError:
+    if any(one.is_called(name) for one in tenants):
+        hint = "`forge remove MODEL --repository DIR` gives up what is in it; or move it away first"
+        return StoreError("this repository is where it was: what it stands on is in use", where=name, hint=hint)
+    names = ", ".join(f"{one.place} ({one.id[:12] or 'no id'})" for one in tenants if one.gone) or "none"
+    return StoreError("no repository of that name is out of reach", where=name, hint=f"Out of reach: {names}.")

@@ -52,12 +52,17 @@ class Turnover:
 
     def publish_all(self, place: Path, models: Sequence[PublishedModel], relocate: Relocate) -> tuple[Published, ...]:
         """The same for several: in one publish where nobody serves them, else one after the other."""
-        if self._on(place) is None:
-            return publishing.publish_all([(self._entry(model), model) for model in models], place, relocate)
-        return tuple(self.publish(place, model, relocate) for model in models)
+        with self._store.publishing(place, {key for model in models for key in model.held}):
+            if self._on(place) is None:
+                return publishing.publish_all([(self._entry(model), model) for model in models], place, relocate)
+            return tuple(self.publish(place, model, relocate) for model in models)
 
     def withdraw(self, place: Path, name: str) -> None:
         """Take a model out of ``place``, after a server that runs there has answered what it was asked and given it up."""
+        with self._store.publishing(place):
+            self._withdraw(place, name)
+
+    def _withdraw(self, place: Path, name: str) -> None:
         running, model = self._on(place), publishing.inventory(place).find(name)
         if running is None or model is None:
             publishing.withdraw(place, name)

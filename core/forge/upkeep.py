@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.collection import Removed
+from forge.collection import Removed, Unreachable
 from forge.containers import Containers, FamilyImage
 from forge.errors import HostError
 from forge.store import Store
@@ -11,10 +11,13 @@ from forge.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What went, or with a dry run would go; ``images`` by their names."""
+    """What went, or with a dry run would go; ``images`` by their names. ``unreachable`` are repositories that keep what they
+    stand on though they are not where they were, ``forgotten`` those that were out of reach for too long."""
 
     artifacts: tuple[Removed, ...]
     images: tuple[str, ...]
+    unreachable: tuple[Unreachable, ...] = ()
+    forgotten: tuple[Unreachable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,26 @@ class Upkeep:
     store: Store
     containers: Containers
 
-    def collect(self, older_than: float | None = None, max_size: int | None = None, *, dry_run: bool = False) -> Collected:
+    def collect(
+        self,
+        *,
+        older_than: float | None = None,
+        max_size: int | None = None,
+        unreachable_after: float | None = None,
+        dry_run: bool = False,
+    ) -> Collected:
         """As ``Store.collect``, and what that leaves in the container engine, where one answers."""
-        gone = self.store.collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
-        held = frozenset(artifact.key for artifact in self.store.artifacts()) - {one.key for one in gone}
+        done = self.store.collect(
+            older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run
+        )
+        held = frozenset(artifact.key for artifact in self.store.artifacts()) - {one.key for one in done.removed}
         try:
             with self.store.claims.gate():  # an image that a build is about to find is not taken from it
-                found = self._left(held | self.store.claims.claimed())
+                found = self._left(held | done.kept | self.store.claims.claimed())
                 images = found if dry_run else tuple(one for one in found if self.containers.discard(one))
         except HostError:  # no engine, or one that went away: what it holds is told next time
             images = ()
-        return Collected(gone, tuple(image.name for image in images))
+        return Collected(done.removed, tuple(image.name for image in images), done.away, done.forgotten)
 
     def _left(self, keys: frozenset[str]) -> tuple[FamilyImage, ...]:
         return tuple(image for image in self.containers.made(str(self.home)) if image.key not in keys)

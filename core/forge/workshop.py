@@ -42,7 +42,7 @@ from forge.steps import Plan, Stage
 from forge.store import Store
 from forge.tailing import lines
 from forge.turnover import Turnover
-from forge.upkeep import Collected, Upkeep
+from forge.upkeep import Upkeep
 from forge.verifying.report import Report as Verification
 
 AnyPath = str | Path
@@ -197,7 +197,6 @@ class Workshop:
         self._prover.require(wanted)
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
-            self.store.remember(place)
             done = self._turnover.publish_all(place, models, self._relocate(place, models))
         found = self._checker.published(place, models)
         if not (layout.rename_plain or found):
@@ -346,9 +345,10 @@ class Workshop:
     def _lives(self, running: Running) -> bool:
         return any(other.pid == running.pid for other in self.servers())
 
-    def collect(self, *, older_than: float | None = None, max_size: int | None = None, dry_run: bool = False) -> Collected:
-        """Give up what no repository, server or running build uses, in the store and in Docker."""
-        return Upkeep(self.home, self.store, self._doors.containers).collect(older_than, max_size, dry_run=dry_run)
+    @property
+    def upkeep(self) -> Upkeep:
+        """Gives up what no repository, server or running build uses, in the store and in Docker."""
+        return Upkeep(self.home, self.store, self._doors.containers)
 
     # -- checking, verifying, measuring
 

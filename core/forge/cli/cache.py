@@ -1,6 +1,7 @@
-"""cache ls, verify, gc."""
+"""cache ls, verify, gc, forget."""
 
 import re
+from typing import Any
 
 import click
 
@@ -95,9 +96,13 @@ def verify(output: Output) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 @click.option("--older-than", type=AGE, help="Only what was not used for so long, as 30d.")
 @click.option("--max-size", type=SIZE, help="Only until the store is this small, as 50GB; longest unused first.")
+@click.option("--unreachable-after", type=AGE, help="Forget repositories that have been out of reach for so long, as 30d.")
 @verb
-def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | None) -> None:
+def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | None, unreachable_after: int | None) -> None:
     """Remove artifacts that no repository, server or running build uses, and the images in Docker that only they told of.
+
+    A repository that is not where it was (moved, not mounted, removed) keeps what it stands on until it is forgotten; each
+    is named, with the reason, since when, and what it holds.
 
     \b
     Example:
@@ -105,10 +110,55 @@ def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | No
     """
     from forge.workshop import Workshop
 
-    done = Workshop.here(output.listener).collect(older_than=older_than, max_size=max_size, dry_run=dry_run)
+    upkeep = Workshop.here(output.listener).upkeep
+    done = upkeep.collect(older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run)
     gone, total = done.artifacts, sum(each.size for each in done.artifacts)
     lines = [f"{each.key[:12]}  {each.step}  {size(each.size)}" for each in gone]
     lines += [f"image  {name}" for name in done.images]
+    lines += [_told("would be forgotten" if dry_run else "forgotten", each) for each in done.forgotten]
+    lines += [f"{_told('out of reach', each)}\n    `forge cache forget {each.place}` gives it up" for each in done.unreachable]
     lines.append(f"{'would free' if dry_run else 'freed'} {size(total)}")
-    document = {"removed": gone, "images": done.images, "size": total, "dry_run": dry_run}
+    document = {
+        "removed": gone,
+        "images": done.images,
+        "unreachable": done.unreachable,
+        "forgotten": done.forgotten,
+        "size": total,
+        "dry_run": dry_run,
+    }
     output.result(document, "\n".join(lines))
+
+
+@cache.command()
+@click.argument("repository")
+@verb
+def forget(output: Output, repository: str) -> None:
+    """Keep nothing any more for a model repository that is out of reach: REPOSITORY is its folder or its id.
+
+    Says what the next `forge cache gc` may free. Nothing is removed from the repository itself: back at a place, it is served
+    and built into as any other, and what the store has lost by then is made again.
+
+    \b
+    Example:
+        forge cache forget /mnt/models
+    """
+    from forge.workshop import Workshop
+
+    done = Workshop.here(output.listener).store.forget(repository)
+    total = sum(each.size for each in done)
+    lines = [_told("forgotten", each) for each in done]
+    output.result({"forgotten": done, "size": total}, "\n".join([*lines, f"`forge cache gc` may free {size(total)}"]))
+
+
+def _told(what: str, one: Any) -> str:
+    """One repository that is out of reach (``forge.collection.Unreachable``), in a line."""
+    from datetime import UTC, datetime
+
+    name = f"{one.place} ({one.id[:12]})" if one.id else one.place
+    holds = f"{one.artifacts} artifact{'s' * (one.artifacts != 1)}, {size(one.size)}"
+    kept = (
+        f"it alone keeps {holds}"
+        if one.known
+        else f"an older forge noted only its place, so all that was made before is kept: {holds}"
+    )
+    return f"{what}  {name}  since {datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M}: {one.why}; {kept}"
