@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from forge.adapters.bonds import bound
 from forge.adapters.processes import inherited, kill_group
 from forge.adapters.wire import body
 from forge.benching import aiperf
@@ -140,7 +141,7 @@ class AiperfDriver:
         with log.open("wb") as out, ExitStack() as stack:
             process = subprocess.Popen(
                 argv,
-                env=dict(variables),
+                env=bound(variables),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

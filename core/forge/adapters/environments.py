@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from forge.adapters.bonds import bound
 from forge.adapters.linking import Layout, read_layout, require_libraries
 from forge.adapters.processes import kill_group
 from forge.errors import HostError, SourceError
@@ -110,7 +111,7 @@ class PrivateEnvironments:
         """A Python that has pip, made in ``scratch`` from the wheel that Python itself carries."""
         _lay(interpreter, scratch / "pip")
         python = scratch / "pip" / "bin" / "python3"
-        done = subprocess.run((python, "-m", "ensurepip"), env=self._environ, capture_output=True, check=False)
+        done = subprocess.run((python, "-m", "ensurepip"), env=bound(self._environ), capture_output=True, check=False)
         if done.returncode:
             raise HostError(
                 "there is no uv, and no pip to make the serving environment with",
@@ -122,7 +123,7 @@ class PrivateEnvironments:
         lines: list[str] = []
         with subprocess.Popen(
             argv,
-            env=self._environ,
+            env=bound(self._environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,7 +179,7 @@ def _interpreter(version: str, environ: Mapping[str, str]) -> str:
 def _probe(interpreter: str) -> tuple[str, str, str]:
     """(version, the executable behind any virtual environment, the folder of its shared library)."""
     try:
-        done = subprocess.run((interpreter, "-I", "-c", _PROBE), capture_output=True, text=True, check=True)
+        done = subprocess.run((interpreter, "-I", "-c", _PROBE), env=bound(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise HostError(f"this Python does not run: {error}", where=interpreter) from error
     version, base, libraries = json.loads(done.stdout)
@@ -236,7 +237,7 @@ def _compile(python: Path, folder: Path) -> None:
     """Byte code that holds for ever, whatever the files' times become. What does not compile is a package's test data."""
     holding = ("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/forge")
     argv = (python, "-m", "compileall", "-q", "-j", "0", *holding, "-x", "/tests/|/pytriton/", folder)
-    subprocess.run(argv, capture_output=True, check=False)
+    subprocess.run(argv, env=bound(), capture_output=True, check=False)
 
 
 def _failure(lines: list[str]) -> SourceError | HostError:

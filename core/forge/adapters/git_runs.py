@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from forge.adapters.bonds import bound
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.halt import Halt
@@ -165,7 +166,7 @@ class Git:
             try:
                 process = subprocess.Popen(
                     argv,
-                    env=self._environ,
+                    env=bound(self._environ),
                     cwd=self.folder.parent,
                     stdin=asked,
                     stdout=out or subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from forge.adapters.bonds import bound
 from forge.adapters.processes import inherited
 from forge.gpus import MIB, Gpu, known
 
@@ -21,7 +22,7 @@ def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
         return ()
     try:
         done = subprocess.run(
-            (program, *QUERY), env=inherited(environ), capture_output=True, text=True, timeout=PATIENCE, check=False
+            (program, *QUERY), env=bound(inherited(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()

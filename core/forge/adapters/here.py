@@ -17,6 +17,7 @@ import msgspec
 from blake3 import blake3
 
 from forge import compatibility
+from forge.adapters.bonds import bound
 from forge.adapters.mirroring import mirror
 from forge.adapters.processes import inherited, nvidia
 from forge.adapters.programs import LocalExecutor
@@ -135,7 +136,7 @@ class Here:
         words = [self._placed(word) for word in self._program(argv)]
         environ = {**self._variables(gpus), "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run(words, env=bound(environ), capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StepError(f"{' '.join(argv)} says nothing: {error}", where=image) from error
         if done.returncode:
@@ -184,7 +185,7 @@ class Here:
 
     def _asked(self, python: Path) -> _Installed | None:
         try:
-            done = subprocess.run((python, "-c", _ASK), env=self._bare(), capture_output=True, timeout=60, check=False)
+            done = subprocess.run((python, "-c", _ASK), env=bound(self._bare()), capture_output=True, timeout=60, check=False)
             return None if done.returncode else msgspec.json.decode(done.stdout, type=_Installed)
         except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
             return None
@@ -230,7 +231,9 @@ class Here:
         program = shutil.which("dpkg-query", path=self._environ.get("PATH", os.defpath))
         if program is None:
             return False
-        done = subprocess.run((program, "-W", "-f", "${Status}", package), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            (program, "-W", "-f", "${Status}", package), env=bound(), capture_output=True, text=True, check=False
+        )
         return done.returncode == 0 and done.stdout.endswith(" installed")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from forge.adapters.bonds import bound
 from forge.errors import HostError
 
 
@@ -75,7 +76,7 @@ def require_libraries(programs: Sequence[Path], library_path: str) -> None:
             raise HostError("a part of Triton is missing", where=str(program), hint="`forge cache verify`, then build")
         if ldd:
             environ = {"LD_LIBRARY_PATH": library_path, "PATH": os.defpath}
-            done = subprocess.run((ldd, program), env=environ, capture_output=True, text=True, check=False)
+            done = subprocess.run((ldd, program), env=bound(environ), capture_output=True, text=True, check=False)
             lacking = (line.split()[0] for line in done.stdout.splitlines() if line.endswith("not found"))
             missing |= dict.fromkeys(lacking, program.name)
     if not missing:

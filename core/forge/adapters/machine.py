@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forge.adapters import environments
+from forge.adapters.bonds import bound
 from forge.adapters.processes import SHARED_MEMORY, inherited
 from forge.machine import Disk, Gpu
 from forge.model import Host
@@ -69,7 +70,12 @@ class ThisMachine:
             return []
         try:
             done = subprocess.run(
-                (program, *_QUERY), env=inherited(self._environ), capture_output=True, text=True, timeout=_PATIENCE, check=False
+                (program, *_QUERY),
+                env=bound(inherited(self._environ)),
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return []

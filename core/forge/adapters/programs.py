@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from forge.adapters.bonds import bound
 from forge.adapters.docker_logs import Transcript
 from forge.adapters.processes import inherited, kill_group
 from forge.diagnoses import DIAGNOSES, Diagnosis
@@ -94,7 +95,7 @@ def _begin(argv: list[str], environ: dict[str, str], folder: str, job: Job) -> s
     try:
         return subprocess.Popen(
             argv,
-            env=environ,
+            env=bound(environ),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

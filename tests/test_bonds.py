@@ -1,0 +1,138 @@
+"""What forge waits for does not outlive it, however forge ends."""
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import forge
+from forge.adapters.bonds import MARK, bound
+from forge.adapters.processes import started
+from patience import soon
+
+PROGRAM = """#!/bin/sh
+setsid sh -c 'echo $$ >> "{place}/pids"; exec sleep 3600' &
+echo $$ >> "{place}/pids"
+exec sleep 3600
+"""
+"""One that never ends and neither does what it starts, in a session of its own."""
+USES = {
+    "git": "from forge.adapters.git_runs import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
+    "nvidia-smi": "from forge.adapters.gpus import present; present(os.environ)",
+    "step": (
+        "from forge.adapters.programs import LocalExecutor\n"
+        "from forge.model import Command\n"
+        "from forge.ports import Job\n"
+        "LocalExecutor(os.environ).run(Job(Command(('step',)), {}, place / 'log'), print)"
+    ),
+    "python9": "from forge.adapters.reciting import OwnPython; OwnPython(os.environ, 'python9').lacks()",
+    "uv": (
+        "from forge.adapters.environments import PrivateEnvironments\n"
+        "PrivateEnvironments(os.environ)._run(('uv', 'pip', 'install'), print)"
+    ),
+}
+"""The program -> what starts it."""
+
+
+def begun(place: Path, code: str, **environ: str) -> subprocess.Popen[bytes]:
+    head = f"import os\nfrom pathlib import Path\nplace = Path({str(place)!r})\n"
+    path = f"{place}:{os.environ['PATH']}"
+    return subprocess.Popen((sys.executable, "-c", head + code), env={**os.environ, "PATH": path, **environ})
+
+
+def pids(place: Path) -> list[int]:
+    file = place / "pids"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+@pytest.mark.parametrize("name", USES)
+def test_what_it_started_ends_with_a_forge_that_is_killed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(PROGRAM.format(place=tmp_path))
+    (tmp_path / name).chmod(0o755)
+    with begun(tmp_path, USES[name]) as one:
+        assert soon(lambda: len(pids(tmp_path)) == 2 or one.poll() is not None)
+        assert one.poll() is None
+        one.kill()
+    assert soon(lambda: not any(map(started, pids(tmp_path))))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An index that takes every connection and answers none."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as index:
+        yield f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+
+
+def test_pip_ends_with_a_forge_that_is_killed(tmp_path: Path, silent: str) -> None:
+    code = (
+        "from forge.adapters.wheels import WheelOrigin\n"
+        "WheelOrigin(os.environ)._pip('download', '--dest', str(place), requirement='tiny-model==1.0')"
+    )
+    with begun(tmp_path, code, PIP_INDEX_URL=silent, PIP_TIMEOUT="600", PIP_RETRIES="0", PIP_CONFIG_FILE="/dev/null") as one:
+        assert soon(lambda: any("pip" in words for words in children(one.pid).values()))
+        held = children(one.pid)
+        one.kill()
+    assert soon(lambda: not any(map(started, held)))
+
+
+def children(pid: int) -> dict[int, str]:
+    """Living children of a process, with their command lines."""
+    found: dict[int, str] = {}
+    for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found[int(each)] = _bytes(Path(f"/proc/{each}/cmdline")).decode().replace("\0", " ")
+    return found
+
+
+def test_what_is_meant_to_stay_stays_after_a_good_end(tmp_path: Path) -> None:
+    """git leaves a credential cache running, which a person has asked it for."""
+    (tmp_path / "leaves").write_text(f"#!/bin/sh\nsetsid sleep 3600 >/dev/null 2>&1 & echo $! > {tmp_path}/pids\n")
+    (tmp_path / "leaves").chmod(0o755)
+    code = "import subprocess; from forge.adapters.bonds import bound; subprocess.run(['leaves'], env=bound(), check=True)"
+    with begun(tmp_path, code) as one:
+        assert one.wait() == 0
+    (left,) = pids(tmp_path)
+    try:
+        marked = [each for each in Path("/proc").glob("[0-9]*/cmdline") if b"reaper.py" in _bytes(each)]
+        assert soon(lambda: not any(_mark_of(left) in _bytes(each) for each in marked))  # what looked after it has gone
+        assert started(left)
+    finally:
+        os.kill(left, 9)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _mark_of(pid: int) -> bytes:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(word for word in words if word.startswith(MARK.encode()))
+
+
+def test_one_mark_serves_all_that_a_process_starts() -> None:
+    assert bound({"A": "1"}) == {"A": "1", MARK: bound()[MARK]}
+
+
+FREE = {"keeper.py", "renderer_process.py"}
+"""Their programs end with their standard input."""
+
+
+def test_every_program_that_is_waited_for_is_bound() -> None:
+    loose: list[str] = []
+    for file in Path(forge.__file__).parent.rglob("*.py"):
+        if "skeletons" in file.parts or file.name in FREE:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"subprocess.Popen", "subprocess.run"}:
+                environ = next((word.value for word in node.keywords if word.arg == "env"), None)
+                if not (isinstance(environ, ast.Call) and ast.unparse(environ.func) == "bound"):
+                    loose.append(f"{file.name}:{node.lineno}")
+    assert loose == []
