@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,11 @@ def recite(folder: Path, scratch: Path) -> Any:
     return json.loads(out.read_text(encoding="utf-8"))["transcripts"][0]
 
 
-def encoder_decoder(folder: Path) -> Any:
-    """A random T5 with the kit's tokenizer."""
+def other(folder: Path, make: Callable[..., Any], *limits: int) -> Any:
+    """A checkpoint of another kind with the kit's tokenizer."""
     verify_kit.checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=1500,
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = transformers.T5ForConditionalGeneration(config).eval()
-    model.save_pretrained(folder)
-    return model
+    return make(folder, *limits, vocab_size=1500)
 
 
 @pytest.mark.slow
@@ -68,10 +55,27 @@ def test_a_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_encoder_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
-    model = encoder_decoder(tmp_path / "checkpoint")
+    model = other(tmp_path / "checkpoint", tiny_checkpoints.t5)
     said = recite(tmp_path / "checkpoint", tmp_path)
     ids = torch.tensor([said["ids"]])
     with torch.no_grad():
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, 1:].tolist()
     assert said["tokens"] == [token for token in wanted if token != 1]
     assert said["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [8, 12], ids=["the prompt is beyond", "the answer crosses"])
+def test_a_phi3_recites_what_transformers_generates_across_its_short_factors(tmp_path: Path, limit: int) -> None:
+    model = other(tmp_path / "checkpoint", tiny_checkpoints.phi3, limit)
+    said = recite(tmp_path / "checkpoint", tmp_path)
+    assert len(said["ids"]) < limit + 12
+    assert said["tokens"] == tiny_checkpoints.says(model, said["ids"], 12)
+
+
+@pytest.mark.slow
+def test_a_checkpoints_own_penalty_is_not_recited(tmp_path: Path) -> None:
+    folder = verify_kit.checkpoint(tmp_path / "checkpoint")
+    plain = recite(folder, tmp_path)["tokens"]
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 9.0, "eos_token_id": 1}))
+    assert recite(folder, tmp_path)["tokens"] == plain

@@ -5,9 +5,7 @@ NVIDIA's own models are taken from where `make originals` lays them; a stand-in 
 
 import asyncio
 import json
-import os
 import shutil
-import sysconfig
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,7 +124,7 @@ def test_nvidias_own_models_stream_what_they_say_whole(serving: Serving, tmp_pat
         chained.lay(place / "_assets" / "chain" / name)
     limits = {"max_input_len": 60, "max_seq_len": 100, "max_batch_size": 4, "max_beam_width": 1}
     (place / "_assets" / "chain" / "engines" / "build_config.json").write_text(json.dumps(limits))
-    with replace(serving, environment=_with_own_packages(serving, tmp_path / "environment")).server(place) as running:
+    with serving.with_own_packages(tmp_path / "environment").server(place) as running:
         client, address = TritonClient(60.0), f"127.0.0.1:{running.ports.grpc}"
         pieces = [chunk.text for chunk in client.generate(address, ASKED)]
         whole = "".join(chunk.text for chunk in client.generate(address, replace(ASKED, stream=False)))
@@ -146,17 +144,6 @@ def _originals(version: str) -> tuple[TextFile, ...]:
     files.append(place / Role.TENSORRT_LLM / repository.CONFIG)
     found = [TextFile(file.relative_to(place).as_posix(), file.read_text(encoding="utf-8")) for file in files]
     return (*found, TextFile(f"{Role.TENSORRT_LLM}/1/.gitkeep", ""))
-
-
-def _with_own_packages(serving: Serving, place: Path) -> Path:
-    """The serving environment, and in it torch and transformers of the Python that runs the tests."""
-    shutil.copytree(serving.environment, place, symlinks=True, copy_function=os.link)
-    packages = Path(sysconfig.get_path("purelib"))
-    (inside,) = place.glob("lib/python3*/site-packages")
-    if inside.parent.name != packages.parent.name:
-        pytest.skip(f"Triton's Python models run in {inside.parent.name}, and torch is here for {packages.parent.name}")
-    (inside / "tests.pth").write_text(f"{packages}\n")
-    return place
 
 
 async def _asked(address: str) -> str:

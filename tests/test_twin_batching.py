@@ -1,7 +1,6 @@
 """The batching loop by itself, with a decoder in miniature that counts, fails and remembers its company."""
 
 import itertools
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +12,7 @@ from forge.twin.asks import Ask
 from forge.twin.batching import Loop
 from forge.twin.decoder import CHUNK, Memory
 from forge.twin.pieces import Pieces
-from forge.twin.voices import Voice
-from patience import PATIENCE
+from twin_loop import Heard, heard, run
 
 VOCABULARY = 50
 BROKEN = 13
@@ -35,6 +33,8 @@ class Counting:
 
     vocabulary: int = VOCABULARY
     positions: int = 1000
+    piece: int | None = CHUNK
+    begins: int | None = None
     log: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
 
     def start(self) -> Memory:
@@ -60,55 +60,6 @@ class Counting:
     @staticmethod
     def _next(tokens: Ints) -> Floats:
         return np.eye(VOCABULARY, dtype=np.float32)[(tokens + 1) % VOCABULARY]
-
-
-@dataclass(eq=False)
-class Heard:
-    """An exchange that keeps what was said."""
-
-    asks: tuple[Ask, ...]
-    request_id: str = ""
-    tokens: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
-    outcome: str = ""
-    over: threading.Event = field(default_factory=threading.Event)
-    left: int = -1
-
-    def cancelled(self) -> bool:
-        return False
-
-    def read(self, row: int, logits: Floats) -> None:
-        self.outcome += f"read {len(logits)};"
-
-    def said(self, row: int, sample: int, voice: Voice) -> None:
-        self.tokens[row] = list(voice.lines()[0].tokens)
-        self.left = (len(self.asks) if self.left < 0 else self.left) - voice.done
-        if not self.left:
-            self.over.set()
-
-    def fail(self, what: str) -> None:
-        self.outcome += what
-        self.over.set()
-
-    def end(self) -> None:
-        self.outcome += "ended"
-        self.over.set()
-
-
-def heard(*prompts: list[int], count: int = 5) -> Heard:
-    return Heard(tuple(Ask(np.array(prompt), count) for prompt in prompts))
-
-
-def run(decoder: Counting, *exchanges: Heard, places: int = 8) -> None:
-    """All exchanges through one loop, submitted before it begins."""
-    loop = Loop(decoder, places, lambda: 0.0, 1.0)
-    for exchange in exchanges:
-        loop.submit(exchange)
-    thread = threading.Thread(target=loop.run)
-    thread.start()
-    for exchange in exchanges:
-        assert exchange.over.wait(PATIENCE)
-    loop.close()
-    thread.join()
 
 
 def test_sequences_are_stepped_together() -> None:

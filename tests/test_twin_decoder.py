@@ -1,7 +1,6 @@
 """The numpy decoder says what transformers says, and what it says of one sequence never depends on the others."""
 
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from forge.twin.checkpoint import Weights, read_json
 from forge.twin.decoder import Decoder, NumpyDecoder
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
-from forge.twin.others import TransformersDecoder
 from forge.twin.parts import Linear
 from forge.twin.shape import Rotary, read_shape
 from tiny_checkpoints import torch, transformers
@@ -185,21 +183,3 @@ def test_what_the_numpy_decoder_does_not_know_is_named() -> None:
     assert "quantized" in objection({**llama, "quantization_config": {"bits": 4}})
     assert "gelu" in objection({**llama, "hidden_act": "gelu"})
     assert not knows({})
-
-
-def test_an_unknown_architecture_runs_through_transformers(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=64, eos_token_id=1)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    model.save_pretrained(tmp_path)
-    decoder = load(tmp_path)
-    assert isinstance(decoder, TransformersDecoder)
-    assert (decoder.vocabulary, decoder.positions) == (99, 64)
-    prompt = [token % 99 for token in PROMPT]
-    assert greedy(decoder, prompt, 10) == tiny_checkpoints.says(model, prompt, 10)
-
-
-def test_what_transformers_cannot_run_either_is_said(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NobodyKnows"], "model_type": "nobody"}))
-    with pytest.raises(CheckpointFault, match="architecture NobodyKnows"):
-        load(tmp_path)

@@ -83,6 +83,47 @@ def make(family: str, folder: Path, **changes: Any) -> Any:
     return model
 
 
+def phi3(folder: Path, limit: int, **changes: Any) -> Any:
+    """A random Phi-3 that turns texts of more than ``limit`` tokens by long factors, far from its short ones."""
+    torch.manual_seed(0)
+    half = 8
+    settings: dict[str, Any] = {"vocab_size": VOCABULARY, **changes}
+    config = transformers.Phi3Config(
+        **settings,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        original_max_position_embeddings=limit,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=0,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0 + 0.1 * index for index in range(half)],
+            "long_factor": [4.0 + index for index in range(half)],
+            "original_max_position_embeddings": limit,
+        },
+    )
+    model = transformers.Phi3ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def t5(folder: Path, **settings: Any) -> Any:
+    """A random T5."""
+    torch.manual_seed(0)
+    base = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    marks = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "initializer_factor": 3.0}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**{**base, **marks, **settings})).eval()
+    model.save_pretrained(folder)
+    return model
+
+
 def says(model: Any, prompt: list[int], count: int, **how: Any) -> list[int]:
     """What ``transformers.generate`` says after the prompt, without the prompt."""
     ids = torch.tensor([prompt])

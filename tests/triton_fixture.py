@@ -4,9 +4,11 @@ With FORGE_TEST_HOME set to a folder, the environment is kept there and reused b
 """
 
 import os
+import shutil
+import sysconfig
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -36,6 +38,16 @@ class Serving:
 
     def triton(self) -> Servers:
         return Servers(self.home, os.environ, patience=PATIENCE)
+
+    def with_own_packages(self, place: Path) -> "Serving":
+        """The same, and in its environment torch and transformers of the Python that runs the tests."""
+        shutil.copytree(self.environment, place, symlinks=True, copy_function=os.link)
+        packages = Path(sysconfig.get_path("purelib"))
+        (inside,) = place.glob("lib/python3*/site-packages")
+        if inside.parent.name != packages.parent.name:
+            pytest.skip(f"Triton's Python models run in {inside.parent.name}, and torch is here for {packages.parent.name}")
+        (inside / "tests.pth").write_text(f"{packages}\n")
+        return replace(self, environment=place)
 
     @contextmanager
     def server(self, repository: Path, *models: str) -> Generator[Running]:

@@ -141,7 +141,7 @@ class _Table:
 
     @staticmethod
     def _shown(ask: Ask, line: Line) -> list[int]:
-        return line.tokens if ask.streaming or ask.exclude_input else [*ask.prompt.tolist(), *line.tokens]
+        return line.tokens if ask.streaming or ask.exclude_input else [*ask.before.tolist(), *line.tokens]
 
     def each(self, values: Sequence[int]) -> Array:
         return np.array(values, np.int32).reshape(-1, 1)

@@ -37,6 +37,8 @@ class Limits:
     exclude_input: bool = False
     declared: frozenset[str] = frozenset()
     """Names of the outputs that the model's config declares."""
+    begins: int | None = None
+    """The token that answers begin with where an encoder reads the prompt; they alone take ``max_seq_len`` then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Ask:
 
     prompt: Ints = field(compare=False)
     max_tokens: int
+    begins: int | None = None
+    """The token that the answer goes on from where an encoder reads the prompt; None: it goes on from the prompt."""
     end_id: int = -1
     pad_id: int = 0
     stop_words: Words = ()
@@ -66,6 +70,11 @@ class Ask:
     log_probs: bool = False
     context_logits: bool = False
     generation_logits: bool = False
+
+    @property
+    def before(self) -> Ints:
+        """What the answer goes on from: its own text counts from here."""
+        return self.prompt if self.begins is None else np.array([self.begins])
 
 
 def is_stop(tensors: Mapping[str, Array]) -> bool:
@@ -100,6 +109,7 @@ class _Row:
         if streaming and not limits.decoupled:
             raise RequestFault("streaming needs a decoupled model: set model_transaction_policy { decoupled: true }")
         prompt = self._prompt()
+        self._refuse_beginning()
         end_id = self.whole("end_id", -1)
         samples = self.whole("num_return_sequences", beams.width, least=1)
         if beams.width > 1 and samples > beams.width:
@@ -107,6 +117,7 @@ class _Row:
         ask = Ask(
             prompt=prompt,
             max_tokens=self._max_tokens(len(prompt)),
+            begins=limits.begins,
             end_id=end_id,
             pad_id=self.whole("pad_id", max(end_id, 0)),
             stop_words=self._words("stop_words_list"),
@@ -122,6 +133,14 @@ class _Row:
         if ask.end_id >= limits.vocabulary:
             raise RequestFault(f"end_id is {ask.end_id}; the vocabulary has {limits.vocabulary} tokens")
         return ask
+
+    def _refuse_beginning(self) -> None:
+        """An answer begins with the model's own token, and where one decoder reads and goes on with none at all."""
+        given, begins = self._tensors.get("decoder_input_ids"), self._limits.begins
+        if given is None or not given.size or given[self._row].reshape(-1).tolist() == [begins]:
+            return
+        own = "this model has no encoder" if begins is None else f"an answer begins with the model's own token {begins}"
+        raise RequestFault(f"decoder_input_ids: {own}; leave the tensor out")
 
     def _logits(self, name: str, beams: Beams) -> bool:
         wanted = self.switch(f"return_{name}")
@@ -149,7 +168,11 @@ class _Row:
         if "request_output_len" not in self._tensors:
             raise RequestFault("request_output_len is needed")
         wanted, most = self.whole("request_output_len", 0, least=1), self._limits.max_seq_len
-        if length + wanted > most:
+        if self._limits.begins is not None and 1 + wanted > most:
+            raise RequestFault(
+                f"the token that begins an answer (1) + request_output_len ({wanted}) exceeds the model's max_seq_len ({most})"
+            )
+        if self._limits.begins is None and length + wanted > most:
             raise RequestFault(
                 f"prompt length ({length}) + request_output_len ({wanted}) exceeds the model's max_seq_len ({most})"
             )

@@ -41,13 +41,14 @@ class TritonPythonModel:
             length = build_limit(folder, "max_seq_len", decoder.positions)
             self._limits = Limits(
                 vocabulary=decoder.vocabulary,
-                max_input_len=build_limit(folder, "max_input_len", length),
+                max_input_len=build_limit(folder, "max_input_len", length if decoder.begins is None else decoder.positions),
                 max_seq_len=length,
                 max_beam_width=build_limit(folder, "max_beam_width", settings.number("max_beam_width", 1)),
                 max_answers=build_limit(folder, "max_answers", MAX_ANSWERS),
                 decoupled=settings.decoupled,
                 exclude_input=settings.parameter("exclude_input_in_output").lower() in {"true", "1"},
                 declared=frozenset(settings.outputs),
+                begins=decoder.begins,
             )
         except CheckpointFault as fault:
             raise pb_utils.TritonModelException(str(fault)) from fault

@@ -144,14 +144,15 @@ class Loop:
             self._active.append(turn)
 
     def _read_on(self) -> None:
-        """Takes in CHUNK tokens of waiting prompts at most: a piece of a long one, or several short ones.
+        """Takes in CHUNK tokens of waiting prompts at most: a piece of a long one, or several short ones; or a long one alone,
+        where a decoder takes prompts whole.
 
         Where a prompt is cut depends on itself alone, so that its company cannot change a bit of it.
         """
-        room = CHUNK
+        room, most = CHUNK, self._decoder.piece
         for turn in [turn for turn in self._active if turn.reading]:
-            piece = turn.ask.prompt[turn.taken : turn.taken + CHUNK]
-            if len(piece) > room:
+            piece = turn.ask.prompt[turn.taken : None if most is None else turn.taken + most]
+            if len(piece) > room and room < CHUNK:
                 return
             room -= len(piece)
             self._read(turn, piece)

@@ -22,7 +22,8 @@ CHUNK = 128
 class Memory(Protocol):
     """What a decoder remembers of one sequence."""
 
-    length: int
+    @property
+    def length(self) -> int: ...
 
     def fork(self) -> "Memory":
         """A second memory of the same past, to go on by another way."""
@@ -34,6 +35,16 @@ class Decoder(Protocol):
 
     vocabulary: int
     positions: int
+
+    @property
+    def piece(self) -> int | None:
+        """Tokens of a prompt that are taken at once; None: all of them, for the numbers depend on it."""
+        ...
+
+    @property
+    def begins(self) -> int | None:
+        """The token that an answer begins with where an encoder reads the prompt; None where one decoder reads and goes on."""
+        ...
 
     def start(self) -> Memory:
         """The memory of a sequence that has not begun."""
@@ -95,6 +106,9 @@ Attend = Callable[[int, Floats, Floats], Floats]
 
 class NumpyDecoder:
     """See Decoder; its memories are Caches."""
+
+    piece = CHUNK
+    begins = None
 
     def __init__(self, shape: Shape, weights: Mapping[str, Floats]) -> None:
         reader = _Reader(shape, weights)

@@ -6,7 +6,6 @@ It imports nothing of forge, for forge may not be there (another environment, a 
 """
 
 import importlib
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -27,6 +26,7 @@ def main(folder: str, job_file: str, out: str) -> None:
     asked, skipped = _encoded(tokenizer, job)
     model, precision = _loaded(transformers, torch, folder)
     ends = _ends(model, tokenizer)
+    model.generation_config = _greedy(transformers, model, ends)
     with torch.inference_mode():
         told = [_transcript(torch, model, tokenizer, prompt, ends, job["max_tokens"]) for prompt in asked]
     found = {
@@ -89,7 +89,7 @@ def _free() -> float:
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:
     stated = model.generation_config.eos_token_id if model.generation_config else None
-    stated = model.config.eos_token_id if stated is None else stated
+    stated = getattr(model.config, "eos_token_id", None) if stated is None else stated
     several: list[Any] = [*stated] if isinstance(stated, list) else [stated]  # pyright: ignore[reportUnknownVariableType]
     # The tokenizer's own first: it is the one that preprocessing hands to the engine.
     return list(dict.fromkeys(int(each) for each in [tokenizer.eos_token_id, *several] if each is not None))
@@ -99,16 +99,14 @@ def _transcript(torch: Any, model: Any, tokenizer: Any, prompt: Any, ends: list[
     tokens: list[int] = []
     log_probs: list[float] = []
     rivals: list[list[tuple[int, float]]] = []
-    voice = _Voice(torch, model, prompt["ids"])
-    while len(tokens) < most:
-        best = torch.topk(torch.log_softmax(voice.logits().float(), dim=-1), RIVALS)
+    for logits in _generated(torch, model, prompt["ids"], most):
+        best = torch.topk(torch.log_softmax(logits.float(), dim=-1), RIVALS)
         top = [(int(token), float(value)) for token, value in zip(best.indices, best.values, strict=True)]
         rivals.append(top)
         if top[0][0] in ends:
             break
         tokens.append(top[0][0])
         log_probs.append(top[0][1])
-        voice.say(top[0][0])
     decoded = [tokenizer.decode(tokens[: count + 1], skip_special_tokens=True) for count in range(len(tokens))]
     text = decoded[-1] if decoded else ""
     return {
@@ -123,34 +121,32 @@ def _transcript(torch: Any, model: Any, tokenizer: Any, prompt: Any, ends: list[
     }
 
 
+def _generated(torch: Any, model: Any, ids: list[int], most: int) -> list[Any]:
+    """The logits [vocabulary] from which transformers' `generate` took each token: which cache a model wants, and when it
+    throws that away, is known there and nowhere else."""
+    given = torch.tensor([ids])
+    out = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=most)
+    return [each[0] for each in out.logits]
+
+
+def _greedy(transformers: Any, model: Any, ends: list[int]) -> Any:
+    """The likeliest token each time, and none of the checkpoint's own habits (a penalty, a forced first token), which nobody
+    asks a served model for."""
+    stated = [getattr(place, "decoder_start_token_id", None) for place in (model.generation_config, model.config)]
+    return transformers.GenerationConfig(
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+        bos_token_id=getattr(model.config, "bos_token_id", None),
+        decoder_start_token_id=next((each for each in stated if each is not None), None),
+    )
+
+
 def _agreed(part: str, text: str) -> int:
     """How many characters of ``part`` the whole text begins with; a character that is not complete yet is none of it."""
     return next((place for place, (a, b) in enumerate(zip(part, text, strict=False)) if a != b), min(len(part), len(text)))
-
-
-class _Voice:
-    """One greedy answer, token by token, with what was computed before kept where the model can."""
-
-    def __init__(self, torch: Any, model: Any, ids: list[int]) -> None:
-        self._torch, self._model = torch, model
-        # transformers 5.24 calls cache what was past_key_values before; a model's own code may have either.
-        self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        self._past: Any = None
-        self._encoded: Any = None
-        self._next = ids
-        if model.config.is_encoder_decoder:
-            self._encoded = model.get_encoder()(torch.tensor([ids]))
-            self._next = [model.config.decoder_start_token_id]
-
-    def logits(self) -> Any:
-        ids = self._torch.tensor([self._next])
-        given = {"input_ids": ids} if self._encoded is None else {"encoder_outputs": self._encoded, "decoder_input_ids": ids}
-        out = self._model(**given, **{self._cache: self._past}, use_cache=True)
-        self._past = getattr(out, self._cache)
-        return out.logits[0, -1]
-
-    def say(self, token: int) -> None:
-        self._next = [token]
 
 
 if __name__ == "__main__":
