@@ -123,6 +123,13 @@ LLMAPI = "/forge/repository/tensorrt_llm/_assets/tiny/engines"
 NVIDIAS_BLS = 'decoder = TritonDecoder(preproc_model_name="preprocessing", postproc_model_name="postprocessing")\n'
 SENTENCE_PIECE = both(emptied, lambda root: (root / TOKENIZER / "tokenizer.model").write_bytes(b"\x0a" * 2000))
 NO_PAGED = built(build_config__plugin_config={"use_paged_context_fmha": False})
+LOOKING_AHEAD = built(build_config__speculative_decoding_mode=8)
+LOOKAHEAD = {"lookahead_window_size": "4", "lookahead_ngram_size": "3", "lookahead_verification_set_size": "4"}
+GUIDE = f"{ASSETS}/info.json"
+
+
+def guide(root: Path) -> None:
+    (root / GUIDE).write_text("{}")
 
 BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("unreadable", "a field that is none", pbtxt("postprocessing", "max_batch_size", "max_batchsize")),
@@ -142,7 +149,8 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("parameter-unknown", "of another model", parameters("postprocessing", add_special_tokens="true")),
     ("parameter-value", "no answer", parameters("tensorrt_llm", enable_kv_cache_reuse="no")),
     ("parameter-value", "no number", parameters("tensorrt_llm", num_nodes="one")),
-    ("parameter-value", "no such word", parameters("tensorrt_llm", gpt_model_type="inflight")),
+    ("parameter-value", "no such word", parameters("tensorrt_llm", decoding_mode="greedy")),
+    ("batching-type", "no such word", parameters("tensorrt_llm", gpt_model_type="inflight")),
     ("tokenizer-type", "as notes have it", parameters("preprocessing", tokenizer_type="llama")),
     ("name", "a copied folder", pbtxt("postprocessing", 'name: "postprocessing"', 'name: "post"')),
     ("version-folder", "what git does not keep", lambda root: shutil.rmtree(root / "ensemble/1")),
@@ -206,11 +214,24 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("kv-reuse", "asked for", both(NO_PAGED, parameters("tensorrt_llm", enable_kv_cache_reuse="true"))),
     ("chunked-context", "without paging", both(NO_PAGED, parameters("tensorrt_llm", enable_chunked_context="true"))),
     ("kv-tokens", "less than a sequence", parameters("tensorrt_llm", max_tokens_in_paged_kv_cache="1024")),
+    ("lookahead-sizes", "not given", both(LOOKING_AHEAD, parameters("tensorrt_llm", decoding_mode="lookahead"))),
+    ("lookahead-sizes", "of one token", both(
+        LOOKING_AHEAD,
+        parameters("tensorrt_llm", decoding_mode="lookahead", **{**LOOKAHEAD, "lookahead_ngram_size": "1"}))),
+    ("guided-decoding", "another backend", both(
+        guide, parameters("tensorrt_llm", guided_decoding_backend="outlines",
+            xgrammar_tokenizer_info_path=f"/forge/repository/{GUIDE}"))),
+    ("guided-decoding", "no file", parameters("tensorrt_llm", guided_decoding_backend="xgrammar",
+        xgrammar_tokenizer_info_path=f"/forge/repository/{GUIDE}")),
+    ("cache-size", "all of the memory", parameters("tensorrt_llm", kv_cache_free_gpu_mem_fraction="1.0")),
+    ("cache-size", "no beams", parameters("tensorrt_llm", max_beam_width="0")),
+    ("device-ids", "too many", parameters("tensorrt_llm", gpu_device_ids="0,1")),
+    ("device-ids", "too many ranks", parameters("tensorrt_llm", participant_ids="1,2")),
     ("cross-cache", "without an encoder", parameters("tensorrt_llm", cross_kv_cache_fraction="0.5")),
     ("inflight-engine", "no pages", built(build_config__kv_cache_type="DISABLED")),
     ("inflight-engine", "no plugin", built(build_config__plugin_config={
         "gpt_attention_plugin": None, "use_paged_context_fmha": True})),
-    ("decoding-mode", "a plain engine", parameters("tensorrt_llm", decoding_mode="lookahead")),
+    ("decoding-mode", "a plain engine", parameters("tensorrt_llm", decoding_mode="lookahead", **LOOKAHEAD)),
     ("decoding-mode", "of another kind", both(
         built(build_config__speculative_decoding_mode=8), parameters("tensorrt_llm", decoding_mode="medusa"))),
     ("draft-length", "no room for guesses", both(drafted, built(build_config__max_draft_len=0),

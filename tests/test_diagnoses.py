@@ -75,7 +75,7 @@ SAME_WORDS = {
 def test_what_a_rule_quotes_is_known_in_a_log(rule: str, line: str) -> None:
     found = diagnose(f"I0101 00:00:00 1 server.cc] loading\n{line}\n")
     assert found is not None
-    assert found.rule in {rule, SAME_WORDS.get(rule, rule), "parameter-value", "kv-tokens"}
+    assert found.rule in {rule, SAME_WORDS.get(rule, rule), "batching-type", "kv-tokens"}
 
 
 def test_a_row_names_a_rule_that_there_is() -> None:

@@ -28,6 +28,7 @@ from forge.rules.seen import (
     number,
     table,
 )
+from forge.rules.terms import GUIDE
 
 _LEADS = ("gpt_model_path", "encoder_model_path")
 """Parameters that lead to an engine's folder."""
@@ -55,6 +56,7 @@ def read(place: Path, blank: Blank, held: Manifest | None, only: frozenset[str] 
         models=models,
         engines={stated: _engine(stated, find) for stated in _engine_paths(models)},
         adapters=frozenset(stated for stated in _stated(models, (ADAPTERS,)) if find.find(stated) is not None),
+        guides=frozenset(stated for stated in _stated(models, (GUIDE,)) if find.file(stated) is not None),
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
         strays=tuple(name for name in everything if name not in names),
         faults=tuple(_faults(place, folders)),
@@ -90,6 +92,12 @@ class _Paths:
         if Path(stated).is_dir():
             return Path(stated)
         return self._mounted(Path(stated).parts)
+
+    def file(self, stated: str) -> Path | None:
+        """The file; None where nothing is found."""
+        folder = self.find(stated.rpartition("/")[0])
+        found = folder / stated.rpartition("/")[2] if folder else None
+        return found if found and found.is_file() else None
 
     def _mounted(self, parts: tuple[str, ...]) -> Path | None:
         """As a container sees it: the repository is mounted somewhere, and the end of the path is inside of it."""

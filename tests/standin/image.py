@@ -39,6 +39,9 @@ echo
 exec "$@"
 """
 _MPIRUN = b"""#!/bin/sh
+OMPI_COMM_WORLD_SIZE=1
+for word in "$@"; do [ "$word" != : ] || OMPI_COMM_WORLD_SIZE=$((OMPI_COMM_WORLD_SIZE + 1)); done
+export OMPI_COMM_WORLD_SIZE
 # Runs what stands for rank 0, which here holds the whole engine; NVIDIA's other ranks serve nothing either.
 [ "$1 $2 $3" = "--allow-run-as-root -n 1" ] || { echo "mpirun: not as NVIDIA's launcher calls it: $*" >&2; exit 2; }
 shift 3
@@ -52,6 +55,9 @@ while [ "$words" -gt 0 ]; do
     [ "$first" = 0 ] || set -- "$@" "$word"
 done
 exec "$@"
+"""
+_WORKER = b"""#!/bin/sh
+# What the orchestrator starts for each rank; the stand-in's backend only looks whether it is there.
 """
 _PROGRAM = """#!/usr/bin/python3
 import sys
@@ -178,6 +184,7 @@ def _engine_path() -> dict[str, File | Link]:
     for text in skeletons():
         made[f"app/all_models/inflight_batcher_llm/{text.path}"] = File(text.content.encode())
     made["usr/local/bin/mpirun"] = File(_MPIRUN, 0o755)
+    made["opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"] = File(_WORKER, 0o755)
     program = _PROGRAM.format(module="tensorrt_llm.commands.build")
     made["usr/local/bin/trtllm-build"] = File(program.encode(), 0o755)
     return made

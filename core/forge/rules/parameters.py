@@ -31,6 +31,8 @@ WORDS = {
     "batch_scheduler_policy": ("max_utilization", "guaranteed_no_evict"),
     "decoding_mode": ("top_k", "top_p", "top_k_top_p", "beam_search", "medusa", "redrafter", "lookahead", "eagle"),
 }
+REFUSED = frozenset({"gpt_model_type"})
+"""Words that the backend does not go on without: ``forge.rules.terms`` has them."""
 _OTHERS = frozenset(
     {
         *("gpt_model_path", "encoder_model_path", "max_attention_window_size", "gpu_device_ids", "participant_ids"),
@@ -80,7 +82,7 @@ def _tokenizer_type(repository: Repository) -> Iterator[Found]:
 
 def _values(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
-        for key in config.parameters:
+        for key in config.parameters.keys() - REFUSED:
             if (value := config.stated(key)) and (wrong := _wrong(key, value)):
                 yield Found(model.file, f"{key} is {value!r}: {wrong}", needle=f'"{key}"')
 
@@ -115,9 +117,7 @@ RULES = (
         Severity.WARNING,
         "a parameter's value is not one of its kind",
         "The backend turns texts into numbers and answers itself. What it cannot turn it takes for unset, and says "
-        'no more than for a missing one: enable_kv_cache_reuse "no" means the default, which is true. Only '
-        "gpt_model_type is refused.",
-        "Invalid gpt_model_type. Must be v1/inflight_batching/inflight_fused_batching.\n"
+        'no more than for a missing one: enable_kv_cache_reuse "no" means the default, which is true.',
         "[TensorRT-LLM][WARNING] enable_kv_cache_reuse is not specified, will be set to true",
         "write true or false, a number, or one of the words",
         _values,

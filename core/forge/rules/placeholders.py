@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from forge.compatibility import version
 from forge.repository import placeholders
 from forge.rules.rule import Found, Rule, Severity
 from forge.rules.seen import Config, Kind, Model, Repository
@@ -18,6 +19,8 @@ GUIDED = ("tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_back
 
 getGuidedDecodingConfigFromParams in model_instance_state.cc, in every version whose skeleton has guided_decoding_guide.
 """
+_GUIDES = (0, 19)
+"""The first TensorRT-LLM whose backend reads these, whatever inputs a config has; the engine says which it is."""
 _TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 _INSIDE = re.compile(r"\$\{(\w+)\}")
 
@@ -30,9 +33,11 @@ def bare(model: Model) -> tuple[str, ...]:
 def missing(repository: Repository, model: Model, config: Config) -> tuple[str, ...]:
     """Parameters that have to be there, be they empty, and are not."""
     wanted: tuple[str, ...] = ()
-    if repository.kinds[model.folder] is Kind.ENGINE and any(t.name == "guided_decoding_guide" for t in config.inputs):
+    if repository.kinds[model.folder] is Kind.ENGINE and config.backend == "tensorrtllm":
         engine = repository.engine(config)
-        wanted = GUIDED if config.backend == "tensorrtllm" and not (engine and engine.twin) else ()
+        guides = any(tensor.name == "guided_decoding_guide" for tensor in config.inputs)
+        guides |= engine is not None and version(engine.version) >= _GUIDES
+        wanted = GUIDED if guides and not (engine and engine.twin) else ()
     if "'multimodal_model_path']" in model.sources.get(model.code, ""):
         wanted = ("multimodal_model_path",)
     return tuple(key for key in wanted if key not in config.parameters)

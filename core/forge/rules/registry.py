@@ -10,6 +10,7 @@ from forge.rules import (
     parameters,
     placeholders,
     speculation,
+    terms,
     tokenizer,
     wiring,
 )
@@ -22,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     *names.RULES,
     *wiring.RULES,
     *decoupled.RULES,
+    *terms.RULES,
     *engine.RULES,
     *speculation.RULES,
     *adapters.RULES,

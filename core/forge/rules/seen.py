@@ -207,6 +207,8 @@ class Repository:
     """By the path that a config states."""
     adapters: frozenset[str] = frozenset()
     """The stated folders of adapters that are there."""
+    guides: frozenset[str] = frozenset()
+    """The stated files for guided decoding that are there."""
     tokenizers: Mapping[str, TokenizerFolder] = field(default_factory=dict[str, TokenizerFolder])
     strays: tuple[str, ...] = ()
     """Folders at the top that hold no config.pbtxt, also those whose names begin with a dot."""

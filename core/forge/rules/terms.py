@@ -1,0 +1,150 @@
+"""What TensorRT-LLM's backend refuses of a model's parameters, whatever the engine: the others it warns of, and goes on."""
+
+import re
+from collections.abc import Iterator
+
+from forge.repository import ROOT
+from forge.rules.parameters import WORDS
+from forge.rules.rule import Found, Rule, Severity
+from forge.rules.seen import Config, Kind, Model, Repository
+
+GUIDE = "xgrammar_tokenizer_info_path"
+_TYPE, _BACKEND = "gpt_model_type", "guided_decoding_backend"
+_SIZES = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+_WHOLE, _REAL = re.compile(r"\s*[+-]?\d+"), re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""What C++'s stoi and stof take: a number, and whatever follows it."""
+_COUNTS = ("max_tokens_in_paged_kv_cache", "sink_token_length", "max_beam_width")
+_SHARES = ("kv_cache_free_gpu_mem_fraction", "cross_kv_cache_fraction")
+
+
+def native(repository: Repository) -> Iterator[tuple[Model, Config]]:
+    """The models of TensorRT-LLM's own backend, or that would be: the twin reads none of this."""
+    for model, config in repository.of(Kind.ENGINE):
+        engine = repository.engine(config)
+        if config.backend == "tensorrtllm" and not (engine and engine.twin):
+            yield model, config
+
+
+def _batching(repository: Repository) -> Iterator[Found]:
+    for model, config in native(repository):
+        stated = config.stated(_TYPE)
+        if stated and stated not in WORDS[_TYPE]:
+            what = f"{_TYPE} is {stated!r}: it can be {', '.join(WORDS[_TYPE])}"
+            yield Found(model.file, what, needle=f'"{_TYPE}"')
+
+
+def _lookahead(repository: Repository) -> Iterator[Found]:
+    for model, config in native(repository):
+        if config.stated("decoding_mode") != "lookahead":
+            continue
+        sizes = [_whole(config.stated(name)) for name in _SIZES]
+        if absent := [name for name, size in zip(_SIZES, sizes, strict=True) if size is None]:
+            what = f"decoding_mode is lookahead, and {', '.join(absent)} is no number"
+            yield Found(model.file, what, needle='"decoding_mode"')
+            continue
+        window, ngram, verification = (size or 0 for size in sizes)
+        if min(window, ngram) < 1 or verification < 0 or (ngram == 1 and (window, verification) != (1, 0)):
+            what = f"lookahead sizes of {window}, {ngram} and {verification} are none"
+            yield Found(model.file, what, "window and n-gram are 1 or more, the verification set 0 or more", f'"{_SIZES[0]}"')
+
+
+def _guided(repository: Repository) -> Iterator[Found]:
+    for model, config in native(repository):
+        path, backend = config.stated(GUIDE), config.stated(_BACKEND)
+        if not path or not backend:
+            continue
+        inside = path.startswith((f"{ROOT}/", f"{repository.root}/"))
+        if inside and path not in repository.guides:
+            what = f"{GUIDE} is {path}: there is no such file"
+            yield Found(model.file, what, "put it there (NVIDIA's generate_xgrammar_tokenizer_info.py makes it)", path)
+        elif backend != "xgrammar":
+            what = f"{_BACKEND} is {backend!r}, and the backend knows xgrammar alone"
+            yield Found(model.file, what, needle=f'"{_BACKEND}"')
+
+
+def _cache(repository: Repository) -> Iterator[Found]:
+    for model, config in native(repository):
+        for key in _COUNTS:
+            if (count := _whole(config.stated(key))) is not None and count < 1:
+                yield Found(model.file, f"{key} is {count}, and has to be 1 or more", needle=f'"{key}"')
+        for key in _SHARES:
+            found = _REAL.match(config.stated(key))
+            if found and not 0 < float(found[0]) < 1:
+                yield Found(model.file, f"{key} is {found[0].strip()}, and has to lie between 0 and 1", needle=f'"{key}"')
+
+
+def _ranks(repository: Repository) -> Iterator[Found]:
+    for model, config in native(repository):
+        engine = repository.engine(config)
+        if engine is None or not engine.built:
+            continue
+        for key, of in (("gpu_device_ids", "GPU"), ("participant_ids", "MPI rank")):
+            for listed in filter(None, config.stated(key).split(";")):
+                ids = [each for each in listed.split(",") if each.strip()]
+                if all(_whole(each) is not None for each in ids) and len(ids) != engine.ranks:
+                    what = f"{key} names {listed}, and the engine has {engine.ranks} (tp x pp): it wants a {of} for each"
+                    yield Found(model.file, what, needle=f'"{key}"')
+
+
+def _whole(text: str) -> int | None:
+    found = _WHOLE.match(text)
+    return int(found[0]) if found else None
+
+
+RULES = (
+    Rule(
+        "batching-type",
+        Severity.ERROR,
+        "gpt_model_type is not one of the backend's words",
+        "Of all parameters whose value is a word this one has no default: with another word the model does not load.",
+        "unexpected error when creating modelInstanceState: Invalid gpt_model_type. Must be "
+        "v1/inflight_batching/inflight_fused_batching.",
+        "set it to inflight_fused_batching, or V1",
+        _batching,
+    ),
+    Rule(
+        "lookahead-sizes",
+        Severity.ERROR,
+        "decoding_mode is lookahead, and its three sizes are not given",
+        "Every other decoding_mode goes on without its parameters; lookahead does not, and an n-gram of 1 goes with a "
+        "window of 1 and a verification set of 0 alone.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Decoding mode is set to lookahead but lookahead parameters are not specified. "
+        "Please set parameters lookahead_window_size, lookahead_ngram_size, and lookahead_verification_set_size.",
+        "fill lookahead_window_size, lookahead_ngram_size and lookahead_verification_set_size as the engine was built",
+        _lookahead,
+    ),
+    Rule(
+        "guided-decoding",
+        Severity.ERROR,
+        "guided decoding is asked for in a way that the backend does not have",
+        "With guided_decoding_backend and xgrammar_tokenizer_info_path both filled, the backend opens the file when it loads "
+        "the model. With one of them empty there is no guided decoding, and nothing is said.",
+        "[TensorRT-LLM][ERROR] Assertion failed: Xgrammar's tokenizer info path at /models/info.json does not exist.\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: Guided decoding is currently supported with 'xgrammar' backend. Invalid "
+        "guided_decoding_backend parameter provided.",
+        "set guided_decoding_backend to xgrammar, or leave one of the two empty",
+        _guided,
+    ),
+    Rule(
+        "cache-size",
+        Severity.ERROR,
+        "a size or a share that the KV cache cannot have",
+        "A text that is no number counts as unset; a number is taken, and has to be one: shares lie between 0 and 1, "
+        "both left out.",
+        "[TensorRT-LLM][ERROR] Assertion failed: freeGpuMemoryFraction < 1.F\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: maxTokens > 0",
+        "correct it, or take it away",
+        _cache,
+    ),
+    Rule(
+        "device-ids",
+        Severity.ERROR,
+        "gpu_device_ids or participant_ids are not as many as the engine has ranks",
+        "An engine of tp x pp parts needs a GPU and an MPI rank for each. Lists of several instances are parted by semicolons.",
+        "[TensorRT-LLM][ERROR] Assertion failed: When specifying deviceIds, deviceIds size must be equal to tp*pp*cp\n"
+        "[TensorRT-LLM][ERROR] Assertion failed: When specifying participantIds, participantIds size (2) must be equal to "
+        "tp*pp*cp (tp is 1, pp is 1, cp is 1)",
+        "name as many as tp x pp, or leave it out",
+        _ranks,
+    ),
+)
