@@ -10,7 +10,7 @@ import skeleton_kit
 import tiny_checkpoints
 from forge.asking import Target
 from forge.errors import InferenceError, ServerError
-from forge.model import Role
+from forge.model import Layout, Role
 from forge.ports import Request
 from forge.workshop import Workshop
 from patience import free_ports
@@ -31,6 +31,9 @@ def recipe(folder: Path, name: str, more: str = "", batch: int = 2) -> Path:
         f'name = "{name}"\n[source]\npath = "{name}"\n[runtime]\nkind = "twin"\n[build]\n{limits}[serve]\ninstances = 1\n{more}'
     )
     return file
+
+
+PLAIN = {"postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble"}
 
 
 class Asking:
@@ -84,7 +87,7 @@ def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Wo
         broken = recipe(tmp_path, "two", '[serve.parameters.tensorrt_llm]\ngpt_model_path = "/nowhere"\n')
         with pytest.raises(ServerError, match=r"'two-tensorrt_llm' did not load: .*/nowhere") as caught:
             shop.add([broken], repository=place)
-        assert "goes on being served" in caught.value.hint
+        assert "the repository has what it had before, and so has the server" in caught.value.hint
         assert "/nowhere" not in (place / "two-tensorrt_llm" / "config.pbtxt").read_text()
         assert say(shop, two) == first
 
@@ -95,3 +98,25 @@ def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Wo
     assert asking.failed == []
     assert len(asking.said) > 3
     assert len(set(asking.said)) == 1
+
+
+def test_a_plain_model_keeps_its_names_until_the_newcomer_answers(shop: Workshop, tmp_path: Path) -> None:
+    place = tmp_path / "models"
+    shop.build([recipe(tmp_path, "one")], repository=place)
+    running = shop.serve(place, free_ports())
+    try:
+        one = shop.target("one", place)
+        broken = recipe(tmp_path, "two", '[serve.parameters.tensorrt_llm]\ngpt_model_path = "/nowhere"\n')
+        with Asking(shop, one) as asking:
+            with pytest.raises(ServerError, match=r"'two-tensorrt_llm' did not load: .*/nowhere") as caught:
+                shop.add([broken], repository=place, layout=Layout(rename_plain=True))
+            assert "the repository has what it had before, and so has the server" in caught.value.hint
+            assert {each.parent.name for each in place.glob("*/config.pbtxt")} == set(shop.server(place).models) == PLAIN
+            first = say(shop, one, 40)
+        assert (asking.failed, set(asking.said)) == ([], {first})
+        shop.add([recipe(tmp_path, "two")], repository=place, layout=Layout(rename_plain=True))
+        assert say(shop, shop.target("one", place), 40) == first
+        assert say(shop, shop.target("two", place))
+        assert len(shop.server(place).models) == 10
+    finally:
+        shop.stop(running)

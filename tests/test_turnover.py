@@ -8,6 +8,7 @@ import pytest
 from fake_doors import World
 from forge.errors import RepositoryError, ServerError
 from forge.launching import Held, launch
+from forge.model import Layout
 from forge.ports import Launch, Ports, Running
 from forge.testing import LLAMA, tiny_checkpoint
 from forge.turnover import Turnover
@@ -76,7 +77,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_on_the_disk_and_in_
         shop.add([recipe(tmp_path, "a", "[build]\nmax_batch_size = 3\n")], repository=models)
     assert shop.manifest(models) == before
     assert (models / "a-tensorrt_llm" / "config.pbtxt").read_text() == config
-    assert "the repository has what it had before, but the server has not" in caught.value.hint
+    assert "the repository has what it had before, and the server could not follow" in caught.value.hint
     world.server.broken.clear()
     shop.reload(models)
     assert len(shop.server(models).models) == 5
@@ -88,7 +89,7 @@ def test_a_model_that_does_not_load_is_taken_out_again_and_the_others_go_on(
     world.server.broken.add("b-tensorrt_llm_bls")
     with pytest.raises(ServerError, match="b-tensorrt_llm_bls") as caught:
         shop.add([recipe(tmp_path, "b")], repository=models)
-    assert "taken out of the repository again" in caught.value.hint
+    assert "the repository has what it had before, and so has the server" in caught.value.hint
     assert names(shop, models) == ["a"]
     assert {model.partition("-")[0] for model in shop.server(models).models} == {"a"}
     assert world.server.told[-3:] == ["unload b-tensorrt_llm", "unload b-preprocessing", "unload b-postprocessing"]
@@ -105,6 +106,121 @@ def test_a_plain_model_that_is_renamed_answers_under_its_new_names_before_the_ol
     assert told[:5] == [f"load {folder.replace('b-', 'a-', 1)}" for folder in IN_TURN]
     assert told[5] == "unload ensemble"
     assert {model.partition("-")[0] for model in shop.server(place).models} == {"a"}
+
+
+RENAME = Layout(rename_plain=True)
+PLAIN = {"postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble"}
+
+
+@pytest.fixture
+def plain(shop: Workshop, tmp_path: Path) -> Path:
+    """A repository with the model a under plain names, which is being served."""
+    place = tmp_path / "plain"
+    shop.build([recipe(tmp_path, "a")], repository=place)
+    shop.serve(place)
+    return place
+
+
+def stands(shop: Workshop, place: Path, *models: str) -> bool:
+    """Whether the manifest, the folders and the server agree that there are these and no others."""
+    folders = {path.parent.name for path in place.glob("*/config.pbtxt")}
+    said = {folder for model in shop.manifest(place).models for folder in model.roles.values()}
+    return folders == said == set(shop.server(place).models) and names(shop, place) == [*models]
+
+
+def test_a_newcomer_is_loaded_before_the_plain_model_that_makes_room_for_it_is_renamed(
+    shop: Workshop, world: World, plain: Path, tmp_path: Path
+) -> None:
+    shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+    told = world.server.told
+    assert told[:5] == [f"load {folder}" for folder in IN_TURN]
+    assert {each.partition(" ")[2] for each in told[5:10]} == {f"a-{role}" for role in PLAIN}
+    assert {each.partition(" ")[2] for each in told[10:]} == PLAIN
+    assert stands(shop, plain, "a", "b")
+
+
+@pytest.mark.parametrize("broken", ["b-preprocessing", "b-ensemble", "a-preprocessing", "a-ensemble"])
+def test_a_rename_that_does_not_come_about_leaves_the_plain_names_where_they_are_and_being_served(
+    shop: Workshop, world: World, plain: Path, tmp_path: Path, broken: str
+) -> None:
+    before = shop.manifest(plain)
+    world.server.broken.add(broken)
+    with pytest.raises(ServerError, match=broken) as caught:
+        shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+    assert "the repository has what it had before, and so has the server" in caught.value.hint
+    assert shop.manifest(plain) == before
+    assert stands(shop, plain, "a")
+    assert not {each for each in world.server.told if each.partition(" ")[2] in PLAIN}
+
+
+def test_a_plain_model_that_cannot_be_taken_out_keeps_its_names(
+    shop: Workshop, world: World, plain: Path, tmp_path: Path
+) -> None:
+    world.server.stuck.add("tensorrt_llm")
+    with pytest.raises(ServerError, match="it is stuck"):
+        shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+    assert stands(shop, plain, "a")
+
+
+def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Workshop, world: World, tmp_path: Path) -> None:
+    place = tmp_path / "plain"
+    shop.build([engine(tmp_path, world, "a")], repository=place)
+    shop.serve(place)
+    before = {path: path.stat().st_ino for path in place.rglob("*")}
+    with pytest.raises(ServerError, match="cannot take 'b' in") as caught:
+        shop.add([engine(tmp_path, world, "b")], repository=place, layout=RENAME)
+    assert "nothing was published" in caught.value.hint
+    assert {path: path.stat().st_ino for path in place.rglob("*")} == before
+    assert world.server.told == []
+    assert stands(shop, place, "a")
+
+
+def test_a_build_that_is_interrupted_while_the_server_loads_leaves_what_there_was(
+    shop: Workshop, world: World, models: Path, tmp_path: Path
+) -> None:
+    world.server.interrupting.add("b-tensorrt_llm")
+    with pytest.raises(KeyboardInterrupt):
+        shop.add([recipe(tmp_path, "b")], repository=models)
+    assert stands(shop, models, "a")
+    assert "the repository has what it had before, and so has the server" in [event.text for event in world.events]
+
+
+def test_of_several_models_that_are_built_anew_all_are_taken_in_or_none(
+    shop: Workshop, world: World, models: Path, tmp_path: Path
+) -> None:
+    shop.add([recipe(tmp_path, "b")], repository=models)
+    before = shop.manifest(models)
+    world.server.broken.add("b-tensorrt_llm")
+    more = "[build]\nmax_batch_size = 3\n"
+    with pytest.raises(ServerError, match="b-tensorrt_llm"):
+        shop.add([recipe(tmp_path, "a", more), recipe(tmp_path, "b", more)], repository=models)
+    assert shop.manifest(models) == before
+    world.server.broken.clear()
+    shop.reload(models)
+    assert stands(shop, models, "a", "b")
+
+
+def test_a_model_that_cannot_be_taken_out_whole_goes_on_being_served_whole(
+    shop: Workshop, world: World, models: Path, tmp_path: Path
+) -> None:
+    shop.add([recipe(tmp_path, "b")], repository=models)
+    world.server.stuck.add("b-tensorrt_llm")
+    with pytest.raises(ServerError, match="it is stuck") as caught:
+        shop.remove("b", models)
+    assert "the repository has what it had before, and so has the server" in caught.value.hint
+    assert stands(shop, models, "a", "b")
+
+
+def test_a_reload_takes_in_all_that_it_can_and_names_all_that_it_cannot(
+    shop: Workshop, world: World, models: Path, tmp_path: Path
+) -> None:
+    server = world.server.alive.pop()
+    shop.add([recipe(tmp_path, "b"), recipe(tmp_path, "c"), recipe(tmp_path, "d")], repository=models)
+    world.server.alive.append(server)
+    world.server.broken |= {"b-ensemble", "d-ensemble"}
+    with pytest.raises(ServerError, match=r"'b-ensemble' did not load(.|\n)*'d-ensemble' did not load"):
+        shop.reload(models)
+    assert "c-ensemble" in shop.server(models).models
 
 
 def test_a_model_that_is_removed_is_unloaded_first_those_that_call_others_before_them(
@@ -255,7 +371,7 @@ def test_an_engine_in_parts_is_not_exchanged_under_a_server_that_mpi_started(
         return replace(launch(held, shop.store, running.ports), world=2)
 
     with pytest.raises(ServerError, match="stand in parts"):
-        Turnover(shop.store, world.server, plan, lambda _: None).publish(place, shop.manifest(place).models[0], str)
+        Turnover(shop.store, world.server, plan, lambda _: None).publish_all(place, shop.manifest(place).models, str)
 
 
 def test_images_of_different_versions_are_refused_with_both_named(shop: Workshop, world: World, tmp_path: Path) -> None:

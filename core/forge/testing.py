@@ -153,11 +153,14 @@ class FakeExecutor:
 
 @dataclass
 class FakeServer:
-    """A Triton that is only a note of what runs. A model named in ``broken`` does not load into one that runs."""
+    """A Triton that is only a note of what runs. A model named in ``broken`` does not load into one that runs; one named in
+    ``stuck`` does not let itself be taken out, and Ctrl-C comes while one of ``interrupting`` loads."""
 
     alive: list[Running] = field(default_factory=list[Running])
     told: list[str] = field(default_factory=list[str])
     broken: set[str] = field(default_factory=set[str])
+    stuck: set[str] = field(default_factory=set[str])
+    interrupting: set[str] = field(default_factory=set[str])
     watched: list[str] = field(default_factory=list[str])
     dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     """What models say in place of an answer, until they are restarted."""
@@ -187,12 +190,16 @@ class FakeServer:
         for model in models:
             if model in self.broken:
                 raise ServerError(f"model {model!r} did not load: it is broken", where=running.repository)
+            if model in self.interrupting:
+                raise KeyboardInterrupt
             self.told.append(f"load {model}")
             running = self._changed(running, (*(each for each in running.models if each != model), model))
         return running
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
         for model in models:
+            if model in self.stuck:
+                raise ServerError(f"model {model!r} could not be unloaded: it is stuck", where=running.repository)
             self.told.append(f"unload {model}")
             running = self._changed(running, tuple(each for each in running.models if each != model))
         return running

@@ -5,10 +5,11 @@ of the repository again, so that what stands on the disk is what answers, now an
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forge import publishing
-from forge.errors import RepositoryError, ServerError
+from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.launching import Held, engines, in_turn
 from forge.manifest import Manifest, PublishedModel
 from forge.ports import Launch, Running, Server
@@ -16,8 +17,25 @@ from forge.publishing import Published, Relocate
 from forge.store import Store
 
 ANEW = "`forge stop`, build again (what is made is in the store), `forge serve`"
+_GOES_ON = "the versions that were answering go on; what did load answers anew"
 Plan = Callable[[Held, Running], Launch]
 """What the repositories of a server hold -> what one server for all of it needs, the same one if that will do."""
+
+
+@dataclass
+class _Change:
+    """What was published under a server: all that taking it back needs."""
+
+    place: Path
+    before: Manifest
+    relocate: Relocate
+    published: list[PublishedModel] = field(default_factory=list[PublishedModel])
+    begun: list[PublishedModel] = field(default_factory=list[PublishedModel])
+    """Those that the server was told to load."""
+
+    def replaces(self, model: PublishedModel) -> bool:
+        """Whether it takes the place of a version before it."""
+        return self.before.find(model.name) is not None
 
 
 class Turnover:
@@ -29,51 +47,46 @@ class Turnover:
         self._plan = plan
         self._say = say
 
-    def publish(self, place: Path, model: PublishedModel, relocate: Relocate) -> Published:
-        """Make ``place`` show ``model``, and a server that runs there answer with it.
+    def publish_all(self, place: Path, models: Sequence[PublishedModel], relocate: Relocate) -> tuple[Published, ...]:
+        """Make ``place`` show ``models``, in one publish, and a server that runs there answer with them.
 
-        ServerError where that server cannot take it in (nothing has been changed then), or where it did not load (the
-        repository and the server have what they had).
+        ServerError where that server cannot take one of them in (nothing has been changed then), or where one did not load: the
+        repository has what it had, and so has the server as far as it lives, which the error says. Models that are new to the
+        server are loaded before those that take the place of others; names that are given up go when all are loaded.
         """
-        running = self._on(place)
-        if running is None:
-            return publishing.publish(self._entry(model), place, model, relocate)
-        before = publishing.inventory(place)
-        wanted = self._fits(running, place, before.having(model), model)
-        with self._store.using(before.held):
-            done = publishing.publish(self._entry(model), place, model, relocate)
-            former = before.find(model.name)
-            if done.changed or not set(model.roles.values()) <= set(running.models):
+        with self._store.publishing(place, {key for model in models for key in model.held}):
+            coming, running = [(self._entry(model), model) for model in models], self._on(place)
+            if running is None:
+                return publishing.publish_all(coming, place, relocate)
+            before = publishing.inventory(place)
+            wanted = self._fits(running, place, before, models)
+            with self._store.using(before.held):
+                done = publishing.publish_all(coming, place, relocate)
+                after, served = publishing.inventory(place), set(running.models)
+                change = _Change(place, before, relocate, [m for m in models if after.find(m.name) != before.find(m.name)])
+                late = [m for m, each in zip(models, done, strict=True) if each.changed or not {*m.roles.values()} <= served]
                 try:
-                    self._take_in(running, wanted, model, former)
-                except ServerError as error:
-                    raise self._undone(error, place, model, former, relocate) from error
+                    self._take_in(running, wanted, sorted(late, key=change.replaces), change)
+                except BaseException as error:  # Ctrl-C too: what is on the disk has to be what answers
+                    raise self._told(error, self._undo(change)) from error
         return done
 
-    def publish_all(self, place: Path, models: Sequence[PublishedModel], relocate: Relocate) -> tuple[Published, ...]:
-        """The same for several: in one publish where nobody serves them, else one after the other."""
-        with self._store.publishing(place, {key for model in models for key in model.held}):
-            if self._on(place) is None:
-                return publishing.publish_all([(self._entry(model), model) for model in models], place, relocate)
-            return tuple(self.publish(place, model, relocate) for model in models)
-
     def withdraw(self, place: Path, name: str) -> None:
-        """Take a model out of ``place``, after a server that runs there has answered what it was asked and given it up."""
-        with self._store.publishing(place):
-            self._withdraw(place, name)
+        """Take a model out of ``place``, after a server that runs there has answered what it was asked and given it up.
 
-    def _withdraw(self, place: Path, name: str) -> None:
-        running, model = self._on(place), publishing.inventory(place).find(name)
-        if running is None or model is None:
-            publishing.withdraw(place, name)
-            return
-        self._say(f"{name}: being unloaded by the server on {place}")
-        running = self._server.unload(running, self._given_up(running, model, ()))
-        try:
-            publishing.withdraw(place, name)
-        except RepositoryError:
-            self._server.load(running, self._plan(_held(running), running), in_turn(model), self._say)
-            raise
+        Where either fails, both have it as before, or the error says which has not.
+        """
+        with self._store.publishing(place):
+            running, model = self._on(place), publishing.inventory(place).find(name)
+            if running is None or model is None:
+                publishing.withdraw(place, name)
+                return
+            self._say(f"{name}: being unloaded by the server on {place}")
+            try:
+                self._server.unload(running, _given_up(running, model, ()))
+                publishing.withdraw(place, name)
+            except BaseException as error:
+                raise self._told(error, self._restored(place, in_turn(model), ())) from error
 
     def reload(self, running: Running, name: str | None = None) -> Running:
         """Have a server take in what its repositories hold by now: all of it, or one recipe's models.
@@ -88,12 +101,31 @@ class Turnover:
             raise RepositoryError(f"there is no model {name!r}", where=running.repository, hint=f"It holds: {names}.")
         wanted = self._plan(held, running)
         _require_same(running, wanted)
+        failures: list[ServerError] = []
         for model in found:
-            running = self._server.load(running, wanted, in_turn(model), self._say)
+            try:
+                running = self._server.load(running, wanted, in_turn(model), self._say)
+            except ServerError as error:
+                failures.append(error)
+                running = self._on(Path(running.repository)) or running
         gone = [model for model in running.models if name is None and model not in wanted.models]
-        return self._server.unload(running, gone) if gone else running
+        try:
+            running = self._server.unload(running, gone) if gone else running
+        except ServerError as error:
+            failures.append(error)
+        if failures:
+            what = "\n".join(dict.fromkeys(error.what for error in failures))
+            raise ServerError(what, where=running.repository, hint=_also(failures[0].hint, _GOES_ON))
+        return running
 
     # -- inside
+
+    def _told(self, error: BaseException, state: str) -> BaseException:
+        """``error`` with how repository and server are after it."""
+        if isinstance(error, ForgeError):
+            return type(error)(error.what, where=error.where, hint=_also(error.hint, state))
+        self._say(state)
+        return error
 
     def _on(self, place: Path) -> Running | None:
         return next((running for running in self._server.running() if str(place) in running.repositories), None)
@@ -104,52 +136,74 @@ class Turnover:
             raise RepositoryError(f"what {model.name!r} is published from is not in this store", hint="build it again")
         return held.path
 
-    def _fits(self, running: Running, place: Path, after: Manifest, model: PublishedModel) -> Launch:
-        """The launch that the server would be with the new version; ServerError where it would have to be another server."""
+    def _fits(self, running: Running, place: Path, before: Manifest, models: Sequence[PublishedModel]) -> Launch:
+        """The launch that the server would be with all of ``models``; ServerError where it would have to be another server."""
+        after = before
+        for model in models:
+            after = after.having(model)
         try:
             wanted = self._plan({**_held(running), place: after}, running)
             _require_same(running, wanted)
-            _require_whole(wanted, model)
+            _require_whole(wanted, models)
         except ServerError as error:
-            what = f"the server that runs here cannot take {model.name!r} in: {error.what}"
-            hint = f"nothing was published; {error.hint}"
-            raise ServerError(what, where=error.where, hint=hint) from error
+            names = ", ".join(repr(model.name) for model in models if before.find(model.name) is None) or repr(models[0].name)
+            what = f"the server that runs here cannot take {names} in: {error.what}"
+            raise ServerError(what, where=error.where, hint=f"nothing was published; {error.hint}") from error
         return wanted
 
-    def _take_in(self, running: Running, wanted: Launch, model: PublishedModel, former: PublishedModel | None) -> None:
-        self._say(f"{model.name}: being loaded by the server on {running.repository}")
-        now = self._server.load(running, wanted, in_turn(model), self._say)
-        if former and (gone := self._given_up(now, former, in_turn(model))):
-            self._server.unload(now, gone)
-        self._say(f"{model.name}: the server answers with it")
+    def _take_in(self, running: Running, wanted: Launch, models: Sequence[PublishedModel], change: _Change) -> None:
+        for model in models:
+            self._say(f"{model.name}: being loaded by the server on {running.repository}")
+            change.begun.append(model)
+            running = self._server.load(running, wanted, in_turn(model), self._say)
+        for model in models:
+            former = change.before.find(model.name)
+            if former and (gone := _given_up(running, former, in_turn(model))):
+                running = self._server.unload(running, gone)
+            self._say(f"{model.name}: the server answers with it")
 
-    def _undone(
-        self, error: ServerError, place: Path, model: PublishedModel, former: PublishedModel | None, relocate: Relocate
-    ) -> ServerError:
-        """Put the repository back, and the server as far as it lives; what to say of it."""
-        if former:
-            publishing.publish(self._entry(former), place, former, relocate)
-            state = "the version before it is back in the repository and goes on being served"
-        else:
-            publishing.withdraw(place, model.name)
-            state = "it was taken out of the repository again, and the other models go on being served"
+    def _undo(self, change: _Change) -> str:
+        """Put back the repository, then the server; what to say of how they are."""
+        before, place = change.before, change.place
         try:
-            self._taken_back(place, model, in_turn(former) if former else ())
-        except ServerError as second:
-            state = f"the repository has what it had before, but the server has not: {second.what.partition(chr(10))[0]}"
-        return ServerError(error.what, where=error.where, hint=f"{error.hint}; {state}")
+            for model in change.published:
+                if before.find(model.name) is None:
+                    publishing.withdraw(place, model.name)
+            formers = [former for model in change.published if (former := before.find(model.name))]
+            if formers:
+                publishing.publish_all([(self._entry(former), former) for former in formers], place, change.relocate)
+        except ForgeError as error:
+            return f"the repository could not be put back: {error.what}; the server has what it had, but for what it has loaded"
+        kept = [folder for model in change.published if (former := before.find(model.name)) for folder in in_turn(former)]
+        return self._restored(place, kept, [folder for model in change.begun for folder in in_turn(model)])
 
-    def _taken_back(self, place: Path, model: PublishedModel, kept: Sequence[str]) -> None:
+    def _restored(self, place: Path, kept: Sequence[str], begun: Sequence[str]) -> str:
+        """Have the server load those of ``kept`` that it lacks, or may have another version of, and give up the rest of
+        ``begun``; what to say of it."""
+        back = "the repository has what it had before"
         running = self._on(place)
         if running is None:
-            raise ServerError("it has ended", where=str(place))
-        if kept:
-            running = self._server.load(running, self._plan(_held(running), running), kept, self._say)
-        self._server.unload(running, self._given_up(running, model, kept))
+            return f"{back}, and the server has ended: `forge serve` starts it with that"
+        try:
+            again = [folder for folder in kept if folder in begun or folder not in running.models]
+            if again:
+                running = self._server.load(running, self._plan(_held(running), running), again, self._say)
+            own = {folder for model in publishing.inventory(place).models for folder in in_turn(model)}
+            if gone := [folder for folder in reversed(begun) if folder in running.models and folder not in own]:
+                self._server.unload(running, gone)
+        except ForgeError as error:
+            failed = error.what.partition("\n")[0]
+            return f"{back}, and the server could not follow: {failed}; `forge reload` has it try again"
+        return f"{back}, and so has the server"
 
-    def _given_up(self, running: Running, model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
-        """Those of a recipe's models that the server has and need not keep, the ones that call others first."""
-        return tuple(folder for folder in reversed(in_turn(model)) if folder in running.models and folder not in kept)
+
+def _given_up(running: Running, model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
+    """Those of a recipe's models that the server has and need not keep, the ones that call others first."""
+    return tuple(folder for folder in reversed(in_turn(model)) if folder in running.models and folder not in kept)
+
+
+def _also(hint: str, state: str) -> str:
+    return f"{hint}; {state}" if hint else state
 
 
 def _held(running: Running) -> Held:
@@ -166,8 +220,8 @@ def _require_same(running: Running, wanted: Launch) -> None:
         raise ServerError(what, where=running.repository, hint=ANEW)
 
 
-def _require_whole(wanted: Launch, model: PublishedModel) -> None:
+def _require_whole(wanted: Launch, models: Sequence[PublishedModel]) -> None:
     """ServerError where MPI started a server for each part of an engine: only the first of them can be told to load another."""
-    if wanted.world > 1 and not wanted.orchestrated and engines(model):
+    if wanted.world > 1 and not wanted.orchestrated and any(map(engines, models)):
         what = "its engines stand in parts, and only the first of their processes can be told to load another"
         raise ServerError(what, where=str(wanted.repository), hint=ANEW)
