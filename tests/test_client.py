@@ -108,6 +108,38 @@ def test_a_temperature_alone_draws_anew_each_time_unless_a_seed_is_said(tiny: Ti
     assert len(asyncio.run(ask())) > 1
 
 
+@pytest.mark.parametrize("role", [Role.BLS, Role.ENSEMBLE])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_text_ends_an_answer_wherever_its_tokens_part(tiny: Tiny, client: Client, role: Role, stream: bool) -> None:
+    plain = Request(tiny.target.model.roles[role], PROMPT, COUNT, stream=stream)
+    whole = client.ask(plain).text
+    for stop in (whole[4:6], whole[3:8], whole[1:3]):
+        (reply,) = client.ask(replace(plain, stop=("never", stop))).replies
+        assert (reply.text, reply.stopped) == (whole[: whole.index(stop)], True)
+    (reply,) = client.ask(replace(plain, stop=("never", "nie 🚀"))).replies
+    assert (reply.text, reply.stopped) == (whole, False)
+
+
+@pytest.mark.parametrize("door", ["threads", "asyncio"])
+def test_the_server_is_left_when_a_stop_text_is_reached(tiny: Tiny, client: Client, door: str) -> None:
+    plain = Request(tiny.target.model.front, PROMPT, 240)
+    first = next(iter(client.generate(plain))).text
+    asked = replace(plain, stop=(first[-1],))
+
+    async def ask(address: str) -> str:
+        async with AsyncClient(address) as one:
+            return (await one.ask(asked)).text
+
+    with slow_triton.before(tiny.address) as slow:
+        if door == "asyncio":
+            text = asyncio.run(ask(slow.address))
+        else:
+            with Client(slow.address) as one:
+                text = one.ask(asked).text
+        assert slow.left.acquire(timeout=PATIENCE)
+    assert text == first[: first.index(first[-1])]
+
+
 def test_tokens_are_counted_where_that_is_asked_for(client: Client, asked: Request) -> None:
     counted = replace(asked, return_log_probs=False, return_token_counts=True)
     for stream in (True, False):

@@ -72,7 +72,7 @@ def test_a_stream_of_a_model_that_answers_once_is_refused_with_the_way_out(speak
 
 
 def test_values_arrive_under_the_names_and_types_of_the_model(speakers: Served) -> None:
-    asked = replace(SAY, prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "stop here"))
+    asked = replace(SAY, prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "ö ü"))
     (chunk,) = speakers.chunks(asked)
     assert chunk.final
     assert json.loads(chunk.text) == {
@@ -80,7 +80,7 @@ def test_values_arrive_under_the_names_and_types_of_the_model(speakers: Served) 
         "temperature": [0.5],
         "top_k": [3],
         "random_seed": [2**63 + 1],
-        "stop_words": ["ä", "stop here"],
+        "stop_words": ["ä", " ä", "ö ü", " ö ü"],
     }
 
 
@@ -133,9 +133,9 @@ def test_an_answer_of_llmapi_can_be_had_whole(speakers: Served, model: str) -> N
 
 
 def test_values_arrive_under_llmapis_names_and_types(speakers: Served) -> None:
-    asked = replace(SAY, model="pytorch", prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "b c"))
+    asked = replace(SAY, model="pytorch", prompt="what", temperature=0.5, top_k=3, seed=2**63 + 1, stop=("ä", "ö ü"))
     (chunk,) = speakers.chunks(asked)
-    told = {"max_tokens": [8], "temperature": [0.5], "top_k": [3], "seed": [2**63 + 1], "stop": ["ä", "b c"]}
+    told = {"max_tokens": [8], "temperature": [0.5], "top_k": [3], "seed": [2**63 + 1], "stop": ["ä", " ä", "ö ü", " ö ü"]}
     assert json.loads(chunk.text) == told
 
 

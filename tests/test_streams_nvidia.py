@@ -6,6 +6,7 @@ NVIDIA's own models are taken from where `make originals` lays them; a stand-in 
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(pu
         told = {
             "client": "".join(chunk.text for chunk in TritonClient(60.0).generate(published.target().address, ASKED)),
             "asyncio": asyncio.run(_asked(published.target().address)),
-            **_through_openai(ports),
+            **{door: text for door, (text, _) in _through_openai(ports).items()},
         }
         report = published.shop.verify("chain", published.repository, Wish(streaming=False))
     finally:
@@ -104,6 +105,51 @@ def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(pu
         assert all(text.startswith("capitalofFranceisParis") for text in told.values()), "what is lost without it"
         assert report.guilty == (Stage.DETOKENIZER,)
         assert all("accumulate_tokens = true" in fault.what for fault in report.faults)
+
+
+@pytest.fixture(scope="module")
+def ports(published: Shop) -> Iterator[Ports]:
+    """Where it is served, decoding as it should."""
+    published.accumulate("true")
+    ports = replace(free_ports(), openai=free_ports().http)
+    running = published.shop.serve(published.repository, ports)
+    yield ports
+    published.shop.stop(running)
+
+
+@pytest.mark.parametrize("stop", ["Paris", "is Par", "\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{GRINNING FACE}", "s", " more"])
+def test_a_stop_text_ends_the_answer_at_every_door_in_any_script(published: Shop, ports: Ports, stop: str) -> None:
+    """The bls hands stop words to nobody: what is cut is text."""
+    asked = replace(ASKED, stop=("never", stop))
+    client, address = TritonClient(60.0), published.target().address
+    told = {
+        "client": list(client.generate(address, asked)),
+        "whole": list(client.generate(address, replace(asked, stream=False))),
+        "ensemble": list(client.generate(address, replace(asked, model="ensemble", stream=False))),
+    }
+    expected = chained.SAID[: chained.SAID.index(stop)]
+    assert {door: "".join(chunk.text for chunk in chunks) for door, chunks in told.items()} == dict.fromkeys(told, expected)
+    assert all(chunks[-1].stopped and chunks[-1].final for chunks in told.values())
+    assert asyncio.run(_asked(address, asked)) == expected
+    assert _through_openai(ports, stop) == {"OpenAI": (expected, "stop"), "OpenAI streams": (expected, "stop")}
+
+
+def test_each_answer_that_the_bls_does_not_give_is_asked_for(published: Shop, ports: Ports) -> None:
+    address = published.target().address
+    for stream in (True, False):
+        several = replace(ASKED, n=3, stream=stream)
+        chunks = list(TritonClient(60.0).generate(address, several))
+        texts = ["".join(chunk.text for chunk in chunks if chunk.index == index) for index in range(3)]
+        assert texts == [chained.SAID] * 3
+        assert [chunk.final for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert asyncio.run(_asked(address, replace(ASKED, n=2), 1)) == chained.SAID
+
+
+def test_a_bad_word_is_barred_with_a_blank_before_it_too(published: Shop, ports: Ports) -> None:
+    plain = replace(ASKED, model="ensemble", stream=False)
+    (answer,) = TritonClient(60.0).generate(published.target().address, replace(plain, bad=("Paris",)))
+    assert answer.text.startswith("capital of France is")
+    assert "Paris" not in answer.text
 
 
 @pytest.mark.parametrize("version", ["0.17.0", "0.18.2", "0.19.0"])
@@ -146,15 +192,18 @@ def _originals(version: str) -> tuple[TextFile, ...]:
     return (*found, TextFile(f"{Role.TENSORRT_LLM}/1/.gitkeep", ""))
 
 
-async def _asked(address: str) -> str:
+async def _asked(address: str, request: Request = ASKED, index: int = 0) -> str:
     async with AsyncClient(address) as client:
-        return (await client.ask(ASKED)).text
+        return (await client.ask(request)).replies[index].text
 
 
-def _through_openai(ports: Ports) -> dict[str, str]:
+def _through_openai(ports: Ports, stop: str = "never") -> dict[str, tuple[str, str]]:
+    """What is said, and why it ended."""
     assert answers(ports)
     with openai.OpenAI(base_url=f"http://127.0.0.1:{ports.openai}/v1", api_key="none") as client:
         api = client.completions
-        whole = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0)
-        pieces = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0, stream=True)
-        return {"OpenAI": whole.choices[0].text, "OpenAI streams": "".join(each.choices[0].text for each in pieces)}
+        (whole,) = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0, stop=stop).choices
+        events = api.create(model="chain", prompt="the", max_tokens=chained.COUNT, temperature=0.0, stop=stop, stream=True)
+        pieces = [event.choices[0] for event in events]
+        streamed = "".join(piece.text for piece in pieces)
+        return {"OpenAI": (whole.text, whole.finish_reason), "OpenAI streams": (streamed, pieces[-1].finish_reason)}

@@ -247,7 +247,7 @@ class Doors:
         with Served(address) as client:
             return frozenset(client.metadata(model).inputs)
 
-    def stated(self, address: str, request: Request) -> Mapping[str, Scalar]:
+    def stated(self, address: str, request: Request) -> Mapping[str, Scalar | list[Scalar]]:
         """What ``request`` says besides its prompt and its length, under the served model's own names."""
         from forge.adapters.wire import stated
         from forge.client import Client as Served

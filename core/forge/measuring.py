@@ -339,7 +339,7 @@ class Bench:
         request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.wish.seed), stream=False)
         inputs = self._doors.stated(course.target.address, request)
         url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
-        return Provider(course.label, url, inputs)
+        return Provider(course.label, url, inputs, request.stop)
 
 
 def keep(found: Results, folder: Path) -> Path:

@@ -294,7 +294,9 @@ class Request:
     frequency_penalty: float | None = None
     min_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    """Texts: the answer ends before the first of them, whatever its tokens are. The model is told them too, to end there."""
     bad: tuple[str, ...] = ()
+    """Texts that the model is told not to say, each with and without a blank before it. It knows them as tokens."""
     stream: bool = True
     tokens: tuple[int, ...] = ()
     """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""
@@ -355,6 +357,8 @@ class Chunk:
     """The chunk states the sequence anew, in place of all before: beams of a stream, which may overtake each other."""
     seconds: float = field(default=0.0, compare=False)
     """From sending the request to the arrival of this chunk, by the client's clock."""
+    stopped: bool = False
+    """The sequence ends here before one of the request's stop texts; nothing more comes of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from itertools import islice
 
 from forge.ports import Acceptance, Chunk
 
+BROKEN = "\ufffd"
+"""What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -34,6 +37,8 @@ class Reply:
     """The logarithm of the probability of the whole sequence as the model says it, where it was asked for."""
     pieces: tuple[Piece, ...] = ()
     """As they came; one alone where the answer came whole."""
+    stopped: bool = False
+    """It ended before one of the request's stop texts."""
 
     @property
     def log_prob(self) -> float | None:
@@ -122,10 +127,12 @@ class _Voice:
     pieces: list[Piece] = field(default_factory=list[Piece])
     cum_log_prob: float | None = None
     count: int = 0
+    stopped: bool = False
 
     def hear(self, chunk: Chunk) -> None:
         if chunk.whole:
             self.texts, self.tokens, self.log_probs, self.pieces = [], [], [], []
+        self.stopped = chunk.stopped or (self.stopped and not chunk.whole)
         self.texts.append(chunk.text)
         self.tokens += chunk.tokens
         self.log_probs += chunk.log_probs
@@ -138,7 +145,8 @@ class _Voice:
 
     def reply(self) -> Reply:
         joined = "".join(self.texts)
-        return Reply(joined, tuple(self.tokens), tuple(self.log_probs), self.cum_log_prob, tuple(self.pieces))
+        pieces = tuple(self.pieces)
+        return Reply(joined, tuple(self.tokens), tuple(self.log_probs), self.cum_log_prob, pieces, self.stopped)
 
 
 class Hearing:
@@ -156,7 +164,7 @@ class Hearing:
         self._last = chunk.seconds
         if chunk.text or chunk.tokens or chunk.log_probs:
             self._first = chunk.seconds if self._first is None else self._first
-        if not chunk.final or chunk.text or chunk.tokens or chunk.log_probs or chunk.cum_log_prob is not None:
+        if not chunk.final or chunk.text or chunk.tokens or chunk.log_probs or chunk.stopped or chunk.cum_log_prob is not None:
             self._voices.setdefault(chunk.index, _Voice()).hear(chunk)
         if chunk.output_tokens is not None:
             self._counted = chunk.output_tokens + (0 if chunk.whole else self._counted or 0)

@@ -18,7 +18,8 @@ from forge.adapters.kserve import (
     StreamResponse,
     is_unknown,
 )
-from forge.adapters.wire import drawing, inputs_of
+from forge.adapters.turns import Turns, stops_of
+from forge.adapters.wire import inputs_of
 from forge.ports import Chunk, ModelMetadata, Request
 from forge.replies import Answer, Hearing
 
@@ -74,22 +75,30 @@ class AsyncConnection:
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""
-        known = await self.metadata(request.model)
-        request = drawing(request, known)
-        ear, calls = Ear(request, known), self._calls
+        known, began = await self.metadata(request.model), time.monotonic()
+        turns = Turns(request, known)
+        for each in turns.requests():
+            async with aclosing(self._turn(each, known, began)) as chunks:
+                async for chunk in chunks:
+                    yield turns.hear(chunk)
+
+    async def _turn(self, request: Request, known: ModelMetadata, began: float) -> AsyncGenerator[Chunk]:
+        """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
+        ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
-        began = time.monotonic()
         call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
         ended = False
         try:
             async with self._translated(request.model):
                 async for response in call:
                     answer, final = calls.opened(request.model, response)
-                    for chunk in ear.hear(answer, time.monotonic() - began, final=final):
+                    for chunk in stops.hear(ear.hear(answer, time.monotonic() - began, final=final)):
                         yield chunk
-                    ended = ended or final
+                    ended = ended or final or stops.reached
+                    if stops.reached:
+                        break
             if not ended:
-                for chunk in ear.end(time.monotonic() - began):
+                for chunk in stops.hear(ear.end(time.monotonic() - began)):
                     yield chunk
         finally:
             call.cancel()

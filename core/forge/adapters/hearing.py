@@ -6,9 +6,8 @@ from typing import Protocol
 
 from forge.adapters.wire import LLMAPI
 from forge.ports import Acceptance, Chunk, ModelMetadata, Request
+from forge.replies import BROKEN
 
-BROKEN = "\ufffd"
-"""What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
 

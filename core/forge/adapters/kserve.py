@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
 from forge.adapters.hearing import Ear, Response
-from forge.adapters.wire import LLMAPI, Input, drawing, inputs_of
+from forge.adapters.turns import Turns, stops_of
+from forge.adapters.wire import LLMAPI, Input, inputs_of
 from forge.errors import InferenceError, Trouble
 from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.replies import Answer, Hearing
@@ -259,11 +260,17 @@ class Connection:
 
     def generate(self, request: Request) -> Generator[Chunk]:
         """The answer's chunks; closing the iterator cancels the request at the server."""
-        known = self.metadata(request.model)
-        request = drawing(request, known)
-        ear, calls = Ear(request, known), self._calls
+        known, began = self.metadata(request.model), time.monotonic()
+        turns = Turns(request, known)
+        for each in turns.requests():
+            with closing(self._turn(each, known, began)) as chunks:
+                for chunk in chunks:
+                    yield turns.hear(chunk)
+
+    def _turn(self, request: Request, known: ModelMetadata, began: float) -> Generator[Chunk]:
+        """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
+        ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
-        began = time.monotonic()
         with self._translated(request.model):
             call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
         ended = False
@@ -271,10 +278,12 @@ class Connection:
             with self._translated(request.model):
                 for response in call:
                     answer, final = calls.opened(request.model, response)
-                    yield from ear.hear(answer, time.monotonic() - began, final=final)
-                    ended = ended or final
+                    yield from stops.hear(ear.hear(answer, time.monotonic() - began, final=final))
+                    ended = ended or final or stops.reached
+                    if stops.reached:
+                        break
             if not ended:
-                yield from ear.end(time.monotonic() - began)
+                yield from stops.hear(ear.end(time.monotonic() - began))
         finally:
             call.cancel()
 

@@ -13,6 +13,7 @@ from forge.errors import InferenceError
 from forge.model import Scalar
 from forge.ports import ModelMetadata, Request, TensorMetadata
 from forge.sampling import meant, seeded
+from forge.stops import barred, spellings
 
 CODES = {
     "BOOL": "?",
@@ -55,6 +56,7 @@ _RENAMED = {
 """A word of Request -> the inputs that stand for it, by version; otherwise the word itself."""
 _OPTIONAL = (
     "stream",
+    "stop",
     "exclude_input_in_output",
     "return_perf_metrics",
     "return_num_input_tokens",
@@ -78,7 +80,12 @@ class Input:
 
 def drawing(request: Request, model: ModelMetadata) -> Request:
     """``request`` with a seed where it draws tokens, says none, and ``model`` has an input for one."""
-    return seeded(request) if _offered_name("seed", model.inputs) else request
+    return seeded(request) if offers("seed", model) else request
+
+
+def offers(word: str, model: ModelMetadata) -> bool:
+    """Whether ``model`` has an input for a word of Request."""
+    return bool(_offered_name(word, model.inputs))
 
 
 def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
@@ -88,7 +95,7 @@ def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
 
 def body(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
     """The same as one object of JSON, for Triton's generate extension."""
-    return {name: values[0] if len(values) == 1 else list(values) for name, values in _asked(request, model).items()}
+    return {name: _plain(values) for name, values in _asked(request, model).items()}
 
 
 def _asked(request: Request, model: ModelMetadata) -> dict[str, Values]:
@@ -109,11 +116,15 @@ def _asked(request: Request, model: ModelMetadata) -> dict[str, Values]:
     return asked | {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
 
 
-def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar]:
-    """What ``request`` says besides its prompt and its length, one value each, under the names that ``model`` gives them."""
+def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
+    """What ``request`` says besides its prompt and its length, as ``body`` does, without what ``model`` has no input for."""
     named = ((_offered_name(word, model.inputs), values) for word, values in _words(request).items())
     left_out = {_offered_name(word, model.inputs) for word in ("prompt", "max_tokens")} | {""}
-    return {name: values[0] for name, values in named if name not in left_out and len(values) == 1}
+    return {name: _plain(values) for name, values in named if name not in left_out}
+
+
+def _plain(values: Values) -> Scalar | list[Scalar]:
+    return values[0] if len(values) == 1 else list(values)
 
 
 def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
@@ -159,7 +170,7 @@ def _words(request: Request) -> dict[str, Values]:
     single["return_perf_metrics"] = request.return_perf_metrics or None
     single["return_num_input_tokens"] = single["return_num_output_tokens"] = request.return_token_counts or None
     words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
-    several: dict[str, Values] = {"tokens": request.tokens, "stop": request.stop, "bad": request.bad}
+    several: dict[str, Values] = {"tokens": request.tokens, "stop": spellings(request.stop), "bad": barred(request.bad)}
     return words | {word: values for word, values in several.items() if values}
 
 

@@ -4,11 +4,12 @@ Names of assertions and of the provider's keys: https://www.promptfoo.dev/docs/c
 https://www.promptfoo.dev/docs/providers/http/.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forge.benching.results import Value
 from forge.benching.scoring import Check, Exam
+from forge.model import Scalar
 
 _TYPES = {"contains": "contains", "regex": "regex", "json_schema": "is-json", "exact": "equals"}
 
@@ -19,7 +20,9 @@ class Provider:
 
     label: str
     url: str
-    inputs: Mapping[str, Value]
+    inputs: Mapping[str, Scalar | list[Scalar]]
+    stops: tuple[str, ...] = ()
+    """Texts before which an answer ends."""
 
 
 def configuration(exams: Sequence[tuple[Exam, str]], providers: Sequence[Provider]) -> str:
@@ -57,7 +60,7 @@ def _provider(each: Provider, longest: int) -> dict[str, object]:
             "method": "POST",
             "headers": {"Content-Type": "application/json"},
             "body": {"text_input": "{{prompt}}", "max_tokens": longest, **each.inputs},
-            "transformResponse": "json.text_output.trim()",
+            "transformResponse": f"json.text_output{''.join(f'.split({json.dumps(stop)})[0]' for stop in each.stops)}.trim()",
         },
     }
 

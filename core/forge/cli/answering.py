@@ -119,6 +119,8 @@ def document(answer: Answer, wish: Wish) -> dict[str, object]:
 
 def _sequence(index: int, reply: Reply, wish: Wish) -> dict[str, object]:
     found: dict[str, object] = {"index": index, "text": reply.text}
+    if reply.stopped:
+        found["stopped"] = True
     if reply.log_prob is not None:
         found |= {"log_prob": reply.log_prob, "geometric_mean": reply.geometric_mean}
         if wish.threshold is not None:
@@ -153,6 +155,7 @@ def _line(chunk: Chunk) -> dict[str, object]:
         "log_probs": chunk.log_probs,
         "cum_log_prob": chunk.cum_log_prob,
         "whole": chunk.whole or None,
+        "stopped": chunk.stopped or None,
     }
     return line | {name: value for name, value in more.items() if value not in ((), None)}
 

@@ -40,7 +40,9 @@ SAMPLING = (
     ),
     click.option("--perf", is_flag=True, help="Time to first token, inter-token latency and tokens/s, on stderr."),
     click.option("--stop", multiple=True, help="End at this text; may be given several times."),
-    click.option("--bad", multiple=True, help="Never say this text; may be given several times."),
+    click.option(
+        "--bad", multiple=True, help="Never say this text, as the tokens it is written in; may be given several times."
+    ),
     click.option(
         "--repository",
         type=click.Path(file_okay=False),

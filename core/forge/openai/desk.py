@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from forge.adapters.wire import LLMAPI, inputs_of
+from forge.adapters.wire import inputs_of
 from forge.client import AsyncClient
 from forge.errors import InferenceError
 from forge.model import LimitsTable
@@ -23,7 +23,6 @@ _FRESH = 5.0
 """Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
 _UNREAD = 64
 """Pieces that wait for a client to read them; the model's answer is read on when there is room."""
-_STOPS = ("stop_words", f"{LLMAPI}stop")
 
 Put = Callable[[Told | Fault], Awaitable[None]]
 
@@ -106,7 +105,7 @@ class Desk:
         known = await self._known(offer)
         copies = range(ask.n or 1)
         requests = [_fitting(ask.applied(offer.target.request(prompt), copy), known) for prompt in prompts for copy in copies]
-        tellings = [Telling(ask.stops or each.stop, each.max_tokens, self._counter(offer)) for each in requests]
+        tellings = [Telling(each.max_tokens, self._counter(offer)) for each in requests]
 
         def so_far(index: int) -> Counts:
             prompt = tellings[index].prompt(
@@ -198,12 +197,10 @@ class Desk:
                     if pieces := telling.hear(chunk):
                         await put(told := Told(index, pieces, offset=offset))
                         offset += len(told.text)
-                    if telling.stopped:
-                        break
         except InferenceError as error:
             await put(translated(error, request.model))
             return
-        await put(Told(index, telling.end(), telling.finish, offset))
+        await put(Told(index, (), telling.finish, offset))
 
 
 def _fitting(request: Request, known: ModelMetadata) -> Request:
@@ -211,8 +208,7 @@ def _fitting(request: Request, known: ModelMetadata) -> Request:
 
     Streamed wherever it can, so that tokens are counted and leaving is noticed. Beams overtake each other and come whole.
     """
-    stop = request.stop if any(name in known.inputs for name in _STOPS) else ()
-    request = replace(request, stream=known.decoupled and (request.beam_width or 1) == 1, stop=stop)
+    request = replace(request, stream=known.decoupled and (request.beam_width or 1) == 1)
     try:
         inputs_of(request, known)
     except InferenceError as error:

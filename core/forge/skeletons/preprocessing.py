@@ -60,10 +60,12 @@ class Limits:
 
     def check_words(self, name: str, rows: Sequence[Sequence[str]]) -> None:
         """Refused, where there are too many words, or one is too long."""
-        count = max(map(len, rows), default=0)
+        # Clients send a word twice, with a blank before it and without.
+        bare = [{word.removeprefix(" ") for word in row} for row in rows]
+        count = max(map(len, bare), default=0)
         if 0 < self.words < count:
             raise Refused(f"{name} holds {count} words; at most {self.words} must be given (limits.max_words)")
-        longest = max((len(word) for row in rows for word in row), default=0)
+        longest = max((len(word) for row in bare for word in row), default=0)
         if 0 < self.word_chars < longest:
             raise Refused(
                 f"{name} holds a word of {longest} characters; at most {self.word_chars} must be given (limits.max_word_chars)"
@@ -85,6 +87,7 @@ class Text:
         self.more_ends = [each for each in ends if each != self.end]
         """Other ids that end an answer. TensorRT-LLM knows one end id: the others travel as stop words."""
         self.pad = named_pad if named_pad is not None else next(iter(_ids(generation.get("pad_token_id"))), self.end)
+        self._unknown, self._unknown_text = self._named(stated.get("unk_token")), _text(stated.get("unk_token"))
         self.vocabulary = _engine_vocabulary(engine) or self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     @property
@@ -106,13 +109,18 @@ class Text:
                 return ids[len(before) :]
         return self._plain(word)
 
+    def word(self, text: str) -> list[int]:
+        """The ids of a stop or bad word; none where the vocabulary cannot spell it: the unknown token is every such text."""
+        ids = self.continuation(text)
+        return [] if self._unknown in ids and self._unknown_text not in text else ids
+
     def _plain(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _named(self, token: object) -> int | None:
         """The id of a token as tokenizer_config.json states it: its text, or an object that holds it."""
-        text = _object(token).get("content", token)
-        return self._tokenizer.token_to_id(text) if isinstance(text, str) else None
+        text = _text(token)
+        return self._tokenizer.token_to_id(text) if text else None
 
 
 class TritonPythonModel:
@@ -189,7 +197,7 @@ class TritonPythonModel:
     def _words(self, inputs: Arrays, name: str, batch: int) -> list[list[list[int]]]:
         rows = _texts(inputs, name) or [[] for _ in range(batch)]
         self._limits.check_words(name, rows)
-        return [[self._text.continuation(word) for word in row if word] for row in rows]
+        return [[self._text.word(word) for word in row if word] for row in rows]
 
     def _bias(self, inputs: Arrays, batch: int) -> NDArray[np.float32]:
         """[batch, vocabulary], or [batch, 0] where nothing is biased (what TensorRT-LLM takes for none)."""
@@ -272,6 +280,12 @@ def _ids(stated: object) -> list[int]:
 
 def _object(stated: object) -> dict[str, object]:
     return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
+
+
+def _text(token: object) -> str:
+    """A token's text as tokenizer_config.json states it; empty where it does not."""
+    text = _object(token).get("content", token)
+    return text if isinstance(text, str) else ""
 
 
 def _json(file: Path) -> dict[str, object]:

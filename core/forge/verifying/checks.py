@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from threading import Barrier
 
 from forge.errors import InferenceError
-from forge.model import Role
+from forge.model import Role, RuntimeKind
 from forge.ports import Request
-from forge.verifying.comparing import BROKEN, PIECED, STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
+from forge.replies import BROKEN
+from forge.verifying.comparing import PIECED, STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
 from forge.verifying.interviews import Interview, streamed
 from forge.verifying.tolerances import Tolerance
 from forge.verifying.transcripts import Reference, Transcript
@@ -101,7 +102,9 @@ class Checks:
         for said in sorted(self.reference.transcripts, key=lambda said: -len(said.tokens)):
             whole = self._unary(said)
             for word in self._stoppable(said, whole):
-                text = self.interview.say(replace(self._ask(said), stop=(word,)))
+                # By the model's own name for it: forge's clients would cut the answer themselves.
+                name = "sampling_param_stop" if self.interview.model.runtime is RuntimeKind.LLMAPI else "stop_words"
+                text = self.interview.say(replace(self._ask(said), inputs={name: word}))
                 place = whole.find(word)
                 if len(text) > place + len(word):
                     return f"{said.name}: it goes on after the stop word {word!r}: {text[place : place + 40]!r}"

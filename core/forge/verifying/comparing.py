@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
 
+from forge.replies import BROKEN
 from forge.verifying.tolerances import Tolerance
 from forge.verifying.transcripts import Reference, Transcript
 
-BROKEN = "\ufffd"
-"""What tokenizers show for bytes that are no whole character."""
 PIECED = (
     "its pieces are decoded each by itself, which loses blanks and characters that span tokens: set accumulate_tokens = true "
     "([serve.parameters.tensorrt_llm_bls]), or ask without streaming"
