@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fake_triton
-from forge.skeletons.detokenizer import Detokenizer
+from forge.skeletons.detokenizer import Detokenizer, decoded
 from forge.twin.pipe import Pipe, named, opened
 from patience import PATIENCE
 from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, model, strings, texts, words
@@ -53,6 +53,57 @@ def test_a_special_token_in_the_middle_costs_no_space(kind: str) -> None:
     ids = [*hello, end, *world[len(hello) :]]
     stream = Detokenizer(tokenizer, True)
     assert "".join([stream.push([each]) for each in ids]) == tokenizer.decode(ids) == "hello hello"
+
+
+EVERYDAY = (
+    "Das kostet 20 € – für Größe „XL“.",
+    "你好，世界！我们今天去看电影。",
+    "Привет, как дела? 🙂🎉",
+    "naïve café 👩\u200d🚀 and 👍🏽 so on",
+    "ขอบคุณมากครับ",
+)
+
+
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+@pytest.mark.parametrize("text", EVERYDAY)
+def test_wherever_an_answer_is_cut_its_stream_says_what_it_says_whole(kind: str, text: str) -> None:
+    """An answer may end inside a character: SentencePiece's bytes then decode to nothing but U+FFFD, the whole run of them."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    for cut in range(len(ids) + 1):
+        for step in (1, 2, 3, 5):
+            stream = Detokenizer(tokenizer, True)
+            pieces = [stream.push(ids[start : min(start + step, cut)]) for start in range(0, cut, step)]
+            assert "".join([*pieces, stream.flush()]) == tokenizer.decode(ids[:cut])
+
+
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+@given(data=st.data())
+def test_whatever_ids_a_model_says_and_however_they_are_cut_there_is_one_text(kind: str, data: st.DataObject) -> None:
+    """Ids that are no text at all, too: a model that is broken says such."""
+    tokenizer = TOKENIZERS[kind]
+    some = st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=150)
+    bytes_only = st.lists(st.integers(3, 258), min_size=80, max_size=220)
+    ids = data.draw(st.one_of(some, bytes_only) if kind == "sentence_piece" else some)
+    stream, pieces, start = Detokenizer(tokenizer, True), list[str](), 0
+    while start < len(ids):
+        step = data.draw(st.integers(1, 9))
+        pieces.append(stream.push(ids[start : start + step]))
+        start += step
+    said = "".join([*pieces, stream.flush()])
+    assert said == decoded(tokenizer, ids, True)
+    runs = "".join("b" if 3 <= each <= 258 else " " for each in ids).split()
+    if kind == "byte_level" or max(map(len, runs), default=0) < Detokenizer.LONGEST:
+        assert said == tokenizer.decode(ids)
+
+
+def test_a_long_run_of_bytes_is_told_in_parts() -> None:
+    tokenizer = TOKENIZERS["sentence_piece"]
+    ids = tokenizer.encode("好" * 100 + " hello", add_special_tokens=False).ids
+    stream = Detokenizer(tokenizer, True)
+    pieces = [stream.push([each]) for each in ids]
+    assert len([piece for piece in pieces if piece]) > 3
+    assert "".join([*pieces, stream.flush()]) == tokenizer.decode(ids)
 
 
 def test_broken_utf8_is_not_waited_for_for_ever() -> None:

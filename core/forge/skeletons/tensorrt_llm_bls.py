@@ -24,7 +24,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .detokenizer import Detokenizer
+from .detokenizer import Detokenizer, decoded
 from .pipe import PARAMETER, Pipe, PipeFault
 
 STREAMS = 24
@@ -307,7 +307,7 @@ class TritonPythonModel:
 
     def _texts(self, found: Arrays) -> Iterator[str]:
         for ids in _sequences(found):
-            yield self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+            yield decoded(self._tokenizer, ids, self._skip)
 
     def _tensors(self, call: Call, number: int, texts: list[str], found: Arrays) -> list[pb_utils.Tensor]:
         held = [_text_tensor([texts])]
