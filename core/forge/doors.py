@@ -67,13 +67,15 @@ class Doors:
         from forge.adapters.ggufs import GgufOrigin
         from forge.adapters.gits import GitOrigin
         from forge.adapters.hub import HubOrigin
+        from forge.adapters.records import place
         from forge.adapters.wheels import WheelOrigin
 
+        home = place(self._home, self._say)
         return {
-            SourceKind.HUB: HubOrigin(self._home, self._environ, self._say),
-            SourceKind.GIT: GitOrigin(self._home, self._environ, self._say, self._halt),
-            SourceKind.PATH: FolderOrigin(self._home),
-            SourceKind.GGUF: GgufOrigin(self._home),
+            SourceKind.HUB: HubOrigin(home, self._environ, self._say),
+            SourceKind.GIT: GitOrigin(home, self._environ, self._say, self._halt),
+            SourceKind.PATH: FolderOrigin(home),
+            SourceKind.GGUF: GgufOrigin(home),
             SourceKind.WHEEL: WheelOrigin(self._environ, self._halt),
         }
 

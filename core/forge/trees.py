@@ -17,6 +17,8 @@ from uuid import uuid4
 from blake3 import blake3
 from msgspec import Struct
 
+from forge.errors import ForgeError, StoreError
+
 Inode = tuple[int, int]
 """(device, inode number)."""
 
@@ -26,6 +28,10 @@ _THREADED = 8 * 1024 * 1024
 _MANY = 64  # from here on one flush of the filesystem is quicker than one of each file
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+_ROOM = 2**20
+"""Bytes free on a disk from which on it was hardly that one which refused a file that nobody names."""
+_MEND = "free space there (`forge cache gc` removes what nothing uses), or set FORGE_HOME to a place that can be written"
 
 
 class Unkeepable(ValueError):  # noqa: N818 - says what the thing is
@@ -241,6 +247,16 @@ def link(source: Path, target: Path) -> Laid:
             shutil.copyfileobj(old, new, 4 * 1024 * 1024)
     shutil.copymode(source, target)
     return Laid(linked=size) if shared else Laid(copied=size)
+
+
+def refusal(error: OSError, home: Path) -> ForgeError:
+    """What the system refused, as forge says it: StoreError where the store's own folder, ``home``, could not be written."""
+    named = Path(str(error.filename)) if error.filename else None
+    ours = named is not None and (named == home or home in named.parents or named in home.parents)
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and _free(home) < _ROOM
+    if ours or full:
+        return StoreError(f"FORGE_HOME cannot be written: {reason(error, home)}", where=str(named or home), hint=_MEND)
+    return ForgeError(error.strerror or str(error), where=str(named or ""))
 
 
 def reason(error: OSError, place: Path) -> str:

@@ -1,8 +1,11 @@
 """Small answers kept under forge's home, of origins and images: each in a file named by the question."""
 
+import atexit
 import os
+import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +18,21 @@ from forge.model import Checkpoint
 T = TypeVar("T")
 
 
+def place(home: Path, say: Callable[[str], None]) -> Path:
+    """Where origins keep what they learn: ``home``, or a folder that goes with this process where nothing can be kept there."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(home, os.W_OK | os.X_OK) else "it cannot be written"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if not why:
+        return home
+    say(f"FORGE_HOME ({home}): {why}; what is learnt is not kept, and nothing can be built")
+    made = tempfile.mkdtemp(prefix="forge-home-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
+
+
 def _file(folder: Path, question: bytes) -> Path:
     import blake3
 
@@ -22,11 +40,23 @@ def _file(folder: Path, question: bytes) -> Path:
 
 
 def record(folder: Path, question: bytes, answer: object) -> None:
-    """Keep an answer; a reader sees the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
-        file.write(msgspec.json.encode(answer))
-    os.replace(file.name, _file(folder, question))
+    """Keep an answer; a reader sees the old one or the new one. A disk that refuses costs the memory of it and no more."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file, _dropped(file.name):
+            file.write(msgspec.json.encode(answer))
+            file.flush()
+            os.replace(file.name, _file(folder, question))
+
+
+@contextmanager
+def _dropped(unfinished: str) -> Generator[None]:
+    """Leave no half-written file behind."""
+    try:
+        yield
+    except OSError:
+        os.unlink(unfinished)
+        raise
 
 
 def recall(folder: Path, question: bytes, kind: type[T]) -> T | None:
@@ -47,8 +77,7 @@ class Records:
         return recall(self.folder, question.encode(), str)
 
     def record(self, question: str, answer: str) -> None:
-        with suppress(OSError):
-            record(self.folder, question.encode(), answer)
+        record(self.folder, question.encode(), answer)
 
 
 def checkpoint(text: bytes, where: str) -> Checkpoint:

@@ -1,5 +1,6 @@
 """How the command line speaks: results on stdout (text or JSON), progress and errors on stderr."""
 
+import os
 import signal
 import sys
 import threading
@@ -141,10 +142,18 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             sys.stderr.close()
             sys.exit(1)
         except OSError as error:  # a disk or a permission; which file it was is all that a person needs
-            output.fail(ForgeError(error.strerror or str(error), where=str(error.filename or "")))
-            sys.exit(ForgeError.exit_code)
+            refused = _refusal(error)
+            output.fail(refused)
+            sys.exit(refused.exit_code)
 
     return run
+
+
+def _refusal(error: OSError) -> ForgeError:
+    from forge.home import home
+    from forge.trees import refusal
+
+    return refusal(error, home(os.environ))
 
 
 def size(count: int | None) -> str:
