@@ -138,6 +138,12 @@ def test_where_an_encoder_reads_the_answer_alone_takes_the_decoders_room() -> No
             read_asks({**tensors, **wrong}, limits)
 
 
+def test_a_model_without_an_encoder_takes_no_notice_of_a_decoders_beginning() -> None:
+    tensors = {"input_ids": np.full((1, 5), 7), "request_output_len": np.array([[3]]), "decoder_input_ids": np.array([[2]])}
+    (ask,) = read_asks(tensors, Limits(vocabulary=199, max_input_len=60, max_seq_len=20))
+    assert ask.prompt.tolist() == [7] * 5
+
+
 def test_what_transformers_cannot_run_either_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NobodyKnows"], "model_type": "nobody"}))
     with pytest.raises(CheckpointFault, match="architecture NobodyKnows"):

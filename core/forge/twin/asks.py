@@ -135,12 +135,16 @@ class _Row:
         return ask
 
     def _refuse_beginning(self) -> None:
-        """An answer begins with the model's own token, and where one decoder reads and goes on with none at all."""
+        """An answer begins with the model's own token.
+
+        Where there is no encoder the tensor counts for nothing: NVIDIA's preprocessing sends it to every model, and their
+        backend reads it for an encoder-decoder alone.
+        """
         given, begins = self._tensors.get("decoder_input_ids"), self._limits.begins
-        if given is None or not given.size or given[self._row].reshape(-1).tolist() == [begins]:
+        if begins is None or given is None or not given.size or given[self._row].reshape(-1).tolist() == [begins]:
             return
-        own = "this model has no encoder" if begins is None else f"an answer begins with the model's own token {begins}"
-        raise RequestFault(f"decoder_input_ids: {own}; leave the tensor out")
+        what = f"decoder_input_ids: an answer begins with the model's own token {begins}; leave the tensor out"
+        raise RequestFault(what)
 
     def _logits(self, name: str, beams: Beams) -> bool:
         wanted = self.switch(f"return_{name}")

@@ -3,8 +3,8 @@
 Facts of model_instance_state.cc and model_state.cc (0.19 to 1.0; what guided decoding wants is new in 0.19), and of
 executorConfig.cpp, kvCacheConfig.cpp, decodingConfig.cpp and executorImpl.cpp behind them. Most of what is wrong with a
 parameter counts as unset there, aloud: an unknown decoding_mode or batch_scheduler_policy, choices for Medusa or Eagle that are
-none, a path of an encoder that is not there, and worker_path, whose exception is caught where it is thrown. That several engines
-stand in one server is not refused either: each is held to the ranks that MPI has started.
+none, a path of an encoder that is not there, and worker_path, whose exception is caught where it is thrown. Several engines
+in one server are not refused either: each is held to the ranks that MPI has started.
 """
 
 import json
