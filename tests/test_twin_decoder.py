@@ -1,7 +1,8 @@
 """The numpy decoder says what transformers says, and what it says of one sequence never depends on the others."""
 
 import importlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,83 @@ def test_configs_of_transformers_4_and_5_mean_the_same_shape(tmp_path: Path) -> 
     spelled_new = read_shape({**llama, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}})
     assert spelled_old == spelled_new
     assert spelled_old.layers[0].rotary == Rotary(500000.0)
+
+
+FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gemma, untied": ("gemma", {"tie_word_embeddings": False}),
+    "gemma, silu": ("gemma", {"hidden_act": "silu", "hidden_activation": "silu"}),
+    "gemma, as it was first released": ("gemma", {"hidden_act": "gelu"}),
+    "gemma2, untied, silu": ("gemma2", {"tie_word_embeddings": False, "hidden_activation": "silu"}),
+    "gemma2, another key for its activation": ("gemma2", {"hidden_act": "silu"}),
+    "gemma2, without caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma3, untied, silu": ("gemma3", {"tie_word_embeddings": False, "hidden_activation": "silu"}),
+    "gemma3, with a cap and biases": (
+        "gemma3",
+        {"final_logit_softcapping": 3.0, "attention_bias": True},
+    ),
+    "llama, tanh gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "llama, gelu_new": ("llama", {"hidden_act": "gelu_new"}),
+    "llama, keys of others": (
+        "llama",
+        {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 3,
+            "layer_types": ["sliding_attention"] * 4,
+            "sliding_window": 4,
+        },
+    ),
+    "mistral, all attention": ("mistral", {"sliding_window": None}),
+    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3, biases": ("qwen3", {"attention_bias": True}),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_what_config_json_says_is_done_and_what_its_architecture_does_not_read_is_not(kind: str, tmp_path: Path) -> None:
+    family, changes = FIELDS[kind]
+    model = tiny_checkpoints.make(family, tmp_path, **changes)
+    with torch.no_grad():
+        wanted = model(torch.tensor([PROMPT])).logits[0].numpy()
+    decoder = load(tmp_path)
+    assert isinstance(decoder, NumpyDecoder)
+    np.testing.assert_allclose(decoder.prompt(decoder.start(), np.array(PROMPT), every=True), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["q_proj.bias", "q_norm.weight"])
+def test_a_tensor_that_the_architecture_does_not_have_counts_for_nothing(name: str, tmp_path: Path) -> None:
+    model = tiny_checkpoints.make("llama", tmp_path)
+    extra = {f"model.layers.{layer}.self_attn.{name}": np.ones(64 if "bias" in name else 16, np.float32) for layer in range(4)}
+    extra |= {name.replace("q_norm", "k_norm"): tensor for name, tensor in extra.items()}
+    stored = {name: np.array(tensor) for name, tensor in Weights(tmp_path).items()}
+    save_file({**stored, **extra}, tmp_path / "model.safetensors")
+    assert greedy(load(tmp_path), PROMPT, 8) == tiny_checkpoints.says(model, PROMPT, 8)
+
+
+def test_an_untied_checkpoint_without_an_output_matrix_is_refused(tmp_path: Path) -> None:
+    tiny_checkpoints.make("gemma", tmp_path)
+    stated = read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({**stated, "tie_word_embeddings": False}))
+    with pytest.raises(CheckpointFault, match=r"tie_word_embeddings = false, and the checkpoint has no lm_head\.weight"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("Gemma2", {"hidden_activation": "gelu"}, "activation gelu"),
+        ("Gemma3", {"hidden_activation": "relu"}, "activation relu"),
+        ("Gemma", {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "silu"}, "hidden_activation"),
+        ("Gemma", {"hidden_activation": "silu"}, "hidden_activation"),
+        ("Gemma3", {"attn_logit_softcapping": 30.0}, "soft cap"),
+        ("Llama", {"hidden_act": "relu2"}, "activation relu2"),
+        ("Qwen2", {"layer_types": ["chunked_attention"]}, "layers of the kind chunked_attention"),
+        ("Llama", {"is_causal": False}, "bidirectional attention"),
+    ],
+)
+def test_a_field_that_nobody_here_computes_is_refused_by_name(name: str, changes: Mapping[str, object], said: str) -> None:
+    assert said in objection({"architectures": [f"{name}ForCausalLM"], **changes})
 
 
 def test_what_the_numpy_decoder_does_not_know_is_named() -> None:

@@ -19,7 +19,7 @@ class Detokenizer:
     """
 
     LONGEST = 96
-    """Bytes of a run that are waited for. A longer one (a text in letters that the vocabulary does not have) is told in parts."""
+    """Bytes of a run that are waited for; a longer one (a text in letters that the vocabulary has not) is told in parts."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer

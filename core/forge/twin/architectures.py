@@ -14,7 +14,10 @@ ARCHITECTURES = (
 )
 
 ROTARIES = ("default", "linear", "llama3")
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
+SILU = ("silu", "swish")
+GELU = ("gelu_pytorch_tanh", "gelu_new")
+"""The tanh form under both of its names; "gelu" is another function."""
+KINDS = ("full_attention", "sliding_attention")
 
 
 def architecture(config: Mapping[str, object]) -> str:
@@ -45,10 +48,29 @@ def _unknown(text: Mapping[str, object], name: str) -> str:
             return f"rotary embedding of type {kind}"
         if (rotary.get("partial_rotary_factor") or 1) != 1:
             return "partial rotary embedding"
-    activation = text.get("hidden_activation") or text.get("hidden_act") or "silu"
-    if not name.startswith("Gemma") and activation not in ACTIVATIONS:
-        return f"activation {activation}"
-    return "bidirectional attention" if text.get("use_bidirectional_attention") else ""
+    found = activation(text, name)
+    if found not in (*SILU, *GELU):
+        return f"activation {found}"
+    kinds = text.get("layer_types")
+    listed: list[object] = [*kinds] if isinstance(kinds, list) else []  # pyright: ignore[reportUnknownVariableType]
+    if odd := next((kind for kind in listed if kind not in KINDS), None):
+        return f"layers of the kind {odd}"
+    if name.startswith("Gemma3") and text.get("attn_logit_softcapping"):
+        return "a soft cap on Gemma 3's attention, which transformers reads and does not apply"
+    causal = not text.get("use_bidirectional_attention") and text.get("is_causal") is not False
+    return "" if causal else "bidirectional attention"
+
+
+def activation(text: Mapping[str, object], name: str) -> str:
+    """The function of an architecture's feed-forward layers, as transformers reads a config.json: Gemma 2 and 3 by a key of their
+    own, Gemma by either (where they disagree, by its version), the others by ``hidden_act``."""
+    act, own = (str(text.get(key) or "") for key in ("hidden_act", "hidden_activation"))
+    if not name.startswith("Gemma"):
+        return act or "silu"
+    if not name.startswith("GemmaFor"):
+        return own or GELU[0]
+    act = GELU[0] if act in ("", "gelu") else act  # the first releases said gelu and meant its tanh form
+    return act if own in ("", act) else f"{act} (hidden_act) and {own} (hidden_activation)"
 
 
 def section(config: Mapping[str, object], key: str) -> Mapping[str, object]:

@@ -252,20 +252,23 @@ class _Reader:
             raise CheckpointFault(f"the checkpoint has no tensor {self._prefix}{name}") from None
 
     def head(self, embedding: Floats) -> Floats:
-        """The output matrix: the embedding itself where they are tied or where no other was stored."""
+        """The output matrix: the embedding itself where they are tied, or where nothing is said and no other was stored."""
         names = ("lm_head.weight", f"{self._prefix.removesuffix('model.')}lm_head.weight")
         stored = next((name for name in names if name in self._weights), None)
+        if stored is None and self._shape.tied is False:
+            raise CheckpointFault("config.json says tie_word_embeddings = false, and the checkpoint has no lm_head.weight")
         return embedding if self._shape.tied or stored is None else self._weights[stored]
 
     def norm(self, name: str) -> Norm:
         return Norm(self.tensor(f"{name}.weight"), self._shape.norm_offset, self._shape.epsilon)
 
     def linear(self, name: str) -> Linear:
-        return Linear(self.tensor(f"{name}.weight"), self._weights.get(f"{self._prefix}{name}.bias"))
+        biased = name.rpartition(".")[2] in self._shape.biased
+        return Linear(self.tensor(f"{name}.weight"), self._weights.get(f"{self._prefix}{name}.bias") if biased else None)
 
     def heads_norm(self, at: str) -> Norm | None:
         shape = self._shape
-        if f"{self._prefix}{at}q_norm.weight" not in self._weights:
+        if not shape.heads_norm:
             return None
         query = np.tile(self.tensor(f"{at}q_norm.weight"), (shape.heads, 1))
         key = np.tile(self.tensor(f"{at}k_norm.weight"), (shape.kv_heads, 1))

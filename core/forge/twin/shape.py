@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from .architectures import architecture, objection, section
+from .architectures import GELU, activation, architecture, objection, section
 from .faults import CheckpointFault
 
 _GEMMA3_PATTERN = 6  # five sliding layers, then a full one
@@ -33,7 +33,13 @@ _SILENT: Mapping[str, Mapping[str, object]] = {
         "sliding_window": 4096,
     },
     "Mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "Qwen2": {"num_key_value_heads": 32, "sliding_window": 4096},
+    "Qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
 }
+_NULLS = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads")
+"""Keys whose explicit null is an answer where the family's silence would mean a number."""
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,11 @@ class Shape:
     epsilon: float
     norm_offset: float
     tied: bool | None
+    """None: whatever the checkpoint holds."""
+    biased: tuple[str, ...]
+    """Projections that have a bias."""
+    heads_norm: bool
+    """Queries and keys are normalised per head."""
     gelu: bool
     sandwich: bool
     embedding_scale: float
@@ -88,11 +99,13 @@ def read_shape(config: Mapping[str, object]) -> Shape:
     family = architecture(config).removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
     nested = section(config, "text_config")
     stated = {**_SILENT.get(family, {}), **{key: value for key, value in (nested or config).items() if value is not None}}
-    # An explicit null is an answer where the family's silence would mean a number.
-    for key in ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping"):
+    for key in _NULLS:
         if key in (nested or config) and (nested or config)[key] is None:
             stated.pop(key, None)
-    return _shape(_Config(stated), family)
+    # Of two halves the whole says whether they are tied.
+    if nested:
+        stated["tie_word_embeddings"] = config.get("tie_word_embeddings", True)
+    return _shape(_Config(stated), family, activation(stated, architecture(config)))
 
 
 class _Config:
@@ -115,12 +128,13 @@ class _Config:
         return value if isinstance(value, bool) else None
 
 
-def _shape(config: _Config, family: str) -> Shape:
+def _shape(config: _Config, family: str, activation: str) -> Shape:
     gemma = family.startswith("Gemma")
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     head_dim = config.count("head_dim", hidden // heads)
     scored = config.number("query_pre_attn_scalar", head_dim) if family in {"Gemma2", "Gemma3"} else float(head_dim)
-    activation = config.values.get("hidden_activation") or config.values.get("hidden_act") or "silu"
+    caps = family in {"Gemma2", "Gemma3"}
+    tied = config.switch("tie_word_embeddings")
     return Shape(
         prefix="language_model.model. model.language_model. model.",
         hidden=hidden,
@@ -131,22 +145,33 @@ def _shape(config: _Config, family: str) -> Shape:
         positions=config.count("max_position_embeddings", 2048),
         epsilon=config.number("rms_norm_eps", 1e-6),
         norm_offset=1.0 if gemma else 0.0,
-        tied=True if gemma else config.switch("tie_word_embeddings"),
-        gelu=gemma or activation != "silu",
+        tied=gemma if tied is None and gemma else tied,
+        biased=_biased(config, family),
+        heads_norm=family in {"Gemma3", "Qwen3"},
+        gelu=activation in GELU,
         sandwich=family in {"Gemma2", "Gemma3"},
         embedding_scale=hidden**0.5 if gemma else 1.0,
         query_scale=scored**-0.5,
-        score_cap=config.number("attn_logit_softcapping", 0.0),
-        logit_cap=config.number("final_logit_softcapping", 0.0),
+        score_cap=config.number("attn_logit_softcapping", 0.0) if caps else 0.0,
+        logit_cap=config.number("final_logit_softcapping", 0.0) if caps else 0.0,
         layers=_layers(config, family),
     )
+
+
+def _biased(config: _Config, family: str) -> tuple[str, ...]:
+    if family == "Qwen2":
+        return _ATTENTION[:3]
+    if family == "Mistral":
+        return ()
+    attention = _ATTENTION if config.switch("attention_bias") else ()
+    return (*attention, *_MLP) if family == "Llama" and config.switch("mlp_bias") else attention
 
 
 def _layers(config: _Config, family: str) -> tuple[Layer, ...]:
     count = config.count("num_hidden_layers")
     window = int(config.number("sliding_window", 0))
     stated = config.values.get("layer_types")
-    if isinstance(stated, list):
+    if isinstance(stated, list) and family not in {"Llama", "Mistral", "Gemma"}:
         sliding = [kind == "sliding_attention" for kind in cast("list[str]", stated)]
     else:
         sliding = [_slides(config, family, index) for index in range(count)]
