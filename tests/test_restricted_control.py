@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 
 import tiny_models
 from docker_fixture import environ
+from forbidden_ptrace import without_ptrace
 from forge.adapters import processes, unlisted
 from forge.adapters.docker_daemon import Daemon
+from forge.adapters.docker_serving import tracing_is_for_admins
 from forge.adapters.servers import key_file
 from forge.adapters.serving import Servers
 from forge.adapters.triton_arguments import HEADER
@@ -202,6 +205,115 @@ def test_a_secret_that_cannot_be_hidden_is_none(tmp_path: Path) -> None:
     show = "import sys; print(ascii(sys.argv[1:]))"
     said = subprocess.run([*listed, "-c", show, "a=@secret"], check=True, capture_output=True, text=True).stdout
     assert said.strip() == ascii([f"a={unlisted.CLOSED}"])
+
+
+@pytest.mark.parametrize(("asked", "shown"), [((), False), ((unlisted.ASKED_TO_SHOW,), True)])
+def test_where_ptrace_is_forbidden_the_secret_stays_where_it_is_or_is_shown_by_name(
+    tmp_path: Path, asked: tuple[str, ...], shown: bool
+) -> None:
+    (tmp_path / "key").write_text("hush")
+    show = "import sys; print(ascii(sys.argv[1:]))"
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        unlisted.__file__,
+        *asked,
+        str(tmp_path / "key"),
+        sys.executable,
+        "-c",
+        show,
+        "a=@secret",
+    ]
+    done = without_ptrace(lambda: subprocess.run(argv, check=True, capture_output=True, text=True))
+    assert done.stdout.strip() == ascii(["a=hush" if shown else f"a={unlisted.CLOSED}"])
+    assert done.stderr.strip() == (unlisted.SHOWN if shown else unlisted.SHUT)
+
+
+def laid(place: Path) -> Path:
+    for name in ("identity", "second", "third"):
+        tiny_models.lay(place, name, tiny_models.IDENTITY)
+    return place
+
+
+def test_serve_says_where_ptrace_is_forbidden_and_control_is_closed(serving: Serving, tmp_path: Path) -> None:
+    lines: list[str] = []
+    launch = serving.launch(laid(tmp_path / "repository"))
+    triton = serving.triton()
+    running = without_ptrace(lambda: triton.start(launch, lines.append))
+    try:
+        assert any("cannot change this server" in line for line in lines)
+        with pytest.raises(ServerError, match="ptrace is forbidden"):
+            triton.load(running, launch, ("second",), print)
+    finally:
+        triton.stop(running)
+
+
+def test_engines_in_turn_where_ptrace_is_forbidden_are_refused_or_served_by_name(serving: Serving, tmp_path: Path) -> None:
+    launch = replace(serving.launch(laid(tmp_path / "repository")), turns=(("second",), ("third",)))
+    triton = serving.triton()
+    with pytest.raises(ServerError, match=r"second, third are loaded in turn") as caught:
+        without_ptrace(lambda: triton.start(launch, lambda _: None))
+    assert "--exposed" in caught.value.hint
+    lines: list[str] = []
+    named = replace(launch, ports=replace(free_ports(), exposed=True))
+    running = without_ptrace(lambda: triton.start(named, lines.append))
+    try:
+        assert set(running.models) == {"identity", "second", "third"}
+        assert any("stands in the list of processes" in line for line in lines)
+        assert ask(running, "POST", POSTS[0][1], {}, {})[0] == 403
+    finally:
+        triton.stop(running)
+
+
+def test_a_container_may_trace_where_only_that_lets_it_keep_its_secret(tmp_path: Path) -> None:
+    for said, wanted in (("2", True), ("1", False), ("3", False)):
+        (tmp_path / "scope").write_text(f"{said}\n")
+        assert tracing_is_for_admins(tmp_path / "scope") is wanted
+    assert not tracing_is_for_admins(tmp_path / "absent")
+
+
+OLD = """#!/bin/sh
+case "$*" in *-restricted-*) echo "tritonserver: unrecognized option '--http-restricted-api=x'"; exit 1;; esac
+export PATH={path} LD_LIBRARY_PATH={libraries}
+exec {program} "$@"
+"""
+"""A Triton before 2.40: it ends over options that it does not know."""
+
+
+@pytest.fixture
+def old(serving: Serving, tmp_path: Path) -> Launch:
+    place = tmp_path / "repository"
+    tiny_models.lay(place, "identity", tiny_models.IDENTITY)
+    now = serving.launch(place)
+    command = serving.triton().command(now)
+    env, program = command.env, next(word for word in command.argv if word.endswith("tritonserver"))
+    (tmp_path / "triton" / "bin").mkdir(parents=True)
+    (tmp_path / "triton" / "backends").symlink_to(serving.backends)
+    script = tmp_path / "triton" / "bin" / "tritonserver"
+    script.write_text(OLD.format(path=env["PATH"], libraries=env["LD_LIBRARY_PATH"], program=program))
+    script.chmod(0o755)
+    return Launch(place, now.models, ports=free_ports(), triton=str(tmp_path / "triton"))
+
+
+def test_a_triton_too_old_to_restrict_is_served_on_the_loopback_and_that_is_said(serving: Serving, old: Launch) -> None:
+    lines: list[str] = []
+    triton = serving.triton()
+    running = triton.start(old, lines.append)
+    try:
+        assert any("too old to keep model control" in line for line in lines)
+        assert ask(running, "POST", "/v2/repository/index", {}, {})[0] == 200
+    finally:
+        triton.stop(running)
+
+
+def test_a_triton_too_old_to_restrict_listens_beyond_the_loopback_only_by_name(serving: Serving, old: Launch) -> None:
+    triton = serving.triton()
+    with pytest.raises(ServerError, match="too old") as caught:
+        triton.start(replace(old, ports=replace(old.ports, host="0.0.0.0")), lambda _: None)
+    assert "--exposed" in caught.value.hint
+    running = triton.start(replace(old, ports=replace(old.ports, host="0.0.0.0", exposed=True)), lambda _: None)
+    triton.stop(running)
 
 
 def test_a_printed_command_line_has_no_secret(serving: Serving, tmp_path: Path) -> None:

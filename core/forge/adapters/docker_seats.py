@@ -43,6 +43,8 @@ class Box:
     gpus: str
     published: Ports | None
     entrypoint: tuple[str, ...] = ()
+    traces: bool = False
+    """Its start needs CAP_SYS_PTRACE (see ``forge.adapters.unlisted``); what it may trace is in this container alone."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -106,6 +108,7 @@ def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bo
             "DeviceRequests": devices(box.gpus),
             "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()],
             "RestartPolicy": {"Name": "no"},
+            **({"CapAdd": ["SYS_PTRACE"]} if box.traces else {}),
             **CONFINED,
         },
     }

@@ -141,7 +141,8 @@ class TritonContainer:
         self.furnish(launch, running)
         mounts = places(launch)
         places_inside, gpus = tuple(map(str, mounts.values())), self._count(launch.gpus)
-        before = ("python3", "-I", "-S", str(UNLISTED), str(KEY))
+        shown = (unlisted.ASKED_TO_SHOW,) if launch.ports.exposed else ()
+        before = ("python3", "-I", "-S", str(UNLISTED), *shown, str(KEY))
         seat = Seat("tritonserver", places_inside, inside, marker, gpus=gpus, before=before, nonce=running.nonce)
         key = key_file(running)
         return Box(
@@ -157,6 +158,7 @@ class TritonContainer:
             ),
             gpus=launch.gpus,
             published=None if shared else launch.ports,
+            traces=tracing_is_for_admins(),
         )
 
     def _count(self, gpus: str) -> int:
@@ -164,6 +166,13 @@ class TritonContainer:
         if gpus == "all":
             return max(1, len(ThisMachine(self._environ).gpus()))
         return len(gpus.split(",")) if gpus else 0
+
+
+def tracing_is_for_admins(scope: Path = Path("/proc/sys/kernel/yama/ptrace_scope")) -> bool:
+    """Whether Yama lets nobody trace its own children but who has CAP_SYS_PTRACE (2; at 3 nobody may, whatever it has)."""
+    with suppress(OSError):
+        return scope.read_text(encoding="ascii").strip() == "2"
+    return False
 
 
 def _view(running: Running) -> Path:

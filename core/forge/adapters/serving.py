@@ -238,6 +238,7 @@ class Servers:
             Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
             require_own(running)
             processes.close_off(running.shared_memory)
+            _require_control(launch, running, line)
             for turn in launch.turns:
                 running = self._loaded(running, turn)
             running = fronts.begin(running, self._environ)
@@ -300,6 +301,21 @@ class Servers:
 
 
 _OPEN = "this Triton is too old to keep model control to forge (2.40 can, of 23.11): whoever reaches its ports can run code"
+
+
+def _require_control(launch: Launch, running: Running, line: Callable[[str], None]) -> None:
+    """Say where forge cannot control the server that it has started; ServerError where it would have to, to load engines."""
+    said = triton_log.traced_not(Path(running.log)).removeprefix("forge: ")
+    if said and launch.turns and not launch.ports.exposed:
+        names = ", ".join(model for turn in launch.turns for model in turn)
+        what = f"{said}, and {names} are loaded in turn once the server runs"
+        hint = (
+            "allow ptrace here (sysctl kernel.yama.ptrace_scope=1, or the sandbox's seccomp), or accept by name that this "
+            "machine's users can read the secret: `forge serve --exposed`"
+        )
+        raise ServerError(what, where=running.repository, hint=hint)
+    if said:
+        line(f"{said}; `forge build`, `add` and `reload` cannot change this server" if not launch.ports.exposed else said)
 
 
 def _require_apart(ports: Ports) -> None:

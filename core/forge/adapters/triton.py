@@ -33,7 +33,7 @@ class TritonProcess:
         if launch.environment is None or launch.backends is None:
             return self._installed(launch, running)
         layout, marker = read_layout(launch.environment, launch.triton), running.shared_memory
-        before = _before(running)
+        before = _before(launch, running)
         seat = Seat(
             str(layout.server), _places(launch), launch.ports, marker, str(launch.backends), before=before, nonce=running.nonce
         )
@@ -53,7 +53,7 @@ class TritonProcess:
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
         program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
         marker = running.shared_memory
-        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus, _before(running), running.nonce)
+        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus, _before(launch, running), running.nonce)
         environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ), "PATH": _path(self._environ)}
         return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
 
@@ -114,8 +114,9 @@ def _path(environ: Mapping[str, str]) -> str:
     return os.pathsep.join(word for word in path.split(os.pathsep) if Path(word or ".") not in foreign)
 
 
-def _before(running: Running) -> tuple[str, ...]:
-    return (sys.executable, "-I", "-S", unlisted.__file__, str(key_file(running)))
+def _before(launch: Launch, running: Running) -> tuple[str, ...]:
+    shown = (unlisted.ASKED_TO_SHOW,) if launch.ports.exposed else ()
+    return (sys.executable, "-I", "-S", unlisted.__file__, *shown, str(key_file(running)))
 
 
 def _places(launch: Launch) -> tuple[str, ...]:

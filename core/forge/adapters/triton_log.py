@@ -2,13 +2,19 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+
+from forge.adapters.unlisted import SHOWN, SHUT
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
 _DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
 _ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: ")
 """How a log entry begins; other lines continue the one before."""
 _SERVED = b"All models are stopped, unloading models"
+_FIRST = 50
+"""Lines at the beginning of a log in which its start says something: an image's entrypoint may have spoken before."""
 _ROOM = 15
 """Lines of a log that an error shows."""
 
@@ -93,6 +99,15 @@ def cannot_restrict(log: Path) -> bool:
     except OSError:
         return False
     return any("unrecognized option" in line and "-restricted-" in line for line in text.splitlines())
+
+
+def traced_not(log: Path) -> str:
+    """What a server's start said where tracing is forbidden to it; empty where it is not."""
+    with suppress(OSError), log.open(encoding="utf-8", errors="replace") as lines:
+        for line in islice(lines, _FIRST):
+            if (said := line.strip()) in {SHUT, SHOWN}:
+                return said
+    return ""
 
 
 def stumbled(log: Path) -> bool:

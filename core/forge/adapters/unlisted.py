@@ -1,10 +1,11 @@
-"""``python unlisted.py KEY PROGRAM ARGUMENT...``: becomes PROGRAM, with a secret that no list of processes shows.
+"""``python unlisted.py [--shown] KEY PROGRAM ARGUMENT...``: becomes PROGRAM, with a secret that no list of processes shows.
 
 ``@secret`` in an argument stands for what the file KEY holds. Every user of a machine can read any process's arguments, and
 Triton takes its secrets nowhere else. So the arguments that hold it go along in the environment, which only the same user can
 read, and a helper that traces this process has the new program's ``argv`` point at them before its first instruction (the
 initial stack of the System V ABI: argc, argv, 0, envp, 0). What a list of processes shows in their place is ``CLOSED``, which
-no client can send: where tracing is forbidden, or KEY cannot be read, what the secret guards is closed to everybody.
+no client can send: where tracing is forbidden, or KEY cannot be read, what the secret guards is closed to everybody. With
+``--shown`` the secret itself stands there where tracing is forbidden. Standard error says so.
 
 What the program makes is its user's alone (umask 077). It stands by itself: containers run it on their own Python.
 """
@@ -19,6 +20,9 @@ from contextlib import suppress
 SECRET = "@secret"  # noqa: S105  # what stands for it
 CLOSED = "closed\x01"
 """No value of a header, of HTTP or of gRPC, can hold such a character."""
+SHUT = "forge: ptrace is forbidden here, so the secret of model control cannot be handed over out of sight: it is closed"
+SHOWN = "forge: ptrace is forbidden here, so the secret of model control stands in the list of processes"
+ASKED_TO_SHOW = "--shown"
 _HANDED = b"FORGE_UNLISTED_"
 _SEIZE, _DETACH, _CONT = 0x4206, 17, 7
 _TRACE_EXEC, _EXEC = 1 << 4, signal.SIGTRAP | 4 << 8
@@ -30,7 +34,7 @@ _LONGEST = 1 << 17
 """Bytes of one argument at most (MAX_ARG_STRLEN)."""
 
 
-def main(key: str, words: "list[str]") -> None:
+def main(key: str, words: "list[str]", *, shown: bool = False) -> None:
     """Does not return. As a shell: exit code 127 where there is no such program, 126 where it cannot be started."""
     os.umask(0o077)
     held = [word for word in words if SECRET in word]
@@ -39,6 +43,9 @@ def main(key: str, words: "list[str]") -> None:
     handed: dict[str, str] = {}
     if secret and _traced(len(words)):
         handed = {f"{_HANDED.decode()}{number}": word.replace(SECRET, secret) for number, word in enumerate(held)}
+    elif secret:
+        listed = [word.replace(SECRET, secret) for word in words] if shown else listed
+        print(SHOWN if shown else SHUT, file=sys.stderr, flush=True)  # noqa: T201
     try:
         os.execvpe(listed[0], listed, {**os.environ, **handed})  # noqa: S606  # no shell is wanted
     except OSError as error:
@@ -155,4 +162,5 @@ def _text(memory: int, place: int) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    asked = sys.argv[1] == ASKED_TO_SHOW
+    main(sys.argv[1 + asked], sys.argv[2 + asked :], shown=asked)
