@@ -19,7 +19,8 @@ from conftest import Say
 from docker_fixture import containers_made, environ, images_removed
 from forge.adapters.docker_containers import DockerContainers
 from forge.entering import Built
-from forge.errors import HostError
+from forge.errors import HostError, ServerError
+from forge.model import Layout
 from forge.ports import Event, Request
 from forge.steps import Stage
 from forge.toolchain import template
@@ -135,9 +136,9 @@ def built(bench: Bench) -> Built:
 
 
 @contextmanager
-def server(bench: Bench, repository: Path) -> Generator[Workshop]:
+def server(bench: Bench, repository: Path, *, room: bool = False) -> Generator[Workshop]:
     """Triton on ``repository``, in the image that built what is in it."""
-    running = bench.shop.serve(repository, free_ports())
+    running = bench.shop.serve(repository, free_ports(), room=room)
     try:
         yield bench.shop
     finally:
@@ -177,6 +178,25 @@ def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench
     with server(bench, pair.repository) as shop:
         assert "tensorrt_llm_draft" in shop.target("guessed").model.roles.values()
         assert "".join(said(shop, pair, "guessed")) == checkpoints.greedy(bench.folder / "llama", "Why?", 12)
+
+
+def test_a_server_with_room_for_more_takes_a_second_engine_in_and_one_without_leaves_its_names(
+    bench: Bench, built: Built
+) -> None:
+    assert built.models
+    place, wanted = bench.folder / "roomy", checkpoints.greedy(bench.folder / "llama", "Why?", 12)
+    first = bench.shop.build([bench.folder / "llama.toml"], repository=place)
+    layout = Layout(rename_plain=True)
+    with server(bench, place) as shop:
+        with pytest.raises(ServerError, match="this needs in orchestrator mode") as caught:
+            shop.add([bench.folder / "gemma.toml"], repository=place, layout=layout)
+        assert "--room-for-more" in caught.value.hint
+        assert {model.prefix for model in shop.manifest(place).models} == {""}
+        assert "".join(said(shop, first, "llama")) == wanted
+    with server(bench, place, room=True) as shop:
+        both = shop.add([bench.folder / "gemma.toml"], repository=place, layout=layout)
+        assert "".join(said(shop, both, "llama")) == wanted
+        assert "".join(said(shop, both, "gemma")) == checkpoints.greedy(bench.folder / "gemma", "Why?", 12)
 
 
 def test_gemmas_script_is_mended_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:

@@ -8,10 +8,12 @@ import pytest
 
 import tiny_models
 from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
-from forge.adapters.readiness import require_address
+from forge.adapters.docker_serving import TritonContainer
+from forge.adapters.readiness import require_address, require_gpus
 from forge.adapters.serving import Servers
+from forge.adapters.triton import TritonProcess
 from forge.adapters.triton_arguments import Seat, arguments, variables
-from forge.errors import ServerError
+from forge.errors import HostError, ServerError
 from forge.ports import Launch, Ports, Shelf
 
 ROLES = ("bls", "ensemble", "llm", "post", "pre")
@@ -67,6 +69,57 @@ def test_two_engines_are_orchestrated_by_a_server_that_stays_off_the_gpus() -> N
     wanted = {"--pinned-memory-pool-byte-size=0", "--enable-peer-access=false"}
     assert wanted | {f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in (0, 1)} <= set(words)
     assert variables(launch) == {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"}
+
+
+def test_one_engine_that_is_to_have_room_beside_it_is_orchestrated_and_without_engines_there_is_nothing_to_orchestrate() -> (
+    None
+):
+    alone = replace(LAUNCH, room=True)
+    assert alone.orchestrated
+    assert arguments(alone, SEAT)[:4] == ("mpirun", "--allow-run-as-root", "-n", "1")
+    assert variables(alone)["TRTLLM_ORCHESTRATOR"] == "1"
+    assert alone.base == replace(LAUNCH, engines=("llm", "draft")).base
+    assert not replace(alone, engines=()).orchestrated
+
+
+@pytest.mark.parametrize("image", ["", "sha256:1"])
+def test_a_server_of_engines_is_another_one_with_the_orchestrator_in_a_container_and_where_triton_is_installed(
+    image: str,
+) -> None:
+    launch = replace(LAUNCH, image=image, triton="" if image else "/opt/tritonserver")
+    assert launch.base != replace(launch, room=True).base
+
+
+@pytest.mark.parametrize(
+    ("gpus", "here", "world", "complaint"),
+    [
+        ("all", 1, 2, "and 1 are here"),
+        ("all", 2, 2, ""),
+        ("all", 0, 2, ""),
+        ("0,1", 8, 4, r"and 2 are what it may use \(0,1\)"),
+        ("0,1", 0, 2, ""),
+        ("", 1, 2, ""),
+        ("all", 1, 1, ""),
+    ],
+)
+def test_an_engine_in_more_parts_than_there_are_gpus_is_refused_where_their_number_is_known(
+    gpus: str, here: int, world: int, complaint: str
+) -> None:
+    launch = replace(LAUNCH, gpus=gpus, world=world)
+    if not complaint:
+        require_gpus(launch, lambda: here)
+        return
+    with pytest.raises(HostError, match=f"in {world} parts.*{complaint}"):
+        require_gpus(launch, lambda: here)
+
+
+def test_a_server_asks_this_machine_how_many_gpus_there_are(tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '580.95, NVIDIA L4, 23034, 8.9'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DOCKER_HOST": "tcp://elsewhere:2375"}
+    assert TritonProcess(environ).gpus() == 1
+    assert TritonContainer(environ).gpus() == 0, "another machine's daemon"
+    assert TritonContainer({**environ, "DOCKER_HOST": "unix:///run/docker.sock"}).gpus() == 1
 
 
 def test_engines_that_share_gpus_are_loaded_in_turn_and_a_line_for_a_person_names_them_all(tmp_path: Path) -> None:

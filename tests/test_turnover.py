@@ -346,8 +346,28 @@ def test_a_second_engine_is_not_loaded_into_a_server_that_was_started_for_one(
     shop.serve(place)
     with pytest.raises(ServerError, match="it runs with 1 process, and this needs in orchestrator mode") as caught:
         shop.add([engine(tmp_path, world, "b")], repository=place)
-    assert "`forge stop`" in caught.value.hint
+    assert "`forge stop`, `forge serve --room-for-more`" in caught.value.hint
     assert names(shop, place) == ["a"]
+
+
+def test_a_server_with_room_for_more_takes_further_engines_and_goes_on_with_one(
+    shop: Workshop, world: World, tmp_path: Path
+) -> None:
+    place = tmp_path / "models"
+    first = engine(tmp_path, world, "a")
+    shop.add([first], repository=place)
+    shop.serve(place, room=True)
+    shop.add([engine(tmp_path, world, "b")], repository=place)
+    assert stands(shop, place, "a", "b")
+    shop.remove("b", place)
+    first.write_text(first.read_text() + "[build]\nmax_batch_size = 2\n")
+    shop.add([first], repository=place)
+    assert world.server.told[-1] == "load a-ensemble"
+    assert stands(shop, place, "a")
+
+
+def test_room_for_more_is_no_other_server_where_no_engine_is_alone(shop: Workshop, models: Path) -> None:
+    assert shop.launch(models, Ports(), room=True) == shop.launch(models, Ports())
 
 
 def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: Workshop, world: World, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from forge.containers import LOCAL
 from forge.errors import ServerError
 from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import Role, RuntimeKind
-from forge.ports import Launch, Ports, Shelf
+from forge.ports import ORCHESTRATED, Launch, Ports, Shelf
 from forge.store import Store
 
 AGAIN = "build it again: `forge build RECIPE`"
@@ -70,10 +70,13 @@ class _Ground:
         return self.stated.manifest.provenance.inputs
 
 
-def launch(held: Held, store: Store, ports: Ports, *, detach: bool = False, on: Sequence[str] = ()) -> Launch:
+def launch(
+    held: Held, store: Store, ports: Ports, *, detach: bool = False, room: bool = False, on: Sequence[str] = ()
+) -> Launch:
     """All that one server for every model of ``held`` needs; ServerError where one cannot serve them all.
 
-    ``on`` is what a server stands on already (``Launch.base``): where that will do, nothing else is chosen.
+    With ``room`` an engine that is alone is served so that others can come beside it. ``on`` is what a server stands on already
+    (``Launch.base``): where that will do, nothing else is chosen.
     """
     if not held:
         raise ServerError("no repository is named", hint="`forge serve --repository DIR`, once for each")
@@ -90,15 +93,16 @@ def launch(held: Held, store: Store, ports: Ports, *, detach: bool = False, on: 
     gpus = {each for table in tables if table.gpus for each in table.gpus.split(",")}
     world = max(table.world for table in tables)
     served = tuple(folder for model in models for folder in engines(model))
-    return replace(
+    wanted = replace(
         plain,
         image="" if ground.image == LOCAL else ground.image,
         triton=next((table.triton for table in tables if table.triton), ""),
         gpus="all" if "all" in gpus else ",".join(sorted(gpus)),
         engines=served,
         world=world,
-        turns=_turns(models) if world == 1 or len(served) > 1 else (),
+        room=room or ORCHESTRATED in on,
     )
+    return replace(wanted, turns=_turns(models)) if world == 1 or wanted.orchestrated else wanted
 
 
 def in_turn(model: PublishedModel) -> tuple[str, ...]:

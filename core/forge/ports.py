@@ -122,6 +122,10 @@ class Shelf:
     folders: tuple[str, ...] = ()
 
 
+ORCHESTRATED = "in orchestrator mode"
+"""One of the words of ``Launch.base``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """All that starting a Triton needs.
@@ -146,6 +150,8 @@ class Launch:
     """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
     world: int = 1
     """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    room: bool = False
+    """Start one engine so that others can be loaded beside it later: in orchestrator mode too."""
     unrestricted: bool = False
     """Leave out the options that keep model control to forge: this Triton does not know them."""
     host_network: bool = False
@@ -169,15 +175,16 @@ class Launch:
     @property
     def base(self) -> tuple[str, ...]:
         """What cannot change while the server runs, in words for a person; a launch that differs needs a server of its own."""
-        if not self.image:
-            return (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
-        mode = "in orchestrator mode" if self.orchestrated else f"with {self.world} process{'es' * (self.world > 1)}"
-        return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
+        mode = ORCHESTRATED if self.orchestrated else f"with {self.world} process{'es' * (self.world > 1)}"
+        if self.image:
+            return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
+        own = (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
+        return own if self.backends else (*own, mode)
 
     @property
     def orchestrated(self) -> bool:
         """Whether TensorRT-LLM starts the processes of its engines itself, instead of being started with all of them."""
-        return len(self.engines) > 1
+        return len(self.engines) > 1 or (self.room and bool(self.engines))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,14 @@ from forge import publishing
 from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.launching import Held, engines, in_turn
 from forge.manifest import Manifest, PublishedModel
-from forge.ports import Launch, Running, Server
+from forge.ports import ORCHESTRATED, Launch, Running, Server
 from forge.publishing import Published, Relocate
 from forge.store import Store
 
 ANEW = "`forge stop`, build again (what is made is in the store), `forge serve`"
+MORE = (
+    "`forge stop`, `forge serve --room-for-more`, then this again: a server takes further engines only where it was started so"
+)
 _GOES_ON = "the versions that were answering go on; what did load answers anew"
 Plan = Callable[[Held, Running], Launch]
 """What the repositories of a server hold -> what one server for all of it needs, the same one if that will do."""
@@ -118,6 +121,14 @@ class Turnover:
             raise ServerError(what, where=running.repository, hint=_also(failures[0].hint, _GOES_ON))
         return running
 
+    def began(self, running: Running) -> None:
+        """Remember what a server that has just been started serves, and that it stands on that while it lives."""
+        for place in running.repositories:
+            self._store.remember(Path(place))
+        if running.started:  # a container is no process of this machine's, and what serves it is no artifact
+            held = frozenset[str]().union(*(manifest.held for manifest in _held(running).values()))
+            self._store.lend(held, running.pid, running.started)
+
     # -- inside
 
     def _told(self, error: BaseException, state: str) -> BaseException:
@@ -217,7 +228,8 @@ def _require_same(running: Running, wanted: Launch) -> None:
     differing = [(old, new) for old, new in zip(running.base, wanted.base, strict=False) if old != new]
     if differing:
         what = "; ".join(f"it runs {old}, and this needs {new}" for old, new in differing)
-        raise ServerError(what, where=running.repository, hint=ANEW)
+        more = [new for _, new in differing] == [ORCHESTRATED]
+        raise ServerError(what, where=running.repository, hint=MORE if more else ANEW)
 
 
 def _require_whole(wanted: Launch, models: Sequence[PublishedModel]) -> None:

@@ -46,6 +46,7 @@ from forge.upkeep import Upkeep
 from forge.verifying.report import Report as Verification
 
 AnyPath = str | Path
+Places = AnyPath | Sequence[AnyPath]
 BESIDE = Layout()
 """As a build lays models unless asked: assets beside them, and what is there keeps its names."""
 
@@ -268,32 +269,31 @@ class Workshop:
             raise RepositoryError("nothing was published here", where=str(place), hint="`forge build RECIPE` does")
         return held
 
-    def launch(self, repository: AnyPath | Sequence[AnyPath], ports: Ports, *, detach: bool = False) -> Launch:
+    def launch(self, repository: Places, ports: Ports, *, detach: bool = False, room: bool = False) -> Launch:
         """All that starting one server on one repository, or on several, needs."""
         several = [repository] if isinstance(repository, str | Path) else repository
         held: dict[Path, Manifest] = {}
         for place in dict.fromkeys(Path(each).absolute() for each in several):
             publishing.settle(place, self._relocate(place, self.manifest(place).models))
             held[place] = self.manifest(place)
-        return launch(held, self.store, ports, detach=detach)
+        return launch(held, self.store, ports, detach=detach, room=room)
 
-    def command(self, repository: AnyPath | Sequence[AnyPath], ports: Ports) -> Command:
+    def command(self, repository: Places, ports: Ports, *, room: bool = False) -> Command:
         """The exact command line that ``serve`` would start."""
-        return self._doors.server.command(self.launch(repository, ports))
+        return self._doors.server.command(self.launch(repository, ports, room=room))
 
     def serve(
-        self, repository: AnyPath | Sequence[AnyPath], ports: Ports | None = None, *, detach: bool = False, restart: bool = True
+        self, repository: Places, ports: Ports | None = None, *, detach: bool = False, restart: bool = True, room: bool = False
     ) -> Running:
-        """Start one Triton on one repository, or on several, and return when every model is ready; what dies is restarted."""
-        wanted, began = self.launch(repository, ports or Ports(), detach=detach), time.monotonic()
+        """Start one Triton on one repository, or on several, and return when every model is ready; what dies is restarted.
+
+        With ``room`` an engine that is alone gets TensorRT-LLM's orchestrator, so that others can be added while it serves.
+        """
+        wanted, began = self.launch(repository, ports or Ports(), detach=detach, room=room), time.monotonic()
         self._tell(Event("start", "server"))
-        for place in wanted.repositories:
-            self.store.remember(place)
         running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
         try:
-            if running.started:  # a container is no process of this machine's, and what serves it is no artifact
-                held = frozenset[str]().union(*(self.manifest(place).held for place in wanted.repositories))
-                self.store.lend(held, running.pid, running.started)
+            self._turnover.began(running)
             if restart:
                 self._doors.server.watch(running)
             self._tell(Event("made", "server", seconds=time.monotonic() - began))

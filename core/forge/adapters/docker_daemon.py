@@ -115,7 +115,7 @@ class Daemon:
 
     def _reach(self) -> None:
         """Knock first, where the daemon is on this machine: what is wrong is plainer here than in the SDK's words."""
-        if not self._is_here():
+        if not self.is_here():
             return
         try:
             with socket.socket(socket.AF_UNIX) as trial:
@@ -133,12 +133,12 @@ class Daemon:
         return DaemonFacts(
             version=info.server_version,
             storage=info.docker_root_dir,
-            free=shutil.disk_usage(root).free if self._is_here() and root.is_dir() else 0,
+            free=shutil.disk_usage(root).free if self.is_here() and root.is_dir() else 0,
             memory=info.mem_total,
             nvidia="nvidia" in (info.runtimes or {})
             or any(device.startswith("nvidia.com/gpu") for device in devices)
             # A daemon that finds this hook gives GPUs without a runtime of the name.
-            or (self._is_here() and bool(shutil.which("nvidia-container-runtime-hook", path=self._environ.get("PATH")))),
+            or (self.is_here() and bool(shutil.which("nvidia-container-runtime-hook", path=self._environ.get("PATH")))),
             rootless=any("rootless" in option for option in info.security_options or ()),
         )
 
@@ -152,12 +152,13 @@ class Daemon:
         if gpus and not facts.nvidia:
             row = named("no-nvidia-runtime")
             found.append(Problem(f"Docker {facts.version}", row.meaning, row.mend))
-        if gpus and self._is_here() and not _DRIVER.exists() and not _WSL.exists():
+        if gpus and self.is_here() and not _DRIVER.exists() and not _WSL.exists():
             row = named("no-gpu-in-container")
             found.append(Problem(str(_DRIVER), "no NVIDIA driver is loaded on this machine", row.mend))
         return tuple(found)
 
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
+        """Whether it is this machine's."""
         return self.address.startswith("unix:")
 
 

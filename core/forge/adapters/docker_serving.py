@@ -74,6 +74,10 @@ class TritonContainer:
         with self._daemon.connected() as api:
             _entrypoint(api, launch.image)
 
+    def gpus(self) -> int:
+        """How many GPUs its daemon has, as far as this machine knows: 0 where that is another machine's."""
+        return len(ThisMachine(self._environ).gpus()) if self._daemon.is_here() else 0
+
     def guarded(self) -> dict[str, str]:
         """The environment in which a guardian can end the server."""
         found = {name: value for name, value in self._environ.items() if name.startswith(_REACHING)}

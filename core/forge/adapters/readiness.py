@@ -10,7 +10,7 @@ from pathlib import Path
 from forge.adapters import addresses, processes, triton_log
 from forge.adapters.addresses import Asking
 from forge.diagnoses import diagnose
-from forge.errors import ServerError
+from forge.errors import HostError, ServerError
 from forge.ports import Launch, Ports, Running
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -54,6 +54,18 @@ def require_models(launch: Launch) -> None:
                 where=", ".join(map(str, launch.repositories)),
                 hint="build it again: `forge build RECIPE`",
             )
+
+
+def require_gpus(launch: Launch, seen: Callable[[], int]) -> None:
+    """HostError for an engine in more parts than there are GPUs; ``seen`` counts those, 0 where nobody knows."""
+    if launch.world == 1 or not launch.gpus:
+        return
+    count = seen() if launch.gpus == "all" else len(set(launch.gpus.split(",")))
+    if 0 < count < launch.world:
+        whose = "are here" if launch.gpus == "all" else f"are what it may use ({launch.gpus})"
+        what = f"an engine in {launch.world} parts (tp x pp) needs as many GPUs, and {count} {whose}"
+        hint = "serve it where there are more, or build it with a smaller convert.tp or convert.pp"
+        raise HostError(what, where=str(launch.repository), hint=hint)
 
 
 def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) -> None:

@@ -22,7 +22,7 @@ from forge.adapters.port_holders import (
     require_own_front,
     strangers,
 )
-from forge.adapters.readiness import Watch, is_local, require_address, require_models
+from forge.adapters.readiness import Watch, is_local, require_address, require_gpus, require_models
 from forge.adapters.servers import Guard, States
 from forge.adapters.triton import TritonProcess
 from forge.errors import ForgeError, ServerError
@@ -48,6 +48,7 @@ class Way(Protocol):
     def command(self, launch: Launch, running: Running) -> Command: ...
     def inside(self, launch: Launch) -> Ports: ...
     def check(self, launch: Launch) -> None: ...
+    def gpus(self) -> int: ...
     def guarded(self) -> dict[str, str]: ...
     def begin(self, launch: Launch, running: Running) -> Running: ...
     def furnish(self, launch: Launch, running: Running) -> None: ...
@@ -87,11 +88,12 @@ class Servers:
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
         """Start and wait until every model is ready, each line of the log told to ``line``.
 
-        HostError for a Triton that cannot run here; ServerError for a taken port, a server that is there already, and models
-        that do not load. After an error, or Ctrl-C, nothing is left running.
+        HostError for a Triton, or an engine, that cannot run here; ServerError for a taken port, a server that is there
+        already, and models that do not load. After an error, or Ctrl-C, nothing is left running.
         """
         way = self._way(launch.image)
         way.check(launch)
+        require_gpus(launch, way.gpus)
         fronts.require(launch.ports)
         require_models(launch)
         _require_apart(launch.ports)
@@ -123,6 +125,7 @@ class Servers:
         """Load ``models`` one after the other, as the port says; waits for a forge that is starting the server just now."""
         with self._changing(running) as now:
             way, newcomers = self._way(now.container), replace(launch, models=tuple(models), ports=now.ports)
+            require_gpus(launch, way.gpus)
             require_address(newcomers, way.inside(newcomers), line)
             way.furnish(launch, now)
             return self._loaded(now, models)

@@ -46,12 +46,10 @@ class TritonProcess:
 
     def _installed(self, launch: Launch, running: Running) -> Command:
         """A Triton with backends and packages of its own, found as whoever calls forge would find them."""
-        from forge.adapters.machine import ThisMachine
-
         if not launch.triton:
             raise ServerError("there is no Triton to serve it with", where=str(launch.repository), hint="`forge build RECIPE`")
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
-        program, gpus = f"{launch.triton}/bin/tritonserver", len(ThisMachine(self._environ).gpus())
+        program, gpus = f"{launch.triton}/bin/tritonserver", self.gpus()
         marker = running.shared_memory
         seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus, _before(launch, running), running.nonce)
         environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ), "PATH": _path(self._environ)}
@@ -72,6 +70,12 @@ class TritonProcess:
         stub = launch.backends / "python" / "triton_python_backend_stub"
         _require_executable(layout.server, stub)
         require_libraries((layout.server, stub), layout.library_path(self._environ.get("LD_LIBRARY_PATH", "")))
+
+    def gpus(self) -> int:
+        """How many GPUs are here."""
+        from forge.adapters.machine import ThisMachine
+
+        return len(ThisMachine(self._environ).gpus())
 
     def guarded(self) -> dict[str, str]:
         """The environment in which a guardian can end the server."""

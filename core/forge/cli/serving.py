@@ -36,6 +36,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option("--exposed", is_flag=True, help="Serve also where model control cannot be kept from others (docs/security.md).")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
+@click.option("--room-for-more", is_flag=True, help="Serve one engine so that others can be added while it runs.")
 @click.option("--no-restart", is_flag=True, help="Leave models that die as they are.")
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
 @verb
@@ -50,6 +51,7 @@ def serve(
     host: str | None,
     exposed: bool,
     detach: bool,
+    room_for_more: bool,
     no_restart: bool,
     print_only: bool,
 ) -> None:
@@ -77,12 +79,12 @@ def serve(
     if print_only:
         from forge.adapters.fronts import line
 
-        command, front = shop.command(places, ports), line(places, ports)
+        command, front = shop.command(places, ports, room=room_for_more), line(places, ports)
         env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
         shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
         output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
         return
-    running = shop.serve(places, ports, detach=detach, restart=not no_restart)
+    running = shop.serve(places, ports, detach=detach, restart=not no_restart, room=room_for_more)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
         api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
         where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
