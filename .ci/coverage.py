@@ -1,8 +1,9 @@
 """Runs the tests (`.ci/coverage.py PYTEST-ARGUMENTS`) and says how much of each package ran, in every process of this Python.
 
 What forge starts gets an environment that forge chooses, so processes are told by a .pth file in this virtual environment;
-it is there only meanwhile. What runs under another Python (Triton's own, in its serving environment or in a container)
-counts where tests load it into theirs.
+it is there only meanwhile. A process that SIGTERM ends says what ran in it too (uvicorn raises it again once it has obeyed).
+What runs under another Python (Triton's own, in its serving environment or in a container) counts where tests load it into
+theirs.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RC = """[run]
+sigterm = true
 source =
     {root}/core/forge
     {root}/plugins

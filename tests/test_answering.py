@@ -141,8 +141,22 @@ def test_speed_and_speculation_are_told_beside_the_answer(capsys: pytest.Capture
 
 def test_speed_says_so_where_tokens_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
     chunks = (Chunk("Paris", seconds=0.1), Chunk(" it is", seconds=0.2), Chunk("", final=True, seconds=0.2))
-    assert "2 pieces (the model does not count tokens)" in shown(capsys, Wish(perf=True), chunks)[1]
+    assert "2 pieces (nobody counts tokens)" in shown(capsys, Wish(perf=True), chunks)[1]
     assert shown(capsys, Wish(perf=True, whole=True), chunks[:1])[1].startswith("came whole")
+
+
+def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay(tmp_path, "byte_level")
+    texts = ("hello 🚀 world", " hello")
+    lengths = [len(TOKENIZERS["byte_level"].encode(text).ids) for text in texts]
+    chunks = [Chunk(texts[0], seconds=1.0), Chunk(texts[1], index=1, seconds=2.0), Chunk("", final=True, seconds=2.0)]
+    wish = Wish(perf=True, several=True)
+    found = tell(Output(), iter(chunks), wish, partial(spans, tmp_path))
+    assert (found.perf.tokens, found.perf.longest) == (sum(lengths), max(lengths))
+    assert f"{sum(lengths)} tokens (by its tokenizer) in 2.000 s" in capsys.readouterr().err
+    assert document(found, wish)["perf"]["tokens_counted_by"] == "tokenizer"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(-2.0, 0), (-1.0, ConfidenceError.exit_code)])
@@ -208,6 +222,7 @@ def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
         assert sequence["text"] == "".join(piece["text"] for piece in sequence["pieces"])
     assert last["perf"]["tokens"] == last["output_tokens"]
     assert last["perf"]["tokens_counted"]
+    assert last["perf"]["tokens_counted_by"] == "model"
 
 
 @pytest.mark.slow

@@ -140,13 +140,13 @@ def test_the_server_is_left_when_a_stop_text_is_reached(tiny: Tiny, client: Clie
     assert text == first[: first.index(first[-1])]
 
 
-def test_tokens_are_counted_where_that_is_asked_for(client: Client, asked: Request) -> None:
-    counted = replace(asked, return_log_probs=False, return_token_counts=True)
+def test_tokens_are_counted_and_not_pieces(client: Client, asked: Request) -> None:
+    counted = replace(asked, return_log_probs=False)
     for stream in (True, False):
         answer = client.ask(replace(counted, stream=stream))
         assert (answer.input_tokens, answer.output_tokens) == (len(IDS), COUNT)
         assert answer.perf.counted
-    assert client.ask(replace(counted, return_token_counts=False)).output_tokens is None
+    assert {chunk.output_tokens for chunk in client.generate(counted)} == {None}, "a stream's reader asks for it"
 
 
 def test_a_stream_is_timed_piece_by_piece(client: Client, asked: Request) -> None:

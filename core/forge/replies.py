@@ -69,7 +69,8 @@ class Reply:
 class Perf:
     """How fast one answer came, as its client saw it, in seconds.
 
-    Where the model gives no token ids, log-probabilities or counts, a piece is taken for a token: ``counted`` is then False.
+    Where the model gives no token ids, log-probabilities or counts, and nobody has a tokenizer for the text, a piece is taken for
+    a token: ``counted`` is then False.
     """
 
     first: float
@@ -83,6 +84,14 @@ class Perf:
     longest: int
     """Tokens of the longest sequence."""
     counted: bool
+    by_tokenizer: bool = False
+    """The tokens are those of the text in the model's own tokenizer: a model can write a text in other tokens too."""
+
+    def tokenized(self, counts: Sequence[int]) -> "Perf":
+        """With the tokens that a tokenizer finds in each sequence's text, where the model has not counted."""
+        if self.counted or not all(counts):
+            return self
+        return replace(self, tokens=sum(counts), longest=max(counts), counted=True, by_tokenizer=True)
 
     @property
     def inter_token(self) -> float | None:

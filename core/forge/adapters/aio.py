@@ -18,7 +18,7 @@ from forge.adapters.kserve import (
     StreamResponse,
     is_unknown,
 )
-from forge.adapters.turns import Turns, stops_of
+from forge.adapters.turns import Turns, counting, stops_of
 from forge.adapters.wire import inputs_of
 from forge.ports import Chunk, ModelMetadata, Request
 from forge.replies import Answer, Hearing
@@ -106,7 +106,7 @@ class AsyncConnection:
     async def ask(self, request: Request) -> Answer:
         """The whole answer, and how fast it came."""
         hearing = Hearing()
-        async with aclosing(self.generate(request)) as chunks:
+        async with aclosing(self.generate(counting(request))) as chunks:
             async for chunk in chunks:
                 hearing.hear(chunk)
         return hearing.answer()

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
 from forge.adapters.hearing import Ear, Response
-from forge.adapters.turns import Turns, stops_of
+from forge.adapters.turns import Turns, counting, stops_of
 from forge.adapters.wire import LLMAPI, Input, inputs_of
 from forge.errors import InferenceError, Trouble
 from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
@@ -300,7 +300,7 @@ class Connection:
     def ask(self, request: Request) -> Answer:
         """The whole answer, and how fast it came."""
         hearing = Hearing()
-        with closing(self.generate(request)) as chunks:
+        with closing(self.generate(counting(request))) as chunks:
             for chunk in chunks:
                 hearing.hear(chunk)
         return hearing.answer()

@@ -42,6 +42,11 @@ class Turns:
         return replace(chunk, index=index, final=chunk.final and self._given >= self._wanted)
 
 
+def counting(request: Request) -> Request:
+    """``request`` for a whole answer: how fast it came is told in tokens, so the model is asked to count them."""
+    return replace(request, return_token_counts=True)
+
+
 def stops_of(request: Request) -> Stops:
     """What one request's stop texts cut off; of a beam search they have to be reached by every beam."""
     return Stops(request.stop, max(request.n or 1, request.beam_width or 1))

@@ -79,6 +79,9 @@ def tell(output: Output, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lam
     if not output.as_json:
         _finish(answer, wish, shown=screen is not None)
     if wish.perf:
+        if not answer.perf.counted:
+            counts = [sum(count for _, count in spans(reply.text)) for reply in answer.replies]
+            answer = replace(answer, perf=answer.perf.tokenized(counts))
         output.say(_perf(answer))
     return answer
 
@@ -216,7 +219,7 @@ def _coloured(piece: Piece) -> str:
 
 def _perf(answer: Answer) -> str:
     perf = answer.perf
-    unit = "tokens" if perf.counted else "pieces (the model does not count tokens)"
+    unit = "tokens (by its tokenizer)" if perf.by_tokenizer else "tokens" if perf.counted else "pieces (nobody counts tokens)"
     said = [f"TTFT {perf.first * 1000:.1f} ms"] if perf.pieces > 1 else ["came whole"]
     if perf.inter_token is not None:
         said.append(f"ITL {perf.inter_token * 1000:.1f} ms")
@@ -234,6 +237,7 @@ def _perf_document(perf: Perf) -> dict[str, object]:
         "total_seconds": perf.total,
         "tokens": perf.tokens,
         "tokens_counted": perf.counted,
+        "tokens_counted_by": "tokenizer" if perf.by_tokenizer else "model" if perf.counted else None,
         "tokens_per_second": perf.rate,
     }
 
