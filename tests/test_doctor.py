@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from forbidden_ptrace import without_ptrace
 from forge import doctor
 from forge.adapters.machine import ThisMachine
 from forge.checkup import Checkup
@@ -194,6 +195,21 @@ def test_a_store_that_cannot_be_written_is_always_a_problem() -> None:
     assert "FORGE_HOME" in of(found, "store")[0].hint
 
 
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        (replace(WELL, restricts=False, host=replace(HOST, triton="/opt/tritonserver")), "/opt/tritonserver is too old"),
+        (replace(WELL, traces=False), "ptrace is forbidden"),
+    ],
+)
+def test_a_machine_that_cannot_keep_model_control_is_told(signs: Signs, said: str) -> None:
+    (found,) = (each for each in examine((TWIN,), signs) if each.check == "control")
+    assert found.status is Status.WARNING
+    assert said in found.what
+    assert found.hint
+    assert statuses(examine((TWIN,), WELL))["control"] is Status.OK
+
+
 # -- gathering
 
 
@@ -220,6 +236,13 @@ class FakeMachine:
 
     def host(self) -> Host:
         return self.signs.host
+
+    def restricts(self, triton: str) -> bool:
+        assert triton == self.signs.host.triton
+        return self.signs.restricts
+
+    def traces(self) -> bool:
+        return self.signs.traces
 
     def check(self, environment: Environment) -> None:
         if environment.python != "3.11":
@@ -385,6 +408,21 @@ def test_a_driver_without_nvidia_smi_is_read_from_proc(tmp_path: Path) -> None:
 def test_a_machine_without_nvidia_says_so(tmp_path: Path) -> None:
     machine = ThisMachine({"PATH": str(tmp_path)}, tmp_path, tmp_path / "no-shm")
     assert (machine.driver(), machine.gpus(), machine.inside(), machine.shared_memory()) == ("", (), False, 0)
+
+
+def test_a_triton_is_known_to_be_too_old_by_the_options_that_it_lacks(tmp_path: Path) -> None:
+    machine = ThisMachine({})
+    (tmp_path / "bin").mkdir()
+    for held, wanted in ((b"..\0grpc-restricted-protocol\0http-restricted-api\0..", True), (b"..\0http-address\0..", False)):
+        (tmp_path / "bin" / "tritonserver").write_bytes(held)
+        assert machine.restricts(str(tmp_path)) is wanted
+    assert machine.restricts("")
+
+
+def test_whether_a_program_may_be_traced_is_found_out_by_trying() -> None:
+    machine = ThisMachine(os.environ)
+    assert machine.traces()
+    assert not without_ptrace(machine.traces)
 
 
 def test_a_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ class Checkup:
             twin=twin,
             plugins=families.installed(),
             leftovers=len(self.store.leftovers()),
+            restricts=self.machine.restricts(host.triton),
+            traces=self.machine.traces(),
         )
 
     def _docker(self) -> tuple[tuple[Problem, ...], DaemonFacts | None]:

@@ -88,11 +88,15 @@ class Signs:
     twin: Problem | None = None
     plugins: tuple[PluginInfo, ...] = ()
     leftovers: int = 0
+    restricts: bool = True
+    """Whether the Triton that is installed here, if any, can keep model control from whoever reaches its ports."""
+    traces: bool = True
+    """Whether forge can hand a server its secret out of sight."""
 
 
 def examine(wishes: tuple[Wish, ...], signs: Signs) -> tuple[Finding, ...]:
     """Every finding about the machine, in the order in which a person would mend them."""
-    checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _plugins, _store)
+    checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _control, _plugins, _store)
     return tuple(finding for check in checks for finding in check(wishes, signs))
 
 
@@ -248,6 +252,22 @@ def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         return
     triton = f"the Triton in {signs.host.triton}" if signs.host.triton else "a Triton from PyPI"
     yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")
+
+
+def _control(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    """Never a problem: what is asked of models is answered all the same."""
+    if not signs.restricts:
+        what = (
+            f"the Triton in {signs.host.triton} is too old to keep model control to forge: its ports run code"
+        )
+        hint = "take one of 2.40 or later (containers from 23.11 on); `forge serve` keeps this one on the loopback"
+        yield Finding("control", Status.WARNING, what, hint)
+    if not signs.traces:
+        what = "ptrace is forbidden here, so the models of a running server cannot be changed, nor engines loaded in turn"
+        hint = "allow it (sysctl kernel.yama.ptrace_scope=1, the sandbox's seccomp), or `forge serve --exposed` (docs/security.md)"
+        yield Finding("control", Status.WARNING, what, hint)
+    if signs.restricts and signs.traces:
+        yield Finding("control", Status.OK, "who reaches a server's ports can ask models, and nobody but forge can load any")
 
 
 def _plugins(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:

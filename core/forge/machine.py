@@ -50,6 +50,14 @@ class Machine(Protocol):
         """What serves the twin here."""
         ...
 
+    def restricts(self, triton: str) -> bool:
+        """Whether the Triton in that folder can keep model control from whoever reaches its ports; no folder: the twin's can."""
+        ...
+
+    def traces(self) -> bool:
+        """Whether programs may be traced here, by which forge keeps a server's secret out of lists of processes."""
+        ...
+
     def check(self, environment: Environment) -> None:
         """HostError where this machine cannot hold a serving environment."""
         ...

@@ -1,13 +1,16 @@
 """Looks at this machine: NVIDIA's driver and GPUs, disks, shared memory, and what serves the twin."""
 
+import mmap
 import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from forge.adapters import environments
+from forge.adapters import environments, unlisted
 from forge.adapters.bonds import bound
 from forge.adapters.processes import SHARED_MEMORY, inherited
 from forge.machine import Disk, Gpu
@@ -17,6 +20,8 @@ from forge.ports import Environment
 PROC = Path("/proc/driver/nvidia")
 _FIELDS = ("driver_version", "name", "memory.total", "compute_cap")
 _QUERY = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
+_RESTRICTION = b"http-restricted-api"
+"""The option's name, which stands in every program that knows it."""
 _PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
 _LOADED = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
 
@@ -56,6 +61,27 @@ class ThisMachine:
 
     def shared_memory(self) -> int:
         return shutil.disk_usage(self._shared_memory).free if self._shared_memory.is_dir() else 0
+
+    def restricts(self, triton: str) -> bool:
+        server = Path(triton) / "bin" / "tritonserver"
+        if not triton or not server.is_file():
+            return True
+        with server.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            return held.find(_RESTRICTION) >= 0
+
+    def traces(self) -> bool:
+        with tempfile.NamedTemporaryFile("w", prefix="forge-probe-") as key:
+            key.write("probe")
+            key.flush()
+            # By its own way: what forbids it (Yama, seccomp, a sandbox) is seen by trying alone.
+            words = (sys.executable, "-I", "-S", unlisted.__file__, key.name, "true", unlisted.SECRET)
+            try:
+                done = subprocess.run(
+                    words, env=bound(inherited(self._environ)), capture_output=True, text=True, timeout=_PATIENCE, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                return True
+        return unlisted.SHUT not in done.stderr
 
     def host(self) -> Host:
         return environments.host(self._environ)
