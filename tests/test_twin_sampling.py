@@ -23,7 +23,7 @@ def logits(*probabilities: float) -> Floats:
 
 
 def shaped(sampling: Sampling, given: Floats, prompt: tuple[int, ...] = (0,), said: tuple[int, ...] = ()) -> Floats:
-    shaper = Shaper(sampling, np.array(prompt), END, len(given))
+    shaper = Shaper(sampling, np.array(prompt), [END], len(given))
     for token in said:
         shaper.heard(token)
     return shaper(given)

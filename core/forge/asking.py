@@ -1,8 +1,12 @@
 """A served model to speak to: where it stands, what it is called there, and what its recipe wants asked."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import msgspec
 
 from forge import publishing
 from forge.errors import InferenceError, ServerError
@@ -25,6 +29,12 @@ class Target:
         kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
         return self.repository / self.model.asset(kind)
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """End tokens of the checkpoint that NVIDIA's preprocessing does not know: it sends the tokenizer's own and no other.
+        forge's own sends them all, and llmapi's model reads generation_config.json by itself."""
+        return further(self.tokenizer) if self.model.runtime is RuntimeKind.ENGINE else ()
+
     def request(self, prompt: str) -> Request:
         """A request with the recipe's sampling."""
         wanted = self.model.sampling
@@ -42,8 +52,28 @@ class Target:
             frequency_penalty=wanted.frequency_penalty,
             min_tokens=wanted.min_tokens,
             stop=wanted.stop,
+            ends=self.ends,
             num_draft_tokens=self.model.num_draft_tokens,
         )
+
+
+def further(folder: Path) -> tuple[str, ...]:
+    """Texts of the end tokens in a tokenizer folder's generation_config.json that tokenizer_config.json does not name so."""
+    stated = _json(folder / "generation_config.json").get("eos_token_id")
+    ids = cast("list[object]", stated) if isinstance(stated, list) else [stated]
+    settings = _json(folder / "tokenizer_config.json")
+    own = settings.get("eos_token")
+    named = cast("dict[str, object]", own).get("content") if isinstance(own, dict) else own
+    added = settings.get("added_tokens_decoder")
+    marks = cast("dict[str, dict[str, object]]", added) if isinstance(added, dict) else {}
+    texts = (marks.get(str(each), {}).get("content") for each in ids)
+    return tuple(text for text in dict.fromkeys(texts) if isinstance(text, str) and text != named)
+
+
+def _json(file: Path) -> dict[str, object]:
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
+    return {}
 
 
 def running_on(place: str, servers: Sequence[Running]) -> Running:

@@ -305,6 +305,8 @@ class Request:
     """Texts: the answer ends before the first of them, whatever its tokens are. The model is told them too, to end there."""
     bad: tuple[str, ...] = ()
     """Texts that the model is told not to say, each with and without a blank before it. It knows them as tokens."""
+    ends: tuple[str, ...] = ()
+    """Special tokens, by their text, that end an answer beside the one that the server knows: stop words that nobody chose."""
     stream: bool = True
     tokens: tuple[int, ...] = ()
     """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""

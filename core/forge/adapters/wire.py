@@ -170,7 +170,12 @@ def _words(request: Request) -> dict[str, Values]:
     single["return_perf_metrics"] = request.return_perf_metrics or None
     single["return_num_input_tokens"] = single["return_num_output_tokens"] = request.return_token_counts or None
     words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
-    several: dict[str, Values] = {"tokens": request.tokens, "stop": spellings(request.stop), "bad": barred(request.bad)}
+    ends = request.ends if request.end_id is None and not request.tokens else ()
+    several: dict[str, Values] = {
+        "tokens": request.tokens,
+        "stop": (*spellings(request.stop), *ends),
+        "bad": barred(request.bad),
+    }
     return words | {word: values for word, values in several.items() if values}
 
 

@@ -80,7 +80,7 @@ class Text:
         self._add_special_tokens = add_special_tokens
         stated = _json(folder / "tokenizer_config.json")
         generation = _json(folder / "generation_config.json")
-        ends = _ids(generation.get("eos_token_id"))
+        ends = _ids(generation.get("eos_token_id")) or _stated_ends(engine)
         named_end, named_pad = (self._named(stated.get(f"{name}_token")) for name in ("eos", "pad"))
         self._begin = self._named(stated.get("bos_token"))
         self.end = named_end if named_end is not None else next(iter(ends), -1)
@@ -273,9 +273,15 @@ def _engine_vocabulary(engine: Path | None) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def _stated_ends(engine: Path | None) -> list[int]:
+    """What config.json says where no generation_config.json does; of a checkpoint in several parts, its text's."""
+    stated = _json(engine / "config.json") if engine else {}
+    return _ids(stated.get("eos_token_id")) or _ids(_object(stated.get("text_config")).get("eos_token_id"))
+
+
 def _ids(stated: object) -> list[int]:
     listed = cast("list[object]", stated) if isinstance(stated, list) else [stated]
-    return [each for each in listed if isinstance(each, int)]
+    return list(dict.fromkeys(each for each in listed if isinstance(each, int) and not isinstance(each, bool)))
 
 
 def _object(stated: object) -> dict[str, object]:

@@ -62,8 +62,8 @@ def _unknown(text: Mapping[str, object], name: str) -> str:
 
 
 def activation(text: Mapping[str, object], name: str) -> str:
-    """The function of an architecture's feed-forward layers, as transformers reads a config.json: Gemma 2 and 3 by a key of their
-    own, Gemma by either (where they disagree, by its version), the others by ``hidden_act``."""
+    """The function of an architecture's feed-forward layers, as transformers reads a config.json: Gemma 2 and 3 by a key of
+    their own, Gemma by either (where they disagree, by its version), the others by ``hidden_act``."""
     act, own = (str(text.get(key) or "") for key in ("hidden_act", "hidden_activation"))
     if not name.startswith("Gemma"):
         return act or "silu"

@@ -72,6 +72,12 @@ class Ask:
     generation_logits: bool = False
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end the answer. TensorRT-LLM knows one end id: a checkpoint's others come as stop words."""
+        own = () if self.end_id < 0 else (self.end_id,)
+        return (*own, *(word[0] for word in self.stop_words if len(word) == 1))
+
+    @property
     def before(self) -> Ints:
         """What the answer goes on from: its own text counts from here."""
         return self.prompt if self.begins is None else np.array([self.begins])

@@ -42,7 +42,7 @@ class BeamSearch:
     def __init__(self, ask: Ask, memory: Memory, vocabulary: int) -> None:
         self.done = False
         self._ask = ask
-        self._running = [_Beam(0.0, memory, Shaper(ask.sampling, ask.before, ask.end_id, vocabulary))]
+        self._running = [_Beam(0.0, memory, Shaper(ask.sampling, ask.before, ask.ends, vocabulary))]
         self._finished: list[tuple[float, Line]] = []
 
     def memories(self) -> Sequence[Memory]:

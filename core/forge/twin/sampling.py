@@ -1,5 +1,6 @@
 """From logits to a token, in TensorRT-LLM's order: bias, temperature, penalties, bans; then top-k, then top-p within it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,10 +46,11 @@ class Sampling:
 
 
 class Shaper:
-    """Changes logits as one sequence's past and its Sampling demand. The past is its prompt and all it has said."""
+    """Changes logits as one sequence's past and its Sampling demand. The past is its prompt and all it has said; ``ends`` are
+    the tokens that it may not say before min_tokens."""
 
-    def __init__(self, sampling: Sampling, prompt: Ints, end_id: int, vocabulary: int) -> None:
-        self._sampling, self._end = sampling, end_id
+    def __init__(self, sampling: Sampling, prompt: Ints, ends: Sequence[int], vocabulary: int) -> None:
+        self._sampling, self._ends = sampling, list(ends)
         self._past = prompt.tolist()
         self._said = 0
         self._counts = np.bincount(prompt, minlength=vocabulary).astype(np.float32)
@@ -56,7 +58,7 @@ class Shaper:
     def fork(self) -> "Shaper":
         """A shaper with the same past, for a beam that goes another way."""
         other = object.__new__(Shaper)
-        other._sampling, other._end, other._said = self._sampling, self._end, self._said
+        other._sampling, other._ends, other._said = self._sampling, self._ends, self._said
         other._past, other._counts = list(self._past), self._counts.copy()
         return other
 
@@ -75,8 +77,8 @@ class Shaper:
         if sampling.temperature not in {0.0, 1.0}:
             x /= np.float32(sampling.temperature)
         self._penalise(x)
-        if self._said < sampling.min_tokens and self._end >= 0:
-            x[self._end] = -np.inf
+        if self._said < sampling.min_tokens:
+            x[self._ends] = -np.inf
         for word in sampling.bad_words:
             before = list(word[:-1])
             if not before or self._past[-len(before) :] == before:

@@ -57,7 +57,7 @@ class Sample:
     def __init__(self, ask: Ask, memory: Memory, sample: int, vocabulary: int) -> None:
         self.done = False
         self._ask, self._memory = ask, memory
-        self._shaper = Shaper(ask.sampling, ask.before, ask.end_id, vocabulary) if ask.sampling.shapes else None
+        self._shaper = Shaper(ask.sampling, ask.before, ask.ends, vocabulary) if ask.sampling.shapes else None
         self._pick = Picker(ask.sampling, sample)
         self._line = Line()
         self._last: list[int] = []

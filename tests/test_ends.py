@@ -1,0 +1,84 @@
+"""End tokens: all that a checkpoint states end an answer, wherever it states them; TensorRT-LLM itself knows one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forge.adapters.wire import inputs_of
+from forge.asking import Target
+from forge.manifest import PublishedModel
+from forge.model import Role, RuntimeKind
+from forge.ports import ModelMetadata, TensorMetadata
+from forge.twin.asks import Ask
+from forge.twin.sampling import Sampling
+from skeleton_kit import lay, model, prepared, words
+from test_twin_batching import Counting
+from twin_loop import Heard, run
+
+TOKENS = {"<eos>": 1, "<end_of_turn>": 107, "<pad>": 0}
+
+
+def engine(folder: Path, config: dict[str, object]) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "more"),
+    [
+        (None, {"eos_token_id": [1, 7, 9]}, [7, 9]),
+        (None, {"eos_token_id": 7}, [7]),
+        (None, {"text_config": {"eos_token_id": [7, 9]}}, [7, 9]),
+        ({"pad_token_id": 0}, {"eos_token_id": [7]}, [7]),
+        ({"eos_token_id": [5, 6]}, {"eos_token_id": [7, 9]}, [5, 6]),
+        (None, {}, []),
+    ],
+    ids=["config alone", "one", "its text's", "generation states none", "generation first", "none"],
+)
+def test_every_end_token_that_a_checkpoint_states_is_sent(
+    tmp_path: Path, generation: dict[str, object] | None, config: dict[str, object], more: list[int]
+) -> None:
+    """The tokenizer's own is end_id; the others are stop words, each a token."""
+    laid = engine(tmp_path / "engine", config)
+    made = model("preprocessing", lay(tmp_path, "byte_level", generation), gpt_model_path=str(laid))
+    found = prepared(made, "a")
+    assert found["OUT_END_ID"].tolist() == [[1]]
+    assert words(found["STOP_WORDS_IDS"][0]) == [[each] for each in more]
+
+
+@pytest.mark.parametrize("stop", [(), ((3,),)], ids=["one end", "two ends"])
+def test_before_min_tokens_no_end_token_is_said(stop: tuple[tuple[int, ...], ...]) -> None:
+    """The decoder in miniature says the next number; 6, and 3 where it is told, end an answer."""
+    ask = Ask(np.array([1]), 20, end_id=6, stop_words=stop, sampling=Sampling(min_tokens=9))
+    exchange = Heard((ask,))
+    run(Counting(), exchange)
+    assert len(exchange.tokens[0]) >= 9
+    assert not {6, *(word[0] for word in stop)} & set(exchange.tokens[0][:9])
+
+
+def target(place: Path, runtime: RuntimeKind) -> Target:
+    """A Gemma's tokenizer folder: <eos> to the tokenizer, and <end_of_turn> ends an answer too."""
+    folder = place / "_assets" / "gemma" / "tokenizer"
+    folder.mkdir(parents=True)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 107]}))
+    marks = {str(number): {"content": text, "special": True} for text, number in TOKENS.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "added_tokens_decoder": marks}))
+    roles = {role: f"gemma-{role}" for role in (Role.BLS, Role.PREPROCESSING, Role.TENSORRT_LLM, Role.POSTPROCESSING)}
+    return Target("localhost:1", PublishedModel(name="gemma", entry="k", runtime=runtime, roles=roles), place)
+
+
+def test_nvidias_preprocessing_is_told_the_end_tokens_that_it_does_not_know(tmp_path: Path) -> None:
+    request = target(tmp_path, RuntimeKind.ENGINE).request("a")
+    assert request.ends == ("<end_of_turn>",)
+    kinds = {"text_input": "BYTES", "max_tokens": "INT32", "stop_words": "BYTES", "stream": "BOOL"}
+    taken = {name: TensorMetadata(name, kind, (-1, -1)) for name, kind in kinds.items()}
+    (stops,) = [each for each in inputs_of(request, ModelMetadata(request.model, taken, {})) if each.name == "stop_words"]
+    assert stops.raw.endswith(b"<end_of_turn>")
+    assert stops.shape[-1] == 1
+
+
+def test_forges_own_preprocessing_reads_them_itself(tmp_path: Path) -> None:
+    assert target(tmp_path, RuntimeKind.TWIN).request("a").ends == ()
