@@ -59,9 +59,9 @@ def test_an_unknown_tag_is_told_with_the_nearest_known(image: str, hint: str) ->
 
 
 def test_the_table_is_in_order_and_no_tag_stands_twice() -> None:
-    tags = [each.tag for each in compatibility.RELEASES]
+    tags = [each.tag for each in compatibility.releases()]
     assert tags == sorted(set(tags))
-    versions = [compatibility.version(each.trtllm) for each in compatibility.RELEASES]
+    versions = [compatibility.version(each.trtllm) for each in compatibility.releases()]
     assert versions == sorted(versions)
 
 
@@ -118,5 +118,5 @@ def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:
 
 
 def test_every_image_states_its_least_driver() -> None:
-    assert [each.tag for each in compatibility.RELEASES if not each.driver] == []
+    assert [each.tag for each in compatibility.releases() if not each.driver] == []
     compatibility.check_driver("26.01", "")

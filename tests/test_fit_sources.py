@@ -123,7 +123,7 @@ def test_gpus_are_what_nvidia_smi_says_with_what_is_free_of_them(tmp_path: Path)
         80994 * MIB,
         "9.0",
     )
-    assert (second.available, second.bandwidth) == (20000 * MIB, 1008 * 10**9)
+    assert second.available == 20000 * MIB
 
 
 def test_a_gpu_that_shares_the_machines_memory_is_not_judged(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Which image holds which TensorRT-LLM, CUDA and driver, and what it can build: a table and look-ups.
 
-The images are ``nvcr.io/nvidia/tritonserver:TAG-trtllm-python-py3``; the figures are those of their release notes, as gathered
-in forge's design notes. A tag that is not in the table is refused with the nearest one that is.
+The images are ``nvcr.io/nvidia/tritonserver:TAG-trtllm-python-py3``. A tag that is not in the table (images.toml) is refused
+with the nearest one that is.
 """
 
 import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import msgspec
+from msgspec import Struct
 
 from forge.errors import HostError, Problem, RecipeError
 from forge.model import Facts, Recipe, RuntimeKind, Since, Toolchain
@@ -43,33 +48,22 @@ class Release:
         return (RuntimeKind.ENGINE, RuntimeKind.LLMAPI) if modern else (RuntimeKind.ENGINE,)
 
 
-RELEASES = (
-    Release("24.10", "0.14.0", driver="555.42.06"),
-    Release("24.11", "0.15.0", driver="555.42.06"),
-    Release("24.12", "0.16.0", driver="560.35.05"),
-    Release("25.01", "0.17.0", driver="570.86.10"),
-    Release("25.02", "0.17.0.post1", driver="570.86.10"),
-    Release("25.03", "0.18.0", driver="570.124.06"),
-    Release("25.04", "0.18.2", driver="570.124.06"),
-    Release("25.05", "0.19.0", driver="570.124.06"),
-    Release("25.06", "0.20.0", "12.9.0", "575.51"),
-    Release("25.07", "0.20.0", driver="575.51.03"),
-    Release("25.08", "0.21.0", driver="575.51.03"),
-    Release("25.09", "1.0.0", "12.9.1", "575.57"),
-    Release("25.10", "1.0.0", "12.9.1", "575.57"),
-    Release("25.11", "1.0.3.2510", driver="580.95.05"),
-    Release("25.12", "1.1.0", "13.0.2", "580.95"),
-    Release("26.01", "1.1.0", "13.0.2", "580.95"),
-    Release("26.02", "1.1.0", "13.0.2", "580.95"),
-    Release("26.03", "1.2.0", "13.1", "590.44"),
-    Release("26.04", "1.2.1", driver="590.44.01"),
-    Release("26.05", "1.2.1", driver="590.44.01"),
-    Release("26.06", "1.2.1", driver="590.44.01"),
-    Release("26.07", "1.2.1", driver="590.44.01"),
-)
-"""Every image that is known to hold TensorRT-LLM's engines, oldest first. Of 26.08 there is none: its row names vLLM alone."""
+class _Table(Struct):
+    image: tuple[Release, ...]
 
-_BY_TAG = {release.tag: release for release in RELEASES}
+
+@cache
+def releases() -> tuple[Release, ...]:
+    """Every image that is known to hold TensorRT-LLM's engines, oldest first (images.toml says where its figures are from)."""
+    text = (resources.files("forge") / "images.toml").read_text(encoding="utf-8")
+    return msgspec.toml.decode(text, type=_Table).image
+
+
+@cache
+def _by_tag() -> dict[str, Release]:
+    return {each.tag: each for each in releases()}
+
+
 _DIGEST = re.compile(r"(?P<name>[A-Za-z0-9._:/-]+@)?sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"\d\d\.\d\d")
 
@@ -82,7 +76,7 @@ def version(text: str) -> tuple[int, ...]:
 def release(image: str) -> Release | None:
     """The table's row for a tag or for a whole reference to NVIDIA's image; None where the table cannot know it."""
     tag = image.removeprefix(f"{REGISTRY}:").removesuffix(SUFFIX)
-    return _BY_TAG.get(tag)
+    return _by_tag().get(tag)
 
 
 def toolchain(image: str, stated: str = "") -> Toolchain:
@@ -119,7 +113,7 @@ def check(recipe: Recipe, toolchain: Toolchain) -> tuple[Problem, ...]:
         return _unversioned(toolchain) if recipe.runtime.kind is RuntimeKind.ENGINE else ()
     if toolchain.image != known.reference or recipe.runtime.kind in known.kinds:  # somewhere else than in that image, or able
         return ()
-    able = ", ".join(each.tag for each in RELEASES if recipe.runtime.kind in each.kinds)
+    able = ", ".join(each.tag for each in releases() if recipe.runtime.kind in each.kinds)
     what = f"{known.tag} (TensorRT-LLM {known.trtllm}) cannot serve the {recipe.runtime.kind} runtime"
     if known.bare:
         what += ": it holds no /app, so neither conversion scripts nor skeletons"
@@ -135,7 +129,7 @@ def check_since(recipe: Recipe, facts: Facts, rows: Iterable[Since]) -> tuple[Pr
     needed = row and (row.engine if kind is RuntimeKind.ENGINE else row.llmapi)
     if row is None or not needed or version(trtllm) >= version(needed):
         return ()
-    able = [each.tag for each in RELEASES if kind in each.kinds and version(each.trtllm) >= version(needed)]
+    able = [each.tag for each in releases() if kind in each.kinds and version(each.trtllm) >= version(needed)]
     hint = f"take an image from {able[0]!r} on" if able else f"take an image with TensorRT-LLM {needed} or later"
     if kind is RuntimeKind.ENGINE and row.llmapi and version(trtllm) >= version(row.llmapi):
         hint += '; or say runtime.kind = "llmapi", which this image can'
@@ -161,7 +155,7 @@ def check_driver(image: str, driver: str) -> None:
     known = release(image)
     if known is None or not driver or _drives(driver, known):
         return
-    fitting = [each.tag for each in RELEASES if not each.bare and _drives(driver, each)]
+    fitting = [each.tag for each in releases() if not each.bare and _drives(driver, each)]
     hint = f"update the driver to {known.driver} or newer" + (f", or use image {fitting[-1]}" if fitting else "")
     cuda = f" (CUDA {known.cuda})" if known.cuda else ""
     raise HostError(f"image {known.tag}{cuda} needs driver {known.driver}, and this machine has {driver}", hint=hint)
@@ -173,14 +167,14 @@ def _drives(driver: str, release: Release) -> bool:
 
 
 def _tags() -> str:
-    return f"known tags: {RELEASES[0].tag} to {RELEASES[-1].tag}"
+    return f"known tags: {releases()[0].tag} to {releases()[-1].tag}"
 
 
 def _nearest(tag: str) -> str:
     if _TAG.fullmatch(tag):
-        near = min(RELEASES, key=lambda each: abs(_months(each.tag) - _months(tag)))
+        near = min(releases(), key=lambda each: abs(_months(each.tag) - _months(tag)))
         return f"the nearest known tag is {near.tag!r}; a whole reference or a digest is taken as it is"
-    close = difflib.get_close_matches(tag, _BY_TAG, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(tag, _by_tag(), n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}?" if close else "a whole reference (registry/name:tag) or a digest is taken as it is"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forge import compatibility
-from forge.compatibility import RELEASES
+from forge.compatibility import releases
 from forge.containers import DaemonFacts
 from forge.diagnoses import named
 from forge.errors import ForgeError, HostError, Problem, RecipeError
@@ -156,8 +156,8 @@ def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         hint = "install NVIDIA's driver (https://www.nvidia.com/drivers) and load it; `nvidia-smi` then lists the GPUs"
         yield _missing(wishes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint), gpus=True)
         return
-    known = f"known images: {RELEASES[0].tag} to {RELEASES[-1].tag}"
-    fitting = [each.tag for each in RELEASES if each.driver and not _refuses(each.tag, signs.driver)]
+    known = f"known images: {releases()[0].tag} to {releases()[-1].tag}"
+    fitting = [each.tag for each in releases() if each.driver and not _refuses(each.tag, signs.driver)]
     newest = f"enough for the images up to {fitting[-1]}" if fitting else "older than every image whose driver is stated needs"
     said = False
     for image in dict.fromkeys(wish.image for wish in wishes if wish.kind in CONTAINED):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from forge.easing import Change, Easing
-from forge.gpus import TABLE, Gpu
+from forge.gpus import Gpu, table
 from forge.memory import Disk, Estimate, Need
 from forge.model import Recipe, RuntimeKind
 from forge.sharing import Share, claims, room, shares
@@ -139,5 +139,5 @@ def _smallest(recipe: Recipe, need: Need, load: Load) -> str:
     if recipe.runtime.kind is RuntimeKind.TWIN:
         return ""
     how = terms(recipe, load.shape)
-    able = (gpu for gpu in sorted(TABLE, key=lambda each: each.memory) if not objections(recipe, how, gpu))
+    able = (gpu for gpu in sorted(table(), key=lambda each: each.memory) if not objections(recipe, how, gpu))
     return next((gpu.name for gpu in able if judge(recipe, need, gpu).verdict is not Verdict.NO), "")

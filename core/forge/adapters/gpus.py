@@ -8,7 +8,7 @@ from pathlib import Path
 
 from forge.adapters.bonds import bound
 from forge.adapters.processes import inherited
-from forge.gpus import MIB, Gpu, known
+from forge.gpus import MIB, Gpu
 
 QUERY = ("--query-gpu=memory.total,memory.free,compute_cap,name", "--format=csv,noheader,nounits")
 PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
@@ -34,8 +34,7 @@ def _gpu(row: list[str]) -> Gpu | None:
     total, free, capability, name = row
     if not total.isdigit() or not free.isdigit():  # [N/A] where a GPU shares the machine's memory
         return None
-    like = known(name)
-    return Gpu(name, int(total) * MIB, capability, like.bandwidth if like else 0, int(free) * MIB)
+    return Gpu(name, int(total) * MIB, capability, int(free) * MIB)
 
 
 def host_memory(meminfo: Path = MEMINFO) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge import gpus
-from forge.compatibility import RELEASES, release, same
+from forge.compatibility import release, releases, same
 from forge.rules.decoupled import pairs
 from forge.rules.engine import halves
 from forge.rules.rule import Found, Rule, Severity
@@ -87,7 +87,7 @@ def _image(repository: Repository) -> Iterator[Found]:
 
 
 def _fitting(version: str) -> str:
-    tags = " or ".join(each.tag for each in RELEASES if same(version, each.trtllm))
+    tags = " or ".join(each.tag for each in releases() if same(version, each.trtllm))
     return (f"serve it with image {tags}, or " if tags else "") + "build it again with the image that serves"
 
 

@@ -1,0 +1,44 @@
+"""docs/images.md lists the images and cards that forge knows, as its tables have them.
+
+FORGE_REWRITE_DOCS=1 writes it anew: `FORGE_REWRITE_DOCS=1 pytest tests/test_docs_images.py`, then read the diff.
+"""
+
+import os
+from pathlib import Path
+
+from forge.compatibility import releases
+from forge.gpus import MIB, table
+
+PAGE = Path(__file__).parent.parent / "docs" / "images.md"
+HEAD = """# Images and cards that forge knows
+
+`[runtime] image` takes a tag of this table for `nvcr.io/nvidia/tritonserver:TAG-trtllm-python-py3`. A whole reference or a
+digest is taken as it is, and asked for its version. The figures are package data: `core/forge/images.toml` and
+`core/forge/gpus.toml` say where they are from.
+
+| image | TensorRT-LLM | CUDA | least driver | runtimes |
+|---|---|---|---|---|
+"""
+_BARE = "none: it has no /app"
+CARDS = """
+`forge fit --gpu NAME` takes these cards, by these words or by nvidia-smi's:
+
+| card | memory (MiB) | compute capability |
+|---|---|---|
+"""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def written() -> str:
+    images = [_row(each.tag, each.trtllm, each.cuda or "-", each.driver, ", ".join(each.kinds) or _BARE) for each in releases()]
+    cards = [_row(gpu.name, str(gpu.memory // MIB), gpu.capability) for gpu in table()]
+    return "".join((HEAD, *images, CARDS, *cards))
+
+
+def test_the_page_has_every_image_and_card() -> None:
+    if os.environ.get("FORGE_REWRITE_DOCS"):
+        PAGE.write_text(written(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == written()
