@@ -257,14 +257,12 @@ def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
 def _control(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     """Never a problem: what is asked of models is answered all the same."""
     if not signs.restricts:
-        what = (
-            f"the Triton in {signs.host.triton} is too old to keep model control to forge: its ports run code"
-        )
+        what = f"the Triton in {signs.host.triton} is too old to keep model control to forge: its ports run code"
         hint = "take one of 2.40 or later (containers from 23.11 on); `forge serve` keeps this one on the loopback"
         yield Finding("control", Status.WARNING, what, hint)
     if not signs.traces:
         what = "ptrace is forbidden here, so the models of a running server cannot be changed, nor engines loaded in turn"
-        hint = "allow it (sysctl kernel.yama.ptrace_scope=1, the sandbox's seccomp), or `forge serve --exposed` (docs/security.md)"
+        hint = "allow it (sysctl kernel.yama.ptrace_scope=1, or seccomp), or `forge serve --exposed` (docs/security.md)"
         yield Finding("control", Status.WARNING, what, hint)
     if signs.restricts and signs.traces:
         yield Finding("control", Status.OK, "who reaches a server's ports can ask models, and nobody but forge can load any")

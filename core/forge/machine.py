@@ -51,7 +51,7 @@ class Machine(Protocol):
         ...
 
     def restricts(self, triton: str) -> bool:
-        """Whether the Triton in that folder can keep model control from whoever reaches its ports; no folder: the twin's can."""
+        """Whether the Triton in that folder can keep model control from who reaches its ports; no folder: the twin's can."""
         ...
 
     def traces(self) -> bool:

@@ -110,8 +110,8 @@ class Ports:
     openai: int = 0
     """Of OpenAI's API; 0 where that is not served."""
     exposed: bool = False
-    """Serve also where model control cannot be kept to forge. Beyond the loopback with a Triton that is too old: whoever reaches a
-    port may run code; where ptrace is forbidden: whoever may list this machine's processes."""
+    """Serve also where model control cannot be kept to forge. Beyond the loopback with a Triton that is too old: whoever
+    reaches a port may run code; where ptrace is forbidden: whoever may list this machine's processes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class Reply:
 class Perf:
     """How fast one answer came, as its client saw it, in seconds.
 
-    Where the model gives no token ids, log-probabilities or counts, and nobody has a tokenizer for the text, a piece is taken for
-    a token: ``counted`` is then False.
+    Where the model gives no token ids, log-probabilities or counts, and nobody has a tokenizer for the text, a piece is taken
+    for a token: ``counted`` is then False.
     """
 
     first: float
