@@ -107,8 +107,7 @@ class Ports:
     grpc: int = 8001
     metrics: int = 8002
     host: str = "127.0.0.1"
-    openai: int = 0
-    """Of OpenAI's API; 0 where that is not served."""
+    openai: int = 0  # OpenAI's API; 0 where that is not served
     exposed: bool = False
     """Serve also where model control cannot be kept to forge. Beyond the loopback with a Triton that is too old: whoever
     reaches a port may run code; where ptrace is forbidden: whoever may list this machine's processes."""
