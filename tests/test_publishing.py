@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from forge import publishing, trees
 from forge.errors import RepositoryError
 from forge.manifest import Manifest, PublishedModel
-from forge.model import COMMON_ROLES, Names, Role, RuntimeKind, SamplingTable
+from forge.model import COMMON_ROLES, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 from killing import at_every_instant
 from store_makers import child, provenance, store
 
@@ -140,9 +141,10 @@ def test_a_repository_of_a_forge_that_drew_no_ids_gets_one_as_it_is_written(benc
     assert len(publishing.inventory(bench.repository).id) == 32
 
 
-def test_other_sampling_defaults_alone_change_only_the_manifest(bench: Bench) -> None:
+@pytest.mark.parametrize("other", [{"sampling": SamplingTable(temperature=0.5)}, {"limits": LimitsTable(max_prompts=2)}])
+def test_other_sampling_defaults_or_limits_alone_change_only_the_manifest(bench: Bench, other: dict[str, Any]) -> None:
     bench.publish("m")
-    model = replace(a_model("m"), sampling=SamplingTable(temperature=0.5))
+    model = replace(a_model("m"), **other)
     done = publishing.publish(bench.entry(model, "v1"), bench.repository, model, relocate(bench.repository))
     assert not done.changed
     assert publishing.inventory(bench.repository).models == (model,)

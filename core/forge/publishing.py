@@ -104,11 +104,11 @@ def publish_all(
             places.admit(model)
             _check_entry(entry, model)
             former = held.find(model.name)
-            if not (former and _stands(entry, repository, replace(former, sampling=model.sampling), model, relocate)):
+            if not (former and _stands(entry, repository, _asked_as(former, model), model, relocate)):
                 coming.append((entry, model))
                 continue
             done[model.name] = Published(changed=False)
-            if former.sampling != model.sampling:
+            if former != replace(model, linked=former.linked):
                 resampled = resampled.having(replace(model, linked=former.linked))
         if coming:
             done |= _swap_in(coming, repository, resampled, relocate)
@@ -176,6 +176,11 @@ def _check_entry(entry: Path, model: PublishedModel) -> None:
             where=str(entry),
             hint="This is a mistake in forge: please report it.",
         )
+
+
+def _asked_as(former: PublishedModel, model: PublishedModel) -> PublishedModel:
+    """``former`` with what the manifest alone says of ``model``: how it is asked unless told otherwise, and how much of it."""
+    return replace(former, sampling=model.sampling, limits=model.limits)
 
 
 def _stands(entry: Path, repository: Path, former: PublishedModel, model: PublishedModel, relocate: Relocate) -> bool:
