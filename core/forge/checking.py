@@ -13,7 +13,7 @@ from msgspec import structs
 from forge import compatibility, publishing, reading, repository, rules, trees
 from forge.errors import RepositoryError
 from forge.machine import Gpu as Card
-from forge.manifest import NAME, Manifest, PublishedModel
+from forge.manifest import Manifest, PublishedModel
 from forge.rules import Finding, Repository, Severity
 from forge.rules.configs import Blank
 from forge.rules.mends import mended
@@ -79,7 +79,7 @@ class Checker:
 
     def look(self, place: Path, image: str = "") -> Repository:
         """The repository at ``place`` as values."""
-        held = publishing.inventory(place) if (place / NAME).is_file() else None
+        held = publishing.found(place)
         return self._seen(place, held, compatibility.toolchain(image).image if image else self._image(held))
 
     def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
@@ -118,7 +118,7 @@ def mend(place: Path, seen: Repository, blank: Blank) -> tuple[str, ...]:
     one is made from when its repository moves is mended too, or the move would bring the fault back.
     """
     said: list[str] = []
-    held = publishing.inventory(place) if (place / NAME).is_file() else Manifest()
+    held = publishing.inventory(place)
     for each in mended(seen, blank):
         target = place / each.path
         if each.text is None:

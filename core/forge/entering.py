@@ -1,5 +1,6 @@
 """What the manifest will say of a model that is about to be published, and the order in which several can be."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from forge import publishing, siblings
 from forge.containers import LOCAL
 from forge.errors import RepositoryError
 from forge.executors import INSTALLED, NO_GPUS
-from forge.manifest import PublishedModel, Serving
+from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import Names, Role, RuntimeKind, TextFile
 from forge.order import Order
 from forge.places import Places
@@ -52,7 +53,16 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
 
     RepositoryError where one has no room, before anything is built.
     """
-    held = publishing.inventory(place)
+    try:
+        return _in_order(place, publishing.inventory(place), models)
+    except RepositoryError:
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise
+    with publishing.quiet(place) as held:  # what was in the way may have been another's publish, half done
+        return _in_order(place, held, models)
+
+
+def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
     if len({model.runtime is RuntimeKind.TWIN for model in (*held.models, *models)}) > 1:
         what = "one server serves a repository, and the twin's models and those of NVIDIA's container need two"
         raise RepositoryError(what, where=str(place), hint="publish them into another --repository")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from forge.errors import RepositoryError
+from forge.journal import is_marked
 from forge.manifest import Manifest, PublishedModel
 from forge.model import Role
 
@@ -30,10 +31,11 @@ class Places:
                     where=str(self._repository),
                     hint="Give one of the two recipes another name, or use another --repository.",
                 )
-            if owner is None and os.path.lexists(self._repository / folder):
+            place = self._repository / folder
+            if owner is None and os.path.lexists(place) and not is_marked(place):
                 raise RepositoryError(
                     f"the folder {folder!r} is in the way, and forge did not put it there",
-                    where=str(self._repository / folder),
+                    where=str(place),
                     hint="Move it away, or use another --repository; forge overwrites only what its manifest lists.",
                 )
         self._drop(model.name)

@@ -1,26 +1,19 @@
-"""An entry's way into a model repository: staged there, then swapped in folder by folder under a journal.
+"""An entry's way into a model repository: staged there, then swapped in folder by folder under a journal."""
 
-``.forge/`` in the repository holds what is staged, and ``journal.json`` from the moment a publish can only be finished. Before
-that moment a killed publish is undone by the next one, from then on it is finished by it. It is gone when the publish is done:
-Triton's default control mode takes every folder for a model, also one whose name begins with a dot. So the lock is a file.
-"""
-
-import ctypes
 import errno
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-import msgspec
+from blake3 import blake3
 from filelock import FileLock, Timeout
-from msgspec import Struct
 from msgspec.structs import replace
 
-from forge import manifest, trees
+from forge import journal, manifest, trees
 from forge.errors import RepositoryError
+from forge.journal import COMING, StuckError, Swap
 from forge.manifest import Manifest, PublishedModel
 from forge.model import ASSETS
 from forge.places import Places
@@ -32,14 +25,9 @@ Coming = tuple[Path, PublishedModel]
 """An entry and the model that it is published as."""
 
 _CONFIG = "config.pbtxt"
-_PRIVATE = ".forge"
-_JOURNAL = ".forge/journal.json"
 _LOCK = ".forge.lock"
 _ORIGINALS = ".configs"
 """Folder among a model's assets with its config.pbtxt files as they are before they name a place, for when that changes."""
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
 _PATIENCE = 0.3
 
 
@@ -50,22 +38,6 @@ class Published:
     linked: int = 0
     copied: int = 0
     changed: bool = True
-
-
-class _Swap(Struct, frozen=True):
-    """A staged folder that belongs at ``place``; ``inode`` tells it from its predecessor after they changed places."""
-
-    place: str
-    inode: int
-
-
-class _Journal(Struct, frozen=True):
-    """A publish that has begun to be seen: all that finishing it takes."""
-
-    staging: str
-    swaps: tuple[_Swap, ...]
-    leave: tuple[str, ...]
-    manifest: str
 
 
 def _silent(_: str) -> None:
@@ -97,7 +69,6 @@ def publish_all(
     """The same for several, each with its entry: all of them come to be seen in one publish, or none does."""
     repository = Path(os.path.abspath(repository))
     with _explained(repository), _locked(repository, waiting):
-        _recover(repository)
         held = _at_home(repository, relocate)
         places, done, coming, resampled = Places(repository, held), dict[str, Published](), list[Coming](), held
         for entry, model in wanted:
@@ -113,7 +84,7 @@ def publish_all(
         if coming:
             done |= _swap_in(coming, repository, resampled, relocate)
         elif resampled is not held:
-            _write(repository, manifest.NAME, manifest.write(resampled))
+            journal.commit(repository, journal.staging(repository), (), (), manifest.write(resampled))
         return tuple(done[model.name] for _, model in wanted)
 
 
@@ -123,36 +94,52 @@ def withdraw(repository: Path, name: str) -> None:
     if not repository.is_dir():
         raise RepositoryError(f"there is no model {name!r}: there is no such repository", where=str(repository))
     with _explained(repository), _locked(repository, _silent):
-        _recover(repository)
-        held = inventory(repository).named
+        held = _held(repository).named
         model = held.find(name)
         if model is None:
             names = ", ".join(one.name for one in held.models) or "nothing"
             raise RepositoryError(f"there is no model {name!r}", where=str(repository), hint=f"It holds: {names}.")
-        staging = _staging(repository)
-        _commit(repository, _Journal(staging.name, (), model.folders, manifest.write(held.without(name))))
+        text = manifest.write(held.without(name))
+        journal.commit(repository, journal.staging(repository), (), model.folders, text)
 
 
 def settle(repository: Path, relocate: Relocate) -> bool:
     """Write every config.pbtxt anew for where the repository stands now; says whether it had moved."""
     repository = Path(os.path.abspath(repository))
-    with _explained(repository):
-        # A repository that may only be read can be served all the same.
-        if inventory(repository).root == str(repository) and not (repository / _JOURNAL).exists():
-            return False
+    # A repository that may only be read can be served all the same.
+    if inventory(repository).root == str(repository) and not journal.pending(repository):
+        return False
     with _explained(repository), _locked(repository, _silent):
-        _recover(repository)
-        before = inventory(repository).root
+        before = _held(repository).root
         return _at_home(repository, relocate).root != before
 
 
 def inventory(repository: Path) -> Manifest:
     """What forge has put into ``repository``: an empty manifest if nothing yet."""
-    file = repository / manifest.NAME
+    return found(repository) or Manifest(root=os.path.abspath(repository))
+
+
+def found(repository: Path) -> Manifest | None:
+    """The same; None where no forge has published. What a killed publish left there is finished or undone before.
+
+    Where that may not be written, this is what the repository will hold when it is. RepositoryError where it cannot be read.
+    """
+    repository = Path(os.path.abspath(repository))
     try:
-        return manifest.read(file.read_bytes(), str(file))
-    except FileNotFoundError:
-        return Manifest(root=os.path.abspath(repository))
+        text = _settled(repository)
+    except OSError as error:
+        what = f"the model repository cannot be read: {trees.reason(error, repository)}"
+        hint = "Name a folder, or mend its permissions."
+        raise RepositoryError(what, where=str(repository), hint=hint) from error
+    return None if text is None else manifest.read(text, str(repository / manifest.NAME))
+
+
+@contextmanager
+def quiet(repository: Path, waiting: Callable[[str], None] = _silent) -> Generator[Manifest]:
+    """What the repository holds while nobody publishes there. RepositoryError where that may not be written."""
+    repository = Path(os.path.abspath(repository))
+    with _explained(repository), _locked(repository, waiting):
+        yield _held(repository)
 
 
 def original(repository: Path, held: Manifest, config: str) -> Path | None:
@@ -207,29 +194,25 @@ def _stands(entry: Path, repository: Path, former: PublishedModel, model: Publis
 
 
 def _swap_in(coming: Sequence[Coming], repository: Path, held: Manifest, relocate: Relocate) -> dict[str, Published]:
-    staging = _staging(repository)
+    staged = journal.staging(repository)
     models: list[PublishedModel] = []
     done: dict[str, Published] = {}
-    try:
-        for entry, model in coming:
-            laid = _stage(entry, staging, model, relocate)
-            models.append(replace(model, linked=not laid.copied))
-            done[model.name] = Published(laid.linked, laid.copied)
-        trees.flush(staging)
-    except BaseException:
-        trees.remove(staging)
-        raise
-    places = [folder for model in models for folder in model.folders if (staging / folder).is_dir()]
+    for entry, model in coming:
+        laid = _stage(entry, staged / COMING, model, relocate)
+        models.append(replace(model, linked=not laid.copied))
+        done[model.name] = Published(laid.linked, laid.copied)
+    places = [folder for model in models for folder in model.folders if (staged / COMING / folder).is_dir()]
     formers = [former for model in models if (former := held.find(model.name))]
     names, staying = {model.name for model in models}, frozenset(places)
     merged = sorted((*(one for one in held.models if one.name not in names), *models), key=lambda one: one.name)
-    journal = _Journal(
-        staging=staging.name,
-        swaps=tuple(_Swap(place, (staging / place).stat().st_ino) for place in places),
-        leave=tuple(folder for former in formers for folder in former.folders if folder not in staying),
-        manifest=manifest.write(replace(held, models=tuple(merged), root=str(repository))),
+    forges = {folder for one in held.models for folder in one.folders}
+    journal.commit(
+        repository,
+        staged,
+        [Swap(place, place in forges or journal.is_marked(repository / place)) for place in places],
+        [folder for former in formers for folder in former.folders if folder not in staying],
+        manifest.write(replace(held, models=tuple(merged), root=str(repository))),
     )
-    _commit(repository, journal)
     return done
 
 
@@ -247,92 +230,23 @@ def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate
     return laid
 
 
-def _commit(repository: Path, journal: _Journal) -> None:
-    """From here on the publish is finished, by this process or the next."""
-    _write(repository, _JOURNAL, msgspec.json.encode(journal).decode())
-    _finish(repository, journal)
-
-
-def _finish(repository: Path, journal: _Journal) -> None:
-    """Do what the journal says; what is done already is not done again."""
-    staging = repository / _PRIVATE / journal.staging
-    for swap in journal.swaps:
-        place = repository / swap.place
-        if not (place.is_dir() and place.stat().st_ino == swap.inode):
-            place.parent.mkdir(exist_ok=True)
-            _exchange(staging / swap.place, place)
-    for folder in journal.leave:
-        if os.path.lexists(repository / folder):
-            (repository / folder).rename(staging / uuid4().hex)
-    with suppress(OSError):  # others' assets stand there; an empty folder keeps Triton's default control mode from starting
-        (repository / ASSETS).rmdir()
-    trees.flush_one(repository)
-    _write(repository, manifest.NAME, journal.manifest)
-    (repository / _JOURNAL).unlink(missing_ok=True)
-
-
-def _exchange(staged: Path, place: Path) -> None:
-    """Put ``staged`` at ``place`` and what was there where ``staged`` was, at once where the kernel can."""
-    if not os.path.lexists(place):
-        staged.rename(place)
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    failure = errno.ENOSYS
-    if hasattr(libc, "renameat2"):
-        names = os.fsencode(staged), os.fsencode(place)
-        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return
-        failure = ctypes.get_errno()
-    if failure not in _NO_EXCHANGE:
-        raise OSError(failure, os.strerror(failure), str(place))
-    place.rename(staged.with_name(uuid4().hex))
-    staged.rename(place)
-
-
-def _recover(repository: Path) -> None:
-    """Finish or undo what a killed publish left."""
-    file = repository / _JOURNAL
-    try:
-        journal = msgspec.json.decode(file.read_bytes(), type=_Journal)
-    except FileNotFoundError:
-        _clear(repository)
-        return
-    except msgspec.DecodeError as error:
-        raise RepositoryError(
-            f"the journal of an unfinished publish cannot be read: {error}",
-            where=str(file),
-            hint="Move this repository away and build it again; what is in the store is not made twice.",
-        ) from error
-    _finish(repository, journal)
-
-
-def _clear(repository: Path) -> None:
-    """Remove what is staged and what was swapped out. What cannot be removed waits for the next publish."""
-    private = repository / _PRIVATE
-    for item in private.iterdir() if private.is_dir() else ():
-        with suppress(PermissionError):
-            trees.remove(item)
-
-
-def _write(repository: Path, path: str, text: str) -> None:
-    """Whole or not at all; what a killed writer leaves lies in the private folder."""
-    private = repository / _PRIVATE
-    private.mkdir(exist_ok=True)
-    trees.write_whole(repository / path, text, aside=private)
-
-
 def _at_home(repository: Path, relocate: Relocate) -> Manifest:
     """The manifest, after the config.pbtxt files have been made to name the place where the repository stands."""
-    held = inventory(repository).named
+    held = _held(repository).named
     if held.root == str(repository):
         return held
-    for model in held.models:
-        for config in _configs(model):
-            kept = _original(repository, model, config)
-            if kept.is_file():
-                _write(repository, config, relocate(kept.read_text(encoding="utf-8")))
+    staged = journal.staging(repository)
+    swaps: list[Swap] = []
+    for config in sorted(config for model in held.models for config in _configs(model)):
+        kept, place = original(repository, held, config), repository / config
+        text = relocate(kept.read_text(encoding="utf-8")) if kept else ""
+        if kept and place.parent.is_dir() and not (place.is_file() and place.read_bytes() == text.encode()):
+            coming = staged / COMING / config
+            coming.parent.mkdir(parents=True, exist_ok=True)
+            coming.write_text(text, encoding="utf-8")
+            swaps.append(Swap(config, former=True, digest=blake3(text.encode()).hexdigest()))
     held = replace(held, root=str(repository))
-    _write(repository, manifest.NAME, manifest.write(held))
+    journal.commit(repository, staged, swaps, (), manifest.write(held))
     return held
 
 
@@ -344,29 +258,70 @@ def _configs(model: PublishedModel) -> frozenset[str]:
     return frozenset(f"{folder}/{_CONFIG}" for folder in model.roles.values())
 
 
-def _staging(repository: Path) -> Path:
-    staging = repository / _PRIVATE / f"staged-{uuid4().hex}"
-    staging.mkdir(parents=True)
-    return staging
+# -- one at a time, and after what was killed
+
+
+def _held(repository: Path) -> Manifest:
+    """What stands there, to whoever has the lock."""
+    text = journal.text(repository)
+    return Manifest(root=str(repository)) if text is None else manifest.read(text, str(repository / manifest.NAME))
 
 
 @contextmanager
 def _locked(repository: Path, waiting: Callable[[str], None]) -> Generator[None]:
-    """One publish at a time in a repository."""
-    repository.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(repository / _LOCK)
+    """One publish at a time in a repository, and none that was killed before: it is finished or undone first."""
+    _make(repository)
+    lock = _lock(repository)
     try:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
         waiting(f"{repository}: another process is publishing here; waiting for it")
         lock.acquire(poll_interval=0.1)
     try:
+        journal.recover(repository)
         yield
-        _clear(repository)
     finally:
-        with suppress(OSError):  # it holds what the next publish finishes
-            (repository / _PRIVATE).rmdir()
+        journal.clear(repository)
         lock.release()
+
+
+def _settled(repository: Path) -> bytes | None:
+    """The manifest's text. Who may not write is told what it will be once somebody may; who comes while another publishes, what
+    it is until then."""
+    if not journal.is_left(repository):
+        return journal.text(repository)
+    try:
+        lock = _lock(repository)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return journal.text(repository)
+    except OSError:
+        return journal.foreseen(repository)
+    try:
+        journal.recover(repository)
+        return journal.text(repository)
+    except (OSError, StuckError):
+        return journal.foreseen(repository)
+    finally:
+        journal.clear(repository)
+        lock.release()
+
+
+def _lock(repository: Path) -> FileLock:
+    """OSError where its file is a link: it would be written where that leads."""
+    file = repository / _LOCK
+    if file.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(file))
+    return FileLock(file)
+
+
+def _make(repository: Path) -> None:
+    """The repository's folder, and the names on the way to it on disk."""
+    missing = [folder for folder in (repository, *repository.parents) if not folder.exists()]
+    repository.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        with suppress(PermissionError):  # one that may be written and not be read
+            trees.flush_one(folder.parent)
 
 
 @contextmanager
@@ -375,8 +330,9 @@ def _explained(repository: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        hint = "Make room or mend the permissions and run the build again, or use another --repository."
+        if journal.pending(repository):
+            hint = "A publish stands here half way. Make room or mend the permissions: any forge command then finishes it."
         raise RepositoryError(
-            f"the model repository could not be written: {trees.reason(error, repository)}",
-            where=str(repository),
-            hint="Make room or mend the permissions and run the build again, or use another --repository.",
+            f"the model repository could not be written: {trees.reason(error, repository)}", where=str(repository), hint=hint
         ) from error

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ _MAPPED = 64 * 1024  # below this a read is quicker than a map
 _THREADED = 8 * 1024 * 1024
 _MANY = 64  # from here on one flush of the filesystem is quicker than one of each file
 
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 _ROOM = 2**20
@@ -229,6 +233,20 @@ def lay(source: Path, target: Path, leave: frozenset[str] = frozenset()) -> Laid
         else:
             laid += link(item.path, place)
     return laid
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two things change places at once; False, and nothing done, where the kernel or the filesystem cannot. OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    sys.audit("os.rename", one, other, -1, -1)  # as any other rename tells of itself
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    failure = ctypes.get_errno()
+    if failure in _NO_EXCHANGE:
+        return False
+    raise OSError(failure, os.strerror(failure), str(other))
 
 
 def link(source: Path, target: Path) -> Laid:

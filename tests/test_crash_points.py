@@ -1,0 +1,272 @@
+"""A publish that dies, or is refused by the disk, at any of its calls: the next command finds the old or the new, whole."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from crash_points import break_off, fill_up, kill, refuse, shown
+from forge import publishing, trees
+from forge.errors import RepositoryError
+from forge.manifest import PublishedModel
+from forge.model import Names, Role, RuntimeKind
+from store_makers import child
+
+INSIDE = "/forge/repository"
+ROLES = (Role.TENSORRT_LLM, Role.BLS)
+Tree = dict[str, str]
+Act = Callable[[Path], object]
+
+
+def relocate(repository: Path) -> publishing.Relocate:
+    return lambda text: text.replace(INSIDE, str(repository))
+
+
+def a_model(name: str, prefix: str, version: str) -> PublishedModel:
+    entry = f"{name}-{prefix}-{version}"
+    return PublishedModel(name=name, prefix=prefix, entry=entry, runtime=RuntimeKind.TWIN, roles=Names(prefix, ROLES).all())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to change a repository: how it is made before, and the change."""
+
+    before: tuple[tuple[str, str, str], ...]
+    """(name, prefix, version) of the models that stand there."""
+    coming: tuple[tuple[str, str, str], ...] = ()
+    leaving: str = ""
+    moved: bool = False
+
+
+CASES = {
+    "first": Case((), (("a", "", "v1"),)),
+    "rebuild": Case((("a", "", "v1"),), (("a", "", "v2"),)),
+    "second": Case((("a", "a", "v1"),), (("b", "b", "v1"),)),
+    "renamed": Case((("a", "", "v1"),), (("a", "a", "v1"), ("b", "b", "v1"))),
+    "remove": Case((("a", "a", "v1"), ("b", "b", "v1")), leaving="a"),
+    "move": Case((("a", "a", "v1"), ("b", "b", "v1")), moved=True),
+}
+
+
+class Bench:
+    """A repository in the state before a change, again and again, and what it is before and after."""
+
+    def __init__(self, root: Path, case: Case) -> None:
+        self.case, self.root = case, root
+        self.repository, self._template = root / "repository", root / "template"
+        first = root / "elsewhere" if case.moved else self.repository
+        for stands in case.before:
+            self._publish(first, (stands,))
+        if case.before:
+            first.rename(self._template)
+        self.reset()
+        self.old = self.seen()
+        self.act(self.repository)
+        self.new = self.seen()
+        assert self.old != self.new
+        self.reset()
+
+    def reset(self) -> None:
+        shutil.rmtree(self.repository, ignore_errors=True)
+        if self._template.exists():
+            shutil.copytree(self._template, self.repository, copy_function=os.link)
+
+    def act(self, place: Path) -> None:
+        """The change; once more where it has been made already."""
+        if self.case.moved:
+            publishing.settle(place, relocate(place))
+        elif self.case.leaving:
+            if publishing.inventory(place).find(self.case.leaving):
+                publishing.withdraw(place, self.case.leaving)
+        else:
+            self._publish(place, self.case.coming)
+
+    def seen(self, place: Path | None = None) -> Tree:
+        """All that stands there, but for what is drawn anew each time."""
+        found = shown(place or self.repository)
+        found.pop(".forge.lock", None)
+        if text := found.get("forge.json"):
+            held = json.loads(text)
+            found["forge.json"] = json.dumps({**held, "id": ""})
+        return {path: text for path, text in found.items() if path != "."}
+
+    def folders(self) -> list[Path]:
+        """Those of the models that the change is about, old and new, which stand there now."""
+        names = {self.case.leaving} if self.case.leaving else {one[0] for one in self.case.coming or self.case.before}
+        models = [a_model(*one) for one in (*self.case.before, *self.case.coming) if one[0] in names]
+        kinds = ((one.roles.values() if self.case.moved else one.folders) for one in models)  # configs come from assets
+        found = {self.repository / folder for folders in kinds for folder in folders}
+        return sorted(folder for folder in found if folder.is_dir())
+
+    def _publish(self, place: Path, wanted: tuple[tuple[str, str, str], ...]) -> None:
+        models = [a_model(*one) for one in wanted]
+        publishing.publish_all([(self._entry(model), model) for model in models], place, relocate(place))
+
+    def _entry(self, model: PublishedModel) -> Path:
+        out = self.root / "entries" / model.entry
+        if not out.exists():
+            for folder in model.roles.values():
+                (out / folder / "1").mkdir(parents=True)
+                (out / folder / "config.pbtxt").write_text(f"{model.entry} {INSIDE}/{model.assets}")
+            (out / model.assets).mkdir(parents=True)
+            (out / model.assets / "engine").write_text(model.entry)
+        return out
+
+
+def refused(place: Path) -> None:
+    with pytest.raises(RepositoryError, match="there is no model"):
+        publishing.withdraw(place, "nobody")
+
+
+def quiet(place: Path) -> None:
+    with publishing.quiet(place):
+        pass
+
+
+NEXT: tuple[Act, ...] = (publishing.inventory, publishing.found, quiet, refused)
+"""What can come next, but for the same again: each reads or writes, and none changes a model."""
+
+
+def look(bench: Bench, at: int, follow: Act) -> None:
+    """The next command finds all of the old or all of the new, and the same change again ends in the new."""
+    place = bench.repository
+    if place.exists() or follow not in (refused, quiet):
+        follow(place)
+    seen = bench.seen() if place.exists() else {}
+    assert seen in (bench.old, bench.new), (at, follow, difference(seen, bench))
+    bench.act(place)
+    assert bench.seen() == bench.new, (at, difference(bench.seen(), bench))
+
+
+def difference(seen: Tree, bench: Bench) -> str:
+    sides = {"old": bench.old, "new": bench.new}
+    return str(
+        {side: sorted(path for path in {*seen, *tree} if seen.get(path) != tree.get(path)) for side, tree in sides.items()}
+    )
+
+
+def killed(bench: Bench) -> None:
+    for at, _ in break_off(lambda: bench.act(bench.repository), kill):
+        look(bench, at, NEXT[at % len(NEXT)])
+        bench.reset()
+
+
+def again(bench: Bench, crashed: Path) -> None:
+    """The crashed repository anew; its folders are others by inode."""
+    shutil.rmtree(bench.repository, ignore_errors=True)
+    if crashed.exists():
+        shutil.copytree(crashed, bench.repository, copy_function=os.link)
+
+
+def killed_without_exchange(bench: Bench) -> None:
+    trees.exchange = lambda one, other: False
+    for at, _ in break_off(lambda: bench.act(bench.repository), kill):
+        look(bench, at, NEXT[at % len(NEXT)])
+        bench.reset()
+
+
+def refused_once(bench: Bench) -> None:
+    for at, _ in break_off(lambda: bench.act(bench.repository), refuse(errno.EIO)):
+        look(bench, at, NEXT[at % len(NEXT)])
+        bench.reset()
+
+
+def refused_from_then_on(bench: Bench) -> None:
+    for at, _ in break_off(lambda: bench.act(bench.repository), refuse(errno.EIO), lasting=True):
+        look(bench, at, NEXT[at % len(NEXT)])
+        bench.reset()
+
+
+def disk_full(bench: Bench) -> None:
+    """Nothing has to come next: what was begun needs no room to be finished."""
+    for at, ended in break_off(lambda: bench.act(bench.repository), fill_up, lasting=True):
+        seen = bench.seen() if bench.repository.exists() else {}
+        assert seen in (bench.old, bench.new), (at, ended, difference(seen, bench))
+        bench.reset()
+
+
+def moved_away(bench: Bench) -> None:
+    """Somebody moves a folder away: it is theirs from then on, and no command stumbles over it."""
+    away = bench.root / "away"
+    for at, _ in break_off(lambda: bench.act(bench.repository), kill):
+        place, crashed = bench.repository, bench.root / "crashed"
+        if place.exists():
+            shutil.copytree(place, crashed, copy_function=os.link)
+        for name in [folder.relative_to(place) for folder in bench.folders()]:
+            again(bench, crashed)
+            (place / name).rename(away)
+            taken = shown(away)
+            NEXT[at % len(NEXT)](place)
+            assert not (place / ".forge").exists(), (at, name)
+            bench.act(place)
+            assert shown(away) == taken
+            wrong = {path for path in {*bench.seen(), *bench.new} if bench.seen().get(path) != bench.new.get(path)}
+            if bench.case.moved:  # settling makes no folder anew
+                wrong = {path for path in wrong if not path.startswith(str(name))}
+            assert not wrong, (at, name, wrong)
+            shutil.rmtree(away)
+        shutil.rmtree(crashed, ignore_errors=True)
+        bench.reset()
+
+
+def copied(bench: Bench) -> None:
+    """A copy is finished or undone like what it was copied from, and apart from it."""
+    other = bench.root / "copy"
+    for at, _ in break_off(lambda: bench.act(bench.repository), kill):
+        if bench.repository.exists():
+            shutil.copytree(bench.repository, other, symlinks=True)
+            publishing.inventory(other)
+            assert bench.seen(other) in (bench.old, bench.new), (at, difference(bench.seen(other), bench))
+            publishing.settle(other, relocate(other))
+            bench.act(other)
+            place = str(bench.repository)
+            new = {path: text.replace(place, str(other)) for path, text in bench.new.items()}
+            there = {path: text.replace('"linked": false', '"linked": true') for path, text in bench.seen(other).items()}
+            assert there == new, at
+            shutil.rmtree(other)
+        look(bench, at, publishing.inventory)
+        bench.reset()
+
+
+Way = Callable[[Bench], None]
+
+
+@contextmanager
+def room(place: Path) -> Generator[Path]:
+    """Memory where that can be had: thousands of flushes to a disk take minutes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else place) as folder:
+        yield Path(folder)
+
+
+WAYS: dict[Way, tuple[str, ...]] = {
+    killed: tuple(CASES),
+    killed_without_exchange: ("rebuild",),
+    refused_once: ("rebuild", "second", "move"),
+    refused_from_then_on: ("rebuild", "remove"),
+    disk_full: tuple(CASES),
+    moved_away: ("first", "rebuild", "remove", "move"),
+    copied: ("rebuild", "move"),
+}
+"""Where each way of breaking off is looked at; all of them everywhere hold too, and take minutes."""
+
+RUN = """
+from pathlib import Path
+import test_crash_points as t
+with t.room(Path(sys.argv[3])) as root:
+    getattr(t, sys.argv[1])(t.Bench(root, t.CASES[sys.argv[2]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "case"), [(way.__name__, case) for way, cases in WAYS.items() for case in cases])
+def test_what_is_broken_off_anywhere_is_the_old_or_the_new_to_the_next_command(tmp_path: Path, way: str, case: str) -> None:
+    process = child(RUN, way, case, tmp_path)
+    said, errors = process.communicate()
+    assert process.returncode == 0, said + errors
