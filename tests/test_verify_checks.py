@@ -77,6 +77,9 @@ class Letters:
     def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (1,), tuple(token for word in stop for name in ANSWERS for token in _tokens(name) if _word(token) == word)
 
+    def ends(self, address: str, model: str, further: tuple[str, ...] = ()) -> tuple[int, ...]:
+        return (0,)
+
     def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
         return "".join(_word(token) for token in tokens)
 

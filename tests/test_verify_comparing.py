@@ -4,12 +4,25 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from forge.errors import ForgeError
 from forge.recipe import read
 from forge.verifying import prompts, transcripts
-from forge.verifying.comparing import ENSEMBLE, STREAM, UNARY, Heard, Outcome, Stage, Verdict, ids_differ, judge, texts_differ
+from forge.verifying.comparing import (
+    ENSEMBLE,
+    STREAM,
+    UNARY,
+    Heard,
+    Outcome,
+    Stage,
+    Verdict,
+    ids_differ,
+    judge,
+    judge_ends,
+    texts_differ,
+)
 from forge.verifying.report import Report
 from forge.verifying.tolerances import BY_DTYPE, BY_QUANTIZATION, KV_CACHE, tolerance
 from forge.verifying.transcripts import Reference, Transcript
@@ -253,3 +266,45 @@ def test_the_documented_table_in_a_recipe_is_one() -> None:
     page = (Path(__file__).parent.parent / "docs" / "verify.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert read(f'name = "m"\n[source]\nhub = "a/b"\n{example}', "docs/verify.md").verify.on_build
+
+
+def test_another_end_token_is_a_finding_of_its_own_and_not_the_detokenizers() -> None:
+    late = dict.fromkeys(TEXTS, f"{SAID.text}</s> and so on, and so on")
+    (verdict,) = judge_ends((7,), REFERENCE)
+    assert (verdict.stage, verdict.outcome) == (Stage.TOKENIZER, Outcome.DIFFERS)
+    assert "the checkpoint ends at 2; preprocessing ends at 7" in verdict.what
+    assert guilty(replace(GOOD, texts=late, ends=(7,))) == ()
+    assert guilty(replace(GOOD, texts=late, ends=(2,))) != ()
+    assert guilty(replace(GOOD, texts=dict.fromkeys(TEXTS, "another answer altogether"), ends=(7,))) != ()
+
+
+def test_the_same_end_tokens_in_any_order_are_the_same() -> None:
+    both = msgspec.structs.replace(REFERENCE, ends=(2, 7))
+    assert [each.outcome for each in judge_ends((7, 2), both)] == [Outcome.SAME]
+    assert [each.what for each in judge_ends((2,), both)] == [
+        "the checkpoint ends at 7, and the other does not: answers go on too long or end too early"
+    ]
+    assert judge_ends(None, REFERENCE) == ()
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "same"),
+    [
+        ("so \ufffd\ufffd\ufffd\ufffd\ufffd", "so 好\ufffd\ufffd", True),
+        ("so \ufffd\ufffd\ufffd\ufffd\ufffd", "so 好", True),
+        ("so \ufffd\ufffd\ufffd\ufffd\ufffd", "so ", False),
+        ("a\ufffd\ufffd\ufffdb", "a\ufffdb", True),
+        ("\ufffd" * 9, "\ufffd" * 5, True),
+        ("so é", "so \ufffd\ufffd", False),
+        ("so", "so 好", False),
+        ("so \ufffd", "so, other words", False),
+    ],
+)
+def test_how_bytes_are_shown_that_are_no_character_is_no_difference(expected: str, found: str, *, same: bool) -> None:
+    assert (texts_differ(expected, found) == "") is same
+
+
+def test_an_answer_of_nothing_but_broken_characters_accuses_nobody_of_decoding_piece_by_piece() -> None:
+    broken = "\ufffd" * 12
+    verdicts = judge(SAID, replace(GOOD, texts={UNARY: SAID.text, STREAM: broken}), REFERENCE, EXACT)
+    assert not [each for each in verdicts if "accumulate_tokens" in each.what]

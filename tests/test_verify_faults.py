@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from forge.cli import main
 from forge.errors import VerifyError
 from forge.proving import Wish
-from forge.verifying.comparing import Outcome, Stage
+from forge.verifying.comparing import ENDS, Outcome, Stage
 from forge.verifying.report import NEXT, Report
 from forge.workshop import Workshop
 from patience import free_ports
@@ -57,7 +57,7 @@ def test_a_good_model_says_what_its_checkpoint_says(shop: Workshop, repository: 
     assert found.faults == ()
     asked = {(each.prompt, each.stage) for each in found.verdicts if each.outcome is Outcome.SAME}
     stages = (Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT)
-    assert asked == {(str(prompt["name"]), stage) for prompt in PROMPTS for stage in stages}
+    assert asked == {(str(prompt["name"]), stage) for prompt in PROMPTS for stage in stages} | {(ENDS, Stage.TOKENIZER)}
     assert {check.prompt: check.outcome for check in found.checks} == dict.fromkeys(
         ("stream and final flag", "max_tokens", "stop words", "streams at once", "seeds", "cancellation"), Outcome.SAME
     )
@@ -74,6 +74,13 @@ def test_flipped_special_tokens_are_the_tokenizers_and_called_by_name(shop: Work
     assert found.guilty == (Stage.TOKENIZER,)
     assert {fault.prompt for fault in found.faults} >= {"short", "emoji", "code"}
     assert all("add_special_tokens" in fault.what for fault in found.faults)
+
+
+def test_a_wrong_end_token_is_a_finding_of_its_own(shop: Workshop, repository: Path) -> None:
+    found = report(shop, repository, "ends", streaming=True)
+    assert found.guilty == (Stage.TOKENIZER,)
+    assert [fault.prompt for fault in found.faults] == [ENDS]
+    assert "preprocessing ends at 0" in found.faults[0].what
 
 
 def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Workshop, repository: Path) -> None:

@@ -14,7 +14,7 @@ from fake_containers import FakeContainers
 from fake_doors import FakeDoors, World
 from forge.adapters.reciting import InImage, OwnPython
 from forge.containers import ContainerRun, Line
-from forge.errors import ForgeError, HostError, RepositoryError, StepError, VerifyError
+from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
 from forge.ports import Chunk, Client, Request
 from forge.proving import Wish
 from forge.verifying import transcripts
@@ -55,6 +55,9 @@ class Parrot:
 
     def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return ids_of(text), ()
+
+    def ends(self, address: str, model: str, further: tuple[str, ...] = ()) -> tuple[int, ...]:
+        raise InferenceError("it tells no end id")
 
     def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
         words = {ids_of(word)[0]: word for word in PROMPTS.split()}

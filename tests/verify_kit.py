@@ -104,6 +104,15 @@ def special_tokens_flipped(repository: Path, name: str) -> None:
     _edit(repository / f"{name}-preprocessing" / "config.pbtxt", lambda text: pattern.sub(r'\1"false"', text, count=1))
 
 
+def another_end(repository: Path, name: str) -> None:
+    """To the tokenizer, texts end with the token that begins them."""
+
+    def change(text: str) -> str:
+        return json.dumps({**json.loads(text), "eos_token": "<s>"})
+
+    _edit(repository / "_assets" / name / "tokenizer" / "tokenizer_config.json", change)
+
+
 def one_layer_scaled(repository: Path, name: str) -> None:
     """One matrix of one layer is a twentieth larger."""
     file = repository / "_assets" / name / "engines" / "model.safetensors"
@@ -117,7 +126,7 @@ def one_layer_scaled(repository: Path, name: str) -> None:
 def spaces_dropped(repository: Path, name: str) -> None:
     """Whatever makes text of tokens loses the spaces."""
     call = re.compile(r"(self\._tokenizer\.decode\(.*skip_special_tokens=self\._skip\))")
-    for role, module in (("postprocessing", "model"), ("tensorrt_llm_bls", "model"), ("tensorrt_llm_bls", "detokenizer")):
+    for role, module in (("postprocessing", "model"), ("tensorrt_llm_bls", "detokenizer")):
         file = repository / f"{name}-{role}" / "1" / f"{module}.py"
         _edit(file, lambda text: call.sub(r'\1.replace(" ", "")', text))
 
@@ -132,6 +141,7 @@ def streams_mixed(repository: Path, name: str) -> None:
 FAULTS: Mapping[str, Callable[[Path, str], None]] = {
     "merge": one_changed_merge,
     "special": special_tokens_flipped,
+    "ends": another_end,
     "layer": one_layer_scaled,
     "spaces": spaces_dropped,
     "mixed": streams_mixed,

@@ -1,6 +1,7 @@
 """Holds what is served to what its checkpoint says: finds both sides, asks them, and hands what they said to the judges."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ from forge.errors import ForgeError, HostError, InferenceError, StepError, Verif
 from forge.executors import INSTALLED, NO_GPUS
 from forge.launching import launch
 from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import RuntimeKind, VerifyTable
+from forge.model import Role, RuntimeKind, VerifyTable
 from forge.steps import Plan, Step, Verify
 from forge.store import Store
 from forge.verifying import prompts, transcripts
 from forge.verifying.checks import Checks
-from forge.verifying.comparing import judge
+from forge.verifying.comparing import judge, judge_ends
 from forge.verifying.interviews import Interview
 from forge.verifying.prompts import Prompt
 from forge.verifying.recitals import Asked, Job, Reciter
@@ -137,12 +138,15 @@ class Prover:
         limits = _limits(target)
         streams = self.doors.streams(target.address, model.front)
         interview = Interview(target.address, model, self.doors.patient, self.doors.stages, streams)
-        interview = replace(interview, room=limits.get("max_seq_len", 0), places=limits.get("max_batch_size", 8))
+        room, places = limits.get("max_seq_len", 0), limits.get("max_batch_size", 8)
+        interview = replace(interview, room=room, places=places, further=target.ends)
         heard = interview.hear(reference, line)
         said = {each.name: each for each in reference.transcripts}
-        verdicts = tuple(verdict for each in heard for verdict in judge(said[each.prompt], each, reference, allowed))
-        checks = tuple(Checks(interview, reference, heard, allowed).run(line)) if terms.streaming else ()
+        stages = (verdict for each in heard for verdict in judge(said[each.prompt], each, reference, allowed))
+        verdicts = (*judge_ends(heard[0].ends, reference), *stages)
+        checks = tuple(Checks(interview, reference, heard, allowed, verdicts=verdicts).run(line)) if terms.streaming else ()
         notes = tuple(f"{name} was not asked: {why}" for name, why in reference.skipped.items())
+        notes += (_QUANTIZED,) if allowed.diverging and terms.diverging is None else ()
         return Report(model.name, reference.by, allowed, verdicts, checks, notes)
 
     # -- as a step of a build
@@ -250,15 +254,20 @@ class Prover:
 
     def _allowed(self, target: Target, terms: Terms) -> Tolerance:
         model = target.model
-        kind = "model" if model.runtime is RuntimeKind.LLMAPI else "engines"
-        file = target.repository / model.asset(kind) / "config.json"
-        config = _json(file)
+        llmapi = model.runtime is RuntimeKind.LLMAPI
+        folder = target.repository / model.asset("model") if llmapi else engine_folder(target)
+        config = _json(folder / "config.json")
         found = tolerance(config, exact=model.runtime is RuntimeKind.TWIN)
         if terms.tie is not None:
             found = replace(found, tie=terms.tie)
         return found if terms.diverging is None else replace(found, diverging=terms.diverging)
 
 
+_MAIN = re.compile(r'"gpt_model_path"\s*value\s*:?\s*\{\s*string_value\s*:\s*"([^"]*)"')
+_QUANTIZED = (
+    "the engine is quantized: it may leave the checkpoint by more than rounding, so this says that the right model is served, "
+    "and not what quantization costs (`forge bench` measures that); an engine of a stand-in for TensorRT-LLM proves neither"
+)
 _INSTALL = (
     "install `triton-forge[verify]` (torch and transformers), name a Python that has them (--python PATH), or verify against "
     "golden transcripts, which `forge verify RECIPE --update` writes where there is one"
@@ -313,9 +322,22 @@ def _candidate(step: Step, action: Verify) -> PublishedModel:
     )
 
 
+def engine_folder(target: Target) -> Path:
+    """The folder of the engine that answers: of several (a target and its draft, a decoder and its encoder) the one that
+    tensorrt_llm is told of first."""
+    folder = target.repository / target.model.asset("engines")
+    role = target.model.roles.get(Role.TENSORRT_LLM)
+    config = target.repository / (role or "") / repository.CONFIG
+    with suppress(OSError):
+        stated = _MAIN.search(config.read_text(encoding="utf-8"))
+        if role and stated and (folder / (named := stated[1].rstrip("/").rpartition("/")[2]) / "config.json").is_file():
+            return folder / named
+    return folder
+
+
 def _limits(target: Target) -> dict[str, int]:
     """max_input_len and max_seq_len, as an engine's config.json states them, or what the twin has beside its checkpoint."""
-    folder = target.repository / target.model.asset("engines")
+    folder = engine_folder(target)
     stated = _json(folder / "config.json").get("build_config")
     found = cast("dict[str, object]", stated) if isinstance(stated, dict) else _json(folder / "build_config.json")
     return {name: value for name, value in found.items() if isinstance(value, int)}

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import pairwise
 
 from forge.adapters.kserve import Connection
 from forge.adapters.wire import Input
@@ -23,6 +24,15 @@ class TritonStages:
         ids = _read(found, "INPUT_ID", model)
         length = _read(found, "REQUEST_INPUT_LEN", model)[0]
         return ids[:length], _words(_read(found, "STOP_WORDS_IDS", model)) if stop else ()
+
+    def ends(self, address: str, model: str, further: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The end id, and stop words of one token. InferenceError where it tells no end id."""
+        inputs = [Input("QUERY", "BYTES", (1, 1), _texts(("a",))), Input("REQUEST_OUTPUT_LEN", "INT32", (1, 1), _ints((1,)))]
+        if further:
+            inputs.append(Input("STOP_WORDS_DICT", "BYTES", (1, len(further)), _texts(further)))
+        found = _ask(address, model, inputs)
+        own = _read(found, "OUT_END_ID", model)
+        return (*own[:1], *(words[0] for words in _each(_ints_of(found.get("STOP_WORDS_IDS", b""))) if len(words) == 1))
 
     def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
         """The text of ``tokens``. InferenceError for what the model refuses."""
@@ -47,6 +57,17 @@ def _read(found: dict[str, bytes], name: str, model: str) -> tuple[int, ...]:
     if not raw:
         raise InferenceError(f"it answered no {name}", where=model)
     return struct.unpack(f"<{len(raw) // 4}i", raw)
+
+
+def _ints_of(raw: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(raw) // 4}i", raw)
+
+
+def _each(lists: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The words of [2, L], one by one."""
+    half = len(lists) // 2
+    edges = [0, *(end for end in lists[half:] if end > 0)]
+    return [lists[start:end] for start, end in pairwise(edges)]
 
 
 def _words(lists: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ PIECED = (
 _SILENT = 1e-6
 """Log-probabilities that are all this near 0 are no log-probabilities: some versions normalize them over the top 1."""
 _SHOWN = 24
+_CHARACTER = 4
+"""Bytes at most."""
+ENDS = "end tokens"
+"""What the finding about them is called in place of a prompt."""
 _ALIKE = 0.5
 """Part of the letters that two texts share in order, from which on one is the other decoded wrongly."""
 
@@ -86,10 +90,27 @@ class Heard:
     decoded: str | None = None
     own_decoded: str | None = None
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    ends: tuple[int, ...] | None = None
+    """Tokens that preprocessing has end an answer: its end id, and stop words of one token."""
 
 
 UNARY, STREAM, ENSEMBLE = "unary", "stream", "ensemble"
 """Ways through the pipeline: the front model whole and streamed, and the ensemble."""
+
+
+def judge_ends(ended: Sequence[int] | None, reference: Reference) -> tuple[Verdict, ...]:
+    """Whether what is sent ends answers where the checkpoint does; nothing where nobody said."""
+    if ended is None or not reference.ends:
+        return ()
+    missing = [each for each in reference.ends if each not in ended]
+    more = [each for each in ended if each not in reference.ends]
+    what = "; ".join(
+        f"{told} {', '.join(map(str, ids))}"
+        for told, ids in (("the checkpoint ends at", missing), ("preprocessing ends at", more))
+        if ids
+    )
+    where = f"{what}, and the other does not: answers go on too long or end too early" if what else ""
+    return (Verdict(Stage.TOKENIZER, ENDS, Outcome.DIFFERS if what else Outcome.SAME, where),)
 
 
 def judge(said: Transcript, heard: Heard, reference: Reference, allowed: Tolerance) -> tuple[Verdict, ...]:
@@ -133,13 +154,24 @@ def ids_differ(expected: Sequence[int], found: Sequence[int], begin: int | None 
 
 def texts_differ(expected: str, found: str) -> str:
     """In words how two texts differ; empty where they are the same. Blanks at the very start do not count: tokenizers drop one
-    there or keep it."""
+    there or keep it. Nor does how bytes that are no character are shown."""
     expected, found = expected.lstrip(), found.lstrip()
-    if expected == found:
+    if expected == found or _broken_alike(expected, found):
         return ""
     if expected.split() and "".join(expected.split()) == "".join(found.split()):
         return f"the same but for blanks: {_around(expected, found)}"
     return _around(expected, found)
+
+
+def _broken_alike(expected: str, found: str) -> bool:
+    """Whether two texts say the same but for U+FFFD: one for each byte of a run or one for all, or at the end the characters of
+    a run that another decoder shows as broken, all or nothing, because it breaks off."""
+    if BROKEN in expected and BROKEN in found and expected.replace(BROKEN, "") == found.replace(BROKEN, ""):
+        return True
+    whole = expected.rstrip(BROKEN)
+    cut, rest = len(expected) - len(whole), found[len(whole) :]
+    bytes_said = len(rest.replace(BROKEN, "").encode()) + rest.count(BROKEN)
+    return found.startswith(whole) and 0 <= cut - bytes_said < _CHARACTER and cut > 0
 
 
 def _around(expected: str, found: str) -> str:
@@ -222,6 +254,12 @@ def _pipeline(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         yield Verdict(Stage.TRANSPORT, said.name, Outcome.SKIPPED, why)
         return
     wrong = {way: what for way, text in heard.texts.items() if (what := _text(said, expected, text, allowed))}
+    if judge_ends(heard.ends, reference) and set(heard.ends or ()) != set(reference.ends):
+        begun = [way for way in wrong if _begins(expected, heard.texts[way])]
+        wrong = {way: what for way, what in wrong.items() if way not in begun}
+        if begun and not wrong:
+            yield Verdict(Stage.TRANSPORT, said.name, Outcome.SKIPPED, f"its answers end elsewhere: see {ENDS}")
+            return
     unary, stream = heard.texts.get(UNARY), heard.texts.get(STREAM)
     found = False
     # The front model decodes by itself: what it says wrongly in the same way, whole and streamed, is its decoding.
@@ -241,6 +279,12 @@ def _pipeline(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         yield Verdict(Stage.TRANSPORT, said.name, Outcome.SAME, f"{', '.join(heard.texts)} say the same")
 
 
+def _begins(expected: str, found: str) -> bool:
+    """Whether one of two texts is the other, and more."""
+    one, other = expected.strip().rstrip(BROKEN), found.strip().rstrip(BROKEN)
+    return one.startswith(other) or other.startswith(one)
+
+
 def _pieced(expected: str, found: str) -> bool:
     """Whether a text lacks no more than what is lost where its tokens are decoded piece by piece: blanks, and characters that
     span tokens."""
@@ -248,7 +292,9 @@ def _pieced(expected: str, found: str) -> bool:
     if BROKEN not in pieces:
         return bool(whole) and whole == pieces
     left = iter(whole)
-    return all(letter in left for letter in pieces.replace(BROKEN, ""))
+    letters = pieces.replace(BROKEN, "")
+    # What is nothing but broken says nothing of how it was decoded.
+    return len(letters) >= pieces.count(BROKEN) and all(letter in left for letter in letters)
 
 
 def _alike(expected: str, found: str) -> bool:

@@ -1,7 +1,7 @@
 """Asks what is served: each stage by itself, then the pipeline; one prompt after another, each alone in its batch."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -18,6 +18,10 @@ class Stages(Protocol):
 
     def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids that preprocessing makes of ``text``, and those of the stop words, all words on end."""
+        ...
+
+    def ends(self, address: str, model: str, further: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The end id that preprocessing sends, and its stop words of one token where it is asked for ``further`` alone."""
         ...
 
     def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
@@ -37,6 +41,8 @@ class Interview:
     """Whether the front model can stream."""
     room: int = 0
     """Tokens of the longest prompt and answer together; 0 where that is not known."""
+    further: tuple[str, ...] = ()
+    """End tokens that forge sends with each request, by their text (Request.ends)."""
     places: int = 8
     """Answers that the engine computes side by side."""
 
@@ -52,10 +58,19 @@ class Interview:
     def hear(self, reference: Reference, tell: Callable[[str], None]) -> tuple[Heard, ...]:
         """What every stage says to every prompt."""
         found: list[Heard] = []
+        ended = self._ends()
         for said in reference.transcripts:
             tell(said.name)
-            found.append(self._hear(said, reference))
+            found.append(replace(self._hear(said, reference), ends=ended))
         return tuple(found)
+
+    def _ends(self) -> tuple[int, ...] | None:
+        """None where one model holds all stages, or preprocessing tells no end id."""
+        if self.whole:
+            return None
+        with suppress(InferenceError):
+            return self.stages.ends(self.address, self.model.roles[Role.PREPROCESSING], self.further)
+        return None
 
     def chunks(self, request: Request) -> Iterator[Chunk]:
         """The pieces of one answer, of its first sequence."""
@@ -68,7 +83,8 @@ class Interview:
     def greedy(self, prompt: str, most: int, model: str = "") -> Request:
         """The likeliest token each time, unlike the recipe's own sampling."""
         top = None if self.whole else 1
-        return Request(model or self.front, prompt, most, top_k=top, temperature=0.0 if self.whole else None, stream=False)
+        heat = 0.0 if self.whole else None
+        return Request(model or self.front, prompt, most, top_k=top, temperature=heat, stream=False, ends=self.further)
 
     def begin(self, request: Request) -> None:
         """Ask, hear the first piece of the answer, and leave."""

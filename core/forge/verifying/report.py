@@ -9,7 +9,8 @@ from forge.verifying.tolerances import Tolerance
 NEXT = {
     Stage.TOKENIZER: (
         "compare the tokenizer folder in the repository with the checkpoint's (tokenizer.json, tokenizer_config.json), and "
-        "add_special_tokens in preprocessing/config.pbtxt; `forge check` looks at both; build again to lay them anew"
+        "add_special_tokens in preprocessing/config.pbtxt; end tokens stand in tokenizer_config.json (eos_token), "
+        "generation_config.json and config.json; `forge check` looks at both; build again to lay them anew"
     ),
     Stage.ENGINE: (
         "the weights or the way they are computed are not the checkpoint's: look at the recipe's dtype and quantization, at "
