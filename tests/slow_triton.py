@@ -1,4 +1,4 @@
-"""A server before the real one whose answers begin and never go on: for seeing who is told that a client has left."""
+"""A server before the real one whose answers begin and never go on, or never begin: a model that hangs."""
 
 import importlib
 import threading
@@ -21,8 +21,9 @@ class Slow:
 
 
 @contextmanager
-def before(real: str) -> Generator[Slow]:
-    """Such a server in front of the one at ``real``: what models take it asks there, and the first piece of an answer too."""
+def before(real: str, *, mute: bool = False) -> Generator[Slow]:
+    """Such a server in front of the one at ``real``: what models take it asks there, and the first piece of an answer too,
+    which a ``mute`` one keeps to itself."""
     grpc: Any = importlib.import_module("grpc")
     stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
 
@@ -43,7 +44,9 @@ def before(real: str) -> Generator[Slow]:
                 context.add_callback(slow.left.release)
                 context.add_callback(gone.set)
                 answer = behind.ModelStreamInfer(iter((next(requests),)))
-                yield next(answer)
+                first = next(answer)
+                if not mute:
+                    yield first
                 answer.cancel()
                 slow.begun.release()
                 gone.wait(PATIENCE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import slow_triton
 import tiny_checkpoints
 from forge.client import AsyncClient, Client, InferenceError, Request
+from forge.errors import Trouble
 from forge.model import Role
 from patience import PATIENCE
 from skeleton_kit import TOKENIZERS
@@ -241,6 +243,54 @@ def test_who_leaves_is_seen_to_by_the_server(tiny: Tiny, asked: Request, how: st
 
     with slow_triton.before(tiny.address) as slow:
         asyncio.run(run(slow))
+
+
+@pytest.mark.parametrize(
+    ("mute", "limits", "complaint"),
+    [
+        (True, {"first_seconds": 1.0, "silent_seconds": 0.0}, "the model said nothing for 1 s"),
+        (False, {"silent_seconds": 1.0}, "no more came for 1 s"),
+    ],
+    ids=["before the first", "between two"],
+)
+@pytest.mark.parametrize("how", ["threads", "asyncio"])
+def test_a_model_that_hangs_is_given_up_and_told_so(
+    tiny: Tiny, asked: Request, how: str, mute: bool, limits: dict[str, float], complaint: str
+) -> None:
+    with slow_triton.before(tiny.address, mute=mute) as slow:
+
+        async def awaited() -> None:
+            async with AsyncClient(slow.address) as several:
+                await several.ask(request)
+
+        def waited() -> None:
+            with Client(slow.address) as client:
+                client.ask(request)
+
+        request = replace(asked, max_tokens=240, **limits)  # type: ignore[arg-type]
+        with pytest.raises(InferenceError, match=complaint) as caught:
+            asyncio.run(awaited()) if how == "asyncio" else waited()
+        assert slow.left.acquire(timeout=PATIENCE)
+    assert (caught.value.trouble, caught.value.where) == (Trouble.LATE, f"{request.model} at {slow.address}")
+    assert "forge status" in caught.value.hint
+
+
+def test_the_time_that_a_reader_takes_is_not_the_models(tiny: Tiny, asked: Request) -> None:
+    """It reads on after longer than the model may be silent, twice: as the watch looks, and when it has looked long ago."""
+    limit = 3.0
+    request = replace(asked, silent_seconds=limit)
+
+    async def slowly() -> int:
+        async with AsyncClient(tiny.address) as several, aclosing(several.generate(request)) as chunks:
+            await anext(chunks)
+            await asyncio.sleep(limit + 0.5)
+            return len([chunk async for chunk in chunks])
+
+    with Client(tiny.address) as client, closing(client.generate(request)) as chunks:
+        for _ in range(2):
+            next(chunks)
+            time.sleep(limit + 0.5)
+        assert len(list(chunks)) + 1 == asyncio.run(slowly())
 
 
 def test_asyncio_is_told_of_failures_in_the_same_words(tiny: Tiny, asked: Request) -> None:

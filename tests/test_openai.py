@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -19,6 +20,8 @@ from openai.types.chat import ChatCompletionMessageParam
 import slow_triton
 import tiny_checkpoints
 from forge import publishing
+from forge.manifest import write
+from forge.model import LimitsTable
 from openai_front import front
 from patience import PATIENCE, spare
 from skeleton_kit import TOKENIZERS
@@ -325,6 +328,30 @@ def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream:
 
     with slow_triton.before(tiny.address) as slow, front(slow.address, tiny.target.repository) as address:
         asyncio.run(leave(address, slow))
+
+
+@pytest.mark.parametrize("mute", [True, False], ids=["before the first", "between two"])
+def test_a_model_that_hangs_is_a_timeout(tiny: Tiny, tmp_path: Path, mute: bool) -> None:
+    """504 while there is a status to say it with, an event in a stream that has begun; the model is told to end."""
+    manifest = publishing.inventory(tiny.target.repository)
+    limits = LimitsTable(max_first_seconds=2.0, max_silent_seconds=0.0) if mute else LimitsTable(max_silent_seconds=2.0)
+    hasty = msgspec.structs.replace(manifest, models=(msgspec.structs.replace(manifest.models[0], limits=limits),))
+    (tmp_path / "forge.json").write_text(write(hasty))
+    with (
+        slow_triton.before(tiny.address, mute=mute) as slow,
+        front(slow.address, tmp_path) as address,
+        openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client,
+    ):
+        with pytest.raises(openai.InternalServerError, match="for 2 s") as caught:
+            client.completions.create(model="tiny", prompt=PROMPT, max_tokens=240)
+        assert caught.value.status_code == 504
+        with (
+            pytest.raises(openai.APIError, match="for 2 s"),
+            client.completions.create(model="tiny", prompt=PROMPT, max_tokens=240, stream=True) as stream,
+        ):
+            list(stream)
+        for _ in range(2):
+            assert slow.left.acquire(timeout=PATIENCE)
 
 
 def test_a_model_that_is_published_anew_is_seen(tiny: Tiny, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Target:
         return further(self.tokenizer) if self.model.runtime is RuntimeKind.ENGINE else ()
 
     def request(self, prompt: str) -> Request:
-        """A request with the recipe's sampling."""
+        """A request with the recipe's sampling and patience."""
         wanted = self.model.sampling
         return Request(
             model=self.model.front,
@@ -54,6 +54,8 @@ class Target:
             stop=wanted.stop,
             ends=self.ends,
             num_draft_tokens=self.model.num_draft_tokens,
+            first_seconds=self.model.limits.max_first_seconds,
+            silent_seconds=self.model.limits.max_silent_seconds,
         )
 
 

@@ -38,9 +38,9 @@ __all__ = [
 class Client:
     """One server at ``host:port`` (its gRPC port) over one channel; threads may share it.
 
-    ``timeout`` bounds each whole answer, in seconds. What goes wrong is an InferenceError: no server, an unknown model, a word
-    that the model has no input for, a stream from a model that answers once, whatever the server refuses, and asking after
-    ``close``.
+    ``timeout`` bounds each whole answer, in seconds; how long one may be silent is its Request's to say. What goes wrong is an
+    InferenceError: no server, an unknown model, a word that the model has no input for, a stream from a model that answers
+    once, a model that is silent for too long, whatever the server refuses, and asking after ``close``.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None) -> None:

@@ -183,7 +183,8 @@ class Bench:
 
         tokens = self._doors.tokens(target.tokenizer)
         inputs = self._doors.inputs(target.address, target.model.front)
-        return Offer(target.request(""), inputs, tokens, render)
+        request = replace(target.request(""), first_seconds=0.0)  # --timeout bounds a request, and nobody calls that one late
+        return Offer(request, inputs, tokens, render)
 
     # -- under load
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from forge.headers import Tensor
-from forge.model import Checkpoint, Command, Pinned, Scalar, Source
+from forge.model import Checkpoint, Command, LimitsTable, Pinned, Scalar, Source
 from forge.vitals import Healths, Pulse, Signs
 
 
@@ -322,9 +322,11 @@ class Request:
     pad_id: int | None = None
     return_log_probs: bool = False
     return_perf_metrics: bool = False
-    """Ask for what speculative decoding accepted; a model without such an input is asked all the same."""
     return_token_counts: bool = False
-    """Ask how many tokens the prompt and the answer have; a model without such an input is asked all the same."""
+    """What speculative decoding accepted, how many tokens there are; a model without such an input is asked all the same."""
+    first_seconds: float = LimitsTable().max_first_seconds
+    silent_seconds: float = LimitsTable().max_silent_seconds
+    """How long the client waits: for the first response (or a whole answer that does not stream), and between two; 0: ever."""
     inputs: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict[str, "Scalar | tuple[Scalar, ...]"])
     """Any other input by its name in the model's metadata. Texts are read as the metadata's type: "0.5" for an FP32."""
 
@@ -352,8 +354,7 @@ class Chunk:
     tokens: tuple[int, ...] = ()
     """New token ids, from a model that gives them (``tensorrt_llm``; NVIDIA's bls and ensemble give text only)."""
     log_probs: tuple[float, ...] = ()
-    """Natural logarithm of each new token's probability, where they were asked for. A token whose text is held back until its
-    character is whole has its own here all the same."""
+    """Natural logarithm of each new token's probability, where asked for; of tokens too whose text is held back as yet."""
     cum_log_prob: float | None = None
     """The sequence's log-probability so far, where log-probabilities were asked for."""
     acceptance: Acceptance | None = None
@@ -372,8 +373,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
-    """An input or output as the server describes it. ``datatype`` is KServe's; -1 in ``shape`` is any length, the batch first
-    where the model has one."""
+    """An input or output as the server describes it; -1 in ``shape`` is any length, the batch first where there is one."""
 
     name: str
     datatype: str

@@ -223,6 +223,10 @@ class LimitsTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_template_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="of processor time that the chat template has for a conversation")
     ] = 2.0
+    max_first_seconds: Annotated[
+        float, Meta(ge=0, description="until the first token, or a whole answer that does not stream; 0: for ever")
+    ] = 1800.0  # a whole queue of long prompts may come before it; a CPU may read those of others for minutes in between
+    max_silent_seconds: Annotated[float, Meta(ge=0, description="between two tokens of a stream; 0: for ever")] = 300.0
 
     @property
     def of_texts(self) -> dict[str, Scalar]:

@@ -1,5 +1,6 @@
 """KServe v2 over grpc.aio: the same calls and words as ``forge.adapters.kserve``, awaited."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -18,6 +19,7 @@ from forge.adapters.kserve import (
     StreamResponse,
     is_unknown,
 )
+from forge.adapters.silence import Silence
 from forge.adapters.turns import Turns, counting, stops_of
 from forge.adapters.wire import inputs_of
 from forge.ports import Chunk, ModelMetadata, Request
@@ -87,10 +89,11 @@ class AsyncConnection:
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
         call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
-        ended = False
+        ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
+        responses = aiter(call)
         try:
             async with self._translated(request.model):
-                async for response in call:
+                while (response := await _next(responses, silence)) is not None:
                     answer, final = calls.opened(request.model, response)
                     for chunk in stops.hear(ear.hear(answer, time.monotonic() - began, final=final)):
                         yield chunk
@@ -120,3 +123,14 @@ class AsyncConnection:
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
             raise self._calls.mended(model, failure, await self.ready() if is_unknown(failure) else ()) from error
+
+
+async def _next(responses: AsyncIterator[StreamResponse], silence: Silence) -> StreamResponse | None:
+    """The next response, None after the last; InferenceError where it does not come in time."""
+    try:
+        async with asyncio.timeout(silence.limit):
+            response = await anext(responses, None)
+    except TimeoutError as error:
+        raise silence.error() from error
+    silence.heard()
+    return response

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
 from forge.adapters.hearing import Ear, Response
+from forge.adapters.silence import Silence, Watchdog
 from forge.adapters.turns import Turns, counting, stops_of
 from forge.adapters.wire import LLMAPI, Input, inputs_of
 from forge.errors import InferenceError, Trouble
@@ -226,6 +227,22 @@ def closed(address: str) -> InferenceError:
     return InferenceError("this client was closed", where=address, hint=hint, trouble=Trouble.AWAY)
 
 
+def _heard(call: _Call, silence: Silence) -> Generator[StreamResponse]:
+    """What ``call`` says; InferenceError, and its end at the server, where it is silent for too long."""
+    import grpc
+
+    responses = iter(call)
+    with Watchdog(call.cancel) as dog:
+        try:
+            while (response := dog.next(responses, silence.limit)) is not None:
+                yield response
+                silence.heard()
+        except grpc.RpcError as error:
+            if dog.bit:
+                raise silence.error() from error
+            raise
+
+
 class Connection:
     """A channel to one server, for any number of requests and threads. ``close`` ends what is still under way."""
 
@@ -273,10 +290,10 @@ class Connection:
         message = calls.message(request.model, inputs_of(request, known))
         with self._translated(request.model):
             call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
-        ended = False
+        ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
         try:
-            with self._translated(request.model):
-                for response in call:
+            with self._translated(request.model), closing(_heard(call, silence)) as responses:
+                for response in responses:
                     answer, final = calls.opened(request.model, response)
                     yield from stops.hear(ear.hear(answer, time.monotonic() - began, final=final))
                     ended = ended or final or stops.reached

@@ -44,6 +44,18 @@ SAMPLING = (
         "--bad", multiple=True, help="Never say this text, as the tokens it is written in; may be given several times."
     ),
     click.option(
+        "--first-seconds",
+        type=click.FloatRange(0),
+        metavar="N",
+        help="Give up when nothing has come after so long; 0: wait for ever. [default: the recipe's]",
+    ),
+    click.option(
+        "--silent-seconds",
+        type=click.FloatRange(0),
+        metavar="N",
+        help="Give up when no more comes for so long; 0: wait for ever. [default: the recipe's]",
+    ),
+    click.option(
         "--repository",
         type=click.Path(file_okay=False),
         help="Ask the server on this repository; any running one that offers MODEL otherwise.",
