@@ -314,6 +314,32 @@ def survive_every_instant(root: Path) -> None:
     assert seen == {"v1", "v2"}
 
 
+@pytest.mark.parametrize("way", ["place", "asset", "staging"])
+def test_a_journal_from_elsewhere_moves_nothing_outside_of_its_repository(tmp_path: Path, way: str) -> None:
+    mine, place, name = tmp_path / "mine", tmp_path / "fetched", f"staged-{'0' * 32}"
+    (mine / "x").mkdir(parents=True)
+    (mine / "x" / ".forge-publish").write_text(name)
+    (place / ".forge" / name / "in").mkdir(parents=True)
+    (place / "forge.json").write_text('{"format": 4}')
+    swap = {"place": "../mine/x" if way == "place" else "_assets/x", "former": True}
+    if way == "asset":
+        (place / "_assets").symlink_to(mine)
+    if way == "staging":
+        (place / ".forge" / name / "in" / "_assets").symlink_to(mine)
+    journal = {"staging": name, "swaps": [swap], "leave": [], "manifest": ""}
+    (place / ".forge" / "journal.json").write_text(json.dumps(journal))
+    with pytest.raises(RepositoryError, match="cannot be read" if way == "place" else "leads out of the repository"):
+        publishing.inventory(place)
+    assert (mine / "x" / ".forge-publish").read_text() == name
+
+
+def test_a_folder_named_forge_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".forge").mkdir()
+    (tmp_path / ".forge" / "mods").write_text("")
+    assert publishing.found(tmp_path) is None
+    assert [path.name for path in tmp_path.rglob("*")] == [".forge", "mods"]
+
+
 SURVIVE = """
 import sys
 from pathlib import Path

@@ -1,0 +1,138 @@
+"""After `add --rename-plain` was killed half way: whichever command comes next, it finds all of a repository."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fake_doors import World
+from forge import publishing
+from forge.errors import RepositoryError
+from forge.model import Layout
+from forge.workshop import Workshop
+from store_makers import child
+
+TWIN = """
+name = "{name}"
+[source]
+hub = "acme/tiny"
+[runtime]
+kind = "twin"
+"""
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fake_doors import World
+from forge.model import Layout
+root, left = Path(sys.argv[1]), int(sys.argv[2])
+shop, place = World().shop(root / "home"), root / "models"
+shop.build([root / "a.toml"], repository=place)
+
+def die(event, arguments):
+    global left
+    if event == "os.rename" and str(arguments[1]).startswith(str(place)) and "/.forge/" not in str(arguments[1]):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+sys.addaudithook(die)
+shop.add([root / "b.toml"], repository=place, layout=Layout(rename_plain=True))
+"""
+
+
+@pytest.fixture(scope="module", params=[1, 5, 9], ids="after {} renames".format)
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a home, two recipes and a repository that is half a's plain names, half a's and b's prefixes."""
+    root = tmp_path_factory.mktemp("killed")
+    for name in "ab":
+        (root / f"{name}.toml").write_text(TWIN.format(name=name))
+    process = child(KILLED, root, request.param)
+    said, errors = process.communicate()
+    assert process.returncode == 9, said + errors
+    assert (root / "models" / ".forge" / "journal.json").is_file()
+    return root
+
+
+@pytest.fixture
+def root(killed: Path, tmp_path: Path) -> Path:
+    """The same again, for one command: a copy."""
+    return Path(shutil.copytree(killed, tmp_path / "copy", symlinks=True))
+
+
+def require_whole(place: Path) -> None:
+    """The manifest and the folders say the same, nothing is left of the publish, and it was finished."""
+    held = json.loads((place / "forge.json").read_text())["models"]
+    listed = {folder for model in held for folder in model["roles"].values()}
+    assert {folder.name for folder in place.iterdir() if folder.is_dir()} == {*listed, "_assets"}
+    assert {folder.name for folder in (place / "_assets").iterdir()} == {model["name"] for model in held}
+    assert list(place.rglob(".forge-publish")) == []
+    assert all(name.startswith(("a-", "b-")) for name in listed)
+
+
+def _serve(shop: Workshop, root: Path) -> None:
+    running = shop.serve(root / "models")
+    assert {name.partition("-")[0] for name in running.models} == {"a", "b"}
+
+
+def _remove(shop: Workshop, root: Path) -> None:
+    shop.remove("a", root / "models")
+    assert [model.name for model in shop.models(root / "models")] == ["b"]
+
+
+def _list(shop: Workshop, root: Path) -> None:
+    assert [(model.name, model.prefix) for model in shop.models(root / "models")] == [("a", "a"), ("b", "b")]
+
+
+COMMANDS: dict[str, Callable[[Workshop, Path], object]] = {
+    "build": lambda shop, root: shop.build([root / "a.toml", root / "b.toml"], repository=root / "models"),
+    "add": lambda shop, root: shop.add([root / "b.toml"], repository=root / "models"),
+    "add again": lambda shop, root: shop.add([root / "b.toml"], repository=root / "models", layout=Layout(rename_plain=True)),
+    "remove": _remove,
+    "list": _list,
+    "check": lambda shop, root: shop.check(root / "models"),
+    "serve": _serve,
+    "manifest": lambda shop, root: shop.manifest(root / "models"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_next_command_finishes_what_was_killed(root: Path, world: World, command: str) -> None:
+    COMMANDS[command](world.shop(root / "home"), root)
+    require_whole(root / "models")
+
+
+def test_who_may_only_read_is_told_what_it_will_hold(root: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+
+    place = root / "models"
+    before = sorted(path.relative_to(place) for path in place.rglob("*"))
+    monkeypatch.setattr(publishing, "FileLock", refuse)
+    shop = world.shop(root / "home")
+    _list(shop, root)
+    with pytest.raises(RepositoryError, match="mounted read-only") as caught:
+        shop.serve(place)
+    assert "half way" in caught.value.hint
+    assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [("list",), ("check",), ("remove", "b"), ("remove", "a")], ids=" ".join)
+def test_a_process_that_comes_after_the_kill_finishes_it(root: Path, words: tuple[str, ...]) -> None:
+    _forge(root, *words, *(() if words[0] == "check" else ("--repository",)), root / "models")
+    require_whole(root / "models")
+
+
+def _forge(root: Path, *words: object) -> None:
+    run = "import sys; from forge.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", run, *map(str, words)]
+    environment = {**os.environ, "FORGE_HOME": str(root / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 8), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
