@@ -247,6 +247,7 @@ WAYS: dict[Way, tuple[str, ...]] = {
 """Where each way of breaking off is looked at; all of them everywhere hold too, and take minutes."""
 
 RUN = """
+import sys
 from pathlib import Path
 import test_crash_points as t
 with t.room(Path(sys.argv[3])) as root:
