@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,26 @@ def test_a_taken_port_is_found_before_the_start(engine: str, standin: Image, ser
         taken.listen()
         with pytest.raises(ServerError, match=f"port {launch.ports.grpc} is taken by process {os.getpid()}"):
             servers.start(launch, lambda _: None)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["published", "host network"])
+def test_a_port_lost_between_the_look_and_the_start_is_named(
+    engine: str, standin: Image, repository: Path, tmp_path: Path, shared: bool
+) -> None:
+    launch = replace(launch_of(repository, standin), host_network=shared)
+    servers = Servers(tmp_path / "home", environ(engine), patience=PATIENCE)
+
+    def take() -> socket.socket:
+        """The port, as soon as forge has looked whether it is free: a moment later it writes a state file."""
+        assert soon(lambda: any((tmp_path / "home" / "servers").glob("*.json")), 0.002)
+        return socket.create_server(("127.0.0.1", launch.ports.grpc))
+
+    with ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(take)
+        with pytest.raises(ServerError, match=f"port {launch.ports.grpc} is taken by process {os.getpid()}"):
+            servers.start(launch, lambda _: None)
+        taking.result().close()
+    assert servers.running() == ()
 
 
 def test_an_image_that_is_gone_is_named(servers: Servers, repository: Path, standin: Image) -> None:

@@ -169,6 +169,55 @@ def test_the_id_tells_containers_apart(serving: Serving, launch: Launch) -> None
             require_own(replace(running, container="forge-serve-x", nonce="forge-other"))
 
 
+def at(ports: Ports, name: str, port: int) -> Ports:
+    return replace(ports, grpc=port) if name == "grpc" else replace(ports, metrics=port)
+
+
+@pytest.mark.parametrize("name", ["grpc", "metrics"])
+def test_each_port_of_a_container_is_its_own(serving: Serving, launch: Launch, tmp_path: Path, name: str) -> None:
+    """Of a container's ports the kernel shows nothing: another Triton at one of them is told by what it says."""
+    tiny_models.lay(tmp_path / "other", "another", tiny_models.IDENTITY)
+    with serving.server(launch.repository) as running, serving.server(tmp_path / "other") as other:
+        contained = replace(running, container="forge-serve-x")
+        require_own(contained)
+        crossed = at(running.ports, name, getattr(other.ports, name))
+        with pytest.raises(ServerError, match=f"{name} port {getattr(other.ports, name)} is answered by another"):
+            require_own(replace(contained, ports=crossed))
+        (port,) = processes.spare(1)
+        with stranger(port), pytest.raises(ServerError, match=f"{name} port {port} is answered by another"):
+            require_own(replace(contained, ports=at(running.ports, name, port)))
+
+
+CLAIM = """
+import os, sys
+from forge.adapters.port_holders import claimed
+from forge.errors import ServerError
+from forge.ports import Ports
+user, *ports = map(int, sys.argv[1:])
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+try:
+    with claimed(Ports(*ports)):
+        print("claimed")
+except ServerError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_claim_is_seen() -> None:
+    http_port, grpc_port, metrics_port = processes.spare(3)
+
+    def claim(user: int) -> str:
+        words = [sys.executable, "-c", CLAIM, *map(str, (user, http_port, grpc_port, metrics_port))]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    assert claim(65534) == "claimed\n"
+    with claimed(Ports(http_port, grpc_port, metrics_port)):
+        assert f"another forge (process {os.getpid()}) is starting a server at port {http_port}" in claim(65534)
+
+
 def test_a_server_whose_port_a_stranger_has_says_so_when_it_is_listed(serving: Serving, launch: Launch) -> None:
     with serving.server(launch.repository) as running:
         assert next(each for each in serving.triton().running() if each.pid == running.pid).stranger == ""
@@ -189,3 +238,6 @@ def test_a_model_is_not_asked_at_a_strangers_port(world: World, tmp_path: Path) 
     world.server.alive[:] = [replace(running, stranger="the grpc port 8001 is answered by another program")]
     with pytest.raises(ServerError, match="answered by another program"):
         shop.target("smollm2-135m-instruct")
+    for ask in (shop.verify, shop.bench):
+        with pytest.raises(ServerError, match="answered by another program"):
+            ask("smollm2-135m-instruct")

@@ -78,6 +78,10 @@ def _json(file: Path) -> dict[str, object]:
     return {}
 
 
+class StrangerError(ServerError):
+    """The model is served, and another program answers at its server's port."""
+
+
 def running_on(place: str, servers: Sequence[Running]) -> Running:
     """The server of a repository, alone or with others; ServerError that names the repositories that have one."""
     for server in servers:
@@ -95,7 +99,7 @@ def served(name: str, servers: Sequence[Running]) -> Target:
         for place in map(Path, server.repositories):
             for model in publishing.inventory(place).models:
                 if model.name == name and server.stranger:
-                    raise ServerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
+                    raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
                 if model.name == name:
                     return Target(f"{server.ports.host}:{server.ports.grpc}", model, place)
                 known.append(model.name)

@@ -1,13 +1,13 @@
 """``forge verify MODEL|RECIPE``: finds who serves the model, or has it served for the time being, and has it verified."""
 
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from forge import intake, proving, publishing
-from forge.asking import Target
+from forge.asking import StrangerError, Target
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.intake import Intake
 from forge.model import VerifyTable
@@ -61,9 +61,12 @@ class Proof:
     @contextmanager
     def _served(self, model: str, repository: str | Path | None) -> Generator[Target]:
         """A server that offers ``model``: one that runs, or one on the repository that ends with this."""
-        offered = None
-        with suppress(ServerError, InferenceError):
+        try:
             offered = self.servery.target(model, repository)
+        except StrangerError:
+            raise
+        except (ServerError, InferenceError):
+            offered = None
         if offered:
             yield offered
             return

@@ -5,6 +5,8 @@ import socket
 import struct
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from typing import Protocol, cast
 
 import msgspec
 from msgspec import Struct
@@ -15,13 +17,25 @@ from forge.errors import ServerError
 from forge.ports import Ports, Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
+_PATIENCE = 30.0
+_ASK_WHO = "/inference.GRPCInferenceService/ServerMetadata"
 _SERVERS = ("http", "grpc", "metrics")
 
 
 class _Said(Struct):
-    """``GET /v2``, as far as forge reads it."""
+    """``GET /v2``, as far as forge reads it; gRPC's ServerMetadataResponse has the same field."""
 
     name: str = ""
+
+
+class _Kind(Protocol):
+    def FromString(self, data: bytes, /) -> object: ...  # noqa: N802
+
+
+class _Messages(Protocol):
+    """tritonclient.grpc.service_pb2; the names are the protocol's."""
+
+    ServerMetadataResponse: _Kind
 
 
 def named(ports: Ports) -> dict[str, int]:
@@ -72,8 +86,12 @@ def require_own(running: Running) -> None:
     if stranger := _stranger(running, _SERVERS if not running.container else ()):
         raise _not_own(running, *stranger)
     if (told := _identity(running.ports, _SECONDS)) != running.nonce:
-        who = f"it calls itself {told!r}" if told else "it does not say who it is"
-        raise _not_own(running, "http", running.ports.http, who)
+        raise _not_own(running, "http", running.ports.http, _who(told))
+    if running.container:  # of its other two ports the kernel says nothing for sure: Docker listens there, or nobody at all
+        if (heard := _grpc_identity(running.ports)) not in (None, running.nonce):
+            raise _not_own(running, "grpc", running.ports.grpc, _who(heard or ""))
+        if not _counts(running):
+            raise _not_own(running, "metrics", running.ports.metrics, "what is counted there is not this server's models")
 
 
 def require_own_front(running: Running) -> None:
@@ -144,6 +162,39 @@ def _identity(ports: Ports, patience: float) -> str:
         return ""
     finally:
         connection.close()
+
+
+def _grpc_identity(ports: Ports) -> str | None:
+    """The id of the server that answers over gRPC; None where none answers in time."""
+    import grpc
+
+    kind = cast("_Messages", import_module("tritonclient.grpc.service_pb2")).ServerMetadataResponse
+    with grpc.insecure_channel(f"{reached(ports.host)}:{ports.grpc}") as channel:
+        ask = channel.unary_unary(_ASK_WHO, request_serializer=bytes, response_deserializer=kind.FromString)
+        try:
+            return cast("_Said", ask(b"", timeout=_PATIENCE)).name
+        except grpc.RpcError as error:
+            late = cast("grpc.Call", error).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return None if late else ""
+
+
+def _counts(running: Running) -> bool:
+    """Whether the metrics are of this server's models; where nothing answers, or not in time, that is nobody else's."""
+    connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.metrics, timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/metrics")
+        said = connection.getresponse().read().decode(errors="replace")
+    except OSError:
+        return True
+    except http.client.HTTPException:
+        return False
+    finally:
+        connection.close()
+    return any(f'model="{model}"' in said for model in running.models)
+
+
+def _who(told: str) -> str:
+    return f"it calls itself {told!r}" if told else "it does not say who it is"
 
 
 def _claimant(address: str) -> str:
