@@ -2,12 +2,10 @@
 
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import stat
 import sys
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,17 +13,13 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from blake3 import blake3
 from msgspec import Struct
 
+from forge import copies
 from forge.errors import ForgeError, StoreError
 
 Inode = tuple[int, int]
 """(device, inode number)."""
-
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_MAPPED = 64 * 1024  # below this a read is quicker than a map
-_THREADED = 8 * 1024 * 1024
 _MANY = 64  # from here on one flush of the filesystem is quicker than one of each file
 
 _AT_FDCWD = -100
@@ -107,14 +101,6 @@ def walk(tree: Path, below: str = "") -> Iterator[Found]:
             yield Found(relative, path, status)
 
 
-def digest(path: Path, size: int) -> str:
-    """Hex blake3 of a file's bytes."""
-    if size < _MAPPED:
-        return blake3(path.read_bytes()).hexdigest()
-    threads = blake3.AUTO if size >= _THREADED else 1
-    return blake3(max_threads=threads).update_mmap(path).hexdigest()
-
-
 def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry, ...]:
     """Every file, link and empty folder of ``tree``, by path. A file whose inode is ``known`` is not read again.
 
@@ -136,7 +122,7 @@ def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry,
                 Entry(
                     path=found.relative,
                     size=size,
-                    blake3=known.get(found.inode) or digest(found.path, size),
+                    blake3=known.get(found.inode) or copies.digest(found.path, size),
                     executable=bool(found.status.st_mode & stat.S_IXUSR),
                 )
             )
@@ -146,17 +132,14 @@ def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry,
 
 
 def freeze(tree: Path) -> None:
-    """Take the write bits from everything in ``tree`` and from itself.
+    """Let everybody read ``tree`` and all in it, and nobody write. What its owner may execute, everybody may.
 
-    A file that also has a name outside of ``tree`` keeps its mode, because its inode is not ours alone: a person's own
-    checkpoint, an installer's cache, or another artifact (which is read-only already).
+    Whoever serves it need not be who made it: a container's user, another account. What keeps others out is the folder above.
     """
-    found = list(walk(tree))
-    names = Counter(item.inode for item in found if item.is_file)
-    for item in found:
-        if item.is_folder or (item.is_file and item.status.st_nlink == names[item.inode]):
-            _take_write(item.path, item.status.st_mode)
-    _take_write(tree, tree.stat().st_mode)
+    for item in walk(tree):
+        if item.is_folder or item.is_file:
+            _set_mode(item.path, item.status.st_mode, 0o444)
+    _set_mode(tree, tree.stat().st_mode, 0o444)
 
 
 def flush(tree: Path) -> None:
@@ -215,19 +198,19 @@ def remove(path: Path) -> None:
 def lay(source: Path, target: Path, leave: frozenset[str] = frozenset()) -> Laid:
     """Make ``target`` hold what ``source`` holds, sharing blocks: hard link, else reflink, else copy.
 
-    ``target``'s folders are new and writable; its parent must exist. Paths in ``leave`` (relative, forward slashes) are
+    ``target``'s folders are new, writable for their owner, and otherwise open as the source's are; its parent must exist. Paths in ``leave`` (relative, forward slashes) are
     not laid: they are the caller's to write anew. FileExistsError where a file is in the way.
     """
     if not stat.S_ISDIR(source.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(source))
-    target.mkdir(exist_ok=True)
+    _open_folder(target, source.stat())
     laid = Laid()
     for item in walk(source):
         place = target / item.relative
         if item.relative in leave:
             continue
         if item.is_folder:
-            place.mkdir(exist_ok=True)
+            _open_folder(place, item.status)
         elif item.is_link:
             place.symlink_to(os.readlink(item.path))
         else:
@@ -250,7 +233,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def link(source: Path, target: Path) -> Laid:
-    """One file at a new place, sharing its blocks where the filesystem can."""
+    """One file of forge's own at a new place, sharing its blocks where the filesystem can."""
     size = source.stat().st_size
     try:
         os.link(source, target, follow_symlinks=False)
@@ -259,10 +242,7 @@ def link(source: Path, target: Path) -> Laid:
             raise
     else:
         return Laid(linked=size)
-    with source.open("rb") as old, target.open("xb") as new:
-        shared = _reflink(old.fileno(), new.fileno())
-        if not shared:
-            shutil.copyfileobj(old, new, 4 * 1024 * 1024)
+    shared = copies.duplicate(source, target, lambda _: None)
     shutil.copymode(source, target)
     return Laid(linked=size) if shared else Laid(copied=size)
 
@@ -271,7 +251,7 @@ def refusal(error: OSError, home: Path) -> ForgeError:
     """What the system refused, as forge says it: StoreError where the store's own folder, ``home``, could not be written."""
     named = Path(str(error.filename)) if error.filename else None
     ours = named is not None and (named == home or home in named.parents or named in home.parents)
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and _free(home) < _ROOM
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and copies.free(home) < _ROOM
     if ours or full:
         return StoreError(f"FORGE_HOME cannot be written: {reason(error, home)}", where=str(named or home), hint=_MEND)
     return ForgeError(error.strerror or str(error), where=str(named or ""))
@@ -281,9 +261,9 @@ def reason(error: OSError, place: Path) -> str:
     """Why the disk at ``place`` refused, in words a person can act on."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return f"the disk is full ({_free(place) / 1e6:,.1f} MB free there)"
+            return f"the disk is full ({copies.free(place) / 1e6:,.1f} MB free there)"
         case errno.EFBIG:
-            return f"a file is larger than this system allows ({_free(place) / 1e6:,.1f} MB free there)"
+            return f"a file is larger than this system allows ({copies.free(place) / 1e6:,.1f} MB free there)"
         case errno.EROFS:
             return "the disk is mounted read-only"
         case errno.EACCES | errno.EPERM:
@@ -301,12 +281,6 @@ def _opened(path: Path) -> Generator[int]:
         os.close(descriptor)
 
 
-def _free(place: Path) -> int:
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
@@ -315,15 +289,13 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _take_write(path: Path, mode: int) -> None:
-    path.chmod(stat.S_IMODE(mode) & ~0o222)
+def _open_folder(place: Path, like: os.stat_result) -> None:
+    place.mkdir(exist_ok=True)
+    place.chmod(stat.S_IMODE(like.st_mode) | stat.S_IRWXU)
 
 
-def _reflink(source: int, target: int) -> bool:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
-            raise
-        return False
-    return True
+def _set_mode(path: Path, before: int, bits: int) -> None:
+    """``bits``, and the right to execute (a folder: to enter) where the owner had it."""
+    wanted = bits | (0o111 if before & stat.S_IXUSR or stat.S_ISDIR(before) else 0)
+    if stat.S_IMODE(before) != wanted:
+        path.chmod(wanted)

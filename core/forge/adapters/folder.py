@@ -1,80 +1,92 @@
 """Checkpoints that already lie on this machine."""
 
-import fcntl
 import os
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from forge import trees
 from forge.adapters import tensors
 from forge.adapters.records import checkpoint, recall, record
-from forge.adapters.weights import check, digest, fault, selected
+from forge.adapters.weights import digest, fault, selected
 from forge.errors import SourceError, StoreError
 from forge.headers import Tensor
 from forge.model import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.ports import Progress
 
-FICLONE = 0x40049409
-"""Linux's ioctl that lets two files share their blocks until one is written to (btrfs, xfs)."""
 SETTLED_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again without its time showing it."""
+ROOM = "free space there, or run `forge cache gc`"
 
 
 class Digested(NamedTuple):
-    size: int
-    mtime_ns: int
-    inode: int
+    moment: trees.Moment
     digest: str
 
 
 class Digests:
     """blake3 of local files, remembered under ``home``: a second look at 15 GB does not read them again.
 
-    A memory of digests, no key: one counts only while path, size, time and inode are what they were.
+    A memory of digests, no key: one counts only while the file is what it was, down to the time of its last change, which no
+    program can set back. What is brought is hashed as it is copied, whatever is remembered. ``clock`` is in ns since 1970.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, clock: Callable[[], int] = time.time_ns) -> None:
         self._folder = home / "digests"
+        self._clock = clock
 
     def of(self, path: Path) -> str:
-        seen = path.stat()
-        question = os.fsencode(path.resolve())
-        held = recall(self._folder, question, Digested)
-        if held and held[:3] == (seen.st_size, seen.st_mtime_ns, seen.st_ino):
-            return held.digest
-        begun = time.time_ns()
-        made = digest(path, "blake3")
-        if begun - seen.st_mtime_ns > SETTLED_NS:
-            record(self._folder, question, Digested(seen.st_size, seen.st_mtime_ns, seen.st_ino, made))
-        return made
+        return self.fact(path, "").digest
 
     def fact(self, path: Path, name: str) -> FileFact:
-        return FileFact(name, path.stat().st_size, self.of(path))
+        """``name`` with size and digest; SourceError where somebody is writing the file just now."""
+        begun, before = self._clock(), path.stat()
+        seen = trees.moment(before)
+        question = os.fsencode(path.resolve())
+        held = recall(self._folder, question, Digested)
+        if held and held.moment == seen:
+            return FileFact(name, before.st_size, held.digest)
+        made, after = digest(path, "blake3"), path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            hint = "run again when whoever writes it has finished"
+            raise SourceError("it changed while it was read", where=str(path), hint=hint)
+        if begun - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS and seen == trees.moment(after):
+            with suppress(OSError):  # a home that cannot be written remembers nothing
+                record(self._folder, question, Digested(seen, made))
+        return FileFact(name, before.st_size, made)
 
-    def bring(self, original: Path, fact: FileFact, into: Path) -> None:
-        """Lay a local file into ``into``, sharing its bytes where the filesystem can; SourceError if it changed."""
-        if not original.is_file() or self.fact(original, fact.path) != fact:
-            raise SourceError(
-                f"{fact.path} changed since it was pinned",
-                where=str(original),
-                hint="run again; leave it alone meanwhile",
-            )
-        target = into / fact.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if not (_reflinked(original, target) or _linked(original, target)):
-                shutil.copyfile(original, target)
-                check(target, fact, str(original))
-        except OSError as error:
-            what = f"cannot take {fact.path}: {trees.reason(error, into)}"
-            raise StoreError(what, where=str(into), hint="free space there, or run `forge cache gc`") from error
+    def bring(self, originals: Iterable[tuple[Path, FileFact]], into: Path, progress: Progress) -> None:
+        """Lay copies of local files into ``into``; SourceError for one that is not, or no longer, what its fact says.
+
+        None of them shares an inode with its original: whoever writes to that changes nothing here, and the other way round.
+        """
+        files = tuple(originals)
+        total, done = sum(fact.size for _, fact in files), 0
+        if short := trees.shortage(self.cost(files, into), into):
+            raise StoreError(short, where=str(into), hint=ROOM)
+        for original, fact in files:
+            _take(original, fact, into)
+            progress(done := done + fact.size, total)
+
+    def cost(self, originals: Iterable[tuple[Path, FileFact]], into: Path) -> int:
+        """Bytes that ``bring`` would write: those of files that cannot share their blocks with a copy at ``into``."""
+        able: dict[int, bool] = {}
+        cost = 0
+        for original, fact in originals:
+            try:
+                device = original.stat().st_dev
+            except OSError:  # it is gone: ``bring`` says so
+                continue
+            if fact.size and device not in able:
+                able[device] = trees.shares(original, into)
+            cost += 0 if able.get(device) else fact.size
+        return cost
 
 
 class FolderOrigin:
-    """A folder in Hugging Face's layout. The user's files are read and linked, never changed."""
+    """A folder in Hugging Face's layout. The user's files are read, never changed, and never shared by inode."""
 
     def __init__(self, home: Path) -> None:
         self._digests = Digests(home)
@@ -99,10 +111,30 @@ class FolderOrigin:
         return tensors.local(Path(pinned.location), (file.path for file in pinned.files))
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
-        total, done = sum(file.size for file in pinned.files), 0
-        for fact in pinned.files:
-            self._digests.bring(Path(pinned.location) / fact.path, fact, into)
-            progress(done := done + fact.size, total)
+        self._digests.bring(_originals(pinned), into, progress)
+
+    def cost(self, pinned: Pinned, into: Path) -> int:
+        """See ``Copying``."""
+        return self._digests.cost(_originals(pinned), into)
+
+
+def _originals(pinned: Pinned) -> Iterator[tuple[Path, FileFact]]:
+    for fact in pinned.files:
+        yield Path(pinned.location) / fact.path, fact
+
+
+def _take(original: Path, fact: FileFact, into: Path) -> None:
+    target = into / fact.path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = trees.copy(original, target) if original.is_file() else None
+    except OSError as error:
+        what = f"cannot take {fact.path}: {trees.reason(error, into)}"
+        raise StoreError(what, where=str(into), hint=ROOM) from error
+    if made is None or (made.size, f"blake3:{made.blake3}") != (fact.size, fact.digest):
+        target.unlink(missing_ok=True)
+        what, hint = f"{fact.path} changed since it was pinned", "run again; leave it alone meanwhile"
+        raise SourceError(what, where=str(original), hint=hint)
 
 
 def _names(folder: Path, *, deep: bool) -> Iterator[str]:
@@ -117,21 +149,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from error
-
-
-def _reflinked(original: Path, target: Path) -> bool:
-    try:
-        with original.open("rb") as source, target.open("xb") as copy:
-            fcntl.ioctl(copy.fileno(), FICLONE, source.fileno())
-    except OSError:  # another filesystem, or one that cannot
-        target.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _linked(original: Path, target: Path) -> bool:
-    try:
-        os.link(original.resolve(), target)
-    except OSError:  # another filesystem, or one that forbids it
-        return False
-    return True

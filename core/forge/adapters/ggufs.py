@@ -40,8 +40,12 @@ class GgufOrigin:
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         (fact,) = pinned.files
-        self._digests.bring(Path(pinned.location), fact, into)
-        progress(fact.size, fact.size)
+        self._digests.bring([(Path(pinned.location), fact)], into, progress)
+
+    def cost(self, pinned: Pinned, into: Path) -> int:
+        """See ``Copying``."""
+        (fact,) = pinned.files
+        return self._digests.cost([(Path(pinned.location), fact)], into)
 
     def _config(self, file: Path) -> dict[str, object]:
         try:

@@ -4,7 +4,6 @@ Nothing is checked out. Trees and small files come by a shallow fetch that leave
 from git's objects and from LFS's. So no filter, hook, link or path of a stranger's repository gets to act.
 """
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from forge import trees
 from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
@@ -113,7 +113,9 @@ class GitOrigin:
         where = f"{pinned.name}@{pinned.revision[:12]}"
         total, done = sum(fact.size for fact in facts), 0
         large = [fact for fact in facts if fact.digest.startswith("sha256:")]
-        # Beside the result: on the same disk, so that gigabytes are linked and not copied.
+        if short := trees.shortage(total, into):
+            raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
+        # Beside the result: on the same disk, so that gigabytes are moved and not copied.
         with self._scratch(pinned.name, beside=into) as git:
             blobs = _tree(git, pinned.revision)
             if lost := [fact.path for fact in facts if fact.path not in blobs]:
@@ -243,13 +245,20 @@ def _lfs_server(git: Git, commit: str) -> str:
 
 
 def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
-    """Lay LFS's objects under their files' names; SourceError names those that are still pointers."""
+    """Move LFS's objects to their files' names; SourceError names those that are still pointers.
+
+    git-lfs hard-links what it has from a repository on this machine: such an object is somebody's own, and is copied.
+    """
     objects = {fact.path: _object(git, fact) for fact in large}
     if left := [path for path, original in objects.items() if not original.is_file()]:
         what = f"git-lfs brought no bytes for {', '.join(left)}: only pointers are there"
         raise SourceError(what, where=where, hint="the repository's LFS store lacks them; take another revision or source")
     for path, original in objects.items():
-        os.link(original, into / path)
+        last = sum(each == original for each in objects.values()) == 1
+        if last and original.stat().st_nlink == 1:
+            original.rename(into / path)
+        else:
+            trees.copy(original, into / path)
 
 
 def _object(git: Git, fact: FileFact) -> Path:

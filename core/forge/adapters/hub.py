@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from forge import trees
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
@@ -133,7 +134,8 @@ class HubOrigin:
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """The library resumes and retries broken connections but checks no digests; that is done here, file by file."""
         total = sum(file.size for file in pinned.files)
-        _room(total, into)
+        if short := trees.shortage(total, into):  # better said before an hour of downloading than after it
+            raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
         failures: list[BaseException] = []
 
         def bring() -> None:
@@ -290,15 +292,6 @@ def _token(environ: Mapping[str, str]) -> str:
         return file.expanduser().read_text().strip()
     except OSError:
         return ""
-
-
-def _room(size: int, into: Path) -> None:
-    """Better said before an hour of downloading than after it."""
-    folder = next(folder for folder in (into, *into.parents) if folder.is_dir())
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        what = f"the disk is full: {size:,} bytes are needed, {free:,} are free"
-        raise StoreError(what, where=str(folder), hint="free space, or run `forge cache gc`")
 
 
 def _bytes_below(folder: Path) -> int:

@@ -127,13 +127,10 @@ def _safetensors(file: BinaryIO, size: int) -> str:
 
 def digest(path: Path, algorithm: str) -> str:
     """``algorithm:hex`` of a file; algorithm is sha256, gitsha1 or blake3."""
-    if algorithm == "blake3":
-        import blake3
+    import blake3
 
-        fast = blake3.blake3(max_threads=blake3.blake3.AUTO)
-        fast.update_mmap(path)
-        return f"blake3:{fast.hexdigest()}"
-    made = hashlib.sha256()
+    # Never by a map: whoever cuts a file short while it is mapped here would kill this process.
+    made = blake3.blake3(max_threads=blake3.blake3.AUTO) if algorithm == "blake3" else hashlib.sha256()
     if algorithm == "gitsha1":  # what git calls a blob's id: a header with the length comes first
         made = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
