@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_doors import World
-from forge import publishing, trees
+from forge import copies, publishing, trees
 from forge.adapters.pbtxt import blank
 from forge.cli import main
 from forge.errors import RepositoryError
@@ -43,7 +43,7 @@ def recipe(tmp_path: Path, name: str, kind: str = "twin", more: str = "") -> Pat
 def seen(folder: Path, *, but: str = "") -> dict[str, tuple[int, int, str]]:
     """Every file with its inode, the time of its last change, and its bytes; but for what belongs to the model ``but``."""
     return {
-        item.relative: (item.status.st_ino, item.status.st_ctime_ns, trees.digest(item.path, item.status.st_size))
+        item.relative: (item.status.st_ino, item.status.st_ctime_ns, copies.digest(item.path, item.status.st_size))
         for item in trees.walk(folder)
         if item.is_file
         and not item.relative.startswith((".forge.lock", "forge.json"))

@@ -1,12 +1,13 @@
 """Folders and GGUF files of this machine as sources."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from checkpoints import CONFIG, gguf, pointer, safetensors
-from forge.adapters.folder import FolderOrigin
+from forge.adapters.folder import Digests, FolderOrigin
 from forge.adapters.ggufs import GgufOrigin
 from forge.adapters.weights import needed
 from forge.errors import SourceError
@@ -22,12 +23,6 @@ def write(folder: Path, **files: bytes) -> Path:
 
 def checkpoint(folder: Path, fill: int = 1) -> Path:
     return write(folder, config_dot_json=CONFIG, model_dot_safetensors=safetensors(fill), notes_dot_md=b"mine")
-
-
-def aged(path: Path, seconds: int = 60) -> None:
-    """Set a file's time back, as if it had long been there."""
-    seen = path.stat()
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns - seconds * 10**9))
 
 
 def pin(home: Path, base: Path, folder: str = "model") -> Pinned:
@@ -58,29 +53,38 @@ def test_another_byte_is_another_pin(tmp_path: Path) -> None:
     assert pin(tmp_path / "home", tmp_path).files != before.files
 
 
+def later() -> int:
+    """A minute from now, in ns: what was written just now has been lying there since."""
+    return time.time_ns() + 60 * 10**9
+
+
 def test_a_second_pin_trusts_the_remembered_digest_of_an_untouched_file(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "model") / "model.safetensors"
-    aged(weights)
-    before = pin(tmp_path / "home", tmp_path)
-    seen = weights.stat()
-    with weights.open("r+b") as file:  # the same inode, size and time: nothing but reading it would show
+    made = Digests(tmp_path / "home", later).of(weights)
+    for note in (tmp_path / "home" / "digests").iterdir():  # whoever does not read the file believes this
+        note.write_bytes(note.read_bytes().replace(made.encode(), b"blake3:remembered"))
+    assert Digests(tmp_path / "home").of(weights) == "blake3:remembered"
+    assert Digests(tmp_path / "another-home").of(weights) == made
+
+
+def test_a_file_rewritten_in_place_is_read_again_though_its_time_was_set_back(tmp_path: Path) -> None:
+    weights = checkpoint(tmp_path / "model") / "model.safetensors"
+    before, seen = Digests(tmp_path / "home", later).of(weights), weights.stat()
+    time.sleep(0.05)  # kernels before 6.13 count times in ticks
+    with weights.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\7")
     os.utime(weights, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    assert pin(tmp_path / "home", tmp_path).files == before.files
-    assert pin(tmp_path / "another-home", tmp_path).files != before.files
+    assert Digests(tmp_path / "home").of(weights) != before
 
 
-def test_a_file_written_a_moment_ago_is_read_again(tmp_path: Path) -> None:
+def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "model") / "model.safetensors"
-    before = pin(tmp_path / "home", tmp_path)
-    seen = weights.stat()
-    weights.write_bytes(safetensors(fill=2))
-    os.utime(weights, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    assert pin(tmp_path / "home", tmp_path).files != before.files
+    Digests(tmp_path / "home").of(weights)
+    assert not (tmp_path / "home" / "digests").exists()
 
 
-def test_a_fetch_shares_the_bytes_and_leaves_the_users_files_as_they_were(tmp_path: Path) -> None:
+def test_a_fetch_copies_and_leaves_the_users_files_as_they_were(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model")
     (folder / "model.safetensors").chmod(0o640)
     pinned = pin(tmp_path / "home", tmp_path)

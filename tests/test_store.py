@@ -124,19 +124,46 @@ def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_a_file_linked_from_elsewhere_keeps_its_mode_and_one_linked_within_does_not(tmp_path: Path) -> None:
+def test_a_file_that_a_maker_links_from_elsewhere_is_copied_and_keeps_its_mode_there(tmp_path: Path) -> None:
     mine = tmp_path / "my-checkpoint.bin"
     mine.write_bytes(b"weights")
-    mine.chmod(0o644)
+    mine.chmod(0o640)
 
     def linking(out: Path) -> None:
         os.link(mine, out / "model.bin")
+        os.link(mine, out / "again.bin")
         (out / "a").write_text("twice")
         os.link(out / "a", out / "b")
 
     made, _ = store(tmp_path / "home").make(KEY, provenance(), linking)
-    assert stat.S_IMODE(mine.stat().st_mode) == 0o644
-    assert not (made.path / "a").stat().st_mode & 0o222
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o640
+    assert mine.stat().st_nlink == 1
+    mine.write_bytes(b"WEIGHTS")
+    assert (made.path / "model.bin").read_bytes() == b"weights"
+    assert os.path.samefile(made.path / "model.bin", made.path / "again.bin")
+    assert os.path.samefile(made.path / "a", made.path / "b")
+    assert store(tmp_path / "home").verify() == ()
+
+
+def test_a_file_that_a_maker_links_from_another_artifact_stays_linked(tmp_path: Path) -> None:
+    model, _ = store(tmp_path).make(key(1), provenance(), fill)
+    for number, needs in ((2, {"model": model.key}), (3, dict[str, str]())):
+        wanted = Provenance("entry", "Assemble", {}, needs)
+        made, _ = store(tmp_path).make(key(number), wanted, lambda out: os.link(model.path / "weights.bin", out / "w"))
+        assert os.path.samefile(model.path / "weights.bin", made.path / "w")
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o444), (0o700, 0o555), (0o644, 0o444), (0o755, 0o555)])
+def test_whoever_serves_an_artifact_can_read_it_and_run_what_its_maker_could(tmp_path: Path, before: int, after: int) -> None:
+    def private(out: Path) -> None:
+        (out / "deep").mkdir(mode=0o700)
+        (out / "deep" / "file").write_text("x")
+        (out / "deep" / "file").chmod(before)
+
+    made, _ = store(tmp_path).make(KEY, provenance(), private)
+    modes = [stat.S_IMODE((made.path / name).stat().st_mode) for name in (".", "deep", "deep/file")]
+    assert modes == [0o555, 0o555, after]
+    assert store(tmp_path).verify() == ()
 
 
 def test_large_files_linked_from_a_need_are_not_read_again(tmp_path: Path) -> None:

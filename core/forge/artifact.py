@@ -17,6 +17,7 @@ from forge.trees import Entry
 MANIFEST = "manifest.json"
 LISTING = "files.json"
 TREE = "tree"
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,20 @@ class Artifact:
         except OSError as error:
             problem = trees.reason(error, listing)
         raise StoreError(f"an artifact's listing is damaged: {problem}", where=str(listing), hint="Run `forge cache verify`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An artifact that was not what it was made to be, and is gone from the store now."""
+
+    key: str
+    step: str
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = "; ".join(self.problems[:_SHOWN])
+        more = f"; and {len(self.problems) - _SHOWN} more" if len(self.problems) > _SHOWN else ""
+        return f"{self.key[:12]}  {self.step or 'an artifact'}: {shown}{more}. It is removed, and made anew when it is needed."
 
 
 def sealed(manifest: Manifest) -> Manifest:

@@ -27,7 +27,7 @@ _THREADED = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy as it was made: its bytes, its hex blake3, and whether the filesystem lets it share blocks until one is written."""
+    """A copy as it was made: its bytes, its hex blake3, and whether it shares blocks with its source until one is written."""
 
     size: int
     blake3: str

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Meta, Struct
 
-from forge import manifest, trees
+from forge import copies, manifest, trees
 from forge.errors import RepositoryError
 from forge.model import ASSETS
 
@@ -279,7 +279,7 @@ class _Publish:
         """By its mark or its bytes: those are the same in a copy of the repository."""
         try:
             if swap.digest:
-                return trees.digest(path, path.stat().st_size) == swap.digest
+                return copies.digest(path, path.stat().st_size) == swap.digest
             return (path / _MARK).read_text(encoding="utf-8") == self.journal.staging
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnicodeDecodeError):
             return False

@@ -223,6 +223,7 @@ def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate
         text = (entry / config).read_text(encoding="utf-8")
         placed = relocate(text)
         (staging / config).write_text(placed, encoding="utf-8")
+        (staging / config).chmod(0o644)  # whoever serves it reads it, whatever this process's umask is
         if placed != text:
             kept = _original(staging, model, config)
             kept.parent.mkdir(parents=True, exist_ok=True)

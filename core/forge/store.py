@@ -7,9 +7,9 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,31 +17,21 @@ import msgspec
 from blake3 import blake3
 from filelock import FileLock, Timeout
 
-from forge import artifact, trees
-from forge.artifact import Artifact, Manifest, Provenance
+from forge import artifact, foreign, trees
+from forge.artifact import Artifact, Damage, Manifest, Provenance
 from forge.claims import Claims
 from forge.collection import Choice, Removed, Shelved, Unreachable, choose, holding, weighed
 from forge.errors import StoreError
+from forge.foreign import Parted
 from forge.tenants import Tenant, Tenants
-from forge.trees import Inode
 
-__all__ = ["Artifact", "Damage", "Manifest", "Provenance", "Removed", "Store"]
+__all__ = ["Artifact", "Damage", "Manifest", "Parted", "Provenance", "Removed", "Store"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
-_LARGE = 1024 * 1024
 _PATIENCE = 0.3  # seconds before a wait is worth a word
 _HINT = "Make room (`forge cache gc` removes what nothing uses) or set FORGE_HOME to a place that can be written."
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """An artifact that was not what it was made to be, and is gone from the store now."""
-
-    key: str
-    step: str
-    problems: tuple[str, ...]
 
 
 def _silent(_: str) -> None:
@@ -51,8 +41,8 @@ def _silent(_: str) -> None:
 class Store:
     """A folder of artifacts. Any number of processes use one store at a time; all of them see only what is whole."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float]) -> None:
-        """``clock`` gives seconds since 1970. Nothing is made on disk before the first artifact."""
+    def __init__(self, root: Path, *, clock: Callable[[], float], say: Callable[[str], None] = _silent) -> None:
+        """``clock`` gives seconds since 1970; ``say`` is told of mends. Nothing is made on disk before the first artifact."""
         self.root = root.absolute()
         self.claims = Claims(self.root)
         self._tenants = Tenants(self.root)
@@ -61,11 +51,15 @@ class Store:
         self._staging = self.root / "staging"
         self._locks = self.root / "locks"
         self._index = self.root / "index"
+        self._own = self.root / "own"  # stands where no file is shared with anybody: an older forge linked what it was given
+        self._say = say
+        self._parted = False
 
     # -- finding
 
     def find(self, key: str) -> Artifact | None:
-        """The artifact of this key, if it is held. It now counts as just used."""
+        """The artifact of this key, if it is held. It now counts as just used. The first find in an older store parts it."""
+        self._part_once()
         held = self._read(key)
         if held:
             now = self._clock()
@@ -109,13 +103,15 @@ class Store:
         """The artifact of ``key``, and whether this call made it: ``fill`` writes it into an empty folder.
 
         One process makes a key while the others wait and say so to ``waiting``, about every second. What ``fill`` raises is
-        raised, and nothing is left; StoreError where the disk refuses. A file that ``fill`` links keeps its mode.
+        raised, and nothing is left; StoreError where the disk refuses. A file that ``fill`` links from outside of the store is
+        copied, and its own name and mode stay as they were.
         """
         if held := self.find(key):
             return held, False
         with self._explained(provenance.step), self._only_one(key, provenance.step, waiting):
             if held := self.find(key):
                 return held, False
+            self._own.touch()
             self._retire(key)  # a manifest that cannot be read
             self.sweep(mine=key)
             return self._stage(key, provenance, fill), True
@@ -176,6 +172,30 @@ class Store:
             self.sweep()
         return tuple(damages)
 
+    def part(self) -> tuple[tuple[Parted, ...], tuple[Damage, ...]]:
+        """Give each file that has names outside of forge an inode of its own, here and in the repositories that link to it.
+
+        An artifact that was changed through such a name is removed. What was parted, and what is gone.
+        """
+        if not self._artifacts.is_dir():
+            return (), ()
+        with self._explained("the store"):
+            self._locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._locks / "own"):
+                with self.claims.gate():
+                    tenants = self._tenants.look(self._clock())
+                places = (Path(one.place) for one in tenants if not one.gone)
+                away = frozenset(key for one in tenants if one.gone for key in one.keys or ())
+                folders = (self._artifacts, self._staging, *places)
+                parted, changed = foreign.part(tuple(self.artifacts()), folders, self._staging, away)
+                damages = [
+                    Damage(one.artifact.key, one.artifact.manifest.provenance.step, (str(one),))
+                    for one in changed
+                    if self._retire(one.artifact.key)
+                ]
+                self._own.touch()
+        return tuple(parted), tuple(damages)
+
     def collect(
         self,
         *,
@@ -225,6 +245,17 @@ class Store:
 
     # -- inside
 
+    def _part_once(self) -> None:
+        if self._parted or not self._artifacts.is_dir():
+            return
+        if not self._own.exists() and os.access(self.root, os.W_OK):
+            parted, damages = self.part()
+            for damage in damages:
+                self._say(str(damage))
+            if parted:
+                self._say(foreign.told(parted))
+        self._parted = True
+
     def _shelf(self, tenants: Sequence[Tenant]) -> tuple[Shelved, ...]:
         """All that is held, with what builds, servers and those of ``tenants`` that are in reach claim."""
         keys = self.claims.claimed().union(*(one.keys or () for one in tenants if not one.gone))
@@ -268,7 +299,9 @@ class Store:
         try:
             tree.mkdir(parents=True)
             fill(tree)
-            files = trees.survey(tree, self._known(tree, provenance))
+            needs = tuple(need for key in provenance.needs.values() if (need := self._read(key)))
+            foreign.own(tree, needs, self.artifacts)
+            files = trees.survey(tree, foreign.known(tree, needs))
             trees.freeze(tree)
             listing = msgspec.json.encode(files)
             ended = self._clock()
@@ -304,19 +337,6 @@ class Store:
         (index / key).touch()
         trees.flush_one(place.parent)
         trees.flush_one(place.parent.parent)
-
-    def _known(self, tree: Path, provenance: Provenance) -> Mapping[Inode, str]:
-        """Digests of large files of the needs, so that what was linked from there is not read again."""
-        if not any(item.is_file and item.status.st_nlink > 1 for item in trees.walk(tree)):
-            return {}
-        known: dict[Inode, str] = {}
-        for key in provenance.needs.values():
-            need = self._read(key)
-            for file in need.files() if need else ():
-                if need and file.size >= _LARGE:
-                    status = (need.path / file.path).stat()
-                    known[status.st_dev, status.st_ino] = file.blake3
-        return known
 
     def _retire(self, key: str) -> bool:
         """Take an artifact off the shelf, for ``sweep`` to remove; says whether it was there."""

@@ -198,8 +198,9 @@ def remove(path: Path) -> None:
 def lay(source: Path, target: Path, leave: frozenset[str] = frozenset()) -> Laid:
     """Make ``target`` hold what ``source`` holds, sharing blocks: hard link, else reflink, else copy.
 
-    ``target``'s folders are new, writable for their owner, and otherwise open as the source's are; its parent must exist. Paths in ``leave`` (relative, forward slashes) are
-    not laid: they are the caller's to write anew. FileExistsError where a file is in the way.
+    ``target``'s folders are new, writable for their owner, and otherwise open as the source's are; its parent must exist.
+    Paths in ``leave`` (relative, forward slashes) are not laid: they are the caller's to write anew. FileExistsError where a
+    file is in the way.
     """
     if not stat.S_ISDIR(source.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(source))

@@ -82,7 +82,7 @@ class Workshop:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.home / "store", clock=time.time)
+        return Store(self.home / "store", clock=time.time, say=self._say)
 
     @cached_property
     def _noting(self) -> Noting:

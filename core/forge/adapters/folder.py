@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from forge import trees
+from forge import copies, trees
 from forge.adapters import tensors
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import digest, fault, selected
@@ -22,7 +22,7 @@ ROOM = "free space there, or run `forge cache gc`"
 
 
 class Digested(NamedTuple):
-    moment: trees.Moment
+    moment: copies.Moment
     digest: str
 
 
@@ -43,7 +43,7 @@ class Digests:
     def fact(self, path: Path, name: str) -> FileFact:
         """``name`` with size and digest; SourceError where somebody is writing the file just now."""
         begun, before = self._clock(), path.stat()
-        seen = trees.moment(before)
+        seen = copies.moment(before)
         question = os.fsencode(path.resolve())
         held = recall(self._folder, question, Digested)
         if held and held.moment == seen:
@@ -52,7 +52,7 @@ class Digests:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             hint = "run again when whoever writes it has finished"
             raise SourceError("it changed while it was read", where=str(path), hint=hint)
-        if begun - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS and seen == trees.moment(after):
+        if begun - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS and seen == copies.moment(after):
             with suppress(OSError):  # a home that cannot be written remembers nothing
                 record(self._folder, question, Digested(seen, made))
         return FileFact(name, before.st_size, made)
@@ -64,7 +64,7 @@ class Digests:
         """
         files = tuple(originals)
         total, done = sum(fact.size for _, fact in files), 0
-        if short := trees.shortage(self.cost(files, into), into):
+        if short := copies.shortage(self.cost(files, into), into):
             raise StoreError(short, where=str(into), hint=ROOM)
         for original, fact in files:
             _take(original, fact, into)
@@ -80,7 +80,7 @@ class Digests:
             except OSError:  # it is gone: ``bring`` says so
                 continue
             if fact.size and device not in able:
-                able[device] = trees.shares(original, into)
+                able[device] = copies.shares(original, into)
             cost += 0 if able.get(device) else fact.size
         return cost
 
@@ -127,7 +127,7 @@ def _take(original: Path, fact: FileFact, into: Path) -> None:
     target = into / fact.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = trees.copy(original, target) if original.is_file() else None
+        made = copies.copy(original, target) if original.is_file() else None
     except OSError as error:
         what = f"cannot take {fact.path}: {trees.reason(error, into)}"
         raise StoreError(what, where=str(into), hint=ROOM) from error

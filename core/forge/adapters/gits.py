@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from forge import trees
+from forge import copies
 from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
@@ -113,7 +113,7 @@ class GitOrigin:
         where = f"{pinned.name}@{pinned.revision[:12]}"
         total, done = sum(fact.size for fact in facts), 0
         large = [fact for fact in facts if fact.digest.startswith("sha256:")]
-        if short := trees.shortage(total, into):
+        if short := copies.shortage(total, into):
             raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
         # Beside the result: on the same disk, so that gigabytes are moved and not copied.
         with self._scratch(pinned.name, beside=into) as git:
@@ -258,7 +258,7 @@ def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
         if last and original.stat().st_nlink == 1:
             original.rename(into / path)
         else:
-            trees.copy(original, into / path)
+            copies.copy(original, into / path)
 
 
 def _object(git: Git, fact: FileFact) -> Path:

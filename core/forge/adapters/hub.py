@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from forge import trees
+from forge import copies
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
@@ -134,7 +134,7 @@ class HubOrigin:
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """The library resumes and retries broken connections but checks no digests; that is done here, file by file."""
         total = sum(file.size for file in pinned.files)
-        if short := trees.shortage(total, into):  # better said before an hour of downloading than after it
+        if short := copies.shortage(total, into):  # better said before an hour of downloading than after it
             raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
         failures: list[BaseException] = []
 

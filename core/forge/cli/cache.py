@@ -79,6 +79,8 @@ def ls(output: Output) -> None:
 def verify(output: Output) -> None:
     """Read every artifact again; one that is not what it was is removed, to be made anew. Exit code 6 if any was.
 
+    Files that have names outside of forge too (a store of an older forge linked checkpoints) become copies of its own.
+
     \b
     Example:
         forge cache verify
@@ -86,8 +88,11 @@ def verify(output: Output) -> None:
     from forge.errors import StoreError
     from forge.workshop import Workshop
 
-    damaged = Workshop.here(output.listener).store.verify()
-    output.result({"damaged": damaged}, "\n".join(map(str, damaged)) or "every artifact is whole")
+    store = Workshop.here(output.listener).store
+    parted, changed = store.part()
+    damaged = (*changed, *store.verify())
+    lines = [*map(str, parted), *map(str, damaged)]
+    output.result({"damaged": damaged, "parted": parted}, "\n".join(lines if damaged else [*lines, "every artifact is whole"]))
     if damaged:
         raise SystemExit(StoreError.exit_code)
 
