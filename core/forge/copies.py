@@ -97,8 +97,8 @@ def shares(source: Path, folder: Path) -> bool:
 
 def shortage(size: int, place: Path) -> str:
     """Why ``size`` bytes more do not go onto the disk at ``place``; empty where they do."""
-    free = free(place)
-    return f"the disk is full: {size:,} bytes are needed, {free:,} are free" if size > free else ""
+    left = free(place)
+    return f"the disk is full: {size:,} bytes are needed, {left:,} are free" if size > left else ""
 
 
 def duplicate(source: Path, target: Path, told: Callable[[memoryview], object]) -> bool:
@@ -120,6 +120,7 @@ def duplicate(source: Path, target: Path, told: Callable[[memoryview], object]) 
 
 
 def free(place: Path) -> int:
+    """Free bytes of the disk at ``place``, or where that will be."""
     return shutil.disk_usage(_there(place)).free
 
 
