@@ -63,15 +63,6 @@ class Sealing(Protocol):
         ...
 
 
-@runtime_checkable
-class Copying(Protocol):
-    """An origin on this machine, whose files are copied."""
-
-    def cost(self, pinned: Pinned, into: Path) -> int:
-        """Bytes that a fetch into ``into`` would write; those of files whose blocks can be shared (reflink) count nothing."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Environment:
     """A private Python environment: an interpreter and what is installed into it."""

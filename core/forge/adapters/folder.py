@@ -114,7 +114,7 @@ class FolderOrigin:
         self._digests.bring(_originals(pinned), into, progress)
 
     def cost(self, pinned: Pinned, into: Path) -> int:
-        """See ``Copying``."""
+        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
         return self._digests.cost(_originals(pinned), into)
 
 

@@ -43,7 +43,7 @@ class GgufOrigin:
         self._digests.bring([(Path(pinned.location), fact)], into, progress)
 
     def cost(self, pinned: Pinned, into: Path) -> int:
-        """See ``Copying``."""
+        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
         (fact,) = pinned.files
         return self._digests.cost([(Path(pinned.location), fact)], into)
 
