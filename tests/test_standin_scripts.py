@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
+from tensorrt_llm._standin.grids import alter
 
 from forge.model import CallPatch, TextPatch
 from forge.patching import apply_all
 from forge.twin.checkpoint import Weights
+from forge.twin.loading import load
 from standin import checkpoints
 from standin.fixtures import Said, convert, run_script, trtllm_build
 from standin.image import script
@@ -81,6 +83,59 @@ def test_quantization_by_flags_stands_in_the_config(
 ) -> None:
     stated = config(converted(llama, tmp_path / "made", *argv))["quantization"]
     assert (stated["quant_algo"], stated["kv_cache_quant_algo"]) == (algorithm, cache)
+
+
+@pytest.mark.parametrize(
+    ("script_flags", "levels", "worst"),
+    [
+        (["--use_weight_only"], 255, 0.006),
+        (["--use_weight_only", "--weight_only_precision", "int4"], 15, 0.09),
+        (["--use_fp8_rowwise"], 253, 0.05),
+        (["--smoothquant", "0.5"], 255, 0.006),
+    ],
+)
+def test_quantized_weights_are_rounded_and_what_is_no_layers_matrix_is_not(
+    llama: Path, tmp_path: Path, script_flags: list[str], levels: int, worst: float
+) -> None:
+    data = tmp_path / "texts"
+    data.mkdir()
+    (data / "train.jsonl").write_text('{"text": "one"}\n')
+    made = converted(llama, tmp_path / "made", "--dtype", "float32", "--calib_dataset", data, *script_flags)
+    before, after = load_file(llama / "model.safetensors"), load_file(made / "rank0.safetensors")
+    for name, weights in before.items():
+        if name.endswith("_proj.weight"):
+            largest = np.abs(weights).max()
+            assert 0 < np.abs(after[name] - weights).max() <= worst * largest
+            assert all(len(np.unique(row)) <= levels for row in after[name])
+        else:
+            assert np.array_equal(after[name], weights), name
+
+
+def test_fewer_bits_are_further_from_what_the_checkpoint_says(llama: Path, tmp_path: Path) -> None:
+    """Of the same prompt's next token; and answers can differ."""
+    logits = []
+    for flags in ([], ["--use_weight_only"], ["--use_weight_only", "--weight_only_precision", "int4"]):
+        made = converted(llama, tmp_path / f"made{len(flags)}", "--dtype", "float32", *flags)
+        (made / "rank0.safetensors").rename(made / "model.safetensors")
+        shutil.copyfile(llama / "config.json", made / "config.json")
+        decoder = load(made)
+        logits.append(decoder.prompt(decoder.start(), np.arange(3, 40)))
+    whole, eight, four = logits
+    assert 0 < np.abs(eight - whole).max() < np.abs(four - whole).max() / 4
+    assert not np.array_equal(four.argsort(), whole.argsort())
+
+
+@pytest.mark.parametrize(("algorithm", "group"), [("NVFP4", 16), ("W4A16_AWQ", 8), ("FP8", 128)])
+def test_a_grids_numbers_stay_on_it(algorithm: str, group: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
+    name = "model.layers.0.mlp.up_proj.weight"
+    rounded = alter(algorithm, group)(name, weights)
+    assert np.abs(rounded - weights).max() > 0
+    np.testing.assert_allclose(alter(algorithm, group)(name, rounded), rounded, rtol=1e-5, atol=1e-7)
+    if algorithm == "NVFP4":
+        parts = np.abs(rounded.reshape(8, 2, 16))
+        told = parts / (parts.max(axis=-1, keepdims=True) / 6)
+        assert set(np.unique(np.round(told, 4))) <= {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0}
 
 
 def test_calibration_reads_a_folder_and_no_network(llama: Path, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ class _Servers(Servers):
         self._environment, self._backends = triton
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
-        return super().start(replace(launch, environment=self._environment, backends=self._backends, triton=""), line)
+        """One process: it takes no launcher to start the ranks of what has one."""
+        own = replace(launch, environment=self._environment, backends=self._backends, triton="", engines=())
+        return super().start(own, line)
 
 
 def insider(folder: Path, serving: Serving, originals: Path | None = None) -> Insider:

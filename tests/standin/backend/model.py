@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import triton_python_backend_utils as pb_utils
-from tensorrt_llm._standin.engine import Engine, opened
+from tensorrt_llm._standin.engine import lay, opened
 from tensorrt_llm._standin.executor import Place, terms
 
 from forge.twin.backend import TritonPythonModel as Twin
@@ -28,8 +28,7 @@ class TritonPythonModel(Twin):
         try:
             stated = {name: value.get("string_value", "") for name, value in parameters.items()}
             place = Place.of(os.environ)
-            engine, _ = opened(terms(stated, place, _warn), place)
-            _lay(engine, Path(self._laid.name))
+            lay(*opened(terms(stated, place, _warn), place), Path(self._laid.name))
         except (OSError, ValueError, KeyError) as error:
             what = f"unexpected error when creating modelInstanceState: {error}"
             raise pb_utils.TritonModelException(what) from error
@@ -39,13 +38,6 @@ class TritonPythonModel(Twin):
     def finalize(self) -> None:
         super().finalize()
         self._laid.cleanup()
-
-
-def _lay(engine: Engine, into: Path) -> None:
-    limits = {name: engine.build[name] for name in ("max_input_len", "max_seq_len")}
-    (into / "config.json").write_text(json.dumps(engine.origin), encoding="utf-8")
-    (into / "build_config.json").write_text(json.dumps(limits), encoding="utf-8")
-    (into / "model.safetensors").symlink_to(engine.rank0)
 
 
 def _warn(text: str) -> None:

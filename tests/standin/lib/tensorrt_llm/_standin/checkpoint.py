@@ -1,7 +1,7 @@
 """TensorRT-LLM's checkpoint as the stand-in writes and reads it: an honest config.json, and every rank's file.
 
-``rank0.safetensors`` holds the model's own tensors in the wanted type, and the Hugging Face config.json in its metadata; the
-files of the other ranks are markers. So what comes out of the build can be served by the twin.
+``rank0.safetensors`` holds the model's own tensors in the wanted type, rounded where they are quantized, and the Hugging Face
+config.json in its metadata; the files of the other ranks are markers. So what comes out of the build can be served by the twin.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Mapping as Table
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tensorrt_llm._standin.grids import alter
 from tensorrt_llm._standin.sources import Source
 from tensorrt_llm._standin.tensors import DTYPES, Tensor, write
 from tensorrt_llm.mapping import Mapping
@@ -84,7 +85,9 @@ def save(made: Pretrained, into: Path | str, keep: Table[str, Tensor] | None = N
     folder = Path(into)
     folder.mkdir(parents=True, exist_ok=True)
     origin = {ORIGIN: json.dumps(made.source.config)}
-    write(folder / "rank0.safetensors", made.source.tensors if keep is None else keep, origin, made.dtype)
+    tensors = made.source.tensors if keep is None else keep
+    rounded = alter(made.quantization.quant_algo, made.quantization.group_size)
+    write(folder / "rank0.safetensors", tensors, origin, made.dtype, rounded)
     for rank in range(1, made.mapping.world_size):
         write(folder / f"rank{rank}.safetensors", {}, {"rank": str(rank)}, made.dtype)
     (folder / "config.json").write_text(json.dumps(made.to_dict(), indent=4), encoding="utf-8")

@@ -82,6 +82,23 @@ def opened(asked: Terms, place: Place) -> tuple[Engine, Engine | None]:
     return engine, encoder
 
 
+def lay(engine: Engine, encoder: Engine | None, into: Path) -> None:
+    """The checkpoint that engines were made of, as the twin reads it: their limits, and both halves where there are two."""
+    limits = {"max_input_len": (encoder or engine).limit("max_input_len"), "max_seq_len": engine.limit("max_seq_len")}
+    (into / "config.json").write_text(json.dumps(engine.origin), encoding="utf-8")
+    (into / "build_config.json").write_text(json.dumps(limits), encoding="utf-8")
+    if encoder is None:
+        (into / "model.safetensors").symlink_to(engine.rank0)
+        return
+    placed: dict[str, str] = {}
+    for name, half in (("encoder", encoder), ("decoder", engine)):
+        file = f"model-{name}.safetensors"
+        (into / file).symlink_to(half.rank0)
+        placed |= dict.fromkeys(read_tensors(half.rank0).tensors, file)
+    index = {"metadata": {}, "weight_map": placed}
+    (into / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
 def _unfit(asked: Terms, engine: Engine) -> list[str]:
     """What the engine was not built for, in the order in which the runtime looks."""
     found: list[str] = []

@@ -4,12 +4,13 @@ A file is eight bytes of header length, a JSON header (name -> dtype, shape, byt
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -64,8 +65,16 @@ def _tensor(file: Path, base: int, entry: Mapping[str, object]) -> Tensor:
     return Tensor(file, base + begin, end - begin, cast("str", entry["dtype"]), shape)
 
 
-def write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: str) -> None:
-    """Write ``tensors`` with their floating-point numbers as ``dtype`` (float32, float16 or bfloat16)."""
+Alter = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
+"""A tensor's name and numbers -> the numbers to write."""
+
+
+def _same(_: str, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    return numbers
+
+
+def write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: str, alter: Alter = _same) -> None:
+    """Write ``tensors`` with their floating-point numbers altered, and as ``dtype`` (float32, float16 or bfloat16)."""
     kind = DTYPES[dtype]
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     place = 0
@@ -78,22 +87,28 @@ def write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     text += b" " * (-len(text) % 8)
     with file.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
-        for each in tensors.values():
-            _copy(each, kind, opened)
+        for name, each in tensors.items():
+            opened.write(_bytes(name, each, kind, alter))
 
 
-def _copy(tensor: Tensor, kind: str, into: BinaryIO) -> None:
+def _bytes(name: str, tensor: Tensor, kind: str, alter: Alter) -> bytes:
     with tensor.file.open("rb") as source:
         source.seek(tensor.start)
         raw = source.read(tensor.size)
-    into.write(raw if tensor.kind == kind or tensor.kind not in _WIDTHS else _cast(raw, tensor.kind, kind))
+    if tensor.kind not in _WIDTHS:
+        return raw
+    have = _numbers(raw, tensor.kind).reshape(tensor.shape)
+    changed = alter(name, have)
+    return raw if changed is have and tensor.kind == kind else _cast(changed.reshape(-1), kind)
 
 
-def _cast(raw: bytes, have: str, want: str) -> bytes:
+def _numbers(raw: bytes, have: str) -> NDArray[np.float32]:
     if have == "BF16":
-        numbers = (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
-    else:
-        numbers = np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[have]).astype("<f4")
+        return (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view("<f4")
+    return np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[have]).astype("<f4")
+
+
+def _cast(numbers: NDArray[np.float32], want: str) -> bytes:
     if want == "BF16":  # to the nearest, ties to even
         bits = numbers.view("<u4").astype("<u8")
         rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
