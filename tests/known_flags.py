@@ -18,7 +18,7 @@ _CORE = ("llama", "gemma", "qwen", "phi", "gpt", "enc_dec")
 
 def known(tool: str) -> Flags:
     """Flag or alias -> what is known of it. Skips the test where neither the sources nor the list are here."""
-    if rows := _read(tool, VERSION):
+    if rows := of_source(tool):
         return rows
     listed = originals.table_of_flags()
     if not listed:
@@ -27,7 +27,7 @@ def known(tool: str) -> Flags:
     return {name: flag for flag in tools[tool]["flags"] for name in (flag["flag"], *flag["aliases"])}
 
 
-def _read(tool: str, version: str) -> Flags:
+def of_source(tool: str, version: str = VERSION) -> Flags:
     """From the tool's source; empty where that is not here."""
     name = tool.partition(":")[2]
     paths = {"quantize": "examples/quantization/quantize.py", "trtllm-build": "tensorrt_llm/commands/build.py"}

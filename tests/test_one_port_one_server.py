@@ -22,6 +22,7 @@ from forge.adapters.servers import States
 from forge.adapters.serving import Servers
 from forge.errors import ServerError
 from forge.ports import Launch, Ports
+from patience import PATIENCE
 from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -83,7 +84,7 @@ def test_of_two_starts_at_once_in_two_homes_one_wins(serving: Serving, tmp_path:
             assert forge.stdin is not None
             forge.stdin.write("go\n")
             forge.stdin.flush()
-        said = [forge.communicate(timeout=240)[0] for forge in forges]
+        said = [forge.communicate(timeout=PATIENCE)[0] for forge in forges]
         assert sorted(each.split()[0] for each in said) == ["ready", "refused"], said
         refused = next(each for each in said if each.startswith("refused"))
         assert f"port {ports[0]}" in refused, said

@@ -14,6 +14,7 @@ import pytest
 from forge.adapters import openai_web, processes
 from forge.adapters.patience import Patience
 from forge.openai.faults import Fault, too_large
+from patience import PATIENCE
 
 SHORT = Patience(head=1.0, body=1.5, unread=1.5, connections=6)
 EVENT = b"x" * 10_000
@@ -74,7 +75,7 @@ def serving(desk: Desk) -> Generator[int]:
 
 
 def talk(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=30)
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def heard(one: socket.socket) -> bytes:
@@ -107,8 +108,9 @@ def test_a_head_that_never_ends_is_given_up(begun: bytes) -> None:
 
 def test_a_head_that_trickles_is_given_up() -> None:
     def trickle(one: socket.socket) -> None:
-        for number in range(600):
-            one.sendall(b"x-%d: y\r\n" % number)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            one.sendall(b"x: y\r\n")
             time.sleep(0.05)
 
     with serving(Desk()) as port, closing(talk(port)) as one:
@@ -149,24 +151,35 @@ def test_a_reader_that_never_reads_ends_its_stream_in_bounded_memory() -> None:
     desk = Desk(endless=True)
     with serving(desk) as port, closing(talk(port)) as one:
         one.sendall(ASK)
-        assert desk.closed.wait(30)
+        assert desk.closed.wait(PATIENCE)
         assert desk.sent * len(EVENT) < 20_000_000  # what sockets and one buffer hold
         desk.endless = False
         assert answers(port)
 
 
 def test_a_reader_that_reads_slowly_is_served_on() -> None:
-    desk = Desk(endless=True)
-    with serving(desk) as port, closing(talk(port)) as one:
-        one.sendall(ASK)
-        until = time.monotonic() + 3 * SHORT.unread
-        read = 0
-        while time.monotonic() < until:
-            read += len(one.recv(1_000_000))
-            time.sleep(0.02)
-        assert read > 50 * len(EVENT)
-        assert not desk.closed.is_set()
-    assert desk.closed.wait(30)
+    for _ in range(20):
+        desk = Desk(endless=True)
+        with serving(desk) as port, closing(talk(port)) as one:
+            one.sendall(ASK)
+            read, pause = read_slowly(one)
+            served = not desk.closed.is_set()
+        assert desk.closed.wait(PATIENCE)
+        if pause < SHORT.unread / 2:
+            break
+        # else it was the machine that kept this reader from reading, for so long that the server may give it up
+    assert served
+    assert read > 50 * len(EVENT)
+
+
+def read_slowly(one: socket.socket) -> tuple[int, float]:
+    """Bytes of three times as long as a reader may pause, and the longest pause between two reads; fewer where it ends."""
+    read, longest, began = 0, 0.0, time.monotonic()
+    last = began
+    while time.monotonic() < began + 3 * SHORT.unread and (got := len(one.recv(1_000_000))):
+        read, longest, last = read + got, max(longest, time.monotonic() - last), time.monotonic()
+        time.sleep(0.02)
+    return read, longest
 
 
 def test_more_connections_than_allowed_are_turned_away() -> None:

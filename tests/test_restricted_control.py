@@ -29,7 +29,7 @@ from forge.adapters.triton_arguments import HEADER
 from forge.client import Client
 from forge.errors import ServerError
 from forge.ports import Launch, Running
-from patience import free_ports
+from patience import PATIENCE, free_ports
 from standin.tree import Image
 from triton_fixture import Serving
 
@@ -82,7 +82,7 @@ def running(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def ask(running: Running, method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(running.ports.host, running.ports.http, timeout=20)
+    connection = http.client.HTTPConnection(running.ports.host, running.ports.http, timeout=PATIENCE)
     try:
         connection.request(method, path, json.dumps(body) if method == "POST" else None, headers)
         answer = connection.getresponse()
@@ -96,7 +96,7 @@ def call(running: Running, name: str, message: object, *metadata: tuple[str, str
     with grpc.insecure_channel(f"{running.ports.host}:{running.ports.grpc}") as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
         try:
-            getattr(stub, name)(message, timeout=20, metadata=metadata)
+            getattr(stub, name)(message, timeout=PATIENCE, metadata=metadata)
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"
     return "OK"

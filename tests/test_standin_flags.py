@@ -2,9 +2,11 @@
 
 import json
 import re
+from typing import cast
 
 import pytest
 
+import known_flags
 import originals
 from standin.fixtures import Said, convert, run_script, trtllm_build
 from standin.image import library, script
@@ -37,6 +39,11 @@ def run_tool(tool: str, *argv: object) -> Said:
     return trtllm_build(*argv)
 
 
+def _name(tool: str) -> str:
+    """As those call it who list flags."""
+    return {"plugins": "trtllm-build:plugins"}.get(tool, tool if tool not in SCRIPTS else f"convert_checkpoint:{tool}")
+
+
 def normal(flag: dict[str, object]) -> dict[str, object]:
     """A row of the shared table in the words of ours."""
     kind = str(flag["type"])
@@ -67,9 +74,21 @@ def test_the_table_says_what_was_read_from_the_tools_sources() -> None:
     assert LISTED
     shared = json.loads(LISTED.read_text())
     for tool, rows in TABLE.items():
-        name = {"plugins": "trtllm-build:plugins"}.get(tool, tool if tool not in SCRIPTS else f"convert_checkpoint:{tool}")
-        theirs = {flag["flag"]: normal(flag) for flag in shared[name]["flags"]}
+        theirs = {flag["flag"]: normal(flag) for flag in shared[_name(tool)]["flags"]}
         assert {flag: ours(row, theirs[flag]) for flag, row in rows.items()} == theirs, tool
+
+
+@pytest.mark.parametrize("tool", TABLE)
+def test_the_table_has_the_flags_of_the_tools_own_sources(tool: str) -> None:
+    """Their choices too, where they stand there in plain words."""
+    theirs = known_flags.of_source(_name(tool))
+    if not theirs:
+        pytest.skip(originals.MISSING)
+    own = {name: row for flag, row in TABLE[tool].items() for name in (flag, *cast("list[str]", row.get("also", [])))}
+    assert own.keys() == theirs.keys()
+    for name, row in theirs.items():
+        if isinstance(row.get("choices"), list) and "choices" in own[name]:
+            assert own[name]["choices"] == row["choices"], name
 
 
 @pytest.mark.parametrize("tool", [*SCRIPTS, "quantize", "trtllm-build"])
