@@ -158,6 +158,7 @@ def test_a_reader_that_never_reads_ends_its_stream_in_bounded_memory() -> None:
 
 
 def test_a_reader_that_reads_slowly_is_served_on() -> None:
+    served, read = False, 0
     for _ in range(20):
         desk = Desk(endless=True)
         with serving(desk) as port, closing(talk(port)) as one:

@@ -43,7 +43,7 @@ def on(grid: Grid, numbers: Numbers) -> Numbers:
     groups = numbers.reshape(1, 1, -1) if grid.group < 0 else numbers.reshape(outputs, -1, width)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
     scale = np.where(largest > 0, largest / np.float32(grid.most), np.float32(1))
-    return (grid.fit(groups / scale) * scale).reshape(numbers.shape).astype(np.float32)
+    return (grid.fit((groups / scale).astype(np.float32)) * scale).reshape(numbers.shape).astype(np.float32)
 
 
 def _grid(algorithm: str | None, group_size: int) -> Grid | None:
@@ -75,5 +75,6 @@ def _e2m1(numbers: Numbers) -> Numbers:
 
 def _float(numbers: Numbers, bits: int, least: int) -> Numbers:
     _, exponents = np.frexp(numbers)
-    step = np.exp2((np.maximum(exponents - 1, least) - bits).astype(np.float32))
-    return np.rint(numbers / step) * step
+    step: Numbers = np.exp2((np.maximum(exponents - 1, least) - bits).astype(np.float32))
+    rounded: Numbers = np.rint(numbers / step) * step
+    return rounded
