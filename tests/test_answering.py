@@ -242,6 +242,16 @@ def test_generate_draws_at_a_temperature_and_takes_the_likeliest_token_without(f
 
 
 @pytest.mark.slow
+def test_a_seed_and_several_answers_that_change_nothing_are_no_silent_wish(forge: Forge) -> None:
+    done = forge("generate", "hello", "--seed", "3", "-n", "2")
+    first, second = done.stdout.rstrip("\n").split("\n---\n")
+    assert first == second
+    assert "--seed and -n change nothing" in done.stderr
+    assert forge("generate", "hello", "--seed", "3", "-n", "2", "--temperature", "1").stderr == ""
+    assert forge("generate", "hello", "-n", "2", "--beam-width", "2").stderr == ""
+
+
+@pytest.mark.slow
 def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(forge: Forge) -> None:
     done = forge("generate", "hello", "--input", "top_q=3")
     assert done.exit_code == InferenceError.exit_code

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from forge.adapters.kserve import Calls
 from forge.adapters.turns import Turns
 from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
 
@@ -62,6 +63,11 @@ def test_an_answer_of_no_piece_at_all_counts_as_one() -> None:
     sent, heard = asked(SEVERAL, OBEYING, ONE, (), ONE)
     assert [each.seed for each in sent] == [7, 8, 9]
     assert {chunk.index for chunk in heard} == {0, 2}
+
+
+def test_all_requests_of_an_answer_share_its_time() -> None:
+    assert [Calls("host:1", 10.0).left(passed) for passed in (0.0, 4.0, 11.0)] == [10.0, 6.0, 0.0]
+    assert Calls("host:1", None).left(4.0) is None
 
 
 def test_the_best_beams_of_a_search_are_one_request() -> None:

@@ -88,7 +88,7 @@ class AsyncConnection:
         """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
-        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
+        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.left(time.monotonic() - began))
         ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
         responses = aiter(call)
         try:

@@ -168,6 +168,10 @@ class Calls:
         self.known[model] = ModelMetadata(model, inputs, outputs, decoupled, repeats)
         return self.known[model]
 
+    def left(self, passed: float) -> float | None:
+        """Seconds that an answer has after so many, whatever requests it takes."""
+        return None if self.timeout is None else max(self.timeout - passed, 0.0)
+
     def message(self, model: str, inputs: Iterable[Input]) -> InferRequest:
         message = self.messages.ModelInferRequest()
         message.model_name, message.id = model, uuid.uuid4().hex
@@ -289,7 +293,7 @@ class Connection:
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
         with self._translated(request.model):
-            call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.timeout)
+            call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.left(time.monotonic() - began))
         ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
         try:
             with self._translated(request.model), closing(_heard(call, silence)) as responses:

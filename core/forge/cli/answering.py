@@ -12,7 +12,7 @@ from forge.cli.show import Output, table
 from forge.errors import ConfidenceError, InferenceError
 from forge.ports import Chunk, Request
 from forge.replies import Answer, Hearing, Perf, Piece, Reply
-from forge.sampling import over, seeded
+from forge.sampling import over, samples, seeded
 
 BETWEEN = "\n---\n"
 """Between several answers where they cannot stand side by side."""
@@ -50,6 +50,14 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     )
     several = (request.n or request.beam_width or 1) > 1
     return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
+
+
+def doubt(request: Request, options: dict[str, object]) -> str:
+    """What to say where a seed or several answers were asked for and nothing is drawn; empty where something is."""
+    wanted = [name for name, said in (("--seed", options.get("seed") is not None), ("-n", (request.n or 1) > 1)) if said]
+    if not wanted or samples(request) or (request.beam_width or 1) > 1:
+        return ""
+    return f"{' and '.join(wanted)} change nothing: the likeliest token is taken each time (a --temperature above 0 draws)"
 
 
 class Screen(Protocol):

@@ -94,7 +94,7 @@ def generate(
     Example:
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
-    from forge.cli.answering import asked, document, judge, tell
+    from forge.cli.answering import asked, document, doubt, judge, tell
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
@@ -103,6 +103,8 @@ def generate(
     if templated:
         text = shop.templated(target, [("user", text)])
     request, wish = asked(replace(target.request(text), stream=not no_stream), sampling)
+    if said := doubt(request, sampling):
+        output.say(said)
     answer = tell(output, shop.generate(target.address, request), wish, partial(shop.spans, target))
     if output.as_json:
         output.line({"done": True, "seed": request.seed, **document(answer, wish)})
