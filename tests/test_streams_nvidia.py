@@ -70,7 +70,10 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def published(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    place = tmp_path_factory.mktemp("chain")
+    return _publish(shop, tmp_path_factory.mktemp("chain"))
+
+
+def _publish(shop: Workshop, place: Path) -> Shop:
     chained.lay(place / "checkpoint")
     (place / "chain.toml").write_text(RECIPE)
     (place / "prompts.txt").write_text("the\nthe capital of\n")
@@ -85,7 +88,10 @@ def published(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.mark.parametrize("stated", ["true", "false"])
-def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(published: Shop, stated: str) -> None:
+def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(
+    shop: Workshop, tmp_path: Path, stated: str
+) -> None:
+    published = _publish(shop, tmp_path)  # the other tests' may be served just now
     published.accumulate(stated)
     ports = replace(free_ports(), openai=free_ports().http)
     running = published.shop.serve(published.repository, ports)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
+import msgspec
 import pytest
 
 from forge.errors import InferenceError
@@ -92,11 +93,11 @@ def _word(token: int) -> str:
     return ANSWERS[chr(token // 100)][token % 100]
 
 
-def transcript(name: str) -> Transcript:
+def transcript(name: str, log_prob: float = -2.0) -> Transcript:
     words, tokens = ANSWERS[name], _tokens(name)
     lengths = tuple(len("".join(words[: count + 1])) for count in range(len(words)))
-    rivals = (((1, -0.1), (2, -4.0)),) * len(words)
-    log_probs = (-0.1,) * len(words)
+    rivals = (((1, log_prob), (2, log_prob - 3.9)),) * len(words)
+    log_probs = (log_prob,) * len(words)
     return Transcript(
         name=name,
         prompt=name,
@@ -113,9 +114,9 @@ REFERENCE = Reference(by="", checkpoint="", prompts="", max_tokens=8, transcript
 HEARD = tuple(Heard(name, texts=dict.fromkeys((UNARY, STREAM), "".join(words))) for name, words in ANSWERS.items())
 
 
-def verdicts(speaker: Speaker, streams: bool = True) -> dict[str, Verdict]:
+def verdicts(speaker: Speaker, streams: bool = True, reference: Reference = REFERENCE) -> dict[str, Verdict]:
     interview = Interview("here", MODEL, speaker, Letters(), streams=streams, room=64, places=2)
-    checks = Checks(interview, REFERENCE, HEARD, BY_DTYPE["float32"], speaker.clock)
+    checks = Checks(interview, reference, HEARD, BY_DTYPE["float32"], speaker.clock)
     return {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}
 
 
@@ -142,6 +143,13 @@ def test_a_fault_is_found_by_its_check(fault: str, check: str, told: str) -> Non
     found = verdicts(Speaker(fault))[check]
     assert found.outcome is Outcome.DIFFERS
     assert told in found.what
+
+
+def test_seeds_of_a_checkpoint_that_is_sure_of_its_answers_are_no_fault() -> None:
+    sure = msgspec.structs.replace(REFERENCE, transcripts=tuple(transcript(name, -0.02) for name in ANSWERS))
+    found = verdicts(Speaker("one text for all seeds"), reference=sure)["seeds"]
+    assert (found.outcome, "seeds may well not differ" in found.what) == (Outcome.SKIPPED, True)
+    assert verdicts(Speaker("no seeds"), reference=sure)["seeds"].outcome is Outcome.DIFFERS
 
 
 def test_streams_that_are_mixed_in_a_crowd_are_found_and_the_other_one_is_named() -> None:

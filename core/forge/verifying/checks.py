@@ -1,5 +1,6 @@
 """Whether a served model streams as a client may expect. Each check asks the front model and gives one verdict."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,11 @@ from forge.verifying.transcripts import Reference, Transcript
 
 _SHORT = 5
 _SEEDS = (11, 12, 13, 14)
+_WARM = 16
+"""Tokens of an answer that is drawn."""
+_TOP_P = 0.95
+_CHANCE = 1e-6
+"""Answers to several seeds that are alike with less than this chance are a fault."""
 _MOST = 32
 """Streams at most that are begun and left; one more than there are places would do."""
 _PATIENCE = 20.0
@@ -158,12 +164,14 @@ class Checks:
         return ""
 
     def _seeds(self) -> str:
-        said = self._longest
-        warm = replace(self._ask(said, 16), top_k=None, top_p=0.95, temperature=1.0)
+        said = min(self.reference.transcripts, key=_certainty)
+        warm = replace(self._ask(said, _WARM), top_k=None, top_p=_TOP_P, temperature=1.0)
         first, again, *others = (self.interview.say(replace(warm, seed=seed)) for seed in (_SEEDS[0], *_SEEDS))
         if first != again:
             return f"the same seed gives another text: {first[:40]!r}, then {again[:40]!r}"
         if all(other == first for other in others):
+            if _certainty(said) ** (len(_SEEDS) - 1) > _CHANCE:
+                return f"{_CANNOT}the checkpoint is so sure of its answers that seeds may well not differ"
             return f"{len(_SEEDS)} seeds give one text at temperature 1: {first[:40]!r}"
         return ""
 
@@ -209,3 +217,11 @@ def _whose(text: str, name: str, alone: Mapping[str, str]) -> str:
     )
     found = next(others, "")
     return f"; a piece of it belongs to {found!r}" if found else ""
+
+
+def _certainty(said: Transcript) -> float:
+    """At most how likely it is that drawing with ``_TOP_P`` at temperature 1 gives the greedy answer's first tokens.
+
+    What top_p leaves out makes a token that stays likelier by 1 / top_p at most.
+    """
+    return math.prod(min(1.0, math.exp(each) / _TOP_P) for each in said.log_probs[:_WARM])
