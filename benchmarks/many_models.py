@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fake_doors import FakeDoors, World
-from forge.adapters.pbtxt import blank
 from forge.checking import Checker
 from forge.workshop import Workshop
 
@@ -49,7 +48,7 @@ def measured(folder: Path, count: int) -> dict[str, float]:
     files, place = recipes(folder / "recipes", count), folder / "models"
     world = World()
     shop: Workshop = world.shop(folder / "home")
-    checker = Checker(shop.store, FakeDoors(folder / "home", world).machine, blank)
+    checker = Checker(shop.store, FakeDoors(folder / "home", world).machine)
     taken = {
         "plan": seconds(lambda: shop.plan(files, prefixed=True)),
         "build and publish": seconds(lambda: shop.build(files, repository=place, prefixed=True)),

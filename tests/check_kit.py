@@ -10,8 +10,7 @@ from typing import Any, cast
 from google.protobuf import text_format
 
 import skeleton_kit
-from forge import manifest, repository
-from forge.adapters.pbtxt import blank
+from forge import manifest, protobuf, repository
 from forge.manifest import Manifest, PublishedModel, Serving
 from forge.model import BuildTable, ConfigOverrides, Names, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source, TextFile
 
@@ -64,12 +63,12 @@ def lay(
     """
     names = Names(prefix, inside=inside)
     settings = repository.settings(recipe(name, kind), ConfigOverrides(), names=names)
-    for file in repository.render(names, skeletons or repository.skeletons(), settings, blank):
+    for file in repository.render(names, skeletons or repository.skeletons(), settings):
         place = root / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         text = file.content
         if kind is RuntimeKind.TWIN and file.path.endswith("config.pbtxt"):
-            text = repository.relocate(text, str(root), blank)
+            text = repository.relocate(text, str(root))
         place.write_text(text, encoding="utf-8")
     assets = root / names.assets(name)
     (assets / "tokenizer").mkdir(parents=True)
@@ -125,7 +124,7 @@ def by_hand(root: Path, skeletons: Iterable[TextFile], values: Mapping[str, Mapp
 
 def config(root: Path, folder: str) -> Any:
     """The message of a model's config.pbtxt."""
-    return text_format.Parse((root / folder / "config.pbtxt").read_text(encoding="utf-8"), blank())
+    return protobuf.parse((root / folder / "config.pbtxt").read_text(encoding="utf-8"))
 
 
 def change(root: Path, folder: str, edit: Callable[[Any], object]) -> None:

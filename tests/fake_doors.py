@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fake_containers import FakeContainers
 from forge.adapters.here import Here
-from forge.adapters.pbtxt import blank
 from forge.builder import Tools
 from forge.contained import Contained
 from forge.containers import Containers, Inside
@@ -76,7 +75,7 @@ class FakeDoors(Doors):
     def tools(self) -> Tools:
         world = self._world
         contained = Contained(world.containers, self._logs, self.here)
-        return Tools(self.origins, world.environments, world.executor, lay_backends, blank, lambda: contained, self._logs)
+        return Tools(self.origins, world.environments, world.executor, lay_backends, lambda: contained, self._logs)
 
     @cached_property
     def containers(self) -> Containers:

@@ -15,7 +15,6 @@ import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG
 from forge import machine, repository
-from forge.adapters.pbtxt import blank
 from forge.artifact import Provenance
 from forge.checking import Checker
 from forge.cli import main
@@ -244,11 +243,11 @@ def test_the_store_remembers_what_an_engine_was_built_for(root: Path, tmp_path: 
     store.make(image, Provenance("image", "MakeImage", {}, {}), image_json)
     kit.replace(root, "forge.json", '"keys": \\{', f'"keys": {{"tiny: engine": "{engine}"')
     kit.document(root, CONFIG, version="0.21.0")
-    assert Checker(store, Card("8.9"), blank).check(root).findings == ()
-    (told,) = Checker(store, Card("9.0"), blank).check(root).findings
+    assert Checker(store, Card("8.9")).check(root).findings == ()
+    (told,) = Checker(store, Card("9.0")).check(root).findings
     assert told.rule == "engine-gpu"
     kit.document(root, CONFIG, version="0.20.0")
-    (told,) = Checker(store, Card("8.9"), blank).check(root).findings
+    (told,) = Checker(store, Card("8.9")).check(root).findings
     assert told.rule == "engine-image"
 
 

@@ -19,7 +19,6 @@ import skeleton_kit
 import tiny_checkpoints
 from forge import publishing, repository, siblings
 from forge.adapters.machine import ThisMachine
-from forge.adapters.pbtxt import blank
 from forge.adapters.serving import Servers
 from forge.checking import Checker
 from forge.launching import launch
@@ -71,7 +70,7 @@ def take_nvidias(place: Path, model: PublishedModel) -> None:
     for text in (*bls(), *siblings.beside(bls())):
         put(folder / text.path, text.content)
     config = (folder / "config.pbtxt").read_text()
-    put(folder / "config.pbtxt", repository.rename(config, model.names, Role.BLS, blank, siblings.FILE))
+    put(folder / "config.pbtxt", repository.rename(config, model.names, Role.BLS, siblings.FILE))
 
 
 @pytest.fixture(scope="module")
@@ -128,4 +127,4 @@ def test_a_models_bls_says_what_its_ensemble_says(shop: Workshop, two: Two, name
 
 
 def test_the_check_finds_nothing_in_it(shop: Workshop, two: Two) -> None:
-    assert Checker(shop.store, ThisMachine({}), blank).check(two.place).findings == ()
+    assert Checker(shop.store, ThisMachine({})).check(two.place).findings == ()

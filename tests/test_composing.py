@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from fake_doors import World
 from forge import copies, publishing, trees
-from forge.adapters.pbtxt import blank
 from forge.cli import main
 from forge.errors import RepositoryError
 from forge.model import Layout, Role
@@ -53,13 +52,13 @@ def seen(folder: Path, *, but: str = "") -> dict[str, tuple[int, int, str]]:
 
 def asked(folder: Path) -> dict[str, str]:
     """Whom a bls asks, by its parameters; the file that it loads, and the name it has."""
-    config = read_config((folder / "config.pbtxt").read_text(), blank)
+    config = read_config((folder / "config.pbtxt").read_text())
     names = {key: value for key, value in config.parameters.items() if key.endswith("_model_name")}
     return names | {"file": config.file, "name": config.name}
 
 
 def steps(folder: Path) -> list[str]:
-    return [step.model for step in read_config((folder / "config.pbtxt").read_text(), blank).steps]
+    return [step.model for step in read_config((folder / "config.pbtxt").read_text()).steps]
 
 
 def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: Workshop, models: Path, tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_an_llmapi_model_is_renamed_with_its_yaml(shop: Workshop, models: Path, 
         place = f"{name}-tensorrt_llm/_assets/model" if inside else f"_assets/{name}/model"
         assert f"/forge/repository/{place}" in yaml
         assert (models / place / "config.json").is_file()
-        assert read_config((models / f"{name}-tensorrt_llm/config.pbtxt").read_text(), blank).name == f"{name}-tensorrt_llm"
+        assert read_config((models / f"{name}-tensorrt_llm/config.pbtxt").read_text()).name == f"{name}-tensorrt_llm"
 
 
 def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Workshop, models: Path, tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Workshop, m
 def test_assets_inside_stand_in_a_models_folder_and_configs_name_them(shop: Workshop, models: Path, tmp_path: Path) -> None:
     (model,) = shop.build([recipe(tmp_path, "a")], repository=models, layout=Layout(inside=True)).models
     assert not (models / "_assets").exists()
-    engine, text = (read_config((models / role / "config.pbtxt").read_text(), blank) for role in ROLES[2:0:-1])
+    engine, text = (read_config((models / role / "config.pbtxt").read_text()) for role in ROLES[2:0:-1])
     assert engine.parameters["gpt_model_path"] == str(models / model.asset("engines"))
     assert text.parameters["tokenizer_dir"] == str(models / model.asset("tokenizer"))
     assert (models / "tensorrt_llm/_assets/engines/config.json").is_file()

@@ -9,14 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_fixture import environ, images_removed, names
 from fake_containers import HELP
 from fake_doors import World
-from forge.adapters.pbtxt import blank
+from forge import protobuf
 from forge.containers import ContainerRun
 from forge.errors import ForgeError, RecipeError
 from forge.workshop import Workshop
@@ -130,8 +129,8 @@ def test_any_text_in_a_recipe_is_refused_or_inert(
         with suppress(ForgeError):  # whatever else is raised is no answer to a recipe
             built = shop.build([recipe], repository=folder / "models")
             for name in (name for model in built.models for name in model.roles.values()):
-                config = text_format.Parse((built.repository / name / "config.pbtxt").read_text(), blank())
-                assert [key for key in config.parameters if CANARY in key] == []  # type: ignore[attr-defined]
+                config = protobuf.parse((built.repository / name / "config.pbtxt").read_text())
+                assert [key for key in config.parameters if CANARY in key] == []
         assert all(inert(run, value) for run in world.containers.ran), [run.command.argv for run in world.containers.ran]
     assert {*os.listdir(folder)} <= {"cwd", "home", "models", "recipe.toml"}
     assert os.listdir(folder / "cwd") == []

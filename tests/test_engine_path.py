@@ -8,7 +8,6 @@ import pytest
 from fake_doors import World
 from forge import publishing
 from forge.adapters.machine import ThisMachine
-from forge.adapters.pbtxt import blank
 from forge.checking import Checker
 from forge.containers import HOME
 from forge.errors import HostError, LockError, Problem, RecipeError
@@ -186,7 +185,7 @@ def test_a_lock_pins_the_image_and_notices_another(shop: Workshop, world: World,
 
 def rules_broken(shop: Workshop, folder: Path) -> set[str]:
     """But for what is wrong with the engine: the fake's is none."""
-    found = Checker(shop.store, ThisMachine({}), blank).check(folder).findings
+    found = Checker(shop.store, ThisMachine({})).check(folder).findings
     return {each.rule for each in found} - {"engine-config"}
 
 

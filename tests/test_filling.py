@@ -12,14 +12,12 @@ from string import Template
 from typing import Protocol, cast
 
 import pytest
-from google.protobuf import text_format
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import originals
-from forge import repository
-from forge.adapters.pbtxt import blank
+from forge import protobuf, repository
 from forge.errors import RepositoryError
 from forge.model import Role, TextFile
 
@@ -69,7 +67,7 @@ def said(values: Mapping[str, str]) -> str:
 
 
 def parsed(text: str) -> Message:
-    return text_format.Parse(text, blank())
+    return cast("Message", protobuf.parse(text))
 
 
 def without_unfilled(config: Message) -> Message:
@@ -106,7 +104,7 @@ def test_what_nvidias_script_acts_on_gives_the_same_message(file: Path, data: st
     words = st.text(alphabet=PLAIN, min_size=1, max_size=12)
     values = {name: suited(name) if name in bare(skeleton) else data.draw(words) for name in (*needed, *sorted(chosen))}
     theirs = fill_template(skeleton, said(values))
-    ours = repository.fill(skeleton, values, blank)
+    ours = repository.fill(skeleton, values)
     assert parsed(ours) == without_unfilled(parsed(theirs))
 
 
@@ -122,15 +120,15 @@ VALUES = {"triton_max_batch_size": "4", "engine_dir": "/e", "tokenizer_dir": "/t
 def test_a_key_that_is_only_a_part_of_the_file_is_named() -> None:
     assert fill_template(SKELETON, said(VALUES)) == fill_template(SKELETON, said({**VALUES, "max_batch": "9"}))  # silence
     with pytest.raises(RepositoryError, match=r"config\.max_batch: .*no such parameter[\s\S]*triton_max_batch_size"):
-        repository.fill(SKELETON, {**VALUES, "max_batch": "9"}, blank)
+        repository.fill(SKELETON, {**VALUES, "max_batch": "9"})
 
 
 @pytest.mark.parametrize("key", ["engine_dir", "triton_max_batch_size", "max_queue_delay_microseconds"])
 def test_a_second_fill_acts_or_names_the_key(key: str) -> None:
-    once = repository.fill(SKELETON, VALUES, blank)
+    once = repository.fill(SKELETON, VALUES)
     with pytest.raises(RepositoryError, match=f"config.{key}: .*no such parameter"):
-        repository.fill(once, {key: "9"}, blank)
-    assert '"/new"' in repository.fill(once, {"tokenizer_dir": "/new"}, blank)
+        repository.fill(once, {key: "9"})
+    assert '"/new"' in repository.fill(once, {"tokenizer_dir": "/new"})
     twice = fill_template(fill_template(SKELETON, said(VALUES)), "tokenizer_dir:/new")
     assert "/new" not in twice  # where NVIDIA's script is silent
 
@@ -141,12 +139,12 @@ def test_a_second_fill_acts_or_names_the_key(key: str) -> None:
 def test_a_blank_around_a_value_is_named(key: str, value: str) -> None:
     assert value in fill_template(SKELETON, said({**VALUES, key: value}))  # and there it stays
     with pytest.raises(RepositoryError, match=f"config.{key}: .*blank"):
-        repository.fill(SKELETON, {**VALUES, key: value}, blank)
+        repository.fill(SKELETON, {**VALUES, key: value})
 
 
 def test_a_blank_around_a_key_is_named() -> None:
     with pytest.raises(RepositoryError, match="no such parameter"):
-        repository.fill(SKELETON, {**VALUES, " engine_dir": "/e"}, blank)
+        repository.fill(SKELETON, {**VALUES, " engine_dir": "/e"})
 
 
 def test_what_a_person_says_and_no_config_has_is_named_where_forges_defaults_are_passed_over() -> None:

@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 import originals
-from forge import repository
-from forge.adapters.pbtxt import blank
+from forge import protobuf, repository
 from forge.errors import RepositoryError
 from forge.model import (
     COMMON_ROLES,
@@ -56,13 +53,12 @@ parameters { key: "literal" value { string_value: "as it is" } }
 FILLED: Mapping[str, Scalar] = {"size": 4, "batching_strategy": "V1"}
 
 
-def parsed(text: str) -> Message:
-    return text_format.Parse(text, blank())
+def parsed(text: str) -> protobuf.ModelConfig:
+    return protobuf.parse(text)
 
 
 def parameters(text: str) -> dict[str, str]:
-    held: Mapping[str, object] = parsed(text).parameters  # type: ignore[attr-defined]
-    return {key: value.string_value for key, value in held.items()}  # type: ignore[attr-defined]
+    return {key: value.string_value for key, value in parsed(text).parameters.items()}
 
 
 def recipe(**chosen: dict[str, Scalar]) -> Recipe:
@@ -72,7 +68,7 @@ def recipe(**chosen: dict[str, Scalar]) -> Recipe:
 
 def rendered(names: Names, asked: Recipe = RECIPE) -> dict[str, str]:
     settings = repository.settings(asked, ConfigOverrides())
-    files = repository.render(names, repository.skeletons(), settings, blank)
+    files = repository.render(names, repository.skeletons(), settings)
     return {file.path: file.content for file in files}
 
 
@@ -105,7 +101,7 @@ def test_every_model_is_named_as_its_folder() -> None:
     for prefix in ("", "gemma-gly"):
         for path, text in rendered(Names(prefix)).items():
             if path.endswith("config.pbtxt"):
-                assert parsed(text).name == path.split("/")[0]  # type: ignore[attr-defined]
+                assert parsed(text).name == path.split("/")[0]
 
 
 def test_renamed_models_ask_their_own_siblings() -> None:
@@ -127,7 +123,7 @@ def test_comments_hold_no_placeholders() -> None:
 
 
 def test_a_parameter_that_nothing_sets_is_dropped() -> None:
-    assert parameters(repository.fill(SKELETON, FILLED, blank)) == {"gpt_model_type": "V1", "literal": "as it is"}
+    assert parameters(repository.fill(SKELETON, FILLED)) == {"gpt_model_type": "V1", "literal": "as it is"}
 
 
 @pytest.mark.parametrize("key", ["visual_model_path", "multimodal_model_path"])
@@ -135,31 +131,31 @@ def test_what_nvidias_preprocessing_reads_without_asking_is_there_and_empty(key:
     own = next(text.content for text in repository.skeletons() if text.path == "preprocessing/config.pbtxt")
     parameter = f'parameters {{ key: "{key}" value: {{ string_value: "${{{key}}}" }} }}'
     settings = repository.settings(recipe(), ConfigOverrides())[Role.PREPROCESSING]
-    assert f'key: "{key}"' in repository.fill(own + parameter, settings, blank, Role.PREPROCESSING)
+    assert f'key: "{key}"' in repository.fill(own + parameter, settings, Role.PREPROCESSING)
 
 
 def test_a_literal_parameter_can_be_set_by_its_key() -> None:
-    assert parameters(repository.fill(SKELETON, {**FILLED, "literal": "new"}, blank))["literal"] == "new"
+    assert parameters(repository.fill(SKELETON, {**FILLED, "literal": "new"}))["literal"] == "new"
 
 
 def test_a_parameter_can_be_set_by_its_key_or_by_its_placeholder() -> None:
-    by_key = repository.fill(SKELETON, {"size": 4, "gpt_model_type": "V1"}, blank)
-    assert by_key == repository.fill(SKELETON, FILLED, blank)
+    by_key = repository.fill(SKELETON, {"size": 4, "gpt_model_type": "V1"})
+    assert by_key == repository.fill(SKELETON, FILLED)
 
 
 @given(st.text())
 def test_no_value_can_leave_its_quotes(value: str) -> None:
     if "${" in value or value != value.strip():
         return
-    text = repository.fill(SKELETON, {**FILLED, "said": value}, blank)
+    text = repository.fill(SKELETON, {**FILLED, "said": value})
     assert parameters(text) == {"said": value, "gpt_model_type": "V1", "literal": "as it is"}
-    assert parsed(text).max_batch_size == 4  # type: ignore[attr-defined]
+    assert parsed(text).max_batch_size == 4
 
 
 @given(st.text(alphabet=string.printable, min_size=1))
 def test_a_bare_value_is_one_word_or_refused(value: str) -> None:
     try:
-        text = repository.fill(SKELETON, {**FILLED, "size": value}, blank)
+        text = repository.fill(SKELETON, {**FILLED, "size": value})
     except RepositoryError:
         return
     assert set(parameters(text)) == {"gpt_model_type", "literal"}
@@ -172,8 +168,8 @@ def test_a_bare_value_is_one_word_or_refused(value: str) -> None:
     )
 )
 def test_what_was_written_reads_back_the_same(values: dict[str, Scalar]) -> None:
-    text = repository.fill(SKELETON, {**FILLED, **values}, blank)
-    assert text_format.MessageToString(parsed(text), as_utf8=True) == text
+    text = repository.fill(SKELETON, {**FILLED, **values})
+    assert protobuf.write(parsed(text)) == text
     assert {key: parameters(text)[key] for key in values} == values
 
 
@@ -187,7 +183,7 @@ def test_what_must_be_set_is_missed_by_name() -> None:
     missing = repository.problems("serve", SKELETON, {})
     assert [problem.where for problem in missing] == ["serve.size", "serve.batching_strategy"]
     with pytest.raises(RepositoryError, match="size"):
-        repository.fill(SKELETON, {}, blank)
+        repository.fill(SKELETON, {})
 
 
 def test_a_value_that_is_a_placeholder_again_is_refused() -> None:
@@ -219,7 +215,7 @@ def test_both_models_of_a_stream_are_decoupled_or_neither(stream: bool) -> None:
     asked = Recipe(name="m", source=Source(hub="a/b"), serve=ServeTable(stream=stream))
     files = rendered(Names(), asked)
     for role in (Role.TENSORRT_LLM, Role.BLS):
-        policy = parsed(files[f"{role}/config.pbtxt"]).model_transaction_policy  # type: ignore[attr-defined]
+        policy = parsed(files[f"{role}/config.pbtxt"]).model_transaction_policy
         assert policy.decoupled is stream  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -249,7 +245,7 @@ def test_every_problem_of_a_recipe_is_told_at_once() -> None:
 
 def test_assets_move_with_the_repository_and_nothing_else_does() -> None:
     config = rendered(Names())["tensorrt_llm/config.pbtxt"]
-    moved = parameters(repository.relocate(config, "/srv/models/", blank))
+    moved = parameters(repository.relocate(config, "/srv/models/"))
     assert moved["gpt_model_path"] == "/srv/models/_assets/smollm2-135m-instruct/engines"
     stayed = parameters(config)
     assert {key: value for key, value in moved.items() if not value.startswith("/srv")} == {
@@ -258,8 +254,8 @@ def test_assets_move_with_the_repository_and_nothing_else_does() -> None:
 
 
 def test_a_path_that_only_begins_alike_does_not_move() -> None:
-    config = repository.fill(SKELETON, {**FILLED, "said": "/forge/repository-2/x"}, blank)
-    assert parameters(repository.relocate(config, "/srv", blank))["said"] == "/forge/repository-2/x"
+    config = repository.fill(SKELETON, {**FILLED, "said": "/forge/repository-2/x"})
+    assert parameters(repository.relocate(config, "/srv"))["said"] == "/forge/repository-2/x"
 
 
 def nvidias(version: str, role: Role) -> str:
@@ -280,7 +276,7 @@ def test_filling_nvidias_skeletons_is_substituting_and_parsing(file: Path) -> No
     plain = skeleton
     for name, value in values.items():
         plain = plain.replace(f"${{{name}}}", "true" if value is True else str(value))
-    assert parsed(repository.fill(skeleton, values, blank)) == parsed(plain)
+    assert parsed(repository.fill(skeleton, values)) == parsed(plain)
 
 
 @pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
@@ -289,7 +285,7 @@ def test_forges_settings_fill_nvidias_skeletons(version: str) -> None:
     files = tuple(TextFile(f"{role}/config.pbtxt", nvidias(version, role)) for role in COMMON_ROLES)
     settings = repository.settings(RECIPE, ConfigOverrides())
     assert repository.check(files, settings, "m") == ()
-    configs = repository.render(Names("x"), files, settings, blank)
+    configs = repository.render(Names("x"), files, settings)
     assert not any("${" in each.content for each in configs)
 
 
@@ -310,7 +306,7 @@ def tensors(text: str) -> Tensors:
 @pytest.mark.parametrize(("version", "role"), list(itertools.product(originals.versions("0.20.0"), COMMON_ROLES)))
 def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
     settings = repository.settings(RECIPE, ConfigOverrides())
-    theirs = tensors(repository.fill(nvidias(version, role), settings[role], blank, role))
+    theirs = tensors(repository.fill(nvidias(version, role), settings[role], role))
     ours = tensors(rendered(Names())[f"{role}/config.pbtxt"])
     assert ours
     # Token counts came with 1.1.

@@ -10,7 +10,6 @@ import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
 from forge import publishing, reading, rules, siblings
-from forge.adapters.pbtxt import blank
 from forge.model import COMMON_ROLES, RuntimeKind, TextFile
 from forge.rules import RULES, Finding, Repository, Severity
 from forge.rules.seen import Gpu
@@ -24,7 +23,7 @@ ELSEWHERE = {"moved", "engine-gpu"}
 
 def look(root: Path) -> Repository:
     held = publishing.inventory(root) if (root / "forge.json").exists() else None
-    return reading.read(root, blank, held)
+    return reading.read(root, held)
 
 
 def found(root: Path) -> tuple[Finding, ...]:

@@ -15,7 +15,6 @@ import tiny_checkpoints
 from breaking import Break, by_hand, edited, parameters, pbtxt, step
 from forge import publishing, reading, rules
 from forge.adapters.inference import TritonClient
-from forge.adapters.pbtxt import blank
 from forge.errors import InferenceError, ServerError
 from forge.model import RuntimeKind
 from forge.ports import Request
@@ -45,7 +44,7 @@ def root(tmp_path: Path, weights: Path) -> Path:
 def broken(root: Path) -> set[str]:
     """The rules that a check finds broken."""
     held = publishing.inventory(root) if (root / "forge.json").exists() else None
-    return {each.rule for each in rules.examine(reading.read(root, blank, held))}
+    return {each.rule for each in rules.examine(reading.read(root, held))}
 
 
 def promised(rule: str, words: str) -> bool:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from forge import repository, siblings
-from forge.adapters.pbtxt import blank
+from forge import protobuf, repository, siblings
 from forge.errors import RepositoryError
 from forge.model import Names, Role, TextFile
 from nvidias_bls import CONFIG, DECODER, MODEL, bls
@@ -27,13 +26,12 @@ def rendered(prefix: str, *, draft: bool = False, model: str = MODEL) -> dict[st
         TextFile("tensorrt_llm_bls/config.pbtxt", CONFIG),
         *(TextFile(f"{Role.BLS}/{f.path}", f.content) for f in files),
     )
-    return {text.path: text.content for text in repository.render(Names(prefix, roles), skeletons, {}, blank)}
+    return {text.path: text.content for text in repository.render(Names(prefix, roles), skeletons, {})}
 
 
 def parameters(config: str) -> dict[str, str]:
-    from google.protobuf import text_format
 
-    message: Any = text_format.Parse(config, blank())
+    message: Any = protobuf.parse(config)
     stated = {key: value.string_value for key, value in message.parameters.items()}
     return stated | {"file": message.default_model_filename, "name": message.name}
 

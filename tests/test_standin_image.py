@@ -12,7 +12,6 @@ import pytest
 from docker_fixture import environ
 from forge.adapters.docker_containers import DockerContainers
 from forge.adapters.inference import TritonClient
-from forge.adapters.pbtxt import blank
 from forge.containers import ContainerRun
 from forge.errors import InferenceError
 from forge.model import ASSETS, BuildTable, Command, ConfigOverrides, Names, Recipe, ServeTable, Source
@@ -99,7 +98,7 @@ def made(engine: str, standin: Image, tmp_path_factory: pytest.TempPathFactory) 
 
 def lay(repository: Path, made: Path, overrides: ConfigOverrides = PLAIN) -> Path:
     """The five models of the recipe, with their tokenizer and their engines."""
-    files = render(Names(), skeletons(), settings(RECIPE, overrides), blank)
+    files = render(Names(), skeletons(), settings(RECIPE, overrides))
     for file in files:
         (repository / file.path).parent.mkdir(parents=True, exist_ok=True)
         (repository / file.path).write_text(file.content)

@@ -17,7 +17,6 @@ from tensorrt_llm._standin.engine import opened
 from tensorrt_llm._standin.executor import Place, RefusedError, terms
 from tensorrt_llm._standin.tensors import CheckpointError
 
-from forge.adapters.pbtxt import blank
 from forge.errors import ServerError
 from forge.ports import Launch, Running
 from forge.rules.configs import read as read_config
@@ -122,7 +121,7 @@ class Bench:
 
     def open(self, environ: Mapping[str, str], parameters: Mapping[str, str]) -> None:
         """Open the engine as the backend does, in another environment than the server's."""
-        config = read_config(self.text, blank)
+        config = read_config(self.text)
         place = Place.of(environ)
         opened(terms({**config.parameters, **parameters}, place), place)
 

@@ -18,7 +18,6 @@ import originals
 from forge import repository
 from forge.adapters.fronts import answers
 from forge.adapters.inference import TritonClient
-from forge.adapters.pbtxt import blank
 from forge.asking import Target
 from forge.client import AsyncClient
 from forge.model import BuildTable, ConfigOverrides, Names, Recipe, Role, RuntimeKind, RuntimeTable, Source, TextFile
@@ -168,10 +167,10 @@ def test_nvidias_own_models_stream_what_they_say_whole(serving: Serving, tmp_pat
         runtime=RuntimeTable(kind=RuntimeKind.ENGINE),
         build=BuildTable(max_batch_size=4, max_input_len=60, max_seq_len=100),
     )
-    for file in repository.render(Names(), models, repository.settings(recipe, ConfigOverrides()), blank):
+    for file in repository.render(Names(), models, repository.settings(recipe, ConfigOverrides())):
         laid = place / file.path
         laid.parent.mkdir(parents=True, exist_ok=True)
-        laid.write_text(repository.relocate(file.content, str(place), blank) if laid.suffix == ".pbtxt" else file.content)
+        laid.write_text(repository.relocate(file.content, str(place)) if laid.suffix == ".pbtxt" else file.content)
     for name in ("tokenizer", "engines"):
         chained.lay(place / "_assets" / "chain" / name)
     limits = {"max_input_len": 60, "max_seq_len": 100, "max_batch_size": 4, "max_beam_width": 1}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from forge import repository, siblings
 from forge.model import Edit, Role, TextFile
-from forge.repository import CONFIG, ROOT, Blank
+from forge.repository import CONFIG, ROOT
 from forge.steps import Assemble, Rename
 from forge.trees import Laid, link, walk
 
@@ -21,9 +21,9 @@ def write(out: Path, texts: Iterable[TextFile]) -> None:
         target.write_text(text.content, encoding="utf-8")
 
 
-def assemble(action: Assemble, needs: Mapping[str, Path], out: Path, blank: Blank) -> Laid:
+def assemble(action: Assemble, needs: Mapping[str, Path], out: Path) -> Laid:
     """Configs filled, the skeletons' other files as they are, and the assets by hard link out of ``needs``."""
-    rendered = repository.render(action.names, action.skeletons, action.settings, blank)
+    rendered = repository.render(action.names, action.skeletons, action.settings)
     _compile(rendered, siblings.edits(action.names, action.skeletons))
     write(out, (*rendered, *action.texts))
     laid = Laid()
@@ -34,7 +34,7 @@ def assemble(action: Assemble, needs: Mapping[str, Path], out: Path, blank: Blan
     return laid
 
 
-def rename(action: Rename, entry: Path, out: Path, blank: Blank) -> Laid:
+def rename(action: Rename, entry: Path, out: Path) -> Laid:
     """The same model under other folders: names and the paths into them are written anew, everything else is linked."""
     roles = {action.before.of(role): role for role in action.names.roles}
     joining = tuple(TextFile(f"{action.names.of(Role(top))}/{rest}", text) for top, rest, text in _parts(action.texts))
@@ -49,20 +49,20 @@ def rename(action: Rename, entry: Path, out: Path, blank: Blank) -> Laid:
         elif item.is_link:
             place.symlink_to(os.readlink(item.path))
         elif role and rest in (CONFIG, _YAML):
-            place.write_text(_renamed(action, role, rest, item.path.read_text(encoding="utf-8"), blank), encoding="utf-8")
+            place.write_text(_renamed(action, role, rest, item.path.read_text(encoding="utf-8")), encoding="utf-8")
         else:
             laid += link(item.path, place)
     write(out, joining)
     return laid
 
 
-def _renamed(action: Rename, role: Role, rest: str, text: str, blank: Blank) -> str:
+def _renamed(action: Rename, role: Role, rest: str, text: str) -> str:
     before, after = (f"{ROOT}/{names.assets(action.recipe)}" for names in (action.before, action.names))
     if rest == _YAML:  # of forge's own making: a path in it is a whole scalar
         return text.replace(f"{before}/", f"{after}/")
     joined = {Role(top) for top, _, _ in _parts(action.texts)}
-    renamed = repository.rename(text, action.names, role, blank, siblings.FILE if role in joined else "")
-    return repository.relocate(renamed, after, blank, before)
+    renamed = repository.rename(text, action.names, role, siblings.FILE if role in joined else "")
+    return repository.relocate(renamed, after, before)
 
 
 def _parts(texts: tuple[TextFile, ...]) -> list[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge import assembling, patching, repository
+from forge import assembling, patching
 from forge.contained import Contained
 from forge.crew import Allowance, Crew
 from forge.errors import StepError
@@ -53,7 +53,6 @@ class Tools:
     environments: Environments
     executor: Executor
     lay_backends: LayBackendsPort
-    blank: repository.Blank
     contained: Callable[[], Contained]
     logs: Path
     halt: Halt = field(default_factory=Halt)
@@ -163,9 +162,9 @@ class Making:
             case PatchCheckpoint(patches):
                 _patch(needs["model"], out, patches)
             case Assemble():
-                self._copied(step, assembling.assemble(action, needs, out, self._tools.blank))
+                self._copied(step, assembling.assemble(action, needs, out))
             case Rename(entry):
-                self._copied(step, assembling.rename(action, self._entry(entry), out, self._tools.blank))
+                self._copied(step, assembling.rename(action, self._entry(entry), out))
 
     def _progress(self, step: Step) -> Callable[[int, int], None]:
         return lambda done, total: self._tell(Event("progress", step.name, step.key, done=done, total=total))

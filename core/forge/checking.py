@@ -15,7 +15,6 @@ from forge.errors import RepositoryError
 from forge.machine import Gpu as Card
 from forge.manifest import Manifest, PublishedModel
 from forge.rules import Finding, Repository, Severity
-from forge.rules.configs import Blank
 from forge.rules.mends import mended
 from forge.rules.seen import Gpu
 from forge.store import Store
@@ -50,7 +49,6 @@ class Checker:
 
     store: Store
     machine: Cards
-    blank: Blank
 
     def check(self, folder: Path, *, image: str = "", fix: bool = False) -> Report:
         """Hold a repository against every rule; ``image`` serves it (a tag or reference), where its manifest does not say.
@@ -65,7 +63,7 @@ class Checker:
             what = "this is no model repository: no folder in it holds a config.pbtxt"
             hint = "name the folder that tritonserver is given as --model-repository"
             raise RepositoryError(what, where=str(place), hint=hint)
-        changes = mend(place, seen, self.blank) if fix else ()
+        changes = mend(place, seen) if fix else ()
         return Report(str(place), rules.examine(self.look(place, image) if changes else seen), changes)
 
     def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
@@ -85,7 +83,7 @@ class Checker:
     def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
         known = compatibility.release(reference)
         return replace(
-            reading.read(place, self.blank, held, only),
+            reading.read(place, held, only),
             image=reference,
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),
@@ -111,7 +109,7 @@ class Checker:
         return found
 
 
-def mend(place: Path, seen: Repository, blank: Blank) -> tuple[str, ...]:
+def mend(place: Path, seen: Repository) -> tuple[str, ...]:
     """Change what is safe to change in the repository at ``place``; each change as a sentence.
 
     A config is written beside itself and renamed over: a file that shares its blocks with another keeps them. What a published
@@ -119,14 +117,14 @@ def mend(place: Path, seen: Repository, blank: Blank) -> tuple[str, ...]:
     """
     said: list[str] = []
     held = publishing.inventory(place)
-    for each in mended(seen, blank):
+    for each in mended(seen):
         target = place / each.path
         if each.text is None:
             target.mkdir(exist_ok=True)
         else:
             trees.write_whole(target, each.text, aside=target.parent)
             if kept := publishing.original(place, held, each.path):
-                text = repository.relocate(each.text, repository.ROOT, blank, before=held.root)
+                text = repository.relocate(each.text, repository.ROOT, before=held.root)
                 trees.write_whole(kept, text, aside=kept.parent)
         said += [f"{each.path}: {what}" for what in each.what]
     return tuple(said)

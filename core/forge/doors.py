@@ -20,7 +20,6 @@ from forge.halt import Halt
 from forge.machine import Machine
 from forge.model import Host, LimitsTable, Scalar, SourceKind
 from forge.ports import Client, Origin, Ports, Request, Server
-from forge.repository import Blank
 from forge.verifying.interviews import Stages
 from forge.verifying.recitals import Reciter
 
@@ -125,12 +124,6 @@ class Doors:
 
         return host(self._environ)
 
-    @property
-    def blank(self) -> Blank:
-        from forge.adapters.pbtxt import blank
-
-        return blank
-
     @cached_property
     def tools(self) -> Tools:
         from forge.adapters.environments import PrivateEnvironments, backends
@@ -141,7 +134,6 @@ class Doors:
             environments=PrivateEnvironments(self._environ, self._halt),
             executor=LocalExecutor(self._environ, self._halt, self._known),
             lay_backends=backends,
-            blank=self.blank,
             contained=lambda: Contained(self.containers, self._home / "logs", self.here),
             logs=self._home / "logs",
             halt=self._halt,

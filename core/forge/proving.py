@@ -197,7 +197,7 @@ class Prover:
         (out / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(document(report)), indent=1))
 
     def _relocated(self, place: Path) -> publishing.Relocate:
-        return lambda text: repository.relocate(text, str(place), self.doors.blank)
+        return lambda text: repository.relocate(text, str(place))
 
     # -- the two sides
 

@@ -12,9 +12,10 @@ import msgspec
 from forge.adapters.weights import fault
 from forge.manifest import Manifest
 from forge.model import ASSETS
+from forge.protobuf import Unreadable
 from forge.repository import CONFIG, ROOT
 from forge.rules.adapters import KEY as ADAPTERS
-from forge.rules.configs import Blank, Unreadable, guess
+from forge.rules.configs import guess
 from forge.rules.configs import read as read_config
 from forge.rules.seen import (
     SENTENCE_PIECE,
@@ -40,7 +41,7 @@ _LARGEST = 1 << 20
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
-def read(place: Path, blank: Blank, held: Manifest | None, only: frozenset[str] = frozenset()) -> Repository:
+def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset()) -> Repository:
     """The repository in the folder ``place``; ``held`` is its manifest, where forge made it.
 
     With ``only`` nothing but these folders is looked at: what others hold costs nothing then.
@@ -49,7 +50,7 @@ def read(place: Path, blank: Blank, held: Manifest | None, only: frozenset[str] 
     folders = [name for name in everything if not name.startswith(".")]
     listed = {folder for one in (held.models if held else ()) for folder in one.roles.values()}
     names = [name for name in folders if (place / name / CONFIG).is_file() or name in listed]
-    models = tuple(_model(place / name, blank) for name in names)
+    models = tuple(_model(place / name) for name in names)
     find = _Paths(place, held.root if held else "")
     return Repository(
         root=str(place),
@@ -112,7 +113,7 @@ class _Paths:
         return found.relative_to(self._place).as_posix() if found.is_relative_to(self._place) else str(found)
 
 
-def _model(folder: Path, blank: Blank) -> Model:
+def _model(folder: Path) -> Model:
     versions = tuple(sorted((entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()), key=int))
     sources = _sources(folder)
     try:
@@ -121,9 +122,9 @@ def _model(folder: Path, blank: Blank) -> Model:
         return Model(folder.name, "", None, _reason(error), versions, sources)
     yaml = next((text for path, text in sources.items() if path.endswith(("/model.yaml", "/model.yml"))), "")
     try:
-        return Model(folder.name, text, read_config(text, blank), "", versions, sources, _arguments(yaml))
+        return Model(folder.name, text, read_config(text), "", versions, sources, _arguments(yaml))
     except Unreadable as error:
-        return Model(folder.name, text, guess(text, blank), str(error), versions, sources, _arguments(yaml))
+        return Model(folder.name, text, guess(text), str(error), versions, sources, _arguments(yaml))
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -6,13 +6,11 @@ stands in ``<role>/1/``. Filling one ends in a protobuf message, and what is wri
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Protocol, cast
 
-from google.protobuf.message import Message
-
+from forge import protobuf
 from forge.errors import Problem, RepositoryError
 from forge.model import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
 from forge.siblings import FILE as SUBCLASS
@@ -21,9 +19,6 @@ ROOT = "/forge/repository"
 """Where a repository stands inside a container; an entry's configs name their assets under it."""
 
 CONFIG = "config.pbtxt"
-
-Blank = Callable[[], Message]
-"""Gives an empty Triton ModelConfig (``forge.adapters.pbtxt.blank``)."""
 
 Settings = Mapping[Role, Mapping[str, Scalar]]
 
@@ -87,27 +82,6 @@ _PIECES = re.compile(
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _PARAMETER = re.compile(r"""\bparameters\s*:?\s*\{\s*key\s*:\s*["'](\w+)["']""")
 _TOKEN = re.compile(r"[A-Za-z0-9_.+-]+")
-
-
-class _Value(Protocol):
-    string_value: str
-
-
-class _Step(Protocol):
-    model_name: str
-
-
-class _Scheduling(Protocol):
-    step: Iterable[_Step]
-
-
-class _ModelConfig(Protocol):
-    """The fields of Triton's ModelConfig that forge touches."""
-
-    name: str
-    default_model_filename: str
-    parameters: MutableMapping[str, _Value]
-    ensemble_scheduling: _Scheduling
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +172,7 @@ def problems(where: str, skeleton: str, values: Mapping[str, Scalar], role: Role
     return tuple(found)
 
 
-def fill(skeleton: str, values: Mapping[str, Scalar], blank: Blank, role: Role | None = None) -> str:
+def fill(skeleton: str, values: Mapping[str, Scalar], role: Role | None = None) -> str:
     """``skeleton`` with every placeholder set or gone, written back from its message.
 
     A parameter that nothing sets is dropped: Triton's backends take an unfilled one for absent. Raises RepositoryError.
@@ -206,24 +180,24 @@ def fill(skeleton: str, values: Mapping[str, Scalar], blank: Blank, role: Role |
     if complaints := problems(str(role or "config"), skeleton, values, role):
         raise RepositoryError("\n".join(map(str, complaints)))
     given = {**DEFAULTS, **{key: _text(value) for key, value in _without_aliases(values).items()}}
-    config = _parse(_PIECES.sub(lambda piece: _filled(piece, given), skeleton), blank)
+    config = _parse(_PIECES.sub(lambda piece: _filled(piece, given), skeleton))
     for key in [key for key, value in config.parameters.items() if _PLACEHOLDER.search(value.string_value)]:
         del config.parameters[key]
     literal = set(_PARAMETER.findall(skeleton)) - set(placeholders(skeleton)) - set(ALIASES)
     for key in literal & set(given):
         config.parameters[key].string_value = given[key]
-    text = _write(config)
+    text = protobuf.write(config)
     if left := _PLACEHOLDER.findall(text):
         raise RepositoryError(f"placeholders stay unfilled outside of parameters: {', '.join(left)}", where=config.name)
     return text
 
 
-def rename(text: str, names: Names, role: Role, blank: Blank, file: str = "") -> str:
+def rename(text: str, names: Names, role: Role, file: str = "") -> str:
     """A filled config under the names of its own repository: its name, and the siblings that ensemble and bls ask.
 
     ``file`` is the Python file to load instead of model.py. Ensembles are renamed from plain names only.
     """
-    config = _parse(text, blank)
+    config = _parse(text)
     config.name = names.of(role)
     if file:
         config.default_model_filename = file
@@ -238,19 +212,19 @@ def rename(text: str, names: Names, role: Role, blank: Blank, file: str = "") ->
         named = f"{Role.DRAFT}_model_name"
         if not drafts and named in config.parameters and config.parameters[named].string_value == Role.DRAFT:
             del config.parameters[named]  # the twin of an engine with a draft has none: the name of nobody
-    return _write(config)
+    return protobuf.write(config)
 
 
-def relocate(text: str, root: str, blank: Blank, before: str = ROOT) -> str:
+def relocate(text: str, root: str, before: str = ROOT) -> str:
     """A filled config whose assets stand under ``root`` and no longer under ``before``."""
-    config = _parse(text, blank)
+    config = _parse(text)
     for value in config.parameters.values():
         if value.string_value == before or value.string_value.startswith(f"{before}/"):
             value.string_value = root.rstrip("/") + value.string_value.removeprefix(before)
-    return _write(config)
+    return protobuf.write(config)
 
 
-def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings, blank: Blank) -> tuple[TextFile, ...]:
+def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings) -> tuple[TextFile, ...]:
     """The folders of one recipe's models: each config filled and named, every other file of the skeletons as it is."""
     files: list[TextFile] = []
     loaded = {file.path.partition("/")[0]: SUBCLASS for file in skeletons if file.path.endswith(f"/1/{SUBCLASS}")}
@@ -259,8 +233,8 @@ def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings, bl
         role = Role(top)
         content = file.content
         if rest == CONFIG:
-            filled = fill(content, settings.get(role, {}), blank, role)
-            content = rename(filled, names, role, blank, loaded.get(top, ""))
+            filled = fill(content, settings.get(role, {}), role)
+            content = rename(filled, names, role, loaded.get(top, ""))
         files.append(TextFile(f"{names.of(role)}/{rest}", content))
     return tuple(files)
 
@@ -385,16 +359,8 @@ def _unknown(where: str, key: str, known: Iterable[str]) -> Problem:
     return Problem(f"{where}.{key}", "the model's config.pbtxt has no such parameter", hint)
 
 
-def _parse(text: str, blank: Blank) -> _ModelConfig:
-    from google.protobuf import text_format
-
+def _parse(text: str) -> protobuf.ModelConfig:
     try:
-        return cast("_ModelConfig", text_format.Parse(text, blank()))
-    except text_format.ParseError as error:
+        return protobuf.parse(text)
+    except protobuf.Unreadable as error:
         raise RepositoryError(f"config.pbtxt is no ModelConfig in protobuf's text format: {error}") from error
-
-
-def _write(config: _ModelConfig) -> str:
-    from google.protobuf import text_format
-
-    return text_format.MessageToString(cast("Message", config), as_utf8=True)

@@ -257,7 +257,7 @@ class Workshop:
         """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""
         if any(model.serving is None or model.serving.contained for model in models):
             return lambda text: text
-        return lambda text: repository.relocate(text, str(place), self._doors.blank)
+        return lambda text: repository.relocate(text, str(place))
 
     # -- serving
 
@@ -358,7 +358,7 @@ class Workshop:
 
     @property
     def _checker(self) -> Checker:
-        return Checker(self.store, self._doors.machine, self._doors.blank)
+        return Checker(self.store, self._doors.machine)
 
     def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""

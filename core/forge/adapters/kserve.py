@@ -16,6 +16,7 @@ from forge.adapters.turns import Turns, counting, stops_of
 from forge.adapters.wire import LLMAPI, Input, inputs_of
 from forge.errors import InferenceError, Trouble
 from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
+from forge.protobuf import ModelConfig
 from forge.replies import Answer, Hearing
 
 CHANNEL = (
@@ -83,23 +84,10 @@ class _Call(Protocol):
     def cancel(self) -> bool: ...
 
 
-class _Policy(Protocol):
-    decoupled: bool
-
-
-class _Text(Protocol):
-    string_value: str
-
-
-class _Config(Protocol):
-    model_transaction_policy: _Policy
-    parameters: Mapping[str, _Text]
-
-
 class Configured(Protocol):
     """ModelConfigResponse."""
 
-    config: _Config
+    config: ModelConfig
 
 
 class _Counted(Protocol):

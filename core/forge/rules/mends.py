@@ -3,17 +3,15 @@
 Only what has one right answer is mended. A config that is written anew loses its comments; one that needs nothing is not.
 """
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
 
-from google.protobuf.message import Message
-
+from forge import protobuf
 from forge import repository as skeletons
 from forge.errors import RepositoryError
 from forge.model import Role
+from forge.protobuf import ModelConfig
 from forge.rules import placeholders
-from forge.rules.configs import Blank
 from forge.rules.decoupled import pairs
 from forge.rules.seen import Config, Kind, Model, Repository
 
@@ -35,26 +33,7 @@ class Mended:
     what: tuple[str, ...]
 
 
-class _Value(Protocol):
-    string_value: str
-
-
-class _Policy(Protocol):
-    decoupled: bool
-
-
-class _Group(Protocol):
-    count: int
-
-
-class _ModelConfig(Protocol):
-    name: str
-    parameters: MutableMapping[str, _Value]
-    model_transaction_policy: _Policy
-    instance_group: Iterable[_Group]
-
-
-def mended(repository: Repository, blank: Blank) -> tuple[Mended, ...]:
+def mended(repository: Repository) -> tuple[Mended, ...]:
     """Every change to ``repository`` that is safe."""
     streaming = {
         folder
@@ -62,39 +41,39 @@ def mended(repository: Repository, blank: Blank) -> tuple[Mended, ...]:
         if ours.decoupled != theirs.decoupled
         for folder in (bls.folder, engine.folder)
     }
-    return tuple(each for model in repository.models for each in _model(repository, model, streaming, blank))
+    return tuple(each for model in repository.models for each in _model(repository, model, streaming))
 
 
-def _model(repository: Repository, model: Model, streaming: set[str], blank: Blank) -> Iterator[Mended]:
+def _model(repository: Repository, model: Model, streaming: set[str]) -> Iterator[Mended]:
     if not model.versions:
         kind = repository.kinds[model.folder]
         if kind in (Kind.ENSEMBLE, Kind.ENGINE):
             yield Mended(f"{model.folder}/1", None, (f"made the empty version folder {model.folder}/1",))
     if model.broken or model.config is None:
-        text = _with_defaults(model, blank)
+        text = _with_defaults(model)
         if text:
             names = ", ".join(name for name in placeholders.bare(model))
             yield Mended(model.file, text, (f"filled {names} with the default, and dropped what nobody set",))
         return
-    message = _parse(model.text, blank)
+    message = protobuf.parse(model.text)
     said = tuple(_changes(repository, model, model.config, message, decoupled=model.folder in streaming))
     if said:
-        yield Mended(model.file, _write(message), said)
+        yield Mended(model.file, protobuf.write(message), said)
 
 
-def _with_defaults(model: Model, blank: Blank) -> str:
+def _with_defaults(model: Model) -> str:
     """A config whose open placeholders all have a known default; empty where one has none."""
     left = placeholders.bare(model)
     if not left or not set(left) <= set(skeletons.DEFAULTS):
         return ""
     role = next((role for role in Role if model.folder == role or model.folder.endswith(f"-{role}")), None)
     try:
-        return skeletons.fill(model.text, {}, blank, role)
+        return skeletons.fill(model.text, {}, role)
     except RepositoryError:
         return ""
 
 
-def _changes(repository: Repository, model: Model, config: Config, message: _ModelConfig, *, decoupled: bool) -> Iterator[str]:
+def _changes(repository: Repository, model: Model, config: Config, message: ModelConfig, *, decoupled: bool) -> Iterator[str]:
     """Make each change in ``message`` and say it."""
     if config.name and config.name != model.folder:
         message.name = model.folder
@@ -103,14 +82,13 @@ def _changes(repository: Repository, model: Model, config: Config, message: _Mod
         message.model_transaction_policy.decoupled = True
         yield "decoupled is true, as in the other model of the pair"
     if repository.kinds[model.folder] is Kind.ENGINE and config.instances > 1 and not config.stated("gpu_device_ids"):
-        groups = list(message.instance_group)
-        groups[0].count = 1
-        del cast("list[_Group]", message.instance_group)[1:]
+        message.instance_group[0].count = 1
+        del message.instance_group[1:]
         yield "one instance of the engine"
     yield from _parameters(repository, model, config, message)
 
 
-def _parameters(repository: Repository, model: Model, config: Config, message: _ModelConfig) -> Iterator[str]:
+def _parameters(repository: Repository, model: Model, config: Config, message: ModelConfig) -> Iterator[str]:
     absent = placeholders.missing(repository, model, config)
     wanted = {*placeholders.GUIDED, "multimodal_model_path"} if repository.kinds[model.folder] in _STRICT else set[str]()
     dropped = [key for key in placeholders.idle(repository, model, config) if key not in wanted]
@@ -130,15 +108,3 @@ def _parameters(repository: Repository, model: Model, config: Config, message: _
 
 
 _STRICT = (Kind.ENGINE, Kind.PREPROCESSING)
-
-
-def _parse(text: str, blank: Blank) -> _ModelConfig:
-    from google.protobuf import text_format
-
-    return cast("_ModelConfig", text_format.Parse(text, blank()))
-
-
-def _write(config: _ModelConfig) -> str:
-    from google.protobuf import text_format
-
-    return text_format.MessageToString(cast("Message", config), as_utf8=True)
