@@ -85,7 +85,7 @@ def test_sequences_end_each_by_itself_and_the_request_with_the_last() -> None:
 
 def test_what_another_sequence_holds_comes_before_the_final_chunk() -> None:
     stops = Stops(("END",), 2)
-    found = list(stops.hear([Chunk("x E"), Chunk("y", True, 1)]))
+    found = list(stops.hear([Chunk("x E"), Chunk("y", True, index=1)]))
     assert [(chunk.text, chunk.index, chunk.final) for chunk in found] == [("x E", 0, False), ("y", 1, True)]
 
 

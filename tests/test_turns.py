@@ -72,5 +72,5 @@ def test_all_requests_of_an_answer_share_its_time() -> None:
 
 def test_the_best_beams_of_a_search_are_one_request() -> None:
     beams = Request("m", "hello", 5, n=2, beam_width=4)
-    sent, heard = asked(beams, model(), [Chunk("a"), Chunk("b", True, 1)])
+    sent, heard = asked(beams, model(), [Chunk("a"), Chunk("b", True, index=1)])
     assert (sent, [chunk.final for chunk in heard]) == ([beams], [False, True])

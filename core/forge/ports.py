@@ -1,7 +1,7 @@
 """What forge asks of the outside world. The adapters answer for real; ``forge.testing`` answers in miniature."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -344,11 +344,11 @@ class Acceptance:
 class Chunk:
     """A piece of an answer. ``text`` is new text in a stream, the whole answer otherwise; the last chunk is ``final``.
 
-    How a piece is cut is the model's affair: usually a token, several where a character spans them or speculation keeps more.
-    """
+    How a piece is cut is the model's affair: a token, or several where a character spans them or speculation keeps more."""
 
     text: str
     final: bool = False
+    _: KW_ONLY
     index: int = 0
     """Which sequence, where several are asked for (samples or beams)."""
     tokens: tuple[int, ...] = ()

@@ -64,15 +64,15 @@ class Ear:
             yield Chunk(
                 text,
                 final and place == count - 1,
-                index,
-                ids[place] if place < len(ids) else (),
-                self._log_probs(index, held.rows("output_log_probs"), place, count),
-                sums[place] if self._request.return_log_probs and place < len(sums) else None,
-                held.acceptance() if self._request.return_perf_metrics else None,
-                held.whole("num_input_tokens") if counts and not place else None,
-                held.whole("num_output_tokens") if counts and not place else None,  # one figure for the whole response
-                self._whole and count > 1,
-                seconds,
+                index=index,
+                tokens=ids[place] if place < len(ids) else (),
+                log_probs=self._log_probs(index, held.rows("output_log_probs"), place, count),
+                cum_log_prob=sums[place] if self._request.return_log_probs and place < len(sums) else None,
+                acceptance=held.acceptance() if self._request.return_perf_metrics else None,
+                input_tokens=held.whole("num_input_tokens") if counts and not place else None,
+                output_tokens=held.whole("num_output_tokens") if counts and not place else None,  # of the whole response
+                whole=self._whole and count > 1,
+                seconds=seconds,
             )
         if final and not count:
             yield from self.end(seconds)
@@ -81,7 +81,7 @@ class Ear:
         """What is left to say when nothing more comes; the last chunk is final."""
         rests = [(index, rest) for index in sorted(self._heard) if (rest := self._kept_back(index))] or [(0, "")]
         for index, rest in rests:
-            yield Chunk(rest, (index, rest) == rests[-1], index, seconds=seconds)
+            yield Chunk(rest, (index, rest) == rests[-1], index=index, seconds=seconds)
 
     def _log_probs(self, index: int, rows: Sequence[tuple[float, ...]], place: int, count: int) -> tuple[float, ...]:
         """The new ones; what was not asked for may be filled in with zeros."""

@@ -33,6 +33,10 @@ _TURNS = 4
 """Prompts that each of them asks, one after another: short answers would hardly overlap otherwise."""
 
 
+class _Unasked(Exception):  # noqa: N818 - says what became of a check
+    """A check that this checkpoint's answers give no occasion for; the words say why."""
+
+
 @dataclass(frozen=True)
 class Checks:
     """One served model, what its checkpoint says, and what was heard from it already."""
@@ -68,10 +72,11 @@ class Checks:
             except InferenceError as refusal:
                 yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, f"refused: {refusal.what}")
                 continue
-            skipped = what.startswith(_CANNOT)
-            outcome = Outcome.SKIPPED if skipped else Outcome.DIFFERS if what else Outcome.SAME
+            except _Unasked as reason:
+                yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, str(reason))
+                continue
             stage = Stage.DETOKENIZER if PIECED in what else Stage.TRANSPORT
-            yield Verdict(stage, name, outcome, what.removeprefix(_CANNOT))
+            yield Verdict(stage, name, Outcome.DIFFERS if what else Outcome.SAME, what)
 
     def _wrong(self) -> str:
         """The stage behind wrong texts, where one was found: what follows from it is no finding of its own."""
@@ -126,7 +131,7 @@ class Checks:
                 if len(text) > place + len(word):
                     return f"{said.name}: it goes on after the stop word {word!r}: {text[place : place + 40]!r}"
                 return "" if whole.startswith(text) else f"{said.name}: a stop word changes what it says before: {text!r}"
-        return f"{_CANNOT}no word of any answer is the same tokens when it is a stop word"
+        raise _Unasked("no word of any answer is the same tokens when it is a stop word")
 
     def _stoppable(self, said: Transcript, whole: str) -> Iterator[str]:
         """Words from inside the answer that preprocessing makes the very tokens of that the answer has there."""
@@ -171,7 +176,7 @@ class Checks:
             return f"the same seed gives another text: {first[:40]!r}, then {again[:40]!r}"
         if all(other == first for other in others):
             if _certainty(said) ** (len(_SEEDS) - 1) > _CHANCE:
-                return f"{_CANNOT}the checkpoint is so sure of its answers that seeds may well not differ"
+                raise _Unasked("the checkpoint is so sure of its answers that seeds may well not differ")
             return f"{len(_SEEDS)} seeds give one text at temperature 1: {first[:40]!r}"
         return ""
 
@@ -200,10 +205,6 @@ class Checks:
     def _room(self, said: Transcript) -> int:
         """Tokens that an answer to the prompt may have at most, as far as is known."""
         return self.interview.room - len(said.ids)
-
-
-_CANNOT = "\x00"
-"""Begins what a check says that could not be made."""
 
 
 def _whose(text: str, name: str, alone: Mapping[str, str]) -> str:
