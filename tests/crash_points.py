@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,6 +36,16 @@ def fill_up(call: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def cut_short(call: str) -> None:
+    """A file that is opened stays empty: what is written to it is refused. Over with the next call."""
+    if call == "open":
+        _limit_files(0)
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 def _trip(at: int, happens: Break, *, lasting: bool) -> Callable[[], bool]:
     """From now on count the calls that change a tree, and have it happen before the one with that number, or from it on."""
     seen, deaf = 0, False
@@ -44,6 +55,8 @@ def _trip(at: int, happens: Break, *, lasting: bool) -> Callable[[], bool]:
         if deaf:
             return
         seen += 1
+        if seen - 2 == at and not lasting:
+            _limit_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         if seen - 1 == at or (lasting and seen > at):
             deaf = True
             try:
@@ -93,7 +106,7 @@ def _live(act: Callable[[], object], at: int, happens: Break, *, lasting: bool) 
             act()
             code = SWALLOWED if tripped() else WENT_THROUGH
         except RepositoryError as error:
-            code = REFUSED if error.hint else 1
+            code = REFUSED if error.what and error.where and error.hint else 1
     except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happened
         traceback.print_exc()
     finally:

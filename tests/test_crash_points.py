@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_points import break_off, fill_up, kill, refuse, shown
+from crash_points import SWALLOWED, Break, break_off, cut_short, fill_up, kill, refuse, shown
 from forge import publishing, trees
 from forge.errors import RepositoryError
 from forge.manifest import PublishedModel
@@ -89,12 +89,12 @@ class Bench:
             self._publish(place, self.case.coming)
 
     def seen(self, place: Path | None = None) -> Tree:
-        """All that stands there, but for what is drawn anew each time."""
+        """All that stands there, but for what is drawn anew each time, and whether files are links or copies."""
         found = shown(place or self.repository)
         found.pop(".forge.lock", None)
         if text := found.get("forge.json"):
             held = json.loads(text)
-            found["forge.json"] = json.dumps({**held, "id": ""})
+            found["forge.json"] = json.dumps({**held, "id": ""}).replace('"linked": false', '"linked": true')
         return {path: text for path, text in found.items() if path != "."}
 
     def folders(self) -> list[Path]:
@@ -166,9 +166,33 @@ def killed_without_exchange(bench: Bench) -> None:
 
 
 def refused_once(bench: Bench) -> None:
-    for at, _ in break_off(lambda: bench.act(bench.repository), refuse(errno.EIO)):
+    _hindered(bench, refuse(errno.EIO))
+
+
+def no_room_once(bench: Bench) -> None:
+    _hindered(bench, refuse(errno.ENOSPC))
+
+
+def no_permission_once(bench: Bench) -> None:
+    _hindered(bench, refuse(errno.EACCES))
+
+
+def cut_short_once(bench: Bench) -> None:
+    _hindered(bench, cut_short)
+
+
+def _hindered(bench: Bench, happens: Break) -> None:
+    """Each refusal is told, or it did not matter: then all of the new is there already."""
+    for at, ended in break_off(lambda: bench.act(bench.repository), happens):
+        if ended == SWALLOWED:
+            assert visible(bench.seen()) == visible(bench.new), (at, difference(bench.seen(), bench))
         look(bench, at, NEXT[at % len(NEXT)])
         bench.reset()
+
+
+def visible(tree: Tree) -> Tree:
+    """Without what waits for the next command to clear it up."""
+    return {path: text for path, text in tree.items() if not path.startswith(".forge") and Path(path).name != ".forge-publish"}
 
 
 def refused_from_then_on(bench: Bench) -> None:
@@ -218,8 +242,7 @@ def copied(bench: Bench) -> None:
             bench.act(other)
             place = str(bench.repository)
             new = {path: text.replace(place, str(other)) for path, text in bench.new.items()}
-            there = {path: text.replace('"linked": false', '"linked": true') for path, text in bench.seen(other).items()}
-            assert there == new, at
+            assert bench.seen(other) == new, at
             shutil.rmtree(other)
         look(bench, at, publishing.inventory)
         bench.reset()
@@ -235,10 +258,14 @@ def room(place: Path) -> Generator[Path]:
         yield Path(folder)
 
 
+PUBLISHES = ("first", "second", "renamed")
 WAYS: dict[Way, tuple[str, ...]] = {
     killed: tuple(CASES),
     killed_without_exchange: ("rebuild",),
-    refused_once: ("rebuild", "move"),
+    refused_once: tuple(CASES),
+    no_room_once: PUBLISHES,
+    no_permission_once: PUBLISHES,
+    cut_short_once: (*PUBLISHES, "move"),
     refused_from_then_on: ("rebuild", "remove"),
     disk_full: ("rebuild", "remove", "move"),
     moved_away: ("first", "rebuild", "remove", "move"),
