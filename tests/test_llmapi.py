@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import dedent
 
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_doors import World
+from forge.adapters.readiness import require_gpus
 from forge.compatibility import toolchain
-from forge.errors import Problem, RecipeError
+from forge.errors import HostError, Problem, RecipeError
 from forge.lowering import llm_arguments
 from forge.model import COMMON_ROLES, Recipe, Role, Toolchain
+from forge.ports import Ports
 from forge.testing import LLAMA, FakeClient, FakeOrigin, tiny_checkpoint
 from forge.workshop import Workshop
 
@@ -319,6 +322,17 @@ def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
     assert found, caught.value
     assert any(mend in problem.hint for problem in found), found
     assert world.origin.fetches == 0
+
+
+@pytest.mark.parametrize(("here", "refused"), [(1, True), (2, False)])
+def test_more_ranks_than_there_are_gpus_are_refused_though_one_process_starts_them(
+    shop: Workshop, folder: Path, tmp_path: Path, here: int, refused: bool
+) -> None:
+    shop.build([write(folder, "[convert]\ntp = 2\n")], repository=tmp_path / "models")
+    launch = shop.launch(tmp_path / "models", Ports())
+    assert (launch.world, launch.ranks, launch.gpus) == (1, 2, "all")
+    with pytest.raises(HostError, match=r"in 2 parts.*and 1 are here") if refused else nullcontext():
+        require_gpus(launch, lambda: here)
 
 
 def test_beams_are_refused(shop: Workshop, folder: Path) -> None:

@@ -151,9 +151,10 @@ def _serving(order: Order, entry: Entry) -> Serving:
         image = next(step for name, step in entry.step.needs if name == "image")
         recipe = order.recipe
         triton = INSTALLED if order.facts.toolchain.image == LOCAL else ""
-        if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU; its one process starts those of the other ranks
-            return Serving(image=image.key, gpus="" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus, triton=triton)
-        return Serving(image=image.key, gpus=order.gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)
+        gpus = order.gpus
+        if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+            gpus = "" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus
+        return Serving(image=image.key, gpus=gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)
     environment, backends = entry.serving
     triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
     return Serving(environment=environment.key, backends=backends.key, triton=triton)

@@ -91,8 +91,9 @@ def launch(
         return replace(plain, environment=ground.stated.path, backends=ground.backends.path, triton=ground.triton)
     tables = [model.serving or Serving() for model in models]
     gpus = {each for table in tables if table.gpus for each in table.gpus.split(",")}
-    world = max(table.world for table in tables)
     served = tuple(folder for model in models for folder in engines(model))
+    # llmapi's one process starts those of its other ranks, which need their GPUs all the same
+    world = max((table.world for model, table in zip(models, tables, strict=True) if engines(model)), default=1)
     wanted = replace(
         plain,
         image="" if ground.image == LOCAL else ground.image,
@@ -100,6 +101,7 @@ def launch(
         gpus="all" if "all" in gpus else ",".join(sorted(gpus)),
         engines=served,
         world=world,
+        ranks=max(table.world for table in tables),
         room=room or ORCHESTRATED in on,
     )
     return replace(wanted, turns=_turns(models)) if world == 1 or wanted.orchestrated else wanted

@@ -18,7 +18,7 @@ FORMAT = 4
 
 class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What serves a model: on this machine keys of two artifacts and the folder of a Triton (empty: forge's own); in a
-    container the key of the artifact that names the image, the GPUs, and how many ranks its engine has. Both ``image`` and
+    container the key of the artifact that names the image, the GPUs, and how many ranks it has. Both ``image`` and
     ``triton``: built inside NVIDIA's container, and served by the Triton that is installed there."""
 
     environment: str = ""

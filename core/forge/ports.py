@@ -109,8 +109,7 @@ class Ports:
     host: str = "127.0.0.1"
     openai: int = 0  # OpenAI's API; 0 where that is not served
     exposed: bool = False
-    """Serve also where model control cannot be kept to forge. Beyond the loopback with a Triton that is too old: whoever
-    reaches a port may run code; where ptrace is forbidden: whoever may list this machine's processes."""
+    """Serve also where model control cannot be kept to forge: who reaches a port, or lists processes here, may run code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +148,8 @@ class Launch:
     """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
     world: int = 1
     """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    ranks: int = 1
+    """GPUs that the largest of the models takes; llmapi's starts the processes of its parts itself."""
     room: bool = False
     """Start one engine so that others can be loaded beside it later: in orchestrator mode too."""
     unrestricted: bool = False
@@ -194,8 +195,7 @@ class Running:
     pid: int
     """Of a container: its first process, as the container engine's machine numbers it."""
     started: float
-    """The process's start time in clock ticks since boot, so that a recycled pid is not taken for the server; 0 where this
-    machine does not see the process (a container engine in a virtual machine)."""
+    """Its start in clock ticks since boot: a recycled pid is not the server. 0 where it is seen from another machine only."""
     ports: Ports
     models: tuple[str, ...]
     log: str

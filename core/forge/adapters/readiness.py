@@ -57,13 +57,14 @@ def require_models(launch: Launch) -> None:
 
 
 def require_gpus(launch: Launch, seen: Callable[[], int]) -> None:
-    """HostError for an engine in more parts than there are GPUs; ``seen`` counts those, 0 where nobody knows."""
-    if launch.world == 1 or not launch.gpus:
+    """HostError for a model in more parts than there are GPUs; ``seen`` counts those, 0 where nobody knows."""
+    parts = max(launch.world, launch.ranks)
+    if parts == 1 or not launch.gpus:
         return
     count = seen() if launch.gpus == "all" else len(set(launch.gpus.split(",")))
-    if 0 < count < launch.world:
+    if 0 < count < parts:
         whose = "are here" if launch.gpus == "all" else f"are what it may use ({launch.gpus})"
-        what = f"an engine in {launch.world} parts (tp x pp) needs as many GPUs, and {count} {whose}"
+        what = f"a model in {parts} parts (tp x pp) needs as many GPUs, and {count} {whose}"
         hint = "serve it where there are more, or build it with a smaller convert.tp or convert.pp"
         raise HostError(what, where=str(launch.repository), hint=hint)
 

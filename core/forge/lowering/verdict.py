@@ -19,8 +19,8 @@ def with_verdict(order: Order, entry: Entry) -> Entry:
     if order.facts.toolchain.image == LOCAL and not entry.serving:
         triton = LOCAL
     gpus, world = order.gpus, order.recipe.convert.tp * order.recipe.convert.pp
-    if order.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU; its one process starts those of the other ranks
-        gpus, world = order.recipe.runtime.gpus, 1
+    if order.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+        gpus = order.recipe.runtime.gpus
     action = Verify(
         order.recipe.name,
         entry.names,
