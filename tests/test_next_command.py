@@ -14,7 +14,8 @@ import pytest
 from fake_doors import World
 from forge import publishing
 from forge.errors import RepositoryError
-from forge.model import Layout
+from forge.model import COMMON_ROLES, Layout, Names
+from forge.ports import Ports, Running
 from forge.workshop import Workshop
 from store_makers import child
 
@@ -105,6 +106,44 @@ COMMANDS: dict[str, Callable[[Workshop, Path], object]] = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_next_command_finishes_what_was_killed(root: Path, world: World, command: str) -> None:
     COMMANDS[command](world.shop(root / "home"), root)
+    require_whole(root / "models")
+
+
+def _reload(shop: Workshop, root: Path) -> None:
+    served = shop.reload(root / "models").models
+    assert {name.partition("-")[0] for name in served} == {"a", "b"}
+
+
+def _ask(shop: Workshop, root: Path) -> None:
+    target = shop.target("a", root / "models")
+    assert target.model.prefix == "a"
+
+
+UNDER_A_SERVER = {"reload": _reload, "generate": _ask}
+
+
+@pytest.fixture
+def names(root: Path, world: World) -> set[str]:
+    """What a server on the repository has: a's plain names, as before the publish that was killed under it."""
+    plain = tuple(Names("", COMMON_ROLES).all().values())
+    world.server.alive.append(Running(str(root / "models"), 1, 0.0, Ports(), plain, "", "fake-1", ""))
+    return set(plain)
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("command", UNDER_A_SERVER)
+def test_the_next_command_finishes_what_was_killed_under_a_server(root: Path, world: World, command: str) -> None:
+    UNDER_A_SERVER[command](world.shop(root / "home"), root)
+    require_whole(root / "models")
+
+
+def test_status_tells_of_the_server_and_leaves_what_was_killed_to_a_command_that_reads_it(
+    root: Path, world: World, names: set[str]
+) -> None:
+    shop = world.shop(root / "home")
+    assert {state.model for state in shop.care.states(shop.servers()) if state.answers} == names
+    assert (root / "models" / ".forge" / "journal.json").is_file()
+    _reload(shop, root)
     require_whole(root / "models")
 
 
