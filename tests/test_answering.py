@@ -210,7 +210,7 @@ def forge(tiny: Tiny, home: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
 @pytest.mark.slow
 def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
     done = forge(
-        "generate", "hello", "-n", "2", "--top-k", "0", "--top-p", "1", "--logprobs", "--perf", "--min-logprob", "-1", "--json"
+        "generate", "hello", "-n", "2", "--top-k", "0", "--top-p", "1", "--logprobs", "--perf", "--min-logprob", "0", "--json"
     )
     *chunks, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.exit_code == ConfidenceError.exit_code

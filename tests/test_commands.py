@@ -1,6 +1,8 @@
 """What the shipped recipes run: exact command lines, held to the flags that NVIDIA's tools know."""
 
+import importlib
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import pytest
 import shipped
 from forge import trtllm
 from forge.compatibility import toolchain
-from forge.families import load
+from forge.families import Family, Plugin, Question, load
 from forge.model import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind
 from forge.order import Order
 from forge.plan import check, plan
 from forge.steps import Run
 from known_flags import strange
+from shipped import ROOT
 
 GOLDEN = Path(__file__).parent / "golden" / "commands"
 FORMS = ("none", *trtllm.WEIGHT_ONLY, *trtllm.QUANTIZED)
@@ -66,6 +69,27 @@ def test_a_shipped_recipe_is_found_without_fault_and_planned(file: Path) -> None
     steps = {step.name.rpartition(": ")[2]: step.action for step in plan([order]).steps}
     ran = [action for action in steps.values() if isinstance(action, Run)]
     assert [command for action in ran for command in action.commands] == list(shipped.commands(order.recipe))
+
+
+class Counting(Plugin):
+    """Counts what it is asked, by hook."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, importlib.import_module(f"forge_{name.replace('-', '_')}"))
+        self.asked: Counter[str] = Counter()
+
+    def ask(self, hook: str, promised: object, question: Question) -> object:
+        self.asked[hook] += 1
+        return super().ask(hook, promised, question)
+
+
+def test_a_plugin_is_asked_each_question_once_for_a_whole_plan() -> None:
+    order = order_of(ROOT / "recipes" / "vicuna-7b-eagle.toml")
+    family, variant = Counting("llama"), Counting("eagle")
+    known = Family(order.recipe, order.facts.checkpoint, family, variant, order.facts.draft_checkpoint)
+    assert plan([replace(order, family=known)]).steps == plan([order]).steps
+    assert {"forge_convert_commands", "forge_check", "forge_requirements"} <= set(family.asked)
+    assert {*family.asked.values(), *variant.asked.values()} == {1}
 
 
 def test_every_golden_file_belongs_to_a_recipe() -> None:

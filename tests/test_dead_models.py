@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from forge.ports import Request, Running
 from forge.recovery import Watch
 from forge.repository import STREAMS_PER_INSTANCE
 from forge.workshop import Workshop
-from patience import free_ports
+from patience import free_ports, soon
 from tiny_served import Tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -74,13 +74,6 @@ def ward(shop: Workshop, repository: Path) -> Iterator[Ward]:
     running = shop.serve(repository, free_ports(), restart=False)
     yield Ward(shop, repository, running)
     shop.stop(running)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -154,8 +147,8 @@ def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Works
     try:
         well = ward.say()
         ward.hit("tensorrt_llm_bls", signal.SIGKILL)
-        wait_until(lambda: ward.restarts("tensorrt_llm_bls") == 1)
-        wait_until(lambda: all(state.answers for state in shop.care.states((running,), LONG)))
+        assert soon(lambda: ward.restarts("tensorrt_llm_bls") > 0)
+        assert soon(lambda: all(state.answers for state in shop.care.states((running,), 10.0)))
         assert ward.say() == well
     finally:
         shop.stop(running)

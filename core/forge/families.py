@@ -101,7 +101,7 @@ class Plugin:
 
 
 class Family:
-    """A recipe's plugins asked as one: the variant first, then the family it stands on.
+    """A recipe's plugins asked as one: the variant first, then the family it stands on. Each is asked each question once.
 
     ``draft`` is what config.json of the recipe's second checkpoint says.
     """
@@ -120,6 +120,7 @@ class Family:
         self._draft = draft or Checkpoint()
         self._family = family
         self._upward = (family, variant) if variant is not None else (family,)
+        self._answers: dict[tuple[str, str, Toolchain | None], object] = {}
 
     @classmethod
     def of(
@@ -146,6 +147,7 @@ class Family:
         """The same plugins, asked about another recipe for the same checkpoint."""
         other = copy(self)
         other.recipe = recipe
+        other._answers = {}
         return other
 
     def architectures(self) -> tuple[str, ...]:
@@ -163,7 +165,7 @@ class Family:
     def requirements(self, toolchain: Toolchain) -> Requirements:
         joined = Requirements()
         for plugin in self._upward:
-            answer = plugin.ask("forge_requirements", Requirements, self._question(toolchain))
+            answer = self._ask(plugin, "forge_requirements", Requirements, self._question(toolchain))
             joined |= cast("Requirements | None", answer) or Requirements()
         return joined
 
@@ -198,27 +200,34 @@ class Family:
     def config_overrides(self) -> ConfigOverrides:
         merged = ConfigOverrides()
         for plugin in self._upward:
-            answer = plugin.ask("forge_config_overrides", ConfigOverrides, self._question())
+            answer = self._ask(plugin, "forge_config_overrides", ConfigOverrides, self._question())
             merged |= cast("ConfigOverrides | None", answer) or ConfigOverrides()
         return merged
 
     def _question(self, toolchain: Toolchain | None = None) -> Question:
         return Question(self.recipe, self.checkpoint, toolchain, self._draft)
 
+    def _ask(self, plugin: Plugin, hook: str, promised: object, question: Question) -> object:
+        """A hook is a pure function: the same question has the same answer."""
+        key = (plugin.name, hook, question.toolchain)
+        if key not in self._answers:
+            self._answers[key] = plugin.ask(hook, promised, question)
+        return self._answers[key]
+
     def _joined(self, hook: str, promised: object, question: Question) -> tuple[object, ...]:
         """All answers to a hook that answers a tuple, the family's first."""
-        answers = (plugin.ask(hook, promised, question) for plugin in self._upward)
+        answers = (self._ask(plugin, hook, promised, question) for plugin in self._upward)
         return tuple(item for answer in answers for item in cast("tuple[object, ...]", answer or ()))
 
     def _first(self, hook: str, promised: type[T], question: Question) -> T | None:
-        answers = (plugin.ask(hook, promised, question) for plugin in reversed(self._upward))
+        answers = (self._ask(plugin, hook, promised, question) for plugin in reversed(self._upward))
         return cast("T | None", next((answer for answer in answers if answer is not None), None))
 
     def _commands(self, hook: str, toolchain: Toolchain) -> tuple[Command, ...]:
         """The variant's answer, which is told the family's; or the family's alone."""
         answer: tuple[Command, ...] = ()
         for plugin in self._upward:
-            given = plugin.ask(hook, tuple[Command, ...], replace(self._question(toolchain), base=answer))
+            given = self._ask(plugin, hook, tuple[Command, ...], replace(self._question(toolchain), base=answer))
             answer = answer if given is None else cast("tuple[Command, ...]", given)
         if not answer:
             names = " and ".join(plugin.name for plugin in reversed(self._upward))

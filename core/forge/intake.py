@@ -151,13 +151,13 @@ class Intake:
         tools = self._executors.versioned(replace(tools, identity=image.identity))
         if problems := compatibility.check(order.recipe, tools):
             raise RecipeError(problems)
-        known = self._order(order.recipe, replace(order.facts, toolchain=tools))
+        known = self._tooled(replace(order, facts=replace(order.facts, toolchain=tools)))
         if known.tooling is None:
             step = images.tools(known)
             with self.store.using([step.key]):
                 builder.realise([step])
-            known = self._order(known.recipe, known.facts)
-        return replace(known, questions=order.questions, golden=order.golden)
+            known = self._tooled(known)
+        return known
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
@@ -178,9 +178,12 @@ class Intake:
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return Order(wanted, family, facts)
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
-        order = Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus)
+        return self._tooled(Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus))
+
+    def _tooled(self, order: Order) -> Order:
+        """The order with what its image says of itself, where that has been read."""
         held = self.store.find(images.tools(order).key)
-        return replace(order, tooling=toolchain.read(held.path)) if held else order
+        return replace(order, tooling=toolchain.read(held.path) if held else None)
 
     @cached_property
     def _plugins(self) -> families.Points:

@@ -19,15 +19,20 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False, inside: bool = Fals
     own folder. RecipeError carries all problems that can be known now.
     """
     several = prefixed or len(orders) > 1
+    require(orders, several=several)
+    names = [Names(order.recipe.name if several else "", _roles(order), inside) for order in orders]
+    entries = tuple(with_verdict(order, _entry(order, named)) for order, named in zip(orders, names, strict=True))
+    return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
+
+
+def require(orders: Sequence[Order], *, several: bool = False) -> None:
+    """RecipeError with every problem that can be known now; ``several`` recipes are served under prefixes."""
     problems = [problem for order in orders for problem in check(order)]
     if several:
         engines = [order for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
         problems += [problem for order in engines for problem in engine.check_prefix(order)]
     if problems:
         raise RecipeError(tuple(problems))
-    names = [Names(order.recipe.name if several else "", _roles(order), inside) for order in orders]
-    entries = tuple(with_verdict(order, _entry(order, named)) for order, named in zip(orders, names, strict=True))
-    return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
 
 
 def _roles(order: Order) -> tuple[Role, ...]:

@@ -131,6 +131,16 @@ def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry,
     return tuple(entries)
 
 
+def size_below(folder: Path) -> int:
+    """Bytes of the files under ``folder``, unfinished ones among them; what vanishes while we look is passed over."""
+    total = 0
+    for place, _, files in os.walk(folder):  # pathlib's own walks raise where a folder is gone
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
+
+
 def freeze(tree: Path) -> None:
     """Let everybody read ``tree`` and all in it, and nobody write. What its owner may execute, everybody may.
 

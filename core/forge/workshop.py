@@ -32,7 +32,7 @@ from forge.model import Command, Layout, Recipe, RuntimeKind
 from forge.noting import Noting
 from forge.order import Order
 from forge.outlook import Outlook, Prospect, outlook
-from forge.plan import plan
+from forge.plan import plan, require
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
 from forge.proof import Proof
 from forge.proving import PLAIN, Prover, Wish
@@ -159,7 +159,7 @@ class Workshop:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
         joint = self.joint(recipes)
         orders = self._joining.orders(joint, runtime=runtime)
-        plan(orders)  # what cannot be built has no size
+        require(orders)  # what cannot be built has no size
         return self._joining.fit(joint, orders, gpu)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
@@ -244,7 +244,7 @@ class Workshop:
         contained = [order for order in orders if order.recipe.runtime.kind is not RuntimeKind.TWIN]
         if not contained:
             return orders
-        plan(orders)  # what can be refused without an image is refused before one is pulled
+        require(orders)  # what can be refused without an image is refused before one is pulled
         self._intake.require(contained, gpus=gpus)
         return [self._intake.furnished(order, self._builder, self._tell) for order in orders]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from forge import copies
+from forge import copies, trees
 from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
@@ -229,7 +229,7 @@ def _fetch_large(git: Git, commit: str, oids: Mapping[str, str], done: Callable[
     only = git.ask("commit-tree", "-m", "what a build needs", tree).decode().strip()
     if server := _lfs_server(git, commit):
         git.ask("config", "lfs.url", server)
-    git.run("lfs", "fetch", "origin", only, watch=lambda: done(_bytes_below(git.folder / "lfs")))
+    git.run("lfs", "fetch", "origin", only, watch=lambda: done(trees.size_below(git.folder / "lfs")))
 
 
 def _lfs_server(git: Git, commit: str) -> str:
@@ -275,12 +275,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot be made: {error.strerror}", where=str(folder)) from error
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes that lie under ``folder``, unfinished ones among them; files may vanish while we look."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total

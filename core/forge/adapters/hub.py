@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from forge import copies
+from forge import copies, trees
 from forge.adapters.records import checkpoint, recall, record
 from forge.adapters.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
@@ -149,7 +149,7 @@ class HubOrigin:
         worker.start()
         while worker.is_alive():
             worker.join(WATCH)
-            progress(min(_bytes_below(into), total), total)
+            progress(min(trees.size_below(into), total), total)
         if failures:
             raise failures[0]
 
@@ -292,17 +292,6 @@ def _token(environ: Mapping[str, str]) -> str:
         return file.expanduser().read_text().strip()
     except OSError:
         return ""
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes that lie under ``folder``, the library's unfinished files among them; files may vanish while we look."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
 
 
 def _short(said: str) -> str:
