@@ -47,10 +47,13 @@ def parse(text: bytes) -> tuple[Tensor, ...]:
     """The tensors of one header, in its order; ValueError where it is none."""
     try:
         entries = cast("Mapping[str, Mapping[str, object]]", json.loads(text))
-        return tuple(
+        found = tuple(
             Tensor(name, str(entry["dtype"]), tuple(map(int, cast("list[int]", entry["shape"]))))
             for name, entry in entries.items()
             if name != "__metadata__"
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("the safetensors header cannot be read") from error
+    if any(count < 0 for tensor in found for count in tensor.shape):
+        raise ValueError("the safetensors header states a negative size")
+    return found

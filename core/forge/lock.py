@@ -7,6 +7,7 @@ import msgspec
 
 from forge.errors import LockError
 from forge.model import Calibration, Pinned, Recipe, RuntimeKind, Source
+from forge.spelling import misplaced
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1
@@ -93,9 +94,14 @@ def read(text: str, where: str) -> Lock:
         number = msgspec.json.decode(stated.get("format", msgspec.Raw(b"0")), type=int)
         if number > FORMAT:
             raise LockError(f"written by a later forge (format {number})", where=where, hint="update forge, or " + hint)
-        return msgspec.json.decode(text, type=Lock)
-    except msgspec.DecodeError as error:
+        found = msgspec.json.decode(text, type=Lock)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise LockError(f"not readable: {error}", where=where, hint=hint) from None
+    for file in (file for pinned in (found.source, found.draft, found.calibration) if pinned for file in pinned.files):
+        wrong = misplaced(file.path) or (file.digest and misplaced(file.digest) and "its digest is a path")
+        if wrong:
+            raise LockError(f"not readable: a pinned file is {file.path!a}: {wrong}", where=where, hint=hint)
+    return found
 
 
 def stale(lock: Lock, recipe: Recipe) -> tuple[str, ...]:

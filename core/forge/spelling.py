@@ -4,11 +4,36 @@ Every description completes the sentence "allowed: ...". The patterns are also t
 and ECMAScript read alike; ``\\Z``, which ECMAScript lacks, is turned into ``$`` there.
 """
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
 
+LONGEST_NAME = 255
+"""Bytes of one name in a folder, on every filesystem that forge meets (NAME_MAX)."""
 _NO_CONTROL = r"\x00-\x1f\x7f"
+
+_DIGEST = re.compile(r"(sha256|blake3):[0-9a-f]{64}|gitsha1:[0-9a-f]{40}")
+
+
+def misplaced(path: str) -> str:
+    """Why a path that others have given is none inside the folder that it is for; empty where it is one."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "it leads elsewhere"
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        return "it is not UTF-8"
+    if re.search("[\x00-\x1f\x7f]", path):
+        return "there are control characters in it"
+    return f"a part of it has {longest} bytes, and {LONGEST_NAME} are the most" if longest > LONGEST_NAME else ""
+
+
+def is_digest(text: str) -> bool:
+    """Whether this is a digest as forge writes it, ``algorithm:hex``, and so a name that leads nowhere."""
+    return _DIGEST.fullmatch(text) is not None
+
 
 FolderName = Annotated[
     str,

@@ -14,7 +14,7 @@ import msgspec
 
 from forge import copies, trees
 from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
-from forge.adapters.records import checkpoint, recall, record
+from forge.adapters.records import checkpoint, named, recall, record
 from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
 from forge.errors import SourceError, StoreError
 from forge.halt import Halt
@@ -149,7 +149,7 @@ class GitOrigin:
             yield git
 
     def _kept(self, fact: FileFact) -> Path:
-        return self._home / "configs" / f"{fact.digest.replace(':', '-')}.json"
+        return self._home / "configs" / f"{named(fact, CONFIG)}.json"
 
     def _keep(self, fact: FileFact, content: bytes) -> None:
         target = self._kept(fact)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from forge import copies, trees
-from forge.adapters.records import checkpoint, recall, record
+from forge.adapters.records import checkpoint, named, recall, record
 from forge.adapters.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.headers import Tensor
@@ -31,6 +31,7 @@ TEXTS = "datasets/"
 DATASET = "dataset"
 NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
 _AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
+_UNREADABLE = (RecursionError, TypeError, AttributeError, LookupError, OverflowError)
 _SIZES = re.compile(
     r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
 )
@@ -86,7 +87,7 @@ class HubOrigin:
                 api.auth_check(name, repo_type=kind)
             facts = [
                 FileFact(
-                    file.rfilename,
+                    str(file.rfilename),
                     file.size or 0,
                     f"sha256:{file.lfs.sha256}" if file.lfs else f"gitsha1:{file.blob_id}",
                 )
@@ -95,14 +96,18 @@ class HubOrigin:
             return info.sha or "", facts
 
         commit, facts = self._ask(look, source.address, source.revision)
+        if not COMMIT.fullmatch(commit):
+            raise SourceError(f"the hub names no commit: {commit!a}", where=f"{self._endpoint}/{source.address}")
         wanted = selected(source, (fact.path for fact in facts), f"{source.address}@{commit[:12]}")
         files = tuple(sorted((fact for fact in facts if fact.path in wanted), key=lambda fact: fact.path))
+        for fact in files:
+            named(fact, f"{self._endpoint}/{source.address}")
         return Pinned(SourceKind.HUB, source.address, commit, files, f"{self._endpoint}/{source.address}")
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json at the pinned commit; kept, so that it is asked for once."""
         fact = next(file for file in pinned.files if file.path == "config.json")
-        folder = self._home / "configs" / fact.digest.replace(":", "-")
+        folder = self._home / "configs" / named(fact, pinned.name)
         if not (folder / fact.path).is_file():
             self._bring(pinned, (fact,), folder)
         return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/config.json")
@@ -213,8 +218,10 @@ class HubOrigin:
         where = f"{self._endpoint}/{name}"
         if isinstance(error, errors.HfHubHTTPError):
             return self._refusal(error, error.response.status_code, name, revision)
-        if isinstance(error, errors.SafetensorsParsingError):
-            return SourceError("the header of a safetensors file cannot be read", where=where)
+        if isinstance(error, (errors.SafetensorsParsingError, *_UNREADABLE)):
+            header = isinstance(error, errors.SafetensorsParsingError)
+            what = "the header of a safetensors file" if header else f"the hub's answer ({self._clean(error)})"
+            return SourceError(f"{what} cannot be read", where=where, hint=_AGAIN)
         if isinstance(error, errors.HFValidationError):
             return SourceError(f"{name!r} is no {_noun(name)} id", where=where, hint="write owner/name as the hub shows it")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

