@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,15 +18,16 @@ import pytest
 
 from conftest import Say
 from docker_fixture import containers_made, environ, images_removed
+from forge.adapters import processes
 from forge.adapters.docker_containers import DockerContainers
 from forge.entering import Built
 from forge.errors import HostError, ServerError
-from forge.model import Layout
+from forge.model import Layout, Role
 from forge.ports import Event, Request
 from forge.steps import Stage
 from forge.toolchain import template
 from forge.workshop import Workshop
-from patience import free_ports
+from patience import free_ports, soon
 from standin import checkpoints, image
 from standin.tree import Image
 
@@ -163,6 +165,23 @@ def test_what_is_built_and_served_in_containers_streams_what_the_checkpoints_say
             pieces = said(shop, built, name)
             assert len(pieces) > 1
             assert "".join(pieces) == checkpoints.greedy(bench.folder / name, "Why?", 12)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_a_model_that_dies_in_a_container_is_brought_back(bench: Bench, built: Built, number: signal.Signals) -> None:
+    with server(bench, built.repository) as shop:
+        running, wanted = shop.server(built.repository), "".join(said(shop, built, "gemma"))
+        role = shop.target("gemma").model.roles[Role.PREPROCESSING]
+        for stub in processes.stubs(running.shared_memory)[role]:
+            os.kill(stub.pid, number)
+
+        def restarted() -> bool:
+            health = shop.care.server.health(running).get(role)
+            return health is not None and health.restarts > 0
+
+        assert soon(restarted)
+        assert soon(lambda: all(state.answers for state in shop.care.states((running,), 10.0)))
+        assert "".join(said(shop, built, "gemma")) == wanted
 
 
 def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench, built: Built) -> None:
