@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RECIPE := recipes/smollm2-135m-instruct.toml
 # Processes that the tests run in; any number will do, 0 is one without xdist.
 JOBS ?= 2
+# Ports of the demo's server, as options of `forge serve`: make demo PORTS="--http-port 9000 --grpc-port 9001 --metrics-port 9002".
+PORTS ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
 .PHONY: demo test coverage originals lint clean
@@ -26,7 +28,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/.test
 
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE)
-	$(BIN)/forge serve --detach
+	$(BIN)/forge serve --detach $(PORTS)
 	$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
