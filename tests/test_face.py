@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import forge
-from forge import later
 
 STUB = Path(forge.__file__).with_suffix(".pyi")
 
@@ -19,20 +18,6 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
     assert {name for _, name in imported} == set(forge.__all__)
     for module, name in imported:
         assert getattr(forge, name) is getattr(sys.modules[str(module)], name)
-
-
-def test_type_checkers_and_python_see_the_same_later_rooms() -> None:
-    tree = ast.parse(Path(later.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-    imported = {(node.module, alias.name) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert {name for _, name in imported} == set(later.ROOMS)
-    for module, name in imported:
-        assert getattr(later, name) is sys.modules[f"{module}.{name}"]
-
-
-def test_what_a_build_does_not_need_is_not_imported_with_the_python_api() -> None:
-    program = "import sys, forge.workshop\nprint(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert set(later.ROOMS.values()).isdisjoint(done.stdout.split())
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

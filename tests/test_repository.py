@@ -253,23 +253,6 @@ def test_assets_move_with_the_repository_and_nothing_else_does() -> None:
     }
 
 
-HELD = 'name: "m" parameters { key: "dir" value { string_value: "/forge/repository/_assets/m" } }'
-
-
-@pytest.mark.parametrize("root", ["/srv/models", "/srv/models/", "/", "/srv/a b", '/srv/"x"', "/srv/ä"])
-def test_a_config_moves_alike_in_protobufs_layout_and_in_any_other(root: str) -> None:
-    config = protobuf.write(protobuf.parse(HELD))
-    other = f"# a comment\n{config}"
-    assert repository.relocate(config, root) == repository.relocate(other, root)
-    assert parameters(repository.relocate(config, root))["dir"] == f"{root.rstrip('/')}/_assets/m"
-
-
-@pytest.mark.parametrize("broken", ["parameters {\n", "max_batch_size: 8\n}\n", "a b\n"])
-def test_a_broken_config_does_not_move(broken: str) -> None:
-    with pytest.raises(RepositoryError, match="no ModelConfig"):
-        repository.relocate(broken, "/srv/models")
-
-
 def test_a_path_that_only_begins_alike_does_not_move() -> None:
     config = repository.fill(SKELETON, {**FILLED, "said": "/forge/repository-2/x"})
     assert parameters(repository.relocate(config, "/srv"))["said"] == "/forge/repository-2/x"

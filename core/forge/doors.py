@@ -6,7 +6,11 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from forge import diagnoses, families, later
+from forge import diagnoses, families
+from forge.benching.driving import Driver
+from forge.benching.page import Page
+from forge.benching.watching import Instruments
+from forge.benching.workload import Tokenizer
 from forge.builder import Tools
 from forge.contained import Contained
 from forge.containers import Answers, Containers, Inside
@@ -16,6 +20,8 @@ from forge.halt import Halt
 from forge.machine import Machine
 from forge.model import Host, LimitsTable, Scalar, SourceKind
 from forge.ports import Client, Origin, Ports, Request, Server
+from forge.verifying.interviews import Stages
+from forge.verifying.recitals import Reciter
 
 
 class Known:
@@ -153,7 +159,7 @@ class Doors:
         return TritonClient(timeout=300.0)
 
     @cached_property
-    def stages(self) -> "later.interviews.Stages":
+    def stages(self) -> Stages:
         from forge.adapters.stages import TritonStages
 
         return TritonStages()
@@ -164,13 +170,13 @@ class Doors:
 
         return TritonClient().metadata(address, model).decoupled
 
-    def reciter(self, python: str = "") -> "later.recitals.Reciter":
+    def reciter(self, python: str = "") -> Reciter:
         """A Python of this machine that speaks for a checkpoint: forge's own, unless another is named."""
         from forge.adapters.reciting import OwnPython
 
         return OwnPython(self._environ, python, self._halt)
 
-    def image_reciter(self, image: str, key: str) -> "later.recitals.Reciter":
+    def image_reciter(self, image: str, key: str) -> Reciter:
         """The same in a container of the image with this id; ``key`` marks the container."""
         from forge.adapters.reciting import InImage
 
@@ -201,16 +207,14 @@ class Doors:
 
     # -- measuring
 
-    def load_loop(self, clock: Callable[[], float]) -> "later.driving.Driver":
+    def load_loop(self, clock: Callable[[], float]) -> Driver:
         """The driver that forge brings."""
         from forge.benching.load import LoopDriver
         from forge.client import AsyncClient
 
         return LoopDriver(AsyncClient, clock)
 
-    def aiperf(
-        self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]
-    ) -> "later.driving.Driver":
+    def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
         """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
         from forge.adapters.aiperf import Aiperf, AiperfDriver
         from forge.adapters.inference import TritonClient
@@ -218,13 +222,13 @@ class Doors:
         tool = Aiperf(python, hold, TritonClient().metadata, self.tokens)
         return AiperfDriver(tool, self._home / "bench" / "aiperf", self._environ, self._halt, say)
 
-    def instruments(self, ports: Ports) -> "later.watching.Instruments":
+    def instruments(self, ports: Ports) -> Instruments:
         """What looks at a server while it is under load."""
         from forge.adapters.instruments import ServerInstruments
 
         return ServerInstruments(ports)
 
-    def tokens(self, folder: Path) -> "later.workload.Tokenizer":
+    def tokens(self, folder: Path) -> Tokenizer:
         """The tokenizer of a model, for counting."""
         from forge.adapters.tokens import TokenizerFolder
 
@@ -257,7 +261,7 @@ def draws() -> bool:
     return find_spec("bokeh") is not None
 
 
-def drawn(page: "later.page.Page") -> str:
+def drawn(page: Page) -> str:
     """A benchmark's page as one HTML file."""
     from forge.adapters.bench_page import html
 

@@ -38,9 +38,8 @@ class Proof:
     servery: Servery
     tell: Listener
 
-    def verify(self, what: str | Path, repository: str | Path | None, wish: Wish | None = None) -> Report:
+    def verify(self, what: str | Path, repository: str | Path | None, wish: Wish) -> Report:
         """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
-        wish = wish or proving.PLAIN
         path = Path(what) if Path(what).is_file() else None
         recipe = self.intake.read(path) if path else None
         golden = intake.golden(path) if path else None

@@ -19,10 +19,6 @@ ROOT = "/forge/repository"
 """Where a repository stands inside a container; an entry's configs name their assets under it."""
 
 CONFIG = "config.pbtxt"
-_PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)
-"""A path that protobuf's text format writes as it is."""
-_WRITTEN = re.compile(r'(?: *(?:[a-z_0-9]+ \{|\}|[a-z_0-9]+: (?:"(?:[^"\\\n]|\\.)*"|[\w.+-]+))\n)*')
-"""A text in protobuf's own layout: one field a line."""
 
 Settings = Mapping[Role, Mapping[str, Scalar]]
 
@@ -221,28 +217,11 @@ def rename(text: str, names: Names, role: Role, file: str = "") -> str:
 
 def relocate(text: str, root: str, before: str = ROOT) -> str:
     """A filled config whose assets stand under ``root`` and no longer under ``before``."""
-    if (moved := _moved(text, root, before)) is not None:
-        return moved
     config = _parse(text)
     for value in config.parameters.values():
         if value.string_value == before or value.string_value.startswith(f"{before}/"):
             value.string_value = root.rstrip("/") + value.string_value.removeprefix(before)
     return protobuf.write(config)
-
-
-def _moved(text: str, root: str, before: str) -> str | None:
-    """The same in a text as ``protobuf.write`` leaves it, line by line: parsing a model's five costs a build that has nothing
-    to do a fifth of its time. None where the text or a place is written in any other way.
-    """
-    if not (_PLAIN.fullmatch(root) and _PLAIN.fullmatch(before) and _WRITTEN.fullmatch(text)):
-        return None
-    if text.count(" {\n") != text.count("}\n"):
-        return None  # somebody's hand: protobuf has the words for what is wrong
-    named = f'string_value: "{before}'
-    if text.count(before) != text.count(f"{named}/") + text.count(f'{named}"'):
-        return None  # it stands in another place as well
-    to = f'string_value: "{root.rstrip("/")}'
-    return text.replace(f"{named}/", f"{to}/").replace(f'{named}"', f'{to}"')
 
 
 def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings) -> tuple[TextFile, ...]:

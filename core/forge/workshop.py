@@ -2,17 +2,21 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge import entering, later, publishing, repository, standing
+from forge import entering, publishing, repository, standing
 from forge.asking import Target, running_on, served
+from forge.benching.results import Results
+from forge.benching.wish import Wish as Benchmark
 from forge.builder import Builder
 from forge.checking import Checker
 from forge.checking import Report as Examined
+from forge.checkup import Checkup
 from forge.crew import Allowance
+from forge.doctor import Finding
 from forge.doors import Doors
 from forge.entering import Built
 from forge.errors import RepositoryError
@@ -23,21 +27,30 @@ from forge.joining import Joining, Joint
 from forge.launching import Held, launch
 from forge.listing import Listed, listed
 from forge.manifest import Manifest, PublishedModel
+from forge.measuring import Bench, Clocks, keep, measured
 from forge.model import Command, Layout, Recipe, RuntimeKind
 from forge.noting import Noting
 from forge.order import Order
 from forge.outlook import Outlook, Prospect, outlook
 from forge.plan import plan, require
 from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
+from forge.proof import Proof
+from forge.proving import PLAIN, Prover, Wish
+from forge.recovery import Care
 from forge.sizing import Sizing
-from forge.steps import Plan, Stage, Step, Verify
+from forge.steps import Plan, Stage
 from forge.store import Store
 from forge.tailing import lines
+from forge.turnover import Turnover
+from forge.upkeep import Upkeep
+from forge.verifying.report import Report as Verification
 
 AnyPath = str | Path
 Places = AnyPath | Sequence[AnyPath]
 BESIDE = Layout()
 """As a build lays models unless asked: assets beside them, and what is there keeps its names."""
+
+USUAL = Benchmark()
 
 
 class Workshop:
@@ -78,11 +91,9 @@ class Workshop:
     def _say(self, text: str) -> None:
         self._tell(Event("note", "facts", text=text))
 
-    def examine(
-        self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None
-    ) -> "tuple[later.doctor.Finding, ...]":
+    def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
         """What is missing here for ``recipes``, or for anything at all, and how to mend it."""
-        checkup = later.checkup.Checkup(self.home, self.store, self._doors.origins, self._doors.machine, self._doors.containers)
+        checkup = Checkup(self.home, self.store, self._doors.origins, self._doors.machine, self._doors.containers)
         return checkup.findings([Path(path) for path in recipes], lambda path: self.read(path, runtime))
 
     # -- planning
@@ -184,8 +195,7 @@ class Workshop:
         coming = [entering.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
         models = entering.in_order(place, [*(each.model for each in renamed), *coming])
         steps = (*(each.step for each in renamed), *wanted.steps)
-        if any(isinstance(step.action, Verify) for step in wanted.steps):
-            self._prover.require(wanted)
+        self._prover.require(wanted)
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
             done = self._turnover.publish_all(place, models, self._relocate(place, models))
@@ -240,11 +250,8 @@ class Workshop:
 
     @cached_property
     def _builder(self) -> Builder:
-        tools = replace(self._doors.tools, prove=self._prove)
+        tools = replace(self._doors.tools, prove=self._prover.prove)
         return Builder(self.store, tools, self._tell, self._allowance)
-
-    def _prove(self, step: Step, action: Verify, needs: Mapping[str, Path], out: Path, line: Callable[[str], None]) -> None:
-        self._prover.prove(step, action, needs, out, line)
 
     def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
         """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""
@@ -308,16 +315,15 @@ class Workshop:
         return self.care.revive(self._turnover.reload(self.server(repository), model))
 
     @cached_property
-    def care(self) -> "later.recovery.Care":
+    def care(self) -> Care:
         """Whether the models of servers answer, and bringing them back."""
-        return later.recovery.Care(self._doors.server, self._planned, self._note)
+        return Care(self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text)))
 
     @cached_property
-    def _turnover(self) -> "later.turnover.Turnover":
-        return later.turnover.Turnover(self.store, self._doors.server, self._planned, self._note)
-
-    def _note(self, text: str) -> None:
-        self._tell(Event("note", "server", text=text))
+    def _turnover(self) -> Turnover:
+        return Turnover(
+            self.store, self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text))
+        )
 
     def _planned(self, held: Held, running: Running) -> Launch:
         return launch(held, self.store, running.ports, on=running.base)
@@ -340,9 +346,9 @@ class Workshop:
         return any(other.pid == running.pid for other in self.servers())
 
     @property
-    def upkeep(self) -> "later.upkeep.Upkeep":
+    def upkeep(self) -> Upkeep:
         """Gives up what no repository, server or running build uses, in the store and in Docker."""
-        return later.upkeep.Upkeep(self.home, self.store, self._doors.containers)
+        return Upkeep(self.home, self.store, self._doors.containers)
 
     # -- checking, verifying, measuring
 
@@ -354,31 +360,26 @@ class Workshop:
     def _checker(self) -> Checker:
         return Checker(self.store, self._doors.machine)
 
-    def verify(
-        self, what: AnyPath, repository: AnyPath | None = None, wish: "later.proving.Wish | None" = None
-    ) -> "later.report.Report":
+    def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
-        return later.proof.Proof(self._prover, self._intake, self, self._tell).verify(what, repository, wish)
+        return Proof(self._prover, self._intake, self, self._tell).verify(what, repository, wish)
 
     @cached_property
-    def _prover(self) -> "later.proving.Prover":
-        return later.proving.Prover(self.home, self.store, self._doors)
+    def _prover(self) -> Prover:
+        return Prover(self.home, self.store, self._doors)
 
-    def bench(
-        self, what: str, repository: AnyPath | None = None, wish: "later.wish.Wish | None" = None
-    ) -> "tuple[later.results.Results, Path]":
+    def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Results, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""
-        found = self._bench.run(*later.measuring.measured(self, what, repository), wish or later.wish.Wish())
-        return found, later.measuring.keep(found, self.home / "bench")
+        found = self._bench.run(*measured(self, what, repository), wish)
+        return found, keep(found, self.home / "bench")
 
-    def promptfoo(self, what: str, repository: AnyPath | None = None, wish: "later.wish.Wish | None" = None) -> str:
+    def promptfoo(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> str:
         """The quality file of ``wish`` as a promptfoo configuration for what is served; nothing is asked."""
-        return self._bench.export(*later.measuring.measured(self, what, repository), wish or later.wish.Wish())
+        return self._bench.export(*measured(self, what, repository), wish)
 
     @property
-    def _bench(self) -> "later.measuring.Bench":
-        clocks = later.measuring.Clocks(time.perf_counter, time.time)
-        return later.measuring.Bench(self._doors, self.store, clocks, self._tell, lambda: self._builder)
+    def _bench(self) -> Bench:
+        return Bench(self._doors, self.store, Clocks(time.perf_counter, time.time), self._tell, lambda: self._builder)
 
     # -- asking
 
