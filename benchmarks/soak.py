@@ -1,6 +1,7 @@
 """Many clients at once for a long time: every answer must come, and be the text that the model gives when asked alone.
 
-    python benchmarks/soak.py [--minutes 60] [--requests 100000] [--clients 16]       builds and serves a tiny model for it
+    python benchmarks/soak.py [--minutes 60] [--requests 100000] [--clients 16] [--instances 1]
+                                                                                  builds and serves a tiny model for it
     python benchmarks/soak.py --address HOST:PORT --model NAME                        asks a server of this machine
 
 Streams and whole answers of 1, 3 and 20 tokens are mixed, and some clients leave in the middle. It ends after so many minutes
@@ -124,8 +125,9 @@ async def _tell(tally: Tally) -> None:
 
 
 @contextlib.contextmanager
-def served() -> Generator[tuple[str, str]]:
-    """A tiny random model, built and served for this run: its gRPC address and Triton's name of its bls."""
+def served(instances: int) -> Generator[tuple[str, str]]:
+    """A tiny random model, built and served for this run with so many instances of its bls: its gRPC address and Triton's name
+    of that."""
     sys.path.insert(0, str(TESTS))
     import tiny_served
     from patience import free_ports
@@ -135,7 +137,7 @@ def served() -> Generator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(dir=shop.home) as folder:
         place = Path(folder)
         tiny_served.checkpoint(place / "checkpoint")
-        (place / "tiny.toml").write_text(tiny_served.RECIPE)
+        (place / "tiny.toml").write_text(tiny_served.RECIPE.replace("[serve]", f"[serve]\ninstances = {instances}"))
         built = shop.build([place / "tiny.toml"], repository=place / "repository")
         running = shop.serve(built.repository, free_ports())
         try:
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--patience", type=float, default=120.0, help="seconds that an answer may take")
+    parser.add_argument("--instances", type=int, default=1, help="of the bls of the model that is built here")
     parser.add_argument("--address", help="gRPC address on this machine; without, a tiny model is built and served")
     parser.add_argument("--model", default="tensorrt_llm_bls", help="Triton's name of the model to ask")
     given = parser.parse_args()
@@ -159,7 +162,7 @@ def main() -> None:
         parser.error("--address is one of this machine: a soak is no load test of somebody's server")
     bounds = Bounds(given.minutes * 60, given.requests, given.patience)
     with contextlib.ExitStack() as stack:
-        address, model = (given.address, given.model) if given.address else stack.enter_context(served())
+        address, model = (given.address, given.model) if given.address else stack.enter_context(served(given.instances))
         began = time.monotonic()
         tally = asyncio.run(soak(address, model, given.clients, bounds))
         print(f"{tally}\nin {(time.monotonic() - began) / 60:.1f} minutes, {given.clients} clients")

@@ -38,6 +38,7 @@ class TritonModelException(Exception):  # noqa: N818 (Triton's name)
 class TritonError:
     INTERNAL = 1
     INVALID_ARG = 3
+    UNAVAILABLE = 4
     CANCELLED = 7
     text: str
     number: int = 0

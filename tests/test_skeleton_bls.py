@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fake_triton
+from forge.repository import STREAMS_PER_INSTANCE
 from forge.skeletons.detokenizer import Detokenizer, decoded
 from forge.twin.pipe import Pipe, named, opened
 from patience import PATIENCE
@@ -346,6 +347,26 @@ def test_a_cancelled_request_of_a_model_that_answers_whole_ends_in_an_error(bls:
     error = asked.error()
     assert error
     assert error.code() == fake_triton.TritonError.CANCELLED
+
+
+def test_more_requests_than_may_wait_are_refused_and_the_others_answered(bls: Make) -> None:
+    made, siblings = bls(max_queued="2")
+    siblings.endless = True
+    carried = [request("hello") for _ in range(STREAMS_PER_INSTANCE)]
+    waiting, beyond = [request("hello"), request("hello")], request("hello")
+    made.execute([*carried, *waiting, beyond])
+    error = beyond.error()
+    assert error
+    assert error.code() == fake_triton.TritonError.UNAVAILABLE
+    assert "limits.max_queued" in error.message()
+    waiting[0].sender.cancelled = True  # and is never begun
+    for each in carried:
+        each.sender.cancelled = True
+    for each in (*carried, waiting[0]):
+        each.answers()
+    waiting[1].sender.cancelled = True
+    waiting[1].answers()
+    assert [name for name, _ in siblings.asked].count("x-preprocessing") == len(carried) + 1
 
 
 class SlowPreprocessing:

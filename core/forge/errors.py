@@ -99,6 +99,8 @@ class Trouble(StrEnum):
     UNKNOWN = "unknown"
     """The server is there, and offers no such model."""
     LATE = "late"
+    BUSY = "busy"
+    """The server is well, and as many requests wait as may."""
 
 
 class InferenceError(ForgeError):

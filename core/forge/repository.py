@@ -67,7 +67,7 @@ PASSED_OVER = frozenset(
         "exclude_input_in_output",
         "accumulate_tokens",
     }
-    | {"max_queue_delay_microseconds", "max_input_len", "max_prompt_chars", "max_words", "max_word_chars"}
+    | {"max_queue_delay_microseconds", "max_queued", "max_input_len", "max_prompt_chars", "max_words", "max_word_chars"}
 )
 """What forge's defaults set although some skeletons do not ask for it: set where asked for, passed over elsewhere."""
 
@@ -276,6 +276,7 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
             "skip_special_tokens": tokenizer.skip_special_tokens,
             "accumulate_tokens": keeps,
             "bls_instance_count": recipe.serve.instances or -(-build.max_batch_size // streams),
+            "max_queued": recipe.limits.max_queued,
         },
         Role.DRAFT: engine,
     }

@@ -25,6 +25,8 @@ CHANNEL = (
     ("grpc.enable_http_proxy", 0),  # a server on the loopback is not behind the company's proxy
 )
 METADATA_SECONDS = 30.0
+FULL = ("limits.max_queued", "maximum queue size")
+"""What forge's bls says where as many requests wait as may, and Triton for a model with a ``max_queue_size``."""
 
 
 class _Tensor(Protocol):
@@ -176,7 +178,7 @@ class Calls:
         """The answer within a response, and whether it is the last."""
         if response.error_message:
             self.known.pop(model, None)
-            raise InferenceError(response.error_message, where=f"{model} at {self.address}")
+            raise _refused(response.error_message, f"{model} at {self.address}")
         answer = response.infer_response
         return answer, answer.parameters["triton_final_response"].bool_param
 
@@ -191,7 +193,7 @@ class Calls:
             ready = ", ".join(offered) or "nothing"
             what = f"the server offers no model {model!r}"
             return InferenceError(what, where=self.address, hint=f"ready: {ready}", trouble=Trouble.UNKNOWN)
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code is grpc.StatusCode.UNAVAILABLE and not _is_full(details):
             return InferenceError(
                 f"no server answers ({details})" if "connect" in details else f"the server went away ({details})",
                 where=self.address,
@@ -205,7 +207,16 @@ class Calls:
                 hint="ask for fewer tokens, or allow more time",
                 trouble=Trouble.LATE,
             )
-        return InferenceError(details or str(code), where=where)
+        return _refused(details or str(code), where)
+
+
+def _is_full(said: str) -> bool:
+    return any(words in said for words in FULL)
+
+
+def _refused(said: str, where: str) -> InferenceError:
+    """What the server itself says of a request."""
+    return InferenceError(said, where=where, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)
 
 
 def is_unknown(error: RpcError) -> bool:

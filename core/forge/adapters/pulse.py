@@ -142,8 +142,8 @@ def _asked(connection: Connection, model: str) -> Pulse:
             return Pulse(model=model, answers=False, seconds=seconds, why=error.what, blamed=blamed)
         if error.trouble is Trouble.OTHER:
             return Pulse(model=model, answers=True, seconds=seconds)
-        late = error.trouble is Trouble.LATE
-        why = f"no answer within {seconds:.0f} s" if late else error.what
+        late = error.trouble in (Trouble.LATE, Trouble.BUSY)
+        why = f"no answer within {seconds:.0f} s" if error.trouble is Trouble.LATE else error.what
         return Pulse(model=model, answers=False, seconds=seconds, why=why, late=late)
     return Pulse(model=model, answers=True, seconds=time.monotonic() - began)
 

@@ -83,5 +83,7 @@ def translated(error: InferenceError, model: str = "") -> Fault:
             return Fault(404, f"The model '{model}' is not ready", param="model", code="model_not_found")
         case Trouble.LATE:
             return Fault(504, error.what, code="timeout")
+        case Trouble.BUSY:
+            return Fault(429, said, code="rate_limit_exceeded")
         case Trouble.OTHER:
             return Fault(400 if _CALLERS.search(error.what) else 500, said)

@@ -54,6 +54,7 @@ KNOWN = {
         {
             *("accumulate_tokens", "tensorrt_llm_model_name", "tensorrt_llm_draft_model_name", "multimodal_encoders_name"),
             *("tokenizer_dir", "skip_special_tokens", "preprocessing_model_name", "postprocessing_model_name"),
+            "max_queued",
         }
     ),
 }

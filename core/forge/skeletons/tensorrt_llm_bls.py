@@ -29,7 +29,8 @@ from .pipe import PARAMETER, Pipe, PipeFault
 
 STREAMS = 24
 """Requests carried at once. Triton gives an instance 32 threads: each request that it makes holds one to its end, and its
-answers need some."""
+answers need some. ``max_queued`` more wait for a place; the next is refused."""
+FULL = "{} requests are open here already: ask again later (limits.max_queued of the recipe lets more wait)"
 
 WATCH_SECONDS = 0.05
 PATIENCE = 4
@@ -98,6 +99,8 @@ class Call:
     over: bool = False
     error: pb_utils.TritonError | None = None
     cancelled: bool = False
+    begun: bool = False
+    """Until then it is not looked at: whether a request was cancelled is a question to Triton, and thousands may wait."""
     looks: int = 0
 
     def wants(self, name: str) -> bool:
@@ -140,7 +143,7 @@ class Call:
     def look(self) -> bool:
         """Whether it is time to send its stop requests."""
         with self.lock:
-            if self.over:
+            if self.over or not self.begun:
                 return False
             self.cancelled = self.cancelled or self.sender.is_cancelled()
             self.looks += self.idle
@@ -162,6 +165,7 @@ class TritonPythonModel:
         self._decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
         self._engine = stated.get("tensorrt_llm_model_name", "tensorrt_llm")
         self._preprocessing = stated.get("preprocessing_model_name", "preprocessing")
+        self._most = STREAMS + int(stated.get("max_queued", "") or 4096)
         self._open: dict[int, Call] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -175,6 +179,10 @@ class TritonPythonModel:
             # Inputs are read here: their memory is Triton's again when execute returns.
             inputs = {tensor.name(): np.array(tensor.as_numpy()) for tensor in request.inputs()}
             call = Call(inputs, request.get_response_sender(), max(map(len, inputs.values())), self._decoupled)
+            if len(self._open) >= self._most:
+                call.fail(FULL.format(self._most), pb_utils.TritonError.UNAVAILABLE)
+                call.end()
+                continue
             with self._changed:
                 self._open[id(call)] = call
                 self._changed.notify()
@@ -189,7 +197,9 @@ class TritonPythonModel:
         self._watch.join()
 
     def _serve(self, call: Call) -> None:
-        rows = self._guarded(call, lambda: self._prepare(call))
+        call.begun = True
+        call.look()  # it may have waited for long
+        rows = self._guarded(call, lambda: self._prepare(call)) if not call.idle else None
         if not rows:
             return self._end(call)
         with call.lock:
@@ -230,9 +240,8 @@ class TritonPythonModel:
             raise Refused("this model answers whole: it was built with serve.stream = false")
         given = call.inputs
         inputs = [pb_utils.Tensor(theirs, given[ours]) for ours, theirs in TO_PREPROCESSING.items() if ours in given]
-        request = pb_utils.InferenceRequest(
-            model_name=self._preprocessing, requested_output_names=list(FROM_PREPROCESSING), inputs=inputs
-        )
+        names = list(FROM_PREPROCESSING)
+        request = pb_utils.InferenceRequest(model_name=self._preprocessing, requested_output_names=names, inputs=inputs)
         found = _arrays(request.exec())
         lengths = found["REQUEST_INPUT_LEN"].reshape(-1)
         rows: list[list[pb_utils.Tensor]] = []
@@ -338,10 +347,8 @@ class TritonPythonModel:
         inputs = [pb_utils.Tensor(name, np.ones((1, 1), np.int32)) for name in needed]
         inputs.append(pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)))
         for each in list(call.ids):
-            request = pb_utils.InferenceRequest(
-                model_name=self._engine, requested_output_names=["output_ids"], inputs=inputs, request_id=each
-            )
-            request.exec()
+            made = partial(pb_utils.InferenceRequest, model_name=self._engine, requested_output_names=["output_ids"])
+            made(inputs=inputs, request_id=each).exec()
 
 
 def _ask(request: pb_utils.InferenceRequest, pipe: Pipe) -> None:

@@ -1,0 +1,102 @@
+"""A crowd at the models of a twin: everybody gets an answer or an error that says what to do, and nobody's place is kept by
+somebody who does not read.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import openai
+import pytest
+
+from forge.asking import Target
+from forge.client import AsyncClient, Client, Request
+from forge.errors import InferenceError, Trouble
+from forge.repository import STREAMS_PER_INSTANCE
+from forge.workshop import Workshop
+from openai_front import front
+from patience import PATIENCE, free_ports
+from tiny_served import RECIPE, Tiny, checkpoint
+
+pytestmark = pytest.mark.slow
+
+CROWD = 300
+WAITING = 5
+LIMITS = f"""
+[limits]
+max_queued = {WAITING}
+max_prompts = {CROWD}
+max_answers = {CROWD}
+"""
+BLS = "tensorrt_llm_bls"
+
+
+@pytest.fixture(scope="module")
+def narrow(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """The tiny model, served, at which few may wait."""
+    place = tmp_path_factory.mktemp("narrow")
+    (place / "tiny.toml").write_text(RECIPE + LIMITS)
+    checkpoint(place / "checkpoint")
+    built = shop.build([place / "tiny.toml"], repository=place / "repository")
+    running = shop.serve(built.repository, free_ports())
+    try:
+        yield shop.target("tiny", built.repository)
+    finally:
+        shop.stop(running)
+
+
+async def crowd(address: str, request: Request, count: int) -> Counter[str]:
+    """What so many who ask at once get: texts, or the troubles that there are."""
+
+    async def one(client: AsyncClient) -> str:
+        try:
+            return (await client.ask(request)).text
+        except InferenceError as error:
+            return f"{error.trouble}: {error.what}"
+
+    async with AsyncClient(address, timeout=PATIENCE) as client:
+        return Counter(await asyncio.gather(*(one(client) for _ in range(count))))
+
+
+@pytest.mark.parametrize("model", [BLS, "ensemble"])
+def test_everybody_in_a_crowd_is_answered(tiny: Tiny, model: str) -> None:
+    request = Request(model, "hello", max_tokens=3, top_k=1, stream=False)
+    with Client(tiny.address, timeout=PATIENCE) as client:
+        alone = client.ask(request).text
+    assert asyncio.run(crowd(tiny.address, request, CROWD)) == {alone: CROWD}
+
+
+def test_whoever_finds_the_queue_full_is_told_and_the_others_are_answered(narrow: Target) -> None:
+    request = Request(BLS, "hello", max_tokens=100, top_k=1, stream=False)
+    with Client(narrow.address, timeout=PATIENCE) as client:
+        alone = client.ask(request).text
+        got = asyncio.run(crowd(narrow.address, request, CROWD))
+        assert got.pop(alone) >= STREAMS_PER_INSTANCE + WAITING
+        (told,) = got
+        assert told.startswith(Trouble.BUSY)
+        assert "limits.max_queued" in told
+        assert client.ask(request).text == alone
+
+
+def test_a_full_queue_is_too_many_requests_at_the_openai_port(narrow: Target) -> None:
+    with (
+        front(narrow.address, narrow.repository) as address,
+        openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client,
+    ):
+        with pytest.raises(openai.RateLimitError, match=r"limits\.max_queued"):
+            client.completions.create(model="tiny", prompt=["x"] * CROWD, max_tokens=100)
+        patient = client.with_options(max_retries=50)  # those who were refused together are being cancelled
+        assert patient.completions.create(model="tiny", prompt="x", max_tokens=3).choices
+
+
+def test_streams_that_nobody_reads_keep_no_place(tiny: Tiny) -> None:
+    with (
+        Client(tiny.address, timeout=PATIENCE) as idle,
+        Client(tiny.address, timeout=PATIENCE) as client,
+        ExitStack() as unread,
+    ):
+        for _ in range(2 * STREAMS_PER_INSTANCE):
+            stream = unread.enter_context(closing(idle.generate(Request(BLS, "hello", max_tokens=200))))
+            next(stream)
+        assert client.ask(Request(BLS, "hello", max_tokens=3)).text
