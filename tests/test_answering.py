@@ -252,6 +252,14 @@ def test_a_seed_and_several_answers_that_change_nothing_are_no_silent_wish(forge
 
 
 @pytest.mark.slow
+def test_a_conversation_is_told_once_that_its_seed_changes_nothing(forge: Forge) -> None:
+    done = forge("chat", "--seed", "3", typed="hello\nworld\n\n")
+    assert done.exit_code == 0
+    assert done.stderr.count("--seed changes nothing") == 1
+    assert forge("chat", "--seed", "3", "--temperature", "1", typed="hello\n\n").stderr == ""
+
+
+@pytest.mark.slow
 def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(forge: Forge) -> None:
     done = forge("generate", "hello", "--input", "top_q=3")
     assert done.exit_code == InferenceError.exit_code

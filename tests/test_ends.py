@@ -59,13 +59,22 @@ def test_before_min_tokens_no_end_token_is_said(stop: tuple[tuple[int, ...], ...
     assert not {6, *(word[0] for word in stop)} & set(exchange.tokens[0][:9])
 
 
-def target(place: Path, runtime: RuntimeKind) -> Target:
-    """A Gemma's tokenizer folder: <eos> to the tokenizer, and <end_of_turn> ends an answer too."""
-    folder = place / "_assets" / "gemma" / "tokenizer"
-    folder.mkdir(parents=True)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 107]}))
+TWO: dict[str, object] = {"eos_token_id": [1, 107]}
+
+
+def target(place: Path, runtime: RuntimeKind, generation: object = TWO, config: object = None, *, old: bool = False) -> Target:
+    """A Gemma's tokenizer folder: <eos> to the tokenizer, and <end_of_turn> ends an answer too; ``old`` settings leave it to
+    tokenizer.json which tokens were added."""
+    assets = place / "_assets" / "gemma"
     marks = {str(number): {"content": text, "special": True} for text, number in TOKENS.items()}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "added_tokens_decoder": marks}))
+    added = [{"id": int(number), **mark} for number, mark in marks.items()]
+    settings = {"eos_token": {"content": "<eos>"}} if old else {"eos_token": "<eos>", "added_tokens_decoder": marks}
+    written = {"tokenizer/generation_config.json": generation, "checkpoint/config.json": config}
+    written |= {"tokenizer/tokenizer_config.json": settings, "tokenizer/tokenizer.json": {"added_tokens": added, "model": {}}}
+    for name, content in written.items():
+        if content is not None:
+            (assets / name).parent.mkdir(parents=True, exist_ok=True)
+            (assets / name).write_text(json.dumps(content))
     roles = {role: f"gemma-{role}" for role in (Role.BLS, Role.PREPROCESSING, Role.TENSORRT_LLM, Role.POSTPROCESSING)}
     return Target("localhost:1", PublishedModel(name="gemma", entry="k", runtime=runtime, roles=roles), place)
 
@@ -78,6 +87,26 @@ def test_nvidias_preprocessing_is_told_the_end_tokens_that_it_does_not_know(tmp_
     (stops,) = [each for each in inputs_of(request, ModelMetadata(request.model, taken, {})) if each.name == "stop_words"]
     assert stops.raw.endswith(b"<end_of_turn>")
     assert stops.shape[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "found"),
+    [
+        (None, TWO, ("<end_of_turn>",)),
+        ({"pad_token_id": 0}, TWO, ("<end_of_turn>",)),
+        (None, {"text_config": TWO}, ("<end_of_turn>",)),
+        (None, {"eos_token_id": 107}, ("<end_of_turn>",)),
+        ({"eos_token_id": 1}, TWO, ()),
+        (None, {"eos_token_id": [1, 4711]}, ()),
+        (None, None, ()),
+    ],
+    ids=["config alone", "generation states none", "its text's", "one", "generation first", "no added token", "nobody"],
+)
+@pytest.mark.parametrize("old", [False, True], ids=["settings of today", "older settings"])
+def test_an_engine_is_told_end_tokens_that_only_config_json_states(
+    tmp_path: Path, generation: object, config: object, found: tuple[str, ...], old: bool
+) -> None:
+    assert target(tmp_path, RuntimeKind.ENGINE, generation, config, old=old).request("a").ends == found
 
 
 def test_forges_own_preprocessing_reads_them_itself(tmp_path: Path) -> None:

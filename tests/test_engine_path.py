@@ -1,5 +1,6 @@
 """The engine runtime from recipe to repository: the image is a fake, the store, the plan and the files are real."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from fake_doors import World
 from forge import publishing
 from forge.adapters.machine import ThisMachine
+from forge.asking import Target
 from forge.checking import Checker
 from forge.containers import HOME
 from forge.errors import HostError, LockError, Problem, RecipeError
@@ -50,6 +52,18 @@ def test_a_build_converts_builds_and_publishes_from_the_images_skeletons(
     config = (built.repository / "tensorrt_llm" / "config.pbtxt").read_text()
     assert "/forge/repository/_assets/tiny/engines" in config
     assert (built.repository / "preprocessing" / "1" / "model.py").is_file()
+
+
+def test_end_tokens_that_only_the_checkpoints_config_json_states_are_sent(
+    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+) -> None:
+    """An engine's own config.json has none, and the image's preprocessing sends the tokenizer's."""
+    world.origin.files["config.json"] = json.dumps({**LLAMA, "eos_token_id": [1, 7]}).encode()
+    world.origin.files["generation_config.json"] = b"{}"
+    marks = {str(number): {"content": text} for number, text in ((1, "<eos>"), (7, "<turn>"))}
+    world.origin.files["tokenizer_config.json"] = json.dumps({"eos_token": "<eos>", "added_tokens_decoder": marks}).encode()
+    built = shop.build([recipe], repository=tmp_path / "models")
+    assert Target("localhost:1", built.models[0], built.repository).request("a").ends == ("<turn>",)
 
 
 def test_the_manifest_says_which_image_serves_it(shop: Workshop, recipe: Path, tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ class Target:
     def ends(self) -> tuple[str, ...]:
         """End tokens of the checkpoint that NVIDIA's preprocessing does not know: it sends the tokenizer's own and no other.
         forge's own sends them all, and llmapi's model reads generation_config.json by itself."""
-        return further(self.tokenizer) if self.model.runtime is RuntimeKind.ENGINE else ()
+        if self.model.runtime is not RuntimeKind.ENGINE:
+            return ()
+        return further(self.tokenizer, self.repository / self.model.asset("checkpoint"))
 
     def request(self, prompt: str) -> Request:
         """A request with the recipe's sampling and patience."""
@@ -59,17 +61,46 @@ class Target:
         )
 
 
-def further(folder: Path) -> tuple[str, ...]:
-    """Texts of the end tokens in a tokenizer folder's generation_config.json that tokenizer_config.json does not name so."""
-    stated = _json(folder / "generation_config.json").get("eos_token_id")
-    ids = cast("list[object]", stated) if isinstance(stated, list) else [stated]
+def further(folder: Path, checkpoint: Path) -> tuple[str, ...]:
+    """Texts of the end tokens that a checkpoint states and the tokenizer in ``folder`` does not call its own: those of
+    generation_config.json beside it; where that states none, those of config.json in ``checkpoint``, as transformers does."""
+    config = _json(checkpoint / "config.json")
+    ids = _ids(_json(folder / "generation_config.json")) or _ids(config) or _ids(_object(config.get("text_config")))
     settings = _json(folder / "tokenizer_config.json")
     own = settings.get("eos_token")
-    named = cast("dict[str, object]", own).get("content") if isinstance(own, dict) else own
-    added = settings.get("added_tokens_decoder")
-    marks = cast("dict[str, dict[str, object]]", added) if isinstance(added, dict) else {}
-    texts = (marks.get(str(each), {}).get("content") for each in ids)
-    return tuple(text for text in dict.fromkeys(texts) if isinstance(text, str) and text != named)
+    named = _object(own).get("content", own)
+    texts = dict.fromkeys(_texts(folder, settings, ids))
+    return tuple(text for text in texts if text != named)
+
+
+def _texts(folder: Path, settings: dict[str, object], ids: list[int]) -> list[str]:
+    """Of tokens that were added to a vocabulary: such a text is one token wherever it stands."""
+    marks = _object(settings.get("added_tokens_decoder"))
+    known = {name: text for name, mark in marks.items() if isinstance(text := _object(mark).get("content"), str)}
+    if any(str(each) not in known for each in ids):  # older settings do not say
+        with suppress(OSError, msgspec.DecodeError):
+            added = msgspec.json.decode((folder / "tokenizer.json").read_bytes(), type=_Tokenizer).added_tokens
+            known = {str(each.id): each.content for each in added} | known
+    return [known[str(each)] for each in ids if str(each) in known]
+
+
+class _Added(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Tokenizer(msgspec.Struct):
+    added_tokens: tuple[_Added, ...] = ()
+
+
+def _ids(stated: dict[str, object]) -> list[int]:
+    given = stated.get("eos_token_id")
+    listed = cast("list[object]", given) if isinstance(given, list) else [given]
+    return [each for each in listed if isinstance(each, int)]
+
+
+def _object(stated: object) -> dict[str, object]:
+    return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
 
 
 def _json(file: Path) -> dict[str, object]:

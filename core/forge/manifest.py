@@ -68,7 +68,8 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.names.assets(self.name)
 
     def asset(self, kind: str) -> str:
-        """Where its ``tokenizer``, ``engines`` or ``model`` (llmapi's checkpoint) stands, relative to the repository."""
+        """Where its ``tokenizer``, ``engines``, ``checkpoint`` (an engine's: config.json) or ``model`` (llmapi's whole
+        checkpoint) stands, relative to the repository."""
         return f"{self.assets}/{kind}"
 
     @property

@@ -57,7 +57,8 @@ def doubt(request: Request, options: dict[str, object]) -> str:
     wanted = [name for name, said in (("--seed", options.get("seed") is not None), ("-n", (request.n or 1) > 1)) if said]
     if not wanted or samples(request) or (request.beam_width or 1) > 1:
         return ""
-    return f"{' and '.join(wanted)} change nothing: the likeliest token is taken each time (a --temperature above 0 draws)"
+    verb = "changes" if len(wanted) == 1 else "change"
+    return f"{' and '.join(wanted)} {verb} nothing: the likeliest token is taken each time (a --temperature above 0 draws)"
 
 
 class Screen(Protocol):

@@ -125,16 +125,20 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
     Example:
         forge chat smollm2-135m-instruct
     """
-    from forge.cli.answering import asked, document, judge, tell
+    from forge.cli.answering import asked, document, doubt, judge, tell
     from forge.workshop import Workshop
 
     shop = Workshop.here(output.listener)
     target = shop.target(model, repository)
     history = [("system", system)] if system else []
-    doubts: list[Callable[[], None]] = []
+    warned = False
+    judgements: list[Callable[[], None]] = []
     for question in _questions(output):
         history.append(("user", question))
         request, wish = asked(target.request(shop.templated(target, history)), dict(sampling))
+        if not warned and (said := doubt(request, sampling)):
+            output.say(said)
+            warned = True
         # A conversation goes on from one answer: of a beam search from the best.
         wish = replace(wish, whole=wish.several, several=False, chunks=False)
         chunks = (chunk for chunk in shop.generate(target.address, request) if chunk.index == 0)
@@ -143,9 +147,9 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
         if output.as_json:
             output.line({"question": question, "answer": answer.text, "seed": request.seed, **document(answer, wish)})
         if wish.threshold is not None and answer.below(wish.threshold) is not False:
-            doubts.append(partial(judge, output, answer, wish))
-    for doubt in doubts:
-        doubt()
+            judgements.append(partial(judge, output, answer, wish))
+    for each in judgements:
+        each()
 
 
 def _questions(output: Output) -> Iterator[str]:

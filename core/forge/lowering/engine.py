@@ -72,6 +72,8 @@ def entry(order: Order, names: Names) -> Entry:
     assets = names.assets(recipe.name)
     links = tuple(Link("engine", path, f"{assets}/engines/{path}") for path in files)
     links += tokenizer_links(family.tokenizer(), model.promises, assets)
+    if "config.json" in model.promises:  # it may state end tokens that nothing else does, and an engine's own does not
+        links += (Link("model", "config.json", f"{assets}/checkpoint/config.json"),)
     step = Step(
         f"{recipe.name}: entry",
         Assemble(names, _told(_skeletons(order), names), _settings(order, names), links),

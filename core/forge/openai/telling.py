@@ -39,6 +39,8 @@ class Telling:
         self._counted: int | None = None
         self._prompt: int | None = None
         self._stopped = False
+        self._unspoken = 0
+        """Tokens since the last that brought text."""
 
     def hear(self, chunk: Chunk) -> tuple[Piece, ...]:
         """What is told now. Several sequences in one response are beams: the best comes first and is the answer."""
@@ -49,6 +51,8 @@ class Telling:
         self._stopped = self._stopped or chunk.stopped
         if chunk.output_tokens is not None:
             self._counted = (self._counted or 0) + chunk.output_tokens
+        brought = chunk.output_tokens or len(chunk.log_probs) or (self._counted is None and not chunk.final)
+        self._unspoken = 0 if chunk.text else self._unspoken + int(brought)
         if not (chunk.text or chunk.log_probs):
             self._pieces += not chunk.final
             return ()
@@ -78,9 +82,11 @@ class Telling:
     def finish(self) -> Finish:
         """The models do not say why they end; as many tokens as were allowed mean that there was no room for more.
 
-        Without the model's own count, what came is at least as many tokens as pieces.
+        Without the model's own count, what came is at least as many tokens as pieces. One token without a text after all
+        others is a further end token: it travelled as a stop word, TensorRT-LLM leaves it in the answer, and it may well
+        have been the last one allowed. That is seen of streams; of an answer that came whole it is not known.
         """
         if self._stopped:
             return Finish.STOP
         reached = self.completion if self._counted or self._log_probs else max(self.completion, self._pieces)
-        return Finish.LENGTH if reached >= self._limit else Finish.STOP
+        return Finish.LENGTH if reached - (self._unspoken == 1) >= self._limit else Finish.STOP
