@@ -155,7 +155,8 @@ def test_sliding_layers_are_offered_as_a_change_that_costs_nothing() -> None:
 
 def test_where_no_change_does_it_alone_several_do_together() -> None:
     found = fit(load("google/gemma-7b", build=BuildTable(max_batch_size=8, max_input_len=7000, max_seq_len=8192)), "RTX 4060")
-    assert [key for key, _ in found.changes[0].set] == ["convert.quantization", "build.max_batch_size", "build.max_seq_len"]
+    keys = ["convert.quantization", "build.max_batch_size", "build.max_seq_len", "build.max_input_len"]
+    assert [key for key, _ in found.changes[0].set] == keys
     assert found.changes[0].verdict is not Verdict.NO
 
 

@@ -98,7 +98,6 @@ def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None
         dtype = "bflot16"
         [build]
         max_batch_size = true
-        max_input_len = 4096
         [serve]
         kv_cache_free_gpu_mem_fraction = 1.5
         parameters.tensorrt_lm = {}
@@ -113,7 +112,6 @@ def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None
         "serve.kv_cache_free_gpu_mem_fraction",
         "serve.parameters.tensorrt_lm",
         "source",
-        "build.max_input_len",
     ]
     assert wrong["name"].startswith("r.toml: name: found text '../x'; allowed: letters, digits")
     assert "did you mean 'family'?" in wrong["famly"]
@@ -123,7 +121,6 @@ def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None
     assert "found the number 1.5; allowed: a number, above 0 and at most 1" in wrong["serve.kv_cache_free_gpu_mem_fraction"]
     assert "did you mean 'tensorrt_llm'?" in wrong["serve.parameters.tensorrt_lm"]
     assert "found hub and path; allowed: exactly one of hub, git, path, gguf, wheel" in wrong["source"]
-    assert "is 4096, above build.max_seq_len (2048)" in wrong["build.max_input_len"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ STRICT = ("-W", "error::FutureWarning", "-W", "error::DeprecationWarning:transfo
 TEXT = "The recipe says what the build needs"
 
 
-def recite(folder: Path, scratch: Path) -> Any:
+def recite(folder: Path, scratch: Path, **limits: int) -> Any:
     job, out = scratch / "job.json", scratch / "out.json"
     prompt: dict[str, object] = {"name": "short", "text": TEXT, "messages": []}
     asked = {
@@ -29,6 +29,7 @@ def recite(folder: Path, scratch: Path) -> Any:
         "max_tokens": 12,
         "max_input_len": 0,
         "max_seq_len": 0,
+        **limits,
     }
     job.write_text(json.dumps(asked), encoding="utf-8")
     argv = (sys.executable, *STRICT, "-I", str(SCRIPT), str(folder), str(job), str(out))
@@ -62,6 +63,8 @@ def test_an_encoder_decoder_recites_what_transformers_generates(tmp_path: Path) 
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, 1:].tolist()
     assert said["tokens"] == [token for token in wanted if token != 1]
     assert said["tokens"]
+    # The prompt is the encoder's: max_seq_len is the decoder's alone, which begins with one token.
+    assert recite(tmp_path / "checkpoint", tmp_path, max_input_len=len(said["ids"]), max_seq_len=13) == said
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ dtype = "float32"
 [build]
 max_batch_size = 4
 max_input_len = 64
-max_seq_len = 80
+max_seq_len = 40
 max_beam_width = 3
 
 [verify]

@@ -10,6 +10,7 @@ import pytest
 from fake_doors import World
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
 from forge.model import COMMON_ROLES, SamplingTable
+from forge.testing import LLAMA
 from forge.workshop import Workshop
 
 TWIN = """
@@ -160,6 +161,16 @@ def test_a_recipe_longer_than_the_model_is_refused(shop: Workshop, recipe: Path)
     recipe.write_text(TWIN + "[build]\nmax_seq_len = 100000\n")
     with pytest.raises(RecipeError, match="was trained for 8192"):
         shop.plan([recipe])
+
+
+def test_prompts_longer_than_a_sequence_are_refused_unless_an_encoder_reads_them(
+    shop: Workshop, world: World, recipe: Path
+) -> None:
+    recipe.write_text(TWIN + "[build]\nmax_input_len = 600\nmax_seq_len = 512\n")
+    with pytest.raises(RecipeError, match=r"build\.max_input_len: is 600, above build\.max_seq_len \(512\)"):
+        shop.plan([recipe])
+    world.origin.files["config.json"] = json.dumps({**LLAMA, "is_encoder_decoder": True}).encode()
+    assert shop.plan([recipe]).steps
 
 
 def test_a_missing_recipe_is_named(shop: Workshop, tmp_path: Path) -> None:

@@ -218,12 +218,6 @@ def _asked_of_the_engine(recipe: Recipe) -> Iterator[Problem]:
                 yield Problem(f"build.args.{flag}", what, hint)
 
 
-def _input_above_sequence(recipe: Recipe) -> str:
-    build = recipe.build
-    over = build.max_input_len > build.max_seq_len
-    return f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})" if over else ""
-
-
 def _beams_above_engine(recipe: Recipe) -> str:
     asked, built = recipe.sampling.beam_width or 1, recipe.build.max_beam_width
     return f"is {asked}, above build.max_beam_width ({built})" if asked > built else ""
@@ -322,7 +316,6 @@ def _calibrated_on_articles(recipe: Recipe) -> str:
 
 
 _RULES = (
-    _Rule(("build.max_input_len", "build.max_seq_len"), _input_above_sequence, "prompt and answer share max_seq_len"),
     _Rule(("sampling.beam_width", "build.max_beam_width"), _beams_above_engine, "raise build.max_beam_width"),
     _Rule(("sampling.max_tokens", "build.max_seq_len"), _no_room_for_a_prompt, "lower it, or raise build.max_seq_len"),
     _Rule(("sampling.min_tokens", "sampling.max_tokens"), _fewer_than_least, "lower it, or raise sampling.max_tokens"),

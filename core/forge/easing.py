@@ -133,12 +133,27 @@ def _narrow_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
 
 
 def _shorter(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    found = easing.largest(range(2 * STEP, recipe.build.max_seq_len, STEP), lambda value: _length(recipe, value))
-    if found is not None:
-        pairs = [("build.max_seq_len", found)]
-        if recipe.build.max_input_len >= found:
-            pairs.append(("build.max_input_len", found - 1))
-        yield easing.change(_length(recipe, found), "shorter conversations", *pairs)
+    shorter = _shortened(easing, recipe)
+    if shorter is not None:
+        changed, pairs = shorter
+        yield easing.change(changed, "shorter conversations", *pairs)
+
+
+def _shortened(easing: Easing, recipe: Recipe) -> tuple[Recipe, list[tuple[str, object]]] | None:
+    """With the longest sequences that fit, and what changes for that; an encoder's prompt takes no room in a sequence."""
+
+    def cut(value: int) -> Recipe:
+        longest = recipe.build.max_input_len if easing.load.shape.encoder_layers else min(recipe.build.max_input_len, value - 1)
+        return replace(recipe, build=replace(recipe.build, max_seq_len=value, max_input_len=longest))
+
+    found = easing.largest(range(2 * STEP, recipe.build.max_seq_len, STEP), cut)
+    if found is None:
+        return None
+    changed = cut(found)
+    pairs: list[tuple[str, object]] = [("build.max_seq_len", found)]
+    if changed.build.max_input_len != recipe.build.max_input_len:
+        pairs.append(("build.max_input_len", changed.build.max_input_len))
+    return changed, pairs
 
 
 def _quantized(easing: Easing, recipe: Recipe) -> Iterator[Change]:
@@ -192,10 +207,10 @@ def _together(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     if easing.reaches(recipe):
         yield easing.change(recipe, "all of these together", *pairs)
         return
-    found = easing.largest(range(2 * STEP, recipe.build.max_seq_len, STEP), lambda value: _length(recipe, value))
-    if found is not None:
-        pairs.append(("build.max_seq_len", found))
-        yield easing.change(_length(recipe, found), "all of these together", *pairs)
+    shorter = _shortened(easing, recipe)
+    if shorter is not None:
+        changed, further = shorter
+        yield easing.change(changed, "all of these together", *pairs, *further)
 
 
 def _fraction(recipe: Recipe, fraction: float) -> Recipe:
@@ -221,11 +236,6 @@ def _narrowed(recipe: Recipe, words: str) -> tuple[Recipe, str, str]:
 
 def _batch(recipe: Recipe, value: int) -> Recipe:
     return replace(recipe, build=replace(recipe.build, max_batch_size=value))
-
-
-def _length(recipe: Recipe, value: int) -> Recipe:
-    longest = min(recipe.build.max_input_len, value - 1)
-    return replace(recipe, build=replace(recipe.build, max_seq_len=value, max_input_len=longest))
 
 
 def _pattern(windows: Sequence[int]) -> str:

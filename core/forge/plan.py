@@ -81,6 +81,7 @@ def check(order: Order) -> tuple[Problem, ...]:
     recipe, config = order.recipe, order.facts.checkpoint.config
     found = [*compatibility.check(recipe, order.facts.toolchain), *order.family.check(order.facts.toolchain)]
     found += compatibility.check_since(recipe, order.facts, order.family.since())
+    found += _input_above_sequence(order)
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:
         found.append(
@@ -99,6 +100,15 @@ def check(order: Order) -> tuple[Problem, ...]:
             gone = tuple(llmapi.lacks_engines(order))
             found += gone or engine.check(order)
     return tuple(found)
+
+
+def _input_above_sequence(order: Order) -> Iterator[Problem]:
+    """An encoder reads as much as it likes: max_seq_len is its decoder's alone (NVIDIA's enc_dec README: 1024 and 201). What
+    has no config.json yet is a GGUF, and those that forge converts are decoders."""
+    build = order.recipe.build
+    if build.max_input_len > build.max_seq_len and not order.facts.checkpoint.config.get("is_encoder_decoder"):
+        what = f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})"
+        yield Problem(f"{order.recipe.name}: build.max_input_len", what, "prompt and answer share max_seq_len")
 
 
 def _entry(order: Order, names: Names) -> Entry:

@@ -338,9 +338,14 @@ def engine_folder(target: Target) -> Path:
 def _limits(target: Target) -> dict[str, int]:
     """max_input_len and max_seq_len, as an engine's config.json states them, or what the twin has beside its checkpoint."""
     folder = engine_folder(target)
-    stated = _json(folder / "config.json").get("build_config")
+    held = _json(folder / "config.json")
+    stated, kind = held.get("build_config"), held.get("pretrained_config")
     found = cast("dict[str, object]", stated) if isinstance(stated, dict) else _json(folder / "build_config.json")
-    return {name: value for name, value in found.items() if isinstance(value, int)}
+    limits = {name: value for name, value in found.items() if isinstance(value, int)}
+    if isinstance(kind, dict) and cast("dict[str, object]", kind).get("architecture") == "DecoderModel":
+        # Its own prompt is the token that begins an answer; a client's is its encoder's.
+        limits["max_input_len"] = limits.get("max_encoder_input_len", 0)
+    return limits
 
 
 def _json(file: Path) -> dict[str, object]:

@@ -23,7 +23,7 @@ def main(folder: str, job_file: str, out: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     transformers.utils.logging.set_verbosity_error()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    asked, skipped = _encoded(tokenizer, job)
+    asked, skipped = _encoded(transformers, tokenizer, folder, job)
     model, precision = _loaded(transformers, torch, folder)
     ends = _ends(model, tokenizer)
     model.generation_config = _greedy(transformers, model, ends)
@@ -43,10 +43,12 @@ def main(folder: str, job_file: str, out: str) -> None:
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _encoded(tokenizer: Any, job: Any) -> tuple[list[Any], dict[str, str]]:
+def _encoded(transformers: Any, tokenizer: Any, folder: str, job: Any) -> tuple[list[Any], dict[str, str]]:
     """The prompts with their ids, and those that the model's limits shut out."""
     asked: list[Any] = []
     skipped: dict[str, str] = {}
+    # An encoder's prompt takes no room in a sequence: its decoder begins with one token.
+    apart = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder
     for prompt in job["prompts"]:
         if prompt["messages"]:
             found = tokenizer.apply_chat_template(
@@ -57,7 +59,7 @@ def _encoded(tokenizer: Any, job: Any) -> tuple[list[Any], dict[str, str]]:
         ids = [int(each) for each in found]
         if job["max_input_len"] and len(ids) > job["max_input_len"]:
             skipped[prompt["name"]] = f"{len(ids)} tokens, and the model was built for {job['max_input_len']}"
-        elif job["max_seq_len"] and len(ids) + job["max_tokens"] > job["max_seq_len"]:
+        elif job["max_seq_len"] and (1 if apart else len(ids)) + job["max_tokens"] > job["max_seq_len"]:
             skipped[prompt["name"]] = f"{len(ids)} tokens and an answer are more than {job['max_seq_len']} in all"
         elif not ids:
             skipped[prompt["name"]] = "the tokenizer makes no token of it"
