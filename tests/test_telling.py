@@ -1,5 +1,7 @@
 """What the OpenAI door says of an answer's end, from the chunks that models of several kinds send."""
 
+from collections.abc import Callable
+
 import pytest
 
 from forge.openai.telling import Finish, Telling
@@ -36,9 +38,8 @@ def sure(*texts: str) -> tuple[Chunk, ...]:
     ids=["short", "full", "a further end token is the last allowed", "something unspoken within", "said nothing for long"],
 )
 def test_an_answer_that_an_end_token_ends_at_its_limit_was_not_cut(
-    kind: object, texts: tuple[str, ...], finish: Finish
+    kind: Callable[..., tuple[Chunk, ...]], texts: tuple[str, ...], finish: Finish
 ) -> None:
-    assert callable(kind)
     telling = Telling(LIMIT, lambda _: 0)
     for chunk in kind(*texts):
         telling.hear(chunk)
