@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from forge.benching.scoring import Check, Exam
 from forge.model import Scalar
 
@@ -31,8 +33,6 @@ def configuration(exams: Sequence[tuple[Exam, str]], providers: Sequence[Provide
     promptfoo's ``equals`` compares the answer as it came; so that white space around it does not count here either, the
     provider trims it.
     """
-    import yaml
-
     longest = max(exam.max_tokens for exam, _ in exams)
     document = {
         "description": "exported by forge bench",
@@ -47,8 +47,7 @@ def configuration(exams: Sequence[tuple[Exam, str]], providers: Sequence[Provide
             for exam, text in exams
         ],
     }
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-    return text
+    return msgspec.yaml.encode(document).decode()
 
 
 def _provider(each: Provider, longest: int) -> dict[str, object]:
