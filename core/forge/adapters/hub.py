@@ -32,6 +32,7 @@ DATASET = "dataset"
 NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
 _AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
 _UNREADABLE = (RecursionError, TypeError, AttributeError, LookupError, OverflowError)
+"""What huggingface_hub ends in over an answer of another shape than the hub's."""
 _SIZES = re.compile(
     r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
 )

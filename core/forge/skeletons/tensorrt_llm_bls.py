@@ -344,11 +344,11 @@ class TritonPythonModel:
                 pipe.hang_up()
             return
         needed = [FROM_PREPROCESSING[name] for name in ("INPUT_ID", "REQUEST_INPUT_LEN", "REQUEST_OUTPUT_LEN")]
-        inputs = [pb_utils.Tensor(name, np.ones((1, 1), np.int32)) for name in needed]
-        inputs.append(pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)))
+        told = [pb_utils.Tensor(name, np.ones((1, 1), np.int32)) for name in needed]
+        told.append(pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)))
+        ids = ["output_ids"]
         for each in list(call.ids):
-            made = partial(pb_utils.InferenceRequest, model_name=self._engine, requested_output_names=["output_ids"])
-            made(inputs=inputs, request_id=each).exec()
+            pb_utils.InferenceRequest(model_name=self._engine, requested_output_names=ids, inputs=told, request_id=each).exec()
 
 
 def _ask(request: pb_utils.InferenceRequest, pipe: Pipe) -> None:
