@@ -19,11 +19,12 @@ from forge.cli.answering import Wish, document, judge, tell
 from forge.cli.columns import Columns
 from forge.cli.show import Output
 from forge.errors import ConfidenceError, InferenceError
-from forge.ports import Acceptance, Chunk
+from forge.ports import Acceptance, Chunk, Request
 from forge.replies import Hearing, Piece, Reply
 from skeleton_kit import TOKENIZERS, lay
 from tiny_served import Tiny
 
+ASKED = Request("model", "prompt", 9)
 SURE = (
     Chunk("Pa", log_probs=(-0.5,), cum_log_prob=-0.5, seconds=0.1),
     Chunk("", log_probs=(-1.0,), cum_log_prob=-1.5, seconds=0.2),
@@ -35,7 +36,7 @@ TWO = (Chunk("yes", cum_log_prob=-1.0), Chunk("no", index=1, cum_log_prob=-3.0),
 
 def shown(capsys: pytest.CaptureFixture[str], wish: Wish, chunks: Iterable[Chunk] = SURE, **how: bool) -> tuple[str, str]:
     """What stdout and stderr say of an answer."""
-    tell(Output(**how), iter(chunks), wish)
+    tell(Output(**how), ASKED, iter(chunks), wish)
     return tuple(capsys.readouterr())  # type: ignore[return-value]
 
 
@@ -47,7 +48,7 @@ def test_a_stream_is_shown_as_it_comes(capsys: pytest.CaptureFixture[str]) -> No
             yield chunk
             seen.append(capsys.readouterr().out)
 
-    tell(Output(), pieces(), Wish())
+    tell(Output(), ASKED, pieces(), Wish())
     assert seen == ["Pa", "", "ris", ""]
     assert capsys.readouterr().out == "\n"
 
@@ -74,6 +75,7 @@ def test_on_a_terminal_colours_say_how_likely_each_token_was(monkeypatch: pytest
     monkeypatch.setattr(sys, "stdout", screen)
     tell(
         Output(),
+        ASKED,
         iter([Chunk("Pa", log_probs=(-0.01,)), Chunk("ris", log_probs=(-4.0,)), Chunk("", final=True)]),
         Wish(log_probs=True),
     )
@@ -93,10 +95,12 @@ def test_an_answer_that_came_whole_is_cut_into_tokens_by_the_models_tokenizer(tm
     assert any(tokens > 1 for _, tokens in found)
     whole = Chunk(text, final=True, log_probs=tuple(-float(place) for place in range(count)))
     wish = Wish(log_probs=True, whole=True)
-    cut = tell(Output(), iter([whole]), wish, partial(spans, tmp_path)).replies[0].pieces
+    cut = tell(Output(), ASKED, iter([whole]), wish, partial(spans, tmp_path)).replies[0].pieces
     assert [(piece.text, len(piece.log_probs)) for piece in cut] == list(found)
     other = replace(whole, log_probs=whole.log_probs[1:])
-    assert tell(Output(), iter([other]), wish, partial(spans, tmp_path)).replies[0].pieces == (Piece(text, other.log_probs),)
+    assert tell(Output(), ASKED, iter([other]), wish, partial(spans, tmp_path)).replies[0].pieces == (
+        Piece(text, other.log_probs),
+    )
     assert spans(tmp_path / "nowhere", text) == ()
 
 
@@ -153,7 +157,7 @@ def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count
     lengths = [len(TOKENIZERS["byte_level"].encode(text).ids) for text in texts]
     chunks = [Chunk(texts[0], seconds=1.0), Chunk(texts[1], index=1, seconds=2.0), Chunk("", final=True, seconds=2.0)]
     wish = Wish(perf=True, several=True)
-    found = tell(Output(), iter(chunks), wish, partial(spans, tmp_path))
+    found = tell(Output(), ASKED, iter(chunks), wish, partial(spans, tmp_path))
     assert (found.perf.tokens, found.perf.longest) == (sum(lengths), max(lengths))
     assert f"{sum(lengths)} tokens (by its tokenizer) in 2.000 s" in capsys.readouterr().err
     assert document(found, wish)["perf"]["tokens_counted_by"] == "tokenizer"  # type: ignore[index]
@@ -164,7 +168,7 @@ def test_an_answer_below_the_threshold_is_shown_and_ends_with_its_own_code(
     capsys: pytest.CaptureFixture[str], threshold: float, code: int
 ) -> None:
     wish = Wish(threshold=threshold)
-    found = tell(Output(), iter(SURE), wish)
+    found = tell(Output(), ASKED, iter(SURE), wish)
     assert document(found, wish)["below_min_logprob"] is bool(code)
     if code:
         with pytest.raises(SystemExit) as ended:
@@ -176,14 +180,14 @@ def test_an_answer_below_the_threshold_is_shown_and_ends_with_its_own_code(
 
 
 def test_a_threshold_cannot_be_judged_where_the_model_says_nothing() -> None:
-    hearing = Hearing()
+    hearing = Hearing(ASKED)
     hearing.hear(Chunk("Paris", final=True))
     with pytest.raises(InferenceError, match="reports no log-probabilities"):
         judge(Output(), hearing.answer(), Wish(threshold=-1.0))
 
 
 def test_several_answers_are_judged_each_and_together() -> None:
-    hearing = Hearing()
+    hearing = Hearing(ASKED)
     for chunk in TWO:
         hearing.hear(chunk)
     found = document(hearing.answer(), Wish(threshold=-2.0))
@@ -217,12 +221,20 @@ def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
     assert last["below_min_logprob"]
     assert {chunk["index"] for chunk in chunks} == {0, 1}
     for sequence in last["sequences"]:
+        assert sequence["finish_reason"] in ("stop", "length")
         pieces = [log_prob for piece in sequence["pieces"] for log_prob in piece["log_probs"]]
         assert sequence["log_prob"] == pytest.approx(sum(pieces), abs=1e-3)
         assert sequence["text"] == "".join(piece["text"] for piece in sequence["pieces"])
     assert last["perf"]["tokens"] == last["output_tokens"]
     assert last["perf"]["tokens_counted"]
     assert last["perf"]["tokens_counted_by"] == "model"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--no-stream"], ["--beam-width", "2", "--no-stream"]])
+def test_an_answer_that_was_cut_says_so_in_json_however_it_comes(forge: Forge, how: list[str]) -> None:
+    last = json.loads(forge("generate", "hello", *how, "--max-tokens", "3", "--json").stdout.splitlines()[-1])
+    assert {each["finish_reason"] for each in last["sequences"]} == {"length"}
 
 
 @pytest.mark.slow

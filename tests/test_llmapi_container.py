@@ -85,6 +85,10 @@ def test_two_checkpoints_stream_side_by_side_what_they_would_say_themselves(serv
         assert len(pieces) > 1
         assert "".join(pieces) == checkpoints.greedy(repository / "_assets" / name / "model", "Why?", 12)
         assert ask(address, replace(request, stream=False)) == ["".join(pieces)]
+        for stream in (True, False):
+            chunks = list(TritonClient(60.0).generate(address, replace(request, stream=stream)))
+            assert chunks[-1].finish == "length"
+            assert not any(chunk.finish for chunk in chunks[:-1])
     with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
         ask(address, Request("first-tensorrt_llm", "Why?", 100))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge.ports import Chunk
+from forge.ports import Chunk, Request
 from forge.replies import Hearing
 from forge.stops import Stops, barred, spellings
 
@@ -90,7 +90,7 @@ def test_what_another_sequence_holds_comes_before_the_final_chunk() -> None:
 
 
 def test_beams_of_a_stream_are_cut_each_time_they_are_stated_anew() -> None:
-    stops, hearing = Stops(("b",), 2), Hearing()
+    stops, hearing = Stops(("b",), 2), Hearing(Request("m", "p", 9))
     for chunk in stops.hear(
         [Chunk("ab", whole=True), Chunk("ac", index=1, whole=True), Chunk("acb", whole=True), Chunk("", True)]
     ):

@@ -14,7 +14,7 @@ from forge.adapters.hearing import Ear
 from forge.adapters.wire import inputs_of
 from forge.errors import InferenceError
 from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
-from forge.replies import Answer, Hearing, Piece
+from forge.replies import Answer, Finish, Hearing, Piece
 
 VERSIONS = originals.versions("0.19.0")
 FULL = Request(
@@ -113,6 +113,7 @@ def test_llmapi_is_asked_by_its_own_names() -> None:
 class Tensor:
     name: str
     shape: Sequence[int]
+    datatype: str = "FP32"
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,15 @@ class Response:
 
 
 def response(*texts: str, **arrays: object) -> Response:
-    """As a model with text sends it: whole numbers as int32, others as float32."""
+    """As a model with text sends it: whole numbers as int32, words as bytes, others as float32."""
     outputs: list[Tensor] = []
     raws: list[bytes] = []
-    if texts:
-        outputs.append(Tensor("text_output", (1, len(texts))))
-        raws.append(b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts))
-    for name, values in arrays.items():
+    for name, values in (({"text_output": texts} if texts else {}) | arrays).items():
         array = np.asarray(values)
+        if array.dtype.kind == "U":
+            outputs.append(Tensor(name, array.shape, "BYTES"))
+            raws.append(b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in array.tolist()))
+            continue
         outputs.append(Tensor(name, (1, *array.shape)))
         raws.append(array.astype(np.int32 if array.dtype.kind == "i" else np.float32).tobytes())
     return Response(outputs, raws)
@@ -146,10 +148,30 @@ def heard(request: Request, *responses: Response, model: ModelMetadata = TEXT) -
 
 
 def answer(request: Request, *responses: Response, model: ModelMetadata = TEXT) -> Answer:
-    hearing = Hearing()
+    hearing = Hearing(request)
     for chunk in heard(request, *responses, model=model):
         hearing.hear(chunk)
     return hearing.answer()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_llmapis_model_says_of_its_end_is_heard_and_its_numbers_in_words(stream: bool) -> None:
+    """It sends str(value) for all that is asked for: None while there is none, and a float in letters."""
+    said = [response("a", finish_reason=["None"], cumulative_logprob=["-0.5"])] if stream else []
+    last = response("ab", finish_reason=["length"], cumulative_logprob=["-1.75"])
+    found = answer(replace(LOGGED, stream=stream), *said, last, model=metadata_of_llmapi())
+    (reply,) = found.replies
+    assert (reply.text, reply.finish, reply.log_prob) == ("ab", Finish.LENGTH, -1.75)
+
+
+def metadata_of_llmapi() -> ModelMetadata:
+    return ModelMetadata("m", tensors(text_input="BYTES", sampling_param_max_tokens="INT32"), {}, accumulates=True)
+
+
+def test_why_an_answer_ended_is_asked_for_where_a_model_says_it() -> None:
+    model = ModelMetadata("m", tensors(text_input="BYTES", max_tokens="INT32", return_finish_reason="BOOL"), {})
+    assert sent(Request("m", "hello", 5, stream=False), model)["return_finish_reason"] == b"\x01"
+    assert "return_finish_reason" not in sent(Request("m", "hello", 5), TEXT)
 
 
 SO_FAR = ([-0.5], [-0.5, -0.25], [-0.5, -0.25, -0.25])

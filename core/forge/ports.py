@@ -342,9 +342,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. ``text`` is new text in a stream, the whole answer otherwise; the last chunk is ``final``.
-
-    How a piece is cut is the model's affair: a token, or several where a character spans them or speculation keeps more."""
+    """A piece of an answer: a token, or several, as the model cuts it; ``text`` is new in a stream, the whole otherwise."""
 
     text: str
     final: bool = False
@@ -369,6 +367,8 @@ class Chunk:
     """From sending the request to the arrival of this chunk, by the client's clock."""
     stopped: bool = False
     """The sequence ends here before one of the request's stop texts; nothing more comes of it."""
+    finish: str = ""
+    """Why the sequence ended, from a model that says it (llmapi's: ``stop``, ``length``, ``timeout``, ``cancelled``)."""
 
 
 @dataclass(frozen=True, slots=True)

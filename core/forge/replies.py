@@ -1,14 +1,24 @@
 """What a model has said: its chunks put together, sequence by sequence, with how sure it was and how fast it came. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import islice
 
-from forge.ports import Acceptance, Chunk
+from forge.ports import Acceptance, Chunk, Request
 
 BROKEN = "\ufffd"
 """What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""
+
+
+class Finish(StrEnum):
+    """Why a sequence ended, in the words of OpenAI's API."""
+
+    STOP = "stop"
+    """The model ended it, or a stop text did."""
+    LENGTH = "length"
+    """There was no room for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,8 @@ class Reply:
     """As they came; one alone where the answer came whole."""
     stopped: bool = False
     """It ended before one of the request's stop texts."""
+    finish: Finish | None = None
+    """Why it ended; None where nobody knows (``Ending.finish``)."""
 
     @property
     def log_prob(self) -> float | None:
@@ -127,21 +139,78 @@ class Answer:
 
 
 @dataclass(slots=True)
+class Ending:
+    """Hears one sequence's chunks, counts its tokens, and says why it ended: the one rule of every client.
+
+    The answer may have ``limit`` tokens, and ``streams``, or comes whole.
+    """
+
+    limit: int
+    streams: bool
+    pieces: int = 0
+    """Chunks, less a last one that brought nothing."""
+    ids: int = 0
+    log_probs: int = 0
+    counted: int | None = None
+    """Tokens as the model counts them."""
+    stopped: bool = False
+    _stated: str = ""
+    _unspoken: int = 0
+    """Tokens since the last that brought text."""
+
+    def hear(self, chunk: Chunk) -> None:
+        if chunk.whole:
+            self.pieces, self.ids, self.log_probs, self.counted, self.stopped = 0, 0, 0, None, False
+        self.stopped = self.stopped or chunk.stopped
+        self._stated = chunk.finish or self._stated
+        if chunk.output_tokens is not None:
+            self.counted = (self.counted or 0) + chunk.output_tokens
+        brought = chunk.output_tokens or len(chunk.log_probs) or (self.counted is None and not chunk.final)
+        self._unspoken = 0 if chunk.text or chunk.tokens else self._unspoken + int(brought)
+        self.pieces += bool(chunk.text or chunk.log_probs or chunk.tokens or not chunk.final)
+        self.ids += len(chunk.tokens)
+        self.log_probs += len(chunk.log_probs)
+
+    @property
+    def known(self) -> int:
+        """Its tokens, by the model; 0 where that says nothing of them."""
+        return self.ids or self.counted or self.log_probs
+
+    def finish(self, by_tokenizer: Callable[[], int] = lambda: 0) -> Finish | None:
+        """``by_tokenizer``: counts the tokens of its text, 0 where that is not known.
+
+        A model that says why it ended is believed. Of others, as many tokens as were allowed mean that there was no room for
+        more, unless the last one of a stream brought no text: that is a further end token, which travelled as a stop word and
+        which TensorRT-LLM leaves in the answer. Of what came whole, each token's text is not known: LENGTH is said there,
+        which is the likelier by far, and does no harm where it is wrong. Who does not count sends a piece for each token, and
+        where such an answer came whole the tokenizer's count has to do; without it the end is not known: None.
+        """
+        if self._stated:
+            return Finish.STOP if self._stated == Finish.STOP or self.stopped else Finish.LENGTH
+        if self.stopped:
+            return Finish.STOP
+        reached = self.known or max(by_tokenizer(), self.pieces if self.streams else 0)
+        if not reached and not self.streams:
+            return None
+        return Finish.LENGTH if reached - (self._unspoken == 1) >= self.limit else Finish.STOP
+
+
+@dataclass(slots=True)
 class _Voice:
     """One sequence as it grows."""
 
+    ending: Ending
     texts: list[str] = field(default_factory=list[str])
     tokens: list[int] = field(default_factory=list[int])
     log_probs: list[float] = field(default_factory=list[float])
     pieces: list[Piece] = field(default_factory=list[Piece])
     cum_log_prob: float | None = None
     count: int = 0
-    stopped: bool = False
 
     def hear(self, chunk: Chunk) -> None:
         if chunk.whole:
             self.texts, self.tokens, self.log_probs, self.pieces = [], [], [], []
-        self.stopped = chunk.stopped or (self.stopped and not chunk.whole)
+        self.ending.hear(chunk)
         self.texts.append(chunk.text)
         self.tokens += chunk.tokens
         self.log_probs += chunk.log_probs
@@ -152,16 +221,25 @@ class _Voice:
         piece = Piece(chunk.text, held.log_probs + chunk.log_probs)
         self.pieces += [piece] if piece.text or piece.log_probs else []
 
-    def reply(self) -> Reply:
+    def reply(self, count: Callable[[str], int], *, apart: bool) -> Reply:
         joined = "".join(self.texts)
-        pieces = tuple(self.pieces)
-        return Reply(joined, tuple(self.tokens), tuple(self.log_probs), self.cum_log_prob, pieces, self.stopped)
+        ending = self.ending if apart else replace(self.ending, counted=None)
+        return Reply(
+            joined,
+            tuple(self.tokens),
+            tuple(self.log_probs),
+            self.cum_log_prob,
+            tuple(self.pieces),
+            ending.stopped,
+            ending.finish(lambda: count(joined)),
+        )
 
 
 class Hearing:
-    """Takes an answer's chunks as they come."""
+    """Takes the chunks of ``request``'s answer as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: Request) -> None:
+        self._request = request
         self._voices: dict[int, _Voice] = {}
         self._first: float | None = None
         self._last = 0.0
@@ -174,18 +252,29 @@ class Hearing:
         if chunk.text or chunk.tokens or chunk.log_probs:
             self._first = chunk.seconds if self._first is None else self._first
         if not chunk.final or chunk.text or chunk.tokens or chunk.log_probs or chunk.stopped or chunk.cum_log_prob is not None:
-            self._voices.setdefault(chunk.index, _Voice()).hear(chunk)
+            self._voice(chunk.index).hear(chunk)
+        elif chunk.finish and chunk.index in self._voices:
+            self._voices[chunk.index].ending.hear(chunk)
         if chunk.output_tokens is not None:
             self._counted = chunk.output_tokens + (0 if chunk.whole else self._counted or 0)
         self._input_tokens = self._input_tokens if chunk.input_tokens is None else chunk.input_tokens
         self._acceptance = chunk.acceptance or self._acceptance
 
-    def replies(self) -> tuple[Reply, ...]:
-        """What each sequence says so far; an answer of no token has one empty reply."""
-        return tuple(voice.reply() for _, voice in sorted(self._voices.items())) or (Reply(),)
+    def _voice(self, index: int) -> _Voice:
+        return self._voices.setdefault(index, _Voice(Ending(self._request.max_tokens, self._request.stream)))
 
-    def answer(self) -> Answer:
-        replies = self.replies()
+    def replies(self, count: Callable[[str], int] = lambda _: 0) -> tuple[Reply, ...]:
+        """What each sequence says so far; an answer of no token has one empty reply.
+
+        ``count`` gives the number of tokens of a text, 0 where it is not known (``Ending.finish``).
+        """
+        voices = [voice for _, voice in sorted(self._voices.items())]
+        apart = all(voice.ending.counted is not None for voice in voices)  # or it is one count for all that a response brought
+        return tuple(voice.reply(count, apart=apart) for voice in voices) or (Reply(finish=Finish.STOP),)
+
+    def answer(self, count: Callable[[str], int] = lambda _: 0) -> Answer:
+        """The whole of it; ``count`` as for ``replies``."""
+        replies = self.replies(count)
         lengths = [len(reply.tokens) or len(reply.log_probs) for reply in replies]
         pieces = [voice.count for voice in self._voices.values()] or [0]
         known = sum(lengths) or self._counted

@@ -108,7 +108,7 @@ class AsyncConnection:
 
     async def ask(self, request: Request) -> Answer:
         """The whole answer, and how fast it came."""
-        hearing = Hearing()
+        hearing = Hearing(request)
         async with aclosing(self.generate(counting(request))) as chunks:
             async for chunk in chunks:
                 hearing.hear(chunk)

@@ -10,6 +10,8 @@ from forge.replies import BROKEN
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
+_UNENDED = "None"
+"""What llmapi's model says of a sequence that goes on: Python's str of what is not there yet."""
 
 
 class Output(Protocol):
@@ -17,6 +19,8 @@ class Output(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
     @property
     def shape(self) -> Sequence[int]: ...
 
@@ -51,9 +55,9 @@ class Ear:
         """One chunk for each sequence that the response, which came after ``seconds``, speaks for; an empty last one carries
         the end."""
         held = _Held(response)
-        texts, ids = held.texts(), held.tokens()
+        texts, ids, reasons = held.texts(), held.tokens(), held.texts("finish_reason")
         count = max(len(texts), len(ids))
-        sums = held.floats("cum_log_probs") or held.floats("cumulative_logprob")
+        sums = held.floats("cum_log_probs") or held.numbers("cumulative_logprob")
         counts = self._request.return_token_counts
         first = held.whole("sequence_index") if count == 1 else 0
         for place in range(count):
@@ -71,6 +75,7 @@ class Ear:
                 acceptance=held.acceptance() if self._request.return_perf_metrics else None,
                 input_tokens=held.whole("num_input_tokens") if counts and not place else None,
                 output_tokens=held.whole("num_output_tokens") if counts and not place else None,  # of the whole response
+                finish=reasons[place] if place < len(reasons) and reasons[place] != _UNENDED else "",
                 whole=self._whole and count > 1,
                 seconds=seconds,
             )
@@ -122,9 +127,10 @@ class _Held:
             tensor.name: (tuple(tensor.shape), raw)
             for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
         }
+        self._words = {tensor.name for tensor in response.outputs if tensor.datatype == "BYTES"}
 
-    def texts(self) -> list[str]:
-        _, raw = self._raw.get("text_output", ((), b""))
+    def texts(self, name: str = "text_output") -> list[str]:
+        _, raw = self._raw.get(name, ((), b""))
         found: list[str] = []
         position = 0
         while position < len(raw):
@@ -148,6 +154,10 @@ class _Held:
     def floats(self, name: str) -> tuple[float, ...]:
         _, raw = self._raw.get(name, ((), b""))
         return struct.unpack(f"<{len(raw) // 4}f", raw)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Floats, or the words of numbers that llmapi's model writes where its config.pbtxt says FP32."""
+        return tuple(float(text) for text in self.texts(name)) if name in self._words else self.floats(name)
 
     def rows(self, name: str) -> list[tuple[float, ...]]:
         """[1, sequences, length] as its rows."""

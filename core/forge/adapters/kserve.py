@@ -319,7 +319,7 @@ class Connection:
 
     def ask(self, request: Request) -> Answer:
         """The whole answer, and how fast it came."""
-        hearing = Hearing()
+        hearing = Hearing(request)
         with closing(self.generate(counting(request))) as chunks:
             for chunk in chunks:
                 hearing.hear(chunk)

@@ -59,6 +59,7 @@ _OPTIONAL = (
     "stop",
     "exclude_input_in_output",
     "return_perf_metrics",
+    "return_finish_reason",
     "return_num_input_tokens",
     "return_num_output_tokens",
 )
@@ -158,6 +159,7 @@ def _words(request: Request) -> dict[str, Values]:
         "max_tokens": request.max_tokens,
         "stream": request.stream,
         "exclude_input_in_output": True,
+        "return_finish_reason": True,
     }
     # The others are called as they are in Request; False asks for nothing.
     for word in ("temperature", "top_k", "top_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"):

@@ -46,7 +46,7 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
         inputs={name: value for name, _, value in more},
         return_log_probs=logprobs or threshold is not None,
         return_perf_metrics=perf,
-        return_token_counts=perf,
+        return_token_counts=True,
     )
     several = (request.n or request.beam_width or 1) > 1
     return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
@@ -68,9 +68,9 @@ class Screen(Protocol):
     def close(self) -> None: ...
 
 
-def tell(output: Output, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lambda _: ()) -> Answer:
-    """Show the answer while it comes, and whole where it has to be; ``spans`` tells the tokens of what came whole apart."""
-    hearing = Hearing()
+def tell(output: Output, request: Request, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lambda _: ()) -> Answer:
+    """Show the answer to ``request`` as it comes, or whole where it has to be; ``spans`` parts the tokens of what came so."""
+    hearing = Hearing(request)
     tell_chunk = _teller(output, wish)
     screen = _columns(wish) if wish.several and not output.as_json and sys.stdout.isatty() else None
     try:
@@ -82,7 +82,7 @@ def tell(output: Output, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lam
     finally:
         if screen:
             screen.close()
-    answer = hearing.answer()
+    answer = hearing.answer(lambda text: sum(count for _, count in spans(text)) if output.as_json else 0)
     if wish.log_probs:
         answer = replace(answer, replies=tuple(_apart(reply, spans) for reply in answer.replies))
     if not output.as_json:
@@ -130,7 +130,7 @@ def document(answer: Answer, wish: Wish) -> dict[str, object]:
 
 
 def _sequence(index: int, reply: Reply, wish: Wish) -> dict[str, object]:
-    found: dict[str, object] = {"index": index, "text": reply.text}
+    found: dict[str, object] = {"index": index, "text": reply.text, "finish_reason": reply.finish}
     if reply.stopped:
         found["stopped"] = True
     if reply.log_prob is not None:

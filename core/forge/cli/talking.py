@@ -105,7 +105,7 @@ def generate(
     request, wish = asked(replace(target.request(text), stream=not no_stream), sampling)
     if said := doubt(request, sampling):
         output.say(said)
-    answer = tell(output, shop.generate(target.address, request), wish, partial(shop.spans, target))
+    answer = tell(output, request, shop.generate(target.address, request), wish, partial(shop.spans, target))
     if output.as_json:
         output.line({"done": True, "seed": request.seed, **document(answer, wish)})
     if show_seed:
@@ -142,7 +142,7 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
         # A conversation goes on from one answer: of a beam search from the best.
         wish = replace(wish, whole=wish.several, several=False, chunks=False)
         chunks = (chunk for chunk in shop.generate(target.address, request) if chunk.index == 0)
-        answer = tell(output, chunks, wish, partial(shop.spans, target))
+        answer = tell(output, request, chunks, wish, partial(shop.spans, target))
         history.append(("assistant", answer.text))
         if output.as_json:
             output.line({"question": question, "answer": answer.text, "seed": request.seed, **document(answer, wish)})

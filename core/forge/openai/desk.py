@@ -105,7 +105,7 @@ class Desk:
         known = await self._known(offer)
         copies = range(ask.n or 1)
         requests = [_fitting(ask.applied(offer.target.request(prompt), copy), known) for prompt in prompts for copy in copies]
-        tellings = [Telling(each.max_tokens, self._counter(offer)) for each in requests]
+        tellings = [Telling(each, self._counter(offer)) for each in requests]
 
         def so_far(index: int) -> Counts:
             prompt = tellings[index].prompt(

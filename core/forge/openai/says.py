@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from forge.openai.telling import Counts, Finish
-from forge.replies import Piece
+from forge.openai.telling import Counts
+from forge.replies import Finish, Piece
 
 
 class _Usage(Struct):

@@ -26,7 +26,7 @@ from forge.twin.checkpoint import read_json
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
 from forge.twin.sampling import Sampling
-from forge.twin.voices import Voice
+from forge.twin.voices import Voice, ends_with
 
 ARGUMENTS = frozenset(
     {
@@ -69,7 +69,11 @@ def _draft(speculation: Mapping[str, object]) -> None:
 class Exchange:
     """One request (see the twin's batching.Exchange): text goes out where a character ends."""
 
-    def __init__(self, request: pb_utils.InferenceRequest, ask: Ask, tokenizer: Tokenizer, before: str) -> None:
+    def __init__(
+        self, request: pb_utils.InferenceRequest, ask: Ask, tokenizer: Tokenizer, before: str, told: frozenset[str]
+    ) -> None:
+        self._told = told
+        """Outputs beside the text: only what is asked for is sent."""
         self.request_id = request.request_id()
         self.asks: tuple[Ask, ...] = (ask,)
         self._sender, self._tokenizer, self._before = request.get_response_sender(), tokenizer, before
@@ -88,10 +92,11 @@ class Exchange:
         if not voice.done and text.endswith("\ufffd"):
             return
         whole = self._before + text
-        ended = "length" if len(line.tokens) >= ask.max_tokens else "stop"
-        outputs = {"text_output": whole.encode(), "finish_reason": ended.encode() if voice.done else b"", "stop_reason": b""}
-        tensors = [pb_utils.Tensor(name, np.array([value], dtype=np.object_)) for name, value in outputs.items()]
-        tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([line.cumulative], np.float32)))
+        cut = len(line.tokens) >= ask.max_tokens and not ends_with(line.tokens, ask)
+        ended = ("length" if cut else "stop") if voice.done else None
+        outputs = {"finish_reason": str(ended), "stop_reason": "None", "cumulative_logprob": str(line.cumulative)}
+        outputs = {"text_output": whole} | {name: value for name, value in outputs.items() if name in self._told}
+        tensors = [pb_utils.Tensor(name, np.array([value.encode()], dtype=np.object_)) for name, value in outputs.items()]
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=_FINAL if voice.done else 0)
 
     def fail(self, what: str) -> None:
@@ -181,7 +186,9 @@ class TritonPythonModel:
         # The third position is lora_request, and streams nothing: forge names the argument.
         ask = self.generate_async(ask, sampling, streaming)
         alone = asked.one("sampling_param_exclude_input_from_output", default=False)
-        return Exchange(request, ask, self._tokenizer, "" if alone else text)
+        outputs = ("finish_reason", "stop_reason", "cumulative_logprob")
+        told = frozenset(name for name in outputs if asked.one(f"return_{name}", default=False))
+        return Exchange(request, ask, self._tokenizer, "" if alone else text, told)
 
 
 class AutoConfig:
