@@ -230,6 +230,9 @@ class Card:
     def gpus(self) -> tuple[machine.Gpu, ...]:
         return (machine.Gpu("a card", 24 << 30, self.capability),)
 
+    def restricts(self, triton: str) -> bool:
+        return True
+
 
 def test_the_store_remembers_what_an_engine_was_built_for(root: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store", clock=lambda: 0.0)

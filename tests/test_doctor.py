@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from forbidden_ptrace import without_ptrace
 from forge import doctor
 from forge.adapters.machine import ThisMachine
-from forge.checkup import Checkup
+from forge.checkup import Asked, Checkup
 from forge.cli import main
 from forge.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.doctor import Finding, Signs, Status, Wish, examine
@@ -20,7 +20,7 @@ from forge.errors import HostError, Problem, SourceError
 from forge.families import PluginInfo
 from forge.machine import Disk, Gpu
 from forge.model import Checkpoint, Host, Pinned, RuntimeKind, SourceKind
-from forge.ports import Environment
+from forge.ports import Environment, Ports
 from forge.recipe import read
 from forge.store import Store
 from forge.testing import FakeOrigin
@@ -46,6 +46,8 @@ BARE = replace(
     driver="",
     gpus=(),
 )
+OLD = replace(WELL, restricts=False, host=replace(HOST, triton="/opt/tritonserver"))
+"""With a Triton that cannot keep model control to forge."""
 ENGINE = Wish("gemma", RuntimeKind.ENGINE, "25.09", gpus=1, size=5 * GB, missing=5 * GB)
 TWIN = Wish("small", RuntimeKind.TWIN, "25.08", size=GB, missing=GB)
 
@@ -198,7 +200,7 @@ def test_a_store_that_cannot_be_written_is_always_a_problem() -> None:
 @pytest.mark.parametrize(
     ("signs", "said"),
     [
-        (replace(WELL, restricts=False, host=replace(HOST, triton="/opt/tritonserver")), "/opt/tritonserver is too old"),
+        (OLD, "/opt/tritonserver is too old"),
         (replace(WELL, traces=False), "ptrace is forbidden"),
     ],
 )
@@ -208,6 +210,28 @@ def test_a_machine_that_cannot_keep_model_control_is_told(signs: Signs, said: st
     assert said in found.what
     assert found.hint
     assert statuses(examine((TWIN,), WELL))["control"] is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("wish", "host", "signs", "status"),
+    [
+        (TWIN, "0.0.0.0", OLD, Status.PROBLEM),
+        (TWIN, "gpu-box.example", OLD, Status.PROBLEM),
+        (TWIN, "127.0.0.53", OLD, Status.WARNING),
+        (TWIN, "localhost", OLD, Status.WARNING),
+        (ENGINE, "0.0.0.0", OLD, Status.WARNING),  # a container has a Triton of its own
+        (ENGINE, "0.0.0.0", replace(OLD, inside=True), Status.PROBLEM),
+        (TWIN, "0.0.0.0", WELL, Status.OK),
+    ],
+)
+def test_a_deployment_that_would_let_others_control_its_server_is_a_problem(
+    wish: Wish, host: str, signs: Signs, status: Status
+) -> None:
+    (found,) = of(examine((replace(wish, ports=Ports(host=host)),), signs), "control")
+    assert found.status is status
+    if status is Status.PROBLEM:
+        assert f"has it listen at {host}, which `forge serve` refuses" in found.what
+        assert "[ports] host" in found.hint
 
 
 # -- gathering
@@ -311,7 +335,7 @@ class Clinic:
         origins = dict.fromkeys(SourceKind, self.origin)
         checkup = Checkup(self._home, self.store, origins, self.machine, self.containers)
         texts = {Path(name): text for name, text in recipes.items()}
-        return checkup.findings(tuple(texts), lambda path: read(texts[path], str(path)))
+        return checkup.findings(tuple(texts), lambda path: (Asked(path, lambda: read(texts[path], str(path))),))
 
 
 RECIPE = 'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "{}"\n'

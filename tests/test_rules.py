@@ -17,8 +17,8 @@ from nvidias_bls import bls
 
 VERSIONS = originals.versions("0.19.0")
 TWIN, ENGINE = RuntimeKind.TWIN, RuntimeKind.ENGINE
-ELSEWHERE = {"moved", "engine-gpu"}
-"""Rules that break by where the repository stands, not by what is in it: tested below by name."""
+ELSEWHERE = {"moved", "engine-gpu", "open-control", "open-control-here"}
+"""Rules that break by where the repository stands, not by what is in it: tested by name, below and in test_open_control."""
 
 
 def look(root: Path) -> Repository:

@@ -16,7 +16,7 @@ from forge.machine import Gpu as Card
 from forge.manifest import Manifest, PublishedModel
 from forge.rules import Finding, Repository, Severity
 from forge.rules.mends import mended
-from forge.rules.seen import Gpu
+from forge.rules.seen import Deployed, Gpu
 from forge.store import Store
 
 
@@ -24,6 +24,7 @@ class Cards(Protocol):
     """A machine, as far as a check asks (``forge.machine.Machine``)."""
 
     def gpus(self) -> tuple[Card, ...]: ...
+    def restricts(self, triton: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,23 @@ class Checker:
     store: Store
     machine: Cards
 
-    def check(self, folder: Path, *, image: str = "", fix: bool = False) -> Report:
+    def check(self, folder: Path, deployed: Deployed | None = None, *, image: str = "", fix: bool = False) -> Report:
         """Hold a repository against every rule; ``image`` serves it (a tag or reference), where its manifest does not say.
+        ``deployed`` is the deployment that was named in its place.
 
         RepositoryError where there is no repository. With ``fix`` what is safe to mend is mended first.
         """
         place = folder.absolute()
         if not place.is_dir():
-            raise RepositoryError("there is no such folder", where=str(place), hint="name a model repository")
-        seen = self.look(place, image)
+            raise RepositoryError("there is no such folder", where=str(place), hint="name a repository or a deployment's file")
+        seen = replace(self.look(place, image), deployed=deployed)
         if not seen.models:
             what = "this is no model repository: no folder in it holds a config.pbtxt"
             hint = "name the folder that tritonserver is given as --model-repository"
             raise RepositoryError(what, where=str(place), hint=hint)
         changes = mend(place, seen) if fix else ()
-        return Report(str(place), rules.examine(self.look(place, image) if changes else seen), changes)
+        after = replace(self.look(place, image), deployed=deployed) if changes else seen
+        return Report(str(place), rules.examine(after), changes)
 
     def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
         """What is wrong with some of the models that forge has published at ``place``, whatever stands beside them."""
@@ -88,7 +91,13 @@ class Checker:
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),
             gpus=tuple(Gpu(gpu.name, gpu.capability) for gpu in self.machine.gpus()),
+            unrestricted=self._unrestricted(held),
         )
+
+    def _unrestricted(self, held: Manifest | None) -> str:
+        """The folder of the installed Triton that serves it and is too old to restrict anything; images are not looked into."""
+        folders = {model.serving.triton for model in held.models if model.serving} if held else set[str]()
+        return next((folder for folder in sorted(folders) if not self.machine.restricts(folder)), "")
 
     def _image(self, held: Manifest | None) -> str:
         """The reference of the image that serves it, where the store remembers one."""

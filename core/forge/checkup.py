@@ -11,10 +11,19 @@ from forge.doctor import Finding, Signs, Wish
 from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.machine import Disk, Machine
 from forge.model import Calibration, Checkpoint, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.ports import Origin
+from forge.ports import Origin, Ports
 from forge.serving import serving_environment
 from forge.steps import Fetch, Step
 from forge.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One recipe to look at, still to be read, and where a deployment wants it to be served."""
+
+    path: Path
+    read: Callable[[], Recipe]
+    ports: Ports = field(default_factory=Ports)
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,17 @@ class Checkup:
     machine: Machine
     containers: Containers
 
-    def findings(self, recipes: Sequence[Path], read: Callable[[Path], Recipe]) -> tuple[Finding, ...]:
-        """Everything found; ``read`` gives the recipe at a path, or raises."""
+    def findings(self, files: Sequence[Path], asked: Callable[[Path], Sequence[Asked]]) -> tuple[Finding, ...]:
+        """Everything found; ``asked`` gives the recipe of a file, or all of a deployment's, or raises."""
         case = _Case(self)
-        for path in recipes:
+        for file in files:
             try:
-                wanted = read(path)
+                recipes = asked(file)
             except ForgeError as error:
-                case.found += doctor.failed("recipe", str(path), error)
+                case.found += doctor.failed("recipe", str(file), error)
                 continue
-            case.take(wanted, path.absolute().parent)
+            for each in recipes:
+                case.read(each)
         wishes = tuple(case.wishes)
         return (*doctor.examine(wishes, self._signs(wishes)), *case.found)
 
@@ -91,7 +101,16 @@ class _Case:
     wishes: list[Wish] = field(default_factory=list[Wish])
     found: list[Finding] = field(default_factory=list[Finding])
 
-    def take(self, recipe: Recipe, base: Path) -> None:
+    def read(self, asked: Asked) -> None:
+        """Look at one recipe, or say why it cannot be read."""
+        try:
+            recipe = asked.read()
+        except ForgeError as error:
+            self.found += doctor.failed("recipe", str(asked.path), error)
+        else:
+            self.take(recipe, asked.path.absolute().parent, asked.ports)
+
+    def take(self, recipe: Recipe, base: Path, ports: Ports) -> None:
         """Look at one recipe: its image, its sources, its plugins."""
         try:
             toolchain(recipe.runtime.image)
@@ -115,6 +134,7 @@ class _Case:
             size=_bytes(pinned[:1]),
             missing=_bytes(missing),
             plugins=tuple(filter(None, (recipe.family, recipe.variant))) if recipe.family else (),
+            ports=ports,
         )
         self.wishes.append(wish)
         checkpoint = pins[0][1]

@@ -5,7 +5,7 @@ says what it would be needed for.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forge import compatibility
@@ -16,6 +16,7 @@ from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.families import PluginInfo
 from forge.machine import Disk, Gpu
 from forge.model import Host, Pinned, RuntimeKind
+from forge.ports import Ports
 
 ROOM = 3
 """A build keeps the checkpoint, the converted one and the engine: so many times the source's bytes."""
@@ -64,6 +65,8 @@ class Wish:
     missing: int = 0
     plugins: tuple[str, ...] = ()
     """The plugins that it names; empty where any installed family may serve it."""
+    ports: Ports = field(default_factory=Ports)
+    """Where its deployment wants it to be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +257,17 @@ def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")
 
 
-def _control(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
-    """Never a problem: what is asked of models is answered all the same."""
+def _control(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+    """A problem only where `forge serve` refuses: a deployment beyond the loopback on a Triton that runs anybody's code."""
     if not signs.restricts:
         what = f"the Triton in {signs.host.triton} is too old to keep model control to forge: its ports run code"
         hint = "take one of 2.40 or later (containers from 23.11 on); `forge serve` keeps this one on the loopback"
-        yield Finding("control", Status.WARNING, what, hint)
+        here = [wish for wish in wishes if signs.inside or wish.kind is RuntimeKind.TWIN]
+        hosts = sorted({wish.ports.host for wish in here if not wish.ports.local})
+        if hosts:
+            what += f", and a deployment has it listen at {', '.join(hosts)}, which `forge serve` refuses"
+            hint = "take one of 2.40 or later (containers from 23.11 on), or take [ports] host out of the deployment"
+        yield Finding("control", Status.PROBLEM if hosts else Status.WARNING, what, hint)
     if not signs.traces:
         what = "ptrace is forbidden here, so the models of a running server cannot be changed, nor engines loaded in turn"
         hint = "allow it (sysctl kernel.yama.ptrace_scope=1, or seccomp), or `forge serve --exposed` (docs/security.md)"

@@ -1,21 +1,23 @@
 """Takes in what is built together: recipes as they were named, or those of a deployment file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forge import budget, deployment
+from forge.checkup import Asked
 from forge.deployment import Deployment, Member
 from forge.doors import Doors
-from forge.errors import ForgeError, Problem, RecipeError
+from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
 from forge.fitting import Report
 from forge.gpus import find
 from forge.intake import Intake
-from forge.model import Layout, RuntimeKind
+from forge.model import Layout, Recipe, RuntimeKind
 from forge.order import Order
 from forge.outlook import Prospect, outlook
 from forge.plan import plan
 from forge.ports import Ports
+from forge.rules.seen import Deployed
 from forge.sizing import Sizing
 from forge.steps import Plan
 from forge.store import Store
@@ -70,6 +72,29 @@ class Joining:
             hint = "serve the repository that it was built into: `forge serve --repository DIR`"
             raise RecipeError(tuple(Problem(str(file), what, hint) for file in files))
         return Joint(Deployment(recipes=tuple(map(str, files))), Path())
+
+    def asked(self, file: Path, runtime: RuntimeKind | None = None) -> tuple[Asked, ...]:
+        """The recipe at ``file``, or each of the deployment there as that wants it, still to be read (for ``forge doctor``)."""
+        joint = self.joint((file,))
+        gpu, host = joint.stated.gpu, joint.ports
+
+        def reader(member: Member) -> Callable[[], Recipe]:
+            return lambda: deployment.adapted(self.intake.read(joint.path(member), runtime), member, gpu)
+
+        return tuple(Asked(joint.path(member), reader(member), host) for member in joint.stated.members)
+
+    def checked(self, named: Path) -> tuple[Path, Deployed | None]:
+        """The repository that ``forge check`` was given, or that of the deployment whose file it was given."""
+        if not (named.is_file() and named.suffix == ".toml"):
+            return named, None
+        joint = self.joint((named,))
+        if joint.file is None:
+            what = "this is a recipe, and a check looks at a model repository"
+            raise RecipeError((Problem(str(named), what, "name the repository that it was built into, or a deployment"),))
+        if not joint.repository.is_dir():
+            hint = f"`forge build {named}` does; `forge doctor {named}` looks at what that and serving it need"
+            raise RepositoryError("nothing was built for this deployment yet", where=str(joint.repository), hint=hint)
+        return joint.repository, Deployed(str(named), joint.ports)
 
     def orders(self, joint: Joint, *, runtime: RuntimeKind | None = None, locked: bool = False) -> list[Order]:
         """Every recipe with its facts; RecipeError with the problems of all of them."""

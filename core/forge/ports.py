@@ -1,5 +1,6 @@
 """What forge asks of the outside world. The adapters answer for real; ``forge.testing`` answers in miniature."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -111,6 +112,11 @@ class Ports:
     exposed: bool = False
     """Serve also where model control cannot be kept to forge: who reaches a port, or lists processes here, may run code."""
 
+    @property
+    def local(self) -> bool:
+        """Whether only programs of this machine reach a server that listens there."""
+        return self.host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", self.host) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
@@ -148,8 +154,7 @@ class Launch:
     """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
     world: int = 1
     """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
-    ranks: int = 1
-    """GPUs that the largest of the models takes; llmapi's starts the processes of its parts itself."""
+    ranks: int = 1  # GPUs that the largest of the models takes; llmapi's starts the processes of its parts itself
     room: bool = False
     """Start one engine so that others can be loaded beside it later: in orchestrator mode too."""
     unrestricted: bool = False
@@ -201,16 +206,11 @@ class Running:
     log: str
     shared_memory: str
     """Prefix of the shared-memory regions to clear away afterwards."""
-    container: str = ""
-    """Its name; empty for a process of this machine."""
-    others: tuple[str, ...] = ()
-    """The further repositories that it serves."""
-    base: tuple[str, ...] = ()
-    """What it was started on (see ``Launch.base``)."""
-    front: int = 0
-    """The process that keeps OpenAI's API up; 0 where none does."""
-    front_started: float = 0.0
-    """When that one started, as ``started``."""
+    container: str = ""  # its name; empty for a process of this machine
+    others: tuple[str, ...] = ()  # the further repositories that it serves
+    base: tuple[str, ...] = ()  # what it was started on (see ``Launch.base``)
+    front: int = 0  # the process that keeps OpenAI's API up; 0 where none does
+    front_started: float = 0.0  # when that one started, as ``started``
     nonce: str = ""
     """The server's id, drawn for this start: it says whether the one that answers is this one."""
     stranger: str = ""

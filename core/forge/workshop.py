@@ -92,9 +92,9 @@ class Workshop:
         self._tell(Event("note", "facts", text=text))
 
     def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
-        """What is missing here for ``recipes``, or for anything at all, and how to mend it."""
+        """What is missing here for ``recipes`` and deployments, or for anything at all, and how to mend it."""
         checkup = Checkup(self.home, self.store, self._doors.origins, self._doors.machine, self._doors.containers)
-        return checkup.findings([Path(path) for path in recipes], lambda path: self.read(path, runtime))
+        return checkup.findings([Path(path) for path in recipes], lambda path: self._joining.asked(path, runtime))
 
     # -- planning
 
@@ -353,8 +353,8 @@ class Workshop:
     # -- checking, verifying, measuring
 
     def check(self, repository: AnyPath = "model-repository", *, image: str = "", fix: bool = False) -> Examined:
-        """What is wrong in any Triton model repository, forge's own or not; with ``fix`` what is safe is mended before."""
-        return self._checker.check(Path(repository), image=image, fix=fix)
+        """What is wrong in any Triton model repository, or a deployment's; with ``fix`` what is safe is mended before."""
+        return self._checker.check(*self._joining.checked(Path(repository)), image=image, fix=fix)
 
     @property
     def _checker(self) -> Checker:

@@ -13,9 +13,8 @@ from forge.diagnoses import diagnose
 from forge.errors import HostError, ServerError
 from forge.ports import Launch, Ports, Running
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
-_LOCAL = frozenset({*_LOOPBACK, *_EVERYWHERE})
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,6 @@ def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) 
 def _home(launch: Launch, model: str) -> Path | None:
     """The repository in which a model stands."""
     return next((place for place in launch.repositories if (place / model / "config.pbtxt").is_file()), None)
-
-
-def is_local(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens there."""
-    return host in _LOOPBACK
 
 
 def reached(host: str) -> str:

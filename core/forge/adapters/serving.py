@@ -22,7 +22,7 @@ from forge.adapters.port_holders import (
     require_own_front,
     strangers,
 )
-from forge.adapters.readiness import Watch, is_local, require_address, require_gpus, require_models
+from forge.adapters.readiness import Watch, require_address, require_gpus, require_models
 from forge.adapters.servers import Guard, States
 from forge.adapters.triton import TritonProcess
 from forge.errors import ForgeError, ServerError
@@ -265,7 +265,7 @@ class Servers:
             return launch
         if not triton_log.cannot_restrict(log):
             raise error
-        if not (launch.ports.exposed or is_local(launch.ports.host)):
+        if not (launch.ports.exposed or launch.ports.local):
             hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
             raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
         line(_OPEN)

@@ -18,11 +18,13 @@ COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
 def check(output: Output, repository: Path, image: str, sarif: Path | None, fix: bool) -> None:
     """Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.
 
-    Exit code 8 when an error was found. What each rule means: docs/rules.md.
+    A deployment's file names its repository, and where that is to be served. Exit code 8 when an error was found. What each
+    rule means: docs/rules.md.
 
     \b
     Example:
         forge check model-repository --image 25.08
+        forge check deployments/two-chatbots.toml
     """
     from forge.errors import RepositoryError
     from forge.workshop import Workshop

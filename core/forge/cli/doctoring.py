@@ -17,11 +17,13 @@ COLOURS = {"ok": "green", "remark": "cyan", "warning": "yellow", "problem": "red
 def doctor(output: Output, recipes: tuple[Path, ...], runtime: str | None) -> None:
     """Look at what RECIPES need of this machine and the network, and say how to mend what is missing.
 
-    Without a recipe everything is looked at. Exit code 11 when a given recipe cannot be built or served here.
+    A deployment's file stands for its recipes and for where it is served. Without any file everything is looked at. Exit code
+    11 when a given recipe cannot be built or served here.
 
     \b
     Example:
         forge doctor recipes/gemma-2b-it.toml
+        forge doctor deployments/two-chatbots.toml
     """
     from forge.errors import HostError
     from forge.model import RuntimeKind

@@ -108,7 +108,8 @@ def serve(
 def status(output: Output, no_ask: bool, deadline: float) -> None:
     """Show the servers that are running.
 
-    Every model is asked whether it answers within a deadline; exit code 9 when one does not.
+    Every model is asked whether it answers within a deadline; exit code 9 when one does not, and when another program has a
+    server's port.
 
     \b
     Example:
@@ -131,7 +132,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     said += [told for state in states if (told := state.said(time.time()))]
     shown = "\n".join([table(rows), *said])
     output.result({"servers": servers, **({"models": states} if states else {})}, shown if servers else "no server is running")
-    if not all(state.answers for state in states):
+    if any(each.stranger for each in servers) or not all(state.answers for state in states):
         sys.exit(ServerError.exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from forge.rules import (
     adapters,
+    control,
     decoupled,
     engine,
     fleet,
@@ -30,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     *fleet.RULES,
     *tokenizer.RULES,
     *layout.RULES,
+    *control.RULES,
 )
 
 _ORDER = tuple(Severity)

@@ -8,6 +8,7 @@ from math import prod
 from typing import cast
 
 from forge.manifest import Manifest, PublishedModel
+from forge.ports import Ports
 from forge.rules.literals import names
 
 SENTENCE_PIECE = (".model", ".spm")
@@ -197,6 +198,14 @@ class Gpu:
     capability: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The file of a deployment, and where it wants its repository to be served."""
+
+    file: str
+    ports: Ports
+
+
 @dataclass(frozen=True)
 class Repository:
     """All that is known of one model repository. ``image`` is the serving image's reference, empty where nobody says."""
@@ -220,6 +229,9 @@ class Repository:
     architectures: Mapping[str, str] = field(default_factory=dict[str, str])
     """Published model -> the GPU that its engine was built for (``sm_89``), as the store remembers."""
     gpus: tuple[Gpu, ...] = ()
+    deployed: Deployed | None = None
+    unrestricted: str = ""
+    """The folder of the Triton that forge would serve it with, where that cannot keep model control from its ports' users."""
 
     @cached_property
     def by_folder(self) -> Mapping[str, Model]:
