@@ -1,1 +1,1 @@
-../core/forge/family.Dockerfile
+../core/forge/trtllm/family.Dockerfile

@@ -1,1 +1,0 @@
-"""How a recipe becomes steps: one room for each runtime. Pure."""
