@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from forge.benching.driving import Ask, Drive, Load
-from forge.benching.load import LoopDriver
+from forge.bench.driver import Ask, Drive, Load
+from forge.bench.load import LoopDriver
 from forge.client import AsyncClient
-from forge.ports import Request
+from forge.client.types import Request
 
 _WORD = struct.pack("<I", 5) + b" word"
 

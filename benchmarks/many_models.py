@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fake_doors import FakeDoors, World
-from forge.checking import Checker
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.check.check import Checker
 
 RECIPE = 'name = "model-{number:04}"\nfamily = "llama"\n[source]\nhub = "acme/model-{number:04}"\n[runtime]\nkind = "twin"\n'
 MODELS = (1, 10, 100, 1000)

@@ -79,8 +79,8 @@ def prepare(folder: Path, width: int) -> str:
 
 def script(folder: Path, image: str) -> str:
     """The same by hand: a shell script of docker commands, that says when each step is over."""
-    from forge.steps import Run, Stage
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.plan.steps import Run, Stage
 
     shop = Workshop(folder / "used", dict(os.environ))
     shop.make([folder / "other.toml"], Stage.BUILD)

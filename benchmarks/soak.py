@@ -22,8 +22,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forge.api.forge import Workshop
 from forge.client import AsyncClient, InferenceError, Request
-from forge.workshop import Workshop
 
 TESTS = Path(__file__).parent.parent / "tests"
 PROMPTS = ("hello", "hello world", "the END of the world", "How are you today?", "naïve café 你好", "a")

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from forge.ports import Ports, Request
+from forge.api.forge import Workshop
+from forge.client.types import Request
+from forge.schema.values import Ports
 from forge.twin.arrays import Ints
-from forge.workshop import Workshop
 
 PROMPT = "<|im_start|>user\nWhy is the sky blue? Explain it to a child, then to a physicist.<|im_end|>\n<|im_start|>assistant\n"
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2-135m-instruct.toml"

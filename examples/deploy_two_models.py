@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from forge.api.forge import Workshop
 from forge.errors import ForgeError
-from forge.ports import Event, Ports
-from forge.workshop import Workshop
+from forge.events import Event
+from forge.schema.values import Ports
 
 DEPLOYMENT = Path(__file__).parent.parent / "deployments" / "two-chatbots.toml"
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from forge.benching.driving import Answer, Ask, Drive, Load
-from forge.benching.load import Asking, LoopDriver
-from forge.benching.results import Record, Repeat
-from forge.benching.workload import Counter
+from forge.bench.driver import Answer, Ask, Drive, Load
+from forge.bench.load import Asking, LoopDriver
+from forge.bench.results import Record, Repeat
+from forge.bench.workload import Counter
+from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
-from forge.ports import Chunk, Request
 
 
 class _Waiting(selectors.DefaultSelector):

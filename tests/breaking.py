@@ -8,7 +8,7 @@ from typing import Any
 
 import check_kit as kit
 from checkpoints import pointer, safetensors
-from forge.model import COMMON_ROLES
+from forge.schema.values import COMMON_ROLES
 
 ASSETS = f"_assets/{kit.NAME}"
 CONFIG = f"{ASSETS}/engines/config.json"

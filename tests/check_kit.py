@@ -10,9 +10,21 @@ from typing import Any, cast
 from google.protobuf import text_format
 
 import skeleton_kit
-from forge import manifest, protobuf, repository
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import BuildTable, ConfigOverrides, Names, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source, TextFile
+from forge import protobuf
+from forge.repository import config as repository
+from forge.schema import manifest
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import (
+    BuildTable,
+    ConfigOverrides,
+    Names,
+    Recipe,
+    RuntimeKind,
+    RuntimeTable,
+    ServeTable,
+    Source,
+    TextFile,
+)
 
 NAME = "tiny"
 VOCABULARY = 330

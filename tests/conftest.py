@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fake_doors import World
-from forge.asking import Target
-from forge.entering import Built
-from forge.ports import Request
-from forge.workshop import Workshop
+from forge.api.built import Built
+from forge.api.forge import Workshop
+from forge.client.types import Request
+from forge.serve.lookup import Target
 from patience import free_ports
 
 pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served"]

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from docker_fixture import environ, run_of
-from forge.adapters.docker_containers import DockerContainers
 from forge.errors import ForgeError
+from forge.machine.docker.engine import DockerContainers
 
 
 def main(address: str, out: Path, argv: list[str]) -> int:

@@ -18,11 +18,11 @@ from typing import Protocol, cast
 import msgspec
 import pytest
 
-from forge.adapters.docker_containers import DockerContainers
-from forge.adapters.docker_daemon import Daemon
-from forge.adapters.processes import started
-from forge.containers import ContainerRun
-from forge.model import Command
+from forge.machine.containers import ContainerRun
+from forge.machine.docker.daemon import Daemon
+from forge.machine.docker.engine import DockerContainers
+from forge.machine.processes import started
+from forge.schema.values import Command
 from patience import PATIENCE
 from standin import system
 from standin.tree import File, Settings, write

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from forge import repository, toolchain
-from forge.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.errors import HostError, Problem, StepError
+from forge.machine.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
+from forge.repository import config
+from forge.trtllm import toolchain
 
 HELP = """usage: PROGRAM [-h] [--output_dir OUTPUT_DIR]
 
@@ -132,7 +133,7 @@ class FakeContainers:
     def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
         if not self.here:
             raise HostError("no such image", where=image)
-        shipped = repository.skeletons() if self.engine_path else ()
+        shipped = config.skeletons() if self.engine_path else ()
         files = {f"{toolchain.SKELETONS}/{text.path}": text.content for text in shipped} | self.scripts
         files |= {f"{toolchain.LLMAPI}/{path}": content for path, content in self.llmapi.items()}
         wanted = tuple(path for path in files if any(path == one or path.startswith(f"{one}/") for one in paths))

@@ -6,16 +6,18 @@ from functools import cached_property
 from pathlib import Path
 
 from fake_containers import FakeContainers
-from forge.adapters.here import Here
-from forge.builder import Tools
-from forge.contained import Contained
-from forge.containers import Containers, Inside
-from forge.doors import Doors
-from forge.gpus import Gpu
-from forge.model import Host, SourceKind, TextFile
-from forge.ports import Client, Event, Origin, Server
+from forge.api.forge import Workshop
+from forge.api.wiring import Doors
+from forge.build.builder import Tools
+from forge.build.in_containers import Contained
+from forge.build.sources.source import Origin
+from forge.client.types import Client
+from forge.events import Event
+from forge.machine.containers import Containers, Inside
+from forge.machine.inside import Here
+from forge.schema.values import Gpu, Host, SourceKind, TextFile
+from forge.serve.types import Server
 from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
-from forge.workshop import Workshop
 
 
 def lay_backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile, ...]) -> None:

@@ -3,7 +3,7 @@
 Like the original it keeps them in a decoder's attributes, which lib/triton_decoder.py reads for each request.
 """
 
-from forge.model import TextFile
+from forge.schema.values import TextFile
 
 MODEL = """
 import json

@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from forge.adapters import fronts
-from forge.ports import Ports
+from forge.schema.values import Ports
+from forge.serve.openai import process as fronts
 from patience import PATIENCE, spare
 
 

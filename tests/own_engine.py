@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import environ
-from forge.adapters.docker_daemon import Daemon
+from forge.machine.docker.daemon import Daemon
 
 
 @contextmanager

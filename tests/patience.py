@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
 
-from forge.ports import Ports
+from forge.schema.values import Ports
 
 PATIENCE = 600.0
 """Seconds after which what a test waits for will never come, on any machine."""

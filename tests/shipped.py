@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from forge.compatibility import toolchain
-from forge.families import Family, load
-from forge.model import Checkpoint, Command, Recipe, RuntimeKind
-from forge.recipe import read
+from forge.plan.families import Family, load
+from forge.recipe.reader import read
+from forge.schema.values import Checkpoint, Command, Recipe, RuntimeKind
+from forge.trtllm.images import toolchain
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -21,7 +21,9 @@ TEXTS = ["Hello, how are you today?", "hello hello world, the END of the world\n
 
 def load(role: str, door: ModuleType) -> Any:
     """The skeleton as module ``model``, with ``door`` as Triton's module."""
-    spec = util.spec_from_file_location(f"forge.skeletons.model_{role}", str(resources.files("forge.skeletons") / f"{role}.py"))
+    spec = util.spec_from_file_location(
+        f"forge.repository.skeletons.model_{role}", str(resources.files("forge.repository.skeletons") / f"{role}.py")
+    )
     assert spec
     assert spec.loader
     module = util.module_from_spec(spec)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from forge.store import Provenance, Store
+from forge.store.store import Provenance, Store
 
 KEY = "ab" * 32
 

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from forge.adapters.spans import spans
 from forge.cli import main
-from forge.cli.answering import Wish, document, judge, tell
+from forge.cli.answer import Wish, document, judge, tell
 from forge.cli.columns import Columns
-from forge.cli.show import Output
+from forge.cli.output import Output
+from forge.client.answer import Hearing, Piece, Reply
+from forge.client.tokenizer import spans
+from forge.client.types import Acceptance, Chunk, Request
 from forge.errors import ConfidenceError, InferenceError
-from forge.ports import Acceptance, Chunk, Request
-from forge.replies import Hearing, Piece, Reply
 from skeleton_kit import TOKENIZERS, lay
 from tiny_served import Tiny
 

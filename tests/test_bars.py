@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from forge.cli.bars import Bars
-from forge.ports import Event
+from forge.events import Event
 
 SHOWN, HIDDEN = "\x1b[?25h", "\x1b[?25l"
 """The cursor, as terminals are told of it."""

@@ -16,24 +16,25 @@ import pytest
 from bench_kit import Letters
 from conftest import chat
 from fake_doors import FakeDoors, World
-from forge.adapters import processes
-from forge.adapters.aiperf import EXPORT, LOG, Aiperf, AiperfDriver
-from forge.adapters.tokens import TokenizerFolder
-from forge.asking import Target
-from forge.benching import aiperf
-from forge.benching.driving import Answer, Ask, Drive, Load
-from forge.benching.results import Results
-from forge.benching.wish import Wish
-from forge.benching.workload import Counter
-from forge.builder import Builder
-from forge.doors import Doors
-from forge.drivers import aiperf_driver
+from forge.api.forge import Workshop
+from forge.api.wiring import Doors
+from forge.bench.aiperf import records as aiperf
+from forge.bench.aiperf.driver import EXPORT, LOG, Aiperf, AiperfDriver
+from forge.bench.aiperf.made import aiperf_driver
+from forge.bench.driver import Answer, Ask, Drive, Load
+from forge.bench.options import Wish
+from forge.bench.results import Results
+from forge.bench.workload import Counter
+from forge.build.builder import Builder
+from forge.client.tokenizer import TokenizerFolder
+from forge.client.types import ModelMetadata, Request, TensorMetadata
 from forge.errors import BenchError
-from forge.halt import Halt
-from forge.ports import Event, ModelMetadata, Request, TensorMetadata
-from forge.steps import MakeEnvironment, Step
-from forge.store import Store
-from forge.workshop import Workshop
+from forge.events import Event
+from forge.machine import processes
+from forge.machine.interrupt import Halt
+from forge.plan.steps import MakeEnvironment, Step
+from forge.serve.lookup import Target
+from forge.store.store import Store
 from openai_front import front
 
 RECORDED = Path(__file__).parent / "data" / "aiperf" / EXPORT

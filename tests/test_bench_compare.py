@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from forge.benching import comparing, results, spread
-from forge.benching.results import Figure, Point, Results
+from forge.bench import compare, results, spread
+from forge.bench.results import Figure, Point, Results
 from forge.cli import main
 from forge.errors import BenchError
 
@@ -40,7 +40,7 @@ def forge(*words: str | Path) -> Result:
 
 
 def test_the_same_results_are_alike_and_nothing_is_better(sample: Results) -> None:
-    found = comparing.compare(sample, sample)
+    found = compare.compare(sample, sample)
     assert found.differences == ()
     assert len(found.pairs) == len(sample.points)
     changes = [change for pair in found.pairs for change in pair.changes]
@@ -49,11 +49,11 @@ def test_the_same_results_are_alike_and_nothing_is_better(sample: Results) -> No
 
 
 def test_a_real_slowdown_is_told_from_noise(sample: Results) -> None:
-    found = comparing.compare(sample, slower(sample, 3.0))
+    found = compare.compare(sample, slower(sample, 3.0))
     verdicts = {change.name: change.verdict for change in found.pairs[0].changes}
     assert verdicts["itl_p50"] == verdicts["latency_mean"] == "worse"
     assert verdicts["output_tokens_per_s"] == "same"
-    back = comparing.compare(slower(sample, 3.0), sample)
+    back = compare.compare(slower(sample, 3.0), sample)
     assert next(change for change in back.pairs[0].changes if change.name == "itl_p50").verdict == "better"
 
 
@@ -62,7 +62,7 @@ def test_without_repeats_nothing_is_called_better(sample: Results) -> None:
         return replace(point, figures={n: replace(f, values=f.values[:1]) for n, f in point.figures.items()})
 
     single = replace(sample, points=tuple(once(point) for point in sample.points))
-    found = comparing.compare(single, slower(single, 9.0))
+    found = compare.compare(single, slower(single, 9.0))
     assert {change.verdict for change in found.pairs[0].changes if change.unit == "s"} == {"unsure"}
 
 
@@ -87,14 +87,14 @@ def test_unlike_things_are_refused_and_named(
     changed = replace(changed, machine=replace(sample.machine, **other.get("machine", {})))
     changed = replace(changed, subjects=(replace(sample.subjects[0], **other.get("subject", {})),))
     with pytest.raises(BenchError, match=named):
-        comparing.require_alike(comparing.compare(sample, changed), "a, b")
+        compare.require_alike(compare.compare(sample, changed), "a, b")
 
 
 def test_another_model_another_forge_and_other_sampling_are_what_one_compares(sample: Results) -> None:
     subject = replace(sample.subjects[0], name="other", entry="7" * 64, keys={}, runtime="engine", image="sha256:1")
     changed = replace(sample, forge="9.9", triton="9", subjects=(subject,), settings=replace(sample.settings, sampling={}))
-    found = comparing.compare(sample, changed)
-    comparing.require_alike(found, "a, b")
+    found = compare.compare(sample, changed)
+    compare.require_alike(found, "a, b")
     assert {"model name", "model entry", "model runtime", "model image", "forge", "Triton", "sampling"} <= {
         each.what for each in found.differences
     }
@@ -102,7 +102,7 @@ def test_another_model_another_forge_and_other_sampling_are_what_one_compares(sa
 
 def test_points_that_only_one_has_are_unlike(sample: Results) -> None:
     less = replace(sample, points=sample.points[:2])
-    found = comparing.compare(sample, less)
+    found = compare.compare(sample, less)
     assert [each.what for each in found.unlike] == ["points"]
     assert len(found.pairs) == 2
 
@@ -118,7 +118,7 @@ def test_points_that_only_one_has_are_unlike(sample: Results) -> None:
     ],
 )
 def test_a_limit_is_read(text: str, figure: str, value: float, relative: bool) -> None:
-    found = comparing.limit(text)
+    found = compare.limit(text)
     assert (found.figure, found.relative) == (figure, relative)
     assert found.value == pytest.approx(value)
 
@@ -130,23 +130,23 @@ def test_a_limit_is_read(text: str, figure: str, value: float, relative: bool) -
 )  # fmt: skip
 def test_what_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(BenchError):
-        comparing.limit(text)
+        compare.limit(text)
 
 
 def test_limits_on_ratios_and_on_values_fail_for_the_right_point(sample: Results) -> None:
-    found = comparing.compare(sample, slower(sample, 1.1))
-    assert len(comparing.broken([comparing.limit("ttft_p95>1.05x")], found)) == len(sample.points)
-    assert comparing.broken([comparing.limit("ttft_p95>1.15x"), comparing.limit("ttft_p95>10s")], found) == ()
+    found = compare.compare(sample, slower(sample, 1.1))
+    assert len(compare.broken([compare.limit("ttft_p95>1.05x")], found)) == len(sample.points)
+    assert compare.broken([compare.limit("ttft_p95>1.15x"), compare.limit("ttft_p95>10s")], found) == ()
     at = max(point.figures["ttft_p95"].value for point in sample.points)
-    assert len(comparing.exceeded([comparing.limit(f"ttft_p95>{at * 1e6 - 1:.0f}us")], sample)) == 1
+    assert len(compare.exceeded([compare.limit(f"ttft_p95>{at * 1e6 - 1:.0f}us")], sample)) == 1
 
 
 def test_a_limit_that_could_never_fail_is_an_error(sample: Results) -> None:
     bare = replace(sample, points=tuple(replace(point, quality=None) for point in sample.points))
     with pytest.raises(BenchError, match="could judge"):
-        comparing.exceeded([comparing.limit("quality<0.9")], bare)
+        compare.exceeded([compare.limit("quality<0.9")], bare)
     with pytest.raises(BenchError, match="two results"):
-        comparing.require_absolute([comparing.limit("ttft_p95>1.05x")])
+        compare.require_absolute([compare.limit("ttft_p95>1.05x")])
 
 
 def test_compare_has_an_exit_code_for_unlike_results_and_one_for_limits(sample: Results, tmp_path: Path) -> None:
@@ -175,6 +175,6 @@ def test_the_first_word_is_a_verb_or_else_a_model(tmp_path: Path, monkeypatch: p
 
 def test_three_times_slower_with_wide_intervals_is_not_called_the_same() -> None:
     slow = spread.ratio([0.1, 0.9, 2.0], [0.3, 0.4, 0.3])
-    assert (slow.clear, slow.within(comparing.ALIKE)) == (False, False)
+    assert (slow.clear, slow.within(compare.ALIKE)) == (False, False)
     alike = spread.ratio([0.301, 0.302, 0.300], [0.300, 0.301, 0.302])
-    assert (alike.clear, alike.within(comparing.ALIKE)) == (False, True)
+    assert (alike.clear, alike.within(compare.ALIKE)) == (False, True)

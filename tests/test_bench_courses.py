@@ -9,19 +9,21 @@ import pytest
 
 from bench_kit import Letters, Speaker, driver
 from fake_doors import FakeDoors, World
-from forge.asking import Target
-from forge.benching.driving import Driver
-from forge.benching.results import Results, ServerTimes
-from forge.benching.watching import Instruments, Seen
-from forge.benching.wish import Wish
-from forge.benching.workload import Tokenizer
-from forge.builder import Builder
+from forge.bench.driver import Driver
+from forge.bench.metrics import Instruments, Seen
+from forge.bench.options import Wish
+from forge.bench.results import Results, ServerTimes
+from forge.bench.run import Bench, Clocks, keep
+from forge.bench.targets import measured
+from forge.bench.workload import Tokenizer
+from forge.build.builder import Builder
+from forge.client.types import Request
 from forge.errors import BenchError, InferenceError
-from forge.manifest import PublishedModel
-from forge.measuring import Bench, Clocks, keep, measured
-from forge.model import Role, RuntimeKind, Scalar
-from forge.ports import Event, Ports, Request
-from forge.store import Store
+from forge.events import Event
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Ports, Role, RuntimeKind, Scalar
+from forge.serve.lookup import Target
+from forge.store.store import Store
 
 PORTS = Ports(1, 2, 3)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench_kit import Letters
-from forge.benching import figures, prompts, results, spread, wish
-from forge.benching.wish import Wish, settings
+from forge.bench import figures, options, prompts, results, spread
+from forge.bench.options import Wish, settings
 from forge.errors import BenchError
 
 SAMPLE = Path(__file__).parent / "data" / "bench_results.json"
@@ -74,7 +74,7 @@ def test_a_data_set_is_read_line_by_line_and_a_wrong_one_is_named() -> None:
 
 
 def test_a_sweep_is_every_combination() -> None:
-    swept = wish.swept(["temperature=0.2,0.7", "concurrency=1,4"])
+    swept = options.swept(["temperature=0.2,0.7", "concurrency=1,4"])
     found = settings(Wish(sweep=swept, sampling={"top_p": 0.9}))
     assert [(each.load.concurrency, each.sampling) for each in found] == [
         (concurrency, {"top_p": 0.9, "temperature": temperature}) for temperature in (0.2, 0.7) for concurrency in (1, 4)
@@ -97,7 +97,7 @@ def test_a_sweep_is_every_combination() -> None:
 )
 def test_a_sweep_that_says_nothing_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(BenchError, match=complaint):
-        wish.swept([text])
+        options.swept([text])
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_wish_that_contradicts_itself_is_refused(wanted: Wish, complaint: str)
 
 
 def test_limits_are_times_with_units() -> None:
-    assert wish.limits("ttft=200ms, itl=0.05s") == {"ttft": 0.2, "itl": 0.05}
+    assert options.limits("ttft=200ms, itl=0.05s") == {"ttft": 0.2, "itl": 0.05}
     for text in ("ttft=200", "tft=1s", "itl"):
         with pytest.raises(BenchError):
-            wish.limits(text)
+            options.limits(text)
 
 
 def test_results_come_back_as_they_were_written() -> None:

@@ -6,10 +6,10 @@ import statistics
 import pytest
 
 from bench_kit import Letters, Speaker, asks, drive, driver, repeat, unwatched
-from forge.benching import figures, workload
-from forge.benching.driving import Drive, Load
-from forge.benching.load import arrivals
-from forge.benching.workload import Counter
+from forge.bench import figures, workload
+from forge.bench.driver import Drive, Load
+from forge.bench.load import arrivals
+from forge.bench.workload import Counter
 
 
 def values(answers: tuple[object, ...], **limits: float) -> dict[str, float]:

@@ -12,10 +12,9 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from browser import Browser, chromium
-from forge import drawing
-from forge.benching import comparing, results
-from forge.benching.page import DISTRIBUTIONS, MOST_BARS, Named, page
-from forge.benching.results import Results
+from forge.bench import compare, drawing, results
+from forge.bench.page import DISTRIBUTIONS, MOST_BARS, Named, page
+from forge.bench.results import Results
 from forge.cli import main
 from forge.errors import BenchError
 
@@ -256,7 +255,7 @@ def test_on_a_phone_nothing_scrolls_sideways(browser: Browser, drawn: Path, samp
 @pytest.mark.slow
 def test_texts_of_the_results_are_shown_and_never_run(browser: Browser, sample: Results, tmp_path: Path) -> None:
     bad = hostile(sample)
-    found = comparing.compare(bad, bad)
+    found = compare.compare(bad, bad)
     file = drawing.leave([Named(EVIL, bad), Named("other", bad)], tmp_path / "evil.html", found)
     browser.open(file)
     assert browser.ask("return document.title") == f"{EVIL} - forge bench"
@@ -318,6 +317,6 @@ def test_without_bokeh_a_page_that_is_asked_for_is_an_error_with_what_to_install
 
 
 def test_bokeh_is_imported_only_for_a_page() -> None:
-    code = "import sys; import forge.drawing, forge.cli.benching, forge.workshop; print('bokeh' in sys.modules)"
+    code = "import sys; import forge.bench.drawing, forge.cli.bench, forge.api.forge; print('bokeh' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from forge.benching import promptfoo, scoring
-from forge.benching.promptfoo import Provider
-from forge.benching.scoring import Check
+from forge.bench import promptfoo, quality
+from forge.bench.promptfoo import Provider
+from forge.bench.quality import Check
 from forge.errors import BenchError
 
 FILE = """
@@ -57,13 +57,13 @@ def test_a_check_takes_the_good_and_says_what_is_wrong_with_the_bad(check: Check
 
 
 def test_a_prompt_passes_when_all_of_its_checks_do() -> None:
-    exams = scoring.read(FILE, "q.toml")
+    exams = quality.read(FILE, "q.toml")
     answers = ("Paris, not London", "42", "{}", "yes")
     verdicts = [exam.verdict(answer) for exam, answer in zip(exams, answers, strict=True)]
     assert [each.passed for each in verdicts] == [False, True, False, True]
     assert verdicts[0].failed == ("must not: contains 'London'",)
     assert "'a' is a required property" in verdicts[2].failed[0]
-    found = scoring.scored(verdicts)
+    found = quality.scored(verdicts)
     assert found.score == 0.5
     assert 0 < found.low < 0.5 < found.high < 1
 
@@ -85,11 +85,11 @@ def test_a_prompt_passes_when_all_of_its_checks_do() -> None:
 )
 def test_a_quality_file_with_a_mistake_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(BenchError, match=complaint):
-        scoring.read(text, "q.toml")
+        quality.read(text, "q.toml")
 
 
 def test_promptfoo_gets_the_same_prompts_checks_and_settings() -> None:
-    exams = scoring.read(FILE, "q.toml")
+    exams = quality.read(FILE, "q.toml")
     prompts = [(exam, f"<{exam.text}>" if exam.chat else exam.text) for exam in exams]
     providers = [Provider(f"temperature={t}", "http://h:8000/v2/models/m/generate", {"temperature": t}) for t in (0.2, 0.7)]
     document = yaml.safe_load(promptfoo.configuration(prompts, providers))
@@ -110,4 +110,4 @@ def test_promptfoo_gets_the_same_prompts_checks_and_settings() -> None:
 def test_the_documented_quality_file_can_be_read() -> None:
     page = (Path(__file__).parent.parent / "docs" / "bench.md").read_text(encoding="utf-8")
     example = page.split("```toml\n")[1].split("```")[0]
-    assert len(scoring.read(example, "docs/bench.md")) >= 2
+    assert len(quality.read(example, "docs/bench.md")) >= 2

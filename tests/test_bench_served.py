@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from forge.adapters.instruments import parse
-from forge.adapters.tokens import TokenizerFolder
-from forge.asking import Target
-from forge.benching import comparing, prompts, results
-from forge.benching.results import Results
-from forge.benching.wish import Wish
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.bench import compare, prompts, results
+from forge.bench.instruments import parse
+from forge.bench.options import Wish
+from forge.bench.results import Results
+from forge.client.tokenizer import TokenizerFolder
+from forge.serve.lookup import Target
 
 METRICS = """# HELP nv_inference_request_success Number of successful inference requests
 # TYPE nv_inference_request_success counter
@@ -124,7 +124,7 @@ def test_the_results_are_bound_to_what_was_measured_and_kept(
     assert len(subject.tokenizer) == len(found.settings.prompts) == 64
     assert found.triton.startswith("2.")
     assert found.machine.cpu
-    assert comparing.compare(found, found).unlike == ()
+    assert compare.compare(found, found).unlike == ()
 
 
 @pytest.mark.slow

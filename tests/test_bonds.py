@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import forge
-from forge.adapters.bonds import MARK, bound
-from forge.adapters.processes import started
+from forge.machine.bonds import MARK, bound
+from forge.machine.processes import started
 from patience import soon
 
 PROGRAM = """#!/bin/sh
@@ -23,17 +23,17 @@ exec sleep 3600
 """
 """One that never ends and neither does what it starts, in a session of its own."""
 USES = {
-    "git": "from forge.adapters.git_runs import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
-    "nvidia-smi": "from forge.adapters.gpus import present; present(os.environ)",
+    "git": "from forge.build.sources.git_commands import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
+    "nvidia-smi": "from forge.machine.gpus import present; present(os.environ)",
     "step": (
-        "from forge.adapters.programs import LocalExecutor\n"
-        "from forge.model import Command\n"
-        "from forge.ports import Job\n"
+        "from forge.machine.run import LocalExecutor\n"
+        "from forge.schema.values import Command\n"
+        "from forge.machine.containers import Job\n"
         "LocalExecutor(os.environ).run(Job(Command(('step',)), {}, place / 'log'), print)"
     ),
-    "python9": "from forge.adapters.reciting import OwnPython; OwnPython(os.environ, 'python9').lacks()",
+    "python9": "from forge.verify.reciter import OwnPython; OwnPython(os.environ, 'python9').lacks()",
     "uv": (
-        "from forge.adapters.environments import PrivateEnvironments\n"
+        "from forge.machine.environments import PrivateEnvironments\n"
         "PrivateEnvironments(os.environ)._run(('uv', 'pip', 'install'), print)"
     ),
 }
@@ -71,7 +71,7 @@ def silent() -> Iterator[str]:
 
 def test_pip_ends_with_a_forge_that_is_killed(tmp_path: Path, silent: str) -> None:
     code = (
-        "from forge.adapters.wheels import WheelOrigin\n"
+        "from forge.build.sources.wheel import WheelOrigin\n"
         "WheelOrigin(os.environ)._pip('download', '--dest', str(place), requirement='tiny-model==1.0')"
     )
     with begun(tmp_path, code, PIP_INDEX_URL=silent, PIP_TIMEOUT="600", PIP_RETRIES="0", PIP_CONFIG_FILE="/dev/null") as one:
@@ -93,7 +93,7 @@ def test_what_is_meant_to_stay_stays_after_a_good_end(tmp_path: Path) -> None:
     """git leaves a credential cache running, which a person has asked it for."""
     (tmp_path / "leaves").write_text(f"#!/bin/sh\nsetsid sleep 3600 >/dev/null 2>&1 & echo $! > {tmp_path}/pids\n")
     (tmp_path / "leaves").chmod(0o755)
-    code = "import subprocess; from forge.adapters.bonds import bound; subprocess.run(['leaves'], env=bound(), check=True)"
+    code = "import subprocess; from forge.machine.bonds import bound; subprocess.run(['leaves'], env=bound(), check=True)"
     with begun(tmp_path, code) as one:
         assert one.wait() == 0
     (left,) = pids(tmp_path)

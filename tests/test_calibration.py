@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from fake_doors import World
+from forge.api.forge import Workshop
 from forge.errors import SourceError
-from forge.lock import lock, read, stale, write
-from forge.model import Calibration, ConvertTable, FileFact, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.workshop import Workshop
+from forge.plan.lock import lock, read, stale, write
+from forge.schema.values import Calibration, ConvertTable, FileFact, Pinned, Recipe, RuntimeKind, Source, SourceKind
 
 CALIBRATED = """
 name = "tiny"

@@ -10,10 +10,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from forge.adapters.chat import ChatTemplate, ChatTemplates, Message
-from forge.adapters.openings import opening
+from forge.client.chat_template import ChatTemplate, ChatTemplates, Message
+from forge.client.openings import opening
 from forge.errors import InferenceError
-from forge.model import LimitsTable
+from forge.schema.values import LimitsTable
 from patience import soon
 
 CHATML = (
@@ -224,8 +224,8 @@ def test_a_template_can_neither_write_nor_outlive_forge() -> None:
     """forge is killed while a template loops: its process has gone a moment later."""
     code = (
         "import sys\n"
-        "from forge.adapters.chat import ChatTemplate\n"
-        "from forge.model import LimitsTable\n"
+        "from forge.client.chat_template import ChatTemplate\n"
+        "from forge.schema.values import LimitsTable\n"
         "made = ChatTemplate(sys.argv[1], {}, limits=LimitsTable(max_template_seconds=1))\n"
         "made.render([('user', 'quick')])\n"
         "print(made._process._process.pid, flush=True)\n"

@@ -14,14 +14,15 @@ from click.testing import CliRunner, Result
 import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG
-from forge import machine, repository
-from forge.artifact import Provenance
-from forge.checking import Checker
+from forge.check.check import Checker
+from forge.check.rules import RULES
 from forge.cli import main
 from forge.errors import RepositoryError
-from forge.model import COMMON_ROLES, RuntimeKind, TextFile
-from forge.rules import RULES
-from forge.store import Store
+from forge.machine import machine
+from forge.repository import config
+from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
+from forge.store.artifact import Provenance
+from forge.store.store import Store
 
 VERSIONS = originals.versions("0.19.0")
 SARIF: Mapping[str, Any] = {
@@ -388,5 +389,5 @@ def test_fixing_a_skeleton_filled_by_hand_keeps_what_nvidias_code_wants_there(tm
 
 def test_a_twin_of_forges_own_is_in_order(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "twin", kind=RuntimeKind.TWIN)
-    assert repository.ROOT not in (root / "tensorrt_llm/config.pbtxt").read_text()
+    assert config.ROOT not in (root / "tensorrt_llm/config.pbtxt").read_text()
     assert check(root).exit_code == 0

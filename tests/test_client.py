@@ -13,7 +13,7 @@ import slow_triton
 import tiny_checkpoints
 from forge.client import AsyncClient, Client, InferenceError, Request
 from forge.errors import Trouble
-from forge.model import Role
+from forge.schema.values import Role
 from patience import PATIENCE
 from skeleton_kit import TOKENIZERS
 from tiny_served import Tiny

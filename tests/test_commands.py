@@ -11,12 +11,12 @@ import pytest
 
 import shipped
 from forge import trtllm
-from forge.compatibility import toolchain
-from forge.families import Family, Plugin, Question, load
-from forge.model import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind
-from forge.order import Order
-from forge.plan import check, plan
-from forge.steps import Run
+from forge.plan.families import Family, Plugin, Question, load
+from forge.plan.plan import check, plan
+from forge.plan.resolved import Order
+from forge.plan.steps import Run
+from forge.schema.values import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind
+from forge.trtllm.images import toolchain
 from known_flags import strange
 from shipped import ROOT
 

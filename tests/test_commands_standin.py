@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from forge.compatibility import toolchain
-from forge.families import Family
-from forge.model import Checkpoint, Command, Engine, Recipe
+from forge.plan.families import Family
+from forge.schema.values import Checkpoint, Command, Engine, Recipe
+from forge.trtllm.images import toolchain
 from standin import checkpoints
 from standin.fixtures import Said, run_script, trtllm_build
 from standin.image import script

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from forge import compatibility
 from forge.errors import HostError, Problem, RecipeError
-from forge.model import Recipe, RuntimeKind, RuntimeTable, Source
+from forge.schema.values import Recipe, RuntimeKind, RuntimeTable, Source
+from forge.trtllm import images
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -16,7 +16,7 @@ def _recipe(kind: RuntimeKind, image: str) -> Recipe:
 
 
 def _check(kind: RuntimeKind, image: str) -> tuple[Problem, ...]:
-    return compatibility.check(_recipe(kind, image), compatibility.toolchain(image))
+    return images.check(_recipe(kind, image), images.toolchain(image))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def _check(kind: RuntimeKind, image: str) -> tuple[Problem, ...]:
     ],
 )
 def test_an_image_says_its_toolchain(image: str, reference: str, trtllm: str, examples: str) -> None:
-    found = compatibility.toolchain(image)
+    found = images.toolchain(image)
     assert (found.image, found.trtllm, found.examples) == (reference, trtllm, examples)
 
 
@@ -54,14 +54,14 @@ def test_an_image_says_its_toolchain(image: str, reference: str, trtllm: str, ex
 )
 def test_an_unknown_tag_is_told_with_the_nearest_known(image: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=r"runtime\.image") as error:
-        compatibility.toolchain(image)
+        images.toolchain(image)
     assert hint in error.value.problems[0].hint
 
 
 def test_the_table_is_in_order_and_no_tag_stands_twice() -> None:
-    tags = [each.tag for each in compatibility.releases()]
+    tags = [each.tag for each in images.releases()]
     assert tags == sorted(set(tags))
-    versions = [compatibility.version(each.trtllm) for each in compatibility.releases()]
+    versions = [images.version(each.trtllm) for each in images.releases()]
     assert versions == sorted(versions)
 
 
@@ -83,40 +83,40 @@ def test_images_without_scripts_and_skeletons_are_refused_for_that(image: str) -
 
 def test_an_image_that_says_nothing_of_its_version_is_not_guessed() -> None:
     mine = "registry.local:5000/triton:mine"
-    asked = replace(compatibility.toolchain(mine), identity="sha256:1")
-    (problem,) = compatibility.check(_recipe(RuntimeKind.ENGINE, mine), asked)
+    asked = replace(images.toolchain(mine), identity="sha256:1")
+    (problem,) = images.check(_recipe(RuntimeKind.ENGINE, mine), asked)
     assert "does not say which TensorRT-LLM it holds" in problem.what
-    assert compatibility.check(_recipe(RuntimeKind.ENGINE, mine), compatibility.toolchain(mine)) == ()
-    assert compatibility.check(_recipe(RuntimeKind.ENGINE, mine), replace(asked, trtllm="0.18.2")) == ()
+    assert images.check(_recipe(RuntimeKind.ENGINE, mine), images.toolchain(mine)) == ()
+    assert images.check(_recipe(RuntimeKind.ENGINE, mine), replace(asked, trtllm="0.18.2")) == ()
 
 
 def test_a_stated_version_that_the_image_contradicts_is_refused() -> None:
     recipe = Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(image="25.08", trtllm="0.20.0"))
-    (problem,) = compatibility.check(recipe, compatibility.toolchain("25.08"))
+    (problem,) = images.check(recipe, images.toolchain("25.08"))
     assert (problem.where, "holds TensorRT-LLM 0.21.0" in problem.what) == ("runtime.trtllm", True)
 
 
 def test_a_stated_version_says_where_the_scripts_lie() -> None:
-    assert compatibility.toolchain("my/image:1", "0.18.2").examples == "/app/examples"
-    assert compatibility.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
+    assert images.toolchain("my/image:1", "0.18.2").examples == "/app/examples"
+    assert images.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
 
 
 def test_a_version_is_the_same_as_far_as_it_is_stated() -> None:
-    assert compatibility.same("1.0.3", "1.0.3.2510")
-    assert not compatibility.same("1.0.2", "1.0.3.2510")
-    assert not compatibility.same("0.21.0", "0.20.0")
+    assert images.same("1.0.3", "1.0.3.2510")
+    assert not images.same("1.0.2", "1.0.3.2510")
+    assert not images.same("0.21.0", "0.20.0")
 
 
 def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:
     with pytest.raises(HostError, match=r"needs driver 580\.95") as error:
-        compatibility.check_driver("26.01", "575.57.08")
+        images.check_driver("26.01", "575.57.08")
     assert "25.10" in error.value.hint
-    compatibility.check_driver("26.01", "580.95.05")
-    compatibility.check_driver("registry.local/triton:1", "1.0")
+    images.check_driver("26.01", "580.95.05")
+    images.check_driver("registry.local/triton:1", "1.0")
     with pytest.raises(HostError, match=r"image 25\.08 needs driver 575\.51\.03, and this machine has 570\.10"):
-        compatibility.check_driver("25.08", "570.10")
+        images.check_driver("25.08", "570.10")
 
 
 def test_every_image_states_its_least_driver() -> None:
-    assert [each.tag for each in compatibility.releases() if not each.driver] == []
-    compatibility.check_driver("26.01", "")
+    assert [each.tag for each in images.releases() if not each.driver] == []
+    images.check_driver("26.01", "")

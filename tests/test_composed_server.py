@@ -17,15 +17,15 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from forge import publishing, repository, siblings
-from forge.adapters.machine import ThisMachine
-from forge.adapters.serving import Servers
-from forge.checking import Checker
-from forge.launching import launch
-from forge.manifest import PublishedModel
-from forge.model import Layout, Role
-from forge.ports import Ports, Request
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.check.check import Checker
+from forge.client.types import Request
+from forge.machine.probe import ThisMachine
+from forge.repository import bls as siblings, config as repository, publish
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Layout, Ports, Role
+from forge.serve.launch import launch
+from forge.serve.server import Servers
 from nvidias_bls import bls
 from patience import free_ports
 
@@ -82,7 +82,7 @@ def two(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
     models = {model.name: model for model in built.models}
     take_nvidias(built.repository, models["two"])
     ports = free_ports()
-    wanted = launch({built.repository: publishing.inventory(built.repository)}, shop.store, ports)
+    wanted = launch({built.repository: publish.inventory(built.repository)}, shop.store, ports)
     command = Servers(shop.home, os.environ).command(wanted)
     words = [word for word in command.argv if not word.startswith(("--load-model", "--model-control-mode"))]
     with (folder / "log").open("wb") as log:

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from fake_doors import World
-from forge import copies, publishing, trees
+from forge.api.forge import Workshop
+from forge.check.config import read as read_config
 from forge.cli import main
 from forge.errors import RepositoryError
-from forge.model import Layout, Role
-from forge.ports import Ports
-from forge.rules.configs import read as read_config
-from forge.workshop import Workshop
+from forge.files import copies, trees
+from forge.repository import publish
+from forge.schema.values import Layout, Ports, Role
 from nvidias_bls import bls
 
 RENAMING = Layout(rename_plain=True)
@@ -118,7 +118,7 @@ def test_a_plain_model_is_renamed_without_its_recipe_to_what_a_build_under_its_p
     shop.build([file], repository=models, layout=Layout(inside=inside))
     file.unlink()
     shop.add([recipe(tmp_path, "b")], repository=models, layout=Layout(inside=inside, rename_plain=True))
-    assert [(model.name, model.prefix) for model in publishing.inventory(models).models] == [("a", "a"), ("b", "b")]
+    assert [(model.name, model.prefix) for model in publish.inventory(models).models] == [("a", "a"), ("b", "b")]
     assert not any((models / role).exists() for role in ROLES)
     fresh = tmp_path / "fresh" / "models"
     shop.build([recipe(tmp_path, "a")], repository=fresh, prefixed=True, layout=Layout(inside=inside))
@@ -148,7 +148,7 @@ def test_nvidias_bls_gets_its_subclass_when_it_is_renamed(shop: Workshop, world:
         told = asked(models / f"{name}-tensorrt_llm_bls")
         assert told["file"] == "forge_bls.py"
         assert told["preprocessing_model_name"] == f"{name}-preprocessing"
-    a, b = publishing.inventory(models).models
+    a, b = publish.inventory(models).models
     assert [edit.what for edit in a.edits] == [edit.what for edit in b.edits]
     assert {edit.file.split("-")[0] for edit in a.edits} == {"a"}
 

@@ -7,12 +7,12 @@ import pytest
 
 from fake_containers import FakeContainers
 from fake_doors import World
-from forge.contained import Contained
-from forge.containers import ImageFacts, Progress
+from forge.build.in_containers import Contained
 from forge.errors import SourceError
-from forge.model import Command, Requirements
-from forge.ports import Event
-from forge.steps import MakeImage, Run, Step
+from forge.events import Event
+from forge.machine.containers import ImageFacts, Progress
+from forge.plan.steps import MakeImage, Run, Step
+from forge.schema.values import Command, Requirements
 
 IMAGE = Step("image", MakeImage("llama", "sha256:1", Requirements(), reference="acme/base:1"))
 RECIPE = """

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from crash_points import SWALLOWED, Break, break_off, cut_short, fill_up, kill, refuse, shown
-from forge import publishing, trees
 from forge.errors import RepositoryError
-from forge.manifest import PublishedModel
-from forge.model import Names, Role, RuntimeKind
+from forge.files import trees
+from forge.repository import publish
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Names, Role, RuntimeKind
 from store_makers import child
 
 INSIDE = "/forge/repository"
@@ -25,7 +26,7 @@ Tree = dict[str, str]
 Act = Callable[[Path], object]
 
 
-def relocate(repository: Path) -> publishing.Relocate:
+def relocate(repository: Path) -> publish.Relocate:
     return lambda text: text.replace(INSIDE, str(repository))
 
 
@@ -81,10 +82,10 @@ class Bench:
     def act(self, place: Path) -> None:
         """The change; once more where it has been made already."""
         if self.case.moved:
-            publishing.settle(place, relocate(place))
+            publish.settle(place, relocate(place))
         elif self.case.leaving:
-            if publishing.inventory(place).find(self.case.leaving):
-                publishing.withdraw(place, self.case.leaving)
+            if publish.inventory(place).find(self.case.leaving):
+                publish.withdraw(place, self.case.leaving)
         else:
             self._publish(place, self.case.coming)
 
@@ -107,7 +108,7 @@ class Bench:
 
     def _publish(self, place: Path, wanted: tuple[tuple[str, str, str], ...]) -> None:
         models = [a_model(*one) for one in wanted]
-        publishing.publish_all([(self._entry(model), model) for model in models], place, relocate(place))
+        publish.publish_all([(self._entry(model), model) for model in models], place, relocate(place))
 
     def _entry(self, model: PublishedModel) -> Path:
         out = self.root / "entries" / model.entry
@@ -122,15 +123,15 @@ class Bench:
 
 def refused(place: Path) -> None:
     with pytest.raises(RepositoryError, match="there is no model"):
-        publishing.withdraw(place, "nobody")
+        publish.withdraw(place, "nobody")
 
 
 def quiet(place: Path) -> None:
-    with publishing.quiet(place):
+    with publish.quiet(place):
         pass
 
 
-NEXT: tuple[Act, ...] = (publishing.inventory, publishing.found, quiet, refused)
+NEXT: tuple[Act, ...] = (publish.inventory, publish.found, quiet, refused)
 """What can come next, but for the same again: each reads or writes, and none changes a model."""
 
 
@@ -236,15 +237,15 @@ def copied(bench: Bench) -> None:
     for at, _ in break_off(lambda: bench.act(bench.repository), kill):
         if bench.repository.exists():
             shutil.copytree(bench.repository, other, symlinks=True)
-            publishing.inventory(other)
+            publish.inventory(other)
             assert bench.seen(other) in (bench.old, bench.new), (at, difference(bench.seen(other), bench))
-            publishing.settle(other, relocate(other))
+            publish.settle(other, relocate(other))
             bench.act(other)
             place = str(bench.repository)
             new = {path: text.replace(place, str(other)) for path, text in bench.new.items()}
             assert bench.seen(other) == new, at
             shutil.rmtree(other)
-        look(bench, at, publishing.inventory)
+        look(bench, at, publish.inventory)
         bench.reset()
 
 

@@ -10,11 +10,11 @@ from contextlib import ExitStack, closing
 import openai
 import pytest
 
-from forge.asking import Target
+from forge.api.forge import Workshop
 from forge.client import AsyncClient, Client, Request
 from forge.errors import InferenceError, Trouble
-from forge.repository import STREAMS_PER_INSTANCE
-from forge.workshop import Workshop
+from forge.repository.config import STREAMS_PER_INSTANCE
+from forge.serve.lookup import Target
 from openai_front import front
 from patience import PATIENCE, free_ports
 from tiny_served import RECIPE, Tiny, checkpoint

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from forge.adapters import processes
+from forge.api.forge import Workshop
 from forge.cli import main
 from forge.client import Client
-from forge.ports import Request, Running
-from forge.recovery import Watch
-from forge.repository import STREAMS_PER_INSTANCE
-from forge.workshop import Workshop
+from forge.client.types import Request
+from forge.machine import processes
+from forge.repository.config import STREAMS_PER_INSTANCE
+from forge.serve.recovery import Watch
+from forge.serve.types import Running
 from patience import free_ports, soon
 from tiny_served import Tiny
 

@@ -9,18 +9,18 @@ import jsonschema
 import pytest
 import tomli
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fake_doors import World
-from forge import deployment, sharing
+from forge.api.forge import Workshop
 from forge.cli import main
-from forge.deployment import Deployment, GpuTable, read
 from forge.errors import RecipeError
-from forge.gpus import Gpu, find
-from forge.model import COMMON_ROLES
-from forge.sharing import Claim
-from forge.workshop import Workshop
+from forge.fit import sharing
+from forge.fit.gpus import find
+from forge.fit.sharing import Claim
+from forge.recipe import deployment
+from forge.recipe.deployment import Deployment, GpuTable, read
+from forge.schema.values import COMMON_ROLES, Gpu
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "deployments").glob("*.toml"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from failures_seen import SEEN as MET
+from forge.check.rules import RULES
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, fault, named, read
-from forge.doors import Known
-from forge.rules import RULES
+from forge.plan.known_failures import Known
 
 # As they stand in the public threads that each row names.
 SEEN = [

@@ -23,9 +23,9 @@ from docker_fixture import (
     private_engine,
     start,
 )
+from forge.api.forge import Workshop
 from forge.errors import ForgeError, HostError, RepositoryError, StoreError
-from forge.ports import Event
-from forge.workshop import Workshop
+from forge.events import Event
 from standin import checkpoints
 from standin.tree import Image
 
@@ -69,7 +69,7 @@ import os, signal, sys
 from pathlib import Path
 import docker
 from forge.errors import ForgeError
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
 folder, address, banner, victim = sys.argv[1:]
 
 def hear(event):

@@ -9,16 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from docker_fixture import environ, images_removed, names
 from fake_containers import HELP
 from fake_doors import World
 from forge import protobuf
-from forge.containers import ContainerRun
+from forge.api.forge import Workshop
 from forge.errors import ForgeError, RecipeError
-from forge.workshop import Workshop
+from forge.machine.containers import ContainerRun
 from standin import checkpoints
 from standin.tree import Image
 

@@ -7,10 +7,10 @@ from secrets import token_hex
 import pytest
 
 from docker_fixture import PLAIN, listed
-from forge.adapters.docker_containers import DockerContainers
-from forge.containers import HOME, FamilyImage, ImageBuild, dockerfile
 from forge.errors import HostError, StepError
-from forge.model import Requirements
+from forge.machine.containers import HOME, FamilyImage, ImageBuild, dockerfile
+from forge.machine.docker.engine import DockerContainers
+from forge.schema.values import Requirements
 from loopback_registry import registry
 
 OWN = "FROM ${base}\nRUN echo ${pip} > /installed\n"

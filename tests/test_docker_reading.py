@@ -6,9 +6,9 @@ from secrets import token_hex
 import pytest
 
 from docker_fixture import PLAIN, names
-from forge.adapters.docker_containers import DockerContainers
-from forge.containers import ImageBuild
 from forge.errors import StepError
+from forge.machine.containers import ImageBuild
+from forge.machine.docker.engine import DockerContainers
 
 
 def test_a_file_and_a_folder_are_read(containers: DockerContainers) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import PLAIN, environ, names, run_of
-from forge.adapters.docker_containers import DockerContainers
-from forge.containers import ContainerRun
 from forge.errors import HostError, StepError
-from forge.halt import Halt
-from forge.model import Command
+from forge.machine.containers import ContainerRun
+from forge.machine.docker.engine import DockerContainers
+from forge.machine.interrupt import Halt
+from forge.schema.values import Command
 from patience import PATIENCE
 
 

@@ -22,10 +22,11 @@ from msgspec import Struct
 
 import tiny_models
 from docker_fixture import environ, load
-from forge.adapters.docker_daemon import Daemon
-from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
-from forge.ports import Launch, Ports, Shelf
+from forge.machine.docker.daemon import Daemon
+from forge.schema.values import Ports
+from forge.serve.server import Servers
+from forge.serve.types import Launch, Shelf
 from own_engine import Engine, bridge
 from patience import PATIENCE, free_ports, soon
 from standin.tree import Image
@@ -35,8 +36,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 FOREGROUND = """
 import json, os, sys, time
 from pathlib import Path
-from forge.adapters.serving import Servers
-from forge.ports import Launch, Ports
+from forge.serve.server import Servers
+from forge.serve.types import Launch; from forge.schema.values import Ports
 address, home, repository, image, detach, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), ports=Ports(*map(int, ports)), detach=detach == "detach", image=image)
 running = Servers(Path(home), {"DOCKER_HOST": address, "PATH": os.environ["PATH"]}).start(launch, lambda line: None)

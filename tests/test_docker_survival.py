@@ -23,9 +23,9 @@ from docker_fixture import (
     run_of,
     start,
 )
-from forge.adapters.docker_containers import DockerContainers
-from forge.adapters.processes import started
 from forge.errors import HostError, StepError
+from forge.machine.docker.engine import DockerContainers
+from forge.machine.processes import started
 from patience import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_daemon_that_goes_away_is_no_success(fragile: tuple[str, Path], out: P
 
 
 def test_a_daemon_that_goes_away_in_a_build_is_no_image(fragile: tuple[str, Path], tmp_path: Path) -> None:
-    from forge.containers import ImageBuild
+    from forge.machine.containers import ImageBuild
 
     address, folder = fragile
     containers = DockerContainers(environ(address))
@@ -213,7 +213,7 @@ def test_a_user_who_may_not_ask_the_engine_is_told_the_group(theirs: Path, plain
     socket = Path(engine.removeprefix("unix://"))
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
-        "from docker_fixture import environ; from forge.adapters.docker_containers import DockerContainers\n"
+        "from docker_fixture import environ; from forge.machine.docker.engine import DockerContainers\n"
         "DockerContainers(environ(sys.argv[1])).facts(); os.chmod(sys.argv[1][7:], 0o600); os.setgroups([]); os.setuid(12345)\n"
         "print(*DockerContainers(environ(sys.argv[1])).check())"
     )

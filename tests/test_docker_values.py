@@ -5,11 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge.containers import dockerfile
-from forge.model import Requirements
+from forge.machine.containers import dockerfile
+from forge.schema.values import Requirements
 
 TEMPLATE = (Path(__file__).parent.parent / "Dockerfiles" / "family.Dockerfile").read_text(encoding="utf-8")
 BASE = "nvcr.io/nvidia/tritonserver@sha256:" + "a" * 64

@@ -1,4 +1,4 @@
-"""docs/architecture.md has every floor and room of the import contract, each with what its own docstring says first.
+"""docs/architecture.md has every floor and package of the import contract, each with what its own docstring says first.
 
 FORGE_REWRITE_DOCS=1 writes it anew: `FORGE_REWRITE_DOCS=1 pytest tests/test_docs_architecture.py`, then read the diff.
 """
@@ -16,31 +16,41 @@ PAGE = ROOT / "docs" / "architecture.md"
 REWRITE = "FORGE_REWRITE_DOCS"
 CONTRACTS = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 FLOORS: list[list[str]] = [
-    [room.strip() for room in floor.split("|")]
+    [room.strip() for room in floor.replace(":", "|").split("|")]
     for contract in CONTRACTS
     if contract["type"] == "layers"
     for floor in contract["layers"]
 ]
 HEAD = """# The house
 
-One noun, one room; imports point down; values cross doors; effects stand behind ports; the plan is pure.
+A package for each thing that a user of Triton or TensorRT-LLM can name, on eight floors. A package imports from the floors
+below its own: never from above, never from its neighbours, and no two files import each other.
 
-`forge build` goes down the floors and up again. `cli` parses, `workshop` wires. `joining` and `intake` read recipes and gather
-what planning may know of each (`facts`: commit, config.json, image, host). `plan` asks the plugins through `families` and has
-`lowering` make steps of the answers; each step's key is a hash over all that it stands on. `builder` makes what the `store`
-does not hold, through `ports` that `doors` fills with `adapters`. `publishing` swaps the entry into the repository, and
-`checking` looks at it.
+`forge build` goes one way. `cli` parses, `api` wires. `build` resolves what recipes stand on (commit, config.json, image, host)
+and asks the plugins; `plan` makes steps of the answers, and each step's key is a hash over all that it stands on. `build` makes
+what the `store` does not hold, `repository` swaps the entry in, `check` looks at it, `serve` starts Triton on it, `client`
+asks.
 
-A plugin (`plugins/forge_<family>`, or a stranger's) imports `forge` and `forge.trtllm`, and nothing else. Besides the floors,
-contracts in `pyproject.toml` say that the core knows no family, that families do not know each other, that planning touches
-nothing, that SDKs are imported in `adapters` only and click in `cli` only, and that the twin runs without forge.
+| to find | look in |
+|---|---|
+| what starts Triton | `serve/process.py`, `serve/container.py`; its options: `serve/arguments.py` |
+| where a key is made | `plan/steps.py` |
+| how config.pbtxt is filled | `repository/config.py`, from `repository/skeletons/` |
+| where a recipe is checked | `recipe/validate.py` (types), `recipe/rules.py` (contradictions); its tables: `schema/recipe.py` |
+| where Docker is spoken to | `machine/docker/`, and `serve/container.py` for a server's own container |
+| where plugins are asked | `plan/families.py`; what they are asked: `hookspecs.py` |
+| where adapters are chosen | `api/wiring.py` |
 
-## Rooms by floor
+A plugin (`plugins/forge_<family>`, or a stranger's) imports `forge` and `forge.trtllm`, and nothing else. Contracts in
+`pyproject.toml` name packages whole, so that a new file is under them from its first line: besides the floors they say that the
+core knows no family, that families do not know each other, that `schema`, `recipe`, `trtllm`, `plan`, `fit`, the rules of
+`check` and the `twin` start no program and know no SDK, that each SDK has one home, and that the twin runs without forge.
 
-A room imports from the floors below its own, never from its own floor or above. Written by a test from the contract and the
-rooms' docstrings.
+## Packages by floor
 
-| floor | room in `core/forge` | what it is |
+Written by a test from the contract and the packages' docstrings.
+
+| floor | in `core/forge` | what it is |
 |---|---|---|
 """
 TAIL = """
@@ -71,6 +81,7 @@ def row(floor: int, room: str) -> str:
 
 def test_the_page_is_the_contract() -> None:
     height = len(FLOORS)
+    assert height == 8
     rows = "".join(row(height - depth, room) for depth, rooms in enumerate(FLOORS) for room in rooms)
     page = HEAD + rows + TAIL
     if os.environ.get(REWRITE) == "1":
@@ -79,15 +90,18 @@ def test_the_page_is_the_contract() -> None:
     assert told == page, f"{REWRITE}=1 pytest tests/test_docs_architecture.py writes docs/architecture.md anew"
 
 
-def test_every_room_says_what_it_is() -> None:
+def test_every_package_says_what_it_is() -> None:
     assert [room for rooms in FLOORS for room in rooms if len(says(room)) < 15] == []
 
 
-def test_the_rooms_and_folders_that_the_text_names_are_there() -> None:
+def test_the_packages_and_folders_that_the_text_names_are_there() -> None:
     told = PAGE.read_text(encoding="utf-8")
     rooms = {room for floor in FLOORS for room in floor}
-    prose = told.partition("## Rooms by floor")[0]
+    prose = told.partition("## Packages by floor")[0]
     assert set(re.findall(r"`([a-z]+)`", prose)) <= rooms | {"forge"}
+    files = re.findall(r"`([a-z_]+/(?:[a-z_]+/)*(?:[a-z_]+\.py)?|[a-z]+\.py)`", prose)
+    assert len(files) > 10
+    assert [file for file in files if not (CORE / file).exists()] == []
     folders = [word for cell in re.findall(r"^\| (`.+?/`.*?) \|", told, re.MULTILINE) for word in re.findall(r"`(.+?)/`", cell)]
     assert len(folders) > 6
     assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []

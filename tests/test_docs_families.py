@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 import shipped
-from forge import families
-from forge.compatibility import toolchain
-from forge.contradictions import DRAFTED, SPECULATIVE
-from forge.families import Family, load
-from forge.model import Checkpoint, Recipe
+from forge.plan import families
+from forge.plan.families import Family, load
+from forge.recipe.rules import DRAFTED, SPECULATIVE
+from forge.schema.values import Checkpoint, Recipe
+from forge.trtllm.images import toolchain
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "families.md").read_text(encoding="utf-8")

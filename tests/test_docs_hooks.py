@@ -13,12 +13,12 @@ import pytest
 import tomli
 
 from forge import Checkpoint, hookspecs
-from forge.compatibility import toolchain
-from forge.conformance import PROMISES
-from forge.families import Plugin, Question
-from forge.model import Recipe, Source
-from forge.recipe import read
+from forge.plan.families import Plugin, Question
+from forge.recipe.reader import read
+from forge.schema.values import Recipe, Source
 from forge.testing import LLAMA
+from forge.testing.conformance import PROMISES
+from forge.trtllm.images import toolchain
 
 DOCS = Path(__file__).parent.parent / "docs"
 HOOKS = {name: thing for name, thing in vars(hookspecs).items() if name.startswith("forge_")}
@@ -53,8 +53,8 @@ def _signature(hook: object) -> str:
     assert callable(hook)
     spelled = str(inspect.signature(hook))
     return (
-        re.sub(r"\bforge\.(model|tables|errors|diagnoses)\.", "", spelled)
-        .replace("TextPatch | forge.model.CallPatch | forge.model.JsonPatch", "Patch")
+        re.sub(r"\bforge\.(schema\.values|schema\.recipe|errors|diagnoses)\.", "", spelled)
+        .replace("TextPatch | forge.schema.values.CallPatch | forge.schema.values.JsonPatch", "Patch")
         .replace("TextPatch | CallPatch | JsonPatch", "Patch")
     )
 

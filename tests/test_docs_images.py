@@ -6,15 +6,16 @@ FORGE_REWRITE_DOCS=1 writes it anew: `FORGE_REWRITE_DOCS=1 pytest tests/test_doc
 import os
 from pathlib import Path
 
-from forge.compatibility import releases
-from forge.gpus import MIB, table
+from forge.fit.gpus import table
+from forge.schema.values import MIB
+from forge.trtllm.images import releases
 
 PAGE = Path(__file__).parent.parent / "docs" / "images.md"
 HEAD = """# Images and cards that forge knows
 
 `[runtime] image` takes a tag of this table for `nvcr.io/nvidia/tritonserver:TAG-trtllm-python-py3`. A whole reference or a
-digest is taken as it is, and asked for its version. The figures are package data: `core/forge/images.toml` and
-`core/forge/gpus.toml` say where they are from.
+digest is taken as it is, and asked for its version. The figures are package data: `core/forge/trtllm/images.toml` and
+`core/forge/fit/gpus.toml` say where they are from.
 
 | image | TensorRT-LLM | CUDA | least driver | runtimes |
 |---|---|---|---|---|

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import verify_kit
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
 from patience import free_ports
 
 PAGE = (Path(__file__).parent.parent / "docs" / "python-api.md").read_text(encoding="utf-8")

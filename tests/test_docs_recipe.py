@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forge.recipe import Key, keys, read
+from forge.recipe.reader import Key, keys, read
 
 PAGE = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text(encoding="utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `([^`]+)` \| (.*?) \| (.*?) ?\| (.+?) \|$", PAGE, re.MULTILINE)}

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from forge.rules import RULES, Rule
+from forge.check.rules import RULES, Rule
 
 PAGE = Path(__file__).parent.parent / "docs" / "rules.md"
 REWRITE = "FORGE_REWRITE_DOCS"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from forge.serving import PACKAGES, PLATFORMS, PYTHONS, TRITON
+from forge.schema.twin_environment import PACKAGES, PLATFORMS, PYTHONS, TRITON
 from forge.twin.architectures import ARCHITECTURES, ROTARIES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "twin.md").read_text(encoding="utf-8")

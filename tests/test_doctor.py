@@ -10,19 +10,19 @@ import pytest
 from click.testing import CliRunner
 
 from forbidden_ptrace import without_ptrace
-from forge import doctor
-from forge.adapters.machine import ThisMachine
-from forge.checkup import Asked, Checkup
+from forge.check import doctor
+from forge.check.doctor import Finding, Signs, Status, Wish, examine
+from forge.check.machine import Checkup
 from forge.cli import main
-from forge.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
-from forge.doctor import Finding, Signs, Status, Wish, examine
 from forge.errors import HostError, Problem, SourceError
-from forge.families import PluginInfo
-from forge.machine import Disk, Gpu
-from forge.model import Checkpoint, Host, Pinned, RuntimeKind, SourceKind
-from forge.ports import Environment, Ports
-from forge.recipe import read
-from forge.store import Store
+from forge.machine.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
+from forge.machine.machine import Disk, Gpu
+from forge.machine.probe import ThisMachine
+from forge.plan.families import PluginInfo
+from forge.recipe.deployment import Asked
+from forge.recipe.reader import read
+from forge.schema.values import Checkpoint, Environment, Host, Pinned, Ports, RuntimeKind, SourceKind
+from forge.store.store import Store
 from forge.testing import FakeOrigin
 
 GB = 10**9

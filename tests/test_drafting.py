@@ -2,12 +2,11 @@
 
 import pytest
 import tomli
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge.drafting import draft, toml
-from forge.model import Checkpoint, Recipe, RuntimeKind, Source
-from forge.recipe import read
+from forge.recipe.new import draft, toml
+from forge.recipe.reader import read
+from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Source
 from forge.testing import LLAMA
 
 HUB = Source(hub="owner/model")

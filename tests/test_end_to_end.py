@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from conftest import SMOLLM2, Say, chat
-from forge.asking import Target
-from forge.entering import Built
+from forge.api.built import Built
+from forge.api.forge import Workshop
+from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.model import Role
-from forge.ports import Request
-from forge.workshop import Workshop
+from forge.schema.values import Role
+from forge.serve.lookup import Target
 from patience import PATIENCE, free_ports
 
 pytestmark = pytest.mark.slow

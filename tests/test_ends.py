@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forge.adapters.wire import inputs_of
-from forge.asking import Target
-from forge.manifest import PublishedModel
-from forge.model import Role, RuntimeKind
-from forge.ports import ModelMetadata, TensorMetadata
+from forge.client.tensors import inputs_of
+from forge.client.types import ModelMetadata, TensorMetadata
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Role, RuntimeKind
+from forge.serve.lookup import Target
 from forge.twin.asks import Ask
 from forge.twin.sampling import Sampling
 from skeleton_kit import lay, model, prepared, words

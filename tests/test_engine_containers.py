@@ -18,15 +18,16 @@ import pytest
 
 from conftest import Say
 from docker_fixture import containers_made, environ, images_removed
-from forge.adapters import processes
-from forge.adapters.docker_containers import DockerContainers
-from forge.entering import Built
+from forge.api.built import Built
+from forge.api.forge import Workshop
+from forge.client.types import Request
 from forge.errors import HostError, ServerError
-from forge.model import Layout, Role
-from forge.ports import Event, Request
-from forge.steps import Stage
-from forge.toolchain import template
-from forge.workshop import Workshop
+from forge.events import Event
+from forge.machine import processes
+from forge.machine.docker.engine import DockerContainers
+from forge.plan.steps import Stage
+from forge.schema.values import Layout, Role
+from forge.trtllm.toolchain import template
 from patience import free_ports, soon
 from standin import checkpoints, image
 from standin.tree import Image
@@ -72,8 +73,8 @@ SOMEBODY = 12345
 AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
-from forge.steps import Stage
-from forge.workshop import Workshop
+from forge.plan.steps import Stage
+from forge.api.forge import Workshop
 recipe, first, second, user = sys.argv[1:]
 Workshop(Path(first), dict(os.environ)).make([recipe], Stage.BUILD)  # all is held; what is imported late is imported now
 os.setgroups([]); os.setgid(int(user)); os.setuid(int(user))

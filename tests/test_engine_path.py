@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge import publishing
-from forge.adapters.machine import ThisMachine
-from forge.asking import Target
-from forge.checking import Checker
-from forge.containers import HOME
+from forge.api.forge import Workshop
+from forge.check.check import Checker
 from forge.errors import HostError, LockError, Problem, RecipeError
-from forge.manifest import Serving
-from forge.steps import Stage
+from forge.machine.containers import HOME
+from forge.machine.probe import ThisMachine
+from forge.plan.steps import Stage
+from forge.repository import publish
+from forge.schema.manifest import Serving
+from forge.serve.lookup import Target
 from forge.testing import LLAMA, tiny_checkpoint
-from forge.workshop import Workshop
 from nvidias_bls import MODEL, bls
 
 ENGINE = """
@@ -215,7 +215,7 @@ def test_nvidias_bls_stands_under_a_prefix_beside_a_subclass_and_the_manifest_sa
     assert (folder / "1" / "model.py").read_text() == MODEL
     assert (folder / "1" / "forge_bls.py").is_file()
     assert [edit.file for edit in model.edits] == ["tiny-tensorrt_llm_bls/1/forge_bls.py", "tiny-tensorrt_llm_bls/config.pbtxt"]
-    assert publishing.inventory(tmp_path / "models").models == (model,)
+    assert publish.inventory(tmp_path / "models").models == (model,)
     config = folder / "config.pbtxt"
     assert rules_broken(shop, tmp_path / "models") == set()
     config.write_text(config.read_text().replace("tiny-postprocessing", "tiny-post"))

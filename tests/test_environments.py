@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from forge.adapters.environments import PrivateEnvironments, backends, host
-from forge.adapters.linking import read_layout, require_libraries
 from forge.errors import HostError, SourceError
-from forge.model import Host, TextFile
-from forge.ports import Environment
-from forge.serving import PYTHONS, serving_environment, twin_sources
+from forge.machine.environments import PrivateEnvironments, backends, host
+from forge.machine.libraries import read_layout, require_libraries
+from forge.schema.twin_environment import PYTHONS, serving_environment, twin_sources
+from forge.schema.values import Environment, Host, TextFile
 from triton_fixture import Serving
 
 HERE = Host("3.11", "/usr/bin/python3.11", "linux-x86_64")

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from conftest import SMOLLM2
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
 from patience import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

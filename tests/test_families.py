@@ -23,13 +23,13 @@ from forge import (
     Role,
     Tokenizer,
     Toolchain,
-    families,
     hookimpl,
 )
-from forge.compatibility import toolchain
 from forge.errors import PluginError, RecipeError
-from forge.families import Family, Plugin
-from forge.model import Source
+from forge.plan import families
+from forge.plan.families import Family, Plugin
+from forge.schema.values import Source
+from forge.trtllm.images import toolchain
 
 RECIPE = Recipe(name="m", source=Source(hub="owner/model"))
 LLAMA = Checkpoint({"architectures": ["LlamaForCausalLM"]})

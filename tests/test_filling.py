@@ -13,13 +13,13 @@ from typing import Protocol, cast
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import originals
-from forge import protobuf, repository
+from forge import protobuf
 from forge.errors import RepositoryError
-from forge.model import Role, TextFile
+from forge.repository import config as repository
+from forge.schema.values import Role, TextFile
 
 FILES = [file for file in originals.configs() if "${" in file.read_text(encoding="utf-8")]
 PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) not in "\"'\\$#")

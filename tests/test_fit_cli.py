@@ -10,12 +10,11 @@ from click.testing import CliRunner, Result
 from fake_doors import World
 from forge.cli import main
 from forge.errors import SourceError
-from forge.gpus import Gpu
-from forge.memory import GIB
-from forge.model import RuntimeKind
-from forge.ports import Job
+from forge.fit.memory import GIB
+from forge.fit.verdict import Verdict
+from forge.machine.containers import Job
+from forge.schema.values import Gpu, RuntimeKind
 from forge.testing import LLAMA, FakeExecutor, tiny_checkpoint
-from forge.verdicts import Verdict
 
 LARGE = {
     **LLAMA,

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from forge import gpus, memory, shapes, verdicts, weighing
-from forge.headers import Tensor
-from forge.model import BuildTable, ConvertTable, Recipe, ServeTable, Source
-from forge.shapes import Shape
-from forge.verdicts import Load, Verdict
+from forge.fit import gpus, memory, model_shape, verdict, weights
+from forge.fit.model_shape import Shape
+from forge.fit.verdict import Load, Verdict
+from forge.safetensors import Tensor
+from forge.schema.values import BuildTable, ConvertTable, Recipe, ServeTable, Source
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED: dict[str, Any] = json.loads((DATA / "published_models.json").read_text())
@@ -26,7 +26,7 @@ def recipe(**tables: Any) -> Recipe:
 
 def known(name: str) -> tuple[Shape, tuple[Tensor, ...]]:
     config = MODELS[name]["config"]
-    return shapes.read(config), shapes.tensors(config)
+    return model_shape.read(config), model_shape.tensors(config)
 
 
 def test_the_published_figures_are_of_ten_models_of_five_families_at_least_and_name_their_sources() -> None:
@@ -39,21 +39,21 @@ def test_the_published_figures_are_of_ten_models_of_five_families_at_least_and_n
 @pytest.mark.parametrize("name", COUNTED)
 def test_parameters_are_what_was_published(name: str) -> None:
     _, tensors = known(name)
-    assert weighing.parameters(tensors) == MODELS[name]["parameters"]
+    assert weights.parameters(tensors) == MODELS[name]["parameters"]
 
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_weights_in_half_precision_are_within_a_hundredth_of_the_published_bytes(name: str) -> None:
     shape, tensors = known(name)
-    how = weighing.terms(recipe(), shape)
+    how = weights.terms(recipe(), shape)
     published = MODELS[name].get("bytes", 2 * MODELS[name]["parameters"])
-    assert weighing.weights(tensors, shape, how).total == pytest.approx(published, rel=0.01)
+    assert weights.weights(tensors, shape, how).total == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize("name", CACHED)
 def test_a_key_value_cache_is_exactly_what_was_published(name: str) -> None:
     shape, _ = known(name)
-    cache = memory.kv_cache(shape, weighing.terms(recipe(), shape))
+    cache = memory.kv_cache(shape, weights.terms(recipe(), shape))
     for tokens, size, _ in MODELS[name]["cache"]:
         assert cache.per_token * tokens == size
 
@@ -61,8 +61,8 @@ def test_a_key_value_cache_is_exactly_what_was_published(name: str) -> None:
 @pytest.mark.parametrize("row", MEASURED["weights"], ids=lambda row: f"{row['model']} {row['quantization']}")
 def test_quantized_engines_are_within_a_hundredth_of_what_tensorrt_llm_loaded(row: dict[str, Any]) -> None:
     shape, tensors = known(row["model"])
-    how = weighing.terms(recipe(convert=ConvertTable(dtype="float16", quantization=row["quantization"])), shape)
-    assert weighing.weights(tensors, shape, how).heaviest >> 20 == pytest.approx(row["mib"], rel=0.01)
+    how = weights.terms(recipe(convert=ConvertTable(dtype="float16", quantization=row["quantization"])), shape)
+    assert weights.weights(tensors, shape, how).heaviest >> 20 == pytest.approx(row["mib"], rel=0.01)
 
 
 @pytest.mark.parametrize("row", MEASURED["activations"], ids=lambda row: f"{row['model']} {row['note']}")
@@ -77,7 +77,7 @@ def test_measured_activations_lie_within_the_stated_span(row: dict[str, Any]) ->
             args={"gather_context_logits": True} if row.get("gather") else {},
         ),
     )
-    estimate = memory.activation(wanted, shape, weighing.terms(wanted, shape))
+    estimate = memory.activation(wanted, shape, weights.terms(wanted, shape))
     beside = 0 if row["buffers"] else memory.buffers(wanted, shape)
     assert estimate.low - beside <= row["bytes"] <= estimate.high
 
@@ -95,15 +95,15 @@ def test_tensorrt_llm_found_room_for_as_many_tokens_as_is_said(row: dict[str, An
         ),
         serve=ServeTable(kv_cache_free_gpu_mem_fraction=row["fraction"]),
     )
-    need = verdicts.bench(Load(wanted, shape, tensors, 0))(wanted)
-    assert verdicts.judge(wanted, need, gpus.find(row["gpu"])).tokens == pytest.approx(row["tokens"], rel=0.05)
+    need = verdict.bench(Load(wanted, shape, tensors, 0))(wanted)
+    assert verdict.judge(wanted, need, gpus.find(row["gpu"])).tokens == pytest.approx(row["tokens"], rel=0.05)
 
 
 def test_llama_7b_in_bfloat16_fits_a_24_gb_card_with_room_for_some_eighteen_thousand_tokens() -> None:
     shape, tensors = known("meta-llama/Llama-2-7b-hf")
     wanted = recipe(convert=ConvertTable(dtype="bfloat16"), build=BuildTable(max_batch_size=8, max_seq_len=4096))
-    need = verdicts.bench(Load(wanted, shape, tensors, 0))(wanted)
-    judged = verdicts.judge(wanted, need, gpus.find("RTX 4090"))
+    need = verdict.bench(Load(wanted, shape, tensors, 0))(wanted)
+    judged = verdict.judge(wanted, need, gpus.find("RTX 4090"))
     assert judged.verdict is Verdict.LIMITED
     assert judged.certain
     assert 17_000 < judged.tokens < 19_500

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge import memory, shapes, weighing
-from forge.headers import Tensor, length, parse
-from forge.memory import KvCache
-from forge.model import BuildTable, ConvertTable, Recipe, Role, RuntimeKind, RuntimeTable, ServeTable, Source
-from forge.shapes import UnknownShapeError
-from forge.weighing import Part, Terms
+from forge.fit import memory, model_shape, weights
+from forge.fit.memory import KvCache
+from forge.fit.model_shape import UnknownShapeError
+from forge.fit.weights import Part, Terms
+from forge.safetensors import Tensor, length, parse
+from forge.schema.values import BuildTable, ConvertTable, Recipe, Role, RuntimeKind, RuntimeTable, ServeTable, Source
 from tiny_checkpoints import FAMILIES, make
 
 LLAMA: dict[str, object] = {
@@ -36,8 +35,8 @@ def recipe(**tables: Any) -> Recipe:
     return Recipe(name="x", source=Source(hub="a/b"), **tables)
 
 
-def weigh(config: dict[str, object], how: Terms) -> weighing.Weights:
-    return weighing.weights(shapes.tensors(config), shapes.read(config), how)
+def weigh(config: dict[str, object], how: Terms) -> weights.Weights:
+    return weights.weights(model_shape.tensors(config), model_shape.read(config), how)
 
 
 # -- shapes
@@ -49,21 +48,21 @@ def test_the_tensors_that_config_json_promises_are_those_that_transformers_saves
     content = (tmp_path / "model.safetensors").read_bytes()
     saved = {each.name: each for each in parse(content[8 : 8 + length(content)])}
     config = json.loads((tmp_path / "config.json").read_text())
-    assert {each.name: each for each in shapes.tensors(config)} == saved
+    assert {each.name: each for each in model_shape.tensors(config)} == saved
 
 
 def test_a_kind_that_is_not_known_promises_no_tensors() -> None:
-    assert shapes.tensors({**LLAMA, "model_type": "mamba"}) == ()
+    assert model_shape.tensors({**LLAMA, "model_type": "mamba"}) == ()
 
 
 def test_a_config_that_does_not_say_its_layers_is_refused_by_the_key() -> None:
     with pytest.raises(UnknownShapeError, match="num_hidden_layers"):
-        shapes.read({"hidden_size": 4, "num_attention_heads": 2, "vocab_size": 3})
+        model_shape.read({"hidden_size": 4, "num_attention_heads": 2, "vocab_size": 3})
 
 
 def test_the_language_model_of_a_model_that_sees_is_what_counts() -> None:
     text = {key: value for key, value in LLAMA.items() if key != "tie_word_embeddings"}
-    shape = shapes.read({"model_type": "gemma3", "text_config": {**text, "model_type": "gemma3_text"}})
+    shape = model_shape.read({"model_type": "gemma3", "text_config": {**text, "model_type": "gemma3_text"}})
     assert (shape.kind, shape.layers, shape.tied) == ("gemma3_text", 8, True)
 
 
@@ -83,11 +82,11 @@ def test_the_language_model_of_a_model_that_sees_is_what_counts() -> None:
     ],
 )
 def test_each_family_says_in_its_own_way_which_layers_keep_what(changes: dict[str, object], windows: list[int]) -> None:
-    assert [window for _, window in shapes.read({**LLAMA, **changes}).windows] == windows
+    assert [window for _, window in model_shape.read({**LLAMA, **changes}).windows] == windows
 
 
 def test_one_key_value_head_for_all_is_what_multi_query_means() -> None:
-    shape = shapes.read(
+    shape = model_shape.read(
         {"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 2, "n_head": 4, "vocab_size": 9, "multi_query": True}
     )
     assert (shape.heads, shape.kv_heads, shape.head_dim) == (4, 1, 16)
@@ -105,11 +104,11 @@ def test_embeddings_the_head_and_norms_stay_as_they_are_under_every_quantization
 
 
 def test_a_matrix_carries_its_scales() -> None:
-    shape = shapes.read(LLAMA)
+    shape = model_shape.read(LLAMA)
     matrix = [Tensor("model.layers.0.mlp.up_proj.weight", "BF16", (512, 256))]
 
     def total(quantization: str, group: int = 128) -> int:
-        return weighing.weights(matrix, replace(shape, tied=True), Terms("bfloat16", quantization, group)).total
+        return weights.weights(matrix, replace(shape, tied=True), Terms("bfloat16", quantization, group)).total
 
     assert total("none") == total("fp8_kv") == 512 * 256 * 2
     assert total("int8_weight_only") == 512 * 256 + 512 * 2
@@ -124,14 +123,14 @@ def test_weights_that_were_quantized_before_keep_their_bytes() -> None:
         Tensor("model.layers.0.mlp.up_proj.qweight", "I32", (256, 64)),
         Tensor("model.layers.0.mlp.up_proj.scales", "F16", (2, 512)),
     )
-    held = weighing.weights(tensors, shapes.read({**LLAMA, "tie_word_embeddings": True}), Terms("float16"))
+    held = weights.weights(tensors, model_shape.read({**LLAMA, "tie_word_embeddings": True}), Terms("float16"))
     assert held.parameters == 256 * 64 * 8
     assert held.kinds[f"{Part.MATRIX}, I32"] == 256 * 64 * 4
 
 
 def test_the_eyes_of_a_model_that_sees_are_not_converted() -> None:
-    tensors = (*shapes.tensors(LLAMA), Tensor("vision_tower.blocks.0.mlp.weight", "BF16", (999, 999)))
-    assert weighing.weights(tensors, shapes.read(LLAMA), Terms("bfloat16")).ranks == weigh(LLAMA, Terms("bfloat16")).ranks
+    tensors = (*model_shape.tensors(LLAMA), Tensor("vision_tower.blocks.0.mlp.weight", "BF16", (999, 999)))
+    assert weights.weights(tensors, model_shape.read(LLAMA), Terms("bfloat16")).ranks == weigh(LLAMA, Terms("bfloat16")).ranks
 
 
 def test_a_tied_head_costs_nothing_on_one_gpu_and_a_share_of_a_copy_on_each_of_two() -> None:
@@ -150,7 +149,7 @@ def test_the_first_stage_has_the_embedding_and_the_last_the_head() -> None:
 
 
 def test_fewer_key_value_heads_than_ranks_are_repeated() -> None:
-    shape = shapes.read(LLAMA)
+    shape = model_shape.read(LLAMA)
     for tp, heads in ((1, 4), (2, 2), (4, 1), (8, 1)):
         assert memory.kv_cache(shape, Terms("bfloat16", tp=tp)).layer == 2 * heads * 32 * 2
 
@@ -196,11 +195,11 @@ def test_a_longer_sequence_never_needs_less_and_a_window_never_more(first: int, 
 
 
 def test_sliding_layers_keep_their_window_once_the_backend_is_told_to() -> None:
-    shape = shapes.read(GEMMA2)
+    shape = model_shape.read(GEMMA2)
     told = recipe(serve=ServeTable(parameters={Role.TENSORRT_LLM: {"max_attention_window_size": "64,2048"}}))
     layer = 2 * 4 * 32 * 2
-    assert memory.kv_cache(shape, weighing.terms(recipe(), shape)).sequence(1000) == 8 * 1000 * layer
-    assert memory.kv_cache(shape, weighing.terms(told, shape)).sequence(1000) == (4 * 64 + 4 * 1000) * layer
+    assert memory.kv_cache(shape, weights.terms(recipe(), shape)).sequence(1000) == 8 * 1000 * layer
+    assert memory.kv_cache(shape, weights.terms(told, shape)).sequence(1000) == (4 * 64 + 4 * 1000) * layer
 
 
 @pytest.mark.parametrize(
@@ -213,14 +212,14 @@ def test_sliding_layers_keep_their_window_once_the_backend_is_told_to() -> None:
     ],
 )
 def test_a_narrow_cache_is_half_as_large_however_it_is_asked_for(table: ConvertTable) -> None:
-    shape = shapes.read(LLAMA)
-    wide = memory.kv_cache(shape, weighing.terms(recipe(), shape)).per_token
-    assert 2 * memory.kv_cache(shape, weighing.terms(recipe(convert=table), shape)).per_token == wide
+    shape = model_shape.read(LLAMA)
+    wide = memory.kv_cache(shape, weights.terms(recipe(), shape)).per_token
+    assert 2 * memory.kv_cache(shape, weights.terms(recipe(convert=table), shape)).per_token == wide
 
 
 def needed(wanted: Recipe, config: dict[str, object] = LLAMA) -> memory.Need:
-    shape = shapes.read(config)
-    held = weighing.weights(shapes.tensors(config), shape, weighing.terms(wanted, shape))
+    shape = model_shape.read(config)
+    held = weights.weights(model_shape.tensors(config), shape, weights.terms(wanted, shape))
     return memory.need(wanted, shape, held, 10**6)
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, pointer, safetensors
-from forge.adapters import tensors
-from forge.adapters.folder import FolderOrigin
-from forge.adapters.gpus import host_memory, present
-from forge.adapters.hub import HubOrigin
+from forge.build.sources import headers
+from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError
-from forge.gpus import MIB
-from forge.headers import Tensor, length, parse
-from forge.model import Source
+from forge.machine.gpus import host_memory, present
+from forge.safetensors import Tensor, length, parse
+from forge.schema.values import MIB, Source
 from loopback_hub import LoopbackHub, loopback_hub
 
 NAME = "acme/tiny"
@@ -83,7 +82,7 @@ def test_a_folder_gives_the_headers_of_all_its_shards_in_order(tmp_path: Path) -
 def test_a_pointer_where_weights_should_be_is_no_header(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(pointer(5))
     with pytest.raises(SourceError, match="no safetensors file"):
-        tensors.local(tmp_path, ["model.safetensors"])
+        headers.local(tmp_path, ["model.safetensors"])
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\0" * 8, b"\xff" * 8])

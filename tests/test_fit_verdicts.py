@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from forge import fitting, gpus, shapes
-from forge.easing import Change
 from forge.errors import HostError
-from forge.gpus import Gpu, find, table
-from forge.memory import GIB
-from forge.model import BuildTable, ConvertTable, Recipe, Role, RuntimeKind, RuntimeTable, ServeTable, Source
-from forge.sharing import Claim, fractions
-from forge.verdicts import Load, Verdict, bench, judge
+from forge.fit import gpus, model_shape, report
+from forge.fit.gpus import find, table
+from forge.fit.memory import GIB
+from forge.fit.sharing import Claim, fractions
+from forge.fit.suggestions import Change
+from forge.fit.verdict import Load, Verdict, bench, judge
+from forge.schema.values import BuildTable, ConvertTable, Gpu, Recipe, Role, RuntimeKind, RuntimeTable, ServeTable, Source
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_models.json").read_text())
 CONFIGS: dict[str, dict[str, Any]] = {model["name"]: model["config"] for model in PUBLISHED["models"]}
@@ -27,11 +26,11 @@ LLAMA2, LLAMA3, GEMMA2 = "meta-llama/Llama-2-7b-hf", "meta-llama/Meta-Llama-3-8B
 def load(name: str = LLAMA2, called: str = "x", **tables: Any) -> Load:
     build = tables.pop("build", BuildTable(max_batch_size=8, max_seq_len=4096))
     recipe = Recipe(name=called, source=Source(hub="a/b"), build=build, **tables)
-    return Load(recipe, shapes.read(CONFIGS[name]), shapes.tensors(CONFIGS[name]), 10**9, basis="config.json")
+    return Load(recipe, model_shape.read(CONFIGS[name]), model_shape.tensors(CONFIGS[name]), 10**9, basis="config.json")
 
 
-def fit(loaded: Load, card: str) -> fitting.Fit:
-    return fitting.report([loaded], [find(card)], named=True).fits[0]
+def fit(loaded: Load, card: str) -> report.Fit:
+    return report.report([loaded], [find(card)], named=True).fits[0]
 
 
 def keys(found: tuple[Change, ...]) -> list[str]:
@@ -176,14 +175,14 @@ def test_an_old_card_is_offered_float16_where_the_recipe_wants_bfloat16() -> Non
 
 def test_more_gpus_than_are_here_are_refused() -> None:
     here = [Gpu("RTX 4090", 24 * GIB, "8.9", free=23 * GIB)]
-    found = fitting.report([load(convert=ConvertTable(tp=2))], here)
+    found = report.report([load(convert=ConvertTable(tp=2))], here)
     assert not found.fit
     assert "asks for 2 GPUs" in found.fits[0].objections[0]
 
 
 def test_what_others_hold_of_a_gpu_is_not_there() -> None:
-    free = fitting.report([load(LLAMA3)], [Gpu("A card", 48 * GIB, "8.9", free=47 * GIB)])
-    taken = fitting.report([load(LLAMA3)], [Gpu("A card", 48 * GIB, "8.9", free=12 * GIB)])
+    free = report.report([load(LLAMA3)], [Gpu("A card", 48 * GIB, "8.9", free=47 * GIB)])
+    taken = report.report([load(LLAMA3)], [Gpu("A card", 48 * GIB, "8.9", free=12 * GIB)])
     assert free.fit
     assert not taken.fit
 
@@ -197,7 +196,7 @@ def test_a_drafts_weights_are_not_there_for_the_cache() -> None:
 
 
 def test_without_a_gpu_the_smallest_card_that_takes_it_is_named() -> None:
-    found = fitting.report([load(LLAMA3)]).fits[0]
+    found = report.report([load(LLAMA3)]).fits[0]
     assert found.judgement is None
     memory = find(found.smallest).memory
     assert 20 * 10**9 < memory < 26 * 10**9
@@ -206,7 +205,7 @@ def test_without_a_gpu_the_smallest_card_that_takes_it_is_named() -> None:
 def test_a_twin_is_judged_by_this_machines_memory() -> None:
     twin = load("HuggingFaceTB/SmolLM2-135M-Instruct", runtime=RuntimeTable(kind=RuntimeKind.TWIN))
     for host, verdict in ((16 * 10**9, Verdict.FITS), (10**9, Verdict.NO)):
-        judged = fitting.report([twin], host=host).fits[0].judgement
+        judged = report.report([twin], host=host).fits[0].judgement
         assert judged is not None
         assert judged.verdict is verdict
 
@@ -252,7 +251,7 @@ def test_a_later_model_finds_less_free_and_so_takes_a_larger_fraction_of_it() ->
 
 def test_several_recipes_on_one_gpu_come_with_the_fraction_of_each_in_load_order() -> None:
     pair = [load(LLAMA3, called="a"), load("google/gemma-2b", called="b")]
-    found = fitting.report(pair, [find("A100 80GB SXM")], named=True)
+    found = report.report(pair, [find("A100 80GB SXM")], named=True)
     assert [share.name for share in found.shares] == ["a", "b"]
     assert all(0 < share.fraction < 1 and share.tokens > 0 for share in found.shares)
     assert found.fit
@@ -260,7 +259,7 @@ def test_several_recipes_on_one_gpu_come_with_the_fraction_of_each_in_load_order
 
 def test_what_fits_alone_may_not_fit_together_and_then_the_missing_bytes_are_said() -> None:
     pair = [load(LLAMA3, called="a"), load(LLAMA2, called="b")]
-    found = fitting.report(pair, [find("RTX 4090")], named=True)
+    found = report.report(pair, [find("RTX 4090")], named=True)
     assert all(each.judgement and each.judgement.verdict is not Verdict.NO for each in found.fits)
     assert found.short > 5 * 10**9
     assert not found.fit

@@ -14,9 +14,9 @@ import pytest
 import originals
 import parser_of
 import shipped
-from forge import helptexts
-from forge.compatibility import examples
-from forge.model import Command, Toolchain
+from forge.schema.values import Command, Toolchain
+from forge.trtllm import help_texts
+from forge.trtllm.images import examples
 from test_commands import REFUSED, forms, recipe
 
 pytestmark = pytest.mark.slow
@@ -84,4 +84,4 @@ def test_forge_refuses_nothing_that_nvidias_argparse_takes(version: str) -> None
     assert TAKEN in codes
     for (program, argv), code in zip(wanted, codes, strict=True):
         if code == TAKEN:
-            assert helptexts.complaints(argv, program.help, program.source) == (), (program.script, argv)
+            assert help_texts.complaints(argv, program.help, program.source) == (), (program.script, argv)

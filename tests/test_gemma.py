@@ -5,10 +5,10 @@ import pytest
 
 import forge_gemma
 from forge import Checkpoint
-from forge.compatibility import toolchain
-from forge.model import ConvertTable, Recipe, Source
-from forge.patching import apply_all
+from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
+from forge.trtllm.images import toolchain
+from forge.trtllm.patches import apply_all
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
 SCRIPT = "/app/examples/models/core/gemma/convert_checkpoint.py"

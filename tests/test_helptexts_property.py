@@ -6,10 +6,9 @@ import io
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from forge import helptexts
+from forge.trtllm import help_texts
 
 PREAMBLE = """
 import argparse
@@ -146,7 +145,7 @@ def test_what_argparse_takes_is_never_refused(*, read: bool) -> None:
     def holds(data: st.DataObject, columns: int) -> None:
         source, flags = data.draw(sources(SHOWN + HIDDEN if read else SHOWN))
         parser, argv = made(source), data.draw(command_lines(flags))
-        found = helptexts.complaints(argv, helped(parser, columns), source if read else "")
+        found = help_texts.complaints(argv, helped(parser, columns), source if read else "")
         if taken(parser, argv):
             assert found == ()
         refused.extend(each.flag for each in found)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge import shapes
+from forge.api.forge import Workshop
 from forge.errors import RecipeError
-from forge.model import ConvertTable, Recipe, Source
-from forge.quantized import Quantized, quantized
+from forge.fit import model_shape
+from forge.fit.weights import terms, weights
+from forge.schema.quantized import Quantized, quantized
+from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import LLAMA, tiny_checkpoint
-from forge.weighing import terms, weights
-from forge.workshop import Workshop
 
 RECIPE = """
 name = "m"
@@ -189,8 +189,8 @@ def test_packed_weights_are_weighed_as_they_lie() -> None:
     recipe = Recipe(name="m", source=Source(hub="owner/model"), convert=ConvertTable(dtype="float16"))
     sizes: list[int] = []
     for said in (config, {**config, "quantization_config": GPTQ}):
-        shape = shapes.read(said)
-        sizes.append(weights(shapes.tensors(said), shape, terms(recipe, shape)).total)
+        shape = model_shape.read(said)
+        sizes.append(weights(model_shape.tensors(said), shape, terms(recipe, shape)).total)
     assert 0.25 < sizes[1] / sizes[0] < 0.4
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from forge.adapters.inference import TritonClient
+from forge.client.inference import TritonClient
+from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
-from forge.ports import Chunk, Request
 from patience import free_ports, soon
 from triton_fixture import Serving
 

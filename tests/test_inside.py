@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from fake_doors import FakeDoors, World
-from forge import repository
-from forge.adapters.here import Here
-from forge.adapters.mirroring import mirror
-from forge.containers import LOCAL, Inside
+from forge.api.forge import Workshop
 from forge.errors import HostError, LockError
-from forge.model import Requirements
-from forge.ports import Ports
+from forge.machine.containers import Inside
+from forge.machine.inside import Here
+from forge.machine.mirror import mirror
+from forge.repository import config as repository
+from forge.schema.values import LOCAL, Ports, Requirements
 from forge.testing import LLAMA, tiny_checkpoint
-from forge.workshop import Workshop
 from standin import checkpoints, image
 
 HELP = """usage: {name} [-h] ...

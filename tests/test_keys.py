@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import shipped
-from forge.lowering import sources
-from forge.model import RuntimeKind, TextFile
-from forge.plan import plan
-from forge.steps import Assemble, LayBackends
+from forge.plan import shared
+from forge.plan.plan import plan
+from forge.plan.steps import Assemble, LayBackends
+from forge.schema.values import RuntimeKind, TextFile
 from test_commands import order_of
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
@@ -28,7 +28,7 @@ def _keys(file: Path) -> dict[str, str]:
 
 
 def test_the_keys_of_shipped_recipes_are_those_noted_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "converter_sources", lambda: (TextFile("twin/gguf.py", "the converter"),))
+    monkeypatch.setattr(shared, "converter_sources", lambda: (TextFile("twin/gguf.py", "the converter"),))
     made = json.dumps({file.stem: _keys(file) for file in shipped.FILES}, indent=2, sort_keys=True) + "\n"
     if os.environ.get("FORGE_GOLDEN") == "write":
         GOLDEN.write_text(made, encoding="utf-8")

@@ -12,10 +12,10 @@ import openai
 import pytest
 
 import slow_triton
-from forge.asking import Target
+from forge.api.forge import Workshop
 from forge.client import Client, Request
 from forge.errors import InferenceError
-from forge.workshop import Workshop
+from forge.serve.lookup import Target
 from openai_front import front
 from patience import PATIENCE, free_ports
 from tiny_served import RECIPE, checkpoint

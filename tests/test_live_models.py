@@ -12,9 +12,10 @@ import pytest
 from msgspec.json import encode
 
 import tiny_models
-from forge.adapters.inference import TritonClient
+from forge.client.inference import TritonClient
+from forge.client.types import Request
 from forge.errors import ServerError
-from forge.ports import Launch, Request, Running, Shelf
+from forge.serve.types import Launch, Running, Shelf
 from patience import PATIENCE, soon
 from triton_fixture import Serving
 

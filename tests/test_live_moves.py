@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
 from patience import free_ports
 from test_live_twin import recipe
 

@@ -8,11 +8,11 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from forge.asking import Target
+from forge.api.forge import Workshop
+from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.model import Layout, Role
-from forge.ports import Request
-from forge.workshop import Workshop
+from forge.schema.values import Layout, Role
+from forge.serve.lookup import Target
 from patience import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]

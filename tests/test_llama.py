@@ -5,9 +5,9 @@ import pytest
 
 import forge_llama
 from forge import Checkpoint
-from forge.compatibility import toolchain
-from forge.model import Calibration, ConvertTable, Recipe, Source
+from forge.schema.values import Calibration, ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
+from forge.trtllm.images import toolchain
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
 NEW = "python3 /app/examples/models/core/llama/convert_checkpoint.py --model_dir /forge/model --output_dir /forge/out "

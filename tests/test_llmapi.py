@@ -10,18 +10,16 @@ from textwrap import dedent
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fake_doors import World
-from forge.adapters.readiness import require_gpus
-from forge.compatibility import toolchain
+from forge.api.forge import Workshop
 from forge.errors import HostError, Problem, RecipeError
-from forge.lowering import llm_arguments
-from forge.model import COMMON_ROLES, Recipe, Role, Toolchain
-from forge.ports import Ports
+from forge.schema.values import COMMON_ROLES, Ports, Recipe, Role, Toolchain
+from forge.serve.ready import require_gpus
 from forge.testing import LLAMA, FakeClient, FakeOrigin, tiny_checkpoint
-from forge.workshop import Workshop
+from forge.trtllm import llm_args
+from forge.trtllm.images import toolchain
 
 GOLDEN = Path(__file__).parent / "golden" / "llmapi"
 RECIPE = """
@@ -37,7 +35,7 @@ max_batch_size = 4
 max_input_len = 100
 max_seq_len = 200
 """
-PLACES = llm_arguments.Assets("/forge/repository/_assets/tiny/model", "/forge/repository/_assets/tiny/draft")
+PLACES = llm_args.Assets("/forge/repository/_assets/tiny/model", "/forge/repository/_assets/tiny/draft")
 
 
 @pytest.fixture
@@ -184,7 +182,7 @@ def recipe_of(**tables: object) -> Recipe:
 
 def loaded(recipe: Recipe, tools: Toolchain | str = "25.09") -> dict[str, object]:
     found = toolchain(tools) if isinstance(tools, str) else tools
-    told: dict[str, object] = yaml.safe_load(llm_arguments.write(llm_arguments.stated(recipe, found, PLACES)))
+    told: dict[str, object] = yaml.safe_load(llm_args.write(llm_args.stated(recipe, found, PLACES)))
     return told
 
 
@@ -262,7 +260,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.text("abc_", min_size=1), VALUES, max_size=4))
 def test_what_is_written_is_what_a_reader_of_yaml_reads(stated: dict[str, object]) -> None:
-    assert yaml.safe_load(llm_arguments.write(stated)) == stated
+    assert yaml.safe_load(llm_args.write(stated)) == stated
 
 
 def test_the_same_recipe_gives_the_same_text() -> None:
@@ -446,6 +444,6 @@ def test_the_pages_examples_are_recipes_that_plan(shop: Workshop, folder: Path, 
 
 
 def test_the_page_lists_every_key_that_stands_for_an_argument() -> None:
-    owners = {owner for owner in llm_arguments.SET_BY_FORGE.values() if owner}
+    owners = {owner for owner in llm_args.SET_BY_FORGE.values() if owner}
     missing = [owner for owner in owners if owner.rpartition(".")[2].strip("[]") not in PAGE]
     assert missing == []

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import environ
-from forge.adapters.inference import TritonClient
-from forge.adapters.serving import Servers
+from forge.api.forge import Workshop
+from forge.client.inference import TritonClient
+from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
-from forge.ports import Launch, Request
-from forge.workshop import Workshop
+from forge.serve.server import Servers
+from forge.serve.types import Launch
 from patience import free_ports
 from standin import checkpoints
 from standin.tree import Image

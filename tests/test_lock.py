@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from forge.errors import LockError
-from forge.lock import Image, Lock, lock, moved, read, stale, write
-from forge.model import FileFact, Pinned, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source, SourceKind
+from forge.plan.lock import Image, Lock, lock, moved, read, stale, write
+from forge.schema.values import FileFact, Pinned, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source, SourceKind
 
 DIGEST = "sha256:" + "ab" * 32
 SOURCE = Source(hub="acme/tiny")

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge import manifest
 from forge.errors import RepositoryError
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import COMMON_ROLES, Edit, Names, RuntimeKind, SamplingTable
+from forge.schema import manifest
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import COMMON_ROLES, Edit, Names, RuntimeKind, SamplingTable
 
 names = st.sampled_from(["a", "b", "gemma-2b-it", "smollm2-135m-instruct", "x.y_z"])
 keys = st.integers(0, 2**256 - 1).map("{:064x}".format)

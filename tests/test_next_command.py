@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge import publishing
+from forge.api.forge import Workshop
 from forge.errors import RepositoryError
-from forge.model import COMMON_ROLES, Layout, Names
-from forge.ports import Ports, Running
-from forge.workshop import Workshop
+from forge.repository import publish
+from forge.schema.values import COMMON_ROLES, Layout, Names, Ports
+from forge.serve.types import Running
 from store_makers import child
 
 TWIN = """
@@ -31,7 +31,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from fake_doors import World
-from forge.model import Layout
+from forge.schema.values import Layout
 root, left = Path(sys.argv[1]), int(sys.argv[2])
 shop, place = World().shop(root / "home"), root / "models"
 shop.build([root / "a.toml"], repository=place)
@@ -153,7 +153,7 @@ def test_who_may_only_read_is_told_what_it_will_hold(root: Path, world: World, m
 
     place = root / "models"
     before = sorted(path.relative_to(place) for path in place.rglob("*"))
-    monkeypatch.setattr(publishing, "FileLock", refuse)
+    monkeypatch.setattr(publish, "FileLock", refuse)
     shop = world.shop(root / "home")
     _list(shop, root)
     with pytest.raises(RepositoryError, match="mounted read-only") as caught:

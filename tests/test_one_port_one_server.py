@@ -16,12 +16,13 @@ import pytest
 import tiny_models
 from conftest import SMOLLM2
 from fake_doors import World
-from forge.adapters import processes
-from forge.adapters.port_holders import claimed, require_own
-from forge.adapters.servers import States
-from forge.adapters.serving import Servers
 from forge.errors import ServerError
-from forge.ports import Launch, Ports
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve.port_holders import claimed, require_own
+from forge.serve.server import Servers
+from forge.serve.state import States
+from forge.serve.types import Launch
 from patience import PATIENCE
 from triton_fixture import Serving
 
@@ -30,9 +31,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 START = """
 import os, sys
 from pathlib import Path
-from forge.adapters.serving import Servers
+from forge.serve.server import Servers
 from forge.errors import ForgeError
-from forge.ports import Launch, Ports
+from forge.serve.types import Launch; from forge.schema.values import Ports
 home, repository, environment, backends, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)), detach=True)
 sys.stdin.readline()
@@ -191,9 +192,9 @@ def test_each_port_of_a_container_is_its_own(serving: Serving, launch: Launch, t
 
 CLAIM = """
 import os, sys
-from forge.adapters.port_holders import claimed
+from forge.serve.port_holders import claimed
 from forge.errors import ServerError
-from forge.ports import Ports
+from forge.schema.values import Ports
 user, *ports = map(int, sys.argv[1:])
 os.setgroups([])
 os.setgid(user)

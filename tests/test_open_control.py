@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 import check_kit as kit
 from forge.cli import main
-from forge.model import RuntimeKind
+from forge.schema.values import RuntimeKind
 from forge.testing import FakeOrigin
 
 DEPLOYMENT = 'recipes = ["tiny.toml", "lost.toml"]\nrepository = "repository"\n'

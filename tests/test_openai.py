@@ -19,9 +19,9 @@ from openai.types.chat import ChatCompletionMessageParam
 
 import slow_triton
 import tiny_checkpoints
-from forge import publishing
-from forge.manifest import write
-from forge.model import LimitsTable
+from forge.repository import publish
+from forge.schema.manifest import write
+from forge.schema.values import LimitsTable
 from openai_front import front
 from patience import PATIENCE, spare
 from skeleton_kit import TOKENIZERS
@@ -333,7 +333,7 @@ def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream:
 @pytest.mark.parametrize("mute", [True, False], ids=["before the first", "between two"])
 def test_a_model_that_hangs_is_a_timeout(tiny: Tiny, tmp_path: Path, mute: bool) -> None:
     """504 while there is a status to say it with, an event in a stream that has begun; the model is told to end."""
-    manifest = publishing.inventory(tiny.target.repository)
+    manifest = publish.inventory(tiny.target.repository)
     limits = LimitsTable(max_first_seconds=2.0, max_silent_seconds=0.0) if mute else LimitsTable(max_silent_seconds=2.0)
     hasty = msgspec.structs.replace(manifest, models=(msgspec.structs.replace(manifest.models[0], limits=limits),))
     (tmp_path / "forge.json").write_text(write(hasty))
@@ -364,7 +364,7 @@ def test_a_model_that_is_published_anew_is_seen(tiny: Tiny, tmp_path: Path) -> N
         renamed = manifest.with_suffix(".new")
         renamed.write_text(manifest.read_text().replace('"name": "tiny"', '"name": "small"'))
         renamed.replace(manifest)
-        assert [model.name for model in publishing.inventory(manifest.parent).models] == ["small"]
+        assert [model.name for model in publish.inventory(manifest.parent).models] == ["small"]
         assert [model.id for model in client.models.list()] == ["small"]
         assert client.completions.create(model="small", prompt=PROMPT).choices[0].text
 

@@ -15,11 +15,12 @@ import pytest
 import tiny_models
 import tiny_served
 from docker_fixture import environ
-from forge.adapters import fronts, processes
-from forge.adapters.serving import Servers
+from forge.api.forge import Workshop
 from forge.errors import ServerError
-from forge.ports import Launch, Running
-from forge.workshop import Workshop
+from forge.machine import processes
+from forge.serve.openai import process
+from forge.serve.server import Servers
+from forge.serve.types import Launch, Running
 from patience import PATIENCE, soon, spare
 from standin.tree import Image
 from triton_fixture import Serving
@@ -47,7 +48,7 @@ def test_it_is_up_when_the_server_is_and_gone_when_that_is_stopped(serving: Serv
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     try:
-        assert fronts.answers(launch.ports)
+        assert process.answers(launch.ports)
         assert running in triton.running()
         assert serving_process(running) != running.front
     finally:
@@ -62,7 +63,7 @@ def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: S
     try:
         first = serving_process(running)
         os.kill(first, signal.SIGKILL)
-        assert soon(lambda: fronts.answers(launch.ports) and serving_process(running) != first)
+        assert soon(lambda: process.answers(launch.ports) and serving_process(running) != first)
         os.kill(running.front, signal.SIGKILL)
         assert soon(lambda: processes.listener(launch.ports.openai) is None)
         (told,) = (each for each in triton.running() if each.pid == running.pid)
@@ -76,7 +77,7 @@ def test_it_ends_when_the_server_dies(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     os.kill(running.pid, signal.SIGKILL)
-    assert soon(lambda: not fronts.alive(running) and processes.listener(launch.ports.openai) is None)
+    assert soon(lambda: not process.alive(running) and processes.listener(launch.ports.openai) is None)
     assert running not in triton.running()
     assert not processes.marked(running.shared_memory)
 
@@ -122,7 +123,7 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Workshop, home: Path, t
     argv = [sys.executable, "-c", "from forge.cli import main; main()", "serve", "--repository", str(repository), *options]
     environ = {**os.environ, "FORGE_HOME": str(home)}
     printed = subprocess.run([*argv, "--print"], env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert f"-m forge.openai 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}" in printed
+    assert f"-m forge.serve.openai 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}" in printed
     with subprocess.Popen([*argv, "-q"], env=environ, stdout=subprocess.PIPE, text=True) as forge, ExitStack() as stack:
         stack.callback(forge.kill)
         assert forge.stdout is not None
@@ -152,7 +153,7 @@ def test_it_stands_on_this_machine_beside_a_server_in_a_container(
     running = servers.start(contained, lambda _: None)
     try:
         assert running.container
-        assert fronts.answers(launch.ports)
+        assert process.answers(launch.ports)
         with openai.OpenAI(base_url=f"http://127.0.0.1:{launch.ports.openai}/v1", api_key="none") as client:
             assert list(client.models.list()) == []
     finally:

@@ -5,8 +5,8 @@ import ast
 import pytest
 
 from forge.errors import StepError
-from forge.model import CallPatch, JsonPatch, TextPatch
-from forge.patching import apply, apply_all
+from forge.schema.values import CallPatch, JsonPatch, TextPatch
+from forge.trtllm.patches import apply, apply_all
 
 FILE = "/app/examples/models/core/gemma/convert_checkpoint.py"
 CALL = CallPatch(FILE, "GemmaConfig.from_hugging_face", 2, ("quant_config",))

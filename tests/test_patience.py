@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from forge.adapters import openai_web, processes
-from forge.adapters.patience import Patience
-from forge.openai.faults import Fault, too_large
+from forge.machine import processes
+from forge.serve.openai import web
+from forge.serve.openai.errors import Fault, too_large
+from forge.serve.openai.patience import Patience
 from patience import PATIENCE
 
 SHORT = Patience(head=1.0, body=1.5, unread=1.5, connections=6)
@@ -62,7 +63,7 @@ class Desk:
 def serving(desk: Desk) -> Generator[int]:
     """The port at which ``desk`` is asked."""
     (port,) = processes.spare(1)
-    made = openai_web.server(openai_web.application(desk, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
+    made = web.server(web.application(desk, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
     thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
     thread.start()
     try:

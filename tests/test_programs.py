@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from forge.adapters.processes import started
-from forge.adapters.programs import LocalExecutor
 from forge.errors import StepError
-from forge.model import Command
-from forge.ports import Job
+from forge.machine.containers import Job
+from forge.machine.processes import started
+from forge.machine.run import LocalExecutor
+from forge.schema.values import Command
 from patience import PATIENCE, soon
 
 

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fake_doors import FakeDoors, World
+from forge.api.forge import Workshop
+from forge.api.wiring import Doors
+from forge.build.sources.source import Origin
 from forge.cli import main
-from forge.doors import Doors
-from forge.model import Host, SourceKind
-from forge.ports import Origin
+from forge.schema.values import Host, SourceKind
 from forge.testing import tiny_checkpoint
-from forge.workshop import Workshop
 
 RECIPE = '[source]\npath = "checkpoint"\n[runtime]\nkind = "twin"\n'
 UNREADABLE = b'{"model": '

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from forge import publishing, trees
 from forge.errors import RepositoryError
-from forge.manifest import Manifest, PublishedModel
-from forge.model import COMMON_ROLES, LimitsTable, Names, Role, RuntimeKind, SamplingTable
+from forge.files import trees
+from forge.repository import publish as publishing
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import COMMON_ROLES, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 from killing import at_every_instant
 from store_makers import child, provenance, store
 
@@ -309,7 +310,7 @@ def survive_every_instant(root: Path) -> None:
     def act() -> None:
         publishing.publish(entry, bench.repository, second, relocate(bench.repository))
 
-    at_every_instant(act, look, room="forge.publishing", stride=2)
+    at_every_instant(act, look, room="forge.repository.publish", stride=2)
     at_every_instant(act, look, stride=23)
     assert seen == {"v1", "v2"}
 

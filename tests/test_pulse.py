@@ -10,8 +10,10 @@ from threading import Thread
 
 import pytest
 
-from forge.adapters import processes, pulse
-from forge.ports import Ports, Running
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve import pulse
+from forge.serve.types import Running
 
 MARKER = "forge-pulse-test"
 SAID = {

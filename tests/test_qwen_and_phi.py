@@ -7,10 +7,11 @@ import pytest
 
 import forge_phi
 import forge_qwen
-from forge import Checkpoint, families
-from forge.compatibility import toolchain
-from forge.model import ConvertTable, Recipe, Source
+from forge import Checkpoint
+from forge.plan import families
+from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
+from forge.trtllm.images import toolchain
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
 TAIL = "--model_dir /forge/model --output_dir /forge/out"

@@ -6,12 +6,12 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from forge.drafting import toml
 from forge.errors import Problem, RecipeError
-from forge.model import (
+from forge.recipe.new import toml
+from forge.recipe.reader import read, schema
+from forge.schema.values import (
     COMMON_ROLES,
     BuildTable,
     ConvertTable,
@@ -24,7 +24,6 @@ from forge.model import (
     Source,
     SourceKind,
 )
-from forge.recipe import read, schema
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 HEAD = 'name = "m"\n[source]\nhub = "owner/model"\n'

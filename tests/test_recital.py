@@ -11,7 +11,7 @@ import pytest
 
 import tiny_checkpoints
 import verify_kit
-from forge.verifying.recitals import SCRIPT
+from forge.verify.reference import SCRIPT
 from tiny_checkpoints import torch, transformers
 
 # What transformers is about to take away is an error here, months before it is gone.

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from forge import manifest
 from forge.errors import ServerError
-from forge.manifest import Manifest, PublishedModel
-from forge.model import Role, RuntimeKind
-from forge.ports import Launch, Ports, Running
-from forge.recovery import TRIES, Care, Watch
+from forge.schema import manifest
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import Ports, Role, RuntimeKind
+from forge.serve.recovery import TRIES, Care, Watch
+from forge.serve.types import Launch, Running
+from forge.serve.vitals import Pulse, Signs
 from forge.testing import FakeServer
-from forge.vitals import Pulse, Signs
 
 ROLES = {
     Role.PREPROCESSING: "preprocessing",

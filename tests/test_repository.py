@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import originals
-from forge import protobuf, repository
+from forge import protobuf
 from forge.errors import RepositoryError
-from forge.model import (
+from forge.repository import config as repository
+from forge.schema.values import (
     COMMON_ROLES,
     BuildTable,
     ConfigOverrides,

@@ -20,15 +20,15 @@ import pytest
 import tiny_models
 from docker_fixture import environ
 from forbidden_ptrace import without_ptrace
-from forge.adapters import processes, unlisted
-from forge.adapters.docker_daemon import Daemon
-from forge.adapters.docker_serving import tracing_is_for_admins
-from forge.adapters.servers import key_file
-from forge.adapters.serving import Servers
-from forge.adapters.triton_arguments import HEADER
 from forge.client import Client
 from forge.errors import ServerError
-from forge.ports import Launch, Running
+from forge.machine import processes, unlisted
+from forge.machine.docker.daemon import Daemon
+from forge.serve.arguments import HEADER
+from forge.serve.container import tracing_is_for_admins
+from forge.serve.server import Servers
+from forge.serve.state import key_file
+from forge.serve.types import Launch, Running
 from patience import PATIENCE, free_ports
 from standin.tree import Image
 from triton_fixture import Serving

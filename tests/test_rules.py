@@ -9,10 +9,11 @@ import pytest
 import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
-from forge import publishing, reading, rules, siblings
-from forge.model import COMMON_ROLES, RuntimeKind, TextFile
-from forge.rules import RULES, Finding, Repository, Severity
-from forge.rules.seen import Gpu
+from forge.check import reader, rules
+from forge.check.model import Gpu
+from forge.check.rules import RULES, Finding, Repository, Severity
+from forge.repository import bls as siblings, publish
+from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
 from nvidias_bls import bls
 
 VERSIONS = originals.versions("0.19.0")
@@ -22,8 +23,8 @@ ELSEWHERE = {"moved", "engine-gpu", "open-control", "open-control-here"}
 
 
 def look(root: Path) -> Repository:
-    held = publishing.inventory(root) if (root / "forge.json").exists() else None
-    return reading.read(root, held)
+    held = publish.inventory(root) if (root / "forge.json").exists() else None
+    return reader.read(root, held)
 
 
 def found(root: Path) -> tuple[Finding, ...]:

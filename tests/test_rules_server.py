@@ -13,12 +13,13 @@ import pytest
 import check_kit as kit
 import tiny_checkpoints
 from breaking import Break, by_hand, edited, parameters, pbtxt, step
-from forge import publishing, reading, rules
-from forge.adapters.inference import TritonClient
+from forge.check import reader, rules
+from forge.check.rules import RULES
+from forge.client.inference import TritonClient
+from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.model import RuntimeKind
-from forge.ports import Request
-from forge.rules import RULES
+from forge.repository import publish
+from forge.schema.values import RuntimeKind
 from patience import PATIENCE
 from triton_fixture import Serving
 
@@ -43,8 +44,8 @@ def root(tmp_path: Path, weights: Path) -> Path:
 
 def broken(root: Path) -> set[str]:
     """The rules that a check finds broken."""
-    held = publishing.inventory(root) if (root / "forge.json").exists() else None
-    return {each.rule for each in rules.examine(reading.read(root, held))}
+    held = publish.inventory(root) if (root / "forge.json").exists() else None
+    return {each.rule for each in rules.examine(reader.read(root, held))}
 
 
 def promised(rule: str, words: str) -> bool:

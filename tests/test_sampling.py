@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from forge.adapters.wire import drawing, inputs_of
-from forge.ports import ModelMetadata, Request, TensorMetadata
-from forge.sampling import meant, over, samples, seeded
+from forge.client.sampling import meant, over, samples, seeded
+from forge.client.tensors import drawing, inputs_of
+from forge.client.types import ModelMetadata, Request, TensorMetadata
 
 PLAIN = Request("m", "hello", 5)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from forge.adapters import processes, unlisted
-from forge.adapters.linking import read_layout
-from forge.adapters.serving import Servers
 from forge.errors import HostError, ServerError
-from forge.ports import Running
-from forge.vitals import Health
+from forge.machine import processes, unlisted
+from forge.machine.libraries import read_layout
+from forge.serve.server import Servers
+from forge.serve.types import Running
+from forge.serve.vitals import Health
 from patience import soon
 from triton_fixture import Serving
 
@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 FOREGROUND = """
 import os, sys, time
 from pathlib import Path
-from forge.adapters.serving import Servers
-from forge.ports import Launch, Ports
+from forge.serve.server import Servers
+from forge.serve.types import Launch; from forge.schema.values import Ports
 home, repository, environment, backends, detach, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)),
                 detach=detach == "detach")

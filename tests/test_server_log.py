@@ -1,6 +1,6 @@
 """What is read out of Triton's log; the texts are Triton 2.51's own."""
 
-from forge.adapters.triton_log import failures, part
+from forge.serve.log import failures, part
 
 LOG = """\
 I1123 09:04:57.912229 13122 model_lifecycle.cc:472] "loading: broken:1"

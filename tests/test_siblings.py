@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from forge import protobuf, repository, siblings
+from forge import protobuf
 from forge.errors import RepositoryError
-from forge.model import Names, Role, TextFile
+from forge.repository import bls as siblings, config as repository
+from forge.schema.values import Names, Role, TextFile
 from nvidias_bls import CONFIG, DECODER, MODEL, bls
 
 
@@ -173,4 +174,4 @@ def test_the_subclass_gives_the_decoder_the_names_of_the_config(tmp_path: Path) 
 
 
 def test_the_subclass_ships_with_forge() -> None:
-    assert (resources.files("forge.skeletons") / siblings.FILE).is_file()
+    assert (resources.files("forge.repository.skeletons") / siblings.FILE).is_file()

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from fake_doors import FakeDoors, World
-from forge.adapters.programs import LocalExecutor
-from forge.builder import DEFAULT, Builder, Tools
-from forge.containers import ContainerRun, Line
-from forge.crew import Allowance
+from forge.build.builder import DEFAULT, Builder, Tools
+from forge.build.scheduler import Allowance
 from forge.errors import ForgeError, StepError
-from forge.gpus import clash
-from forge.halt import Halt
-from forge.model import Command, FileFact, Pinned, Requirements, SourceKind
-from forge.ports import Event, Job, Listener, Progress
-from forge.steps import Fetch, MakeImage, Run, Step
-from forge.store import Store
+from forge.events import Event, Listener, Progress
+from forge.fit.gpus import clash
+from forge.machine.containers import ContainerRun, Job, Line
+from forge.machine.interrupt import Halt
+from forge.machine.run import LocalExecutor
+from forge.plan.steps import Fetch, MakeImage, Run, Step
+from forge.schema.values import Command, FileFact, Pinned, Requirements, SourceKind
+from forge.store.store import Store
 from forge.testing import FakeOrigin
 from patience import PATIENCE
 
@@ -193,7 +193,7 @@ IMAGE = Step("image", MakeImage("llama", "sha256:1", Requirements()))
 
 
 def contained(bench: Bench, cards: Cards) -> Tools:
-    from forge.contained import Contained
+    from forge.build.in_containers import Contained
 
     wrapped = Contained(cards, bench.home / "logs")  # type: ignore[arg-type]
     return replace(bench.tools(), contained=lambda: wrapped)
@@ -290,7 +290,7 @@ def test_ctrl_c_reaches_a_step_that_waits_for_another_process(bench: Bench) -> N
         inside.set()
         leave.wait(PATIENCE)
 
-    from forge.outlook import provenance
+    from forge.plan.preview import provenance
 
     holder = threading.Thread(target=lambda: other.make(wanted.key, provenance(wanted), slow))
     holder.start()

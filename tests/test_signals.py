@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 from conftest import SMOLLM2
-from forge.adapters import processes
-from forge.ports import Running
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.machine import processes
+from forge.serve.types import Running
 from patience import free_ports
 
 SLEEPER = """
 import sys, time
-from forge.cli.show import verb
+from forge.cli.output import verb
 
 @verb
 def sleeper(output):
@@ -36,7 +36,7 @@ sleeper(as_json=False, quiet=False, verbose=False)
 HASTY = """
 import os, signal, sys
 from forge.cli import main
-from forge.cli.show import Output
+from forge.cli.output import Output
 
 tell = Output.result
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import fake_triton
-from forge.repository import STREAMS_PER_INSTANCE
-from forge.skeletons.detokenizer import Detokenizer, decoded
+from forge.repository.config import STREAMS_PER_INSTANCE
+from forge.repository.skeletons.detokenizer import Detokenizer, decoded
 from forge.twin.pipe import Pipe, named, opened
 from patience import PATIENCE
 from skeleton_kit import DOOR, ENDS, TOKENIZERS, Array, ask, lay, model, strings, texts, words

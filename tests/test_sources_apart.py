@@ -17,17 +17,18 @@ from typing import NamedTuple
 import pytest
 
 from checkpoints import CONFIG, safetensors
-from forge import copies, publishing
-from forge.adapters.folder import FolderOrigin
-from forge.adapters.ggufs import GgufOrigin
-from forge.adapters.gits import GitOrigin
-from forge.adapters.wheels import WheelOrigin
+from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.gguf import GgufOrigin
+from forge.build.sources.git import GitOrigin
+from forge.build.sources.source import Origin
+from forge.build.sources.wheel import WheelOrigin
 from forge.errors import SourceError, StoreError
-from forge.manifest import PublishedModel, Serving
-from forge.model import Calibration, Pinned, Role, RuntimeKind, Source
-from forge.ports import Origin
-from forge.store import Artifact
-from forge.trees import walk
+from forge.files import copies
+from forge.files.trees import walk
+from forge.repository import publish
+from forge.schema.manifest import PublishedModel, Serving
+from forge.schema.values import Calibration, Pinned, Role, RuntimeKind, Source
+from forge.store.store import Artifact
 from store_makers import KEY, provenance, store
 from test_sources_git import Remote
 from test_sources_local import TINY
@@ -149,7 +150,7 @@ def built(tmp_path: Path) -> tuple[Path, Artifact, Path]:
         (out / "llama" / "config.pbtxt").write_text("")
 
     entry, _ = store(tmp_path / "home").make(KEY, provenance(), fill)
-    publishing.publish(entry.path, tmp_path / "repository", published(), lambda text: text)
+    publish.publish(entry.path, tmp_path / "repository", published(), lambda text: text)
     return weights, entry, tmp_path / "repository" / "llama" / "model.safetensors"
 
 
@@ -233,7 +234,7 @@ def test_where_blocks_are_shared_no_room_is_asked_for(tmp_path: Path, monkeypatc
 COPY = """
 import resource, sys
 from pathlib import Path
-from forge import copies
+from forge.files import copies
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made = copies.copy(Path(sys.argv[1]), Path(sys.argv[2]))
 print(made.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, safetensors
-from forge.adapters.git_runs import Git, address, meaning, redacted
-from forge.adapters.gits import GitOrigin
-from forge.adapters.processes import started
+from forge.api.forge import Workshop
+from forge.build.sources.git import GitOrigin
+from forge.build.sources.git_commands import Git, address, meaning, redacted
 from forge.errors import ForgeError, HostError, SourceError, StoreError
-from forge.model import Pinned, Source, SourceKind
-from forge.workshop import Workshop
+from forge.machine.processes import started
+from forge.schema.values import Pinned, Source, SourceKind
 from patience import soon
 
 HAS_GIT = shutil.which("git") is not None

@@ -9,15 +9,16 @@ import pytest
 
 import loopback_hub as hubs
 from checkpoints import CONFIG, safetensors
-from forge import headers, lock
-from forge.adapters import wheels
-from forge.adapters.folder import FolderOrigin
-from forge.adapters.hub import HubOrigin
-from forge.adapters.records import checkpoint
+from forge import safetensors as headers
+from forge.build.sources import wheel as wheels
+from forge.build.sources.cache import checkpoint
+from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.hub import HubOrigin
 from forge.errors import LockError, SourceError
-from forge.headers import parse
-from forge.model import FileFact, Pinned, Recipe, Source, SourceKind
-from forge.spelling import misplaced
+from forge.plan import lock
+from forge.safetensors import parse
+from forge.schema.spelling import misplaced
+from forge.schema.values import FileFact, Pinned, Recipe, Source, SourceKind
 from loopback_hub import LoopbackHub, loopback_hub
 
 DEEP = b"[" * 200_000

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, safetensors
-from forge.adapters.hub import HubOrigin
+from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError, StoreError
-from forge.model import Pinned, Source, SourceKind
+from forge.schema.values import Pinned, Source, SourceKind
 from loopback_hub import LoopbackHub, loopback_hub
 
 NAME, TOKEN = "acme/tiny", "hf_verysecretvalue"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, gguf, pointer, safetensors
-from forge.adapters.folder import Digests, FolderOrigin
-from forge.adapters.ggufs import GgufOrigin
-from forge.adapters.weights import needed
+from forge.build.sources.folder import Digests, FolderOrigin
+from forge.build.sources.gguf import GgufOrigin
+from forge.build.sources.weights import needed
 from forge.errors import SourceError
-from forge.model import Pinned, Source, SourceKind
+from forge.schema.values import Pinned, Source, SourceKind
 
 
 def write(folder: Path, **files: bytes) -> Path:

@@ -9,13 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from checkpoints import CONFIG, safetensors
-from forge.adapters import datasets
-from forge.adapters.folder import FolderOrigin
-from forge.adapters.gits import GitOrigin
-from forge.adapters.hub import HubOrigin
+from forge.build.sources import datasets
+from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.git import GitOrigin
+from forge.build.sources.hub import HubOrigin
+from forge.build.sources.source import Origin
 from forge.errors import SourceError
-from forge.model import Calibration, Pinned, Source, SourceKind
-from forge.ports import Origin
+from forge.schema.values import Calibration, Pinned, Source, SourceKind
 from loopback_hub import LoopbackHub, loopback_hub
 
 TOKEN = "hf_verysecretvalue"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints import pointer, safetensors
-from forge.adapters.wheels import WheelOrigin
+from forge.build.sources.wheel import WheelOrigin
 from forge.errors import SourceError
-from forge.model import Pinned, Source, SourceKind
+from forge.schema.values import Pinned, Source, SourceKind
 
 FILE = "tiny_model/model.safetensors"
 

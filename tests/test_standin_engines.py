@@ -12,8 +12,8 @@ import pytest
 
 import tiny_checkpoints
 import verify_kit
-from forge.proving import Wish
-from forge.verifying.comparing import Outcome, Stage
+from forge.verify.judge import Outcome, Stage
+from forge.verify.verify import Wish
 from patience import free_ports
 from standin.inside import Insider, lay_backends
 from triton_fixture import Serving

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import environ
-from forge.adapters.docker_containers import DockerContainers
-from forge.adapters.inference import TritonClient
-from forge.containers import ContainerRun
+from forge.client.inference import TritonClient
+from forge.client.types import Request
 from forge.errors import InferenceError
-from forge.model import ASSETS, BuildTable, Command, ConfigOverrides, Names, Recipe, ServeTable, Source
-from forge.ports import Ports, Request
-from forge.repository import ROOT, render, settings, skeletons
+from forge.machine.containers import ContainerRun
+from forge.machine.docker.engine import DockerContainers
+from forge.repository.config import ROOT, render, settings, skeletons
+from forge.schema.values import ASSETS, BuildTable, Command, ConfigOverrides, Names, Ports, Recipe, ServeTable, Source
 from patience import PATIENCE, free_ports
 from standin import checkpoints, image
 from standin.tree import File, Image, Link, Settings, write

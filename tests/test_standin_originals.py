@@ -11,8 +11,8 @@ import pytest
 
 import chained
 import originals
-from forge.asking import Target
-from forge.proving import Wish
+from forge.serve.lookup import Target
+from forge.verify.verify import Wish
 from patience import free_ports
 from standin.inside import Insider, lay_backends
 from triton_fixture import Serving

@@ -17,9 +17,9 @@ from tensorrt_llm._standin.engine import opened
 from tensorrt_llm._standin.executor import Place, RefusedError, terms
 from tensorrt_llm._standin.tensors import CheckpointError
 
+from forge.check.config import read as read_config
 from forge.errors import ServerError
-from forge.ports import Launch, Running
-from forge.rules.configs import read as read_config
+from forge.serve.types import Launch, Running
 from patience import free_ports
 from standin import checkpoints
 from standin.inside import Insider, insider

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 from tensorrt_llm._standin.grids import alter
 
-from forge.model import CallPatch, TextPatch
-from forge.patching import apply_all
+from forge.schema.values import CallPatch, TextPatch
+from forge.trtllm.patches import apply_all
 from forge.twin.arrays import Floats
 from forge.twin.checkpoint import Weights
 from forge.twin.loading import load

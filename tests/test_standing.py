@@ -9,10 +9,10 @@ import pytest
 
 import forge_llama
 from fake_doors import World
-from forge.noting import Noting
-from forge.standing import Question, Standing, Stood, look, question
-from forge.store import Store
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.build.noted import Noting
+from forge.build.unchanged import Question, Standing, Stood, look, question
+from forge.store.store import Store
 
 TWIN = 'name = "tiny"\nfamily = "llama"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
 OPTIONS = {"runtime": None, "locked": False, "prefixed": False, "inside": False}
@@ -146,7 +146,7 @@ def test_the_code_that_is_looked_at_is_forges_and_every_plugins(place: Place) ->
     store = Store(place.folder / "home/store", clock=lambda: 1.0)
     looked = Noting(Standing(place.folder / "home"), store).before(place.shop.joint([place.recipe]))
     assert str(Path(forge_llama.__file__)) in looked.code
-    assert any(path.endswith("forge/lowering/twin.py") for path in looked.code)
+    assert any(path.endswith("forge/plan/twin.py") for path in looked.code)
     assert set(looked.texts) == {str(place.recipe), str(place.lock)}
 
 

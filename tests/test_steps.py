@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge.model import Command, FileFact, Names, Pinned, Role, SourceKind, TextFile
-from forge.ports import Environment
-from forge.steps import Assemble, Entry, Fetch, LayBackends, Link, MakeEnvironment, Plan, Run, Step
+from forge.plan.steps import Assemble, Entry, Fetch, LayBackends, Link, MakeEnvironment, Plan, Run, Step
+from forge.schema.values import Command, Environment, FileFact, Names, Pinned, Role, SourceKind, TextFile
 
 PINNED = Pinned(SourceKind.HUB, "acme/tiny", "c0ffee", (FileFact("config.json", 12, "sha256:aa"),), location="/somewhere")
 

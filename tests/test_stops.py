@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from forge.ports import Chunk, Request
-from forge.replies import Hearing
-from forge.stops import Stops, barred, spellings
+from forge.client.answer import Hearing
+from forge.client.stops import Stops, barred, spellings
+from forge.client.types import Chunk, Request
 
 
 def shown(texts: Sequence[str], *pieces: str, final: bool = True) -> list[Chunk]:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from forge import trees
 from forge.errors import SourceError, StoreError
-from forge.store import Provenance
+from forge.files import trees
+from forge.store.store import Provenance
 from store_makers import KEY, fill, key, provenance, store
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from forge import publishing
 from forge.cli import main
-from forge.manifest import PublishedModel, Serving
-from forge.model import Role, RuntimeKind
-from forge.store import Artifact, Store
+from forge.repository import publish
+from forge.schema.manifest import PublishedModel, Serving
+from forge.schema.values import Role, RuntimeKind
+from forge.store.store import Artifact, Store
 from store_makers import KEY, key, provenance, store
 
 WEIGHTS = os.urandom(5000)
@@ -43,7 +43,7 @@ class Old:
             os.link(self.mine, place)
             place.parent.chmod(0o555)
         self.mine.chmod(mode)
-        publishing.publish(self.entry.path, self.repository, published(), lambda text: text)
+        publish.publish(self.entry.path, self.repository, published(), lambda text: text)
         old.remember(self.repository)
         (self.root / "own").unlink()
 

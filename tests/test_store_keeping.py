@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from forge.claims import began
-from forge.store import Store
+from forge.store.claims import began
+from forge.store.store import Store
 from store_makers import child, fill, key, provenance, store
 from test_store import Clock
 
@@ -76,7 +76,7 @@ def test_what_a_build_uses_stays_until_it_ends(tmp_path: Path) -> None:
 USING = """
 import sys, time
 from pathlib import Path
-from forge.store import Store
+from forge.store.store import Store
 with Store(Path(sys.argv[1]), clock=time.time).using([sys.argv[2]]):
     print("using", flush=True)
     time.sleep(3600)

@@ -174,7 +174,7 @@ ORDINARY = """
 import os, sys
 from pathlib import Path
 from blake3 import blake3
-from forge import trees
+from forge.files import trees
 from forge.errors import StoreError
 from store_makers import KEY, fill, key, provenance, store
 if os.getuid() == 0:

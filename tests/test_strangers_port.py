@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from forge.adapters import processes
-from forge.adapters.servers import States, key_file
+from forge.api.forge import Workshop
 from forge.cli import main
-from forge.ports import Ports, Running
-from forge.workshop import Workshop
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve.state import States, key_file
+from forge.serve.types import Running
 from patience import PATIENCE, free_ports, soon, spare
 from tiny_served import Tiny
 

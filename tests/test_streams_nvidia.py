@@ -15,16 +15,27 @@ import pytest
 
 import chained
 import originals
-from forge import repository
-from forge.adapters.fronts import answers
-from forge.adapters.inference import TritonClient
-from forge.asking import Target
+from forge.api.forge import Workshop
 from forge.client import AsyncClient
-from forge.model import BuildTable, ConfigOverrides, Names, Recipe, Role, RuntimeKind, RuntimeTable, Source, TextFile
-from forge.ports import Ports, Request
-from forge.proving import Wish
-from forge.verifying.comparing import Stage
-from forge.workshop import Workshop
+from forge.client.inference import TritonClient
+from forge.client.types import Request
+from forge.repository import config as repository
+from forge.schema.values import (
+    BuildTable,
+    ConfigOverrides,
+    Names,
+    Ports,
+    Recipe,
+    Role,
+    RuntimeKind,
+    RuntimeTable,
+    Source,
+    TextFile,
+)
+from forge.serve.lookup import Target
+from forge.serve.openai.process import answers
+from forge.verify.judge import Stage
+from forge.verify.verify import Wish
 from nvidias_bls import bls
 from patience import free_ports
 from triton_fixture import Serving

@@ -5,10 +5,10 @@ import pytest
 
 import forge_t5
 from forge import Checkpoint, Engine, Role
-from forge.compatibility import toolchain
-from forge.families import Family
-from forge.model import BuildTable, ConvertTable, Recipe, ServeTable, Source
+from forge.plan.families import Family
+from forge.schema.values import BuildTable, ConvertTable, Recipe, ServeTable, Source
 from forge.testing import PluginConformance
+from forge.trtllm.images import toolchain
 
 PLAIN = Recipe(
     name="m",

@@ -11,12 +11,12 @@ import pytest
 
 import tiny_checkpoints
 import verify_kit
-from forge.adapters.environments import PrivateEnvironments
-from forge.builder import Tools
-from forge.doors import Doors
-from forge.ports import Environment
-from forge.proving import Wish
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.api.wiring import Doors
+from forge.build.builder import Tools
+from forge.machine.environments import PrivateEnvironments
+from forge.schema.values import Environment
+from forge.verify.verify import Wish
 from patience import free_ports
 from tiny_checkpoints import torch, transformers
 from triton_fixture import Serving

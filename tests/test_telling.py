@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from forge.openai.telling import Telling
-from forge.ports import Chunk, Request
-from forge.replies import Finish, Hearing
+from forge.client.answer import Finish, Hearing
+from forge.client.types import Chunk, Request
+from forge.serve.openai.stream import Telling
 
 LIMIT = 3
 ASKED = Request("model", "prompt", LIMIT)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from forge import manifest
 from forge.errors import StoreError
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Names, RuntimeKind
-from forge.store import Store
+from forge.schema import manifest
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import Names, RuntimeKind
+from forge.store.store import Store
 from store_makers import key, provenance, store
 from test_store import Clock
 

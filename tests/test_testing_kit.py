@@ -10,9 +10,12 @@ import pytest
 
 import forge_llama
 from forge import Command, Diagnosis, Engine, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
+from forge.build.sources.source import Origin
+from forge.client.types import Client, Request
 from forge.errors import InferenceError, SourceError, StepError
-from forge.model import Source, Toolchain
-from forge.ports import Client, Environment, Environments, Executor, Job, Launch, Origin, Request, Server
+from forge.machine.containers import Environments, Executor, Job
+from forge.schema.values import Environment, Source, Toolchain
+from forge.serve.types import Launch, Server
 from forge.testing import (
     FakeClient,
     FakeEnvironments,

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from forge import trees
+from forge.files import trees
 
 
 def test_bytes_are_counted_while_folders_vanish(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from typing import Any, cast
 import pytest
 
 import tiny_models
-from forge.adapters.docker_seats import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
-from forge.adapters.docker_serving import TritonContainer
-from forge.adapters.readiness import require_address, require_gpus
-from forge.adapters.serving import Servers
-from forge.adapters.triton import TritonProcess
-from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import HostError, ServerError
-from forge.ports import Launch, Ports, Shelf
+from forge.schema.values import Ports
+from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.container import TritonContainer
+from forge.serve.container_options import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
+from forge.serve.process import TritonProcess
+from forge.serve.ready import require_address, require_gpus
+from forge.serve.server import Servers
+from forge.serve.types import Launch, Shelf
 
 ROLES = ("bls", "ensemble", "llm", "post", "pre")
 LAUNCH = Launch(Path("/home/me/repository"), ROLES, engines=("llm",), image="forge/gemma:key", gpus="all")

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from forge import Checkpoint, Command, trtllm
-from forge.compatibility import toolchain
-from forge.model import BuildTable, ConvertTable, Recipe, Scalar, ServeTable, Source
+from forge.schema.values import BuildTable, ConvertTable, Recipe, Scalar, ServeTable, Source
+from forge.trtllm.images import toolchain
 from known_flags import known, strange
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))

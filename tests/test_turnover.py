@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
+from forge.api.forge import Workshop
 from forge.errors import RepositoryError, ServerError
-from forge.launching import Held, launch
-from forge.model import Layout
-from forge.ports import Launch, Ports, Running
+from forge.schema.values import Layout, Ports
+from forge.serve.launch import Held, launch
+from forge.serve.types import Launch, Running
+from forge.serve.update import Turnover
 from forge.testing import LLAMA, tiny_checkpoint
-from forge.turnover import Turnover
-from forge.workshop import Workshop
 
 TWIN = """
 name = "{name}"

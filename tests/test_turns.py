@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from forge.adapters.kserve import Calls
-from forge.adapters.turns import Turns
-from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
+from forge.client.grpc import Calls
+from forge.client.turns import Turns
+from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 
 SEVERAL = Request("m", "hello", 5, n=3, seed=7)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import fake_triton
 import tiny_checkpoints
 from fake_triton import InferenceRequest, TritonError
-from forge.skeletons.pipe import PARAMETER, Pipe, PipeFault
+from forge.repository.skeletons.pipe import PARAMETER, Pipe, PipeFault
 from patience import PATIENCE
 
 PROMPT = [7, 3, 150, 42, 9, 77, 12]

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge import repository
-from forge.asking import Target
-from forge.entering import published
-from forge.manifest import PublishedModel
-from forge.model import Checkpoint, Recipe, Role, RuntimeKind
-from forge.order import Order
-from forge.plan import plan
-from forge.steps import Assemble, Entry
+from forge.api.forge import Workshop
+from forge.build.publish import published
+from forge.plan.plan import plan
+from forge.plan.resolved import Order
+from forge.plan.steps import Assemble, Entry
+from forge.repository import config as repository
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Checkpoint, Recipe, Role, RuntimeKind
+from forge.serve.lookup import Target
 from forge.testing import LLAMA, tiny_checkpoint
-from forge.toolchain import Tooling
-from forge.workshop import Workshop
+from forge.trtllm.toolchain import Tooling
 
 DRAFTED = """
 name = "pair"
@@ -106,7 +106,7 @@ def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: W
 
 def test_what_eagles_script_cannot_read_the_pytorch_path_may(shop: Workshop, tmp_path: Path) -> None:
     import forge_eagle
-    from forge import recipe as recipes
+    from forge.recipe import reader as recipes
 
     text = 'name = "m"\nvariant = "eagle"\n[source]\nhub = "a/b"\n[draft]\nhub = "a/c"\n[convert]\ntp = 2\n'
     wanted: Recipe = recipes.read(text, "m.toml")

@@ -11,10 +11,10 @@ import forge_lookahead
 import forge_medusa
 import forge_redrafter
 from forge import Checkpoint, Role
-from forge.compatibility import toolchain
-from forge.families import Family
-from forge.model import Recipe
+from forge.plan.families import Family
+from forge.schema.values import Recipe
 from forge.testing import PluginConformance
+from forge.trtllm.images import toolchain
 
 TOOLS = toolchain("25.08")
 LLAMA = Checkpoint({"architectures": ["LlamaForCausalLM"], "num_attention_heads": 8, "vocab_size": 32000})

@@ -7,15 +7,15 @@ from threading import Lock
 import msgspec
 import pytest
 
+from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
-from forge.manifest import PublishedModel
-from forge.model import Role, RuntimeKind
-from forge.ports import Chunk, Request
-from forge.verifying.checks import Checks
-from forge.verifying.comparing import STREAM, UNARY, Heard, Outcome, Verdict
-from forge.verifying.interviews import Interview
-from forge.verifying.tolerances import BY_DTYPE
-from forge.verifying.transcripts import Reference, Transcript
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Role, RuntimeKind
+from forge.verify.interview import Interview
+from forge.verify.judge import STREAM, UNARY, Heard, Outcome, Verdict
+from forge.verify.streaming import Checks
+from forge.verify.tolerances import BY_DTYPE
+from forge.verify.transcripts import Reference, Transcript
 
 ANSWERS = {"a": (" one", " two", " 🙂", " four", " five", " six", " seven", " eight"), "b": (" uno", " due", " tre", " sei")}
 MODEL = PublishedModel(

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from forge.errors import ForgeError
-from forge.recipe import read
-from forge.verifying import prompts, transcripts
-from forge.verifying.comparing import (
+from forge.recipe import prompts
+from forge.recipe.reader import read
+from forge.verify import transcripts
+from forge.verify.judge import (
     ENSEMBLE,
     STREAM,
     UNARY,
@@ -23,9 +24,9 @@ from forge.verifying.comparing import (
     judge_ends,
     texts_differ,
 )
-from forge.verifying.report import Report
-from forge.verifying.tolerances import BY_DTYPE, BY_QUANTIZATION, KV_CACHE, tolerance
-from forge.verifying.transcripts import Reference, Transcript
+from forge.verify.report import Report
+from forge.verify.tolerances import BY_DTYPE, BY_QUANTIZATION, KV_CACHE, tolerance
+from forge.verify.transcripts import Reference, Transcript
 
 EXACT, HALF, FOUR_BITS = BY_DTYPE["float32"], BY_DTYPE["bfloat16"], BY_QUANTIZATION["int4 weights"]
 SAID = Transcript(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from forge.asking import Target
-from forge.manifest import PublishedModel
-from forge.model import Role, RuntimeKind
-from forge.proving import engine_folder
-from forge.verifying.tolerances import tolerance
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Role, RuntimeKind
+from forge.serve.lookup import Target
+from forge.verify.tolerances import tolerance
+from forge.verify.verify import engine_folder
 
 
 @pytest.mark.parametrize(("main", "other"), [("decoder", "encoder"), ("target", "draft")])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from forge.api.forge import Workshop
 from forge.cli import main
 from forge.errors import VerifyError
-from forge.proving import Wish
-from forge.verifying.comparing import ENDS, Outcome, Stage
-from forge.verifying.report import NEXT, Report
-from forge.workshop import Workshop
+from forge.verify.judge import ENDS, Outcome, Stage
+from forge.verify.report import NEXT, Report
+from forge.verify.verify import Wish
 from patience import free_ports
 from verify_kit import FAULTS, PROMPTS, checkpoint, recipe
 

@@ -12,16 +12,16 @@ import pytest
 
 from fake_containers import FakeContainers
 from fake_doors import FakeDoors, World
-from forge.adapters.reciting import InImage, OwnPython
-from forge.containers import ContainerRun, Line
+from forge.api.forge import Workshop
+from forge.client.types import Chunk, Client, Request
 from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
-from forge.ports import Chunk, Client, Request
-from forge.proving import Wish
-from forge.verifying import transcripts
-from forge.verifying.interviews import Stages
-from forge.verifying.recitals import Job, Reciter
-from forge.verifying.transcripts import Reference, Transcript
-from forge.workshop import Workshop
+from forge.machine.containers import ContainerRun, Line
+from forge.verify import transcripts
+from forge.verify.interview import Stages
+from forge.verify.reciter import InImage, OwnPython
+from forge.verify.reference import Job, Reciter
+from forge.verify.transcripts import Reference, Transcript
+from forge.verify.verify import Wish
 
 RECIPE = """
 name = "tiny"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import originals
-from forge.adapters.hearing import Ear
-from forge.adapters.wire import inputs_of
+from forge.client.answer import Answer, Finish, Hearing, Piece
+from forge.client.response import Ear
+from forge.client.tensors import inputs_of
+from forge.client.types import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
-from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
-from forge.replies import Answer, Finish, Hearing, Piece
 
 VERSIONS = originals.versions("0.19.0")
 FULL = Request(

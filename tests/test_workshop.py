@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from fake_doors import World
+from forge.api.forge import Workshop
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
-from forge.model import COMMON_ROLES, SamplingTable
+from forge.schema.values import COMMON_ROLES, SamplingTable
 from forge.testing import LLAMA
-from forge.workshop import Workshop
 
 TWIN = """
 name = "tiny"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from forge.asking import Target
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.serve.lookup import Target
 from patience import free_ports
 from skeleton_kit import TOKENIZERS, lay
 

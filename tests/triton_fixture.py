@@ -16,10 +16,11 @@ import pytest
 from blake3 import blake3
 from filelock import FileLock
 
-from forge.adapters.environments import PrivateEnvironments, backends, host
-from forge.adapters.serving import Servers
-from forge.ports import Environment, Launch, Running
-from forge.serving import serving_environment, twin_sources
+from forge.machine.environments import PrivateEnvironments, backends, host
+from forge.schema.twin_environment import serving_environment, twin_sources
+from forge.schema.values import Environment
+from forge.serve.server import Servers
+from forge.serve.types import Launch, Running
 from patience import PATIENCE, free_ports
 
 

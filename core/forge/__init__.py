@@ -10,7 +10,7 @@ _ROOMS = {
     "forge.diagnoses": ("Diagnosis",),
     "forge.errors": ("ForgeError", "Problem"),
     "forge.hookspecs": ("hookimpl",),
-    "forge.model": (
+    "forge.schema.values": (
         "CallPatch",
         "Checkpoint",
         "Command",

@@ -3,7 +3,7 @@
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, Problem
 from forge.hookspecs import hookimpl
-from forge.model import (
+from forge.schema.values import (
     CallPatch,
     Checkpoint,
     Command,

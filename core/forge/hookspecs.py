@@ -12,7 +12,7 @@ import pluggy
 
 from forge.diagnoses import Diagnosis
 from forge.errors import Problem
-from forge.model import (
+from forge.schema.values import (
     Checkpoint,
     Command,
     ConfigOverrides,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import load
-from forge.adapters.environments import INSTALLED_TRITON
+from forge.machine.environments import INSTALLED_TRITON
 from standin import image
 from standin.tree import Image
 from triton_fixture import Serving

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from forge.adapters.linking import read_layout
-from forge.repository import skeletons
-from forge.serving import PACKAGES, twin_sources
+from forge.machine.libraries import read_layout
+from forge.repository.config import skeletons
+from forge.schema.twin_environment import PACKAGES, twin_sources
 from standin.system import BUNDLE, Python, libraries, packages, python, tree
 from standin.tree import File, Image, Link, Settings, Tree, key, under, write
 

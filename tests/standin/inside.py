@@ -11,15 +11,15 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge.adapters.environments import backends, host
-from forge.adapters.here import Here
-from forge.adapters.serving import Servers
-from forge.containers import Inside
-from forge.doors import Doors
-from forge.ports import Launch, Running
-from forge.repository import skeletons
-from forge.serving import twin_sources
-from forge.workshop import Workshop
+from forge.api.forge import Workshop
+from forge.api.wiring import Doors
+from forge.machine.containers import Inside
+from forge.machine.environments import backends, host
+from forge.machine.inside import Here
+from forge.repository.config import skeletons
+from forge.schema.twin_environment import twin_sources
+from forge.serve.server import Servers
+from forge.serve.types import Launch, Running
 from patience import PATIENCE
 from standin import image
 from triton_fixture import Serving

@@ -7,48 +7,48 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge import entering, publishing, repository, standing
-from forge.asking import Target, running_on, served
-from forge.benching.results import Results
-from forge.benching.wish import Wish as Benchmark
-from forge.builder import Builder
-from forge.checking import Checker
-from forge.checking import Report as Examined
-from forge.checkup import Checkup
-from forge.crew import Allowance
-from forge.doctor import Finding
-from forge.doors import Doors
-from forge.entering import Built
+from forge.api.built import Built
+from forge.api.home import home
+from forge.api.wiring import Doors
+from forge.bench.options import Wish as Benchmark
+from forge.bench.results import Results
+from forge.bench.run import Bench, Clocks, keep
+from forge.bench.targets import measured
+from forge.build import publish, unchanged
+from forge.build.builder import Builder
+from forge.build.cleanup import Upkeep
+from forge.build.noted import Noting
+from forge.build.resolve import Intake
+from forge.build.scheduler import Allowance
+from forge.build.sizes import Sizing
+from forge.build.together import Joining, Joint
+from forge.check.check import Checker, Report as Examined
+from forge.check.doctor import Finding
+from forge.check.machine import Checkup
+from forge.client.types import Chunk, Request
 from forge.errors import RepositoryError
-from forge.fitting import Report
-from forge.home import home
-from forge.intake import Intake
-from forge.joining import Joining, Joint
-from forge.launching import Held, launch
-from forge.listing import Listed, listed
-from forge.manifest import Manifest, PublishedModel
-from forge.measuring import Bench, Clocks, keep, measured
-from forge.model import Command, Layout, Recipe, RuntimeKind
-from forge.noting import Noting
-from forge.order import Order
-from forge.outlook import Outlook, Prospect, outlook
-from forge.plan import plan, require
-from forge.ports import Chunk, Event, Launch, Listener, Ports, Request, Running
-from forge.proof import Proof
-from forge.proving import PLAIN, Prover, Wish
-from forge.recovery import Care
-from forge.sizing import Sizing
-from forge.steps import Plan, Stage
-from forge.store import Store
-from forge.tailing import lines
-from forge.turnover import Turnover
-from forge.upkeep import Upkeep
-from forge.verifying.report import Report as Verification
+from forge.events import Event, Listener
+from forge.fit.report import Report
+from forge.plan.plan import plan, require
+from forge.plan.preview import Outlook, Prospect, outlook
+from forge.plan.resolved import Order
+from forge.plan.steps import Plan, Stage
+from forge.repository import config as repository, publish as publishing
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import BESIDE, Command, Layout, Ports, Recipe, RuntimeKind
+from forge.serve.launch import Held, launch
+from forge.serve.log import lines
+from forge.serve.lookup import Listed, Target, listed, running_on, served
+from forge.serve.recovery import Care
+from forge.serve.types import Launch, Running
+from forge.serve.update import Turnover
+from forge.store.store import Store
+from forge.verify.report import Report as Verification
+from forge.verify.served import Proof
+from forge.verify.verify import PLAIN, Prover, Wish
 
 AnyPath = str | Path
 Places = AnyPath | Sequence[AnyPath]
-BESIDE = Layout()
-"""As a build lays models unless asked: assets beside them, and what is there keeps its names."""
 
 USUAL = Benchmark()
 
@@ -86,7 +86,7 @@ class Workshop:
 
     @cached_property
     def _noting(self) -> Noting:
-        return Noting(standing.Standing(self.home), self.store)
+        return Noting(unchanged.Standing(self.home), self.store)
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "facts", text=text))
@@ -189,11 +189,11 @@ class Workshop:
         looked = self._noting.before(joint)
         orders = self._joined(joint, runtime, locked=locked)
         place = Path(os.path.abspath(repository or joint.repository))
-        renamed = entering.renamed(place, [o.recipe.name for o in orders], self.store) if layout.rename_plain else ()
+        renamed = publish.renamed(place, [o.recipe.name for o in orders], self.store) if layout.rename_plain else ()
         orders = self._prepared(orders)
         wanted = plan(orders, prefixed=prefixed or layout.rename_plain, inside=layout.inside)
-        coming = [entering.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
-        models = entering.in_order(place, [*(each.model for each in renamed), *coming])
+        coming = [publish.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
+        models = publish.in_order(place, [*(each.model for each in renamed), *coming])
         steps = (*(each.step for each in renamed), *wanted.steps)
         self._prover.require(wanted)
         with self.store.using(step.key for step in steps):
@@ -202,7 +202,7 @@ class Workshop:
         found = self._checker.published(place, models)
         if not (layout.rename_plain or found):
             options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": layout.inside}
-            asked = standing.question(recipes, repository, os.getcwd(), options)
+            asked = unchanged.question(recipes, repository, os.getcwd(), options)
             self._noting.after(asked, looked, orders, self._noting.stood(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
 
@@ -217,7 +217,7 @@ class Workshop:
     ) -> Built:
         """Build ``recipes``, each under its prefix, beside what ``repository`` holds."""
         if not layout.rename_plain:
-            entering.require_prefixes(Path(repository).absolute())
+            publish.require_prefixes(Path(repository).absolute())
         return self.build(recipes, repository=repository, runtime=runtime, locked=locked, prefixed=True, layout=layout)
 
     def remove(self, model: str, repository: AnyPath = "model-repository") -> None:

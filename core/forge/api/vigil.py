@@ -1,4 +1,6 @@
-"""``python -m forge.vigil HOME MARKER``: looks after the models of one server until that ends (see ``forge.recovery``)."""
+"""``python -m forge.api.vigil HOME MARKER``: looks after the models of one server until that ends (see
+``forge.serve.recovery``).
+"""
 
 import os
 import signal
@@ -6,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from forge.doors import Doors
+from forge.api.wiring import Doors
 from forge.errors import ForgeError
-from forge.launching import launch
-from forge.recovery import LOOK, Watch
-from forge.store import Store
+from forge.serve.launch import launch
+from forge.serve.recovery import LOOK, Watch
+from forge.store.store import Store
 
 
 def main(home: Path, marker: str) -> None:

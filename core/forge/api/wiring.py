@@ -1,54 +1,27 @@
 """The doors to the world: which adapter stands behind each port. Each is imported when it is first used."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
-from forge import diagnoses, families
-from forge.benching.driving import Driver
-from forge.benching.page import Page
-from forge.benching.watching import Instruments
-from forge.benching.workload import Tokenizer
-from forge.builder import Tools
-from forge.contained import Contained
-from forge.containers import Answers, Containers, Inside
-from forge.diagnoses import DIAGNOSES, Diagnosis
-from forge.gpus import Gpu
-from forge.halt import Halt
-from forge.machine import Machine
-from forge.model import Host, LimitsTable, Scalar, SourceKind
-from forge.ports import Client, Origin, Ports, Request, Server
-from forge.verifying.interviews import Stages
-from forge.verifying.recitals import Reciter
-
-
-class Known:
-    """The failures that are known: the rows of a person's own ``file``, those of the installed plugins, forge's own.
-
-    They are gathered when a failure is to be explained: plugins are imported for it.
-    """
-
-    def __init__(self, file: Path, say: Callable[[str], None]) -> None:
-        self._file = file
-        self._say = say
-
-    def __iter__(self) -> Iterator[Diagnosis]:
-        yield from self._own()
-        yield from families.diagnoses()
-        yield from DIAGNOSES
-
-    def _own(self) -> tuple[Diagnosis, ...]:
-        try:
-            held = diagnoses.read(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return ()
-        except (OSError, UnicodeDecodeError) as error:
-            held = diagnoses.Own(problems=(str(error),))
-        for problem in held.problems:
-            self._say(f"{self._file}: {problem}; not used")
-        return held.rows
+from forge import diagnoses
+from forge.bench.driver import Driver
+from forge.bench.metrics import Instruments
+from forge.bench.workload import Tokenizer
+from forge.build.builder import Tools
+from forge.build.in_containers import Contained
+from forge.build.sources.source import Origin
+from forge.client.types import Client, Request
+from forge.diagnoses import Diagnosis
+from forge.machine.containers import Answers, Containers, Inside
+from forge.machine.interrupt import Halt
+from forge.machine.machine import Machine
+from forge.plan.known_failures import Known
+from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKind
+from forge.serve.types import Server
+from forge.verify.interview import Stages
+from forge.verify.reference import Reciter
 
 
 class Doors:
@@ -62,12 +35,12 @@ class Doors:
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
-        from forge.adapters.folder import FolderOrigin
-        from forge.adapters.ggufs import GgufOrigin
-        from forge.adapters.gits import GitOrigin
-        from forge.adapters.hub import HubOrigin
-        from forge.adapters.records import place
-        from forge.adapters.wheels import WheelOrigin
+        from forge.build.sources.cache import place
+        from forge.build.sources.folder import FolderOrigin
+        from forge.build.sources.gguf import GgufOrigin
+        from forge.build.sources.git import GitOrigin
+        from forge.build.sources.hub import HubOrigin
+        from forge.build.sources.wheel import WheelOrigin
 
         home = place(self._home, self._say)
         return {
@@ -80,26 +53,26 @@ class Doors:
 
     @cached_property
     def machine(self) -> Machine:
-        from forge.adapters.machine import ThisMachine
+        from forge.machine.probe import ThisMachine
 
         return ThisMachine(self._environ)
 
     @cached_property
     def containers(self) -> Containers:
-        from forge.adapters.docker_containers import DockerContainers
+        from forge.machine.docker.engine import DockerContainers
 
         return DockerContainers(self._environ, self._known, halt=self._halt)
 
     @cached_property
     def answers(self) -> Answers:
-        from forge.adapters.records import Records
+        from forge.build.sources.cache import Records
 
         return Records(self._home / "images")
 
     @cached_property
     def here(self) -> Inside:
         """This environment, for who runs forge inside NVIDIA's container."""
-        from forge.adapters.here import Here
+        from forge.machine.inside import Here
 
         return Here(self._environ, self._known, self._halt)
 
@@ -109,25 +82,25 @@ class Doors:
 
     def gpus(self) -> tuple[Gpu, ...]:
         """What is here for engines, with what is free of it now."""
-        from forge.adapters.gpus import present
+        from forge.machine.gpus import present
 
         return present(self._environ)
 
     def memory(self) -> int:
         """Bytes of this machine's own memory that are free now."""
-        from forge.adapters.gpus import host_memory
+        from forge.machine.gpus import host_memory
 
         return host_memory()
 
     def host(self) -> Host:
-        from forge.adapters.environments import host
+        from forge.machine.environments import host
 
         return host(self._environ)
 
     @cached_property
     def tools(self) -> Tools:
-        from forge.adapters.environments import PrivateEnvironments, backends
-        from forge.adapters.programs import LocalExecutor
+        from forge.machine.environments import PrivateEnvironments, backends
+        from forge.machine.run import LocalExecutor
 
         return Tools(
             origins=self.origins,
@@ -141,57 +114,57 @@ class Doors:
 
     @cached_property
     def server(self) -> Server:
-        from forge.adapters.serving import Servers
+        from forge.serve.server import Servers
 
         return Servers(self._home, self._environ)
 
     @cached_property
     def client(self) -> Client:
-        from forge.adapters.inference import TritonClient
+        from forge.client.inference import TritonClient
 
         return TritonClient()
 
     @property
     def patient(self) -> Client:
         """For who verifies: an answer that has not ended after five minutes is a failure, and no reason to wait for ever."""
-        from forge.adapters.inference import TritonClient
+        from forge.client.inference import TritonClient
 
         return TritonClient(timeout=300.0)
 
     @cached_property
     def stages(self) -> Stages:
-        from forge.adapters.stages import TritonStages
+        from forge.verify.stages import TritonStages
 
         return TritonStages()
 
     def streams(self, address: str, model: str) -> bool:
         """Whether a served model may answer more than once."""
-        from forge.adapters.inference import TritonClient
+        from forge.client.inference import TritonClient
 
         return TritonClient().metadata(address, model).decoupled
 
     def reciter(self, python: str = "") -> Reciter:
         """A Python of this machine that speaks for a checkpoint: forge's own, unless another is named."""
-        from forge.adapters.reciting import OwnPython
+        from forge.verify.reciter import OwnPython
 
         return OwnPython(self._environ, python, self._halt)
 
     def image_reciter(self, image: str, key: str) -> Reciter:
         """The same in a container of the image with this id; ``key`` marks the container."""
-        from forge.adapters.reciting import InImage
+        from forge.verify.reciter import InImage
 
         return InImage(self.containers, image, key, self._home / "logs")
 
     def free_ports(self) -> Ports:
         """Addresses on the loopback that nobody listens on just now."""
-        from forge.adapters.processes import spare
+        from forge.machine.processes import spare
 
         http, grpc, metrics = spare(3)
         return Ports(http, grpc, metrics)
 
     def spans(self, tokenizer: Path, text: str) -> tuple[tuple[str, int], ...]:
         """The tokens of ``text``, as (text, how many)."""
-        from forge.adapters.spans import spans
+        from forge.client.tokenizer import spans
 
         return spans(tokenizer, text)
 
@@ -201,7 +174,7 @@ class Doors:
 
     @cached_property
     def _rendered(self) -> Callable[[Path, Sequence[tuple[str, str]], LimitsTable], str]:
-        from forge.adapters.chat import ChatTemplates
+        from forge.client.chat_template import ChatTemplates
 
         return ChatTemplates().prompt
 
@@ -209,60 +182,48 @@ class Doors:
 
     def load_loop(self, clock: Callable[[], float]) -> Driver:
         """The driver that forge brings."""
-        from forge.benching.load import LoopDriver
-        from forge.client import AsyncClient
+        from forge.bench.load import LoopDriver
+        from forge.client.client import AsyncClient
 
         return LoopDriver(AsyncClient, clock)
 
     def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
         """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
-        from forge.adapters.aiperf import Aiperf, AiperfDriver
-        from forge.adapters.inference import TritonClient
+        from forge.bench.aiperf.driver import Aiperf, AiperfDriver
+        from forge.client.inference import TritonClient
 
         tool = Aiperf(python, hold, TritonClient().metadata, self.tokens)
         return AiperfDriver(tool, self._home / "bench" / "aiperf", self._environ, self._halt, say)
 
     def instruments(self, ports: Ports) -> Instruments:
         """What looks at a server while it is under load."""
-        from forge.adapters.instruments import ServerInstruments
+        from forge.bench.instruments import ServerInstruments
 
         return ServerInstruments(ports)
 
     def tokens(self, folder: Path) -> Tokenizer:
         """The tokenizer of a model, for counting."""
-        from forge.adapters.tokens import TokenizerFolder
+        from forge.client.tokenizer import TokenizerFolder
 
         return TokenizerFolder(folder)
 
     def inputs(self, address: str, model: str) -> frozenset[str]:
         """The names of what a served model takes."""
-        from forge.client import Client as Served
+        from forge.client.client import Client as Served
 
         with Served(address) as client:
             return frozenset(client.metadata(model).inputs)
 
     def stated(self, address: str, request: Request) -> Mapping[str, Scalar | list[Scalar]]:
         """What ``request`` says besides its prompt and its length, under the served model's own names."""
-        from forge.adapters.wire import stated
-        from forge.client import Client as Served
+        from forge.client.client import Client as Served
+        from forge.client.tensors import stated
 
         with Served(address) as client:
             return stated(request, client.metadata(request.model))
 
     def processor(self) -> tuple[str, int, int]:
         """The processor's name, how many there are for this process, and bytes of memory."""
-        from forge.adapters.processor import processor
+        from forge.machine.probe import processor
 
         return processor()
-
-
-def draws() -> bool:
-    """Whether what draws pages is installed."""
-    return find_spec("bokeh") is not None
-
-
-def drawn(page: Page) -> str:
-    """A benchmark's page as one HTML file."""
-    from forge.adapters.bench_page import html
-
-    return html(page)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from forge.benching import figures, spread
-from forge.benching.results import Figure, Point, Results, Subject
+from forge.bench import figures, spread
+from forge.bench.results import Figure, Point, Results, Subject
 from forge.errors import BenchError
 
 _FREE = ("seed", "repeats", "sampling", "sweep", "quality", "counted", "dataset")

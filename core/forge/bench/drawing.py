@@ -1,17 +1,17 @@
 """Leaves the page of one or several benchmarks as a file."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from forge import doors
-from forge.benching.comparing import Comparison
-from forge.benching.page import Named, page
+from forge.bench.compare import Comparison
+from forge.bench.page import Named, Page, page
 from forge.errors import BenchError
 
 
 def require() -> None:
     """BenchError where no page could be drawn; to be asked before a benchmark that is to leave one."""
-    if not doors.draws():
+    if not draws():
         raise BenchError("bokeh is not installed, which draws the page", hint="pip install 'triton-forge[bench]'")
 
 
@@ -22,8 +22,20 @@ def leave(named: Sequence[Named], file: Path, comparison: Comparison | None = No
         raise BenchError("nothing was measured that could be drawn", where=str(file))
     scratch = file.with_name(f".{file.name}.part")
     try:
-        scratch.write_text(doors.drawn(page(named, comparison)), encoding="utf-8")
+        scratch.write_text(drawn(page(named, comparison)), encoding="utf-8")
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
     return file
+
+
+def draws() -> bool:
+    """Whether what draws pages is installed."""
+    return find_spec("bokeh") is not None
+
+
+def drawn(page: Page) -> str:
+    """A benchmark's page as one HTML file."""
+    from forge.bench.html import html
+
+    return html(page)

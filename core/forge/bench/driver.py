@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from forge.ports import Request
+from forge.client.types import Request
 
 
 @dataclass(frozen=True, slots=True)

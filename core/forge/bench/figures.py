@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from forge.benching import spread
-from forge.benching.results import PERCENTILES, Figure, Record, Repeat
+from forge.bench import spread
+from forge.bench.results import PERCENTILES, Figure, Record, Repeat
 
 Unit = Literal["s", "tokens", "tokens/s", "requests/s", "requests", "share"]
 Better = Literal["lower", "higher", ""]

@@ -19,7 +19,7 @@ from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from forge.benching.page import MOST_BARS, Bar, Cloud, Distribution, Page, Span, Timeline
+from forge.bench.page import MOST_BARS, Bar, Cloud, Distribution, Page, Span, Timeline
 
 _DASHES: tuple[DashPatternType, ...] = ("solid", "dashed", "dotted", "dotdash")
 """From the eleventh point on colours come again, with another dash."""
@@ -35,7 +35,7 @@ def html(page: Page) -> str:
     if page.timeline.groups:
         plots["timeline"] = _timeline(page.timeline)
     script, parts = components(plots)
-    template = files("forge.adapters").joinpath("bench_page.html").read_text(encoding="utf-8")
+    template = files("forge.bench").joinpath("bench_page.html").read_text(encoding="utf-8")
     surroundings = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return surroundings.from_string(template).render(
         page=page,

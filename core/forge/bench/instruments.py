@@ -9,9 +9,9 @@ from typing import Protocol, cast
 
 import msgspec
 
-from forge.benching import watching
-from forge.benching.watching import COUNTERS, GpuReading, Scrape, Seen
-from forge.ports import Ports
+from forge.bench import metrics
+from forge.bench.metrics import COUNTERS, GpuReading, Scrape, Seen
+from forge.schema.values import Ports
 
 _PATIENCE = 5.0
 _PERIOD = 1.0
@@ -77,9 +77,9 @@ class ServerInstruments:
                 watcher.end()
         first, last = watcher.scrapes[:1], watcher.scrapes[-1:]
         if len(watcher.scrapes) > 1:
-            seen.triton = watching.times(first[0], last[0])
-            seen.gauges = watching.gauges(watcher.scrapes)
-        seen.gpus = watching.gpus(watcher.readings)
+            seen.triton = metrics.times(first[0], last[0])
+            seen.gauges = metrics.gauges(watcher.scrapes)
+        seen.gpus = metrics.gpus(watcher.readings)
         seen.notes = tuple(note for note in (watcher.problem, missing) if note)
 
 

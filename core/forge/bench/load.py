@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forge.benching.driving import Answer, Ask, Drive, Watch
+from forge.bench.driver import Answer, Ask, Drive, Watch
+from forge.client.types import Chunk, Request
 from forge.errors import ForgeError
-from forge.ports import Chunk, Request
 
 _HOPELESS = 100
 """Failures in a row after which a load that is bounded by time ends: a dead server fails thousands in a second."""

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forge.benching.results import Gpu, ServerTimes, Span
+from forge.bench.results import Gpu, ServerTimes, Span
 
 _MICRO = 1e-6
 _TIMES = {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from forge.benching.driving import Load
-from forge.benching.figures import TIMES
-from forge.benching.results import Value
+from forge.bench.driver import Load
+from forge.bench.figures import TIMES
+from forge.bench.results import Value
 from forge.errors import BenchError
 
 SAMPLING: Mapping[str, type[int] | type[float] | type[bool]] = {
@@ -29,7 +29,7 @@ SAMPLING: Mapping[str, type[int] | type[float] | type[bool]] = {
     "beam_search_diversity_rate": float,
     "num_draft_tokens": int,
 }
-"""What of a request a benchmark can set, by its name in ``forge.ports.Request``."""
+"""What of a request a benchmark can set, by its name in ``forge.client.types.Request``."""
 LOADS: Mapping[str, type[int] | type[float] | type[bool]] = {
     "concurrency": int,
     "rate": float,

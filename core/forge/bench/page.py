@@ -7,10 +7,10 @@ the timeline seconds since a repeat's beginning.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from forge.benching import sheets
-from forge.benching.comparing import Comparison
-from forge.benching.results import Figure, Point, Record, Results
-from forge.benching.sheets import Table
+from forge.bench import tables
+from forge.bench.compare import Comparison
+from forge.bench.results import Figure, Point, Record, Results
+from forge.bench.tables import Table
 
 MOST_BARS = 1000
 """Requests of one repeat that the timeline shows: more could not be told apart, and the file is to be mailed."""
@@ -144,25 +144,25 @@ def page(named: Sequence[Named], comparison: Comparison | None = None) -> Page:
     points = [(each.number, point) for each, point in numbered]
     labelled = [(each.number, each.label, point) for each, point in numbered]
     models = dict.fromkeys(subject.name for each in named for subject in each.results.subjects)
-    compared = sheets.compared(comparison) if comparison else ()
+    compared = tables.compared(comparison) if comparison else ()
     return Page(
         title=", ".join(models),
-        subtitle="; ".join(sheets.circumstances(each.name, each.results) for each in named),
+        subtitle="; ".join(tables.circumstances(each.name, each.results) for each in named),
         series=series,
         clouds=tuple(cloud for cloud in _clouds(points) if cloud.dots),
         distributions=tuple(_distributions(points)),
         timeline=_timeline(numbered),
-        chief=sheets.chief(labelled),
+        chief=tables.chief(labelled),
         more=tuple(
             table
             for table in (
                 *compared,
-                *(one for each in named for one in sheets.about(each.name, each.results)),
-                *sheets.details(labelled),
+                *(one for each in named for one in tables.about(each.name, each.results)),
+                *tables.details(labelled),
             )
             if table.rows
         ),
-        notes=tuple(sheets.prefixed(each.name, note) for each in named for note in each.results.notes),
+        notes=tuple(tables.prefixed(each.name, note) for each in named for note in each.results.notes),
     )
 
 
@@ -175,7 +175,7 @@ def _numbered(named: Sequence[Named]) -> Iterator[tuple[Series, Point]]:
             number += 1
             rest = tuple((name, value) for name, value in point.values.items() if name not in ("concurrency", "rate"))
             line = lines.setdefault((each.name, point.model, point.rate is None, rest), len(lines))
-            label = sheets.prefixed(each.name, f"{point.model} {point.label}" if several else point.label)
+            label = tables.prefixed(each.name, f"{point.model} {point.label}" if several else point.label)
             load = float(point.concurrency if point.concurrency is not None else point.rate or 0.0)
             yield Series(number, label, line, load), point
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from forge.benching.scoring import Check, Exam
-from forge.model import Scalar
+from forge.bench.quality import Check, Exam
+from forge.schema.values import Scalar
 
 _TYPES = {"contains": "contains", "regex": "regex", "json_schema": "is-json", "exact": "equals"}
 

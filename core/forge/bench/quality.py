@@ -9,9 +9,9 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from forge.benching import spread
-from forge.benching.prompts import Message
-from forge.benching.results import Quality, Verdict
+from forge.bench import spread
+from forge.bench.prompts import Message
+from forge.bench.results import Quality, Verdict
 from forge.errors import BenchError, HostError
 
 _KINDS = ("contains", "regex", "json_schema", "exact")

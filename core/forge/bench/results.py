@@ -144,7 +144,7 @@ class Point(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     sampling: dict[str, Value] = {}
     """What every request asked for, and the server did not choose."""
     figures: dict[str, Figure]
-    """By name, as ``ttft_p95``; ``forge.benching.figures.names`` lists them."""
+    """By name, as ``ttft_p95``; ``forge.bench.figures.names`` lists them."""
     distributions: dict[str, tuple[float, ...]] = {}
     """ttft, itl, gap, latency -> the 0th, 1st, ... 100th percentile over all requests of all repeats. ``gap`` is each time
     between two chunks of an answer; ``itl`` is one answer's mean."""

@@ -7,54 +7,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from blake3 import blake3
 
-from forge.asking import Target
-from forge.benching import figures, prompts, results, scoring, workload
-from forge.benching.driving import Ask, Drive, Driver, Load
-from forge.benching.promptfoo import Provider, configuration
-from forge.benching.prompts import Entry
-from forge.benching.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
-from forge.benching.scoring import Exam
-from forge.benching.watching import Instruments, Seen
-from forge.benching.wish import REQUESTS, Setting, Wish, settings
-from forge.benching.workload import Counted, Counter, Offer, Workload
-from forge.builder import Builder
-from forge.contained import IMAGE
-from forge.doors import Doors
-from forge.drivers import aiperf_driver
+from forge.bench import figures, prompts, quality as scoring, results, workload
+from forge.bench.aiperf.made import aiperf_driver
+from forge.bench.driver import Ask, Drive, Driver, Load
+from forge.bench.metrics import Instruments, Seen
+from forge.bench.options import REQUESTS, Setting, Wish, settings
+from forge.bench.outside import Outside
+from forge.bench.promptfoo import Provider, configuration
+from forge.bench.prompts import Entry
+from forge.bench.quality import Exam
+from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
+from forge.bench.workload import Counted, Counter, Offer, Workload
+from forge.build.builder import Builder
+from forge.client.sampling import over, seeded
 from forge.errors import BenchError, InferenceError
-from forge.joining import Joint
-from forge.model import Recipe
-from forge.ports import Event, Listener, Ports, Running
-from forge.sampling import over, seeded
-from forge.store import Store
+from forge.events import Event, Listener
+from forge.plan.steps import IMAGE
+from forge.schema.values import Ports
+from forge.serve.lookup import Target
+from forge.store.store import Store
 
 _EXAM_CALLERS = 4
 _WAYS: tuple[Counted, ...] = ("server", "asked", "tokenizer", "chunks")
 """Of counting tokens, the most exact first."""
-
-
-class Shop(Protocol):
-    """What finds the models that are to be measured: the workshop."""
-
-    def joint(self, recipes: Sequence[str | Path], *, deployed: bool = False) -> Joint: ...
-    def read(self, path: str | Path) -> Recipe: ...
-    def target(self, model: str, repository: str | Path | None = None) -> Target: ...
-    def server(self, repository: str | Path) -> Running: ...
-
-
-def measured(shop: Shop, what: str, repository: str | Path | None) -> tuple[list[Target], Ports]:
-    """The models that ``what`` names, a served model or a deployment's file, and the ports of the server that offers them."""
-    names, place = [what], repository
-    if Path(what).is_file():
-        joint = shop.joint([what], deployed=True)
-        place = repository or joint.repository
-        names = [member.name or shop.read(joint.path(member)).name for member in joint.stated.members]
-    targets = [shop.target(name, place) for name in names]
-    return targets, shop.server(targets[0].repository).ports
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ class _Course:
 class Bench:
     """One benchmark of models of one server. ``builder`` makes what another driver needs; quality is always asked by forge."""
 
-    def __init__(self, doors: Doors, store: Store, clocks: Clocks, tell: Listener, builder: Callable[[], Builder]) -> None:
+    def __init__(self, doors: Outside, store: Store, clocks: Clocks, tell: Listener, builder: Callable[[], Builder]) -> None:
         self._doors = doors
         self._store = store
         self._clocks = clocks

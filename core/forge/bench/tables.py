@@ -7,10 +7,10 @@ from typing import cast
 
 import msgspec
 
-from forge.benching import telling
-from forge.benching.comparing import QUALITY, Change, Comparison
-from forge.benching.figures import names
-from forge.benching.results import Point, Results
+from forge.bench import words
+from forge.bench.compare import QUALITY, Change, Comparison
+from forge.bench.figures import names
+from forge.bench.results import Point, Results
 
 Numbered = tuple[int, str, Point]
 """A point with its number and its label on the page."""
@@ -41,7 +41,7 @@ def circumstances(name: str, results: Results) -> str:
 
 def chief(points: Sequence[Numbered]) -> Table:
     """One row a point: quality, where it was asked for, beside speed, then the times."""
-    shown = sorted(telling.chief(tuple(point for _, _, point in points)), key=lambda name: not name.endswith("_per_s"))
+    shown = sorted(words.chief(tuple(point for _, _, point in points)), key=lambda name: not name.endswith("_per_s"))
     scored = any(point.quality for _, _, point in points)
     header = ("", "setting", *(("quality",) if scored else ()), *(_plain(name) for name in shown))
     return Table("Figures", header, tuple(_row(each, shown, scored=scored) for each in points), numbered=True)
@@ -51,17 +51,17 @@ def _row(numbered: Numbered, shown: Sequence[str], *, scored: bool) -> tuple[str
     number, label, point = numbered
     quality = point.quality
     mark = (f"{quality.score:.0%} ({quality.low:.0%} to {quality.high:.0%})" if quality else "-",) if scored else ()
-    return (str(number), label, *mark, *(telling.cell(point.figures.get(name)) for name in shown))
+    return (str(number), label, *mark, *(words.cell(point.figures.get(name)) for name in shown))
 
 
 def details(points: Sequence[Numbered]) -> Iterator[Table]:
     """What is looked up: every figure, failures, quality prompt by prompt, Triton's counters, GPUs."""
     shown = [name for name in names() if any(name in point.figures for _, _, point in points)]
     header = ("figure", *(str(number) for number, _, _ in points))
-    rows = [(_plain(name), *(telling.cell(point.figures.get(name)) for _, _, point in points)) for name in shown]
+    rows = [(_plain(name), *(words.cell(point.figures.get(name)) for _, _, point in points)) for name in shown]
     yield Table("All figures", header, tuple(rows))
     failed = [
-        (str(number), str(count), message) for number, _, point in points for message, count in telling.errors(point).items()
+        (str(number), str(count), message) for number, _, point in points for message, count in words.errors(point).items()
     ]
     yield Table("Failed requests", ("", "requests", "message"), tuple(failed), numbered=True)
     asked = [
@@ -84,7 +84,7 @@ def _triton(points: Sequence[Numbered]) -> Iterator[tuple[str, ...]]:
             for name, each in repeat.triton.items():
                 times = (each.queue, each.compute_input, each.compute, each.compute_output)
                 counts = (str(each.requests), str(each.failures))
-                yield (str(number), str(place), name, *counts, *(telling.duration(time) for time in times))
+                yield (str(number), str(place), name, *counts, *(words.duration(time) for time in times))
 
 
 def _gpus(points: Sequence[Numbered]) -> Iterator[tuple[str, ...]]:
@@ -100,7 +100,7 @@ def _gpus(points: Sequence[Numbered]) -> Iterator[tuple[str, ...]]:
 
 def about(name: str, results: Results) -> Iterator[Table]:
     """The settings, what was measured, and where. Generic over the format, so that nothing of it can be forgotten."""
-    said = {"seconds in all": f"{results.wall:.4g}", "tokens counted by the": telling.COUNTED_BY[results.settings.counted]}
+    said = {"seconds in all": f"{results.wall:.4g}", "tokens counted by the": words.COUNTED_BY[results.settings.counted]}
     settings = {**_stated(results.settings), **said, "command": shlex.join(results.command)}
     yield _facts(prefixed(name, "Settings"), settings)
     for subject in results.subjects:
@@ -138,7 +138,7 @@ def compared(comparison: Comparison) -> Iterator[Table]:
     yield Table("What differs", ("", "first", "second", ""), tuple(rows))
     for pair in comparison.pairs:
         header = ("figure", "first", "second", "ratio", "95 %", "")
-        wanted = (*telling.CHIEF, "goodput_share", "error_share", QUALITY)
+        wanted = (*words.CHIEF, "goodput_share", "error_share", QUALITY)
         changes = tuple(_change(change) for change in pair.changes if change.name in wanted)
         models = pair.first if pair.first == pair.second else f"{pair.first} -> {pair.second}"
         yield Table(f"Second over first: {models}, {pair.label}", header, changes)
@@ -147,7 +147,7 @@ def compared(comparison: Comparison) -> Iterator[Table]:
 def _change(change: Change) -> tuple[str, ...]:
     ratio = change.ratio
     span = f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.low is not None and ratio.high is not None else "-"
-    values = (telling.quantity(change.first, change.unit), telling.quantity(change.second, change.unit))
+    values = (words.quantity(change.first, change.unit), words.quantity(change.second, change.unit))
     return (_plain(change.name), *values, f"{ratio.value:.3f}" if ratio else "-", span, change.verdict)
 
 

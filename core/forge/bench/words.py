@@ -1,6 +1,6 @@
 """How a benchmark's values read, on the screen and on the page."""
 
-from forge.benching.results import Figure, Point
+from forge.bench.results import Figure, Point
 
 CHIEF = ("ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "latency_p95", "output_tokens_per_s", "requests_per_s")
 """The figures that are shown unless all are asked for."""

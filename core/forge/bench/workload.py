@@ -8,14 +8,14 @@ from typing import Literal, Protocol
 
 from msgspec.structs import replace as altered
 
-from forge.benching import figures, prompts
-from forge.benching.driving import Answer, Ask
-from forge.benching.prompts import Entry, Prompt, Tokens
-from forge.benching.results import Record, Value
-from forge.benching.wish import REQUESTS, SAMPLING, Setting, Wish
+from forge.bench import figures, prompts
+from forge.bench.driver import Answer, Ask
+from forge.bench.options import REQUESTS, SAMPLING, Setting, Wish
+from forge.bench.prompts import Entry, Prompt, Tokens
+from forge.bench.results import Record, Value
+from forge.client.sampling import meant, over, seeded
+from forge.client.types import Request
 from forge.errors import BenchError
-from forge.ports import Request
-from forge.sampling import meant, over, seeded
 
 _SHORTEST = frozenset({"min_tokens", "min_length", "sampling_param_min_tokens"})
 """Inputs by which a model can be told how long an answer is at least, by version."""

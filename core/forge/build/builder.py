@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge import assembling, patching
-from forge.contained import Contained
-from forge.crew import Allowance, Crew
+from forge.build import entry as assembling
+from forge.build.in_containers import Contained
+from forge.build.scheduler import Allowance, Crew
+from forge.build.sources.source import Origin
 from forge.errors import StepError
-from forge.halt import Halt
-from forge.model import JsonPatch, SourceKind, TextFile
-from forge.outlook import provenance
-from forge.ports import Environment, Environments, Event, Executor, Job, Listener, Origin
-from forge.steps import (
+from forge.events import Event, Listener
+from forge.files.trees import Laid, lay
+from forge.machine.containers import Environments, Executor, Job
+from forge.machine.interrupt import Halt
+from forge.plan.preview import provenance
+from forge.plan.steps import (
     Assemble,
     Fetch,
     LayBackends,
@@ -27,8 +29,9 @@ from forge.steps import (
     Step,
     Verify,
 )
-from forge.store import Artifact, Store
-from forge.trees import Laid, lay
+from forge.schema.values import Environment, JsonPatch, SourceKind, TextFile
+from forge.store.store import Artifact, Store
+from forge.trtllm import patches as patching
 
 DEFAULT = Allowance()
 LayBackendsPort = Callable[[Path, str, Path, tuple[TextFile, ...]], None]
@@ -57,7 +60,7 @@ class Tools:
     logs: Path
     halt: Halt = field(default_factory=Halt)
     prove: Prove = _unproved
-    """Serves and verifies a candidate (``forge.proving``); the workshop puts it here."""
+    """Serves and verifies a candidate (``forge.verify.verify``); the workshop puts it here."""
 
 
 class Builder:

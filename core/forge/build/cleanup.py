@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.collection import Removed, Unreachable
-from forge.containers import Containers, FamilyImage
 from forge.errors import HostError
-from forge.store import Store
+from forge.machine.containers import Containers, FamilyImage
+from forge.store.gc import Removed, Unreachable
+from forge.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from forge import repository, siblings
-from forge.model import Edit, Role, TextFile
-from forge.repository import CONFIG, ROOT
-from forge.steps import Assemble, Rename
-from forge.trees import Laid, link, walk
+from forge.files.trees import Laid, link, walk
+from forge.plan.steps import Assemble, Rename
+from forge.repository import bls, config
+from forge.repository.config import CONFIG, ROOT
+from forge.schema.values import Edit, Role, TextFile
 
 _YAML = "1/model.yaml"
 
@@ -23,8 +23,8 @@ def write(out: Path, texts: Iterable[TextFile]) -> None:
 
 def assemble(action: Assemble, needs: Mapping[str, Path], out: Path) -> Laid:
     """Configs filled, the skeletons' other files as they are, and the assets by hard link out of ``needs``."""
-    rendered = repository.render(action.names, action.skeletons, action.settings)
-    _compile(rendered, siblings.edits(action.names, action.skeletons))
+    rendered = config.render(action.names, action.skeletons, action.settings)
+    _compile(rendered, bls.edits(action.names, action.skeletons))
     write(out, (*rendered, *action.texts))
     laid = Laid()
     for each in action.links:
@@ -38,7 +38,7 @@ def rename(action: Rename, entry: Path, out: Path) -> Laid:
     """The same model under other folders: names and the paths into them are written anew, everything else is linked."""
     roles = {action.before.of(role): role for role in action.names.roles}
     joining = tuple(TextFile(f"{action.names.of(Role(top))}/{rest}", text) for top, rest, text in _parts(action.texts))
-    _compile(joining, siblings.edits(action.names, action.texts))
+    _compile(joining, bls.edits(action.names, action.texts))
     laid = Laid()
     for item in walk(entry):
         top, slash, rest = item.relative.partition("/")
@@ -61,8 +61,8 @@ def _renamed(action: Rename, role: Role, rest: str, text: str) -> str:
     if rest == _YAML:  # of forge's own making: a path in it is a whole scalar
         return text.replace(f"{before}/", f"{after}/")
     joined = {Role(top) for top, _, _ in _parts(action.texts)}
-    renamed = repository.rename(text, action.names, role, siblings.FILE if role in joined else "")
-    return repository.relocate(renamed, after, before)
+    renamed = config.rename(text, action.names, role, bls.FILE if role in joined else "")
+    return config.relocate(renamed, after, before)
 
 
 def _parts(texts: tuple[TextFile, ...]) -> list[tuple[str, str, str]]:
@@ -75,4 +75,4 @@ def _compile(texts: Iterable[TextFile], edits: tuple[Edit, ...]) -> None:
     ours = {edit.file for edit in edits}
     for text in texts:
         if text.path in ours and text.path.endswith(".py"):
-            siblings.compiled(text.path, text.content)
+            bls.compiled(text.path, text.content)

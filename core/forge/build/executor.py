@@ -4,19 +4,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from forge import compatibility
-from forge.containers import LOCAL, Answers, Containers, ImageFacts, Inside, Progress
 from forge.errors import ForgeError, HostError, LockError, Problem, StepError
-from forge.lock import Image
-from forge.model import Recipe, RuntimeKind, Toolchain
-from forge.order import Order
+from forge.machine.containers import Answers, Containers, ImageFacts, Inside, Progress
+from forge.plan.lock import Image
+from forge.plan.resolved import Order
+from forge.schema.values import LOCAL, NO_GPUS, Recipe, RuntimeKind, Toolchain
+from forge.trtllm import images
 
-NO_GPUS = "none"
 _PYTHONS = ("python3", "/opt/venv-tritonserver/bin/python3")
 """The Pythons of NVIDIA's images that have TensorRT-LLM; from 26.03 on it is the second."""
 _ASK = "import importlib.metadata as installed; print(installed.version('tensorrt_llm'))"
-INSTALLED = "/opt/tritonserver"
-"""The Triton of NVIDIA's image."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Executors:
             hint = f"pull {known.image} at the digest of the lock, or move it with `forge lock --upgrade`"
             raise LockError(f"the image here is {identity}, and the lock pins {digest}", where=where, hint=hint)
         if pinned is not None and not known.trtllm:
-            known = replace(known, trtllm=pinned.trtllm, examples=compatibility.examples(pinned.trtllm))
+            known = replace(known, trtllm=pinned.trtllm, examples=images.examples(pinned.trtllm))
         found = replace(known, identity=identity or digest)
         return self.versioned(found) if held else found
 
@@ -65,7 +62,7 @@ class Executors:
         said = self.answers.recall(known.identity) if known.identity else None
         if said is None and (said := self._asked(known.image)) and known.identity:
             self.answers.record(known.identity, said)
-        return replace(known, trtllm=said, examples=compatibility.examples(said)) if said else known
+        return replace(known, trtllm=said, examples=images.examples(said)) if said else known
 
     def _asked(self, image: str) -> str:
         for python in _PYTHONS:
@@ -76,6 +73,7 @@ class Executors:
     def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
         """From inside, a container's digest cannot be seen: a lock is held to the version, and to what it saw from inside."""
         found = self.here.toolchain()
+        found = replace(found, examples=images.examples(found.trtllm))
         if pinned is not None:
             other = pinned.digest.startswith(f"{LOCAL}:") and pinned.digest != found.identity
             if other or (pinned.trtllm and pinned.trtllm != found.trtllm):

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge import compatibility
+from forge.build.sources.source import Origin
 from forge.errors import Problem, RecipeError
-from forge.lock import Lock, placed
-from forge.model import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.ports import Origin
+from forge.plan.lock import Lock, placed
+from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.trtllm import images
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
         source=source,
         checkpoint=world.origins[recipe.source.kind].read(source),
         host=world.host(),
-        toolchain=compatibility.toolchain(recipe.runtime.image, recipe.runtime.trtllm or ""),
+        toolchain=images.toolchain(recipe.runtime.image, recipe.runtime.trtllm or ""),
         draft=draft,
         draft_checkpoint=world.origins[draft.kind].read(draft) if draft else Checkpoint(),
         calibration=_pin(texts, base, world, lock.calibration if lock else None) if texts else None,

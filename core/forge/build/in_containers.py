@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from forge import patching, toolchain
-from forge.containers import HOME, LOCAL, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
 from forge.errors import ForgeError, HostError, StepError
-from forge.ports import Event, Listener
-from forge.steps import MakeImage, ReadToolchain, Run, Step
-
-IMAGE = "image.json"
-"""What the artifact of a family image holds: the image's id, and what it was made from. The image itself is the daemon's."""
+from forge.events import Event, Listener
+from forge.machine.containers import HOME, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
+from forge.plan.steps import IMAGE, MakeImage, ReadToolchain, Run, Step
+from forge.schema.values import LOCAL
+from forge.trtllm import patches, toolchain
 
 Line = Callable[[str], None]
 
@@ -118,7 +116,7 @@ class Contained:
     def _overlays(self, action: Run, tools: Path | None, scratch: Path, line: Line) -> dict[str, Path]:
         """Patched copies of scripts, by the path in the image that each is mounted over."""
         scripts = toolchain.read(tools).scripts if tools and action.patches else dict[str, str]()
-        changed, notes = patching.patched(action.patches, scripts)
+        changed, notes = patches.patched(action.patches, scripts)
         for note in notes:
             line(note)
         overlays = {text.path: scratch / f"{number}.py" for number, text in enumerate(changed)}

@@ -1,4 +1,4 @@
-"""Which builds can be noted as done, and what their plans were read from (see ``forge.standing``)."""
+"""Which builds can be noted as done, and what their plans were read from (see ``forge.build.unchanged``)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import forge
-from forge import families
-from forge.adapters.environments import INSTALLED_TRITON
-from forge.joining import Joint
-from forge.manifest import PublishedModel
-from forge.model import RuntimeKind, SourceKind
-from forge.order import Order
-from forge.serving import PYTHONS
-from forge.standing import Held, Looked, Model, Question, Standing, Stood, look
-from forge.steps import Step
-from forge.store import Store
+from forge.build.together import Joint
+from forge.build.unchanged import Held, Looked, Model, Question, Standing, Stood, look
+from forge.machine.environments import INSTALLED_TRITON
+from forge.plan import families
+from forge.plan.resolved import Order
+from forge.plan.steps import Step
+from forge.schema.manifest import PublishedModel
+from forge.schema.twin_environment import PYTHONS
+from forge.schema.values import RuntimeKind, SourceKind
+from forge.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

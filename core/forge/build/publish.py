@@ -7,37 +7,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from forge import publishing, siblings
-from forge.containers import LOCAL
 from forge.errors import RepositoryError
-from forge.executors import INSTALLED, NO_GPUS
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Names, Role, RuntimeKind, TextFile
-from forge.order import Order
-from forge.places import Places
-from forge.rules import Finding, Severity
-from forge.steps import Assemble, Entry, LayBackends, Rename, Step
-from forge.store import Store
+from forge.plan.resolved import Order
+from forge.plan.steps import Assemble, Entry, LayBackends, Rename, Step
+from forge.repository import bls, publish
+from forge.repository.folders import Places
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, Names, Role, RuntimeKind, TextFile
+from forge.store.store import Store
 
 DRAFT_LEN = 10
 """What the variant draft-target builds its engine for where the recipe says nothing."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
-
-    repository: Path
-    models: tuple[PublishedModel, ...]
-    linked: int
-    copied: int
-    findings: tuple[Finding, ...] = ()
-    """What a check of the published models found, remarks left out."""
-
-    @property
-    def broken(self) -> bool:
-        """Whether a model would not load or not answer."""
-        return any(each.severity is Severity.ERROR for each in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +34,11 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
     RepositoryError where one has no room, before anything is built.
     """
     try:
-        return _in_order(place, publishing.inventory(place), models)
+        return _in_order(place, publish.inventory(place), models)
     except RepositoryError:
         if not place.is_dir() or not os.access(place, os.W_OK):
             raise
-    with publishing.quiet(place) as held:  # what was in the way may have been another's publish, half done
+    with publish.quiet(place) as held:  # what was in the way may have been another's publish, half done
         return _in_order(place, held, models)
 
 
@@ -76,7 +56,7 @@ def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> 
 
 def require_prefixes(place: Path) -> None:
     """RepositoryError where a model has plain names: nothing can be added beside it as it is."""
-    for model in publishing.inventory(place).models:
+    for model in publish.inventory(place).models:
         if not model.prefix:
             what = f"{model.name!r} has plain folder names (ensemble, ...), and nothing can stand beside them"
             hint = f"--rename-plain publishes it under its prefix, and clients then ask {model.name}-{Role.BLS}"
@@ -89,7 +69,7 @@ def renamed(place: Path, coming: Sequence[str], store: Store) -> tuple[Renamed, 
     Out of the entries that they were published from: neither recipe nor network is asked. RepositoryError where the store
     has lost an entry, or the model's code cannot be told other names.
     """
-    plain = [model for model in publishing.inventory(place).models if not model.prefix and model.name not in coming]
+    plain = [model for model in publish.inventory(place).models if not model.prefix and model.name not in coming]
     return tuple(_renamed(place, model, store) for model in plain)
 
 
@@ -101,14 +81,14 @@ def _renamed(place: Path, model: PublishedModel, store: Store) -> Renamed:
     before = model.names
     names = Names(model.name, before.roles, before.inside)
     code = _code(held.path / before.of(Role.BLS)) if Role.BLS in before.roles else ()
-    texts = tuple(TextFile(f"{Role.BLS}/{text.path}", text.content) for text in siblings.beside(code))
-    for found in siblings.problems(code, draft=Role.DRAFT in before.roles) if code else ():
+    texts = tuple(TextFile(f"{Role.BLS}/{text.path}", text.content) for text in bls.beside(code))
+    for found in bls.problems(code, draft=Role.DRAFT in before.roles) if code else ():
         raise RepositoryError(
             f"{model.name!r} cannot be renamed: {found.what}", where=found.where, hint="use another --repository"
         )
     step = Step(f"{model.name}: entry", Rename(model.entry, model.name, before, names, texts))
     keys = {**model.keys, step.name: step.key}
-    edits = siblings.edits(names, texts)
+    edits = bls.edits(names, texts)
     return Renamed(
         replace(model, entry=step.key, prefix=names.prefix, roles=names.all(), keys=keys, edits=edits, linked=True), step
     )
@@ -137,7 +117,7 @@ def published(order: Order, entry: Entry) -> PublishedModel:
         limits=order.recipe.limits,
         num_draft_tokens=_guesses(order) if Role.DRAFT in entry.names.roles else None,
         inside=entry.names.inside,
-        edits=siblings.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
+        edits=bls.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
     )
 
 

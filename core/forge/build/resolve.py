@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from forge import compatibility, drafting, families, recipe, toolchain
-from forge import lock as locks
-from forge.builder import Builder
-from forge.containers import dockerfile
-from forge.doors import Doors
+from forge.build.builder import Builder
+from forge.build.executor import Executors
+from forge.build.facts import World, gather
+from forge.build.outside import Outside
+from forge.build.sources.source import Sealing
 from forge.errors import LockError, RecipeError, SourceError
-from forge.executors import NO_GPUS, Executors
-from forge.facts import World, gather
-from forge.families import Family
-from forge.lowering import images
-from forge.model import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.order import Order
-from forge.ports import Event, Listener, Sealing
-from forge.serving import serving_environment
-from forge.store import Store
-from forge.verifying import prompts
+from forge.events import Event, Listener
+from forge.machine.containers import dockerfile
+from forge.plan import families, images, lock as locks
+from forge.plan.families import Family
+from forge.plan.resolved import Order
+from forge.recipe import new, prompts, reader as recipe
+from forge.schema.twin_environment import serving_environment
+from forge.schema.values import NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.store.store import Store
+from forge.trtllm import images as compatibility, toolchain
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Intake:
     """The way in. ``templates`` is the folder where a person's own Dockerfiles for families stand."""
 
     store: Store
-    doors: Doors
+    doors: Outside
     templates: Path
     say: Callable[[str], None]
     executor: str = ""
@@ -106,7 +106,7 @@ class Intake:
         checkpoint = found.read(found.pin(origin, base.absolute()))
         stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
         family = families.find(checkpoint) if checkpoint.architectures else ""
-        return drafting.draft(name or safe_name(stem), origin, checkpoint, family)
+        return new.draft(name or safe_name(stem), origin, checkpoint, family)
 
     def lock(self, path: Path, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""

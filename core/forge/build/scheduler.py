@@ -10,12 +10,12 @@ from operator import itemgetter
 from queue import SimpleQueue
 from threading import Thread
 
-from forge.artifact import Artifact
 from forge.errors import ForgeError
-from forge.gpus import clash
-from forge.halt import Halt
-from forge.ports import Event, Listener
-from forge.steps import Fetch, Run, Step, Verify
+from forge.events import Event, Listener
+from forge.fit.gpus import clash
+from forge.machine.interrupt import Halt
+from forge.plan.steps import Fetch, Run, Step, Verify
+from forge.store.artifact import Artifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge import fitting, shapes
+from forge.build.sources.source import Origin
 from forge.errors import SourceError
-from forge.fitting import Report
-from forge.gpus import Gpu
-from forge.headers import Tensor
-from forge.model import FileFact, Pinned, SourceKind
-from forge.order import Order
-from forge.plan import plan
-from forge.ports import Origin
-from forge.shapes import Shape, UnknownShapeError
-from forge.store import Store
-from forge.verdicts import Load
+from forge.fit import model_shape, report as fitting
+from forge.fit.model_shape import Shape, UnknownShapeError
+from forge.fit.report import Report
+from forge.fit.verdict import Load
+from forge.plan.plan import plan
+from forge.plan.resolved import Order
+from forge.safetensors import Tensor
+from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
+from forge.store.store import Store
 
 CONFIG = "config.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -44,7 +43,7 @@ class Sizing:
             hint = "build it once: what the store holds is looked at from then on"
             raise SourceError(what, where=f"{order.recipe.name}: {source.name}", hint=hint)
         try:
-            shape = shapes.read(config)
+            shape = model_shape.read(config)
         except UnknownShapeError as error:
             raise SourceError(str(error), where=f"{order.recipe.name}: {source.name}") from error
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
@@ -73,7 +72,7 @@ def _tensors(
     """The tensors by the best that is known: headers, else config.json's arithmetic, else one lump of the files' sizes."""
     if any(tensor.elements for tensor in stated):
         return stated, "the safetensors headers"
-    if counted := shapes.tensors(config):
+    if counted := model_shape.tensors(config):
         return counted, CONFIG
     width = 4 if shape.dtype == "float32" else 2
     rows = sum(_weights(pinned)) // width // shape.hidden

@@ -4,23 +4,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge import budget, deployment
-from forge.checkup import Asked
-from forge.deployment import Deployment, Member
-from forge.doors import Doors
+from forge.build.outside import Outside
+from forge.build.resolve import Intake
+from forge.build.sizes import Sizing
 from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
-from forge.fitting import Report
-from forge.gpus import find
-from forge.intake import Intake
-from forge.model import Layout, Recipe, RuntimeKind
-from forge.order import Order
-from forge.outlook import Prospect, outlook
-from forge.plan import plan
-from forge.ports import Ports
-from forge.rules.seen import Deployed
-from forge.sizing import Sizing
-from forge.steps import Plan
-from forge.store import Store
+from forge.fit.gpus import find
+from forge.fit.report import Report
+from forge.plan import gpu_share
+from forge.plan.plan import plan
+from forge.plan.preview import Prospect, outlook
+from forge.plan.resolved import Order
+from forge.plan.steps import Plan
+from forge.recipe import deployment
+from forge.recipe.deployment import Asked, Deployed, Deployment, Member
+from forge.schema.values import Layout, Ports, Recipe, RuntimeKind
+from forge.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Joining:
     """The way in for several."""
 
     intake: Intake
-    doors: Doors
+    doors: Outside
     sizing: Sizing
     store: Store
 
@@ -120,10 +118,10 @@ class Joining:
 
     def shared(self, joint: Joint, orders: Sequence[Order]) -> list[Order]:
         """The orders with each one's part of the GPUs that they share."""
-        apart = budget.groups(orders)
+        apart = gpu_share.groups(orders)
         if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
             return list(orders)  # nobody is asked for the GPUs of this machine without need
-        return budget.shared(orders, joint.stated, self.doors.gpus(), self.sizing.load, self.intake.say)
+        return gpu_share.shared(orders, joint.stated, self.doors.gpus(), self.sizing.load, self.intake.say)
 
     def planned(self, orders: Sequence[Order], layout: Layout, *, prefixed: bool) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
@@ -144,7 +142,7 @@ class Joining:
     def fit(self, joint: Joint, orders: Sequence[Order], gpu: str = "") -> Report:
         """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""
         gpus = (find(gpu),) if gpu else self.doors.gpus()
-        return self.sizing.report(orders, budget.limited(gpus, joint.stated), self.doors.memory(), named=bool(gpu))
+        return self.sizing.report(orders, gpu_share.limited(gpus, joint.stated), self.doors.memory(), named=bool(gpu))
 
     def _order(self, joint: Joint, member: Member, runtime: RuntimeKind | None, *, locked: bool) -> Order:
         return self.intake.order(

@@ -10,18 +10,22 @@ from typing import Protocol
 
 from msgspec import structs
 
-from forge import compatibility, publishing, reading, repository, rules, trees
+from forge.check import reader, rules
+from forge.check.fix import mended
+from forge.check.model import Gpu
+from forge.check.rules import Finding, Repository, Severity
 from forge.errors import RepositoryError
-from forge.machine import Gpu as Card
-from forge.manifest import Manifest, PublishedModel
-from forge.rules import Finding, Repository, Severity
-from forge.rules.mends import mended
-from forge.rules.seen import Deployed, Gpu
-from forge.store import Store
+from forge.files import trees
+from forge.machine.machine import Gpu as Card
+from forge.recipe.deployment import Deployed
+from forge.repository import config as repository, publish
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.store.store import Store
+from forge.trtllm import images
 
 
 class Cards(Protocol):
-    """A machine, as far as a check asks (``forge.machine.Machine``)."""
+    """A machine, as far as a check asks (``forge.machine.machine.Machine``)."""
 
     def gpus(self) -> tuple[Card, ...]: ...
     def restricts(self, triton: str) -> bool: ...
@@ -72,7 +76,7 @@ class Checker:
     def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
         """What is wrong with some of the models that forge has published at ``place``, whatever stands beside them."""
         names = {model.name for model in models}
-        held = publishing.inventory(place)
+        held = publish.inventory(place)
         held = structs.replace(held, models=tuple(model for model in held.models if model.name in names))
         folders = frozenset(folder for model in held.models for folder in model.roles.values())
         found = rules.examine(self._seen(place, held, self._image(held), folders))
@@ -80,13 +84,13 @@ class Checker:
 
     def look(self, place: Path, image: str = "") -> Repository:
         """The repository at ``place`` as values."""
-        held = publishing.found(place)
-        return self._seen(place, held, compatibility.toolchain(image).image if image else self._image(held))
+        held = publish.found(place)
+        return self._seen(place, held, images.toolchain(image).image if image else self._image(held))
 
     def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
-        known = compatibility.release(reference)
+        known = images.release(reference)
         return replace(
-            reading.read(place, held, only),
+            reader.read(place, held, only),
             image=reference,
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),
@@ -104,7 +108,7 @@ class Checker:
         for model in held.models if held else ():
             made = self.store.find(model.serving.image) if model.serving and model.serving.image else None
             if made is not None:
-                return str(reading.document(made.path / "image.json")[0].get("reference", ""))
+                return str(reader.document(made.path / "image.json")[0].get("reference", ""))
         return ""
 
     def _architectures(self, held: Manifest | None) -> dict[str, str]:
@@ -125,14 +129,14 @@ def mend(place: Path, seen: Repository) -> tuple[str, ...]:
     one is made from when its repository moves is mended too, or the move would bring the fault back.
     """
     said: list[str] = []
-    held = publishing.inventory(place)
+    held = publish.inventory(place)
     for each in mended(seen):
         target = place / each.path
         if each.text is None:
             target.mkdir(exist_ok=True)
         else:
             trees.write_whole(target, each.text, aside=target.parent)
-            if kept := publishing.original(place, held, each.path):
+            if kept := publish.original(place, held, each.path):
                 text = repository.relocate(each.text, repository.ROOT, before=held.root)
                 trees.write_whole(kept, text, aside=kept.parent)
         said += [f"{each.path}: {what}" for what in each.what]

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from forge import protobuf
-from forge.repository import DATA_TYPES
-from forge.rules.seen import Config, Step, Tensor
+from forge.check.model import Config, Step, Tensor
+from forge.repository.config import DATA_TYPES
 
 
 def read(text: str, *, strict: bool = True) -> Config:

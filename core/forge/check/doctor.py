@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from forge import compatibility
-from forge.compatibility import releases
-from forge.containers import DaemonFacts
 from forge.diagnoses import named
 from forge.errors import ForgeError, HostError, Problem, RecipeError
-from forge.families import PluginInfo
-from forge.machine import Disk, Gpu
-from forge.model import Host, Pinned, RuntimeKind
-from forge.ports import Ports
+from forge.machine.containers import DaemonFacts
+from forge.machine.machine import Disk, Gpu
+from forge.plan.families import PluginInfo
+from forge.schema.values import Host, Pinned, Ports, RuntimeKind
+from forge.trtllm import images as compatibility
+from forge.trtllm.images import releases
 
 ROOM = 3
 """A build keeps the checkpoint, the converted one and the engine: so many times the source's bytes."""

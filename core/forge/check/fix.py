@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forge import protobuf
-from forge import repository as skeletons
+from forge.check.model import Config, Kind, Model, Repository
+from forge.check.rules import placeholders
+from forge.check.rules.decoupled import pairs
 from forge.errors import RepositoryError
-from forge.model import Role
 from forge.protobuf import ModelConfig
-from forge.rules import placeholders
-from forge.rules.decoupled import pairs
-from forge.rules.seen import Config, Kind, Model, Repository
+from forge.repository import config as skeletons
+from forge.schema.values import Role
 
 ROLES = {
     Kind.ENSEMBLE: Role.ENSEMBLE,

@@ -4,26 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge import compatibility, doctor, families
-from forge.compatibility import toolchain
-from forge.containers import Containers, DaemonFacts
-from forge.doctor import Finding, Signs, Wish
+from forge.build.sources.source import Origin
+from forge.check import doctor
+from forge.check.doctor import Finding, Signs, Wish
 from forge.errors import ForgeError, HostError, Problem, RecipeError
-from forge.machine import Disk, Machine
-from forge.model import Calibration, Checkpoint, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.ports import Origin, Ports
-from forge.serving import serving_environment
-from forge.steps import Fetch, Step
-from forge.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One recipe to look at, still to be read, and where a deployment wants it to be served."""
-
-    path: Path
-    read: Callable[[], Recipe]
-    ports: Ports = field(default_factory=Ports)
+from forge.machine.containers import Containers, DaemonFacts
+from forge.machine.machine import Disk, Machine
+from forge.plan import families
+from forge.plan.steps import Fetch, Step
+from forge.recipe.deployment import Asked
+from forge.schema.twin_environment import serving_environment
+from forge.schema.values import Calibration, Checkpoint, Pinned, Ports, Recipe, RuntimeKind, Source, SourceKind
+from forge.store.store import Store
+from forge.trtllm import images as compatibility
+from forge.trtllm.images import toolchain
 
 
 @dataclass(frozen=True)

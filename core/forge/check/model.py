@@ -1,4 +1,4 @@
-"""What a check looks at: a model repository as values, read by ``forge.checking``. Nothing here touches the disk."""
+"""What a check looks at: a model repository as values, read by ``forge.check.check``. Nothing here touches the disk."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from functools import cached_property
 from math import prod
 from typing import cast
 
-from forge.manifest import Manifest, PublishedModel
-from forge.ports import Ports
-from forge.rules.literals import names
+from forge.check.literals import names
+from forge.recipe.deployment import Deployed
+from forge.schema.manifest import Manifest, PublishedModel
 
 SENTENCE_PIECE = (".model", ".spm")
 
@@ -196,14 +196,6 @@ class Gpu:
 
     name: str
     capability: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """The file of a deployment, and where it wants its repository to be served."""
-
-    file: str
-    ports: Ports
 
 
 @dataclass(frozen=True)

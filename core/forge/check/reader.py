@@ -1,4 +1,4 @@
-"""Reads a model repository from disk into the values that ``forge.rules`` look at. It changes nothing."""
+"""Reads a model repository from disk into the values that ``forge.check.rules`` look at. It changes nothing."""
 
 import json
 import os
@@ -9,27 +9,15 @@ from typing import cast
 
 import msgspec
 
-from forge.adapters.weights import fault
-from forge.manifest import Manifest
-from forge.model import ASSETS
+from forge.build.sources.weights import fault
+from forge.check.config import guess, read as read_config
+from forge.check.model import SENTENCE_PIECE, EngineFolder, Fault, Kind, Model, Repository, TokenizerFolder, kind, number, table
+from forge.check.rules.adapters import KEY as ADAPTERS
+from forge.check.rules.terms import GUIDE
 from forge.protobuf import Unreadable
-from forge.repository import CONFIG, ROOT
-from forge.rules.adapters import KEY as ADAPTERS
-from forge.rules.configs import guess
-from forge.rules.configs import read as read_config
-from forge.rules.seen import (
-    SENTENCE_PIECE,
-    EngineFolder,
-    Fault,
-    Kind,
-    Model,
-    Repository,
-    TokenizerFolder,
-    kind,
-    number,
-    table,
-)
-from forge.rules.terms import GUIDE
+from forge.repository.config import CONFIG, ROOT
+from forge.schema.manifest import Manifest
+from forge.schema.values import ASSETS
 
 _LEADS = ("gpt_model_path", "encoder_model_path")
 """Parameters that lead to an engine's folder."""

@@ -8,11 +8,12 @@ from typing import Protocol, cast
 
 import click
 
-from forge.cli.show import Output, table
+from forge.cli.output import Output
+from forge.cli.text import table
+from forge.client.answer import Answer, Hearing, Perf, Piece, Reply
+from forge.client.sampling import over, samples, seeded
+from forge.client.types import Chunk, Request
 from forge.errors import ConfidenceError, InferenceError
-from forge.ports import Chunk, Request
-from forge.replies import Answer, Hearing, Perf, Piece, Reply
-from forge.sampling import over, samples, seeded
 
 BETWEEN = "\n---\n"
 """Between several answers where they cannot stand side by side."""

@@ -18,7 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from forge.cli.progress import sentence
-from forge.ports import Event
+from forge.events import Event
 
 _TRITON = re.compile(r'^[IWEF]\d{4} [\d:.]+ \d+ \S+\] "?')
 """What Triton puts before each line of its log: level, time, process, place in its source."""

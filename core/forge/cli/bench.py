@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from forge.cli.show import Output, verb
+from forge.cli.output import Output, verb
 
 RUN = "run"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -99,11 +99,10 @@ def run(
     Example:
         forge bench run smollm2-135m-instruct --sweep concurrency=1,4 --sweep temperature=0.2,0.7
     """
-    from forge import drawing
-    from forge.benching import comparing
-    from forge.benching.page import Named
+    from forge.api.forge import Workshop
+    from forge.bench import compare as comparing, drawing
+    from forge.bench.page import Named
     from forge.cli.measurements import document, lines, wish
-    from forge.workshop import Workshop
 
     limits = [comparing.limit(text) for text in fail_if]
     comparing.require_absolute(limits)
@@ -143,9 +142,8 @@ def compare(
     Example:
         forge bench compare before.json after.json --fail-if "ttft_p95>1.05x"
     """
-    from forge import drawing
-    from forge.benching import comparing, results
-    from forge.benching.page import Named
+    from forge.bench import compare as comparing, drawing, results
+    from forge.bench.page import Named
     from forge.cli.measurements import comparison_lines
 
     limits = [comparing.limit(text) for text in fail_if]
@@ -175,9 +173,8 @@ def draw(output: Output, file: Path, into: Path | None) -> None:
     Example:
         forge bench page results.json -o results.html
     """
-    from forge import drawing
-    from forge.benching import results
-    from forge.benching.page import Named
+    from forge.bench import drawing, results
+    from forge.bench.page import Named
 
     place = drawing.leave([Named("", results.read(file.read_bytes(), str(file)))], into or file.with_suffix(".html"))
     output.result({"page": str(place)}, f"page: {place}")

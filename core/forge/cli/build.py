@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from forge.cli.show import Output, size, table, verb
+from forge.cli.output import Output, verb
+from forge.cli.text import size, table
 
 RECIPES = click.argument("recipes", nargs=-1, required=True, type=click.Path())
 RUNTIME = click.option(
@@ -92,9 +93,9 @@ def build(
                 output.say(f"held  {step.name}  {size(step.size)}")
             output.result(*said(stood))
             return
-    from forge.model import Layout, RuntimeKind
-    from forge.steps import Stage
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.plan.steps import Stage
+    from forge.schema.values import Layout, RuntimeKind
 
     shop = Workshop.here(output.listener, jobs=jobs, executor=executor or "")
     kind = RuntimeKind(runtime) if runtime else None
@@ -108,7 +109,7 @@ def build(
 
 
 def conclude(output: Output, built: Any) -> None:
-    """Say what was published (``forge.entering.Built``) and what a check of it found; exit code 8 where it would not serve."""
+    """Say what was published (``forge.api.built.Built``) and what a check of it found; exit code 8 where it would not serve."""
     for each in built.findings:
         tell = output.warn if each.severity == "error" else output.say
         tell(f"{each.severity}: {each.file}: {each.what}\n    {each.mend} [{each.rule}; see docs/rules.md]")
@@ -120,17 +121,17 @@ def conclude(output: Output, built: Any) -> None:
 
 
 def done_already(recipes: tuple[str, ...], repository: str | None, options: Mapping[str, object]) -> Any:
-    """The build that was asked for (``forge.standing.Stood``) where it is noted as done and all of it is as it was."""
+    """The build that was asked for (``forge.build.unchanged.Stood``) where it is noted as done and all of it is as it was."""
     import os
 
-    from forge.home import home
-    from forge.standing import Standing, question
+    from forge.api.home import home
+    from forge.build.unchanged import Standing, question
 
     return Standing(home(os.environ)).find(question(recipes, repository, os.getcwd(), options))
 
 
 def said(built: Any) -> tuple[object, str]:
-    """What a build (``forge.entering.Built``) has published, as a document and as a sentence."""
+    """What a build (``forge.api.built.Built``) has published, as a document and as a sentence."""
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
     document = {
         "repository": str(built.repository),
@@ -169,10 +170,9 @@ def plan(
     Example:
         forge plan recipes/gemma-2b-it.toml
     """
-    from forge.cli.figures import document as figures
-    from forge.cli.figures import lines
-    from forge.model import Layout, RuntimeKind
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.cli.figures import document as figures, lines
+    from forge.schema.values import Layout, RuntimeKind
 
     shop = Workshop.here(output.listener, executor=executor or "")
     kind, layout = RuntimeKind(runtime) if runtime else None, Layout(inside=assets == "inside")
@@ -196,7 +196,7 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
     Example:
         forge lock recipes/gemma-2b-it.toml --upgrade
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     file, changed = Workshop.here(output.listener).lock(recipe, upgrade=upgrade)
     output.result({"lock": str(file), "changed": changed}, f"{file}: {'written' if changed else 'unchanged'}")
@@ -217,8 +217,8 @@ def new(output: Output, source: str, file: str | None, name: str | None, revisio
     """
     from pathlib import Path
 
+    from forge.api.forge import Workshop
     from forge.errors import ForgeError
-    from forge.workshop import Workshop
 
     target = Path(file) if file else None
     text = Workshop.here(output.listener).draft(source, name, revision, target.parent if target else Path())
@@ -243,7 +243,7 @@ def dockerfile(output: Output, recipe: str) -> None:
     Example:
         forge dockerfile recipes/gemma-2b-it.toml
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     text = Workshop.here(output.listener).dockerfile(recipe)
     output.result({"dockerfile": text}, text.rstrip("\n"))

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from forge.cli.show import Output, size, table, verb
+from forge.cli.output import Output, verb
+from forge.cli.text import size, table
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -46,7 +47,7 @@ def ls(output: Output) -> None:
     """
     from datetime import UTC, datetime
 
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     held = sorted(Workshop.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
     document = [
@@ -85,8 +86,8 @@ def verify(output: Output) -> None:
     Example:
         forge cache verify
     """
+    from forge.api.forge import Workshop
     from forge.errors import StoreError
-    from forge.workshop import Workshop
 
     store = Workshop.here(output.listener).store
     parted, changed = store.part()
@@ -113,7 +114,7 @@ def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | No
     Example:
         forge cache gc --older-than 30d --max-size 50GB
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     upkeep = Workshop.here(output.listener).upkeep
     done = upkeep.collect(older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run)
@@ -147,7 +148,7 @@ def forget(output: Output, repository: str) -> None:
     Example:
         forge cache forget /mnt/models
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     done = Workshop.here(output.listener).store.forget(repository)
     total = sum(each.size for each in done)
@@ -156,7 +157,7 @@ def forget(output: Output, repository: str) -> None:
 
 
 def _told(what: str, one: Any) -> str:
-    """One repository that is out of reach (``forge.collection.Unreachable``), in a line."""
+    """One repository that is out of reach (``forge.store.gc.Unreachable``), in a line."""
     from datetime import UTC, datetime
 
     name = f"{one.place} ({one.id[:12]})" if one.id else one.place

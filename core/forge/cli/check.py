@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from forge.cli.show import Output, verb
+from forge.cli.output import Output, verb
 
 COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
 
@@ -26,14 +26,14 @@ def check(output: Output, repository: Path, image: str, sarif: Path | None, fix:
         forge check model-repository --image 25.08
         forge check deployments/two-chatbots.toml
     """
+    from forge.api.forge import Workshop
     from forge.errors import RepositoryError
-    from forge.workshop import Workshop
 
     report = Workshop.here(output.listener).check(repository, image=image, fix=fix)
     if sarif is not None:
         from importlib.metadata import version
 
-        from forge.sarif import write
+        from forge.check.sarif import write
 
         text = write(report.findings, report.repository, version("triton-forge"))
         if str(sarif) != "-":

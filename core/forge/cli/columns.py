@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from forge.replies import Piece, Reply
+from forge.client.answer import Piece, Reply
 
 
 class Columns:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from forge.cli.building import RUNTIME
-from forge.cli.show import Output, verb
+from forge.cli.build import RUNTIME
+from forge.cli.output import Output, verb
 
 COLOURS = {"ok": "green", "remark": "cyan", "warning": "yellow", "problem": "red"}
 
@@ -25,9 +25,9 @@ def doctor(output: Output, recipes: tuple[Path, ...], runtime: str | None) -> No
         forge doctor recipes/gemma-2b-it.toml
         forge doctor deployments/two-chatbots.toml
     """
+    from forge.api.forge import Workshop
     from forge.errors import HostError
-    from forge.model import RuntimeKind
-    from forge.workshop import Workshop
+    from forge.schema.values import RuntimeKind
 
     found = Workshop.here(output.listener).examine(recipes, runtime=RuntimeKind(runtime) if runtime else None)
     counts = {str(status): sum(each.status == status for each in found) for status in COLOURS}

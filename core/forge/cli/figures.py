@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from forge.cli.show import size, table
-from forge.easing import Change
-from forge.fitting import Fit, Report
-from forge.memory import Estimate
-from forge.verdicts import Verdict
+from forge.cli.text import size, table
+from forge.fit.memory import Estimate
+from forge.fit.report import Fit, Report
+from forge.fit.suggestions import Change
+from forge.fit.verdict import Verdict
 
 COLOURS: Mapping[Verdict, str] = {Verdict.FITS: "green", Verdict.LIMITED: "yellow", Verdict.NO: "red"}
 

@@ -2,8 +2,8 @@
 
 import click
 
-from forge.cli.building import RECIPES, RUNTIME
-from forge.cli.show import Output, verb
+from forge.cli.build import RECIPES, RUNTIME
+from forge.cli.output import Output, verb
 
 
 @click.command()
@@ -20,10 +20,10 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None)
     Example:
         forge fit recipes/llama-7b.toml --gpu "RTX 4090"
     """
+    from forge.api.forge import Workshop
     from forge.cli.figures import document, lines
     from forge.errors import HostError
-    from forge.model import RuntimeKind
-    from forge.workshop import Workshop
+    from forge.schema.values import RuntimeKind
 
     shop = Workshop.here(output.listener)
     found = shop.fit(recipes, gpu=gpu, runtime=RuntimeKind(runtime) if runtime else None)

@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from forge.cli.show import Output, verb
+from forge.cli.output import Output, verb
 
 Function = Callable[..., None]
 
@@ -94,8 +94,8 @@ def generate(
     Example:
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
-    from forge.cli.answering import asked, document, doubt, judge, tell
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.cli.answer import asked, document, doubt, judge, tell
 
     shop = Workshop.here(output.listener)
     target = shop.target(model, repository)
@@ -125,8 +125,8 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
     Example:
         forge chat smollm2-135m-instruct
     """
-    from forge.cli.answering import asked, document, doubt, judge, tell
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.cli.answer import asked, document, doubt, judge, tell
 
     shop = Workshop.here(output.listener)
     target = shop.target(model, repository)

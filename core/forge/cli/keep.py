@@ -2,8 +2,9 @@
 
 import click
 
-from forge.cli.building import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, conclude
-from forge.cli.show import Output, size, table, verb
+from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, conclude
+from forge.cli.output import Output, verb
+from forge.cli.text import size, table
 
 
 @click.command()
@@ -31,8 +32,8 @@ def add(
     Example:
         forge add recipes/llama-7b.toml --rename-plain
     """
-    from forge.model import Layout, RuntimeKind
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.schema.values import Layout, RuntimeKind
 
     shop = Workshop.here(output.listener, jobs=jobs)
     layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
@@ -51,7 +52,7 @@ def remove(output: Output, model: str, repository: str) -> None:
     Example:
         forge remove llama-7b
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     Workshop.here(output.listener).remove(model, repository)
     output.result({"removed": model, "repository": repository}, f"{model} is gone from {repository}")
@@ -67,7 +68,7 @@ def list_models(output: Output, repository: str) -> None:
     Example:
         forge list --repository model-repository
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     held = Workshop.here().models(repository)
     rows = [("NAME", "RUNTIME", "PREFIX", "SIZE", "KEY", "SERVED", "MODELS")]

@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from typing import TextIO
 
-from forge.ports import Event, Listener
+from forge.events import Event, Listener
 
 
 def listener(stream: TextIO = sys.stderr) -> Listener:

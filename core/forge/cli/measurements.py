@@ -6,12 +6,12 @@ from typing import cast
 
 import click
 
-from forge.benching import telling
-from forge.benching.comparing import QUALITY, Change, Comparison
-from forge.benching.results import Results
-from forge.benching.telling import CHIEF, quantity
-from forge.benching.wish import Wish, limits, sampled, seconds, swept
-from forge.cli.show import table
+from forge.bench import words
+from forge.bench.compare import QUALITY, Change, Comparison
+from forge.bench.options import Wish, limits, sampled, seconds, swept
+from forge.bench.results import Results
+from forge.bench.words import CHIEF, quantity
+from forge.cli.text import table
 
 COLOURS: Mapping[str, str] = {"better": "green", "worse": "red"}
 
@@ -42,12 +42,12 @@ def document(found: Results, place: str) -> dict[str, object]:
 
 def lines(found: Results) -> Iterator[str]:
     """One table of all points, and what a reader should know."""
-    names = telling.chief(found.points)
+    names = words.chief(found.points)
     scored = any(point.quality for point in found.points)
     header = ("MODEL", "SETTING", *(name.upper() for name in names), *(("QUALITY",) if scored else ()))
     rows: list[tuple[str, ...]] = [header]
     for point in found.points:
-        cells = tuple(telling.cell(point.figures.get(name)) for name in names)
+        cells = tuple(words.cell(point.figures.get(name)) for name in names)
         quality = point.quality
         mark = (f"{quality.score:.0%} [{quality.low:.0%}, {quality.high:.0%}]" if quality else "-",) if scored else ()
         rows.append((point.model, point.label, *cells, *mark))
@@ -58,7 +58,7 @@ def lines(found: Results) -> Iterator[str]:
         for verdict in point.quality.verdicts if point.quality else ():
             if not verdict.passed:
                 yield f"{point.label}: {verdict.name}: {'; '.join(verdict.failed)}"
-        for message, count in telling.errors(point).items():
+        for message, count in words.errors(point).items():
             yield click.style(f"{point.model}, {point.label}: {count} failed: {message}", fg="red")
     yield from (f"note: {note}" for note in found.notes)
 
@@ -76,10 +76,10 @@ def _circumstances(found: Results) -> Iterator[str]:
     amount = f"{settings.duration:g} s" if settings.duration else f"{settings.requests} requests"
     lengths = settings.dataset or f"{_length(settings.input_tokens)} tokens in, {_length(settings.output_tokens)} out"
     yield f"{settings.repeats} repeats of {amount}, {lengths}; means over repeats with 95 % intervals"
-    yield f"tokens counted by the {telling.COUNTED_BY[settings.counted]}"
+    yield f"tokens counted by the {words.COUNTED_BY[settings.counted]}"
     for point in found.points if len(found.points) == 1 else ():
         for name, times in point.repeats[-1].triton.items():
-            queue, compute = telling.duration(times.queue), telling.duration(times.compute)
+            queue, compute = words.duration(times.queue), words.duration(times.compute)
             yield f"Triton's {name}, last repeat: queue {queue}, compute {compute} a request"
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property, wraps
 from types import FrameType
@@ -53,7 +53,7 @@ class Output:
     def listener(self) -> Callable[[Any], None]:
         """Shows events: the structured log with -v, bars on a tty, plain lines otherwise, nothing when quiet."""
         if self.verbose:
-            from forge import log
+            from forge.cli import log
 
             return log.listener()
         if self._quiet:
@@ -150,25 +150,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refusal(error: OSError) -> ForgeError:
-    from forge.home import home
-    from forge.trees import refusal
+    from forge.api.home import home
+    from forge.files.trees import refusal
 
     return refusal(error, home(os.environ))
-
-
-def size(count: int | None) -> str:
-    """Bytes for people: 98.4 MB."""
-    if count is None:
-        return "?"
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Left-aligned columns, the first row being the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

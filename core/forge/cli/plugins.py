@@ -2,7 +2,8 @@
 
 import click
 
-from forge.cli.show import Output, table, verb
+from forge.cli.output import Output, verb
+from forge.cli.text import table
 
 
 @click.command()
@@ -14,7 +15,7 @@ def plugins(output: Output) -> None:
     Example:
         forge plugins
     """
-    from forge.families import installed
+    from forge.plan.families import installed
 
     found = installed()
     rows = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "HEALTH")]
@@ -35,7 +36,7 @@ def schema(output: Output, what: str) -> None:
     """
     import json
 
-    from forge import deployment, recipe
+    from forge.recipe import deployment, reader
 
-    document = deployment.schema() if what == "deployment" else recipe.schema()
+    document = deployment.schema() if what == "deployment" else reader.schema()
     output.result(document, json.dumps(document, indent=2))

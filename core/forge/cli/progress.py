@@ -2,8 +2,8 @@
 
 import click
 
-from forge.cli.show import size
-from forge.ports import Event
+from forge.cli.text import size
+from forge.events import Event
 
 
 def tell(event: Event) -> None:

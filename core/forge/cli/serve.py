@@ -6,7 +6,8 @@ import time
 
 import click
 
-from forge.cli.show import Output, table, verb
+from forge.cli.output import Output, verb
+from forge.cli.text import table
 from forge.errors import ServerError
 
 REPOSITORY = click.option(
@@ -66,8 +67,8 @@ def serve(
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
-    from forge.ports import Ports
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
+    from forge.schema.values import Ports
 
     shop = Workshop.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None
@@ -77,7 +78,7 @@ def serve(
     ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai, exposed)
     places = repositories or (stated.repository if stated else "model-repository",)
     if print_only:
-        from forge.adapters.fronts import line
+        from forge.serve.openai.process import line
 
         command, front = shop.command(places, ports, room=room_for_more), line(places, ports)
         env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
@@ -115,7 +116,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     Example:
         forge status
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     shop = Workshop.here(output.listener)
     servers = shop.servers()
@@ -147,7 +148,7 @@ def logs(output: Output, repository: str, follow: bool) -> None:
     Example:
         forge logs -f
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     for line in Workshop.here(output.listener).logs(repository, follow=follow):
         if output.as_json:
@@ -167,7 +168,7 @@ def stop(output: Output, repository: str, everything: bool) -> None:
     Example:
         forge stop
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     shop = Workshop.here(output.listener)
     servers = shop.servers() if everything else (shop.server(repository),)
@@ -191,7 +192,7 @@ def reload(output: Output, repository: str, model: str | None) -> None:
     Example:
         forge reload
     """
-    from forge.workshop import Workshop
+    from forge.api.forge import Workshop
 
     running = Workshop.here(output.listener).reload(repository, model)
     output.result(running, f"ready: {', '.join(running.models) or 'no model'}")

@@ -6,7 +6,8 @@ from typing import cast
 
 import click
 
-from forge.cli.show import Output, table, verb
+from forge.cli.output import Output, verb
+from forge.cli.text import table
 
 _COLOURS = {"same": "green", "near tie": "yellow", "differs": "red", "skipped": "cyan"}
 _STAGES = ("tokenizer", "engine", "detokenizer", "transport", "pipeline")
@@ -44,9 +45,9 @@ def verify(output: Output, model: str, repository: Path | None, no_streaming: bo
     Example:
         forge verify recipes/smollm2-135m-instruct.toml
     """
+    from forge.api.forge import Workshop
     from forge.errors import VerifyError
-    from forge.proving import Wish, document
-    from forge.workshop import Workshop
+    from forge.verify.verify import Wish, document
 
     wish = Wish(streaming=not no_streaming, **wishes)  # type: ignore[arg-type]
     report = Workshop.here(output.listener).verify(model, repository, wish)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 
-from forge.ports import Acceptance, Chunk, Request
+from forge.client.types import Acceptance, Chunk, Request
 
 BROKEN = "\ufffd"
 """What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from forge.adapters.openings import opening
-from forge.adapters.renderer_process import Bounds, DiedError, RendererProcess
+from forge.client.openings import opening
+from forge.client.renderer_process import Bounds, DiedError, RendererProcess
 from forge.errors import InferenceError
-from forge.model import LimitsTable
+from forge.schema.values import LimitsTable
 
 Message = tuple[str, str]
 """(role, text); the roles are those of the template: mostly system, user and assistant."""

@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from types import TracebackType
 
-from forge.adapters.aio import AsyncConnection
-from forge.adapters.kserve import Connection, closed
+from forge.client.answer import Answer, Perf, Piece, Reply
+from forge.client.grpc import Connection, closed
+from forge.client.grpc_aio import AsyncConnection
+from forge.client.types import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
-from forge.ports import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
-from forge.replies import Answer, Perf, Piece, Reply
 
 __all__ = [
     "Acceptance",

@@ -1,6 +1,6 @@
 """The few calls of KServe v2 that forge makes, over tritonclient's generated messages; gRPC's failures, ours.
 
-``Calls`` is what both clients share and is pure; ``Connection`` waits for its answers, ``forge.adapters.aio`` does not.
+``Calls`` is what both clients share and is pure; ``Connection`` waits for its answers, ``forge.client.grpc_aio`` does not.
 """
 
 import importlib
@@ -10,14 +10,14 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSeque
 from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
-from forge.adapters.hearing import Ear, Response
-from forge.adapters.silence import Silence, Watchdog
-from forge.adapters.turns import Turns, counting, stops_of
-from forge.adapters.wire import LLMAPI, Input, inputs_of
+from forge.client.answer import Answer, Hearing
+from forge.client.response import Ear, Response
+from forge.client.silence import Silence, Watchdog
+from forge.client.tensors import LLMAPI, Input, inputs_of
+from forge.client.turns import Turns, counting, stops_of
+from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError, Trouble
-from forge.ports import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.protobuf import ModelConfig
-from forge.replies import Answer, Hearing
 
 CHANNEL = (
     ("grpc.max_receive_message_length", -1),

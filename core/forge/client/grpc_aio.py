@@ -1,4 +1,4 @@
-"""KServe v2 over grpc.aio: the same calls and words as ``forge.adapters.kserve``, awaited."""
+"""KServe v2 over grpc.aio: the same calls and words as ``forge.client.grpc``, awaited."""
 
 import asyncio
 import time
@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, cast
 
-from forge.adapters.hearing import Ear
-from forge.adapters.kserve import (
+from forge.client.answer import Answer, Hearing
+from forge.client.grpc import (
     CHANNEL,
     METADATA_SECONDS,
     Calls,
@@ -19,11 +19,11 @@ from forge.adapters.kserve import (
     StreamResponse,
     is_unknown,
 )
-from forge.adapters.silence import Silence
-from forge.adapters.turns import Turns, counting, stops_of
-from forge.adapters.wire import inputs_of
-from forge.ports import Chunk, ModelMetadata, Request
-from forge.replies import Answer, Hearing
+from forge.client.response import Ear
+from forge.client.silence import Silence
+from forge.client.tensors import inputs_of
+from forge.client.turns import Turns, counting, stops_of
+from forge.client.types import Chunk, ModelMetadata, Request
 
 
 class _Call(Protocol):

@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from contextlib import closing
 
-from forge.adapters.kserve import Connection
-from forge.ports import Chunk, ModelMetadata, Request
+from forge.client.grpc import Connection
+from forge.client.types import Chunk, ModelMetadata, Request
 
 
 class TritonClient:

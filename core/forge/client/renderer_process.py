@@ -1,4 +1,4 @@
-"""Holds the process that renders one chat template (``forge.adapters.renderer``); one that is beyond its limits is ended."""
+"""Holds the process that renders one chat template (``forge.client.renderer``); one that is beyond its limits is ended."""
 
 import json
 import os
@@ -66,7 +66,7 @@ class RendererProcess:
         """What was said of a template that cannot be read."""
 
     def render(self, values: Mapping[str, object]) -> Mapping[str, object]:
-        """``{"text": ...}``, or one entry that says what went wrong (see ``forge.adapters.renderer``); DiedError."""
+        """``{"text": ...}``, or one entry that says what went wrong (see ``forge.client.renderer``); DiedError."""
         with self._turn:
             answer: Mapping[str, object] = {}
             try:

@@ -4,9 +4,9 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from forge.adapters.wire import LLMAPI
-from forge.ports import Acceptance, Chunk, ModelMetadata, Request
-from forge.replies import BROKEN
+from forge.client.answer import BROKEN
+from forge.client.tensors import LLMAPI
+from forge.client.types import Acceptance, Chunk, ModelMetadata, Request
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from forge.ports import Request
+from forge.client.types import Request
 
 _SEED_BITS = 63
 """Seeds are signed in some versions."""

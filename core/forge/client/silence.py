@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from forge.client.types import Request
 from forge.errors import InferenceError, Trouble
-from forge.ports import Request
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ Models know stop words as tokens, and end an answer only where it has these very
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from forge.ports import Chunk
+from forge.client.types import Chunk
 
 
 def spellings(texts: Sequence[str]) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from forge.client.sampling import meant, seeded
+from forge.client.stops import barred, spellings
+from forge.client.types import ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
-from forge.model import Scalar
-from forge.ports import ModelMetadata, Request, TensorMetadata
-from forge.sampling import meant, seeded
-from forge.stops import barred, spellings
+from forge.schema.values import Scalar
 
 CODES = {
     "BOOL": "?",
@@ -151,7 +151,7 @@ def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
 
 
 def _words(request: Request) -> dict[str, Values]:
-    """What is asked for, as it is meant (``forge.sampling``); nothing stands for what is left to the server."""
+    """What is asked for, as it is meant (``forge.client.sampling``); nothing stands for what is left to the server."""
     request = meant(request)
     single: dict[str, Scalar | None] = {
         "prompt": None if request.tokens else request.prompt,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from forge.adapters.wire import drawing, offers
-from forge.ports import Chunk, ModelMetadata, Request
-from forge.stops import Stops
+from forge.client.stops import Stops
+from forge.client.tensors import drawing, offers
+from forge.client.types import Chunk, ModelMetadata, Request
 
 _SEEDS = 2**64
 

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from forge import copies
 from forge.errors import ForgeError, StoreError
+from forge.files import copies
 
 Inode = tuple[int, int]
 """(device, inode number)."""

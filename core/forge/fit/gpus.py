@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -10,28 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.errors import HostError
-
-MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU. Memory in bytes, ``free`` what no process holds now."""
-
-    name: str
-    memory: int
-    capability: str
-    """Compute capability, as ``8.9``; empty where nobody says."""
-    free: int | None = None
-    """None for a card that is only named: all of its memory is taken for free."""
-
-    @property
-    def available(self) -> int:
-        return self.memory if self.free is None else self.free
-
-    def at_least(self, capability: str) -> bool:
-        """Whether its compute capability is this one or newer; a card that does not say is taken for new."""
-        return not self.capability or _version(self.capability) >= _version(capability)
+from forge.schema.values import MIB, Gpu
 
 
 class _Row(Struct):
@@ -49,7 +27,7 @@ class _Table(Struct):
 @cache
 def table() -> tuple[Gpu, ...]:
     """Every card that can be named (gpus.toml, which says where its figures are from)."""
-    text = (resources.files("forge") / "gpus.toml").read_text(encoding="utf-8")
+    text = (resources.files("forge.fit") / "gpus.toml").read_text(encoding="utf-8")
     return tuple(Gpu(row.name, row.memory * MIB, row.capability) for row in msgspec.toml.decode(text, type=_Table).gpu)
 
 
@@ -88,7 +66,3 @@ def _words(name: str) -> tuple[str, ...]:
     text = re.sub(r"(\d+)\s*gi?b\b", r"\1gb", text)
     text = re.sub(r"\brtx(?=\d)", "rtx ", text)
     return tuple(re.findall(r"[a-z0-9]+", text))
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))

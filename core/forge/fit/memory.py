@@ -6,9 +6,9 @@ lie (docs/fit.md has the measurements).
 
 from dataclasses import dataclass
 
-from forge.model import Recipe, Role, RuntimeKind
-from forge.shapes import Shape
-from forge.weighing import Terms, Weights, stage_ends, terms
+from forge.fit.model_shape import Shape
+from forge.fit.weights import Terms, Weights, stage_ends, terms
+from forge.schema.values import Recipe, Role, RuntimeKind
 
 MIB, GIB = 1 << 20, 1 << 30
 MAX_NUM_TOKENS = 8192

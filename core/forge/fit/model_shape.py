@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from forge.headers import Tensor
-from forge.quantized import Quantized, quantized
+from forge.safetensors import Tensor
+from forge.schema.quantized import Quantized, quantized
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forge.easing import Change, Easing
-from forge.gpus import Gpu, table
-from forge.memory import Disk, Estimate, Need
-from forge.model import Recipe, RuntimeKind
-from forge.sharing import Share, claims, room, shares
-from forge.verdicts import Judgement, Load, Verdict, bench, judge, judge_twin, objections, refused
-from forge.weighing import terms
+from forge.fit.gpus import table
+from forge.fit.memory import Disk, Estimate, Need
+from forge.fit.sharing import Share, claims, room, shares
+from forge.fit.suggestions import Change, Easing
+from forge.fit.verdict import Judgement, Load, Verdict, bench, judge, judge_twin, objections, refused
+from forge.fit.weights import terms
+from forge.schema.values import Gpu, Recipe, RuntimeKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forge.gpus import Gpu
-from forge.memory import CONTEXT, Need
-from forge.verdicts import Verdict, taken_before
+from forge.fit.memory import CONTEXT, Need
+from forge.fit.verdict import Verdict, taken_before
+from forge.schema.values import Gpu
 
 MOST = 0.95
 """Of what is free for all caches together: inputs, outputs and libraries' handles are allocated after the caches."""

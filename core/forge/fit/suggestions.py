@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from forge.gpus import Gpu
-from forge.memory import CALIBRATED, tokens_at_once
-from forge.model import Recipe, Role
-from forge.verdicts import BFLOAT16, CAPABILITIES, Judgement, Load, Verdict, bench, judge, objections, refused
-from forge.weighing import terms
+from forge.fit.memory import CALIBRATED, tokens_at_once
+from forge.fit.verdict import BFLOAT16, CAPABILITIES, Judgement, Load, Verdict, bench, judge, objections, refused
+from forge.fit.weights import terms
+from forge.schema.values import Gpu, Recipe, Role
 
 STEP = 64
 """Sequence lengths are tried in multiples of a cache block."""

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
-from forge import memory, weighing
-from forge.gpus import Gpu
-from forge.headers import Tensor
-from forge.memory import Estimate, Need
-from forge.model import Recipe, Role, RuntimeKind
-from forge.shapes import Shape
-from forge.weighing import Terms, Weights
+from forge.fit import memory, weights
+from forge.fit.memory import Estimate, Need
+from forge.fit.model_shape import Shape
+from forge.fit.weights import Terms, Weights
+from forge.safetensors import Tensor
+from forge.schema.values import Gpu, Recipe, Role, RuntimeKind
 
 CAPABILITIES = {"fp8": "8.9", "fp8_kv": "8.9", "w4a8_awq": "8.9", "int4_awq": "8.0", "nvfp4": "10.0"}
 """Compute capability from which a quantization has kernels. Source: TensorRT-LLM's support matrix."""
@@ -60,10 +59,10 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
 
     @cache
     def weigh(how: Terms) -> Weights:
-        return weighing.weights(load.tensors, load.shape, how)
+        return weights.weights(load.tensors, load.shape, how)
 
     def needed(recipe: Recipe) -> Need:
-        held = weigh(weighing.terms(recipe, load.shape))
+        held = weigh(weights.terms(recipe, load.shape))
         return memory.need(recipe, load.shape, held, load.checkpoint, load.draft)
 
     return needed

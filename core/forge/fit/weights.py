@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from forge.headers import Tensor
-from forge.model import Recipe, Role, RuntimeKind
-from forge.quantized import GPTQ
-from forge.shapes import Shape
+from forge.fit.model_shape import Shape
+from forge.safetensors import Tensor
+from forge.schema.quantized import GPTQ
+from forge.schema.values import Recipe, Role, RuntimeKind
 
 WIDTHS: Mapping[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
 GROUP = 128

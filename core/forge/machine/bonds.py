@@ -20,7 +20,7 @@ _held: dict[int, str] = {}
 def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """``environ`` (this process's own, where none is given) for a program that has to end with this process.
 
-    The first call starts what sees to it (``forge.adapters.reaper``): 20 ms of a processor that nobody waits for.
+    The first call starts what sees to it (``forge.machine.reaper``): 20 ms of a processor that nobody waits for.
     """
     with _lock:
         mine = os.getpid()

@@ -11,15 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from forge.errors import Problem
-from forge.model import Command, Requirements, Toolchain
+from forge.schema.values import Command, Environment, Requirements, Toolchain
 
 Line = Callable[[str], None]
 """Told each line of output as it comes."""
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all); the second grows while layers are still being named."""
 
-LOCAL = "local"
-"""In the place of an image's reference: no container, the environment that forge itself runs in (adapters.here)."""
 HOME = "forge.home"
 """A family image's label: the home of the forge that made it, and that may remove it."""
 INPUTS = PurePosixPath("/forge")
@@ -267,3 +265,28 @@ def _is_place(path: str) -> bool:
 def _is_inside(path: str) -> bool:
     pure = PurePosixPath(path)
     return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+
+
+class Environments(Protocol):
+    """Makes private Python environments."""
+
+    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command to run, and the real folder behind each of its constant paths: ``/forge/<name>`` by ``name``.
+
+    ``promised`` files have to stand in ``/forge/out`` afterwards, none of them empty.
+    """
+
+    command: Command
+    mounts: Mapping[str, Path]
+    log: Path
+    promised: tuple[str, ...] = ()
+
+
+class Executor(Protocol):
+    """Runs a step's command; raises StepError with the log's end and path when it does not exit with 0."""
+
+    def run(self, job: Job, line: Callable[[str], None]) -> None: ...

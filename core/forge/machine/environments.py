@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from forge.adapters.bonds import bound
-from forge.adapters.linking import Layout, read_layout, require_libraries
-from forge.adapters.processes import kill_group
 from forge.errors import HostError, SourceError
-from forge.halt import Halt
-from forge.model import Host, TextFile
-from forge.ports import Environment
-from forge.serving import PLATFORMS, PYTHONS, TRITON
+from forge.machine.bonds import bound
+from forge.machine.interrupt import Halt
+from forge.machine.libraries import Layout, read_layout, require_libraries
+from forge.machine.processes import kill_group
+from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
+from forge.schema.values import Environment, Host, TextFile
 
 INSTALLED_TRITON = Path("/opt/tritonserver")
 GLIBC = (2, 35)

@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from forge.adapters.bonds import bound
-from forge.adapters.processes import inherited
-from forge.gpus import MIB, Gpu
+from forge.machine.bonds import bound
+from forge.machine.processes import inherited
+from forge.schema.values import MIB, Gpu
 
 QUERY = ("--query-gpu=memory.total,memory.free,compute_cap,name", "--format=csv,noheader,nounits")
 PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU

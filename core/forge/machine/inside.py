@@ -16,17 +16,25 @@ from tempfile import TemporaryDirectory
 import msgspec
 from blake3 import blake3
 
-from forge import compatibility
-from forge.adapters.bonds import bound
-from forge.adapters.mirroring import mirror
-from forge.adapters.processes import inherited, nvidia
-from forge.adapters.programs import LocalExecutor
-from forge.containers import LOCAL, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress, refusals
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose
 from forge.errors import HostError, Problem, StepError
-from forge.halt import Halt
-from forge.model import Requirements, Toolchain
-from forge.ports import Job
+from forge.machine.bonds import bound
+from forge.machine.containers import (
+    ContainerRun,
+    DaemonFacts,
+    FamilyImage,
+    ImageBuild,
+    ImageFacts,
+    Job,
+    Line,
+    Progress,
+    refusals,
+)
+from forge.machine.interrupt import Halt
+from forge.machine.mirror import mirror
+from forge.machine.processes import inherited, nvidia
+from forge.machine.run import LocalExecutor
+from forge.schema.values import LOCAL, Requirements, Toolchain
 
 PYTHON = "opt/venv-tritonserver/bin"
 """Where images from 26.03 on have the Python of TensorRT-LLM; older ones have it on PATH."""
@@ -83,7 +91,7 @@ class Here:
 
     def toolchain(self) -> Toolchain:
         version = self._demanded.version("tensorrt_llm")
-        return Toolchain(LOCAL, version, compatibility.examples(version), self._identity)
+        return Toolchain(LOCAL, version, "", self._identity)
 
     def lacking(self, requirements: Requirements) -> tuple[Problem, ...]:
         held = self._demanded
@@ -99,7 +107,7 @@ class Here:
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:
         if self._installed is None:
             return (_absent(),)
-        from forge.adapters.machine import ThisMachine
+        from forge.machine.probe import ThisMachine
 
         if gpus and not ThisMachine(self._environ).gpus():
             return (Problem("this environment", "no NVIDIA GPU is seen", "start the container with --gpus all"),)

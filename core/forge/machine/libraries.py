@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.adapters.bonds import bound
 from forge.errors import HostError
+from forge.machine.bonds import bound
 
 
 @dataclass(frozen=True)

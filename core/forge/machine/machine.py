@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from forge.model import Host
-from forge.ports import Environment
+from forge.schema.values import Environment, Host
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -10,12 +11,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from forge.adapters import environments, unlisted
-from forge.adapters.bonds import bound
-from forge.adapters.processes import SHARED_MEMORY, inherited
-from forge.machine import Disk, Gpu
-from forge.model import Host
-from forge.ports import Environment
+from forge.machine import environments, unlisted
+from forge.machine.bonds import bound
+from forge.machine.machine import Disk, Gpu
+from forge.machine.processes import SHARED_MEMORY, inherited
+from forge.schema.values import Environment, Host
 
 PROC = Path("/proc/driver/nvidia")
 _FIELDS = ("driver_version", "name", "memory.total", "compute_cap")
@@ -116,3 +116,19 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+_NAME = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
+
+
+def processor(cpuinfo: Path = CPUINFO) -> tuple[str, int, int]:
+    """(name, processors, bytes of memory); the architecture's name where the system gives no other, as on ARM."""
+    try:
+        found = _NAME.search(cpuinfo.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return found[1].strip() if found else platform.machine(), len(os.sched_getaffinity(0)), memory

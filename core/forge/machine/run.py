@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from forge.adapters.bonds import bound
-from forge.adapters.docker_logs import Transcript
-from forge.adapters.processes import inherited, kill_group
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import StepError
-from forge.halt import Halt
-from forge.ports import Job
+from forge.machine.bonds import bound
+from forge.machine.containers import Job
+from forge.machine.interrupt import Halt
+from forge.machine.processes import inherited, kill_group
+from forge.machine.transcript import Transcript
 
 _CONSTANT = re.compile(r"(?<![\w./-])/forge/([\w.-]+)")
 """A constant path inside a word: ``/forge/model``, ``--dir=/forge/model/x``, ``/forge/a:/forge/b``."""

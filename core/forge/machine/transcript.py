@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from forge.containers import Line
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import HostError, StepError
-from forge.trees import reason
+from forge.files.trees import reason
+from forge.machine.containers import Line
 
 _LAST = 20
 """Lines of a failed program's output that an error shows."""

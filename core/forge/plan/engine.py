@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from forge import helptexts, patching, repository, siblings, toolchain
 from forge.errors import Problem, StepError
-from forge.lowering import images
-from forge.lowering.assets import tokenizer_links
-from forge.lowering.sources import patched
-from forge.model import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Pinned, Role, TextFile
-from forge.order import Order
-from forge.steps import Assemble, Entry, Fetch, Link, Run, Step
-from forge.toolchain import Tooling
+from forge.plan import images
+from forge.plan.resolved import Order
+from forge.plan.shared import patched, tokenizer_links
+from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
+from forge.repository import bls, config as repository
+from forge.schema.values import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Pinned, Role, TextFile
+from forge.trtllm import help_texts, patches, toolchain
+from forge.trtllm.toolchain import Tooling
 
 
 def check(order: Order) -> Iterator[Problem]:
@@ -24,7 +24,7 @@ def check(order: Order) -> Iterator[Problem]:
         return
     yield from _check_flags(order, order.tooling)
     try:
-        patching.patched(_script_patches(order), order.tooling.scripts)
+        patches.patched(_script_patches(order), order.tooling.scripts)
     except StepError as error:
         yield Problem(f"{order.recipe.name}: patches", error.what, error.hint)
     yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
@@ -36,7 +36,7 @@ def check_prefix(order: Order) -> Iterator[Problem]:
     if order.tooling is None:
         return
     draft = any(each.role is Role.DRAFT for each in order.family.engines())
-    for found in siblings.problems(_bls(order.tooling.skeletons), draft=draft):
+    for found in bls.problems(_bls(order.tooling.skeletons), draft=draft):
         yield replace(found, where=f"{order.recipe.name}: {found.where}")
 
 
@@ -44,7 +44,7 @@ def notes(order: Order) -> tuple[str, ...]:
     """What each patch will do to the image's scripts: applied, or not needed."""
     if order.tooling is None:
         return ()
-    return patching.patched(_script_patches(order), order.tooling.scripts)[1]
+    return patches.patched(_script_patches(order), order.tooling.scripts)[1]
 
 
 def entry(order: Order, names: Names) -> Entry:
@@ -112,7 +112,7 @@ def _told(skeletons: tuple[TextFile, ...], names: Names) -> tuple[TextFile, ...]
     """Under a prefix, with what tells the image's bls the names of its siblings."""
     if not names.prefix:
         return skeletons
-    return (*skeletons, *(TextFile(f"{Role.BLS}/{each.path}", each.content) for each in siblings.beside(_bls(skeletons))))
+    return (*skeletons, *(TextFile(f"{Role.BLS}/{each.path}", each.content) for each in bls.beside(_bls(skeletons))))
 
 
 def _settings(order: Order, names: Names | None = None) -> repository.Settings:
@@ -144,7 +144,7 @@ def _check_flags(order: Order, tooling: Tooling) -> Iterator[Problem]:
         for command in commands:
             words = toolchain.program(command)
             known, source = tooling.helps.get(words[-1], ""), tooling.scripts.get(words[-1], "")
-            for found in helptexts.complaints(command.argv[len(words) :], known, source):
+            for found in help_texts.complaints(command.argv[len(words) :], known, source):
                 name = found.flag.lstrip("-")
                 where = f"{recipe.name}: {table}.args.{name}" if name in stated else f"{recipe.name}: {table}"
                 yield Problem(where, f"{found.flag} of {_short(command)} {found.what}", found.hint)

@@ -12,10 +12,10 @@ from typing import TypeVar, cast
 import pluggy
 
 from forge import hookspecs
-from forge.answers import mismatch
 from forge.diagnoses import Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem, RecipeError
-from forge.model import (
+from forge.plan.answers import mismatch
+from forge.schema.values import (
     Checkpoint,
     Command,
     ConfigOverrides,

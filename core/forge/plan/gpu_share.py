@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from forge.deployment import NO_GPUS, Deployment
 from forge.errors import ForgeError
-from forge.gpus import Gpu, clash
-from forge.memory import Need
-from forge.model import Recipe, RuntimeKind
-from forge.order import Order
-from forge.sharing import claims, fractions, missing, room
-from forge.verdicts import Load, bench
+from forge.fit.gpus import clash
+from forge.fit.memory import Need
+from forge.fit.sharing import claims, fractions, missing, room
+from forge.fit.verdict import Load, bench
+from forge.plan.resolved import Order
+from forge.recipe.deployment import NO_GPUS, Deployment
+from forge.schema.values import Gpu, Recipe, RuntimeKind
 
 Say = Callable[[str], None]
 

@@ -1,9 +1,9 @@
 """What every runtime in a container stands on: the family's image, and what an image says of itself."""
 
-from forge import toolchain
-from forge.model import Command, RuntimeKind
-from forge.order import Order
-from forge.steps import MakeImage, ReadToolchain, Step
+from forge.plan.resolved import Order
+from forge.plan.steps import MakeImage, ReadToolchain, Step
+from forge.schema.values import Command, RuntimeKind
+from forge.trtllm import toolchain
 
 
 def tools(order: Order) -> Step:

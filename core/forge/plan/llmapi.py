@@ -4,16 +4,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from forge import patching, repository
 from forge.errors import Problem, StepError
-from forge.lowering import images, llm_rules
-from forge.lowering.llm_arguments import Assets, stated, write
-from forge.lowering.sources import patched
-from forge.model import CallPatch, Names, Role, Scalar, TextFile
-from forge.order import Order
-from forge.patching import Applied
-from forge.steps import Assemble, Entry, Fetch, Link, Step
-from forge.toolchain import LLMAPI, SKELETONS
+from forge.plan import images, llmapi_rules
+from forge.plan.resolved import Order
+from forge.plan.shared import patched
+from forge.plan.steps import Assemble, Entry, Fetch, Link, Step
+from forge.repository import config
+from forge.schema.values import CallPatch, Names, Role, Scalar, TextFile
+from forge.trtllm import patches
+from forge.trtllm.llm_args import Assets, stated, write
+from forge.trtllm.patches import Applied
+from forge.trtllm.toolchain import LLMAPI, SKELETONS
 
 ROLES = (Role.TENSORRT_LLM,)
 """The one model that takes text and gives text."""
@@ -38,15 +39,15 @@ _OPEN = "max_batch_size: ${triton_max_batch_size}\nmodel_transaction_policy { de
 
 def check(order: Order) -> Iterator[Problem]:
     """What this path cannot do for the recipe, and what its image's llmapi model refuses, as far as that has been read."""
-    for found in llm_rules.problems(order):
+    for found in llmapi_rules.problems(order):
         yield replace(found, where=f"{order.recipe.name}: {found.where}")
     if order.tooling is None:
         return
     if not order.tooling.llmapi:
         what = f"{order.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
         yield Problem(f"{order.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
-    yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
-    yield from repository.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
+    yield from config.check(_skeletons(order), _settings(order), order.recipe.name)
+    yield from config.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
 
 
 def entry(order: Order, names: Names) -> Entry:
@@ -71,7 +72,7 @@ def entry(order: Order, names: Names) -> Entry:
 def notes(order: Order) -> tuple[str, ...]:
     """What the patch does to the image's model.py, and what may be wrong and only the image can tell."""
     models = [each.content for each in (order.tooling.llmapi if order.tooling else ()) if each.path == MODEL]
-    return (*(_patched(text).note for text in models), *llm_rules.doubts(order))
+    return (*(_patched(text).note for text in models), *llmapi_rules.doubts(order))
 
 
 def lacks_engines(order: Order) -> Iterator[Problem]:
@@ -83,7 +84,7 @@ def lacks_engines(order: Order) -> Iterator[Problem]:
     if not order.tooling.llmapi:
         yield Problem(f"{name}: runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-trtllm-python-py3")
         return
-    more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llm_rules.problems(order))
+    more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llmapi_rules.problems(order))
     hint = f'move it to the PyTorch path: runtime.kind = "llmapi"{more}; or take an image up to "26.07"'
     yield Problem(f"{name}: runtime.kind", what, hint)
 
@@ -102,24 +103,24 @@ def _skeletons(order: Order) -> tuple[TextFile, ...]:
 def _opened(file: TextFile) -> str:
     if file.path == MODEL:
         return _patched(file.content).text
-    return _OPEN + _COMPLETED.sub("", file.content) if file.path == repository.CONFIG else file.content
+    return _OPEN + _COMPLETED.sub("", file.content) if file.path == config.CONFIG else file.content
 
 
 def _patched(text: str) -> Applied:
     """model.py with ``STREAMING`` in it; as it is where it is of a Python that this one cannot read."""
     try:
-        return patching.apply(STREAMING, text)
+        return patches.apply(STREAMING, text)
     except StepError as error:
         return Applied(text, applied=False, note=f"{STREAMING.file}: not looked at: {error.what}")
 
 
-def _settings(order: Order) -> repository.Settings:
+def _settings(order: Order) -> config.Settings:
     given: Mapping[str, Scalar] = order.recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
     return {Role.TENSORRT_LLM: {"triton_max_batch_size": BATCH, "decoupled_mode": order.recipe.serve.stream, **given}}
 
 
 def _yaml(order: Order, folders: Mapping[str, str]) -> str:
     """LLM()'s arguments, and under triton_config what the model itself wants to know of its config."""
-    places = {need: f"{repository.ROOT}/{folder}" for need, folder in folders.items()}
+    places = {need: f"{config.ROOT}/{folder}" for need, folder in folders.items()}
     arguments = stated(order.recipe, order.facts.toolchain, Assets(**places))
     return write({**arguments, "triton_config": {"max_batch_size": BATCH, "decoupled": order.recipe.serve.stream}})

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from msgspec.structs import asdict
 
 from forge.errors import Problem
-from forge.lowering.llm_arguments import OTHERS, RENAMED, SET_BY_FORGE, Assets, known, read, stated
-from forge.model import Recipe, Role
-from forge.order import Order
-from forge.trtllm import older
+from forge.plan.resolved import Order
+from forge.schema.values import Recipe, Role
+from forge.trtllm.commands import older
+from forge.trtllm.llm_args import OTHERS, RENAMED, SET_BY_FORGE, Assets, known, read, stated
 
 _EAGLE_3 = 'variant = "eagle" with an EAGLE-3 head as [draft]'
 _QUANTIZED_BEFORE = (

@@ -6,8 +6,8 @@ from typing import cast
 import msgspec
 
 from forge.errors import LockError
-from forge.model import Calibration, Pinned, Recipe, RuntimeKind, Source
-from forge.spelling import misplaced
+from forge.schema.spelling import misplaced
+from forge.schema.values import Calibration, Pinned, Recipe, RuntimeKind, Source
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from forge import compatibility
 from forge.errors import Problem, RecipeError
-from forge.lowering import engine, llmapi, twin
-from forge.lowering.verdict import with_verdict
-from forge.model import COMMON_ROLES, Names, Role, RuntimeKind
-from forge.order import Order
-from forge.quantized import PACKED, quantized
-from forge.steps import Entry, Plan
+from forge.plan import engine, llmapi, twin
+from forge.plan.resolved import Order
+from forge.plan.shared import with_verdict
+from forge.plan.steps import Entry, Plan
+from forge.schema.quantized import PACKED, quantized
+from forge.schema.values import COMMON_ROLES, Names, Role, RuntimeKind
+from forge.trtllm import images
 
 
 def plan(orders: Sequence[Order], *, prefixed: bool = False, inside: bool = False) -> Plan:
@@ -79,8 +79,8 @@ def _doubts(order: Order) -> Iterator[str]:
 def check(order: Order) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
     recipe, config = order.recipe, order.facts.checkpoint.config
-    found = [*compatibility.check(recipe, order.facts.toolchain), *order.family.check(order.facts.toolchain)]
-    found += compatibility.check_since(recipe, order.facts, order.family.since())
+    found = [*images.check(recipe, order.facts.toolchain), *order.family.check(order.facts.toolchain)]
+    found += images.check_since(recipe, order.facts, order.family.since())
     found += _input_above_sequence(order)
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:

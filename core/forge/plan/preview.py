@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from forge.artifact import Provenance
-from forge.fitting import Report
-from forge.steps import Plan, Step
-from forge.store import Store
+from forge.fit.report import Report
+from forge.plan.steps import Plan, Step
+from forge.store.artifact import Provenance
+from forge.store.store import Store
 
 FIRST = "first build"
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from forge.families import Family
-from forge.model import Facts, Recipe
-from forge.toolchain import Tooling
+from forge.plan.families import Family
+from forge.schema.values import Facts, Recipe
+from forge.trtllm.toolchain import Tooling
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """The step that ends in a Hugging Face checkpoint, whatever the source is."""
 
-from forge.model import Command, JsonPatch, SourceKind
-from forge.order import Order
-from forge.serving import converter_sources, serving_environment
-from forge.steps import Fetch, LayTexts, MakeEnvironment, PatchCheckpoint, Run, Step
+from collections.abc import Sequence
+from dataclasses import replace
+
+from forge.plan.resolved import Order
+from forge.plan.steps import Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, PatchCheckpoint, Run, Step, Verify
+from forge.schema.twin_environment import converter_sources, serving_environment
+from forge.schema.values import LOCAL, Command, JsonPatch, RuntimeKind, SourceKind, Tokenizer
 
 CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What the conversion of a GGUF promises (forge.twin.gguf)."""
@@ -38,3 +41,42 @@ def patched(order: Order) -> Step:
     if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
         return Step(f"{order.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
     return model
+
+
+def tokenizer_links(tokenizer: Tokenizer, held: Sequence[str], assets: str) -> tuple[Link, ...]:
+    """The tokenizer's files among those that the need ``model`` holds."""
+    return tuple(Link("model", path, f"{assets}/tokenizer/{path}") for path in tokenizer.files if path in held)
+
+
+def with_verdict(order: Order, entry: Entry) -> Entry:
+    """The entry, and with ``[verify] on_build`` the verdict that stands on it and on all that serves it."""
+    if not order.questions:
+        return entry
+    wanted = order.recipe.verify
+    environment, backends = entry.serving or (None, None)
+    triton = backends.action.triton if backends and isinstance(backends.action, LayBackends) else ""
+    if order.facts.toolchain.image == LOCAL and not entry.serving:
+        triton = LOCAL
+    gpus, world = order.gpus, order.recipe.convert.tp * order.recipe.convert.pp
+    if order.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+        gpus = order.recipe.runtime.gpus
+    action = Verify(
+        order.recipe.name,
+        entry.names,
+        str(order.recipe.runtime.kind),
+        order.questions,
+        wanted.max_tokens,
+        wanted.tie,
+        wanted.diverging,
+        wanted.streaming,
+        order.golden,
+        triton=triton,
+        gpus="" if entry.serving else gpus,
+        world=world,
+    )
+    needs = [("entry", entry.step), ("model", hugging_face(order))]
+    if environment and backends:
+        needs += [("environment", environment), ("backends", backends)]
+    else:
+        needs += [need for need in entry.step.needs if need[0] == "image"]
+    return replace(entry, verdict=Step(f"{order.recipe.name}: verdict", action, tuple(needs), promises=("verdict.json",)))

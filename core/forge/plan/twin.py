@@ -2,14 +2,13 @@
 
 import msgspec
 
-from forge import repository
 from forge.errors import Problem
-from forge.lowering.assets import tokenizer_links
-from forge.lowering.sources import hugging_face, serving
-from forge.model import Names, Recipe, SourceKind, TextFile
-from forge.order import Order
-from forge.serving import twin_sources
-from forge.steps import Assemble, Entry, LayBackends, Link, Step
+from forge.plan.resolved import Order
+from forge.plan.shared import hugging_face, serving, tokenizer_links
+from forge.plan.steps import Assemble, Entry, LayBackends, Link, Step
+from forge.repository import config
+from forge.schema.twin_environment import twin_sources
+from forge.schema.values import Names, Recipe, SourceKind, TextFile
 from forge.twin.architectures import knows
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -19,7 +18,7 @@ def check(order: Order) -> list[Problem]:
     """What keeps the twin from serving this recipe."""
     recipe, facts = order.recipe, order.facts
     settings = _settings(order)
-    found = list(repository.check(repository.skeletons(), settings, recipe.name))
+    found = list(config.check(config.skeletons(), settings, recipe.name))
     if facts.checkpoint.config and not knows(facts.checkpoint.config) and not _brings_transformers(recipe):
         named = ", ".join(facts.checkpoint.architectures) or "no architecture"
         found.append(
@@ -57,7 +56,7 @@ def entry(order: Order, names: Names) -> Entry:
         f"{recipe.name}: entry",
         Assemble(
             names,
-            repository.skeletons(),
+            config.skeletons(),
             settings,
             links + tokenizer_links(order.family.tokenizer(), names_held, assets),
             (_limits(recipe, assets),),
@@ -67,8 +66,8 @@ def entry(order: Order, names: Names) -> Entry:
     return Entry(recipe.name, names, step, (environment, backends))
 
 
-def _settings(order: Order, names: Names | None = None) -> repository.Settings:
-    return repository.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer(), names)
+def _settings(order: Order, names: Names | None = None) -> config.Settings:
+    return config.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer(), names)
 
 
 def _limits(recipe: Recipe, assets: str) -> TextFile:

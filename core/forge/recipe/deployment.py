@@ -1,10 +1,12 @@
 """``deployments/*.toml``: which recipes share a repository, how much of the GPUs they may take, and where they are served.
 
-The tables say what is allowed (``forge.forms`` holds texts against them); what they change in a recipe is computed here. Pure.
+The tables say what is allowed (``forge.recipe.validate`` holds texts against them); what they change in a recipe is computed
+here. Pure.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +15,9 @@ from msgspec import Meta, Struct, inspect
 from msgspec.structs import replace
 
 from forge.errors import Problem, RecipeError
-from forge.forms import Walk, document
-from forge.forms import schema as form_schema
-from forge.model import Recipe, Role, RuntimeKind, Scalar, ServeTable
-from forge.spelling import FolderName, Gpus, LocalPath
+from forge.recipe.validate import Walk, document, schema as form_schema
+from forge.schema.spelling import FolderName, Gpus, LocalPath
+from forge.schema.values import Ports, Recipe, Role, RuntimeKind, Scalar, ServeTable
 
 MARK = "recipes"
 """The key that a deployment has and a recipe has not."""
@@ -176,3 +177,20 @@ def _bytes(text: str) -> int:
     assert match is not None  # noqa: S101 - the form's pattern has said so
     power = _UNITS[match[2].replace("i", "")]
     return int(float(match[1]) * (1024 if "i" in match[2] else 1000) ** power)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One recipe to look at, still to be read, and where a deployment wants it to be served."""
+
+    path: Path
+    read: Callable[[], Recipe]
+    ports: Ports = field(default_factory=Ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The file of a deployment, and where it wants its repository to be served."""
+
+    file: str
+    ports: Ports

@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 
 from forge.errors import Problem, RecipeError
-from forge.model import Checkpoint, Recipe, RuntimeKind, Scalar, Source, SourceKind
+from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Scalar, Source, SourceKind
 
 _LONGEST = 8192
 """Tokens. Longer contexts cost so much GPU memory that a person should ask for them."""

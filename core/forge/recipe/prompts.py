@@ -26,7 +26,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 def shipped() -> tuple[Prompt, ...]:
     """Short, long, multilingual, emoji, code, chat-templated."""
-    text = (files("forge.verifying") / "prompts.jsonl").read_text(encoding="utf-8")
+    text = (files("forge.recipe") / "prompts.jsonl").read_text(encoding="utf-8")
     return parse(text, "prompts.jsonl")
 
 

@@ -1,8 +1,8 @@
 """TOML to ``Recipe``: every problem of a text at once, each with its key, what was found and what is allowed.
 
-The tables of ``forge.model`` say what is allowed, so that one place states types, ranges and patterns for the reader, for the
-JSON schema and for editors. How a text is held against them is ``forge.forms``'s business; rules
-between keys stand in ``forge.contradictions``.
+The tables of ``forge.schema.values`` say what is allowed, so that one place states types, ranges and patterns for the reader,
+for the JSON schema and for editors. How a text is held against them is ``forge.recipe.validate``'s business; rules
+between keys stand in ``forge.recipe.rules``.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import inspect
 
-from forge.contradictions import contradictions
 from forge.errors import Problem, RecipeError
-from forge.forms import Walk, allowed, bare, document, is_table, join, one_of
-from forge.forms import schema as form_schema
-from forge.model import Recipe, RuntimeKind, Source, SourceKind
+from forge.recipe.rules import contradictions
+from forge.recipe.validate import Walk, allowed, bare, document, is_table, join, one_of, schema as form_schema
+from forge.schema.values import Recipe, RuntimeKind, Source, SourceKind
 
 _TREE = inspect.type_info(Recipe)
 

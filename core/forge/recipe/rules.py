@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from msgspec.structs import asdict
 
 from forge.errors import Problem
-from forge.model import Recipe, Role, RuntimeKind, SpeculationTable
-from forge.trtllm import QUANTIZED
+from forge.schema.recipe import QUANTIZED
+from forge.schema.values import Recipe, Role, RuntimeKind, SpeculationTable
 
 SPECULATIVE = {
     "draft-target": ("max_draft_len",),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
 from forge.errors import Problem, RepositoryError
-from forge.model import Edit, Names, Role, TextFile
+from forge.schema.values import Edit, Names, Role, TextFile
 
 FILE = "forge_bls.py"
 """The subclass; config.pbtxt names it as default_model_filename."""
@@ -33,7 +33,7 @@ def beside(bls: Sequence[TextFile]) -> tuple[TextFile, ...]:
     code = {file.path: file.content for file in bls}
     if MODEL not in code or _asks_by_parameter(code[MODEL]):
         return ()
-    text = (resources.files("forge.skeletons") / FILE).read_text(encoding="utf-8")
+    text = (resources.files("forge.repository.skeletons") / FILE).read_text(encoding="utf-8")
     return (TextFile(f"1/{FILE}", text),)
 
 

@@ -12,8 +12,8 @@ from importlib import resources
 
 from forge import protobuf
 from forge.errors import Problem, RepositoryError
-from forge.model import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
-from forge.siblings import FILE as SUBCLASS
+from forge.repository.bls import FILE as SUBCLASS
+from forge.schema.values import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
 
 ROOT = "/forge/repository"
 """Where a repository stands inside a container; an entry's configs name their assets under it."""
@@ -97,7 +97,7 @@ def placeholders(skeleton: str) -> tuple[str, ...]:
 
 def skeletons() -> tuple[TextFile, ...]:
     """forge's own: the five models in Triton's Python backend, on the tensors of TensorRT-LLM 0.20 and later."""
-    shelf = resources.files("forge.skeletons")
+    shelf = resources.files("forge.repository.skeletons")
     files: list[TextFile] = []
     for role in COMMON_ROLES:
         files.append(TextFile(f"{role}/{CONFIG}", (shelf / f"{role}.pbtxt").read_text(encoding="utf-8")))

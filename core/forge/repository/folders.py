@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from forge.errors import RepositoryError
-from forge.journal import is_marked
-from forge.manifest import Manifest, PublishedModel
-from forge.model import Role
+from forge.repository.journal import is_marked
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import Role
 
 
 class Places:

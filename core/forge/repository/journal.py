@@ -16,9 +16,10 @@ from uuid import uuid4
 import msgspec
 from msgspec import Meta, Struct
 
-from forge import copies, manifest, trees
 from forge.errors import RepositoryError
-from forge.model import ASSETS
+from forge.files import copies, trees
+from forge.schema import manifest
+from forge.schema.values import ASSETS
 
 COMING = "in"
 """Folder of a staging with what is to be seen, at the paths that it will have in the repository."""

@@ -11,13 +11,15 @@ from blake3 import blake3
 from filelock import FileLock, Timeout
 from msgspec.structs import replace
 
-from forge import journal, manifest, trees
 from forge.errors import RepositoryError
-from forge.journal import COMING, StuckError, Swap
-from forge.manifest import Manifest, PublishedModel
-from forge.model import ASSETS
-from forge.places import Places
-from forge.trees import Laid
+from forge.files import trees
+from forge.files.trees import Laid
+from forge.repository import journal
+from forge.repository.folders import Places
+from forge.repository.journal import COMING, StuckError, Swap
+from forge.schema import manifest
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import ASSETS
 
 Relocate = Callable[[str], str]
 """A config.pbtxt of an entry -> the same with the paths that it has in its repository."""

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.model import Edit, LimitsTable, Names, Role, RuntimeKind, SamplingTable
+from forge.schema.values import Edit, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from forge.spelling import (
+from forge.schema.spelling import (
     FlagName,
     FolderName,
     GitUrl,
@@ -21,6 +21,20 @@ from forge.spelling import (
     TrtllmVersion,
     WheelPin,
 )
+
+WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
+"""Quantizations that the conversion script does by itself -> its word for them."""
+QUANTIZED = {
+    "fp8": ("fp8", ""),
+    "nvfp4": ("nvfp4", ""),
+    "int4_awq": ("int4_awq", ""),
+    "w4a8_awq": ("w4a8_awq", ""),
+    "int8_sq": ("int8_sq", ""),
+    "fp8_kv": ("full_prec", "fp8"),
+    "int8_kv": ("full_prec", "int8"),
+}
+"""Quantizations that need calibration by quantize.py -> its --qformat and --kv_cache_dtype."""
+
 
 Scalar = str | int | float | bool
 _INT32 = 2**31 - 1  # what TensorRT-LLM and Triton hold a length in

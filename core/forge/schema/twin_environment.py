@@ -6,8 +6,7 @@ recipe asks for it, so the key says what is inside. They were run together with 
 
 from importlib.resources import files
 
-from forge.model import Host, TextFile
-from forge.ports import Environment
+from forge.schema.values import Environment, Host, TextFile
 
 PYTHONS = ("3.12", "3.11")
 """Minor versions the twin can be served with: forge needs 3.11, and numpy below 2 has no wheels for 3.13."""

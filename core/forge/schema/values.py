@@ -1,14 +1,15 @@
 """The words that recipes, plugins, plans and adapters share: frozen values that touch nothing.
 
-What a person writes (``Recipe`` and its tables) stands in ``forge.tables`` and is found here too. What forge works with is
-frozen dataclasses.
+What a person writes (``Recipe`` and its tables) stands in ``forge.schema.recipe`` and is found here too. What forge works with
+is frozen dataclasses.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from forge.tables import (
+from forge.schema.recipe import (
     COMMON_ROLES,
     BuildTable,
     Calibration,
@@ -26,6 +27,15 @@ from forge.tables import (
     SpeculationTable,
     VerifyTable,
 )
+
+NO_GPUS = "none"
+INSTALLED = "/opt/tritonserver"
+"""The Triton of NVIDIA's image."""
+
+
+LOCAL = "local"
+"""In the place of an image's reference: no container, the environment that forge itself runs in (adapters.here)."""
+
 
 __all__ = [
     "ASSETS",
@@ -111,7 +121,7 @@ class Pinned:
 class Toolchain:
     """What an image says of itself: its reference, TensorRT-LLM's version, and where its example scripts lie.
 
-    ``identity`` is what a key may hold of it (``forge.containers.ImageFacts``), empty while nobody has looked.
+    ``identity`` is what a key may hold of it (``forge.machine.containers.ImageFacts``), empty while nobody has looked.
     """
 
     image: str
@@ -317,3 +327,63 @@ class TextFile:
 
     path: str
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A private Python environment: an interpreter and what is installed into it."""
+
+    python: str
+    platform: str
+    packages: tuple[str, ...]
+    bare: tuple[str, ...] = ()
+    """Installed without their dependencies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The addresses of one server."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    host: str = "127.0.0.1"
+    openai: int = 0  # OpenAI's API; 0 where that is not served
+    exposed: bool = False
+    """Serve also where model control cannot be kept to forge: who reaches a port, or lists processes here, may run code."""
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs of this machine reach a server that listens there."""
+        return self.host in {"localhost", "::1"} or re.fullmatch(r"127(\.\d{1,3}){3}", self.host) is not None
+
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU. Memory in bytes, ``free`` what no process holds now."""
+
+    name: str
+    memory: int
+    capability: str
+    """Compute capability, as ``8.9``; empty where nobody says."""
+    free: int | None = None
+    """None for a card that is only named: all of its memory is taken for free."""
+
+    @property
+    def available(self) -> int:
+        return self.memory if self.free is None else self.free
+
+    def at_least(self, capability: str) -> bool:
+        """Whether its compute capability is this one or newer; a card that does not say is taken for new."""
+        return not self.capability or _version(self.capability) >= _version(capability)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+BESIDE = Layout()
+"""As a build lays models unless asked: assets beside them, and what is there keeps its names."""

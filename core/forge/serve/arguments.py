@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from forge.adapters.unlisted import SECRET
-from forge.ports import Launch, Ports
+from forge.machine.unlisted import SECRET
+from forge.schema.values import Ports
+from forge.serve.types import Launch
 
 EXIT_TIMEOUT = 10
 """Seconds that Triton gives running requests when it is asked to finish."""
@@ -22,7 +23,7 @@ class Seat:
     """Where one server sits: its program, the repositories and the addresses as it sees them itself.
 
     ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many
-    GPUs it sees, as far as anybody knows; ``before`` starts the program (see ``forge.adapters.unlisted``); ``nonce`` is its id.
+    GPUs it sees, as far as anybody knows; ``before`` starts the program (see ``forge.machine.unlisted``); ``nonce`` is its id.
     """
 
     program: str
@@ -85,7 +86,7 @@ def _addresses(ports: Ports) -> tuple[str, ...]:
 
 
 def _restrictions() -> tuple[str, ...]:
-    """Triton 2.40 and later (23.11) knows both options: every release of ``forge.compatibility`` does."""
+    """Triton 2.40 and later (23.11) knows both options: every release of ``forge.trtllm.images`` does."""
     return tuple(
         f"--{option}={','.join(RESTRICTED)}:{HEADER}={SECRET}" for option in ("http-restricted-api", "grpc-restricted-protocol")
     )

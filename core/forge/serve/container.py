@@ -9,19 +9,19 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from forge.adapters import docker_owners as owners
-from forge.adapters import processes, unlisted
-from forge.adapters.docker_daemon import Api, Daemon, network, ours
-from forge.adapters.docker_runs import Runs
-from forge.adapters.docker_seats import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
-from forge.adapters.machine import ThisMachine
-from forge.adapters.servers import VIEW, key_file, make_private
-from forge.adapters.triton_arguments import Seat, arguments, variables
-from forge.adapters.triton_log import served
 from forge.diagnoses import DIAGNOSES
 from forge.errors import ForgeError, HostError
-from forge.model import Command
-from forge.ports import Launch, Ports, Running
+from forge.machine import processes, unlisted
+from forge.machine.docker import owners
+from forge.machine.docker.daemon import Api, Daemon, network, ours
+from forge.machine.docker.run import Runs
+from forge.machine.probe import ThisMachine
+from forge.schema.values import Command, Ports
+from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
+from forge.serve.log import served
+from forge.serve.state import VIEW, key_file, make_private
+from forge.serve.types import Launch, Running
 
 _MOMENT = 1.0
 _KILLED = 137
@@ -53,7 +53,7 @@ class _Image(Struct, rename="pascal"):
 
 
 class TritonContainer:
-    """A way to run a Triton (see ``forge.adapters.serving.Way``)."""
+    """A way to run a Triton (see ``forge.serve.server.Way``)."""
 
     pause = 0.1
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from forge.adapters.docker_runs import CONFINED, devices
-from forge.containers import INPUTS
-from forge.model import ASSETS
-from forge.ports import Launch, Ports
+from forge.machine.containers import INPUTS
+from forge.machine.docker.run import CONFINED, devices
+from forge.schema.values import ASSETS, Ports
+from forge.serve.types import Launch
 
 PUBLISHED = Ports(host="0.0.0.0")  # noqa: S104  # of the container's own network; the port outside stands on the host asked for
 """Where a server listens whose ports are published. Newer bls models ask their own server at localhost:8001."""
@@ -44,7 +44,7 @@ class Box:
     published: Ports | None
     entrypoint: tuple[str, ...] = ()
     traces: bool = False
-    """Its start needs CAP_SYS_PTRACE (see ``forge.adapters.unlisted``); what it may trace is in this container alone."""
+    """Its start needs CAP_SYS_PTRACE (see ``forge.machine.unlisted``); what it may trace is in this container alone."""
 
     @property
     def variables(self) -> dict[str, str]:

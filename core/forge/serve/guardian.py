@@ -1,4 +1,4 @@
-"""``python -m forge.adapters.guardian MARKER STATE LOG CONTAINER``: when the forge that started it is gone, ends its server.
+"""``python -m forge.serve.guardian MARKER STATE LOG CONTAINER``: when the forge that started it is gone, ends its server.
 
 forge holds the other end of standard input. However forge ends, SIGKILL included, the kernel closes that end, and a server that
 was not meant to outlive it goes too, with its stubs, its shared memory and its state file. CONTAINER is empty for a process.
@@ -9,14 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from forge.adapters.processes import end
-from forge.adapters.triton_log import served
 from forge.errors import ForgeError
+from forge.machine.processes import end
+from forge.serve.log import served
 
 PATIENCE = 12.0
 """Seconds between asking a server to finish and killing it; a little over the exit timeout it was started with."""
-DISMISSED = b"."
-"""What forge writes when it has ended the server itself."""
 _TRIES, _BETWEEN = 30, 2.0
 _STARTING = 1.0
 """Seconds in which a container that forge was just starting when it died can still come up."""
@@ -38,7 +36,7 @@ def main(marker: str, state: str, log: str, container: str) -> None:
 
 def _ended(container: str, log: Path) -> bool:
     """End a container; a daemon that is away is given a minute to come back."""
-    from forge.adapters.docker_serving import end_container
+    from forge.serve.container import end_container
 
     for _ in range(_TRIES):
         try:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forge.artifact import Artifact
-from forge.contained import IMAGE
-from forge.containers import LOCAL
 from forge.errors import ServerError
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Role, RuntimeKind
-from forge.ports import ORCHESTRATED, Launch, Ports, Shelf
-from forge.store import Store
+from forge.plan.steps import IMAGE
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import LOCAL, Ports, Role, RuntimeKind
+from forge.serve.types import ORCHESTRATED, Launch, Shelf
+from forge.store.artifact import Artifact
+from forge.store.store import Store
 
 AGAIN = "build it again: `forge build RECIPE`"
 APART = "build one of them into another --repository, and `forge serve` that one by itself, on other ports"

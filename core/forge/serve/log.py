@@ -1,12 +1,13 @@
 """Reads from Triton's log which models did not load, and why, and whether it is done with its requests."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from forge.adapters.unlisted import SHOWN, SHUT
+from forge.machine.unlisted import SHOWN, SHUT
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
 _DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
@@ -119,3 +120,13 @@ def stumbled(log: Path) -> bool:
         return "boost::interprocess::lock_exception" in log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
+
+
+def lines(log: Path, lives: Callable[[], bool] | None = None) -> Iterator[str]:
+    """What the log holds; with ``lives`` also what comes, until that says no."""
+    with log.open(encoding="utf-8", errors="replace") as text:
+        while True:
+            yield from (line.rstrip("\n") for line in text)
+            if lives is None or not lives():
+                return
+            time.sleep(0.2)

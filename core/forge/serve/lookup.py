@@ -1,6 +1,6 @@
 """A served model to speak to: where it stands, what it is called there, and what its recipe wants asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,13 @@ from typing import cast
 
 import msgspec
 
-from forge import publishing
+from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.manifest import PublishedModel
-from forge.model import RuntimeKind
-from forge.ports import Request, Running
+from forge.files import trees
+from forge.repository import publish
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import RuntimeKind
+from forge.serve.types import Running
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def served(name: str, servers: Sequence[Running]) -> Target:
     known: list[str] = []
     for server in servers:
         for place in map(Path, server.repositories):
-            for model in publishing.inventory(place).models:
+            for model in publish.inventory(place).models:
                 if model.name == name and server.stranger:
                     raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
                 if model.name == name:
@@ -137,3 +139,48 @@ def served(name: str, servers: Sequence[Running]) -> Target:
     if not servers:
         raise ServerError("no server is running", hint="start one: `forge serve --detach`")
     raise InferenceError(f"no running server offers {name!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One published model. ``models`` is role -> folder, ``size`` bytes in the repository, ``served`` a gRPC address."""
+
+    name: str
+    runtime: RuntimeKind
+    prefix: str
+    models: Mapping[str, str]
+    assets: str
+    size: int
+    key: str
+    served: str = ""
+
+
+def listed(place: Path, held: Manifest, servers: Iterable[Running]) -> tuple[Listed, ...]:
+    """Every model of the repository at ``place``; ``servers`` are those that run."""
+    running = tuple(servers)
+    return tuple(_listed(place, model, running) for model in held.models)
+
+
+def offering(place: Path, model: PublishedModel, servers: Iterable[Running]) -> Running | None:
+    """The server that offers ``model`` out of this repository."""
+    fits = (one for one in servers if str(place) in one.repositories and model.front in one.models)
+    return next(fits, None)
+
+
+def _listed(place: Path, model: PublishedModel, servers: tuple[Running, ...]) -> Listed:
+    server = offering(place, model, servers)
+    return Listed(
+        model.name,
+        model.runtime,
+        model.prefix,
+        {str(role): folder for role, folder in model.roles.items()},
+        model.assets,
+        _size(place, model),
+        model.entry,
+        f"{server.ports.host}:{server.ports.grpc}" if server else "",
+    )
+
+
+def _size(place: Path, model: PublishedModel) -> int:
+    folders = [place / folder for folder in model.folders if (place / folder).is_dir()]
+    return sum(item.status.st_size for folder in folders for item in trees.walk(folder) if item.is_file)

@@ -15,13 +15,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from forge.adapters import processes, triton_log
-from forge.adapters.readiness import reached
-from forge.adapters.servers import key_file
-from forge.adapters.triton_arguments import HEADER
 from forge.diagnoses import diagnose
 from forge.errors import ServerError
-from forge.ports import Running
+from forge.machine import processes
+from forge.serve import log as triton_log
+from forge.serve.arguments import HEADER
+from forge.serve.ready import reached
+from forge.serve.state import key_file
+from forge.serve.types import Running
 
 _SECONDS = 10.0
 _LOOK = 0.1

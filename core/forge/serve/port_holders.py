@@ -11,10 +11,11 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import Struct
 
-from forge.adapters import processes
-from forge.adapters.readiness import reached
 from forge.errors import ServerError
-from forge.ports import Ports, Running
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve.ready import reached
+from forge.serve.types import Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
 _PATIENCE = 30.0

@@ -8,20 +8,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from forge.adapters import processes, triton_log, unlisted
-from forge.adapters.linking import read_layout, require_libraries
-from forge.adapters.servers import key_file, make_private
-from forge.adapters.triton_arguments import Seat, arguments, variables
 from forge.errors import HostError, ServerError
-from forge.model import Command
-from forge.ports import Launch, Ports, Running
+from forge.machine import processes, unlisted
+from forge.machine.libraries import read_layout, require_libraries
+from forge.schema.values import Command, Ports
+from forge.serve import log as triton_log
+from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.state import key_file, make_private
+from forge.serve.types import Launch, Running
 
 INSTALLED = "/opt/tritonserver"
 """Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""
 
 
 class TritonProcess:
-    """A way to run a Triton (see ``forge.adapters.serving.Way``)."""
+    """A way to run a Triton (see ``forge.serve.server.Way``)."""
 
     pause = 0.03
 
@@ -73,7 +74,7 @@ class TritonProcess:
 
     def gpus(self) -> int:
         """How many GPUs are here."""
-        from forge.adapters.machine import ThisMachine
+        from forge.machine.probe import ThisMachine
 
         return len(ThisMachine(self._environ).gpus())
 

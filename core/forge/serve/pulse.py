@@ -17,13 +17,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.adapters import processes
-from forge.adapters.kserve import Connection
-from forge.adapters.readiness import reached
-from forge.adapters.wire import CODES, Input, inputs_of
+from forge.client.grpc import Connection
+from forge.client.tensors import CODES, Input, inputs_of
+from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
-from forge.ports import ModelMetadata, Request, Running
-from forge.vitals import WORKING, Pulse, Signs
+from forge.machine import processes
+from forge.serve.ready import reached
+from forge.serve.types import Running
+from forge.serve.vitals import WORKING, Pulse, Signs
 
 _SECONDS = 5.0
 _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)

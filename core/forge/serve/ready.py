@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.adapters import addresses, processes, triton_log
-from forge.adapters.addresses import Asking
 from forge.diagnoses import diagnose
 from forge.errors import HostError, ServerError
-from forge.ports import Launch, Ports, Running
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve import addresses, log as triton_log
+from forge.serve.addresses import Asking
+from forge.serve.types import Launch, Running
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})

@@ -13,12 +13,12 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge import publishing
 from forge.errors import ServerError
-from forge.launching import Held, in_turn
-from forge.model import Role
-from forge.ports import Launch, Running, Server
-from forge.vitals import WORKING, Health, Healths, Pulse, Signs
+from forge.repository import publish
+from forge.schema.values import Role
+from forge.serve.launch import Held, in_turn
+from forge.serve.types import Launch, Running, Server
+from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs
 
 DEADLINE = 10.0
 """Seconds that a model has to answer something tiny."""
@@ -281,4 +281,4 @@ def in_order(running: Running, models: Sequence[str]) -> tuple[str, ...]:
 
 def held(running: Running) -> Held:
     """What the repositories of a server hold."""
-    return {Path(place): publishing.inventory(Path(place)) for place in running.repositories}
+    return {Path(place): publish.inventory(Path(place)) for place in running.repositories}

@@ -9,9 +9,13 @@ from typing import Protocol
 
 from filelock import Timeout
 
-from forge.adapters import control, fronts, processes, pulse, triton_log, watches
-from forge.adapters.guardian import PATIENCE
-from forge.adapters.port_holders import (
+from forge.errors import ForgeError, ServerError
+from forge.machine import processes
+from forge.schema.values import Command, Ports
+from forge.serve import log as triton_log, models as control, pulse, watch as watches
+from forge.serve.guardian import PATIENCE
+from forge.serve.openai import process
+from forge.serve.port_holders import (
     called,
     claimed,
     holder,
@@ -22,13 +26,11 @@ from forge.adapters.port_holders import (
     require_own_front,
     strangers,
 )
-from forge.adapters.readiness import Watch, require_address, require_gpus, require_models
-from forge.adapters.servers import Guard, States
-from forge.adapters.triton import TritonProcess
-from forge.errors import ForgeError, ServerError
-from forge.model import Command
-from forge.ports import Launch, Ports, Running
-from forge.vitals import Healths, Pulse, Signs
+from forge.serve.process import TritonProcess
+from forge.serve.ready import Watch, require_address, require_gpus, require_models
+from forge.serve.state import Guard, States
+from forge.serve.types import Launch, Running
+from forge.serve.vitals import Healths, Pulse, Signs
 
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
@@ -74,7 +76,7 @@ class Servers:
         """The way of a launch by its image, of a server by its container."""
         if not container:
             return TritonProcess(self._environ)
-        from forge.adapters.docker_serving import TritonContainer
+        from forge.serve.container import TritonContainer
 
         return TritonContainer(self._environ)
 
@@ -94,7 +96,7 @@ class Servers:
         way = self._way(launch.image)
         way.check(launch)
         require_gpus(launch, way.gpus)
-        fronts.require(launch.ports)
+        process.require(launch.ports)
         require_models(launch)
         _require_apart(launch.ports)
         require_address(launch, way.inside(launch), line)
@@ -187,7 +189,7 @@ class Servers:
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
-                now = replace(running, front=0) if running.front and not fronts.alive(running) else running
+                now = replace(running, front=0) if running.front and not process.alive(running) else running
                 found.append(replace(now, stranger=imposter(now)))
             elif running.repository in holding:
                 self._bury(running)
@@ -244,7 +246,7 @@ class Servers:
             _require_control(launch, running, line)
             for turn in launch.turns:
                 running = self._loaded(running, turn)
-            running = fronts.begin(running, self._environ)
+            running = process.begin(running, self._environ)
             require_own_front(running)
             self._states.keep(running)
         except BaseException as error:  # Ctrl-C too: whatever ends the start, nothing is left running

@@ -15,10 +15,13 @@ import msgspec
 from filelock import FileLock
 
 import forge
-from forge import vitals
-from forge.adapters.guardian import DISMISSED
-from forge.ports import Running
-from forge.vitals import Healths
+from forge.serve import vitals
+from forge.serve.types import Running
+from forge.serve.vitals import Healths
+
+DISMISSED = b"."
+"""What forge writes when it has ended the server itself."""
+
 
 _KEY = ".key"
 """Suffix of the file that holds the secret of a server's model control, beside its log."""
@@ -112,7 +115,7 @@ class Guard:
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                (sys.executable, "-P", "-m", "forge.adapters.guardian", *words),
+                (sys.executable, "-P", "-m", "forge.serve.guardian", *words),
                 {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, reading, 0),

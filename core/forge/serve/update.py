@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge import publishing
 from forge.errors import ForgeError, RepositoryError, ServerError
-from forge.launching import Held, engines, in_turn
-from forge.manifest import Manifest, PublishedModel
-from forge.ports import ORCHESTRATED, Launch, Running, Server
-from forge.publishing import Published, Relocate
-from forge.store import Store
+from forge.repository import publish
+from forge.repository.publish import Published, Relocate
+from forge.schema.manifest import Manifest, PublishedModel
+from forge.serve.launch import Held, engines, in_turn
+from forge.serve.types import ORCHESTRATED, Launch, Running, Server
+from forge.store.store import Store
 
 ANEW = "`forge stop`, build again (what is made is in the store), `forge serve`"
 MORE = (
@@ -60,12 +60,12 @@ class Turnover:
         with self._store.publishing(place, {key for model in models for key in model.held}):
             coming, running = [(self._entry(model), model) for model in models], self._on(place)
             if running is None:
-                return publishing.publish_all(coming, place, relocate)
-            before = publishing.inventory(place)
+                return publish.publish_all(coming, place, relocate)
+            before = publish.inventory(place)
             wanted = self._fits(running, place, before, models)
             with self._store.using(before.held):
-                done = publishing.publish_all(coming, place, relocate)
-                after, served = publishing.inventory(place), set(running.models)
+                done = publish.publish_all(coming, place, relocate)
+                after, served = publish.inventory(place), set(running.models)
                 change = _Change(place, before, relocate, [m for m in models if after.find(m.name) != before.find(m.name)])
                 late = [m for m, each in zip(models, done, strict=True) if each.changed or not {*m.roles.values()} <= served]
                 try:
@@ -80,14 +80,14 @@ class Turnover:
         Where either fails, both have it as before, or the error says which has not.
         """
         with self._store.publishing(place):
-            running, model = self._on(place), publishing.inventory(place).find(name)
+            running, model = self._on(place), publish.inventory(place).find(name)
             if running is None or model is None:
-                publishing.withdraw(place, name)
+                publish.withdraw(place, name)
                 return
             self._say(f"{name}: being unloaded by the server on {place}")
             try:
                 self._server.unload(running, _given_up(running, model, ()))
-                publishing.withdraw(place, name)
+                publish.withdraw(place, name)
             except BaseException as error:
                 raise self._told(error, self._restored(place, in_turn(model), ())) from error
 
@@ -179,10 +179,10 @@ class Turnover:
         try:
             for model in change.published:
                 if before.find(model.name) is None:
-                    publishing.withdraw(place, model.name)
+                    publish.withdraw(place, model.name)
             formers = [former for model in change.published if (former := before.find(model.name))]
             if formers:
-                publishing.publish_all([(self._entry(former), former) for former in formers], place, change.relocate)
+                publish.publish_all([(self._entry(former), former) for former in formers], place, change.relocate)
         except ForgeError as error:
             return f"the repository could not be put back: {error.what}; the server has what it had, but for what it has loaded"
         kept = [folder for model in change.published if (former := before.find(model.name)) for folder in in_turn(former)]
@@ -199,7 +199,7 @@ class Turnover:
             again = [folder for folder in kept if folder in begun or folder not in running.models]
             if again:
                 running = self._server.load(running, self._plan(_held(running), running), again, self._say)
-            own = {folder for model in publishing.inventory(place).models for folder in in_turn(model)}
+            own = {folder for model in publish.inventory(place).models for folder in in_turn(model)}
             if gone := [folder for folder in reversed(begun) if folder in running.models and folder not in own]:
                 self._server.unload(running, gone)
         except ForgeError as error:
@@ -218,7 +218,7 @@ def _also(hint: str, state: str) -> str:
 
 
 def _held(running: Running) -> Held:
-    return {Path(place): publishing.inventory(Path(place)) for place in running.repositories}
+    return {Path(place): publish.inventory(Path(place)) for place in running.repositories}
 
 
 def _require_same(running: Running, wanted: Launch) -> None:

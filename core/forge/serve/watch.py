@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import forge
-from forge.adapters import processes
-from forge.ports import Running
+from forge.machine import processes
+from forge.serve.types import Running
 
 SUFFIX = ".watch.log"
 """Of its log, beside the server's."""
 
 
 def begin(running: Running, home: Path, environ: Mapping[str, str]) -> int:
-    """Start ``python -m forge.vigil``; its pid. ``environ`` is what a guardian needs to reach the server."""
+    """Start ``python -m forge.api.vigil``; its pid. ``environ`` is what a guardian needs to reach the server."""
     written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     return os.posix_spawn(
         sys.executable,
-        (sys.executable, "-P", "-m", "forge.vigil", str(home), running.shared_memory),
+        (sys.executable, "-P", "-m", "forge.api.vigil", str(home), running.shared_memory),
         {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

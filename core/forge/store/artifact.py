@@ -10,9 +10,9 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge import trees
 from forge.errors import StoreError
-from forge.trees import Entry
+from forge.files import trees
+from forge.files.trees import Entry
 
 MANIFEST = "manifest.json"
 LISTING = "files.json"

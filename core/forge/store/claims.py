@@ -9,7 +9,7 @@ import msgspec
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from forge import trees
+from forge.files import trees
 
 _NOBODY = 0
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from forge import copies, trees
-from forge.artifact import Artifact
 from forge.errors import StoreError
-from forge.trees import Entry, Found, Inode
+from forge.files import copies, trees
+from forge.files.trees import Entry, Found, Inode
+from forge.store.artifact import Artifact
 
 _WRITABLE = 0o222
 _LARGE = 1024 * 1024

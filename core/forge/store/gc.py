@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from forge.tenants import Tenant
-from forge.trees import Inode
+from forge.files.trees import Inode
+from forge.store.tenants import Tenant
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ import msgspec
 from blake3 import blake3
 from filelock import FileLock, Timeout
 
-from forge import artifact, foreign, trees
-from forge.artifact import Artifact, Damage, Manifest, Provenance
-from forge.claims import Claims
-from forge.collection import Choice, Removed, Shelved, Unreachable, choose, holding, weighed
 from forge.errors import StoreError
-from forge.foreign import Parted
-from forge.tenants import Tenant, Tenants
+from forge.files import trees
+from forge.store import artifact, foreign
+from forge.store.artifact import Artifact, Damage, Manifest, Provenance
+from forge.store.claims import Claims
+from forge.store.foreign import Parted
+from forge.store.gc import Choice, Removed, Shelved, Unreachable, choose, holding, weighed
+from forge.store.tenants import Tenant, Tenants
 
 __all__ = ["Artifact", "Damage", "Manifest", "Parted", "Provenance", "Removed", "Store"]
 

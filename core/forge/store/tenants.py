@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge import manifest, trees
 from forge.errors import RepositoryError
-from forge.manifest import Manifest
+from forge.files import trees
+from forge.schema import manifest
+from forge.schema.manifest import Manifest
 
 LEAST = 8
 """Characters of an id that tell which repository is meant."""

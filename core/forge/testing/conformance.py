@@ -16,11 +16,12 @@ from typing import cast
 
 import msgspec
 
-from forge import compatibility, hookspecs, patching, trtllm
+from forge import hookspecs
 from forge.diagnoses import DIAGNOSES, Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem
-from forge.families import Plugin, Question, load
-from forge.model import (
+from forge.plan.families import Plugin, Question, load
+from forge.schema.recipe import QUANTIZED, WEIGHT_ONLY
+from forge.schema.values import (
     CallPatch,
     Checkpoint,
     Command,
@@ -36,6 +37,7 @@ from forge.model import (
     TextPatch,
     Tokenizer,
 )
+from forge.trtllm import commands, images, patches
 
 PROMISES: dict[str, object] = {
     "forge_architectures": tuple[str, ...],
@@ -136,12 +138,12 @@ def cases(plugin: Plugin, recipe: Recipe) -> tuple[Case, ...]:
     """What a plugin is asked: every quantization, several GPUs, images old and new, and a checkpoint not yet seen."""
     shape = {"num_attention_heads": 8, "num_hidden_layers": 8, "max_position_embeddings": 8192, "hidden_size": 64}
     seen = [Checkpoint({"architectures": [name], **shape}) for name in plugin.architectures or ("LlamaForCausalLM",)]
-    tools = compatibility.toolchain("25.08")
-    narrowed = [_with(recipe, quantization=form) for form in ("none", *trtllm.WEIGHT_ONLY, *trtllm.QUANTIZED)]
+    tools = images.toolchain("25.08")
+    narrowed = [_with(recipe, quantization=form) for form in ("none", *WEIGHT_ONLY, *QUANTIZED)]
     reuse = msgspec.structs.replace(recipe, serve=ServeTable(enable_kv_cache_reuse=True))
     return (
         *(Case(f"for {', '.join(each.architectures)}", Question(recipe, each, tools)) for each in seen),
-        *(Case(f"with image {tag}", Question(recipe, seen[0], compatibility.toolchain(tag))) for tag in _IMAGES),
+        *(Case(f"with image {tag}", Question(recipe, seen[0], images.toolchain(tag))) for tag in _IMAGES),
         *(Case(f"with quantization {each.convert.quantization}", Question(each, seen[0], tools)) for each in narrowed),
         Case("on two GPUs", Question(_with(recipe, tp=2), seen[0], tools)),
         Case("with cache reuse", Question(reuse, seen[0], tools)),
@@ -175,7 +177,7 @@ def _asked(plugin: Plugin, hook: str, case: Case) -> Question:
     if plugin.architectures is not None or hook not in _COMMANDS or recipe is None or toolchain is None:
         return question
     converts = hook == _COMMANDS[0]
-    return replace(question, base=trtllm.convert(recipe, toolchain, "llama") if converts else trtllm.build(recipe))
+    return replace(question, base=commands.convert(recipe, toolchain, "llama") if converts else commands.build(recipe))
 
 
 def _misspelled(source: ModuleType | str, plugin: Plugin) -> list[str]:
@@ -247,8 +249,8 @@ def _paths(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
             strange = path.startswith(("/", "~")) and not path.startswith(_OURS)
             if strange or ".." in PurePosixPath(path).parts:
                 wrong.append(f"{where} names {path!r}; allowed are /forge/<need>, /forge/out and the image's own folders")
-        if not any(path == trtllm.OUT or path.startswith(f"{trtllm.OUT}/") for path in named):
-            wrong.append(f"{where} never names {trtllm.OUT}, so its result would be lost")
+        if not any(path == commands.OUT or path.startswith(f"{commands.OUT}/") for path in named):
+            wrong.append(f"{where} never names {commands.OUT}, so its result would be lost")
     return wrong
 
 
@@ -293,9 +295,9 @@ def _engines(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
     for case in asked:
         built = {word for where, command in _commands(plugin, (case,)) if where.endswith(_COMMANDS[1]) for word in command.argv}
         for engine in cast("tuple[Engine, ...] | None", _answer(plugin, "forge_engines", case)) or ():
-            place = f"{trtllm.OUT}/{engine.folder}".rstrip("/")
+            place = f"{commands.OUT}/{engine.folder}".rstrip("/")
             if PurePosixPath(engine.folder).is_absolute() or ".." in PurePosixPath(engine.folder).parts:
-                wrong.append(f"{case.name}: forge_engines: {engine.folder!r} leaves {trtllm.OUT}")
+                wrong.append(f"{case.name}: forge_engines: {engine.folder!r} leaves {commands.OUT}")
             elif built and place not in built:
                 wrong.append(f"{case.name}: forge_engines: no command of the build leaves an engine in {place}")
     return wrong
@@ -328,8 +330,8 @@ def _of_patch(patch: Patch) -> Iterator[str]:
         case TextPatch(find=""):
             yield "a text patch has to say what to find"
         case TextPatch():
-            once = patching.apply(patch, patch.find).text
-            again = patching.apply(TextPatch(patch.file, patch.find, patch.put, required=False), once).text
+            once = patches.apply(patch, patch.find).text
+            again = patches.apply(TextPatch(patch.file, patch.find, patch.put, required=False), once).text
             if once != again:
                 yield f"the patch of {patch.find!r} changes the text once more each time"
         case CallPatch():

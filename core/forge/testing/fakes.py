@@ -1,4 +1,4 @@
-"""For tests: fakes that do the work of the ports in miniature. ``forge.conformance`` checks plugins."""
+"""For tests: fakes that do the work of the ports in miniature. ``forge.testing.conformance`` checks plugins."""
 
 import hashlib
 import json
@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from forge.conformance import PluginConformance, check_plugin
+from forge.client.types import Chunk, Request
 from forge.errors import InferenceError, ServerError, SourceError, StepError
-from forge.headers import PREFIX, Tensor, length, parse
-from forge.model import Calibration, Checkpoint, Command, FileFact, Pinned, Source, SourceKind
-from forge.ports import Chunk, Environment, Job, Launch, Progress, Request, Running
-from forge.vitals import Health, Healths, Pulse, Signs
+from forge.events import Progress
+from forge.machine.containers import Job
+from forge.safetensors import PREFIX, Tensor, length, parse
+from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
+from forge.serve.types import Launch, Running
+from forge.serve.vitals import Health, Healths, Pulse, Signs
+from forge.testing.conformance import PluginConformance, check_plugin
 
 __all__ = [
     "LLAMA",

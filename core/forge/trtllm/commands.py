@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from forge.errors import Problem
-from forge.model import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
-from forge.quantized import GPTQ, PACKED, Quantized, quantized
+from forge.schema.quantized import GPTQ, PACKED, Quantized, quantized
+from forge.schema.recipe import QUANTIZED, WEIGHT_ONLY
+from forge.schema.values import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
 
 MODEL = "/forge/model"
 DRAFT = "/forge/draft"
@@ -39,19 +40,6 @@ SWITCHES = frozenset(
 )
 """Flags of trtllm-build that take the word enable or disable, where a recipe would rather say true or false."""
 
-WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
-"""Quantizations that the conversion script does by itself -> its word for them."""
-
-QUANTIZED = {
-    "fp8": ("fp8", ""),
-    "nvfp4": ("nvfp4", ""),
-    "int4_awq": ("int4_awq", ""),
-    "w4a8_awq": ("w4a8_awq", ""),
-    "int8_sq": ("int8_sq", ""),
-    "fp8_kv": ("full_prec", "fp8"),
-    "int8_kv": ("full_prec", "int8"),
-}
-"""Quantizations that need calibration by quantize.py -> its --qformat and --kv_cache_dtype."""
 
 OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
 """Keeps the data set's library from asking a network that a step has not; it reads what is mounted."""

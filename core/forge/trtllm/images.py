@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.errors import HostError, Problem, RecipeError
-from forge.model import Facts, Recipe, RuntimeKind, Since, Toolchain
+from forge.schema.values import Facts, Recipe, RuntimeKind, Since, Toolchain
 
 REGISTRY = "nvcr.io/nvidia/tritonserver"
 SUFFIX = "-trtllm-python-py3"
@@ -55,7 +55,7 @@ class _Table(Struct):
 @cache
 def releases() -> tuple[Release, ...]:
     """Every image that is known to hold TensorRT-LLM's engines, oldest first (images.toml says where its figures are from)."""
-    text = (resources.files("forge") / "images.toml").read_text(encoding="utf-8")
+    text = (resources.files("forge.trtllm") / "images.toml").read_text(encoding="utf-8")
     return msgspec.toml.decode(text, type=_Table).image
 
 

@@ -10,8 +10,8 @@ from typing import cast
 
 import msgspec
 
-from forge.model import ConvertTable, Recipe, Scalar, Toolchain
-from forge.trtllm import older
+from forge.schema.values import ConvertTable, Recipe, Scalar, Toolchain
+from forge.trtllm.commands import older
 
 MOST_TOKENS = 8192
 """LLM()'s own max_num_tokens; a longer prompt would be refused although max_input_len lets it in."""

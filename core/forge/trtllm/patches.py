@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from forge.errors import StepError
-from forge.model import CallPatch, JsonPatch, Patch, TextFile, TextPatch
+from forge.schema.values import CallPatch, JsonPatch, Patch, TextFile, TextPatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from forge.model import Command, Role, TextFile
+from forge.schema.values import Command, Role, TextFile
 
 SKELETONS = "/app/all_models/inflight_batcher_llm"
 LLMAPI = "/app/all_models/llmapi/tensorrt_llm"
@@ -28,7 +28,7 @@ class Tooling:
 
 def template() -> str:
     """forge's own Dockerfile for family images (also in Dockerfiles/); a person's own one takes its place."""
-    return (resources.files("forge") / "family.Dockerfile").read_text(encoding="utf-8")
+    return (resources.files("forge.trtllm") / "family.Dockerfile").read_text(encoding="utf-8")
 
 
 def program(command: Command) -> tuple[str, ...]:

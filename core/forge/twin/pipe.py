@@ -1,7 +1,7 @@
 """The writing end of a pipe: answers to one request of forge's own tensorrt_llm_bls, straight to its process.
 
-The reading end is ``forge.skeletons.pipe``, which says what a pipe is. Its name comes with the request, and the request may be
-anybody's: only sockets under forge's prefix, of this same user, are written to.
+The reading end is ``forge.repository.skeletons.pipe``, which says what a pipe is. Its name comes with the request, and the
+request may be anybody's: only sockets under forge's prefix, of this same user, are written to.
 """
 
 import json

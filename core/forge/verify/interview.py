@@ -5,12 +5,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+from forge.client.types import Chunk, Client, Request
 from forge.errors import InferenceError
-from forge.manifest import PublishedModel
-from forge.model import Role, RuntimeKind
-from forge.ports import Chunk, Client, Request
-from forge.verifying.comparing import ENSEMBLE, STREAM, UNARY, Heard
-from forge.verifying.transcripts import Reference, Transcript
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Role, RuntimeKind
+from forge.verify.judge import ENSEMBLE, STREAM, UNARY, Heard
+from forge.verify.transcripts import Reference, Transcript
 
 
 class Stages(Protocol):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
 
-from forge.replies import BROKEN
-from forge.verifying.tolerances import Tolerance
-from forge.verifying.transcripts import Reference, Transcript
+from forge.client.answer import BROKEN
+from forge.verify.tolerances import Tolerance
+from forge.verify.transcripts import Reference, Transcript
 
 PIECED = (
     "its pieces are decoded each by itself, which loses blanks and characters that span tokens: set accumulate_tokens = true "

@@ -1,4 +1,6 @@
-"""Runs ``forge.verifying.recital`` where torch and transformers are: another Python of this machine, or a container's."""
+"""Runs ``forge.verify.transformers_script`` where torch and transformers are: another Python of this machine, or a
+container's.
+"""
 
 import subprocess
 import sys
@@ -10,15 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from forge.adapters import processes
-from forge.adapters.bonds import bound
-from forge.containers import ContainerRun, Containers
 from forge.errors import HostError, StepError
-from forge.halt import Halt
-from forge.model import Command
-from forge.verifying import transcripts
-from forge.verifying.recitals import NEEDED, SCRIPT, Job
-from forge.verifying.transcripts import Reference
+from forge.machine import processes
+from forge.machine.bonds import bound
+from forge.machine.containers import ContainerRun, Containers
+from forge.machine.interrupt import Halt
+from forge.schema.values import Command
+from forge.verify import transcripts
+from forge.verify.reference import NEEDED, SCRIPT, Job
+from forge.verify.transcripts import Reference
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _LAST = 12

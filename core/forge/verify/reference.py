@@ -6,12 +6,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from forge.verifying.prompts import Message
-from forge.verifying.transcripts import Reference
+from forge.recipe.prompts import Message
+from forge.verify.transcripts import Reference
 
 NEEDED = ("torch", "transformers")
 """Packages of the Python that runs ``recital.py``."""
-SCRIPT = Path(__file__).with_name("recital.py")
+SCRIPT = Path(__file__).with_name("transformers_script.py")
 
 
 class Asked(Struct, frozen=True):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forge.verifying.comparing import Outcome, Stage, Verdict
-from forge.verifying.tolerances import Tolerance
+from forge.verify.judge import Outcome, Stage, Verdict
+from forge.verify.tolerances import Tolerance
 
 NEXT = {
     Stage.TOKENIZER: (

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from forge import intake, proving, publishing
-from forge.asking import StrangerError, Target
+from forge.build import resolve as intake
+from forge.build.resolve import Intake
 from forge.errors import InferenceError, RepositoryError, ServerError
-from forge.intake import Intake
-from forge.model import VerifyTable
-from forge.ports import Event, Listener, Ports, Running
-from forge.proving import Prover, Wish
-from forge.verifying import transcripts
-from forge.verifying.prompts import shipped
-from forge.verifying.report import Report
+from forge.events import Event, Listener
+from forge.recipe.prompts import shipped
+from forge.repository import publish
+from forge.schema.values import Ports, VerifyTable
+from forge.serve.lookup import StrangerError, Target
+from forge.serve.types import Running
+from forge.verify import transcripts, verify as proving
+from forge.verify.report import Report
+from forge.verify.verify import Prover, Wish
 
 HOME = Path("model-repository")
 """Where a build publishes unless told otherwise."""
@@ -71,7 +73,7 @@ class Proof:
             yield offered
             return
         place = Path(repository or HOME).absolute()
-        if publishing.inventory(place).find(model) is None:
+        if publish.inventory(place).find(model) is None:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
         server = self.servery.serve(place, self.prover.doors.free_ports())

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import pairwise
 
-from forge.adapters.kserve import Connection
-from forge.adapters.wire import Input
+from forge.client.grpc import Connection
+from forge.client.tensors import Input
 from forge.errors import InferenceError
 
 _SECONDS = 60.0
 
 
 class TritonStages:
-    """The Stages of a verification (forge.verifying.interviews)."""
+    """The Stages of a verification (forge.verify.interview)."""
 
     def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids of ``text``, and those of all stop words on end. InferenceError for what the model refuses."""

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Barrier
 
+from forge.client.answer import BROKEN
+from forge.client.types import Request
 from forge.errors import InferenceError
-from forge.model import Role, RuntimeKind
-from forge.ports import Request
-from forge.replies import BROKEN
-from forge.verifying.comparing import ENDS, PIECED, STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
-from forge.verifying.interviews import Interview, streamed
-from forge.verifying.tolerances import Tolerance
-from forge.verifying.transcripts import Reference, Transcript
+from forge.schema.values import Role, RuntimeKind
+from forge.verify.interview import Interview, streamed
+from forge.verify.judge import ENDS, PIECED, STREAM, UNARY, Heard, Outcome, Stage, Verdict, text_tied, texts_differ
+from forge.verify.tolerances import Tolerance
+from forge.verify.transcripts import Reference, Transcript
 
 _SHORT = 5
 _SEEDS = (11, 12, 13, 14)

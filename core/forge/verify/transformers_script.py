@@ -17,7 +17,7 @@ ROOM = 1.3
 
 
 def main(folder: str, job_file: str, out: str) -> None:
-    """Read the job, ask the checkpoint, write what forge.verifying.transcripts reads."""
+    """Read the job, ask the checkpoint, write what forge.verify.transcripts reads."""
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))

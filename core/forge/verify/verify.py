@@ -12,27 +12,26 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace as altered
 
-from forge import publishing, repository, trees
-from forge.asking import Target
-from forge.contained import IMAGE
-from forge.containers import LOCAL
-from forge.doors import Doors
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
-from forge.executors import INSTALLED, NO_GPUS
-from forge.launching import launch
-from forge.manifest import Manifest, PublishedModel, Serving
-from forge.model import Role, RuntimeKind, VerifyTable
-from forge.steps import Plan, Step, Verify
-from forge.store import Store
-from forge.verifying import prompts, transcripts
-from forge.verifying.checks import Checks
-from forge.verifying.comparing import judge, judge_ends
-from forge.verifying.interviews import Interview
-from forge.verifying.prompts import Prompt
-from forge.verifying.recitals import Asked, Job, Reciter
-from forge.verifying.report import NEXT, Report
-from forge.verifying.tolerances import Tolerance, tolerance
-from forge.verifying.transcripts import Reference
+from forge.files import trees
+from forge.plan.steps import IMAGE, Plan, Step, Verify
+from forge.recipe import prompts
+from forge.recipe.prompts import Prompt
+from forge.repository import config as repository, publish
+from forge.schema.manifest import Manifest, PublishedModel, Serving
+from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, Role, RuntimeKind, VerifyTable
+from forge.serve.launch import launch
+from forge.serve.lookup import Target
+from forge.store.store import Store
+from forge.verify import transcripts
+from forge.verify.interview import Interview
+from forge.verify.judge import judge, judge_ends
+from forge.verify.outside import Outside
+from forge.verify.reference import Asked, Job, Reciter
+from forge.verify.report import NEXT, Report
+from forge.verify.streaming import Checks
+from forge.verify.tolerances import Tolerance, tolerance
+from forge.verify.transcripts import Reference
 
 VERDICT = "verdict.json"
 """What the artifact of a passed verification holds."""
@@ -106,7 +105,7 @@ class Prover:
 
     home: Path
     store: Store
-    doors: Doors
+    doors: Outside
 
     def report(self, target: Target, terms: Terms, line: Line) -> Report:
         """What came out for a served model."""
@@ -174,7 +173,7 @@ class Prover:
         try:
             model = _candidate(step, action)
             relocate = _unmoved if model.serving and model.serving.contained else self._relocated(place)
-            publishing.publish(needs["entry"], place, model, relocate)
+            publish.publish(needs["entry"], place, model, relocate)
             wanted = launch({place: Manifest(models=(model,))}, self.store, self.doors.free_ports(), detach=False)
             running = self.doors.server.start(wanted, told)
             try:
@@ -196,7 +195,7 @@ class Prover:
             raise refusal(report, "the candidate was not published")
         (out / VERDICT).write_bytes(msgspec.json.format(msgspec.json.encode(document(report)), indent=1))
 
-    def _relocated(self, place: Path) -> publishing.Relocate:
+    def _relocated(self, place: Path) -> publish.Relocate:
         return lambda text: repository.relocate(text, str(place))
 
     # -- the two sides

@@ -12,16 +12,16 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.adapters.bonds import bound
-from forge.adapters.processes import inherited, kill_group
-from forge.adapters.wire import body
-from forge.benching import aiperf
-from forge.benching.driving import Answer, Drive, Watch
-from forge.benching.workload import Tokenizer
+from forge.bench.aiperf import records
+from forge.bench.driver import Answer, Drive, Watch
+from forge.bench.workload import Tokenizer
+from forge.client.tensors import body
+from forge.client.types import ModelMetadata
 from forge.errors import BenchError, HostError
-from forge.halt import Halt
-from forge.model import TextFile
-from forge.ports import ModelMetadata
+from forge.machine.bonds import bound
+from forge.machine.interrupt import Halt
+from forge.machine.processes import inherited, kill_group
+from forge.schema.values import TextFile
 
 EXPORT = "profile_export.jsonl"
 LOG = "forge.log"
@@ -70,7 +70,7 @@ class AiperfDriver:
 
     @property
     def name(self) -> str:
-        return f"aiperf {aiperf.version()}"
+        return f"aiperf {records.version()}"
 
     def drive(self, drives: Sequence[Drive], watch: Watch) -> tuple[tuple[Answer, ...], ...]:
         """One after the other, whatever else is asked for; BenchError, with the end of its log, where AIPerf fails."""
@@ -88,13 +88,13 @@ class AiperfDriver:
         # A short path: AIPerf's processes speak over sockets in the temporary folder, whose names are at most 107 long.
         with tempfile.TemporaryDirectory(prefix="forge-aiperf-") as scratch:
             place = Path(scratch)
-            (place / "asks.jsonl").write_text(aiperf.dataset(drive, bodies), encoding="utf-8")
+            (place / "asks.jsonl").write_text(records.dataset(drive, bodies), encoding="utf-8")
             self._lay(place, drive)
-            told = aiperf.arguments(drive, str(place / "asks.jsonl"), str(into))
+            told = records.arguments(drive, str(place / "asks.jsonl"), str(into))
             gate = Gate(place / "gate", len(drive.warm))
             code = self._run(told, {**self._variables(place, drive, model), **gate.variables()}, into, gate, watch)
         export = into / EXPORT
-        found = aiperf.answers(export.read_bytes(), drive, str(export)) if export.is_file() else ()
+        found = records.answers(export.read_bytes(), drive, str(export)) if export.is_file() else ()
         if not found:
             raise self._failed(f"AIPerf ended with code {code} and no records", into)
         if code and not all(answer.error for answer in found):  # where nothing came through it ends with 1: no fault of its own
@@ -104,14 +104,14 @@ class AiperfDriver:
 
     def _lay(self, place: Path, drive: Drive) -> None:
         """The plugin, and the model's tokenizer as a cache of Hugging Face's."""
-        texts = [TextFile(f"plugin/{text.path}", text.content) for text in aiperf.plugin()]
-        texts.append(TextFile(f"hf/{aiperf.REFERENCE.path}", aiperf.REFERENCE.content))
+        texts = [TextFile(f"plugin/{text.path}", text.content) for text in records.plugin()]
+        texts.append(TextFile(f"hf/{records.REFERENCE.path}", records.REFERENCE.content))
         for text in texts:
             target = place / text.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text.content, encoding="utf-8")
         if drive.tokenizer is not None:
-            snapshot = place / "hf" / aiperf.SNAPSHOT
+            snapshot = place / "hf" / records.SNAPSHOT
             snapshot.parent.mkdir(parents=True)
             snapshot.symlink_to(drive.tokenizer.absolute(), target_is_directory=True)
 
@@ -121,7 +121,7 @@ class AiperfDriver:
             special = own.count(_SAMPLE) - own.spoken(_SAMPLE)
         request = drive.asks[0].request
         beams = request.stream and (request.beam_width or 1) > 1  # streaming beams come whole each time, counts too
-        spoken = aiperf.Spoken(special, "all" if beams else "text" if request.stream and model.accumulates else "")
+        spoken = records.Spoken(special, "all" if beams else "text" if request.stream and model.accumulates else "")
         return {
             **inherited(self._environ),
             **spoken.variables(),
@@ -159,16 +159,16 @@ class AiperfDriver:
         looking = False
         with ExitStack() as watching, log.open("rb") as lines:
             for line in _said(process, lines.readline):
-                if not looking and (gate.reached() or aiperf.STARTED in line):
+                if not looking and (gate.reached() or records.STARTED in line):
                     watching.enter_context(watch())
                     looking = True
                     gate.open()
-                elif aiperf.COMPLETE in line:
+                elif records.COMPLETE in line:
                     watching.close()
 
     def _failed(self, what: str, into: Path) -> BenchError:
         log = into / LOG
-        told = aiperf.heard(log.read_text(encoding="utf-8", errors="replace").splitlines())
+        told = records.heard(log.read_text(encoding="utf-8", errors="replace").splitlines())
         return BenchError(f"{what}\n{told}", where=str(log), hint="its whole log is there; forge's own driver needs no AIPerf")
 
     def _place(self, model: str) -> Path:

@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 
-from forge.benching import aiperf
-from forge.benching.driving import Driver
-from forge.builder import Builder
-from forge.doors import Doors
-from forge.ports import Event, Listener
-from forge.steps import MakeEnvironment, Step
-from forge.store import Store
+from forge.bench.aiperf import records
+from forge.bench.driver import Driver
+from forge.bench.outside import Outside
+from forge.build.builder import Builder
+from forge.events import Event, Listener
+from forge.plan.steps import MakeEnvironment, Step
+from forge.store.store import Store
 
 
-def aiperf_driver(doors: Doors, store: Store, builder: Callable[[], Builder], tell: Listener) -> Driver:
+def aiperf_driver(doors: Outside, store: Store, builder: Callable[[], Builder], tell: Listener) -> Driver:
     """NVIDIA's AIPerf; its environment is an artifact like any other, made when it is first asked for.
 
     HostError for a machine that cannot hold it, SourceError where its packages cannot be had.
     """
     host = doors.host()
-    step = Step("aiperf", MakeEnvironment(aiperf.environment(host), host.interpreter))
+    step = Step("aiperf", MakeEnvironment(records.environment(host), host.interpreter))
     if store.find(step.key) is None:
-        size = f"{len(aiperf.pins())} packages, {aiperf.SIZE}"
-        tell(Event("note", step.name, step.key, text=f"AIPerf {aiperf.version()} gets an environment, once: {size}"))
+        size = f"{len(records.pins())} packages, {records.SIZE}"
+        tell(Event("note", step.name, step.key, text=f"AIPerf {records.version()} gets an environment, once: {size}"))
     with store.using([step.key]):
         place = builder().realise([step])[step.key].path
     return doors.aiperf(place / "bin" / "python3", lambda: store.using([step.key]), _saying(tell))

@@ -15,10 +15,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from forge.benching.driving import Answer, Ask, Drive
+from forge.bench.driver import Answer, Ask, Drive
 from forge.errors import BenchError
-from forge.model import Host, Scalar, TextFile
-from forge.ports import Environment
+from forge.schema.values import Environment, Host, Scalar, TextFile
 
 SIZE = "1.2 GB"
 """Of the environment, once it is made."""
@@ -55,7 +54,7 @@ class Spoken:
 
 def pins() -> tuple[str, ...]:
     """AIPerf and all that it stands on, exactly."""
-    return tuple((files("forge.benching.aiperf_plugin") / "pins.txt").read_text(encoding="utf-8").split())
+    return tuple((files("forge.bench.aiperf.plugin") / "pins.txt").read_text(encoding="utf-8").split())
 
 
 def version() -> str:
@@ -69,7 +68,7 @@ def environment(host: Host) -> Environment:
 
 def plugin() -> tuple[TextFile, ...]:
     """The plugin as an installed distribution: AIPerf looks for entry points, and those name a package and a file in it."""
-    package = files("forge.benching.aiperf_plugin")
+    package = files("forge.bench.aiperf.plugin")
     names = ("__init__.py", "endpoint.py", "plugins.yaml")
     texts = tuple(TextFile(f"{PACKAGE}/{name}", (package / name).read_text(encoding="utf-8")) for name in names)
     about = TextFile(f"{_DISTRIBUTION}/METADATA", "Metadata-Version: 2.1\nName: forge-aiperf\nVersion: 1\n")

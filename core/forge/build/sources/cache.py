@@ -13,8 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from forge.errors import SourceError
-from forge.model import Checkpoint, FileFact
-from forge.spelling import is_digest
+from forge.schema.spelling import is_digest
+from forge.schema.values import Checkpoint, FileFact
 
 T = TypeVar("T")
 

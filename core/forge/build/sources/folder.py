@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from forge import copies, trees
-from forge.adapters import tensors
-from forge.adapters.records import checkpoint, recall, record
-from forge.adapters.weights import digest, fault, selected
+from forge.build.sources import headers as tensors
+from forge.build.sources.cache import checkpoint, recall, record
+from forge.build.sources.weights import digest, fault, selected
 from forge.errors import SourceError, StoreError
-from forge.headers import Tensor
-from forge.model import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
-from forge.ports import Progress
+from forge.events import Progress
+from forge.files import copies, trees
+from forge.safetensors import Tensor
+from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SETTLED_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again without its time showing it."""

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from forge.adapters.folder import Digests
+from forge.build.sources.folder import Digests
 from forge.errors import SourceError
-from forge.headers import Tensor
-from forge.model import Checkpoint, Pinned, Source, SourceKind
-from forge.ports import Progress
+from forge.events import Progress
+from forge.safetensors import Tensor
+from forge.schema.values import Checkpoint, Pinned, Source, SourceKind
 from forge.twin.gguf_header import DAMAGE, GgufError, config, read_header
 
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf")

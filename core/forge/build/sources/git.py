@@ -12,15 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from forge import copies, trees
-from forge.adapters.git_runs import Git, OutOfReachError, address, no_lfs
-from forge.adapters.records import checkpoint, named, recall, record
-from forge.adapters.weights import POINTER, POINTER_LIMIT, check, selected
+from forge.build.sources.cache import checkpoint, named, recall, record
+from forge.build.sources.git_commands import Git, OutOfReachError, address, no_lfs
+from forge.build.sources.weights import POINTER, POINTER_LIMIT, check, selected
 from forge.errors import SourceError, StoreError
-from forge.halt import Halt
-from forge.headers import Tensor
-from forge.model import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
-from forge.ports import Progress
+from forge.events import Progress
+from forge.files import copies, trees
+from forge.machine.interrupt import Halt
+from forge.safetensors import Tensor
+from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 
 CONFIG = "config.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")

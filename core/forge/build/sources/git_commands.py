@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from forge.adapters.bonds import bound
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import ForgeError, HostError, SourceError, StoreError
-from forge.halt import Halt
+from forge.machine.bonds import bound
+from forge.machine.interrupt import Halt
 
 PROTOCOLS = ("https", "ssh", "file")
 PATIENCE = 120.0  # seconds for an answer about metadata

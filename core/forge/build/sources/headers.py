@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from forge.errors import SourceError
-from forge.headers import PREFIX, Tensor, length, parse
+from forge.safetensors import PREFIX, Tensor, length, parse
 
 
 def local(folder: Path, names: Iterable[str]) -> tuple[Tensor, ...]:

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import msgspec
 
-from forge import copies, trees
-from forge.adapters.records import checkpoint, named, recall, record
-from forge.adapters.weights import check, selected
+from forge.build.sources.cache import checkpoint, named, recall, record
+from forge.build.sources.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
-from forge.headers import Tensor
-from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
-from forge.ports import Progress
+from forge.events import Progress
+from forge.files import copies, trees
+from forge.safetensors import Tensor
+from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 T = TypeVar("T")
 PUBLIC = "https://huggingface.co"

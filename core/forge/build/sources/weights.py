@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from forge.adapters import datasets
+from forge.build.sources import datasets
 from forge.errors import SourceError
-from forge.headers import LONGEST
-from forge.model import Calibration, FileFact, Source, Tokenizer
-from forge.spelling import misplaced
+from forge.safetensors import LONGEST
+from forge.schema.spelling import misplaced
+from forge.schema.values import Calibration, FileFact, Source, Tokenizer
 
 TEXTS = frozenset(
     (

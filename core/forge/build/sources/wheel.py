@@ -21,14 +21,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from forge.adapters.bonds import bound
-from forge.adapters.processes import kill_group
-from forge.adapters.weights import CHUNK, fault
+from forge.build.sources.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
-from forge.halt import Halt
-from forge.headers import Tensor
-from forge.model import Checkpoint, FileFact, Pinned, Source, SourceKind
-from forge.ports import Progress
+from forge.events import Progress
+from forge.machine.bonds import bound
+from forge.machine.interrupt import Halt
+from forge.machine.processes import kill_group
+from forge.safetensors import Tensor
+from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LAST_LINES = 4

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from forge.rules.engine import engines
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Kind, Repository, table
+from forge.check.model import Kind, Repository, table
+from forge.check.rules.engine import engines
+from forge.check.rules.rule import Found, Rule, Severity
 
 KEY = "lora_prefetch_dir"
 

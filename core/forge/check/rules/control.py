@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from forge.manifest import NAME
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Repository
+from forge.check.model import Repository
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.schema.manifest import NAME
 
 _WHY = (
     "Model control, shared memory, trace and log settings are part of Triton's HTTP and gRPC APIs, and loading a model can run "

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Chain, Config, Kind, Model, Repository, table
+from forge.check.model import Chain, Config, Kind, Model, Repository, table
+from forge.check.rules.rule import Found, Rule, Severity
 
 
 def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config]]:

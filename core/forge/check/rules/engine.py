@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from forge.repository import ROOT
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, table, truth
+from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table, truth
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.repository.config import ROOT
 
 PATHS = ("gpt_model_path", "encoder_model_path")
 _RANK = re.compile(r"rank(\d+)\.engine")

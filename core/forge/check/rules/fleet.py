@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from forge import gpus
-from forge.compatibility import release, releases, same
-from forge.rules.decoupled import pairs
-from forge.rules.engine import halves
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, table
+from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table
+from forge.check.rules.decoupled import pairs
+from forge.check.rules.engine import halves
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.fit import gpus
+from forge.trtllm.images import release, releases, same
 
 TAKES_ALL = 0.9
 """The backend's default for kv_cache_free_gpu_mem_fraction."""

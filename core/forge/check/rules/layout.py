@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Kind, Repository, table
+from forge.check.model import Kind, Repository, table
+from forge.check.rules.rule import Found, Rule, Severity
 
 
 def _strays(repository: Repository) -> Iterator[Found]:

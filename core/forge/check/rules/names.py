@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Repository
+from forge.check.model import Repository
+from forge.check.rules.rule import Found, Rule, Severity
 
 
 def _name(repository: Repository) -> Iterator[Found]:

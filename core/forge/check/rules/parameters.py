@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Iterator
 
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Kind, Repository, truth
+from forge.check.model import Kind, Repository, truth
+from forge.check.rules.rule import Found, Rule, Severity
 
 EVERYWHERE = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH", "TRITON_BATCH_STRATEGY_PATH"})
 """Read by Triton itself, or by its Python backend."""
@@ -32,7 +32,7 @@ WORDS = {
     "decoding_mode": ("top_k", "top_p", "top_k_top_p", "beam_search", "medusa", "redrafter", "lookahead", "eagle"),
 }
 REFUSED = frozenset({"gpt_model_type"})
-"""Words that the backend does not go on without: ``forge.rules.terms`` has them."""
+"""Words that the backend does not go on without: ``forge.check.rules.terms`` has them."""
 _OTHERS = frozenset(
     {
         *("gpt_model_path", "encoder_model_path", "max_attention_window_size", "gpu_device_ids", "participant_ids"),

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from forge.compatibility import version
-from forge.repository import placeholders
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, Kind, Model, Repository
+from forge.check.model import Config, Kind, Model, Repository
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.repository.config import placeholders
+from forge.trtllm.images import version
 
 NEEDED = {
     Kind.ENGINE: ("gpt_model_type", "gpt_model_path"),

@@ -1,6 +1,7 @@
 """All rules, in the order in which docs/rules.md has them, and how a repository is held against them."""
 
-from forge.rules import (
+from forge.check.model import Repository
+from forge.check.rules import (
     adapters,
     control,
     decoupled,
@@ -15,8 +16,7 @@ from forge.rules import (
     tokenizer,
     wiring,
 )
-from forge.rules.rule import Finding, Found, Rule, Severity
-from forge.rules.seen import Repository
+from forge.check.rules.rule import Finding, Found, Rule, Severity
 
 RULES: tuple[Rule, ...] = (
     *placeholders.RULES,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from forge.rules.seen import Repository
+from forge.check.model import Repository
 
 
 class Severity(StrEnum):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from forge.rules.decoupled import pairs
-from forge.rules.engine import engines
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import EngineFolder, Repository, number
+from forge.check.model import EngineFolder, Repository, number
+from forge.check.rules.decoupled import pairs
+from forge.check.rules.engine import engines
+from forge.check.rules.rule import Found, Rule, Severity
 
 MODES = {
     "medusa": (4, "medusa"),

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from forge.repository import ROOT
-from forge.rules.parameters import WORDS
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, Kind, Model, Repository
+from forge.check.model import Config, Kind, Model, Repository
+from forge.check.rules.parameters import WORDS
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.repository.config import ROOT
 
 GUIDE = "xgrammar_tokenizer_info_path"
 _TYPE, _BACKEND = "gpt_model_type", "guided_decoding_backend"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from forge.repository import ROOT
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, EngineFolder, Kind, Model, Repository, TokenizerFolder
+from forge.check.model import Config, EngineFolder, Kind, Model, Repository, TokenizerFolder
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.repository.config import ROOT
 
 HELD_BY = (Kind.PREPROCESSING, Kind.POSTPROCESSING, Kind.BLS)
 FAST = "tokenizer.json"

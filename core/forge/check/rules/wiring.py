@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from forge.rules.literals import ADDRESS
-from forge.rules.rule import Found, Rule, Severity
-from forge.rules.seen import Config, Kind, Model, Repository, Tensor
+from forge.check.literals import ADDRESS
+from forge.check.model import Config, Kind, Model, Repository, Tensor
+from forge.check.rules.rule import Found, Rule, Severity
 
 Ends = dict[str, list[tuple[str, Config, Tensor]]]
 """An ensemble's tensor -> every model that has it at one of its ends."""

@@ -14,9 +14,9 @@ from typing import IO, Protocol, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from forge.containers import DaemonFacts
 from forge.diagnoses import diagnose, named
 from forge.errors import ForgeError, HostError, Problem, StepError
+from forge.machine.containers import DaemonFacts
 
 T = TypeVar("T")
 Frame = tuple[bytes | None, bytes | None]

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 
-from forge.adapters.docker_daemon import Daemon
-from forge.adapters.docker_images import Images
-from forge.adapters.docker_reading import Reading
-from forge.adapters.docker_runs import Runs
-from forge.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import Problem
-from forge.halt import Halt
+from forge.machine.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
+from forge.machine.docker.daemon import Daemon
+from forge.machine.docker.images import Images
+from forge.machine.docker.read import Reading
+from forge.machine.docker.run import Runs
+from forge.machine.interrupt import Halt
 
 
 class DockerContainers:

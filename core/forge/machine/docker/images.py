@@ -9,12 +9,12 @@ import msgspec
 from blake3 import blake3
 from msgspec import Struct
 
-from forge.adapters.docker_daemon import Api, Daemon, each, fault, network, ours
-from forge.adapters.docker_logs import Transcript
-from forge.adapters.docker_owners import KEY
-from forge.containers import HOME, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.diagnoses import Diagnosis
 from forge.errors import HostError
+from forge.machine.containers import HOME, FamilyImage, ImageBuild, ImageFacts, Line, Progress
+from forge.machine.docker.daemon import Api, Daemon, each, fault, network, ours
+from forge.machine.docker.owners import KEY
+from forge.machine.transcript import Transcript
 
 _NAMES = "forge/"
 _PLAIN = re.compile(r"[^a-z0-9]+")

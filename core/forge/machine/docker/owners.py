@@ -10,9 +10,9 @@ from secrets import token_hex
 import msgspec
 from msgspec import Struct
 
-from forge.adapters.docker_daemon import Api, ours
-from forge.adapters.processes import started
 from forge.errors import ForgeError
+from forge.machine.docker.daemon import Api, ours
+from forge.machine.processes import started
 
 OWNER = "forge.owner"
 KEY = "forge.key"

@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import PurePosixPath
 from tempfile import SpooledTemporaryFile
 
-from forge.adapters import docker_owners as owners
-from forge.adapters.docker_daemon import Api, Daemon, each, ours
-from forge.adapters.docker_runs import CONFINED, devices, exit_code, heard
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import HostError, StepError
+from forge.machine.docker import owners
+from forge.machine.docker.daemon import Api, Daemon, each, ours
+from forge.machine.docker.run import CONFINED, devices, exit_code, heard
 
 _MOST = 256 * 1024**2
 """Bytes that one path may bring: scripts and skeletons are small, a folder beyond this is a wrong path."""

@@ -11,14 +11,14 @@ from typing import Protocol, cast
 import msgspec
 from msgspec import Struct
 
-from forge.adapters import docker_owners as owners
-from forge.adapters.docker_daemon import Api, Daemon, each, network, ours
-from forge.adapters.docker_logs import Transcript
-from forge.containers import INPUTS, OUT, ContainerRun, Line, refusals
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, HostError, StepError
-from forge.halt import Halt
-from forge.trees import walk
+from forge.files.trees import walk
+from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, refusals
+from forge.machine.docker import owners
+from forge.machine.docker.daemon import Api, Daemon, each, network, ours
+from forge.machine.interrupt import Halt
+from forge.machine.transcript import Transcript
 
 _SHARED_MEMORY = 2 * 1024**3  # bytes of /dev/shm; Docker gives 64 MB, Triton's Python models and NCCL want more
 # What NVIDIA's container documentation asks for. The first may be refused to a daemon that may not raise its own limit.

@@ -1,4 +1,4 @@
-"""``python -m forge.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs.
+"""``python -m forge.serve.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs.
 
 With ``--kept`` in front it ends when its standard input does. `forge serve --openai-port` starts it so.
 """
@@ -8,11 +8,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from forge.adapters.openai_web import application, clocks, serve
-from forge.client import AsyncClient
-from forge.openai.desk import Clocks, Desk
-from forge.openai.faults import Fault, too_large
-from forge.openai.offers import Offers
+from forge.client.client import AsyncClient
+from forge.serve.openai.errors import Fault, too_large
+from forge.serve.openai.models import Offers
+from forge.serve.openai.service import Clocks, Desk
+from forge.serve.openai.web import application, clocks, serve
 
 
 async def main(host: str, port: int, address: str, repositories: list[Path], *, kept: bool) -> None:

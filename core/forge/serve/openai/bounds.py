@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from forge.model import LimitsTable
-from forge.openai.asks import Ask
-from forge.openai.faults import beyond, too_large
+from forge.schema.values import LimitsTable
+from forge.serve.openai.errors import beyond, too_large
+from forge.serve.openai.requests import Ask
 
 
 def check_body(body: bytes, limits: LimitsTable) -> None:

@@ -1,4 +1,5 @@
-"""``python -m forge.adapters.keeper PID STARTED ARGV...``: keeps a program up beside a server, and ends it with that server.
+"""``python -m forge.serve.openai.keeper PID STARTED ARGV...``: keeps a program up beside a server, and ends it with that
+server.
 
 The program has the keeper's pipe as standard input and ends with it, however the keeper ends. One that dies is started again,
 until it does so in quick succession. PID 0 stands for a server that cannot be seen from here.
@@ -10,7 +11,7 @@ import sys
 import time
 from types import FrameType
 
-from forge.adapters.processes import started
+from forge.machine.processes import started
 
 _LOOK = 0.2
 _ENDING = 8.0

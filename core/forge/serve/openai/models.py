@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge import manifest, publishing
-from forge.adapters.chat import ChatTemplate, Message
-from forge.adapters.tokens import TokenizerFolder
-from forge.asking import Target
+from forge.client.chat_template import ChatTemplate, Message
+from forge.client.tokenizer import TokenizerFolder
 from forge.errors import ForgeError
-from forge.model import LimitsTable
-from forge.openai.faults import Fault, unknown_model, waiting
+from forge.repository import publish
+from forge.schema import manifest
+from forge.schema.values import LimitsTable
+from forge.serve.lookup import Target
+from forge.serve.openai.errors import Fault, unknown_model, waiting
 
 _Stamp = tuple[int, int, int]
 _PATIENCE = 30.0
@@ -55,7 +56,7 @@ class Offers:
             self._held = {
                 model.name: Offer(Target(self._address, model, place), stamp[0] // 10**9)
                 for place, stamp in zip(self._repositories, stamps, strict=True)
-                for model in publishing.inventory(place).models
+                for model in publish.inventory(place).models
             }
             keys = {offer.key for offer in self._held.values()}
             self._templates = {key: held for key, held in self._templates.items() if key in keys}

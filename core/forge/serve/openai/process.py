@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import forge
-from forge.adapters import processes
-from forge.adapters.readiness import reached
 from forge.errors import HostError, ServerError
-from forge.model import Command
-from forge.ports import Ports, Running
+from forge.machine import processes
+from forge.schema.values import Command, Ports
+from forge.serve.ready import reached
+from forge.serve.types import Running
 
 SUFFIX = ".openai.log"
 """Of its log, beside the server's."""
@@ -29,7 +29,7 @@ _ROOM = 15
 def command(ports: Ports, repositories: Sequence[str]) -> Command:
     """What serves the API by itself, in front of a server that runs."""
     address = f"{reached(ports.host)}:{ports.grpc}"
-    argv = (sys.executable, "-P", "-m", "forge.openai", ports.host, str(ports.openai), address, *repositories)
+    argv = (sys.executable, "-P", "-m", "forge.serve.openai", ports.host, str(ports.openai), address, *repositories)
     return Command(argv, {"PYTHONPATH": str(Path(forge.__file__).parents[1])})
 
 
@@ -63,7 +63,7 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     python, *words = wanted.argv
     kept = (python, *words[:3], "--kept", *words[3:])
     server = (str(running.pid if running.started else 0), str(running.started))
-    argv = (python, "-P", "-m", "forge.adapters.keeper", *server, *kept)
+    argv = (python, "-P", "-m", "forge.serve.openai.keeper", *server, *kept)
     env = {**processes.inherited(environ), **wanted.env, processes.MARKER: running.shared_memory}
     written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     pid = os.posix_spawn(

@@ -12,9 +12,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from forge.openai.faults import Fault
-from forge.ports import Request
-from forge.sampling import over, seeded
+from forge.client.sampling import over, seeded
+from forge.client.types import Request
+from forge.serve.openai.errors import Fault
 
 _PARAM = re.compile(r"at `\$\.(\w+)")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from forge.openai.telling import Counts
-from forge.replies import Finish, Piece
+from forge.client.answer import Finish, Piece
+from forge.serve.openai.stream import Counts
 
 
 class _Usage(Struct):

@@ -7,17 +7,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from forge.adapters.wire import inputs_of
-from forge.client import AsyncClient
+from forge.client.client import AsyncClient
+from forge.client.tensors import inputs_of
+from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError
-from forge.model import LimitsTable
-from forge.openai import asks, bounds, says
-from forge.openai.asks import Ask, ChatAsk, TextAsk
-from forge.openai.faults import Fault, busy, translated
-from forge.openai.offers import Offer, Offers
-from forge.openai.says import Head, Told
-from forge.openai.telling import Counts, Telling
-from forge.ports import ModelMetadata, Request
+from forge.schema.values import LimitsTable
+from forge.serve.openai import bounds, requests as asks, responses
+from forge.serve.openai.errors import Fault, busy, translated
+from forge.serve.openai.models import Offer, Offers
+from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
+from forge.serve.openai.responses import Head, Told
+from forge.serve.openai.stream import Counts, Telling
 
 _FRESH = 5.0
 """Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
@@ -64,14 +64,14 @@ class Desk:
         """Those that are offered and ready."""
         ready = set(await self._ready())
         offered = self._offers.all().items()
-        return says.models([(name, each.published) for name, each in offered if each.target.model.front in ready])
+        return responses.models([(name, each.published) for name, each in offered if each.target.model.front in ready])
 
     async def model(self, name: str) -> bytes:
         """One of them; Fault where there is no such model."""
         offer = self._offers.find(name)
         if offer.target.model.front not in await self._ready():
             raise Fault(404, f"The model '{name}' is not ready", param="model", code="model_not_found")
-        return says.model(name, offer.published)
+        return responses.model(name, offer.published)
 
     async def chat(self, body: bytes) -> Answered:
         """POST /v1/chat/completions."""
@@ -249,8 +249,8 @@ async def _events(
             async for part in parts:
                 yield shown(part)
         except Fault as fault:
-            yield says.event(fault.body)
+            yield responses.event(fault.body)
             return
     if head.usage:
         yield head.closing(await counts())
-    yield says.DONE
+    yield responses.DONE

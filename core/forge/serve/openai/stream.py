@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forge.ports import Chunk, Request
-from forge.replies import Ending, Finish, Piece
+from forge.client.answer import Ending, Finish, Piece
+from forge.client.types import Chunk, Request
 
 
 @dataclass(frozen=True, slots=True)

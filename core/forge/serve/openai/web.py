@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from forge.adapters.patience import Patience, protocol
+from forge.serve.openai.patience import Patience, protocol
 
 _DROPPED = 64 * 2**20
 """Bytes of a body that is too large which are read and dropped, so that its sender comes to read the answer."""

@@ -10,8 +10,7 @@ from typing import cast
 
 from tensorrt_llm._standin.arguments import table
 from tensorrt_llm._standin.sources import load_json
-from tensorrt_llm._standin.tensors import CheckpointError
-from tensorrt_llm._standin.tensors import read as read_tensors
+from tensorrt_llm._standin.tensors import CheckpointError, read as read_tensors
 
 MODES = {
     None: 1,

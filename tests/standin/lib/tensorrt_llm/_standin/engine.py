@@ -11,8 +11,7 @@ from tensorrt_llm._standin.building import MODES
 from tensorrt_llm._standin.checkpoint import ORIGIN
 from tensorrt_llm._standin.executor import Place, RefusedError, Terms, require_ranks
 from tensorrt_llm._standin.sources import load_json
-from tensorrt_llm._standin.tensors import CheckpointError
-from tensorrt_llm._standin.tensors import read as read_tensors
+from tensorrt_llm._standin.tensors import CheckpointError, read as read_tensors
 from tensorrt_llm.version import __version__
 
 _BUILT = {"medusa": "medusa", "lookahead": "lookahead_decoding", "redrafter": "explicit_draft_tokens", "eagle": "eagle"}

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tensorrt_llm._standin.tensors import CheckpointError, Tensor
-from tensorrt_llm._standin.tensors import read as read_tensors
+from tensorrt_llm._standin.tensors import CheckpointError, Tensor, read as read_tensors
 
 
 @dataclass(frozen=True)

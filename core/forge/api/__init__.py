@@ -1,0 +1,1 @@
+"""The Python API: `Workshop`, and what stands behind each port."""

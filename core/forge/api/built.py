@@ -1,0 +1,24 @@
+"""What a build leaves behind, as `forge build` and the Python API tell it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.check.rules import Finding, Severity
+from forge.schema.manifest import PublishedModel
+
+
+@dataclass(frozen=True)
+class Built:
+    """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
+
+    repository: Path
+    models: tuple[PublishedModel, ...]
+    linked: int
+    copied: int
+    findings: tuple[Finding, ...] = ()
+    """What a check of the published models found, remarks left out."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a model would not load or not answer."""
+        return any(each.severity is Severity.ERROR for each in self.findings)

@@ -1,0 +1,55 @@
+"""What measuring asks of the world outside forge; ``forge.api.wiring`` answers for real."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from forge.bench.driver import Driver
+from forge.bench.metrics import Instruments
+from forge.bench.workload import Tokenizer
+from forge.client.types import Request
+from forge.machine.machine import Machine
+from forge.schema.values import Host, LimitsTable, Ports, Scalar
+
+
+class Outside(Protocol):
+    """What puts load on a server, what looks at it meanwhile, and the machine that both run on."""
+
+    @cached_property
+    def machine(self) -> Machine: ...
+
+    def host(self) -> Host: ...
+
+    def processor(self) -> tuple[str, int, int]:
+        """The processor's name, how many there are for this process, and bytes of memory."""
+        ...
+
+    def load_loop(self, clock: Callable[[], float]) -> Driver:
+        """The driver that forge brings."""
+        ...
+
+    def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
+        """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
+        ...
+
+    def instruments(self, ports: Ports) -> Instruments:
+        """What looks at a server while it is under load."""
+        ...
+
+    def tokens(self, folder: Path) -> Tokenizer:
+        """The tokenizer of a model, for counting."""
+        ...
+
+    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]], limits: LimitsTable) -> str:
+        """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
+        ...
+
+    def inputs(self, address: str, model: str) -> frozenset[str]:
+        """The names of what a served model takes."""
+        ...
+
+    def stated(self, address: str, request: Request) -> Mapping[str, Scalar | list[Scalar]]:
+        """What ``request`` says besides its prompt and its length, under the served model's own names."""
+        ...

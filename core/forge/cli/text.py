@@ -1,0 +1,21 @@
+"""Figures and tables as text, the same in every verb."""
+
+from collections.abc import Sequence
+
+
+def size(count: int | None) -> str:
+    """Bytes for people: 98.4 MB."""
+    if count is None:
+        return "?"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Left-aligned columns, the first row being the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

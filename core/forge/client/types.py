@@ -1,0 +1,127 @@
+"""Requests to a served model, and what comes back."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Protocol
+
+from forge.schema.values import LimitsTable, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation to ask for; ``None`` leaves a value to the server. Lengths in tokens, ``seed`` below 2**64.
+
+    Names and types that go over the wire are the model's own, read from its metadata: ``seed`` is ``random_seed`` where the
+    model is of TensorRT-LLM 0.19, ``sampling_param_seed`` where it is llmapi's. What a model has no input for is refused.
+    """
+
+    model: str
+    prompt: str
+    max_tokens: int
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    beam_width: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    min_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts: the answer ends before the first of them, whatever its tokens are. The model is told them too, to end there."""
+    bad: tuple[str, ...] = ()
+    """Texts that the model is told not to say, each with and without a blank before it. It knows them as tokens."""
+    ends: tuple[str, ...] = ()
+    """Special tokens, by their text, that end an answer beside the one that the server knows: stop words that nobody chose."""
+    stream: bool = True
+    tokens: tuple[int, ...] = ()
+    """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""
+    n: int | None = None
+    """How many sequences to give (``num_return_sequences``): so many samples; of a beam search, its so many best beams."""
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    beam_search_diversity_rate: float | None = None
+    top_p_min: float | None = None
+    top_p_decay: float | None = None
+    top_p_reset_ids: int | None = None
+    num_draft_tokens: int | None = None
+    end_id: int | None = None
+    pad_id: int | None = None
+    return_log_probs: bool = False
+    return_perf_metrics: bool = False
+    return_token_counts: bool = False
+    """What speculative decoding accepted, how many tokens there are; a model without such an input is asked all the same."""
+    first_seconds: float = LimitsTable().max_first_seconds
+    silent_seconds: float = LimitsTable().max_silent_seconds
+    """How long the client waits: for the first response (or a whole answer that does not stream), and between two; 0: ever."""
+    inputs: Mapping[str, Scalar | tuple[Scalar, ...]] = field(default_factory=dict[str, "Scalar | tuple[Scalar, ...]"])
+    """Any other input by its name in the model's metadata. Texts are read as the metadata's type: "0.5" for an FP32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What speculative decoding made of its drafts in one answer: tokens proposed, tokens kept, kept / proposed."""
+
+    rate: float
+    accepted: int = 0
+    drafted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer: a token, or several, as the model cuts it; ``text`` is new in a stream, the whole otherwise."""
+
+    text: str
+    final: bool = False
+    _: KW_ONLY
+    index: int = 0
+    """Which sequence, where several are asked for (samples or beams)."""
+    tokens: tuple[int, ...] = ()
+    """New token ids, from a model that gives them (``tensorrt_llm``; NVIDIA's bls and ensemble give text only)."""
+    log_probs: tuple[float, ...] = ()
+    """Natural logarithm of each new token's probability, where asked for; of tokens too whose text is held back as yet."""
+    cum_log_prob: float | None = None
+    """The sequence's log-probability so far, where log-probabilities were asked for."""
+    acceptance: Acceptance | None = None
+    """What speculation accepted, where it was asked for and the model reports it."""
+    input_tokens: int | None = None
+    """Tokens of the prompt, where they were asked for and the model counts them (TensorRT-LLM 1.1 and later; the twin)."""
+    output_tokens: int | None = None
+    """New tokens, likewise; where one response brings several sequences, of all of them, in the first one's chunk."""
+    whole: bool = False
+    """The chunk states the sequence anew, in place of all before: beams of a stream, which may overtake each other."""
+    seconds: float = field(default=0.0, compare=False)
+    """From sending the request to the arrival of this chunk, by the client's clock."""
+    stopped: bool = False
+    """The sequence ends here before one of the request's stop texts; nothing more comes of it."""
+    finish: str = ""
+    """Why the sequence ended, from a model that says it (llmapi's: ``stop``, ``length``, ``timeout``, ``cancelled``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """An input or output as the server describes it; -1 in ``shape`` is any length, the batch first where there is one."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a served model takes and gives. ``decoupled``: it may answer more than once, so it can stream."""
+
+    model: str
+    inputs: Mapping[str, TensorMetadata]
+    outputs: Mapping[str, TensorMetadata]
+    decoupled: bool = True
+    accumulates: bool = False
+    """Each answer of a stream holds the whole text so far (bls with ``accumulate_tokens``, and every llmapi model)."""
+
+
+class Client(Protocol):
+    """Speaks KServe v2 to a served repository."""
+
+    def generate(self, address: str, request: Request) -> Iterator[Chunk]:
+        """Stream the answer; closing the iterator cancels the request. InferenceError for what the server refuses."""
+        ...

@@ -1,0 +1,1 @@
+"""This machine: processes, private Python environments, GPUs, Docker."""

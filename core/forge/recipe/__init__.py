@@ -1,0 +1,1 @@
+"""Recipes and deployments as text: read, held against their rules, and written."""

@@ -1,0 +1,1 @@
+"""What is written down and shared by all: a recipe's tables, a repository's manifest, and values that touch nothing."""

@@ -1,0 +1,1 @@
+"""Starts, watches, changes and stops a Triton, as a process or in a container."""

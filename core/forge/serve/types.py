@@ -1,0 +1,171 @@
+"""What starting, watching and stopping a Triton takes and gives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from forge.schema.values import Command, Ports
+from forge.serve.vitals import Healths, Pulse, Signs
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One of the repositories of a server, and the folders in it that are its models' own."""
+
+    repository: Path
+    folders: tuple[str, ...] = ()
+
+
+ORCHESTRATED = "in orchestrator mode"
+"""One of the words of ``Launch.base``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that starting a Triton needs.
+
+    Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder), a Triton that
+    is installed here with its own backends (``triton`` is its folder, neither of those two), and one in a container
+    (``image`` names it; ``repository`` then stands at /forge/repository, each of several ``shelves`` at one of its own).
+    """
+
+    repository: Path
+    models: tuple[str, ...]
+    environment: Path | None = None
+    backends: Path | None = None
+    ports: Ports = field(default_factory=Ports)
+    triton: str = ""
+    detach: bool = False
+    """The server outlives this process; otherwise it ends with it, however it ends."""
+    image: str = ""
+    gpus: str = ""
+    """For a container: ``all``, or device numbers or ids joined by commas; empty for none."""
+    engines: tuple[str, ...] = ()
+    """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
+    world: int = 1
+    """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    ranks: int = 1  # GPUs that the largest of the models takes; llmapi's starts the processes of its parts itself
+    room: bool = False
+    """Start one engine so that others can be loaded beside it later: in orchestrator mode too."""
+    unrestricted: bool = False
+    """Leave out the options that keep model control to forge: this Triton does not know them."""
+    host_network: bool = False
+    """A container shares the machine's network, instead of having three ports of its own published."""
+    shelves: tuple[Shelf, ...] = ()
+    """Where the models stand in several repositories: all of them, ``repository`` being the first."""
+    turns: tuple[tuple[str, ...], ...] = ()
+    """Those of ``models`` that are loaded one group after the other once the rest are ready: an engine takes its share of the
+    GPU memory that is free when it loads, and Triton keeps no order of its own."""
+
+    @property
+    def repositories(self) -> tuple[Path, ...]:
+        return tuple(shelf.repository for shelf in self.shelves) or (self.repository,)
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The models that are loaded as the server starts."""
+        later = {model for turn in self.turns for model in turn}
+        return tuple(model for model in self.models if model not in later)
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """What cannot change while the server runs, in words for a person; a launch that differs needs a server of its own."""
+        mode = ORCHESTRATED if self.orchestrated else f"with {self.world} process{'es' * (self.world > 1)}"
+        if self.image:
+            return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
+        own = (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
+        return own if self.backends else (*own, mode)
+
+    @property
+    def orchestrated(self) -> bool:
+        """Whether TensorRT-LLM starts the processes of its engines itself, instead of being started with all of them."""
+        return len(self.engines) > 1 or (self.room and bool(self.engines))
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that was started: what ``status``, ``logs`` and ``stop`` know of it."""
+
+    repository: str
+    pid: int
+    """Of a container: its first process, as the container engine's machine numbers it."""
+    started: float
+    """Its start in clock ticks since boot: a recycled pid is not the server. 0 where it is seen from another machine only."""
+    ports: Ports
+    models: tuple[str, ...]
+    log: str
+    shared_memory: str
+    """Prefix of the shared-memory regions to clear away afterwards."""
+    container: str = ""  # its name; empty for a process of this machine
+    others: tuple[str, ...] = ()  # the further repositories that it serves
+    base: tuple[str, ...] = ()  # what it was started on (see ``Launch.base``)
+    front: int = 0  # the process that keeps OpenAI's API up; 0 where none does
+    front_started: float = 0.0  # when that one started, as ``started``
+    nonce: str = ""
+    """The server's id, drawn for this start: it says whether the one that answers is this one."""
+    stranger: str = ""
+    """Who answers at one of its addresses in its place, as a sentence; empty where nobody does."""
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        return (self.repository, *self.others)
+
+
+class Server(Protocol):
+    """Starts, watches and stops a Triton on this machine."""
+
+    def command(self, launch: Launch) -> Command:
+        """The exact command line and environment that ``start`` would use."""
+        ...
+
+    def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
+        """Start and wait until every model is ready; ServerError says which is not, with its part of the log."""
+        ...
+
+    def running(self) -> tuple[Running, ...]:
+        """The servers that are alive, whoever started them."""
+        ...
+
+    def load(self, running: Running, launch: Launch, models: Sequence[str], line: Callable[[str], None]) -> Running:
+        """Load ``models`` of ``launch`` into a server that runs, one after the other: what runs under a name goes on until its
+        successor is ready. ServerError names the one that did not load, and why; the server as it is then. What there is to
+        say of them besides is told to ``line``."""
+        ...
+
+    def unload(self, running: Running, models: Sequence[str]) -> Running:
+        """Take ``models`` out of a server that runs, one after the other, each when its requests have been answered."""
+        ...
+
+    def current(self, marker: str) -> Running | None:
+        """The server with this ``shared_memory`` as it is now; None where it has ended. Nothing is cleared away."""
+        ...
+
+    def watch(self, running: Running) -> None:
+        """Have a process of its own look after the server's models (``forge.api.vigil``) until the server ends."""
+        ...
+
+    def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
+        """Ask every model of a server for something tiny, all at once; each has ``deadline`` seconds to answer."""
+        ...
+
+    def signs(self, running: Running) -> Mapping[str, Signs]:
+        """What is seen of each model without asking it; nothing while the server does not speak."""
+        ...
+
+    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
+        """Take ``models`` out, whatever state their processes are in, and load them again, in the order that is given. Their
+        requests are lost. ServerError names the one that did not load; the server as it is then."""
+        ...
+
+    def health(self, running: Running) -> Healths:
+        """What was noted of its models by whoever watches over it."""
+        ...
+
+    def note(self, running: Running, healths: Healths) -> None:
+        """Note it, for ``health``."""
+        ...
+
+    def stop(self, running: Running) -> None:
+        """SIGINT, wait, then SIGKILL the group and clear its shared memory; returns when nothing is left."""
+        ...

@@ -1,0 +1,1 @@
+"""Finished artifacts by key: made once, whole, read-only; who uses them, and what can go."""
