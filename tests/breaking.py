@@ -264,6 +264,7 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("tokenizer-pair", "two folders", both(
         lambda root: shutil.copytree(root / TOKENIZER, root / ASSETS / "other"),
         parameters("postprocessing", tokenizer_dir=f"/forge/repository/{ASSETS}/other"))),
+    ("bls-queue", "as NVIDIA's template has it", pbtxt("tensorrt_llm_bls", r"dynamic_batching \{\s*\}", "")),
     ("not-a-model", "assets at the top", by_hand),
     ("not-a-model", "a hidden folder, and assets inside", hidden),
     ("lfs-pointer", "an engine", lambda root: (root / ASSETS / "engines/rank0.engine").write_bytes(pointer(10**9))),

@@ -89,6 +89,12 @@ def skeletons(version: str) -> Path | None:
     return next((place for place in places if all((place / role / "config.pbtxt").is_file() for role in ROLES)), None)
 
 
+def programs(version: str) -> Path | None:
+    """The same with the programs in it: beside some checkouts lie a version's configs alone."""
+    place = skeletons(version)
+    return place if place and (place / "postprocessing" / "1" / "model.py").is_file() else None
+
+
 def versions(least: str = "0") -> list[str]:
     """Those whose skeletons are here, from ``least`` on, oldest first."""
     stated = {one.version for one in wanted()} | {place.name for place in (_SHARED / "skeletons").glob("*.*")}

@@ -63,6 +63,7 @@ SAME_WORDS = {
     "llmapi-decoupled": "decoupled-pair",
     "engine-unseen": "engine-path",
     "instances": "kv-memory",
+    "open-control-here": "open-control",
     "orchestrator": "engine-world",
     "tokenizer-files": "tokenizer-path",
     "moved": "tokenizer-path",
@@ -98,6 +99,21 @@ def test_every_row_has_words_by_which_it_is_known() -> None:
 
 def test_an_ordinary_log_means_nothing() -> None:
     assert diagnose("[TRT-LLM] [I] Total time of building Unnamed Network 0: 00:01:02\nall good, no memory trouble\n") is None
+
+
+NO_GPU = (
+    'W1126 18:50:07.019967 7306 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory pool will '
+    'not be available: CUDA driver version is insufficient for CUDA runtime version"\n'
+)
+"""What Triton says at every start on a machine without a GPU."""
+
+
+def test_what_triton_only_warns_of_is_no_failure() -> None:
+    failed = "E1126 18:50:07.739104 7306 model_lifecycle.cc:642] \"failed to load 'a' version 1: Internal: unheard of\"\n"
+    assert diagnose(NO_GPU + failed) is None
+    told = diagnose(NO_GPU + failed.replace("unheard of", "CUDA driver version is insufficient for CUDA runtime version"))
+    assert told is not None
+    assert told.name == "driver-insufficient"
 
 
 def test_the_mend_says_how_far_to_turn_the_knob() -> None:

@@ -313,3 +313,15 @@ def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
     younger = {} if version >= "1.1" else {name: tensor for name, tensor in ours.items() if name[1] in TOKEN_COUNTS}
     assert ours == {name: theirs[name] for name in ours if name not in younger} | younger
     assert {name for name, (_, _, _, optional) in theirs.items() if name[0] == "input" and not optional} <= set(ours)
+
+
+def test_nvidias_bls_gets_a_queue_with_an_end_and_takes_one_request_at_a_time() -> None:
+    """Its template has no batcher; what has one keeps it."""
+    bare = 'backend: "python"\nmax_batch_size: ${triton_max_batch_size}\n'
+    values = {"triton_max_batch_size": 8, "max_queued": 7}
+    read = protobuf.parse(repository.fill(bare, values, Role.BLS))
+    assert list(read.dynamic_batching.preferred_batch_size) == [1]
+    assert read.dynamic_batching.default_queue_policy.max_queue_size == 7
+    kept = protobuf.parse(repository.fill(bare + "dynamic_batching { }\n", values, Role.BLS))
+    assert not kept.dynamic_batching.preferred_batch_size
+    assert not protobuf.parse(repository.fill(bare, values, Role.ENSEMBLE)).HasField("dynamic_batching")

@@ -18,7 +18,8 @@ from standin.inside import Insider, lay_backends
 from triton_fixture import Serving
 
 pytestmark = pytest.mark.slow
-VERSION = "0.19.0"
+VERSIONS = ("0.16.0", "0.17.0", "0.18.0", "0.18.2", "0.19.0")
+"""The bls of those before wants Python 3.10: dataclasses of theirs have arrays for defaults, which later Pythons refuse."""
 RECIPE = """
 name = "chain"
 family = "llama"
@@ -56,18 +57,18 @@ class Bench:
         return self.insider.shop.target("chain", self.repository)
 
 
-@pytest.fixture(scope="module")
-def bench(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    skeletons = originals.skeletons(VERSION)
-    # beside some checkouts lie the configs of a version without its programs
-    if skeletons is None or not (skeletons / "postprocessing" / "1" / "model.py").is_file():
+@pytest.fixture(scope="module", params=VERSIONS)
+def bench(serving: Serving, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    skeletons = originals.programs(request.param)
+    if skeletons is None:
         pytest.skip(originals.MISSING)
     folder = tmp_path_factory.mktemp("chain")
     chained.lay(folder / "model")
     (folder / "chain.toml").write_text(RECIPE)
     (folder / "prompts.txt").write_text("the\nthe capital of\n")
     environment = serving.with_own_packages(folder / "environment").environment
-    insider = Insider(folder, environment, lay_backends(environment, folder / "backends"), skeletons)
+    laid = lay_backends(environment, folder / "backends", request.param)
+    insider = Insider(folder, environment, laid, skeletons, request.param)
     built = insider.shop.build([folder / "chain.toml"], repository=folder / "models")
     running = insider.shop.serve(built.repository, free_ports(), restart=False)
     yield Bench(insider, skeletons, built.repository)

@@ -5,8 +5,9 @@ package data (``diagnoses.toml``), and docs/diagnoses.md lists them; a person's 
 and plugins bring theirs (the hook ``forge_diagnoses``). A text may name the pattern's groups; ``needed`` and ``there`` are
 bytes, ``share`` what is there in percent of what is needed.
 
-What is looked for is the failure, and not any line of a long log: the frames of tracebacks are no messages; what stands before
-a success (a network that was built) did no harm; and the exception that a program ended with is not explained by an older line,
+What is looked for is the failure, and not any line of a long log: the frames of tracebacks are no messages; what Triton itself
+informs or warns of broke nothing (on every machine without a GPU it says that the driver is too old); what stands before a
+success (a network that was built) did no harm; and the exception that a program ended with is not explained by an older line,
 unless it says no more than that something went wrong ("Engine building failed, please check error log").
 """
 
@@ -69,6 +70,8 @@ _PREFIX = r"(?:\[[^\]\n]*\](?:<\w+>)?:?\s*|\w+\(\d+\):\s*)*"
 """What launchers put before a line: mpirun's ``[1,0]<stderr>:``, torch's ``[rank0]:``, TensorRT-LLM's date."""
 _FRAME = re.compile(rf"^{_PREFIX}\s*File \".*\", line \d+(, in .*)?$")
 _SOURCE = re.compile(rf"^{_PREFIX}\s{{2,}}\S")
+_TRITON = re.compile(rf"^{_PREFIX}[IW]\d{{4}} \d\d:\d\d:\d\d\.\d+ \d+ \S+:\d+\] ")
+"""A line of Triton's own log that tells of no error."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUCCESS = re.compile(
     r"Total time of (building|converting)|Engine serialized\.|Build phase peak memory|"
@@ -117,7 +120,8 @@ def _spoken(lines: Iterable[str]) -> Iterator[str]:
             frame = True
         elif not (frame and _SOURCE.match(line)):
             frame = False
-            yield line
+            if not _TRITON.match(line):
+                yield line
 
 
 def _failure(said: str) -> int:

@@ -63,6 +63,15 @@ class Parameter(Protocol):
     string_value: str
 
 
+class QueuePolicy(Protocol):
+    max_queue_size: int
+
+
+class Batching(Protocol):
+    preferred_batch_size: MutableSequence[int]
+    default_queue_policy: QueuePolicy
+
+
 class ModelConfig(Protocol):
     """The fields of Triton's ModelConfig that forge touches, as model_config.proto names them."""
 
@@ -77,6 +86,9 @@ class ModelConfig(Protocol):
     instance_group: MutableSequence[Group]
     ensemble_scheduling: Scheduling
     default_model_filename: str
+    dynamic_batching: Batching
+
+    def HasField(self, name: str) -> bool: ...  # noqa: N802 (protobuf's name)
 
 
 class _Word(Protocol):

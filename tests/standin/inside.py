@@ -25,25 +25,29 @@ from standin import image
 from triton_fixture import Serving
 
 VERSION = "0.21.0"
+MOVED = "0.19.0"
+"""The first whose families' scripts lie below examples/models/core."""
 
 
-def lay(root: Path, originals: Path | None = None) -> Path:
+def lay(root: Path, originals: Path | None = None, release: str = VERSION) -> Path:
     """NVIDIA's image below ``root``: scripts, trtllm-build, a Python with TensorRT-LLM, skeletons.
 
-    These are forge's own, or ``originals``.
+    These are forge's own, or ``originals`` of a ``release``.
     """
     site = root / "site"
-    information = site / f"tensorrt_llm-{VERSION}.dist-info"
+    information = site / f"tensorrt_llm-{release}.dist-info"
     information.mkdir(parents=True)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: {VERSION}\n")
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: {release}\n")
     (information / "RECORD").write_text("tensorrt_llm/__init__.py,sha256=abc,3\n")
     _program(root / "opt" / "tritonserver" / "bin" / "tritonserver", "#!/bin/sh\n")
     paths = f"{site}:{image.library()}"
-    python = f'PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="{paths}" exec {sys.executable} "$@"'
+    python = f'STANDIN_RELEASE={release} PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="{paths}" exec {sys.executable} "$@"'
     _program(root / "usr" / "bin" / "python3", f"#!/bin/sh\n{python}\n")
     build = image.library() / "tensorrt_llm" / "commands" / "build.py"
     _program(root / "usr/bin/trtllm-build", f'#!/bin/sh\nexec {root}/usr/bin/python3 {build} "$@"\n')
     shutil.copytree(image.HERE / "app" / "examples", root / "app" / "examples", ignore=_no_byte_code)
+    if _number(release) < _number(MOVED):
+        shutil.copytree(image.HERE / "app" / "examples" / "models" / "core", root / "app" / "examples", dirs_exist_ok=True)
     models = root / "app" / "all_models" / "inflight_batcher_llm"
     if originals:
         shutil.copytree(originals, models)
@@ -54,12 +58,13 @@ def lay(root: Path, originals: Path | None = None) -> Path:
     return root
 
 
-def lay_backends(environment: Path, into: Path) -> Path:
-    """Triton's Python backend, and the stand-in's ``tensorrtllm`` with all that it imports beside it."""
+def lay_backends(environment: Path, into: Path, release: str = VERSION) -> Path:
+    """Triton's Python backend, and the stand-in's ``tensorrtllm`` of a ``release`` with all that it imports beside it."""
     backends(environment, host(os.environ).triton, into, ())
     own = into / "tensorrtllm"
     shutil.copytree(image.library() / "tensorrt_llm", own / "tensorrt_llm", ignore=_no_byte_code)
     shutil.copyfile(image.HERE / "backend" / "model.py", own / "model.py")
+    (own / "tensorrt_llm" / "version.py").write_text(f'__version__ = "{release}"\n')
     for source in twin_sources():
         if "/twin/" in source.path:
             target = own / "forge" / source.path.partition("/")[2]
@@ -71,8 +76,10 @@ def lay_backends(environment: Path, into: Path) -> Path:
 class Insider:
     """Somebody who runs forge inside of NVIDIA's image, with a home in ``folder``."""
 
-    def __init__(self, folder: Path, environment: Path, laid: Path, originals: Path | None = None) -> None:
-        root = lay(folder / "root", originals)
+    def __init__(
+        self, folder: Path, environment: Path, laid: Path, originals: Path | None = None, release: str = VERSION
+    ) -> None:
+        root = lay(folder / "root", originals, release)
         self.folder = folder
         self._environ = {**os.environ, "PATH": f"{root}/usr/bin:{os.environ.get('PATH', os.defpath)}"}
         self._doors = _Doors(folder / "home", self._environ, root, (environment, laid))
@@ -119,6 +126,10 @@ class _Servers(Servers):
 def insider(folder: Path, serving: Serving, originals: Path | None = None) -> Insider:
     """With the session's own Triton."""
     return Insider(folder, serving.environment, lay_backends(serving.environment, folder / "backends"), originals)
+
+
+def _number(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
 
 
 def _no_byte_code(_: str, names: list[str]) -> set[str]:

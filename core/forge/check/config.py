@@ -26,6 +26,7 @@ def read(text: str, *, strict: bool = True) -> Config:
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
         steps=steps,
         file=config.default_model_filename,
+        queued=config.HasField("dynamic_batching") or config.HasField("sequence_batching"),
     )
 
 

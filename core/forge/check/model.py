@@ -61,6 +61,8 @@ class Config:
     steps: tuple[Step, ...]
     file: str = ""
     """default_model_filename; empty where it is the backend's own."""
+    queued: bool = True
+    """Whether a batcher keeps the requests that wait."""
     guessed: bool = False
     """Whether the file does not parse and was read for what can be read: its max_batch_size and decoupled say nothing then."""
 

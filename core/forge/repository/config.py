@@ -67,7 +67,15 @@ PASSED_OVER = frozenset(
         "exclude_input_in_output",
         "accumulate_tokens",
     }
-    | {"max_queue_delay_microseconds", "max_queued", "max_input_len", "max_prompt_chars", "max_words", "max_word_chars"}
+    | {
+        "max_queue_delay_microseconds",
+        "max_queue_size",
+        "max_queued",
+        "max_input_len",
+        "max_prompt_chars",
+        "max_words",
+        "max_word_chars",
+    }
 )
 """What forge's defaults set although some skeletons do not ask for it: set where asked for, passed over elsewhere."""
 
@@ -186,6 +194,10 @@ def fill(skeleton: str, values: Mapping[str, Scalar], role: Role | None = None) 
     literal = set(_PARAMETER.findall(skeleton)) - set(placeholders(skeleton)) - set(ALIASES)
     for key in literal & set(given):
         config.parameters[key].string_value = given[key]
+    if role is Role.BLS and "max_queued" in given and not config.HasField("dynamic_batching"):
+        # NVIDIA's has none, and each request that waits holds a payload of Triton's: thousands break it (rule bls-queue).
+        config.dynamic_batching.preferred_batch_size.append(1)
+        config.dynamic_batching.default_queue_policy.max_queue_size = int(given["max_queued"])
     text = protobuf.write(config)
     if left := _PLACEHOLDER.findall(text):
         raise RepositoryError(f"placeholders stay unfilled outside of parameters: {', '.join(left)}", where=config.name)
@@ -243,10 +255,8 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
     build = recipe.build
     batch: dict[str, Scalar] = {"triton_max_batch_size": build.max_batch_size}
     text: dict[str, Scalar] = {**batch, "tokenizer_dir": f"{assets}/tokenizer"}
-    queue: dict[str, Scalar] = {"max_queue_delay_microseconds": recipe.serve.max_queue_delay_microseconds}
     types = dict[str, Scalar](DATA_TYPES)
-    # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
-    streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
+    carriers, queue = _queue(recipe)
     # NVIDIA's postprocessing decodes what it is given and nothing else: token by token blanks and characters are lost. Its bls
     # accumulates one beam only (lib/decode.py, 0.12 to 1.2) and fails every other request; forge's own says what is new.
     keeps = recipe.runtime.kind is RuntimeKind.ENGINE and recipe.serve.stream and build.max_beam_width == 1
@@ -275,10 +285,23 @@ def _defaults(recipe: Recipe, tokenizer: Tokenizer, assets: str) -> dict[Role, d
             "decoupled_mode": recipe.serve.stream,
             "skip_special_tokens": tokenizer.skip_special_tokens,
             "accumulate_tokens": keeps,
-            "bls_instance_count": recipe.serve.instances or -(-build.max_batch_size // streams),
+            "bls_instance_count": carriers,
             "max_queued": recipe.limits.max_queued,
         },
         Role.DRAFT: engine,
+    }
+
+
+def _queue(recipe: Recipe) -> tuple[int, dict[str, Scalar]]:
+    """Instances of bls; and what Triton's queue before the models beside it is told."""
+    # NVIDIA's tensorrt_llm_bls is blocked by the request that it carries.
+    streams = STREAMS_PER_INSTANCE if recipe.runtime.kind is RuntimeKind.TWIN else 1
+    carriers = recipe.serve.instances or -(-recipe.build.max_batch_size // streams)
+    # Besides those that wait there is room for all that bls carries: it is to refuse a request before its siblings do.
+    most = recipe.limits.max_queued + carriers * streams
+    return carriers, {
+        "max_queue_delay_microseconds": recipe.serve.max_queue_delay_microseconds,
+        "max_queue_size": most,
     }
 
 

@@ -234,7 +234,9 @@ class LimitsTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_words: Annotated[Positive, Meta(description="stop words, bad words, and words with a bias, each")] = 64
     max_word_chars: Annotated[Positive, Meta(description="of one of those words")] = 1024
     max_requests: Annotated[Positive, Meta(description="answers that the OpenAI port has under way at one time")] = 512
-    max_queued: Annotated[Positive, Meta(description="requests that wait in an instance of the twin's bls")] = 4096
+    max_queued: Annotated[
+        Positive, Meta(description="requests that wait in an instance of the twin's bls, or at a model beside it")
+    ] = 4096
     max_template_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="of processor time that the chat template has for a conversation")
     ] = 2.0

@@ -112,9 +112,10 @@ class Answer:
         return {name: _typed(make(), self._outputs[name]) for name, make in made.items() if name in self._outputs}
 
 
-def refuse(request: pb_utils.InferenceRequest, what: str, post: Post) -> None:
-    """Answers a request that cannot be served; its error and its end go in one send."""
-    error = pb_utils.TritonError(what, pb_utils.TritonError.INVALID_ARG)
+def refuse(request: pb_utils.InferenceRequest, what: str, post: Post, *, busy: bool = False) -> None:
+    """Answers a request that cannot be served, now or ever; its error and its end go in one send."""
+    kinds = pb_utils.TritonError
+    error = pb_utils.TritonError(what, kinds.UNAVAILABLE if busy else kinds.INVALID_ARG)
     post.send(request.get_response_sender(), pb_utils.InferenceResponse(error=error), _FINAL)
 
 

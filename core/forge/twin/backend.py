@@ -27,6 +27,7 @@ from .ways import Piped, Responses, Way
 # Triton's threads want the interpreter between a step's numpy calls; the default of 5 ms would hold tokens back that long.
 _SWITCH_SECONDS = 0.0005
 _DEFAULT_CHECK_MS = 100
+FULL = "{} requests wait here already: ask again later (limits.max_queued of the recipe lets more wait)"
 
 
 class TritonPythonModel:
@@ -52,7 +53,7 @@ class TritonPythonModel:
             )
         except CheckpointFault as fault:
             raise pb_utils.TritonModelException(str(fault)) from fault
-        self._outputs, self._decoupled = settings.outputs, settings.decoupled
+        self._outputs, self._decoupled, self._most = settings.outputs, settings.decoupled, settings.most
         self._pieces = Pieces.of(settings.parameter("tokenizer_dir"))
         period = settings.number("cancellation_check_period_ms", _DEFAULT_CHECK_MS) / 1000.0
         self._loop = Loop(decoder, settings.max_batch_size, time.monotonic, period)
@@ -75,6 +76,9 @@ class TritonPythonModel:
                 way = self._way(request)
             except RequestFault as fault:
                 refuse(request, str(fault), self._post)
+                continue
+            if self._most and self._loop.waiting >= self._most:
+                refuse(request, FULL.format(self._most), self._post, busy=True)
                 continue
             if way is None:
                 agree(request, self._post, decoupled=self._decoupled)
@@ -104,6 +108,9 @@ class _Settings:
         self.max_batch_size = int(str(config.get("max_batch_size", 0)))
         if self.max_batch_size < 1:
             raise pb_utils.TritonModelException("max_batch_size must be at least 1: the tensors have a batch dimension")
+        policy = section(section(config, "dynamic_batching"), "default_queue_policy")
+        self.most = int(str(policy.get("max_queue_size", 0)))
+        """Requests that may wait; 0 is any number. Triton's own queue keeps none back: what is here was taken from there."""
         outputs = cast("Sequence[Mapping[str, str]]", config.get("output", ()))
         self.outputs = {entry["name"]: pb_utils.triton_string_to_numpy(entry["data_type"]) for entry in outputs}
 

@@ -80,6 +80,11 @@ class Loop:
         self._waiting: list[_Turn] = []
         self._active: list[_Turn] = []
 
+    @property
+    def waiting(self) -> int:
+        """How many rows have no place as yet, and exchanges that nobody looked at."""
+        return self._inbox.qsize() + len(self._waiting)
+
     def submit(self, exchange: Exchange) -> None:
         """Queues an exchange; it is decoded as soon as there is a place."""
         self._inbox.put(exchange)

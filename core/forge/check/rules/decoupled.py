@@ -54,6 +54,12 @@ def _blanks(repository: Repository) -> Iterator[Found]:
             yield Found(chain.head.file, what, mend, "accumulate_tokens")
 
 
+def _unqueued(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.of(Kind.BLS):
+        if not (config.queued or config.guessed):
+            yield Found(model.file, "no batcher keeps the requests that wait for it: thousands at once can break Triton")
+
+
 def _streams(chain: Chain) -> bool:
     return chain.engine is not None and chain.engine.config is not None and chain.engine.config.decoupled
 
@@ -100,5 +106,17 @@ RULES = (
         "no line says so: text_output reads 'capital', 'of', 'France' and without a stream 'capital of France'",
         "fill accumulate_tokens with true in tensorrt_llm_bls; an ensemble is to be asked without streaming",
         _blanks,
+    ),
+    Rule(
+        "bls-queue",
+        Severity.REMARK,
+        "a crowd at bls can break Triton",
+        "NVIDIA's bls carries one request in an instance, and its config.pbtxt has no dynamic batcher. Each request that waits "
+        "then holds a payload of Triton's, which pools a thousand: 5,000 streams at once broke the heap of Triton 2.51, within "
+        "seconds. A batcher of single requests keeps them in a queue, which can have an end, and changes nothing else.",
+        "malloc(): unaligned fastbin chunk detected",
+        "add `dynamic_batching { preferred_batch_size: [ 1 ] default_queue_policy { max_queue_size: 4096 } }` to "
+        "tensorrt_llm_bls, or let no more than some hundred requests in at a time",
+        _unqueued,
     ),
 )

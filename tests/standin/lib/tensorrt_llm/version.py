@@ -1,3 +1,5 @@
-"""The release whose command lines this stand-in speaks."""
+"""The release whose command lines this stand-in speaks, or another whose engines and backend it is to stand for."""
 
-__version__ = "0.21.0"
+import os
+
+__version__ = os.environ.get("STANDIN_RELEASE", "0.21.0")

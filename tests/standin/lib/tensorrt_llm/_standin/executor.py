@@ -1,6 +1,6 @@
 """What TensorRT-LLM's Triton backend refuses when it loads a model, from what config.pbtxt, the environment and MPI say.
 
-Facts of model_instance_state.cc and model_state.cc (0.19 to 1.0; what guided decoding wants is new in 0.19), and of
+Facts of model_instance_state.cc and model_state.cc (0.13 to 1.0; guided decoding and lookahead's sizes are new in 0.19), and of
 executorConfig.cpp, kvCacheConfig.cpp, decodingConfig.cpp and executorImpl.cpp behind them. Most of what is wrong with a
 parameter counts as unset there, aloud: an unknown decoding_mode or batch_scheduler_policy, choices for Medusa or Eagle that are
 none, a path of an encoder that is not there, and worker_path, whose exception is caught where it is thrown. Several engines
@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
+from tensorrt_llm.version import __version__
+
 MODES = ("top_k", "top_p", "top_k_top_p", "beam_search", "medusa", "redrafter", "lookahead", "eagle")
 POLICIES = ("max_utilization", "guaranteed_no_evict")
 WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 """What is started for each rank in orchestrator mode, where executor_worker_path does not name another."""
 _TYPES = {"V1": "static", "v1": "static", "inflight_batching": "inflight", "inflight_fused_batching": "inflight"}
 _GUIDED = ("tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_backend")
+_GUIDING = (0, 19)
+"""The first that reads the parameters of guided decoding and the sizes of lookahead."""
 _SIZES = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 _ANSWERS = {**dict.fromkeys(("True", "true", "TRUE", "1"), True), **dict.fromkeys(("False", "false", "FALSE", "0"), False)}
 _WHOLE, _REAL = re.compile(r"\s*[+-]?\d+"), re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -91,6 +95,7 @@ class Parameters:
 
 def terms(stated: Mapping[str, str], place: Place, say: Say = print) -> Terms:
     """What a config asks for; RefusedError where the backend does not go on."""
+    guides = _numbered(__version__) >= _GUIDING
     read = Parameters(stated, say)
     batching = _TYPES.get(read.text("gpt_model_type"))
     if batching is None:
@@ -100,9 +105,10 @@ def terms(stated: Mapping[str, str], place: Place, say: Say = print) -> Terms:
     read.soft("batch_scheduler_policy", POLICIES.index)
     participants = _participants(read, place)
     mode = read.soft("decoding_mode", lambda text: MODES[MODES.index(text)]) or ""
-    if mode == "lookahead":
+    if mode == "lookahead" and guides:
         _lookahead(read)
-    _guided(read)
+    if guides:
+        _guided(read)
     _require(beams is None or beams > 0, "mMaxBeamWidth > 0")
     engine, encoder = (read.soft(f"{each}_model_path", _there) for each in ("gpt", "encoder"))
     _require(engine is not None or encoder is not None, "Both encoder and decoder model paths are empty")
@@ -161,6 +167,10 @@ def _count(text: str) -> int:
     """std::atoi: no number is zero."""
     found = _WHOLE.match(text)
     return int(found[0]) if found else 0
+
+
+def _numbered(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
