@@ -258,6 +258,10 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("tokenizer-files", "a stranger's", lambda root: (root / TOKENIZER / "tokenizer.json").write_text('{"a": 1}')),
     ("tokenizer-files", "empty", emptied),
     ("tokenizer-files", "a bare SentencePiece model", SENTENCE_PIECE),
+    ("chat-template", "a file of its own, cut short", lambda root: (root / TOKENIZER / "chat_template.jinja").write_text(
+        "{% for message in messages %}\n{{ message.content }}\n")),
+    ("chat-template", "in the settings", lambda root: kit.document(
+        root, f"{TOKENIZER}/tokenizer_config.json", chat_template="{{ messages[0].content")),
     ("tokenizer-special", "another model's", lambda root: kit.document(
         root, f"{TOKENIZER}/generation_config.json", eos_token_id=2)),
     ("tokenizer-vocabulary", "larger than the engine's", built(pretrained_config__vocab_size=300)),

@@ -17,9 +17,9 @@ _PORTS = range(20000, 32000)
 """Below those that Linux hands out by itself, for instance to a client that connects (ip_local_port_range)."""
 
 
-def soon(true: Callable[[], bool], pause: float = 0.02) -> bool:
-    """Whether something comes true at last."""
-    end = time.monotonic() + PATIENCE
+def soon(true: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.02) -> bool:
+    """Whether something comes true at last, or within so many ``seconds``."""
+    end = time.monotonic() + seconds
     while not (found := true()) and time.monotonic() < end:
         time.sleep(pause)
     return found

@@ -153,7 +153,7 @@ def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Workshop, tmp_pa
     with pytest.raises(RecipeError) as caught:
         shop.plan([written(tmp_path, "d.toml", TWO)])
     assert "a.toml: nam: unknown key" in str(caught.value)
-    assert "d.toml: recipes[1]: cannot read the recipe" in str(caught.value)
+    assert "d.toml: recipes[1]: the recipe cannot be read" in str(caught.value)
 
 
 def test_a_deployment_is_named_alone(shop: Workshop, tmp_path: Path) -> None:

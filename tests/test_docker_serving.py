@@ -122,7 +122,7 @@ def ask(ports: Ports, model: str, text: str) -> str:
 
 
 def gone(address: str, name: str) -> bool:
-    return soon(lambda: name not in containers(address), 0.1)
+    return soon(lambda: name not in containers(address), pause=0.1)
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def test_a_port_lost_between_the_look_and_the_start_is_named(
 
     def take() -> socket.socket:
         """The port, as soon as forge has looked whether it is free: a moment later it writes a state file."""
-        assert soon(lambda: any((tmp_path / "home" / "servers").glob("*.json")), 0.002)
+        assert soon(lambda: any((tmp_path / "home" / "servers").glob("*.json")), pause=0.002)
         return socket.create_server(("127.0.0.1", launch.ports.grpc))
 
     with ThreadPoolExecutor(1) as thread:

@@ -43,6 +43,9 @@ class Desk:
     async def model(self, name: str) -> bytes:
         return b"{}"
 
+    async def health(self) -> bytes:
+        return b"{}"
+
     async def chat(self, body: bytes) -> Answered:
         return Answered()
 

@@ -1,7 +1,11 @@
 """What is seen of a server's models from outside, from a server in miniature that may break off."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +14,7 @@ from threading import Thread
 
 import pytest
 
+from forge.client.grpc import METADATA_SECONDS
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import pulse
@@ -76,3 +81,27 @@ def test_nothing_is_seen_of_a_server_that_breaks_off(path: str) -> None:
     assert processes.stubs(MARKER)
     with speaking(broken=path) as running:
         assert pulse.signs(running) == {}
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """The address of a server that takes calls and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_server_that_says_nothing_at_all_has_no_more_than_the_deadline(mute: str) -> None:
+    began = time.monotonic()
+    found = pulse.ask(mute, MARKER, ("bls", "engine"), 1.0)
+    assert not any(each.answers for each in found)
+    assert time.monotonic() - began < METADATA_SECONDS
+
+
+@pytest.mark.usefixtures("stub")
+def test_a_model_that_hangs_is_not_at_work_and_says_where_it_is_stopped(mute: str) -> None:
+    (one,) = pulse.ask(mute, MARKER, ("bls",), 1.0)
+    assert (one.late, one.works) == (True, False)
+    for each in processes.stubs(MARKER)["bls"]:
+        os.kill(each.pid, signal.SIGSTOP)
+    (one,) = pulse.ask(mute, MARKER, ("bls",), 1.0)
+    assert one.why.endswith("its process is stopped")

@@ -151,7 +151,7 @@ def test_requests_that_wait_while_nothing_moves_have_it_asked(room: Room) -> Non
 
 def test_requests_that_wait_for_one_at_work_are_left_alone(room: Room) -> None:
     for number in range(50):
-        room.see(tensorrt_llm=replace(WELL, pending=9, cpu=float(number)))
+        room.see(tensorrt_llm=replace(WELL, pending=9, cpu={7: float(number)}))
         room.look()
     assert room.server.told == []
 

@@ -1,5 +1,6 @@
 """Each rule against a repository that breaks it and nothing else, and all rules against repositories that break none."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_every_rule_has_a_repository_that_breaks_it() -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, prefix: str, inside: bool) -> None:
     assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind, inside=inside)) == ()
+
+
+def test_a_chat_template_that_cannot_be_read_is_found_by_file_and_line(tmp_path: Path) -> None:
+    root = kit.lay(tmp_path / "repository")
+    folder = root / ASSETS / "tokenizer"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    told: list[tuple[str, int]] = []
+    for template in ("{% for m in messages %}{{ m.content }}{% endfor %}", "{{ messages[0].content"):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}, indent=1))
+        told += [(each.file.rpartition("/")[2], each.line) for each in found(root)]
+    assert told == [("tokenizer_config.json", 2 + len(settings) + 2)]  # eos_token is an object of three lines
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert found(root) == (), "a file of its own comes first"
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
+    assert [(each.file.rpartition("/")[2], each.line) for each in found(root)] == [("chat_template.jinja", 2)]
 
 
 def test_an_ensemble_that_streams_loses_blanks_unless_bls_stands_beside_it(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_plain_file_is_a_prompt_on_each_line() -> None:
     [
         ('{"name": "a"}', "either text or messages"),
         ('{"name": "a", "txt": "b"}', "unknown field"),
-        ("hello", "p.jsonl:1: this is not a prompt"),
+        ("hello", "p.jsonl:1: this prompt cannot be read"),
         ('{"name": "a", "text": "b"}\n{"name": "a", "text": "c"}', "two prompts are called 'a'"),
         ("\n", "no prompts"),
     ],

@@ -101,6 +101,8 @@ class Trouble(StrEnum):
     LATE = "late"
     BUSY = "busy"
     """The server is well, and as many requests wait as may."""
+    DEAD = "dead"
+    """The process of the model, or of one that it calls, has ended or does not move."""
 
 
 class InferenceError(ForgeError):

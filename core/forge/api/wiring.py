@@ -1,4 +1,4 @@
-"""The doors to the world: which adapter stands behind each port. Each is imported when it is first used."""
+"""Which adapter is used for each port (a protocol of what forge needs of the world). Each is imported when it is first used."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager

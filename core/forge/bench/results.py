@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.errors import BenchError
+from forge.files import texts
 
 FORMAT = 1
 """Of the file itself; a forge reads its own and earlier ones."""
@@ -254,10 +255,9 @@ def write(results: Results) -> str:
 
 def read(text: str | bytes, where: str) -> Results:
     """The inverse of ``write``; BenchError for anything else."""
-    try:
-        stated = msgspec.json.decode(text, type=_Versioned).format
-        if stated <= FORMAT:
-            return msgspec.json.decode(text, type=Results)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BenchError(f"these are no results of forge bench: {error}", where=where) from error
+    hint = "name a file that `forge bench run` has written"
+    called = "these are no results of forge bench, so it"
+    stated = texts.parsed(lambda: msgspec.json.decode(text, type=_Versioned).format, BenchError, called, where, hint=hint)
+    if stated <= FORMAT:
+        return texts.parsed(lambda: msgspec.json.decode(text, type=Results), BenchError, called, where, hint=hint)
     raise BenchError(f"written by a later forge (format {stated})", where=where, hint="update forge")

@@ -1,7 +1,6 @@
 """Runs a benchmark: finds out what is measured, puts each point under load, looks at the server meanwhile, writes it down."""
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,9 +21,11 @@ from forge.bench.quality import Exam
 from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
 from forge.bench.workload import Counted, Counter, Offer, Workload
 from forge.build.builder import Builder
+from forge.build.in_containers import noted
 from forge.client.sampling import over, seeded
 from forge.errors import BenchError, InferenceError
 from forge.events import Event, Listener
+from forge.files import texts
 from forge.plan.steps import IMAGE
 from forge.schema.values import Ports
 from forge.serve.lookup import Target
@@ -284,7 +285,7 @@ class Bench:
             sampling=dict(wish.sampling),
             goodput=dict(wish.goodput),
             sweep=dict(wish.sweep),
-            quality=blake3(wish.quality.read_bytes()).hexdigest() if wish.quality else "",
+            quality=blake3(_text(wish.quality).encode()).hexdigest() if wish.quality else "",
             together=wish.together,
             counted=counted,
         )
@@ -304,8 +305,7 @@ class Bench:
     def _image(self, key: str) -> str:
         """The id of the image that the artifact names; the key itself where the store no longer holds it."""
         artifact = self._store.find(key)
-        file = artifact.path / IMAGE if artifact else None
-        return str(json.loads(file.read_text(encoding="utf-8")).get("id", key)) if file and file.is_file() else key
+        return noted(artifact.path)["id"] if artifact and (artifact.path / IMAGE).is_file() else key
 
     def _machine(self) -> Machine:
         cpu, cores, memory = self._doors.processor()
@@ -361,10 +361,7 @@ def _prompt(exam: Exam, offer: Offer) -> str:
 
 def _text(file: Path) -> str:
     """A file that a person named; BenchError where it cannot be read."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot be read: {error}", where=str(file)) from error
+    return texts.read(file, BenchError)
 
 
 def _short(repeat: Repeat) -> str:

@@ -11,6 +11,7 @@ from forge.build.scheduler import Allowance, Crew
 from forge.build.sources.source import Origin
 from forge.errors import StepError
 from forge.events import Event, Listener
+from forge.files import texts
 from forge.files.trees import Laid, lay
 from forge.machine.containers import Environments, Executor, Job
 from forge.machine.interrupt import Halt
@@ -205,6 +206,7 @@ def _patch(model: Path, out: Path, patches: tuple[object, ...]) -> None:
         if not isinstance(patch, JsonPatch):
             continue
         file = out / patch.file
-        text = patching.apply(patch, file.read_text(encoding="utf-8")).text if file.is_file() else json.dumps({})
+        held = texts.there(file, StepError, "what is to be patched")
+        text = json.dumps({}) if held is None else patching.apply(patch, held).text
         file.unlink(missing_ok=True)
         file.write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
+from forge.files import texts
 from forge.plan.resolved import Order
 from forge.plan.steps import Assemble, Entry, LayBackends, Rename, Step
 from forge.repository import bls, publish
@@ -97,7 +98,7 @@ def _renamed(place: Path, model: PublishedModel, store: Store) -> Renamed:
 def _code(folder: Path) -> tuple[TextFile, ...]:
     """The Python of a model, by its paths in the folder."""
     files = sorted(folder.rglob("*.py"))
-    return tuple(TextFile(file.relative_to(folder).as_posix(), file.read_text(encoding="utf-8")) for file in files)
+    return tuple(TextFile(file.relative_to(folder).as_posix(), texts.read(file, RepositoryError)) for file in files)
 
 
 def published(order: Order, entry: Entry) -> PublishedModel:

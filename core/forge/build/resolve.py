@@ -13,8 +13,9 @@ from forge.build.executor import Executors
 from forge.build.facts import World, gather
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import LockError, RecipeError, SourceError
+from forge.errors import ForgeError, LockError, RecipeError, SourceError
 from forge.events import Event, Listener
+from forge.files import texts
 from forge.machine.containers import dockerfile
 from forge.plan import families, images, lock as locks
 from forge.plan.families import Family
@@ -24,6 +25,9 @@ from forge.schema.twin_environment import serving_environment
 from forge.schema.values import NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
+
+_RECIPE = 16 << 20
+"""Bytes of the longest recipe or deployment that is read."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,7 @@ class Intake:
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SourceError(f"cannot read the recipe: {error.strerror}", where=str(path)) from error
-        except UnicodeDecodeError as error:
-            raise SourceError(f"the recipe is not UTF-8 text: {error}", where=str(path)) from error
+        return texts.read(path, SourceError, "the recipe", most=_RECIPE)
 
     def order(
         self,
@@ -64,7 +63,7 @@ class Intake:
         found = replace(self._order(wanted, self._gathered(wanted, path, pinned)), locked=pinned is not None)
         if not wanted.verify.on_build:
             return found
-        return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=_text(golden(path)))
+        return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=spoken(path))
 
     def imaged(self, path: Path) -> Order:
         """The order for its container image alone. Where nobody gives access to the sources, a named family does without."""
@@ -87,9 +86,7 @@ class Intake:
         if wanted.verify.prompts is None:
             return prompts.shipped()
         file = path.absolute().parent / wanted.verify.prompts
-        if not file.is_file():
-            raise SourceError("the file of [verify] prompts is not there", where=str(file))
-        return prompts.parse(file.read_text(encoding="utf-8"), str(file))
+        return prompts.parse(texts.read(file, SourceError, "the file of [verify] prompts"), str(file))
 
     def dockerfile(self, path: Path) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
@@ -112,7 +109,7 @@ class Intake:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
         wanted = self.read(path)
         file = _beside(path)
-        before = file.read_text(encoding="utf-8") if file.is_file() else ""
+        before = texts.there(file, LockError, "the lock") or ""
         kept = None if upgrade or not before else self._fitting(before, file, wanted)
         facts = self._gathered(wanted, path, kept)
         if kept is None:
@@ -193,8 +190,8 @@ class Intake:
         """A person's own Dockerfile for the family or for all, or forge's."""
         for name in (family, "family"):
             file = self.templates / f"{name}.Dockerfile"
-            if file.is_file():
-                return file.read_text(encoding="utf-8")
+            if (text := texts.there(file, SourceError, "the Dockerfile of your own")) is not None:
+                return text
         return toolchain.template()
 
     def _fitting(self, text: str, file: Path, wanted: Recipe) -> locks.Lock | None:
@@ -205,11 +202,12 @@ class Intake:
 
     def _lock(self, path: Path, wanted: Recipe, *, required: bool) -> locks.Lock | None:
         file = _beside(path)
-        if not file.is_file():
+        text = texts.there(file, LockError, "the lock", hint=f"move it away, and write it with `forge lock {path}`")
+        if text is None:
             if required:
                 raise LockError("there is no lock", where=str(file), hint=f"write it with `forge lock {path}`")
             return None
-        found = locks.read(file.read_text(encoding="utf-8"), str(file))
+        found = locks.read(text, str(file))
         reasons = locks.stale(found, wanted)
         if not reasons:
             return found
@@ -225,8 +223,9 @@ def golden(path: Path) -> Path:
     return path.with_name(f"{path.name}.golden.json")
 
 
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+def spoken(path: Path) -> str:
+    """A recipe's golden transcripts; empty where there are none."""
+    return texts.there(golden(path), ForgeError, "the file of golden transcripts") or ""
 
 
 def _beside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from forge.check.fix import mended
 from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity
 from forge.errors import RepositoryError
-from forge.files import trees
+from forge.files import texts, trees
 from forge.machine.machine import Gpu as Card
 from forge.recipe.deployment import Deployed
 from forge.repository import config as repository, publish
@@ -108,7 +108,7 @@ class Checker:
         for model in held.models if held else ():
             made = self.store.find(model.serving.image) if model.serving and model.serving.image else None
             if made is not None:
-                return str(reader.document(made.path / "image.json")[0].get("reference", ""))
+                return str(texts.document(made.path / "image.json")[0].get("reference", ""))
         return ""
 
     def _architectures(self, held: Manifest | None) -> dict[str, str]:

@@ -162,6 +162,15 @@ class EngineFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenTemplate:
+    """A chat template that jinja cannot read: in which ``line`` of which ``file`` of the tokenizer's folder, and why."""
+
+    file: str
+    line: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizerFolder:
     """What stands where a config says that a tokenizer is. ``ids`` are those of the special tokens that settings name."""
 
@@ -178,6 +187,8 @@ class TokenizerFolder:
     """The largest id in tokenizer.json; -1 without one."""
     strips: bool = False
     """Whether it drops the blank at the start of what it decodes, as SentencePiece does."""
+    template: BrokenTemplate | None = None
+    """Its chat template, where that cannot be read."""
 
     @property
     def sentence_piece(self) -> bool:

@@ -1,7 +1,5 @@
 """Reads a model repository from disk into the values that ``forge.check.rules`` look at. It changes nothing."""
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +9,23 @@ import msgspec
 
 from forge.build.sources.weights import fault
 from forge.check.config import guess, read as read_config
-from forge.check.model import SENTENCE_PIECE, EngineFolder, Fault, Kind, Model, Repository, TokenizerFolder, kind, number, table
+from forge.check.model import (
+    SENTENCE_PIECE,
+    BrokenTemplate,
+    EngineFolder,
+    Fault,
+    Kind,
+    Model,
+    Repository,
+    TokenizerFolder,
+    kind,
+    number,
+    table,
+)
 from forge.check.rules.adapters import KEY as ADAPTERS
 from forge.check.rules.terms import GUIDE
+from forge.client.chat_template import unreadable
+from forge.files import texts
 from forge.protobuf import Unreadable
 from forge.repository.config import CONFIG, ROOT
 from forge.schema.manifest import Manifest
@@ -34,7 +46,7 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
 
     With ``only`` nothing but these folders is looked at: what others hold costs nothing then.
     """
-    everything = sorted(only or (entry.name for entry in os.scandir(place) if entry.is_dir()))
+    everything = sorted(only or (entry.name for entry in place.iterdir() if entry.is_dir()))
     folders = [name for name in everything if not name.startswith(".")]
     listed = {folder for one in (held.models if held else ()) for folder in one.roles.values()}
     names = [name for name in folders if (place / name / CONFIG).is_file() or name in listed]
@@ -51,16 +63,6 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
         faults=tuple(_faults(place, folders)),
         manifest=held,
     )
-
-
-def document(file: Path) -> tuple[Mapping[str, object], str]:
-    """The JSON object in ``file``, and why it cannot be read; both empty where there is no such file."""
-    try:
-        return table(json.loads(file.read_bytes())), ""
-    except FileNotFoundError:
-        return {}, ""
-    except (ValueError, RecursionError) as error:
-        return {}, f"it is not JSON: {error}"
 
 
 class _Paths:
@@ -102,21 +104,18 @@ class _Paths:
 
 
 def _model(folder: Path) -> Model:
-    versions = tuple(sorted((entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()), key=int))
+    versions = tuple(sorted((entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()), key=int))
     sources = _sources(folder)
     try:
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return Model(folder.name, "", None, _reason(error), versions, sources)
+        text = texts.content(folder / CONFIG, _LARGEST).decode()
+    except (texts.Odd, UnicodeDecodeError) as error:
+        why = str(error) if isinstance(error, texts.Odd) else "it is not UTF-8"
+        return Model(folder.name, "", None, why, versions, sources)
     yaml = next((text for path, text in sources.items() if path.endswith(("/model.yaml", "/model.yml"))), "")
     try:
         return Model(folder.name, text, read_config(text), "", versions, sources, _arguments(yaml))
     except Unreadable as error:
         return Model(folder.name, text, guess(text), str(error), versions, sources, _arguments(yaml))
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
 
 
 def _sources(folder: Path) -> dict[str, str]:
@@ -126,7 +125,8 @@ def _sources(folder: Path) -> dict[str, str]:
         if ASSETS in path.parts:  # a checkpoint brings code of its own
             continue
         if file.is_file() and file.stat().st_size <= _LARGEST:
-            found[path.as_posix()] = file.read_text(encoding="utf-8", errors="replace")
+            with suppress(texts.Odd):
+                found[path.as_posix()] = texts.content(file).decode(errors="replace")
     return found
 
 
@@ -152,18 +152,18 @@ def _engine_paths(models: Iterable[Model]) -> Iterator[str]:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    return {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
 
 
 def _engine(stated: str, paths: _Paths) -> EngineFolder:
     found = paths.find(stated)
     if found is None:
         return EngineFolder(stated, "")
-    config, broken = document(found / "config.json")
+    config, broken = texts.document(found / "config.json")
     files = _files(found)
     if "config.json" not in files:
         broken = "there is no config.json"
-    limits = table(config.get("build_config")) or document(found / "build_config.json")[0]
+    limits = table(config.get("build_config")) or texts.document(found / "build_config.json")[0]
     return EngineFolder(stated, paths.shown(found), files, config, limits, broken)
 
 
@@ -173,7 +173,7 @@ def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
         return TokenizerFolder(stated, "")
     files = _files(found)
     whole = [name for name in _DOCUMENTS if name in files and not _wrong(found / name)]
-    read = {name: document(found / name) for name in whole}
+    read = {name: texts.document(found / name) for name in whole}
     broken = {name: why for name, (_, why) in read.items() if why}
     said = {name: held for name, (held, _) in read.items()}
     words = said.get("tokenizer.json", {})
@@ -185,7 +185,9 @@ def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
     generation = said.get("generation_config.json", {})
     largest = max(vocabulary.values(), default=-1)
     strips = _strips(words.get("decoder")) if words else any(name.endswith(SENTENCE_PIECE) for name in files)
-    return TokenizerFolder(stated, paths.shown(found), files, settings, generation, broken, ids, largest, strips)
+    bad = unreadable(found, said.get("tokenizer_config.json", {}))
+    template = BrokenTemplate(bad.file, bad.line, bad.why) if bad else None
+    return TokenizerFolder(stated, paths.shown(found), files, settings, generation, broken, ids, largest, strips, template)
 
 
 _DOCUMENTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

@@ -13,6 +13,8 @@ _NEW = click.Path(dir_okay=False, path_type=Path)
 _FAIL_IF = click.option(
     "--fail-if", "fail_if", multiple=True, metavar="LIMIT", help='Exit code 16 if this holds, as "ttft_p95>200ms".'
 )
+_LARGEST = 4 << 30
+"""Bytes of the largest file of results that is read: it holds every request."""
 
 
 class _Bench(click.Group):
@@ -147,7 +149,7 @@ def compare(
     from forge.cli.measurements import comparison_lines
 
     limits = [comparing.limit(text) for text in fail_if]
-    one, other = (results.read(file.read_bytes(), str(file)) for file in (first, second))
+    one, other = (results.read(_results(file), str(file)) for file in (first, second))
     found = comparing.compare(one, other)
     if not anyway:
         comparing.require_alike(found, f"{first}, {second}")
@@ -176,8 +178,16 @@ def draw(output: Output, file: Path, into: Path | None) -> None:
     from forge.bench import drawing, results
     from forge.bench.page import Named
 
-    place = drawing.leave([Named("", results.read(file.read_bytes(), str(file)))], into or file.with_suffix(".html"))
+    place = drawing.leave([Named("", results.read(_results(file), str(file)))], into or file.with_suffix(".html"))
     output.result({"page": str(place)}, f"page: {place}")
+
+
+def _results(file: Path) -> str:
+    """What stands in a file of results."""
+    from forge.errors import BenchError
+    from forge.files import texts
+
+    return texts.read(file, BenchError, "this file of results", most=_LARGEST)
 
 
 def _page(leave: Callable[[], Path]) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """Puts a conversation into a model's own chat template, as transformers would, without transformers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,14 @@ from typing import cast
 from forge.client.openings import opening
 from forge.client.renderer_process import Bounds, DiedError, RendererProcess
 from forge.errors import InferenceError
+from forge.files import texts
 from forge.schema.values import LimitsTable
 
 Message = tuple[str, str]
 """(role, text); the roles are those of the template: mostly system, user and assistant."""
-_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_OWN = "chat_template.jinja"
+_KEY = "chat_template"
+_FILES = (_OWN, "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 _MEND = "look at chat_template in the model's checkpoint, and ask its author"
 _AGAIN = "build the model again; if that does not help, its checkpoint is broken"
 _USUAL = LimitsTable()
@@ -91,6 +93,33 @@ class ChatTemplate:
         return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=_MEND)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A template that jinja cannot read: in which ``line`` of which ``file`` of the folder, from 1, and why."""
+
+    file: str
+    line: int
+    why: str
+
+
+def unreadable(folder: Path, settings: Mapping[str, object]) -> Unreadable | None:
+    """What is wrong with the template that a folder's tokenizer is used with; None where it can be read, where there is none,
+    and where that cannot be found out. ``settings`` is what tokenizer_config.json holds."""
+    try:
+        source = _source(folder, settings)
+        answer = RendererProcess(source, Bounds(_USUAL.max_template_seconds, _USUAL.max_body_bytes)).read()
+    except (InferenceError, DiedError, OSError):
+        return None
+    if "unreadable" not in answer:
+        return None
+    line, why = int(str(answer["line"])), str(answer["why"])
+    if (folder / _OWN).is_file():
+        return Unreadable(_OWN, line, why)
+    file = "tokenizer_config.json" if settings.get(_KEY) else "chat_template.json"
+    before, _, _ = (folder / file).read_text(encoding="utf-8").partition(f'"{_KEY}"')
+    return Unreadable(file, before.count("\n") + 1, f"{why} (line {line} of the template)")
+
+
 class ChatTemplates:
     """Those of several folders, each read again when its files change. Threads may share it."""
 
@@ -117,9 +146,9 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 def _source(folder: Path, settings: Mapping[str, object]) -> str:
     """A file of its own comes before tokenizer_config.json's text, or the one called "default" of its list."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return _read(file)
+    file = folder / _OWN
+    if (text := texts.there(file, InferenceError, "the chat template", hint=_AGAIN)) is not None:
+        return text
     stated = settings.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
     if isinstance(stated, str):
         return stated
@@ -156,19 +185,4 @@ def _text(token: object) -> str:
 
 def _json(file: Path) -> dict[str, object]:
     """The object in ``file``, empty where there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(_read(file))
-    except (ValueError, RecursionError) as error:
-        raise InferenceError(f"this is not JSON: {error}", where=str(file), hint=_AGAIN) from error
-    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InferenceError(f"this cannot be read: {error.strerror}", where=str(file), hint=_AGAIN) from error
-    except UnicodeDecodeError as error:
-        raise InferenceError(f"this is no text in UTF-8: {error}", where=str(file), hint=_AGAIN) from error
+    return texts.table(file, InferenceError, "this file of the tokenizer", hint=_AGAIN)

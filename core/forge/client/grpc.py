@@ -4,6 +4,7 @@
 """
 
 import importlib
+import re
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
@@ -27,6 +28,10 @@ CHANNEL = (
 METADATA_SECONDS = 30.0
 FULL = ("limits.max_queued", "maximum queue size")
 """What forge's bls says where as many requests wait as may, and Triton for a model with a ``max_queue_size``."""
+
+
+_STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
+"""How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 
 
 class _Tensor(Protocol):
@@ -210,13 +215,25 @@ class Calls:
         return _refused(details or str(code), where)
 
 
+REVIVE = "`forge status` asks every model whether it lives, `forge reload` starts those that do not anew"
+"""What to do about a model whose process is dead."""
+
+
 def _is_full(said: str) -> bool:
     return any(words in said for words in FULL)
 
 
 def _refused(said: str, where: str) -> InferenceError:
     """What the server itself says of a request."""
+    if instance_of(said):
+        return InferenceError(said, where=where, hint=REVIVE, trouble=Trouble.DEAD)
     return InferenceError(said, where=where, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)
+
+
+def instance_of(said: str) -> str:
+    """The model's instance whose process Triton says is gone, or does not move; empty where it says no such thing."""
+    found = _STUB.search(said)
+    return found["instance"] if found else ""
 
 
 def is_unknown(error: RpcError) -> bool:
@@ -261,14 +278,14 @@ class Connection:
         self._closed = True
         self._channel.close()
 
-    def metadata(self, model: str) -> ModelMetadata:
-        """Names, types and shapes of a model's tensors; asked once."""
+    def metadata(self, model: str, seconds: float = METADATA_SECONDS) -> ModelMetadata:
+        """Names, types and shapes of a model's tensors; asked once. The server has ``seconds`` for each of two questions."""
         if held := self._calls.known.get(model):
             return held
         messages = self._calls.messages
         with self._translated(model):
-            described = self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS)
-            configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
+            described = self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=seconds)
+            configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=seconds)
         return self._calls.learn(model, described, configured)
 
     def ready(self) -> tuple[str, ...]:
@@ -307,11 +324,13 @@ class Connection:
         finally:
             call.cancel()
 
-    def tensors(self, model: str, inputs: Iterable[Input]) -> dict[str, bytes]:
-        """What a model that answers once says to ``inputs``: its outputs by name, in the protocol's layout."""
+    def tensors(self, model: str, inputs: Iterable[Input], seconds: float | None = None) -> dict[str, bytes]:
+        """What a model that answers once says to ``inputs``: its outputs by name, in the protocol's layout. It has ``seconds``,
+        or the connection's."""
         found: dict[str, bytes] = {}
+        limit = self._calls.timeout if seconds is None else seconds
         with self._translated(model):
-            call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=self._calls.timeout)
+            call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=limit)
             for response in call:
                 answer, _ = self._calls.opened(model, response)
                 found |= {out.name: raw for out, raw in zip(answer.outputs, answer.raw_output_contents, strict=False)}

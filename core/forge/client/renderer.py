@@ -87,7 +87,7 @@ def _within(seconds: float, work: Any) -> dict[str, object]:
     try:
         return {"text": work()}
     except TemplateSyntaxError as error:
-        return {"unreadable": _words(error)}
+        return {"unreadable": _words(error), "line": error.lineno, "why": error.message or "it cannot be read"}
     except TemplateError as error:
         return {"refused": _words(error)}
     except _TooLongError:

@@ -78,6 +78,14 @@ class RendererProcess:
                     self._finish()
                     self._process = None
 
+    def read(self) -> Mapping[str, object]:
+        """What is said of the template alone: ``{"text": ""}`` where it can be read; DiedError."""
+        process = _started()
+        try:
+            return _exchange(process, self._begin, _STARTS + self._patience)
+        finally:
+            _end(process)
+
     def _answer(self, values: Mapping[str, object]) -> Mapping[str, object]:
         if self._process is None:
             self._process = _started()

@@ -1,4 +1,4 @@
-"""How an answer's tokens are picked: from what a person says of it to what TensorRT-LLM has to be told, the same at every door.
+"""How an answer's tokens are picked: from what a person says of it to what TensorRT-LLM has to be told, for every client alike.
 
 TensorRT-LLM takes the likeliest token where neither top_k nor top_p is stated, whatever the temperature (samplingLayer: k 0 and
 p 0 are k 1); its PyTorch samplers up to 1.0 look at top_p first, then at top_k, and not at the temperature.

@@ -1,4 +1,4 @@
-"""The one door to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
+"""The only way to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
 
 import difflib
 from collections.abc import Mapping, Sequence

@@ -7,6 +7,7 @@ from blake3 import blake3
 from msgspec import Struct
 
 from forge.errors import ForgeError
+from forge.files import texts
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,11 +57,8 @@ def digest(prompts: tuple[Prompt, ...]) -> str:
 
 
 def _read(line: str, where: str) -> Prompt:
-    try:
-        prompt = msgspec.json.decode(line, type=Prompt)
-    except msgspec.DecodeError as error:
-        hint = 'a line is {"name": "...", "text": "..."} or {"name": "...", "messages": [{"role": "user", "content": "..."}]}'
-        raise ForgeError(f"this is not a prompt: {error}", where=where, hint=hint) from error
+    hint = 'a line is {"name": "...", "text": "..."} or {"name": "...", "messages": [{"role": "user", "content": "..."}]}'
+    prompt = texts.parsed(lambda: msgspec.json.decode(line, type=Prompt), ForgeError, "this prompt", where, hint=hint)
     if bool(prompt.text) == bool(prompt.messages):
         raise ForgeError("a prompt has either text or messages", where=where)
     return prompt

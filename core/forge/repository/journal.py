@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from forge.errors import RepositoryError
-from forge.files import copies, trees
+from forge.files import copies, texts, trees
 from forge.schema import manifest
 from forge.schema.values import ASSETS
 
@@ -114,10 +114,9 @@ def is_left(repository: Path) -> bool:
 
 
 def text(repository: Path) -> bytes | None:
-    try:
-        return (repository / manifest.NAME).read_bytes()
-    except FileNotFoundError:
-        return None
+    """What the manifest holds; RepositoryError where it cannot be read, None where there is none."""
+    found = texts.there(repository / manifest.NAME, RepositoryError, "the manifest", hint=manifest.AWAY)
+    return None if found is None else found.encode()
 
 
 def pending(repository: Path) -> bool:

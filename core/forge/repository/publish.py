@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.files import trees
+from forge.files import texts, trees
 from forge.files.trees import Laid
 from forge.repository import journal
 from forge.repository.folders import Places
@@ -183,7 +183,7 @@ def _stands(entry: Path, repository: Path, former: PublishedModel, model: Publis
         except (FileNotFoundError, NotADirectoryError):
             return False
         if item.relative in _configs(model):
-            if place.read_text(encoding="utf-8") != relocate(item.path.read_text(encoding="utf-8")):
+            if texts.there(place, RepositoryError, "a config of forge") != relocate(item.path.read_text(encoding="utf-8")):
                 return False
         elif item.is_file:
             same = os.path.samestat(status, item.status) if former.linked else status.st_size == item.status.st_size
@@ -243,7 +243,7 @@ def _at_home(repository: Path, relocate: Relocate) -> Manifest:
     for config in sorted(config for model in held.models for config in _configs(model)):
         kept, place = original(repository, held, config), repository / config
         text = relocate(kept.read_text(encoding="utf-8")) if kept else ""
-        if kept and place.parent.is_dir() and not (place.is_file() and place.read_bytes() == text.encode()):
+        if kept and place.parent.is_dir() and texts.there(place, RepositoryError, "a config of forge") != text:
             coming = staged / COMING / config
             coming.parent.mkdir(parents=True, exist_ok=True)
             coming.write_text(text, encoding="utf-8")

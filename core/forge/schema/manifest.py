@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
+from forge.files import texts
 from forge.schema.values import Edit, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 
 NAME = "forge.json"
@@ -78,6 +79,12 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.roles.get(Role.BLS) or self.roles[Role.TENSORRT_LLM]
 
     @property
+    def calls(self) -> dict[str, tuple[str, ...]]:
+        """Folder -> those of the models that it calls and waits for, where it calls any."""
+        parts = tuple(folder for role, folder in self.roles.items() if role not in (Role.BLS, Role.ENSEMBLE))
+        return {self.roles[role]: parts for role in (Role.BLS, Role.ENSEMBLE) if role in self.roles}
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Every folder that is this model's, relative to the repository; none inside another."""
         own = tuple(folder for _, folder in sorted(self.roles.items()))
@@ -126,18 +133,15 @@ class _Versioned(Struct):
     format: int
 
 
+_CALLED = "the manifest"
+AWAY = "Move this repository away and build it again; what is in the store is not made twice."
+
+
 def read(text: str | bytes, where: str = NAME) -> Manifest:
     """The manifest that ``text`` states; RepositoryError where it is damaged or of a newer forge."""
-    try:
-        stated = msgspec.json.decode(text, type=_Versioned).format
-        if stated <= FORMAT:
-            return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RepositoryError(
-            f"the manifest cannot be read: {error}",
-            where=where,
-            hint="Move this repository away and build it again; what is in the store is not made twice.",
-        ) from error
+    stated = texts.parsed(lambda: msgspec.json.decode(text, type=_Versioned).format, RepositoryError, _CALLED, where, hint=AWAY)
+    if stated <= FORMAT:
+        return texts.parsed(lambda: msgspec.json.decode(text, type=Manifest), RepositoryError, _CALLED, where, hint=AWAY)
     raise RepositoryError(
         f"the manifest has format {stated}; this forge knows formats up to {FORMAT}",
         where=where,

@@ -1,10 +1,10 @@
 """From what repositories hold to what starting one server on them needs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from forge.build.in_containers import noted
 from forge.errors import ServerError
 from forge.plan.steps import IMAGE
 from forge.schema.manifest import Manifest, PublishedModel, Serving
@@ -46,7 +46,7 @@ class _Ground:
     @property
     def image(self) -> str:
         """The image's id."""
-        return str(json.loads((self.stated.path / IMAGE).read_text(encoding="utf-8"))["id"])
+        return noted(self.stated.path)["id"]
 
     def named(self) -> str:
         """As ``Launch.base`` names it."""
@@ -55,8 +55,8 @@ class _Ground:
     def described(self) -> str:
         """For a person: the image as its recipe names it, and the packages."""
         on = self._inputs.get("base", "") or self._inputs.get("environment.python", "")
-        if (note := self.stated.path / IMAGE).is_file():
-            on = str(json.loads(note.read_text(encoding="utf-8")).get("reference") or on)
+        if (self.stated.path / IMAGE).is_file():
+            on = noted(self.stated.path).get("reference") or on
         return f"{self.model}: {on} with {', '.join(sorted(self.packages)) or 'nothing'} on top"
 
     def bare(self, *, template: bool) -> tuple[dict[str, str], dict[str, str], str]:

@@ -10,7 +10,7 @@ import msgspec
 
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.files import trees
+from forge.files import texts, trees
 from forge.repository import publish
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import RuntimeKind
@@ -66,22 +66,21 @@ class Target:
 def further(folder: Path, checkpoint: Path) -> tuple[str, ...]:
     """Texts of the end tokens that a checkpoint states and the tokenizer in ``folder`` does not call its own: those of
     generation_config.json beside it; where that states none, those of config.json in ``checkpoint``, as transformers does."""
-    config = _json(checkpoint / "config.json")
-    ids = _ids(_json(folder / "generation_config.json")) or _ids(config) or _ids(_object(config.get("text_config")))
-    settings = _json(folder / "tokenizer_config.json")
+    config, _ = texts.document(checkpoint / "config.json")
+    ids = _ids(texts.document(folder / "generation_config.json")[0]) or _ids(config) or _ids(_object(config.get("text_config")))
+    settings, _ = texts.document(folder / "tokenizer_config.json")
     own = settings.get("eos_token")
     named = _object(own).get("content", own)
-    texts = dict.fromkeys(_texts(folder, settings, ids))
-    return tuple(text for text in texts if text != named)
+    return tuple(text for text in dict.fromkeys(_texts(folder, settings, ids)) if text != named)
 
 
-def _texts(folder: Path, settings: dict[str, object], ids: list[int]) -> list[str]:
+def _texts(folder: Path, settings: Mapping[str, object], ids: list[int]) -> list[str]:
     """Of tokens that were added to a vocabulary: such a text is one token wherever it stands."""
     marks = _object(settings.get("added_tokens_decoder"))
     known = {name: text for name, mark in marks.items() if isinstance(text := _object(mark).get("content"), str)}
     if any(str(each) not in known for each in ids):  # older settings do not say
-        with suppress(OSError, msgspec.DecodeError):
-            added = msgspec.json.decode((folder / "tokenizer.json").read_bytes(), type=_Tokenizer).added_tokens
+        with suppress(texts.Odd, *texts.BROKEN):
+            added = msgspec.json.decode(texts.content(folder / "tokenizer.json"), type=_Tokenizer).added_tokens
             known = {str(each.id): each.content for each in added} | known
     return [known[str(each)] for each in ids if str(each) in known]
 
@@ -95,7 +94,7 @@ class _Tokenizer(msgspec.Struct):
     added_tokens: tuple[_Added, ...] = ()
 
 
-def _ids(stated: dict[str, object]) -> list[int]:
+def _ids(stated: Mapping[str, object]) -> list[int]:
     given = stated.get("eos_token_id")
     listed = cast("list[object]", given) if isinstance(given, list) else [given]
     return [each for each in listed if isinstance(each, int)]
@@ -103,12 +102,6 @@ def _ids(stated: dict[str, object]) -> list[int]:
 
 def _object(stated: object) -> dict[str, object]:
     return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
-
-
-def _json(file: Path) -> dict[str, object]:
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
-    return {}
 
 
 class StrangerError(ServerError):

@@ -17,18 +17,16 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.client.grpc import Connection
+from forge.client.grpc import Connection, instance_of
 from forge.client.tensors import CODES, Input, inputs_of
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
 from forge.machine import processes
 from forge.serve.ready import reached
 from forge.serve.types import Running
-from forge.serve.vitals import WORKING, Pulse, Signs
+from forge.serve.vitals import WORKING, Pulse, Signs, Times, used
 
 _SECONDS = 5.0
-_STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
-"""How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="(?P<model>[^"]+)".*\} (?P<count>[\d.e+]+)$', re.MULTILINE)
 _TINY = ({"QUERY": 2, "REQUEST_OUTPUT_LEN": 2}, {"TOKENS_BATCH": 3, "SEQUENCE_LENGTH": 2})
 """Inputs of preprocessing and of postprocessing -> how many dimensions each has, the batch first."""
@@ -64,24 +62,34 @@ class _Config(Struct):
     instance_group: list[_Group] = []
 
 
-def ask(running: Running, models: Sequence[str], deadline: float) -> tuple[Pulse, ...]:
+def ask(address: str, marker: str, models: Sequence[str], deadline: float) -> tuple[Pulse, ...]:
     """Ask all of ``models`` at once for one token, or what they have in its place; each has ``deadline`` seconds.
 
-    A model that refuses the question answers, too. Those that are late while processes of this server compute are busy: no
-    counter of Triton's tells a long queue from a hang (it counts a streaming model's requests when they begin).
+    ``address`` is the server's gRPC, ``marker`` begins the names of its stubs' regions. A model that refuses the question
+    answers, too. No counter of Triton's tells a long queue from a hang (it counts a streaming model's requests when they
+    begin): of those that are late it is said whether their own processes compute (see ``vitals.judged``).
     """
     if not models:
         return ()
-    used, began = _cpu(running), time.monotonic()
-    with (
-        closing(Connection(f"{reached(running.ports.host)}:{running.ports.grpc}", deadline)) as connection,
-        ThreadPoolExecutor(len(models)) as threads,
-    ):
-        found = tuple(threads.map(partial(_asked, connection), models))
-    if all(pulse.answers for pulse in found):
+    before = processes.stubs(marker)
+    with closing(Connection(address, deadline)) as connection, ThreadPoolExecutor(len(models)) as threads:
+        found = tuple(threads.map(partial(_asked, connection, deadline), models))
+    if not any(pulse.late for pulse in found):
         return found
-    working = _cpu(running) - used > WORKING * (time.monotonic() - began)
-    return tuple(replace(each, answers=True, busy=True) if working and each.late else each for each in found)
+    after = processes.stubs(marker)
+    return tuple(_seen(each, before.get(each.model, ()), after.get(each.model, ())) if each.late else each for each in found)
+
+
+def _seen(pulse: Pulse, before: Sequence[processes.Stub], after: Sequence[processes.Stub]) -> Pulse:
+    """What its stubs did while a late model was waited for."""
+    if after and all(stub.stopped for stub in after):
+        return replace(pulse, why=f"{pulse.why}: its process is stopped")
+    moving = {stub.pid: stub.cpu for stub in after if not stub.stopped}
+    return replace(pulse, works=used(_times(before), moving) > WORKING * pulse.seconds)
+
+
+def _times(stubs: Sequence[processes.Stub]) -> Times:
+    return {stub.pid: stub.cpu for stub in stubs}
 
 
 def signs(running: Running) -> Mapping[str, Signs]:
@@ -99,7 +107,7 @@ def signs(running: Running) -> Mapping[str, Signs]:
             processes=len(stubs.get(each.name, ())),
             instances=instances.get(each.name, 0),
             stopped=sum(stub.stopped for stub in stubs.get(each.name, ())),
-            cpu=sum(stub.cpu for stub in stubs.get(each.name, ())),
+            cpu=_times(stubs.get(each.name, ())),
             failed=each.inference_stats.fail.count,
             pending=pending[each.name],
         )
@@ -131,15 +139,15 @@ def _one(name: str, datatype: str, dimensions: int) -> Input:
     return Input(name, datatype, (1,) * dimensions, raw)
 
 
-def _asked(connection: Connection, model: str) -> Pulse:
+def _asked(connection: Connection, deadline: float, model: str) -> Pulse:
     began = time.monotonic()
     try:
-        if inputs := question(connection.metadata(model)):
-            connection.tensors(model, inputs)
+        if inputs := question(connection.metadata(model, deadline)):
+            connection.tensors(model, inputs, max(0.0, began + deadline - time.monotonic()))
     except InferenceError as error:
-        seconds, stub = time.monotonic() - began, _STUB.search(error.what)
-        if stub:
-            blamed = stub["instance"].rsplit("_", 2)[0]
+        seconds = time.monotonic() - began
+        if error.trouble is Trouble.DEAD:
+            blamed = instance_of(error.what).rpartition("_")[0].rpartition("_")[0]
             return Pulse(model=model, answers=False, seconds=seconds, why=error.what, blamed=blamed)
         if error.trouble is Trouble.OTHER:
             return Pulse(model=model, answers=True, seconds=seconds)
@@ -147,11 +155,6 @@ def _asked(connection: Connection, model: str) -> Pulse:
         why = f"no answer within {seconds:.0f} s" if error.trouble is Trouble.LATE else error.what
         return Pulse(model=model, answers=False, seconds=seconds, why=why, late=late)
     return Pulse(model=model, answers=True, seconds=time.monotonic() - began)
-
-
-def _cpu(running: Running) -> float:
-    """Seconds of processor time of all the server's stubs that this machine sees."""
-    return sum(stub.cpu for held in processes.stubs(running.shared_memory).values() for stub in held if not stub.stopped)
 
 
 def _get(running: Running, port: int, path: str) -> bytes:

@@ -18,7 +18,7 @@ from forge.repository import publish
 from forge.schema.values import Role
 from forge.serve.launch import Held, in_turn
 from forge.serve.types import Launch, Running, Server
-from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs
+from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs, Times, judged, used
 
 DEADLINE = 10.0
 """Seconds that a model has to answer something tiny."""
@@ -45,7 +45,7 @@ class _Seen:
     stopped: float | None = None
     failed: int = 0
     waiting: float | None = None
-    cpu: float = 0.0
+    cpu: Times = field(default_factory=dict[int, float])
     accused: int = 0
     late: int = 0
     failures: int = 0
@@ -70,7 +70,7 @@ class _Seen:
         self.failed = signs.failed
         if not signs.pending:
             self.waiting = None
-        elif self.waiting is None or signs.cpu - self.cpu > WORKING * (now - self.waiting):
+        elif self.waiting is None or used(self.cpu, signs.cpu) > WORKING * (now - self.waiting):
             self.waiting, self.cpu = now, signs.cpu
         return fails or bool(self.accused or self.late) or (self.waiting is not None and now - self.waiting >= deadline)
 
@@ -106,7 +106,7 @@ class Watch:
 
     def _asked(self, running: Running, signs: Mapping[str, Signs]) -> dict[str, str]:
         """Those that an ask finds dead: accused by Triton twice, or late twice while their processes do nothing."""
-        pulses = self.server.ask(running, self.deadline)
+        pulses = asked(self.server, running, self.deadline)
         accused = {pulse.blamed: pulse.why for pulse in pulses if pulse.blamed}
         late = {pulse.model: pulse.why for pulse in pulses if pulse.late and not pulse.answers}
         for model, seen in self._seen.items():
@@ -203,16 +203,16 @@ class Care:
         if not servers:
             return ()
         with ThreadPoolExecutor(len(servers)) as threads:
-            asked = tuple(threads.map(partial(self.server.ask, deadline=deadline), servers))
+            found = tuple(threads.map(partial(asked, self.server, deadline=deadline), servers))
         return tuple(
             _state(running.repository, pulse, self.server.health(running).get(pulse.model, Health()))
-            for running, pulses in zip(servers, asked, strict=True)
+            for running, pulses in zip(servers, found, strict=True)
             for pulse in pulses
         )
 
     def revive(self, running: Running, deadline: float = DEADLINE) -> Running:
         """Ask every model and restart those that are dead; ServerError where one does not answer then either."""
-        sick = [pulse for pulse in self.server.ask(running, deadline) if not pulse.answers]
+        sick = [pulse for pulse in asked(self.server, running, deadline) if not pulse.answers]
         if not sick:
             return running
         first = {pulse.blamed: pulse.why for pulse in sick if pulse.blamed in running.models}
@@ -220,7 +220,7 @@ class Care:
         for model in in_order(running, tuple(first)) or late[:1]:
             self.say(f"{model}: {first.get(model) or 'no answer'}; being restarted")
             running = restart(self.server, self.plan, running, model)
-        require(running, self.server.ask(running, deadline))
+        require(running, asked(self.server, running, deadline))
         return running
 
 
@@ -236,6 +236,12 @@ def _state(repository: str, pulse: Pulse, health: Health) -> State:
         since=0.0 if pulse.answers else health.since,
         given_up=health.given_up and not pulse.answers,
     )
+
+
+def asked(server: Server, running: Running, deadline: float) -> tuple[Pulse, ...]:
+    """What every model says, or is known to be doing where it is late; each has ``deadline`` seconds."""
+    calls = {caller: parts for one in held(running).values() for model in one.models for caller, parts in model.calls.items()}
+    return judged(server.ask(running, deadline), calls)
 
 
 def require(running: Running, pulses: Sequence[Pulse]) -> None:

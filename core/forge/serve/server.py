@@ -27,7 +27,7 @@ from forge.serve.port_holders import (
     strangers,
 )
 from forge.serve.process import TritonProcess
-from forge.serve.ready import Watch, require_address, require_gpus, require_models
+from forge.serve.ready import Watch, reached, require_address, require_gpus, require_models
 from forge.serve.state import Guard, States
 from forge.serve.types import Launch, Running
 from forge.serve.vitals import Healths, Pulse, Signs
@@ -152,7 +152,8 @@ class Servers:
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""
-        return pulse.ask(running, running.models, deadline)
+        address = f"{reached(running.ports.host)}:{running.ports.grpc}"
+        return pulse.ask(address, running.shared_memory, running.models, deadline)
 
     def signs(self, running: Running) -> Mapping[str, Signs]:
         """What is seen of each model, as the port says; nothing of a server in whose place somebody else answers."""

@@ -1,10 +1,16 @@
 """Whether the models of a server are alive: what each says when it is asked, and what can be seen without asking. Pure."""
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 WORKING = 0.03
-"""Processor time per second from which something is at work, also on a machine that has little of it to give."""
+"""Processor time per second from which a process is at work, also on a machine that has little of it to give."""
+
+Times = Mapping[int, float]
+"""Processes, by pid, with the seconds of processor time that each has used since it started."""
 
 
 class Pulse(Struct, frozen=True, kw_only=True):
@@ -18,6 +24,8 @@ class Pulse(Struct, frozen=True, kw_only=True):
     busy: bool = False
     late: bool = False
     """Nothing is known but that no answer came in time."""
+    works: bool = False
+    """Its own processes computed meanwhile."""
     why: str = ""
     """Why there was no answer, for a person."""
     blamed: str = ""
@@ -33,12 +41,34 @@ class Signs(Struct, frozen=True, kw_only=True):
     """How many there are when all is well; 0 where none is seen."""
     stopped: int = 0
     """Those of them that somebody has stopped (SIGSTOP)."""
-    cpu: float = 0.0
-    """Seconds of processor time that they have used since they started."""
+    cpu: Times = {}
+    """What each of them has used."""
     failed: int = 0
     """Requests that ended in an error, since it was loaded."""
     pending: int = 0
     """Requests that nobody has begun to work on."""
+
+
+def used(before: Times, after: Times) -> float:
+    """Seconds of processor time that the processes of ``after`` have used since ``before``, also those that came since.
+
+    Each process by itself: a sum falls when one goes, and the work of one that stays is lost in it.
+    """
+    return sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in after.items())
+
+
+def judged(pulses: Sequence[Pulse], calls: Mapping[str, Sequence[str]]) -> tuple[Pulse, ...]:
+    """``pulses``, where a late model is busy if it works, or one of the models that it ``calls`` does.
+
+    That others compute says nothing of a model: one that hangs stands beside them as well.
+    """
+    working = {pulse.model for pulse in pulses if pulse.works}
+    return tuple(
+        replace(pulse, answers=True, busy=True)
+        if pulse.late and not working.isdisjoint((pulse.model, *calls.get(pulse.model, ())))
+        else pulse
+        for pulse in pulses
+    )
 
 
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.files import trees
+from forge.files import texts, trees
 from forge.schema import manifest
 from forge.schema.manifest import Manifest
 
@@ -133,13 +133,13 @@ def standing(place: str) -> Manifest | str:
     """The manifest of the repository at ``place``, or why there is none to be read."""
     file = Path(place) / manifest.NAME
     try:
-        return manifest.read(file.read_bytes(), str(file))
-    except (FileNotFoundError, NotADirectoryError):
+        return manifest.read(texts.content(file), str(file))
+    except texts.Missing:
         if os.path.isdir(place):
             return f"the folder is there and no {manifest.NAME} in it: an empty mount point, or somebody removed it"
         return "there is no such folder"
-    except OSError as error:
-        return f"its manifest cannot be read: {error.strerror}"
+    except texts.Odd as odd:
+        return f"its manifest cannot be read: {odd}"
     except RepositoryError as error:
         return error.what
 

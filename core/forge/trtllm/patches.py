@@ -77,6 +77,8 @@ def _call(patch: CallPatch, text: str) -> Applied:
         tree = ast.parse(text)
     except SyntaxError as error:
         raise StepError(f"this is no Python that can be read: {error.msg}", where=f"{patch.file}:{error.lineno}") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # the parser's stack is full: MemoryError
+        raise StepError(f"this is no Python that can be read: {error}", where=patch.file) from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is(node.func, patch.call)]
     if not calls:
         return _absent(patch, text, f"{patch.call} is not called", required=patch.required)

@@ -17,15 +17,21 @@ from .faults import CheckpointFault
 
 _TYPES: dict[str, np.dtype[np.generic]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _PREFIX_BYTES = 8
+_LARGEST = 256 << 20
+"""Bytes above which a JSON file is not read."""
 
 
 def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a file; CheckpointFault says which file is missing or is none."""
+    if not path.is_file():  # a pipe would be waited for
+        raise CheckpointFault(f"{path} is {'no file' if path.exists() else 'missing'}")
+    if path.stat().st_size > _LARGEST:
+        raise CheckpointFault(f"{path} has more than {_LARGEST:,} bytes")
     try:
         found: object = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointFault(f"{path} is missing") from None
-    except ValueError as error:
+    except OSError as error:
+        raise CheckpointFault(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointFault(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise CheckpointFault(f"{path} holds no JSON object")
@@ -64,17 +70,19 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, Array]]:
+    if not path.is_file():
+        raise CheckpointFault(f"{path} is {'no file' if path.exists() else 'missing'}")
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise CheckpointFault(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointFault(f"{path} cannot be read: {error.strerror}") from error
     except ValueError:
         raise CheckpointFault(f"{path} is empty") from None
     start = _PREFIX_BYTES + int.from_bytes(mapped[:_PREFIX_BYTES], "little")
     try:
         header = cast("dict[str, dict[str, object]]", json.loads(mapped[_PREFIX_BYTES:start]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointFault(f"{path} is not a safetensors file: {error}") from error
     return {name: _tensor(path, mapped, start, entry) for name, entry in header.items() if name != "__metadata__"}
 

@@ -48,7 +48,7 @@ class Proof:
         if wish.update and golden is None:
             raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
         asked = self.intake.questions(path, recipe) if path and recipe else shipped()
-        held = golden.read_text(encoding="utf-8") if golden and golden.is_file() else ""
+        held = intake.spoken(path) if path else ""
         terms = proving.terms(wish, recipe.verify if recipe else VerifyTable(), asked, held)
         with self._served(recipe.name if recipe else str(what), repository) as target:
             self.tell(Event("start", "verify"))

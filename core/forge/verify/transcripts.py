@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.errors import ForgeError
+from forge.files import texts
 
 FORMAT = 1
 
@@ -72,12 +73,8 @@ class Reference(Struct, frozen=True, kw_only=True):
 
 def read(text: str | bytes, where: str) -> Reference:
     """The transcripts in a golden file or of a recital; ForgeError where it is damaged or of another format."""
-    try:
-        found = msgspec.json.decode(text, type=Reference)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ForgeError(
-            f"these transcripts cannot be read: {error}", where=where, hint="`forge verify --update` writes them"
-        ) from error
+    hint = "`forge verify --update` writes them"
+    found = texts.parsed(lambda: msgspec.json.decode(text, type=Reference), ForgeError, "a golden file", where, hint=hint)
     if found.format != FORMAT:
         raise ForgeError(f"these transcripts have format {found.format}, and this forge reads {FORMAT}", where=where)
     return found

@@ -1,6 +1,5 @@
 """Holds what is served to what its checkpoint says: finds both sides, asks them, and hands what they said to the judges."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,9 +11,10 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace as altered
 
+from forge.build.in_containers import noted
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
-from forge.files import trees
-from forge.plan.steps import IMAGE, Plan, Step, Verify
+from forge.files import texts, trees
+from forge.plan.steps import Plan, Step, Verify
 from forge.recipe import prompts
 from forge.recipe.prompts import Prompt
 from forge.repository import config as repository, publish
@@ -82,10 +82,7 @@ PLAIN = Wish()
 def terms(wish: Wish, table: VerifyTable, asked: tuple[Prompt, ...], golden: str) -> Terms:
     """What is asked: the person's wish over the recipe's table; ``asked`` are the recipe's prompts."""
     if wish.prompts is not None:
-        try:
-            asked = prompts.parse(wish.prompts.read_text(encoding="utf-8"), str(wish.prompts))
-        except UnicodeDecodeError as error:
-            raise ForgeError(f"the prompts are not UTF-8: {error}", where=str(wish.prompts)) from error
+        asked = prompts.parse(texts.read(wish.prompts, ForgeError, "the file of prompts"), str(wish.prompts))
     return Terms(
         asked,
         wish.max_tokens or table.max_tokens,
@@ -229,7 +226,7 @@ class Prover:
             return own
         key = model.serving.image if model.serving else ""
         if key and (held := self.store.find(key)):
-            image = str(json.loads((held.path / IMAGE).read_text(encoding="utf-8"))["id"])
+            image = noted(held.path)["id"]
             inside = self.doors.image_reciter(image, key)
             if image != LOCAL and not inside.lacks():
                 return inside
@@ -255,7 +252,7 @@ class Prover:
         model = target.model
         llmapi = model.runtime is RuntimeKind.LLMAPI
         folder = target.repository / model.asset("model") if llmapi else engine_folder(target)
-        config = _json(folder / "config.json")
+        config = texts.document(folder / "config.json")[0]
         found = tolerance(config, exact=model.runtime is RuntimeKind.TWIN)
         if terms.tie is not None:
             found = replace(found, tie=terms.tie)
@@ -337,20 +334,14 @@ def engine_folder(target: Target) -> Path:
 def _limits(target: Target) -> dict[str, int]:
     """max_input_len and max_seq_len, as an engine's config.json states them, or what the twin has beside its checkpoint."""
     folder = engine_folder(target)
-    held = _json(folder / "config.json")
+    held = texts.document(folder / "config.json")[0]
     stated, kind = held.get("build_config"), held.get("pretrained_config")
-    found = cast("dict[str, object]", stated) if isinstance(stated, dict) else _json(folder / "build_config.json")
+    found = cast("dict[str, object]", stated) if isinstance(stated, dict) else texts.document(folder / "build_config.json")[0]
     limits = {name: value for name, value in found.items() if isinstance(value, int)}
     if isinstance(kind, dict) and cast("dict[str, object]", kind).get("architecture") == "DecoderModel":
         # Its own prompt is the token that begins an answer; a client's is its encoder's.
         limits["max_input_len"] = limits.get("max_encoder_input_len", 0)
     return limits
-
-
-def _json(file: Path) -> dict[str, object]:
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, object])
-    return {}
 
 
 def _unmoved(text: str) -> str:

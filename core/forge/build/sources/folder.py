@@ -12,7 +12,7 @@ from forge.build.sources.cache import checkpoint, recall, record
 from forge.build.sources.weights import digest, fault, selected
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
-from forge.files import copies, trees
+from forge.files import copies, texts, trees
 from forge.safetensors import Tensor
 from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 
@@ -97,10 +97,14 @@ class FolderOrigin:
             hint = 'a single file is a `gguf = "FILE"` source' if folder.is_file() else "paths start at the recipe's folder"
             raise SourceError("there is no such folder", where=str(folder), hint=hint)
         names = selected(source, _names(folder, deep=isinstance(source, Calibration)), str(folder))
-        for name in names:
-            if wrong := fault(folder / name):
-                raise SourceError(wrong, where=str(folder / name), hint="bring the whole file, then run again")
-        files = tuple(self._digests.fact(folder / name, name) for name in names)
+        try:
+            for name in names:
+                if wrong := fault(folder / name):
+                    raise SourceError(wrong, where=str(folder / name), hint="bring the whole file, then run again")
+            files = tuple(self._digests.fact(folder / name, name) for name in names)
+        except OSError as error:
+            what, hint = f"this file of the checkpoint cannot be read: {error.strerror}", "mend its permissions, or the disk"
+            raise SourceError(what, where=str(error.filename or folder), hint=hint) from error
         return Pinned(SourceKind.PATH, folder.name, "", files, str(folder))
 
     def read(self, pinned: Pinned) -> Checkpoint:
@@ -145,7 +149,4 @@ def _names(folder: Path, *, deep: bool) -> Iterator[str]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return texts.read(path, SourceError).encode()

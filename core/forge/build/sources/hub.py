@@ -16,7 +16,7 @@ from forge.build.sources.cache import checkpoint, named, recall, record
 from forge.build.sources.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
-from forge.files import copies, trees
+from forge.files import copies, texts, trees
 from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
@@ -38,6 +38,8 @@ _SIZES = re.compile(
 )
 _CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
+_TOKEN = 1 << 16
+"""Bytes of the longest file of a token that is read."""
 
 
 class HubOrigin:
@@ -297,8 +299,8 @@ def _token(environ: Mapping[str, str]) -> str:
     cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".cache")
     file = Path(environ.get("HF_TOKEN_PATH") or Path(environ.get("HF_HOME") or cache / "huggingface") / "token")
     try:
-        return file.expanduser().read_text().strip()
-    except OSError:
+        return texts.content(file.expanduser(), _TOKEN).decode(errors="replace").strip()
+    except texts.Odd:
         return ""
 
 

@@ -45,7 +45,7 @@ def examine(repository: Repository, rules: tuple[Rule, ...] = RULES) -> tuple[Fi
 
 def _finding(repository: Repository, rule: Rule, found: Found) -> Finding:
     mend = found.mend or rule.mend
-    return Finding(rule.id, rule.severity, found.file, _line(repository, found), found.what, mend, rule.fixable)
+    return Finding(rule.id, rule.severity, found.file, found.line or _line(repository, found), found.what, mend, rule.fixable)
 
 
 def _line(repository: Repository, found: Found) -> int:

@@ -25,6 +25,8 @@ class Found:
     mend: str = ""
     """What to change here; the rule's own words where empty."""
     needle: str = ""
+    line: int = 0
+    """From 1, where it is known without a needle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,16 @@ def _files(repository: Repository) -> Iterator[Found]:
             yield Found(found.shown, "a bare SentencePiece .model or vocabulary: there is no tokenizer_config.json")
 
 
+def _template(repository: Repository) -> Iterator[Found]:
+    told: set[str] = set()
+    for _, _, found in folders(repository):
+        if found.template is None or found.shown in told:
+            continue
+        told.add(found.shown)
+        broken = found.template
+        yield Found(f"{found.shown}/{broken.file}", f"the chat template cannot be read: {broken.why}", line=broken.line)
+
+
 def _special(repository: Repository) -> Iterator[Found]:
     for found, engine in _pairs(repository):
         for name in ("eos_token_id", "bos_token_id"):
@@ -127,6 +137,17 @@ RULES = (
         "Exception: expected value at line 1 column 1",
         "copy the checkpoint's tokenizer files whole, tokenizer.json and tokenizer_config.json among them",
         _files,
+    ),
+    Rule(
+        "chat-template",
+        Severity.WARNING,
+        "the chat template cannot be read",
+        "Conversations are made into a prompt by the template that comes with the tokenizer, in jinja2's sandbox. One that "
+        "jinja2 cannot read makes no prompt: `forge chat`, `--chat` and /v1/chat/completions fail, plain prompts do not.",
+        "jinja2.exceptions.TemplateSyntaxError: Unexpected end of template. Jinja was looking for the following tags: "
+        "'endfor' or 'else'.",
+        "take chat_template whole from the model's author, and build again",
+        _template,
     ),
     Rule(
         "tokenizer-special",

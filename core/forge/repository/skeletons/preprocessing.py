@@ -24,6 +24,8 @@ ANCHORS = ("\n", "0", "|", "a")
 TEXTS = ("QUERY", "STOP_WORDS_DICT", "BAD_WORDS_DICT", "EMBEDDING_BIAS_WORDS")
 LONG = 20_000
 """Bytes of text of a request from which on it is read in a thread of its own: short requests do not wait behind it."""
+LARGEST = 256 << 20
+"""Bytes of a JSON file above which it is not read."""
 READERS = 2
 """Long requests that are read at the same time."""
 
@@ -295,4 +297,15 @@ def _text(token: object) -> str:
 
 
 def _json(file: Path) -> dict[str, object]:
-    return _object(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    """The object in ``file``, empty where there is no such file.
+
+    TritonModelException, which keeps the model from loading, where it cannot be read.
+    """
+    if not (file.exists() or file.is_symlink()):
+        return {}
+    if not file.is_file() or file.stat().st_size > LARGEST:  # a pipe would be waited for
+        raise pb_utils.TritonModelException(f"{file} is no file, or has more than {LARGEST} bytes; build the model anew")
+    try:
+        return _object(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise pb_utils.TritonModelException(f"{file} cannot be read: {error}; build the model anew") from error

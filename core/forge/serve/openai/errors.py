@@ -82,7 +82,9 @@ def translated(error: InferenceError, model: str = "") -> Fault:
         case Trouble.UNKNOWN:
             return Fault(404, f"The model '{model}' is not ready", param="model", code="model_not_found")
         case Trouble.LATE:
-            return Fault(504, error.what, code="timeout")
+            return Fault(504, said, code="timeout")
+        case Trouble.DEAD:
+            return Fault(503, said, code="model_dead")
         case Trouble.BUSY:
             return Fault(429, said, code="rate_limit_exceeded")
         case Trouble.OTHER:

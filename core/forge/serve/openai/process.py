@@ -100,10 +100,10 @@ def _await(running: Running, log: Path) -> None:
 
 
 def answers(ports: Ports) -> bool:
-    """Whether the API is up, whatever it has to say."""
+    """Whether the API is up, whatever it has to say of the models behind it."""
     connection = http.client.HTTPConnection(reached(ports.host), ports.openai, timeout=5)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", "/live")
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -17,6 +17,7 @@ from forge.serve.openai.errors import Fault, busy, translated
 from forge.serve.openai.models import Offer, Offers
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
+from forge.serve.openai.rounds import DEADLINE, Rounds
 from forge.serve.openai.stream import Counts, Telling
 
 _FRESH = 5.0
@@ -47,9 +48,10 @@ class Clocks:
 class Desk:
     """``client`` speaks to the server behind ``offers``."""
 
-    def __init__(self, client: AsyncClient, offers: Offers, clocks: Clocks) -> None:
+    def __init__(self, client: AsyncClient, offers: Offers, rounds: Rounds, clocks: Clocks) -> None:
         self._client = client
         self._offers = offers
+        self._rounds = rounds
         self._clocks = clocks
         self._learnt = 0.0
         self._under_way = Counter[str]()
@@ -61,17 +63,29 @@ class Desk:
         return max((offer.limits.max_body_bytes for offer in self._offers.all().values()), default=LimitsTable().max_body_bytes)
 
     async def models(self) -> bytes:
-        """Those that are offered and ready."""
-        ready = set(await self._ready())
-        offered = self._offers.all().items()
-        return responses.models([(name, each.published) for name, each in offered if each.target.model.front in ready])
+        """Those that are offered, ready and alive."""
+        ready, states = set(await self._ready()), await self._rounds.states()
+        alive = {name for name, held in states.items() if held.state != "dead"}
+        offered = {name: each for name, each in self._offers.all().items() if each.target.model.front in ready}
+        return responses.models([(name, each.published) for name, each in offered.items() if name in alive])
 
     async def model(self, name: str) -> bytes:
-        """One of them; Fault where there is no such model."""
+        """One of them; Fault where there is no such model, or it is dead."""
         offer = self._offers.find(name)
         if offer.target.model.front not in await self._ready():
             raise Fault(404, f"The model '{name}' is not ready", param="model", code="model_not_found")
+        await self._rounds.require(name)
         return responses.model(name, offer.published)
+
+    async def health(self) -> bytes:
+        """How each model is; Fault where one is dead, or Triton is away."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await self._ready()
+        except TimeoutError as error:
+            said = f"Triton did not answer within {DEADLINE:g} s; `forge stop` and `forge serve` start all of it anew"
+            raise Fault(503, said, code="server_unavailable") from error
+        return await self._rounds.document()
 
     async def chat(self, body: bytes) -> Answered:
         """POST /v1/chat/completions."""
@@ -172,7 +186,7 @@ class Desk:
         self._under_way[name] += len(requests)
         queue: asyncio.Queue[Told | Fault] = asyncio.Queue(_UNREAD)
         tasks = [
-            asyncio.create_task(self._tell(index, request, telling, put))
+            asyncio.create_task(self._tell(name, index, request, telling, put))
             for index, (request, telling) in enumerate(zip(requests, tellings, strict=True))
         ]
         open_ends = len(tasks)
@@ -189,11 +203,12 @@ class Desk:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self, index: int, request: Request, telling: Telling, put: Put) -> None:
+    async def _tell(self, name: str, index: int, request: Request, telling: Telling, put: Put) -> None:
         offset = 0
         try:
             async with aclosing(self._client.generate(request)) as chunks:
                 async for chunk in chunks:
+                    self._rounds.heard(name)
                     if pieces := telling.hear(chunk):
                         await put(told := Told(index, pieces, offset=offset))
                         offset += len(told.text)

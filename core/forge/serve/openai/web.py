@@ -53,6 +53,7 @@ class Desk(Protocol):
     def largest(self) -> int: ...
     async def models(self) -> bytes: ...
     async def model(self, name: str) -> bytes: ...
+    async def health(self) -> bytes: ...
     async def chat(self, body: bytes) -> Answered: ...
     async def complete(self, body: bytes) -> Answered: ...
 
@@ -115,6 +116,9 @@ def application(
         return _Asking(lambda: desk.complete(body))
 
     async def health(_: Request) -> Response:
+        return _json(await desk.health())
+
+    async def live(_: Request) -> Response:
         return Response()
 
     async def faulty(_: Request, error: Exception) -> Response:
@@ -131,6 +135,7 @@ def application(
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/health", health),
+            Route("/live", live),
         ],
         exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
     )

@@ -1,0 +1,193 @@
+"""Whatever stands in a file's place, every reader of files that people write ends in forge's own error, and soon."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import fake_triton
+from forge.api.wiring import Doors
+from forge.build import in_containers, resolve
+from forge.build.resolve import Intake
+from forge.build.sources.folder import FolderOrigin
+from forge.check import reader as reading
+from forge.cli import main
+from forge.client.chat_template import ChatTemplate
+from forge.errors import (
+    BenchError,
+    ForgeError,
+    InferenceError,
+    LockError,
+    RecipeError,
+    RepositoryError,
+    SourceError,
+    StepError,
+    StoreError,
+)
+from forge.files import texts
+from forge.plan.steps import IMAGE
+from forge.repository import publish
+from forge.schema import manifest
+from forge.schema.values import CallPatch, Pinned, SourceKind, VerifyTable
+from forge.store import tenants
+from forge.store.store import Store
+from forge.trtllm import patches
+from forge.twin.checkpoint import read_json
+from forge.twin.faults import CheckpointFault
+from forge.verify import transcripts, verify
+from forge.verify.verify import Wish
+from skeleton_kit import load
+
+LONG = 120.0
+"""Seconds that no reader is meant to take, on any machine."""
+HUGE = 1 << 40
+RECIPE = 'name = "tiny"\nfamily = "llama"\n[source]\npath = "checkpoint"\n[runtime]\nkind = "twin"\n'
+Put = Callable[[Path], object]
+
+
+def huge(file: Path) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(HUGE)
+
+
+def unreadable(file: Path) -> None:
+    file.write_text("{}")
+    file.chmod(0)
+
+
+ODD: dict[str, Put] = {
+    "not UTF-8": lambda file: file.write_bytes(b'{"name": "\xff\xfe"}'),
+    "a folder": lambda file: file.mkdir(),
+    "a pipe": os.mkfifo,
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "huge": huge,
+    "a link to itself": lambda file: file.symlink_to(file.name),
+    "no permission": unreadable,
+    "deep": lambda file: file.write_text("a = " * file.name.endswith(".toml") + '{"a":' * 100_000),
+}
+PLAIN_TEXT = frozenset(ODD) - {"deep"}
+"""To a text that is not parsed where it is read nothing is too deep."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the file ``name`` of a folder, and ends in one of ``families`` where it is one of ``odd``."""
+
+    name: str
+    read: Callable[[Path], object]
+    families: tuple[type[Exception], ...]
+    odd: frozenset[str] = frozenset(ODD)
+
+
+def taken_in(folder: Path) -> Intake:
+    return Intake(Store(folder / "store", clock=lambda: 0.0), Doors(folder, {}, print), folder, print)
+
+
+def locked(file: Path) -> object:
+    recipe = file.with_name("tiny.toml")
+    recipe.write_text(RECIPE)
+    return taken_in(file.parent).order(recipe, locked=True)
+
+
+def shown(file: Path) -> object:
+    """By the command line: click itself refuses folders and what may not be read."""
+    told = CliRunner().invoke(main, ["bench", "page", str(file)])
+    assert told.exit_code in (2, BenchError.exit_code), told.output
+    assert str(file) in told.output.replace("\n", "")
+    raise BenchError(told.output, where=str(file), hint=told.output)
+
+
+def checkpoint(file: Path) -> object:
+    return FolderOrigin(file.parent).read(Pinned(SourceKind.PATH, "tiny", "", (), str(file.parent)))
+
+
+READERS = {
+    "recipe": Reader("odd.toml", lambda file: taken_in(file.parent).read(file), (SourceError, RecipeError)),
+    "lock": Reader("tiny.toml.lock", locked, (LockError,)),
+    "golden transcripts": Reader(
+        "tiny.toml.golden.json",
+        lambda file: transcripts.read(resolve.spoken(file.with_name("tiny.toml")), str(file)),
+        (ForgeError,),
+    ),
+    "prompts": Reader("odd.jsonl", lambda file: verify.terms(Wish(prompts=file), VerifyTable(), (), ""), (ForgeError,)),
+    "results": Reader("odd.json", shown, (BenchError,)),
+    "manifest": Reader(manifest.NAME, lambda file: publish.inventory(file.parent), (RepositoryError,)),
+    "chat template": Reader("chat_template.jinja", lambda file: ChatTemplate.of(file.parent), (InferenceError,), PLAIN_TEXT),
+    "tokenizer": Reader("tokenizer_config.json", lambda file: ChatTemplate.of(file.parent), (InferenceError,)),
+    "checkpoint": Reader("config.json", checkpoint, (SourceError,)),
+    "note of an image": Reader(IMAGE, lambda file: in_containers.noted(file.parent), (StoreError,)),
+    "what is patched": Reader("odd.json", lambda file: texts.table(file, StepError), (StepError,)),
+    "the twin": Reader("config.json", read_json, (CheckpointFault,)),
+    "preprocessing": Reader(
+        "config.json", lambda file: load("preprocessing", fake_triton)._json(file), (fake_triton.TritonModelException,)
+    ),
+}
+
+
+def outcome(read: Callable[[Path], object], file: Path) -> object:
+    """What comes of it, an error too; fails where nothing does."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(read(file))
+        except Exception as error:  # noqa: BLE001  # it is looked at by whoever asks
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LONG)
+    assert found, "it hangs"
+    return found[0]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("reader", READERS)
+def test_what_cannot_be_read_is_an_error_of_the_readers_family(tmp_path: Path, reader: str, odd: str) -> None:
+    asked = READERS[reader]
+    if odd not in asked.odd:
+        pytest.skip("a text, which is not parsed here")
+    if odd == "no permission" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    file = tmp_path / asked.name
+    ODD[odd](file)
+    found = outcome(asked.read, file)
+    assert isinstance(found, asked.families), found
+    assert file.name in str(found)
+    if isinstance(found, ForgeError) and not isinstance(found, RecipeError):
+        assert found.hint
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_check_looks_at_is_said_to_be_broken_and_the_look_goes_on(tmp_path: Path, odd: str) -> None:
+    if odd == "no permission" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    ODD[odd](tmp_path / "odd.json")
+    found = outcome(texts.document, tmp_path / "odd.json")
+    assert isinstance(found, tuple)
+    assert found[0] == {}
+    assert found[1]
+    (tmp_path / "model").mkdir()
+    ODD[odd](tmp_path / "model" / "config.pbtxt")
+    assert not isinstance(outcome(lambda place: reading.read(place, None), tmp_path), Exception)
+    ODD[odd](tmp_path / manifest.NAME)
+    assert isinstance(outcome(lambda place: tenants.standing(str(place)), tmp_path), str)
+
+
+def test_code_that_is_nested_too_deep_is_not_patched() -> None:
+    for text in ("(" * 100_000, "\0", "-" * 100_000 + "1"):
+        with pytest.raises(StepError):
+            patches.apply(CallPatch("x.py", "read", 0, ("a",)), text)
+
+
+def test_an_ordinary_file_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text('{"a": "ä"}')
+    assert texts.document(tmp_path / "good") == ({"a": "ä"}, "")
+    assert texts.read(tmp_path / "good", SourceError) == '{"a": "ä"}'
+    assert texts.there(tmp_path / "none", SourceError) is None
+    with pytest.raises(SourceError, match="there is no such file"):
+        texts.read(tmp_path / "none", SourceError)
