@@ -36,6 +36,8 @@ options:
   --kv_cache_dtype {int8,fp8}
   --calib_dataset DATASET
   --calib_size N
+  --max_draft_len N
+  --speculative_decoding_mode {draft_tokens_external,medusa,eagle}
 """
 
 LLMAPI = {

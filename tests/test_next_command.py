@@ -175,3 +175,76 @@ def _forge(root: Path, *words: object) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 8), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- a server that was never told
+
+
+UNTOLD = """
+import os, sys
+from pathlib import Path
+from fake_doors import World
+root = Path(sys.argv[1])
+shop, place = World().shop(root / "home"), root / "models"
+
+def die(event, arguments):
+    if event == "os.rename" and str(arguments[1]).startswith(str(place)) and "/.forge/" not in str(arguments[1]):
+        os._exit(9)
+
+sys.addaudithook(die)
+shop.build([root / "a.toml"], repository=place, prefixed=True)
+"""
+
+
+@pytest.fixture
+def served(world: World, tmp_path: Path) -> Workshop:
+    """A server on a and b, of which a has been published anew by a build that was killed, and finished by ``list``."""
+    for name in "ab":
+        (tmp_path / f"{name}.toml").write_text(TWIN.format(name=name))
+    shop = world.shop(tmp_path / "home")
+    shop.build([tmp_path / "a.toml", tmp_path / "b.toml"], repository=tmp_path / "models")
+    shop.serve(tmp_path / "models")
+    (tmp_path / "a.toml").write_text(TWIN.format(name="a") + "[build]\nmax_batch_size = 3\n")
+    process = child(UNTOLD, tmp_path)
+    said, errors = process.communicate()
+    assert process.returncode == 9, said + errors
+    assert [model.name for model in shop.models(tmp_path / "models")] == ["a", "b"]
+    assert not (tmp_path / "models" / ".forge" / "journal.json").exists()
+    world.server.told.clear()
+    return shop
+
+
+def told_of(world: World) -> set[str]:
+    """The recipes whose models the server was told to load."""
+    return {told.removeprefix("load ").partition("-")[0] for told in world.server.told if told.startswith("load ")}
+
+
+@pytest.mark.parametrize("named", [("a",), ("b",), ("a", "b")], ids="build {}".format)
+def test_a_build_tells_the_server_of_a_publish_that_was_finished_without_it(
+    served: Workshop, world: World, tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    recipes = [tmp_path / f"{name}.toml" for name in named]
+    served.build(recipes, repository=tmp_path / "models", prefixed=True)
+    assert told_of(world) == {"a"}
+    world.server.told.clear()
+    served.build(recipes, repository=tmp_path / "models", prefixed=True)
+    assert world.server.told == []
+
+
+def test_what_does_not_load_of_it_is_said_and_another_build_goes_on(served: Workshop, world: World, tmp_path: Path) -> None:
+    world.server.broken.add("a-tensorrt_llm")
+    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", prefixed=True)
+    assert any("a-tensorrt_llm" in event.text and "forge reload" in event.text for event in world.events)
+    world.server.broken.clear()
+    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", prefixed=True)
+    assert "load a-tensorrt_llm" in world.server.told
+
+
+def test_a_build_gives_up_the_names_that_a_killed_rename_has_left_in_the_server(
+    root: Path, world: World, names: set[str]
+) -> None:
+    COMMANDS["build"](world.shop(root / "home"), root)
+    require_whole(root / "models")
+    (running,) = world.server.alive
+    assert names.isdisjoint(running.models)
+    assert {name.partition("-")[0] for name in running.models} == {"a", "b"}

@@ -153,7 +153,7 @@ class Workshop:
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
-        return outlook(wanted, self.store)
+        return outlook(wanted, self.store, self._doors.origins)
 
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""

@@ -137,7 +137,7 @@ class Joining:
             fit, unfit = self.fit(joint, orders), ""
         except ForgeError as error:
             fit, unfit = None, str(error)
-        return Prospect(wanted, outlook(wanted, self.store), fit, unfit)
+        return Prospect(wanted, outlook(wanted, self.store, self.doors.origins), fit, unfit)
 
     def fit(self, joint: Joint, orders: Sequence[Order], gpu: str = "") -> Report:
         """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""

@@ -171,14 +171,14 @@ def plan(
         forge plan recipes/gemma-2b-it.toml
     """
     from forge.api.forge import Workshop
-    from forge.cli.figures import document as figures, lines
+    from forge.cli.figures import document as figures, lines, reason
     from forge.schema.values import Layout, RuntimeKind
 
     shop = Workshop.here(output.listener, executor=executor or "")
     kind, layout = RuntimeKind(runtime) if runtime else None, Layout(inside=assets == "inside")
     found = shop.foresee(recipes, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
-    rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), o.why) for o in found.steps]
+    rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), reason(o)) for o in found.steps]
     told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
     document = figures(found.fit) if found.fit else None
     answer = {"steps": found.steps, "notes": found.plan.notes, "fit": document, "unfit": found.unfit}

@@ -9,6 +9,7 @@ from forge.fit.memory import Estimate
 from forge.fit.report import Fit, Report
 from forge.fit.suggestions import Change
 from forge.fit.verdict import Verdict
+from forge.plan.preview import How, Outlook
 
 COLOURS: Mapping[Verdict, str] = {Verdict.FITS: "green", Verdict.LIMITED: "yellow", Verdict.NO: "red"}
 
@@ -17,6 +18,20 @@ def document(report: Report) -> dict[str, object]:
     """A report as JSON has it."""
     said = ("gpu", "gpus", "host", "fits", "shares", "short")
     return {"fit": report.fit, **{name: getattr(report, name) for name in said}}
+
+
+def reason(step: Outlook) -> str:
+    """Why a step of a plan is to be made, and what a copy of a person's own files costs."""
+    if (copy := step.copy) is None:
+        return step.why
+    told = f"copies {size(copy.written)} of your files"
+    if copy.how is How.HELD:
+        told = str(copy.how)
+    elif copy.how is How.SHARED:
+        told = f"{copy.how} with your files, 0 B are copied"
+    elif copy.written < copy.size:
+        told += f", {size(copy.size - copy.written)} share blocks"
+    return f"{step.why}; {told}" if step.why else told
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -1,13 +1,36 @@
 """What a build would do, step by step, and why: the plan held against the store. Looks, and changes nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
+from forge.build.sources.source import Origin
+from forge.files.copies import Copying
 from forge.fit.report import Report
-from forge.plan.steps import Plan, Step
+from forge.plan.steps import Fetch, Plan, Step
+from forge.schema.values import SourceKind
 from forge.store.artifact import Provenance
 from forge.store.store import Store
 
 FIRST = "first build"
+
+
+class How(StrEnum):
+    """What becomes of a person's own files in a build."""
+
+    HELD = "already in the store"
+    SHARED = "shares blocks"
+    COPIED = "copied"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a copy of files that lie on this machine costs: their bytes, and those of them that are written. Files on a
+    filesystem that shares blocks (reflink) write none, nor do those that the store holds."""
+
+    size: int
+    written: int
+    how: How
 
 
 @dataclass(frozen=True)
@@ -20,6 +43,8 @@ class Outlook:
     held: bool
     why: str
     size: int | None
+    copy: Copy | None = None
+    """Of files of a person's own; None for a step that takes none."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +57,9 @@ class Prospect:
     unfit: str = ""
 
 
-def outlook(plan: Plan, store: Store) -> tuple[Outlook, ...]:
-    """Every step of ``plan``, in the order of a build."""
-    return tuple(_prospect(step, store) for step in plan.steps)
+def outlook(plan: Plan, store: Store, origins: Mapping[SourceKind, Origin]) -> tuple[Outlook, ...]:
+    """Every step of ``plan``, in the order of a build. ``origins`` say what copies would cost."""
+    return tuple(_prospect(step, store, origins) for step in plan.steps)
 
 
 def provenance(step: Step) -> Provenance:
@@ -43,10 +68,26 @@ def provenance(step: Step) -> Provenance:
     return Provenance(step=step.name, action=type(step.action).__name__, inputs=step.inputs, needs=needs)
 
 
-def _prospect(step: Step, store: Store) -> Outlook:
+def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, Origin]) -> Outlook:
     held = store.find(step.key)
     why = "" if held else _why(provenance(step), store)
-    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, held.size if held else step.size)
+    size = held.size if held else step.size
+    copy = _copy(step, store, origins, held=held is not None)
+    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, copy)
+
+
+def _copy(step: Step, store: Store, origins: Mapping[SourceKind, Origin], *, held: bool) -> Copy | None:
+    if not isinstance(step.action, Fetch):
+        return None
+    pinned = step.action.source
+    origin = origins[pinned.kind]
+    if not isinstance(origin, Copying):
+        return None
+    size = sum(file.size for file in pinned.files)
+    if held:
+        return Copy(size, 0, How.HELD)
+    written = origin.cost(pinned, store.root / "staging")
+    return Copy(size, written, How.COPIED if written else How.SHARED)
 
 
 def _why(wanted: Provenance, store: Store) -> str:

@@ -82,7 +82,8 @@ def launch(
     _require_apart(held)
     place, models = next(iter(held)), [model for manifest in held.values() for model in manifest.models]
     plain = Launch(place, tuple(folder for model in models for folder in model.roles.values()), ports=ports, detach=detach)
-    plain = replace(plain, shelves=_shelves(held))
+    entries = {folder: model.entry for model in models for folder in model.roles.values()}
+    plain = replace(plain, shelves=_shelves(held), entries=entries)
     if not models:
         return plain
     ground = _common([_ground(place, model, store) for model in models], place, on)

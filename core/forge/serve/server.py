@@ -130,14 +130,15 @@ class Servers:
             require_gpus(launch, way.gpus)
             require_address(newcomers, way.inside(newcomers), line)
             way.furnish(launch, now)
-            return self._loaded(now, models)
+            return self._loaded(now, models, launch.entries)
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
         """Take ``models`` out one after the other, as the port says; one whose requests go on and on is not waited for."""
         with self._changing(running) as now:
             for model in models:
                 control.unload(now, model, min(self._patience, _DRAINED))
-                now = replace(now, models=tuple(each for each in now.models if each != model))  # noqa: PLW2901
+                kept = {name: key for name, key in now.loaded.items() if name != model}
+                now = replace(now, models=tuple(each for each in now.models if each != model), loaded=kept)  # noqa: PLW2901
                 self._states.keep(now)
             return now
 
@@ -168,7 +169,7 @@ class Servers:
                 processes.kill_stubs(now.shared_memory, model)
                 control.unload(now, model, _LOST)
             self._way(now.container).furnish(launch, now)
-            return self._loaded(now, wanted)
+            return self._loaded(now, wanted, launch.entries)
 
     def health(self, running: Running) -> Healths:
         """What is noted of its models."""
@@ -246,7 +247,7 @@ class Servers:
             processes.close_off(running.shared_memory)
             _require_control(launch, running, line)
             for turn in launch.turns:
-                running = self._loaded(running, turn)
+                running = self._loaded(running, turn, launch.entries)
             running = process.begin(running, self._environ)
             require_own_front(running)
             self._states.keep(running)
@@ -279,7 +280,8 @@ class Servers:
         marker, log = self._states.marker(launch.repository), self._states.log(launch.repository)
         running = Running(str(launch.repository), 0, 0.0, launch.ports, launch.first, str(log), marker, base=launch.base)
         others = tuple(map(str, launch.repositories[1:]))
-        return replace(running, others=others, container=marker if launch.image else "")
+        loaded = {model: launch.entries[model] for model in launch.first if model in launch.entries}
+        return replace(running, others=others, container=marker if launch.image else "", loaded=loaded)
 
     @contextmanager
     def _changing(self, running: Running) -> Generator[Running]:
@@ -295,13 +297,16 @@ class Servers:
             what = "another forge has been starting this server, or changing its models, all the time"
             raise ServerError(what, where=running.repository, hint="`forge status` and `forge logs` say how it is") from error
 
-    def _loaded(self, running: Running, models: Sequence[str]) -> Running:
-        """``running`` with ``models``; after each one, the state file says so."""
+    def _loaded(self, running: Running, models: Sequence[str], entries: Mapping[str, str]) -> Running:
+        """``running`` with ``models`` as they are published from ``entries``; after each one, the state file says so."""
         way, server = self._way(running.container), running
         for model in models:
             control.load(running, model, lambda: way.alive(server), self._patience)
-            if model not in running.models:
-                running = replace(running, models=(*running.models, model))
+            models_now = running.models if model in running.models else (*running.models, model)
+            known = {model: entries[model]} if model in entries else {}
+            now = replace(running, models=models_now, loaded={**running.loaded, **known})
+            if now != running:
+                running = now
                 self._states.keep(running)
         return running
 

@@ -43,20 +43,19 @@ class Launch:
     """For a container: ``all``, or device numbers or ids joined by commas; empty for none."""
     engines: tuple[str, ...] = ()
     """The ones of ``models`` that TensorRT-LLM's own C++ backend serves: two of them in one server need its orchestrator."""
-    world: int = 1
-    """Processes that hold the parts of one engine: tensor parallel times pipeline parallel."""
+    world: int = 1  # processes that hold the parts of one engine: tensor parallel times pipeline parallel
     ranks: int = 1  # GPUs that the largest of the models takes; llmapi's starts the processes of its parts itself
-    room: bool = False
-    """Start one engine so that others can be loaded beside it later: in orchestrator mode too."""
-    unrestricted: bool = False
-    """Leave out the options that keep model control to forge: this Triton does not know them."""
-    host_network: bool = False
-    """A container shares the machine's network, instead of having three ports of its own published."""
+    room: bool = False  # start one engine so that others can be loaded beside it later: in orchestrator mode too
+    unrestricted: bool = False  # leave out the options that keep model control to forge: this Triton does not know them
+    host_network: bool = False  # a container shares the machine's network, instead of having three ports of its own published
     shelves: tuple[Shelf, ...] = ()
     """Where the models stand in several repositories: all of them, ``repository`` being the first."""
     turns: tuple[tuple[str, ...], ...] = ()
     """Those of ``models`` that are loaded one group after the other once the rest are ready: an engine takes its share of the
     GPU memory that is free when it loads, and Triton keeps no order of its own."""
+
+    entries: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Model -> the key of what it is published from."""
 
     @property
     def repositories(self) -> tuple[Path, ...]:
@@ -102,10 +101,11 @@ class Running:
     base: tuple[str, ...] = ()  # what it was started on (see ``Launch.base``)
     front: int = 0  # the process that keeps OpenAI's API up; 0 where none does
     front_started: float = 0.0  # when that one started, as ``started``
-    nonce: str = ""
-    """The server's id, drawn for this start: it says whether the one that answers is this one."""
-    stranger: str = ""
-    """Who answers at one of its addresses in its place, as a sentence; empty where nobody does."""
+    nonce: str = ""  # the server's id, drawn for this start: it says whether the one that answers is this one
+    stranger: str = ""  # who answers at one of its addresses in its place, as a sentence; empty where nobody does
+
+    loaded: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Model -> the key of what it was loaded from; nothing of one that an older forge has loaded."""
 
     @property
     def repositories(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A server of this workshop goes on with the old version of a model until the new 
 of the repository again, so that what stands on the disk is what answers, now and after the next start.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,10 +65,11 @@ class Turnover:
             wanted = self._fits(running, place, before, models)
             with self._store.using(before.held):
                 done = publish.publish_all(coming, place, relocate)
-                after, served = publish.inventory(place), set(running.models)
+                after = publish.inventory(place)
                 change = _Change(place, before, relocate, [m for m in models if after.find(m.name) != before.find(m.name)])
-                late = [m for m, each in zip(models, done, strict=True) if each.changed or not {*m.roles.values()} <= served]
+                late = [m for m, each in zip(models, done, strict=True) if each.changed or _is_behind(running, m)]
                 try:
+                    running = self._catch_up(running, wanted, {model.name for model in models})
                     self._take_in(running, wanted, sorted(late, key=change.replaces), change)
                 except BaseException as error:  # Ctrl-C too: what is on the disk has to be what answers
                     raise self._told(error, self._undo(change)) from error
@@ -162,6 +163,20 @@ class Turnover:
             raise ServerError(what, where=error.where, hint=f"nothing was published; {error.hint}") from error
         return wanted
 
+    def _catch_up(self, running: Running, wanted: Launch, others: Container[str]) -> Running:
+        """Have a server load what was published while nobody told it: a publish that was killed, and that a later command has
+        finished. What does not load is said, and goes on as it was: ``others``, published now, do not depend on it."""
+        for model in (each for manifest in _held(running).values() for each in manifest.models):
+            if model.name in others or not _is_behind(running, model):
+                continue
+            self._say(f"{model.name}: published before, and being loaded by the server on {running.repository} now")
+            try:
+                running = self._server.load(running, wanted, in_turn(model), self._say)
+            except ServerError as error:
+                self._say(f"{error.what.partition(chr(10))[0]}; `forge reload` has it try again")
+                running = self._on(Path(running.repository)) or running
+        return running
+
     def _take_in(self, running: Running, wanted: Launch, models: Sequence[PublishedModel], change: _Change) -> None:
         for model in models:
             self._say(f"{model.name}: being loaded by the server on {running.repository}")
@@ -172,6 +187,8 @@ class Turnover:
             if former and (gone := _given_up(running, former, in_turn(model))):
                 running = self._server.unload(running, gone)
             self._say(f"{model.name}: the server answers with it")
+        if left := [folder for folder in running.models if folder not in wanted.models]:  # names that a killed publish gave up
+            self._server.unload(running, left)
 
     def _undo(self, change: _Change) -> str:
         """Put back the repository, then the server; what to say of how they are."""
@@ -206,6 +223,12 @@ class Turnover:
             failed = error.what.partition("\n")[0]
             return f"{back}, and the server could not follow: {failed}; `forge reload` has it try again"
         return f"{back}, and so has the server"
+
+
+def _is_behind(running: Running, model: PublishedModel) -> bool:
+    """Whether a server lacks some of a recipe's models, or has loaded them from something else than they are published from."""
+    folders = model.roles.values()
+    return not {*folders} <= {*running.models} or any(running.loaded.get(each, model.entry) != model.entry for each in folders)
 
 
 def _given_up(running: Running, model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:

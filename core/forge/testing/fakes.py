@@ -180,13 +180,14 @@ class FakeServer:
         number = len(self.alive) + 1
         first, *others = map(str, launch.repositories)
         running = Running(first, number, 0.0, launch.ports, launch.models, "", f"fake-{number}", "", tuple(others), launch.base)
+        running = replace(running, loaded=launch.entries)
         self.alive.append(running)
         return running
 
     def load(
         self,
         running: Running,
-        launch: Launch,  # noqa: ARG002 - the port's
+        launch: Launch,
         models: Sequence[str],
         line: Callable[[str], None],  # noqa: ARG002 - the port's
     ) -> Running:
@@ -196,7 +197,9 @@ class FakeServer:
             if model in self.interrupting:
                 raise KeyboardInterrupt
             self.told.append(f"load {model}")
-            running = self._changed(running, (*(each for each in running.models if each != model), model))
+            names = (*(each for each in running.models if each != model), model)
+            known = {model: launch.entries[model]} if model in launch.entries else {}
+            running = self._changed(running, names, {**running.loaded, **known})
         return running
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
@@ -204,12 +207,13 @@ class FakeServer:
             if model in self.stuck:
                 raise ServerError(f"model {model!r} could not be unloaded: it is stuck", where=running.repository)
             self.told.append(f"unload {model}")
-            running = self._changed(running, tuple(each for each in running.models if each != model))
+            kept = {name: key for name, key in running.loaded.items() if name != model}
+            running = self._changed(running, tuple(each for each in running.models if each != model), kept)
         return running
 
-    def _changed(self, running: Running, models: tuple[str, ...]) -> Running:
+    def _changed(self, running: Running, models: tuple[str, ...], loaded: Mapping[str, str]) -> Running:
         at = next(number for number, each in enumerate(self.alive) if each.shared_memory == running.shared_memory)
-        self.alive[at] = replace(self.alive[at], models=models)
+        self.alive[at] = replace(self.alive[at], models=models, loaded=loaded)
         return self.alive[at]
 
     def running(self) -> tuple[Running, ...]:
