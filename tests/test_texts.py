@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import fake_triton
 from forge.api.wiring import Doors
-from forge.build import in_containers, resolve
+from forge.build import resolve
 from forge.build.resolve import Intake
 from forge.build.sources.folder import FolderOrigin
 from forge.check import reader as reading
@@ -29,11 +29,11 @@ from forge.errors import (
     StoreError,
 )
 from forge.files import texts
-from forge.plan.steps import IMAGE
 from forge.repository import publish
 from forge.schema import manifest
 from forge.schema.values import CallPatch, Pinned, SourceKind, VerifyTable
 from forge.store import tenants
+from forge.store.artifact import IMAGE, noted
 from forge.store.store import Store
 from forge.trtllm import patches
 from forge.twin.checkpoint import read_json
@@ -119,7 +119,7 @@ READERS = {
     "chat template": Reader("chat_template.jinja", lambda file: ChatTemplate.of(file.parent), (InferenceError,), PLAIN_TEXT),
     "tokenizer": Reader("tokenizer_config.json", lambda file: ChatTemplate.of(file.parent), (InferenceError,)),
     "checkpoint": Reader("config.json", checkpoint, (SourceError,)),
-    "note of an image": Reader(IMAGE, lambda file: in_containers.noted(file.parent), (StoreError,)),
+    "note of an image": Reader(IMAGE, lambda file: noted(file.parent), (StoreError,)),
     "what is patched": Reader("odd.json", lambda file: texts.table(file, StepError), (StepError,)),
     "the twin": Reader("config.json", read_json, (CheckpointFault,)),
     "preprocessing": Reader(

@@ -21,14 +21,13 @@ from forge.bench.quality import Exam
 from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
 from forge.bench.workload import Counted, Counter, Offer, Workload
 from forge.build.builder import Builder
-from forge.build.in_containers import noted
 from forge.client.sampling import over, seeded
 from forge.errors import BenchError, InferenceError
 from forge.events import Event, Listener
 from forge.files import texts
-from forge.plan.steps import IMAGE
 from forge.schema.values import Ports
 from forge.serve.lookup import Target
+from forge.store.artifact import IMAGE, noted
 from forge.store.store import Store
 
 _EXAM_CALLERS = 4

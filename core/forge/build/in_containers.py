@@ -6,24 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from forge.errors import ForgeError, HostError, StepError, StoreError
+from forge.errors import ForgeError, HostError, StepError
 from forge.events import Event, Listener
-from forge.files import texts
 from forge.machine.containers import HOME, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
-from forge.plan.steps import IMAGE, MakeImage, ReadToolchain, Run, Step
+from forge.plan.steps import MakeImage, ReadToolchain, Run, Step
 from forge.schema.values import LOCAL
+from forge.store.artifact import IMAGE
 from forge.trtllm import patches, toolchain
 
 Line = Callable[[str], None]
-
-
-def noted(artifact: Path) -> dict[str, str]:
-    """What the artifact of an image says of it: ``id``, and ``base`` and ``reference``, which an older forge left out."""
-    hint = "`forge cache verify` finds what is damaged"
-    stated = texts.table(artifact / IMAGE, StoreError, "the note of an image", hint=hint)
-    if "id" not in stated:
-        raise StoreError("the note of an image names none", where=str(artifact / IMAGE), hint=hint)
-    return {name: str(value) for name, value in stated.items()}
 
 
 @dataclass(frozen=True, slots=True)

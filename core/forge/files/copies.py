@@ -9,11 +9,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from blake3 import blake3
-
-from forge.schema.values import Pinned
 
 Moment = tuple[int, int, int, int, int]
 """(device, inode number, bytes, modified in ns, changed in ns). A program can set the time of modification back, and the time
@@ -35,15 +32,6 @@ class Copied:
     size: int
     blake3: str
     shared: bool
-
-
-@runtime_checkable
-class Copying(Protocol):
-    """An origin of files that lie on this machine: a fetch copies them."""
-
-    def cost(self, pinned: Pinned, into: Path) -> int:
-        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
-        ...
 
 
 def digest(path: Path, size: int) -> str:

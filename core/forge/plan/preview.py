@@ -3,16 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from forge.build.sources.source import Origin
-from forge.files.copies import Copying
 from forge.fit.report import Report
 from forge.plan.steps import Fetch, Plan, Step
-from forge.schema.values import SourceKind
+from forge.schema.values import Pinned, SourceKind
 from forge.store.artifact import Provenance
 from forge.store.store import Store
 
 FIRST = "first build"
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """An origin of files that lie on this machine: a fetch copies them."""
+
+    def cost(self, pinned: Pinned, into: Path) -> int:
+        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
+        ...
 
 
 class How(StrEnum):
@@ -57,7 +66,7 @@ class Prospect:
     unfit: str = ""
 
 
-def outlook(plan: Plan, store: Store, origins: Mapping[SourceKind, Origin]) -> tuple[Outlook, ...]:
+def outlook(plan: Plan, store: Store, origins: Mapping[SourceKind, object]) -> tuple[Outlook, ...]:
     """Every step of ``plan``, in the order of a build. ``origins`` say what copies would cost."""
     return tuple(_prospect(step, store, origins) for step in plan.steps)
 
@@ -68,7 +77,7 @@ def provenance(step: Step) -> Provenance:
     return Provenance(step=step.name, action=type(step.action).__name__, inputs=step.inputs, needs=needs)
 
 
-def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, Origin]) -> Outlook:
+def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, object]) -> Outlook:
     held = store.find(step.key)
     why = "" if held else _why(provenance(step), store)
     size = held.size if held else step.size
@@ -76,7 +85,7 @@ def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, Origin]) ->
     return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, copy)
 
 
-def _copy(step: Step, store: Store, origins: Mapping[SourceKind, Origin], *, held: bool) -> Copy | None:
+def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, held: bool) -> Copy | None:
     if not isinstance(step.action, Fetch):
         return None
     pinned = step.action.source

@@ -11,10 +11,6 @@ from blake3 import blake3
 
 from forge.schema.values import Command, Environment, Names, Patch, Pinned, Requirements, Role, Scalar, TextFile
 
-IMAGE = "image.json"
-"""What the artifact of a family image holds: the image's id, and what it was made from. The image itself is the daemon's."""
-
-
 FORMAT = 1
 """Enters every key: raise it when the meaning of an action changes without its words changing."""
 LONG = 200

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forge.build.in_containers import noted
 from forge.errors import ServerError
-from forge.plan.steps import IMAGE
 from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import LOCAL, Ports, Role, RuntimeKind
 from forge.serve.types import ORCHESTRATED, Launch, Shelf
-from forge.store.artifact import Artifact
+from forge.store.artifact import IMAGE, Artifact, noted
 from forge.store.store import Store
 
 AGAIN = "build it again: `forge build RECIPE`"

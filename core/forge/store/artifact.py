@@ -11,12 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import StoreError
-from forge.files import trees
+from forge.files import texts, trees
 from forge.files.trees import Entry
 
 MANIFEST = "manifest.json"
 LISTING = "files.json"
 TREE = "tree"
+IMAGE = "image.json"
+"""What the artifact of a family image holds: the image's id, and what it was made from. The image itself is the daemon's."""
 _SHOWN = 5
 
 
@@ -77,6 +79,15 @@ class Artifact:
         except OSError as error:
             problem = trees.reason(error, listing)
         raise StoreError(f"an artifact's listing is damaged: {problem}", where=str(listing), hint="Run `forge cache verify`.")
+
+
+def noted(artifact: Path) -> dict[str, str]:
+    """What the artifact of an image says of it: ``id``, and ``base`` and ``reference``, which an older forge left out."""
+    hint = "`forge cache verify` finds what is damaged"
+    stated = texts.table(artifact / IMAGE, StoreError, "the note of an image", hint=hint)
+    if "id" not in stated:
+        raise StoreError("the note of an image names none", where=str(artifact / IMAGE), hint=hint)
+    return {name: str(value) for name, value in stated.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace as altered
 
-from forge.build.in_containers import noted
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
 from forge.files import texts, trees
 from forge.plan.steps import Plan, Step, Verify
@@ -22,6 +21,7 @@ from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, Role, RuntimeKind, VerifyTable
 from forge.serve.launch import launch
 from forge.serve.lookup import Target
+from forge.store.artifact import noted
 from forge.store.store import Store
 from forge.verify import transcripts
 from forge.verify.interview import Interview
