@@ -137,14 +137,12 @@ def test_the_next_command_finishes_what_was_killed_under_a_server(root: Path, wo
     require_whole(root / "models")
 
 
-def test_status_tells_of_the_server_and_leaves_what_was_killed_to_a_command_that_reads_it(
-    root: Path, world: World, names: set[str]
-) -> None:
+def test_status_tells_of_the_server_and_finishes_what_was_killed(root: Path, world: World, names: set[str]) -> None:
+    """It asks which model calls which, and that stands in the manifest; what is loaded stays as it is until a reload."""
     shop = world.shop(root / "home")
     assert {state.model for state in shop.care.states(shop.servers()) if state.answers} == names
-    assert (root / "models" / ".forge" / "journal.json").is_file()
-    _reload(shop, root)
     require_whole(root / "models")
+    _reload(shop, root)
 
 
 def test_who_may_only_read_is_told_what_it_will_hold(root: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
