@@ -59,10 +59,12 @@ def stub(tmp_path: Path) -> Iterator[None]:
     """A process with the arguments of one of the model's stubs."""
     code = tmp_path / "bls" / "1" / "model.py"
     code.parent.mkdir(parents=True)
-    code.write_text("input()\n")
+    code.write_text("print('here', flush=True)\ninput()\n")
     words = ["/opt/triton_python_backend_stub", str(code), f"{MARKER}-region"]
-    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
+            assert process.stdout
+            assert process.stdout.readline()  # it has begun: before that its arguments may not be seen, and it is at work
             yield
         finally:
             process.kill()

@@ -94,14 +94,20 @@ def living(shop: Workshop, repository: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def moved(shop: Workshop, living: Running) -> Iterator[Running]:
+    with elsewhere(shop, living) as lost:
+        yield lost
+
+
+@contextmanager
+def elsewhere(shop: Workshop, running: Running) -> Generator[Running]:
     """The same server, as if its ports were others: those of a stranger."""
     http, grpc = spare(2)
     states = States(shop.home / "servers")
-    lost = replace(living, ports=replace(living.ports, http=http, grpc=grpc))
+    lost = replace(running, ports=replace(running.ports, http=http, grpc=grpc))
     states.keep(lost)
     yield lost
-    if processes.marked(living.shared_memory):
-        states.keep(living)
+    if processes.marked(running.shared_memory):
+        states.keep(running)
 
 
 @pytest.mark.parametrize("command", ASKED_OF_A_LIVING)
@@ -169,10 +175,12 @@ def test_a_stranger_at_a_dead_servers_ports_is_told_nothing(dead: Remains, comma
 # -- the end of one that lives
 
 
-def test_stop_ends_the_server_and_leaves_the_stranger(moved: Running, repository: Path) -> None:
-    secret = key_file(moved).read_bytes()
-    with stranger(moved.ports) as other:
-        said = told("stop", repository)
+def test_stop_ends_the_server_and_leaves_the_stranger(shop: Workshop, repository: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(repository, tmp_path / "repository", symlinks=True)
+    running = shop.serve(place, free_ports(), restart=False)
+    secret = key_file(running).read_bytes()
+    with elsewhere(shop, running) as moved, stranger(moved.ports) as other:
+        said = told("stop", place)
     assert said.exit_code == 0, said.output
     assert processes.marked(moved.shared_memory) == ()
     assert_silent(other, moved, secret)
