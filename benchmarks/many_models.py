@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.check.check import Checker
+from forge.schema.values import BuildOptions
 
 RECIPE = 'name = "model-{number:04}"\nfamily = "llama"\n[source]\nhub = "acme/model-{number:04}"\n[runtime]\nkind = "twin"\n'
 MODELS = (1, 10, 100, 1000)
@@ -47,13 +48,13 @@ def measured(folder: Path, count: int) -> dict[str, float]:
     """Milliseconds per model of each kind of work, on a fresh home."""
     files, place = recipes(folder / "recipes", count), folder / "models"
     world = World()
-    shop: Workshop = world.shop(folder / "home")
+    shop: Forge = world.shop(folder / "home")
     checker = Checker(shop.store, FakeDoors(folder / "home", world).machine)
     taken = {
-        "plan": seconds(lambda: shop.plan(files, prefixed=True)),
-        "build and publish": seconds(lambda: shop.build(files, repository=place, prefixed=True)),
+        "plan": seconds(lambda: shop.plan(files, options=BuildOptions(prefixed=True))),
+        "build and publish": seconds(lambda: shop.build(files, repository=place, options=BuildOptions(prefixed=True))),
         "check": seconds(lambda: checker.check(place)),
-        "null build": seconds(lambda: shop.build(files, repository=place, prefixed=True)),
+        "null build": seconds(lambda: shop.build(files, repository=place, options=BuildOptions(prefixed=True))),
     }
     return {name: 1000 * whole / count for name, whole in taken.items()}
 

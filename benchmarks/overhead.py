@@ -79,10 +79,10 @@ def prepare(folder: Path, width: int) -> str:
 
 def script(folder: Path, image: str) -> str:
     """The same by hand: a shell script of docker commands, that says when each step is over."""
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.plan.steps import Run, Stage
 
-    shop = Workshop(folder / "used", dict(os.environ))
+    shop = Forge(folder / "used", dict(os.environ))
     shop.make([folder / "other.toml"], Stage.BUILD)
     steps = {step.name: step for step in shop.plan([folder / "random.toml"]).steps}
     (folder / "Dockerfile").write_text(shop.dockerfile(folder / "random.toml"))

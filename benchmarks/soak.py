@@ -22,7 +22,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client import AsyncClient, InferenceError, Request
 
 TESTS = Path(__file__).parent.parent / "tests"
@@ -132,7 +132,7 @@ def served(instances: int) -> Generator[tuple[str, str]]:
     import tiny_served
     from patience import free_ports
 
-    shop = Workshop.here()
+    shop = Forge.here()
     shop.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shop.home) as folder:
         place = Path(folder)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.schema.values import Ports
 from forge.twin.arrays import Ints
@@ -80,7 +80,7 @@ def free_ports() -> Ports:
 @contextlib.contextmanager
 def served() -> Generator[Served]:
     """The demo's recipe, built and served for this run by forge's Python API."""
-    shop = Workshop.here()
+    shop = Forge.here()
     shop.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shop.home) as folder:
         built = shop.build([RECIPE], repository=Path(folder) / "repository")
@@ -147,7 +147,7 @@ def transformers_generate(checkpoint: Path) -> Callable[[Ints, int], Run]:
     return generate
 
 
-def stream(shop: Workshop, target: Served, count: int) -> Run:
+def stream(shop: Forge, target: Served, count: int) -> Run:
     """One stream through Triton."""
     request = Request(target.model, PROMPT, count, min_tokens=count)
     began = time.perf_counter()
@@ -155,7 +155,7 @@ def stream(shop: Workshop, target: Served, count: int) -> Run:
     return Run(times[0], times[-1], count)
 
 
-def streams(shop: Workshop, target: Served, count: int, many: int) -> Run:
+def streams(shop: Forge, target: Served, count: int, many: int) -> Run:
     """Many streams at once; the last one to end ends the run."""
     began, runs = time.perf_counter(), list[Run]()
     threads = [threading.Thread(target=lambda: runs.append(stream(shop, target, count))) for _ in range(many)]
@@ -170,7 +170,7 @@ def streams(shop: Workshop, target: Served, count: int, many: int) -> Run:
 
 def measure(target: Served, count: int, rounds: int) -> dict[str, list[Run]]:
     """Every way, once a round, after one round that is thrown away."""
-    shop = Workshop.here()
+    shop = Forge.here()
     tokenizer = Tokenizer.from_file(str(target.tokenizer / "tokenizer.json"))
     prompt: Ints = np.array(tokenizer.encode(PROMPT).ids, np.int64)
     end = tokenizer.token_to_id("<|im_end|>") or 0

@@ -8,10 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from forge.api.forge import Workshop
-from forge.errors import ForgeError
-from forge.events import Event
-from forge.schema.values import Ports
+from forge import Event, Forge, ForgeError, Ports
 
 
 def tell(event: Event) -> None:
@@ -21,17 +18,17 @@ def tell(event: Event) -> None:
 
 
 def main(recipe: str, question: str, repository: Path, ports: Ports) -> None:
-    shop = Workshop.here(tell)
-    built = shop.build([recipe], repository=repository)
-    running = shop.serve(repository, ports)
+    forge = Forge.here(tell)
+    built = forge.build([recipe], repository=repository)
+    running = forge.serve(repository, ports)
     try:
-        target = shop.target(built.models[0].name, repository)
-        request = replace(target.request(shop.templated(target, [("user", question)])), max_tokens=48, seed=7)
-        for chunk in shop.generate(target.address, request):
+        target = forge.target(built.models[0].name, repository)
+        request = replace(target.request(forge.templated(target, [("user", question)])), max_tokens=48, seed=7)
+        for chunk in forge.generate(target.address, request):
             print(chunk.text, end="", flush=True)
         print()
     finally:
-        shop.stop(running)
+        forge.stop(running)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from forge.api.forge import Workshop
-from forge.errors import ForgeError
-from forge.events import Event
-from forge.schema.values import Ports
+from forge import Event, Forge, ForgeError, Ports
 
 DEPLOYMENT = Path(__file__).parent.parent / "deployments" / "two-chatbots.toml"
 
@@ -24,17 +21,17 @@ def tell(event: Event) -> None:
 
 def main(question: str, repository: Path, ports: Ports | None = None) -> None:
     """Build and serve the deployment, but for its repository and its ports, and ask each of its models once."""
-    shop = Workshop.here(tell, jobs=2)
-    built = shop.build([DEPLOYMENT], repository=repository)
-    running = shop.serve(repository, ports or shop.joint([DEPLOYMENT]).ports)
+    forge = Forge.here(tell, jobs=2)
+    built = forge.build([DEPLOYMENT], repository=repository)
+    running = forge.serve(repository, ports or forge.joint([DEPLOYMENT]).ports)
     try:
         for model in built.models:
-            target = shop.target(model.name, repository)
-            request = replace(target.request(shop.templated(target, [("user", question)])), max_tokens=32, seed=7)
-            answer = "".join(chunk.text for chunk in shop.generate(target.address, request))
+            target = forge.target(model.name, repository)
+            request = replace(target.request(forge.templated(target, [("user", question)])), max_tokens=32, seed=7)
+            answer = "".join(chunk.text for chunk in forge.generate(target.address, request))
             print(f"{model.name}: {answer}")
     finally:
-        shop.stop(running)
+        forge.stop(running)
 
 
 if __name__ == "__main__":

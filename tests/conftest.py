@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from fake_doors import World
 from forge.api.built import Built
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.serve.lookup import Target
 from patience import free_ports
@@ -44,17 +44,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world() -> World:
-    """The fakes of one test: a workshop over them is ``world.shop(home)``."""
+    """The fakes of one test: a Forge over them is ``world.shop(home)``."""
     return World()
 
 
 @pytest.fixture(scope="session")
-def shop(home: Path) -> Workshop:
-    return Workshop(home, dict(os.environ))
+def shop(home: Path) -> Forge:
+    return Forge(home, dict(os.environ))
 
 
 @pytest.fixture(scope="session")
-def smollm2(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def smollm2(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The demo's repository, built for real."""
     return shop.build([SMOLLM2], repository=tmp_path_factory.mktemp("smollm2") / "repository")
 
@@ -73,7 +73,7 @@ def smollm2_checkpoint(smollm2: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(shop: Workshop, smollm2: Built) -> Iterator[Target]:
+def served(shop: Forge, smollm2: Built) -> Iterator[Target]:
     """The demo's repository, served by a real Triton; every end-to-end test asks this one server."""
     running = shop.serve(smollm2.repository, free_ports())
     yield shop.target("smollm2-135m-instruct", smollm2.repository)
@@ -84,7 +84,7 @@ Say = Callable[[Request], str]
 
 
 @pytest.fixture(scope="session")
-def say(shop: Workshop, served: Target) -> Say:
+def say(shop: Forge, served: Target) -> Say:
     """Ask for one answer, whole."""
 
     def ask(request: Request) -> str:
@@ -93,6 +93,6 @@ def say(shop: Workshop, served: Target) -> Say:
     return ask
 
 
-def chat(shop: Workshop, target: Target, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
+def chat(shop: Forge, target: Target, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
     """``question`` in the model's chat template."""
     return shop.templated(target, [*history, ("user", question)])

@@ -1,4 +1,4 @@
-"""A workshop whose doors lead to fakes: everything between the recipe and the repository is real, the world is not."""
+"""A Forge whose doors lead to fakes: everything between the recipe and the repository is real, the world is not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from fake_containers import FakeContainers
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.api.wiring import Doors
 from forge.build.builder import Tools
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
 from forge.client.types import Client
-from forge.events import Event
+from forge.events import Event, Listener
 from forge.machine.containers import Containers, Inside
 from forge.machine.inside import Here
 from forge.schema.values import Gpu, Host, SourceKind, TextFile
@@ -43,9 +43,11 @@ class World:
     gpus: tuple[Gpu, ...] = ()
     memory: int = 16 * 10**9
     events: list[Event] = field(default_factory=list[Event])
+    doors: list[Doors] = field(default_factory=list[Doors])
 
-    def shop(self, home: Path) -> Workshop:
-        return Workshop(home, {}, self.events.append, FakeDoors(home, self))
+    def shop(self, home: Path, listener: Listener | None = None) -> Forge:
+        self.doors.append(FakeDoors(home, self))
+        return Forge(home, {}, listener or self.events.append, self.doors[-1])
 
     def made(self) -> list[str]:
         """The steps that were made, by name."""

@@ -16,7 +16,7 @@ import pytest
 from bench_kit import Letters
 from conftest import chat
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.api.wiring import Doors
 from forge.bench.aiperf import records as aiperf
 from forge.bench.aiperf.driver import EXPORT, LOG, Aiperf, AiperfDriver
@@ -247,7 +247,7 @@ def test_the_environment_is_announced_made_once_and_pinned(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def python(shop: Workshop) -> Path:
+def python(shop: Forge) -> Path:
     """AIPerf's real environment, of the session's home."""
     doors = Doors(shop.home, dict(os.environ), lambda _: None)
     there = doors.host()
@@ -300,7 +300,7 @@ def test_the_plugin_hears_what_is_new_in_each_response(
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_both_drivers_measure_the_same_on_one_server(shop: Workshop, served: Target) -> None:
+def test_both_drivers_measure_the_same_on_one_server(shop: Forge, served: Target) -> None:
     common = {"requests": 6, "repeats": 1, "concurrency": 2, "input_tokens": 24, "output_tokens": 8}
     own, _ = shop.bench(served.model.name, served.repository, Wish(**common))  # type: ignore[arg-type]
     theirs, _ = shop.bench(served.model.name, served.repository, Wish(**common, driver="aiperf"))  # type: ignore[arg-type]
@@ -325,7 +325,7 @@ CHAT = (
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_aiperfs_own_chat_endpoint_measures_openais_api(shop: Workshop, served: Target, python: Path, tmp_path: Path) -> None:
+def test_aiperfs_own_chat_endpoint_measures_openais_api(shop: Forge, served: Target, python: Path, tmp_path: Path) -> None:
     """AIPerf as it comes, without forge's plugin."""
     with (
         front(served.address, served.repository) as address,

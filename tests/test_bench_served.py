@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.bench import compare, prompts, results
 from forge.bench.instruments import parse
 from forge.bench.options import Wish
@@ -66,7 +66,7 @@ def test_prompts_have_their_length_in_the_models_own_tokens(smollm2_checkpoint: 
 
 
 @pytest.fixture(scope="module")
-def measured(shop: Workshop, served: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+def measured(shop: Forge, served: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     quality = tmp_path_factory.mktemp("quality") / "quality.toml"
     quality.write_text(QUALITY)
     wish = Wish(
@@ -114,7 +114,7 @@ def test_tritons_own_counters_agree_on_the_number_of_requests(measured: tuple[Re
 
 @pytest.mark.slow
 def test_the_results_are_bound_to_what_was_measured_and_kept(
-    measured: tuple[Results, Path], served: Target, shop: Workshop
+    measured: tuple[Results, Path], served: Target, shop: Forge
 ) -> None:
     found, file = measured
     assert results.read(file.read_bytes(), str(file)) == found

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import SourceError
 from forge.plan.lock import lock, read, stale, write
 from forge.schema.values import Calibration, ConvertTable, FileFact, Pinned, Recipe, RuntimeKind, Source, SourceKind
@@ -29,7 +29,7 @@ size = 64
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -41,7 +41,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_texts_are_fetched_before_and_mounted_where_quantize_is_told(
-    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+    shop: Forge, world: World, recipe: Path, tmp_path: Path
 ) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     quantize = world.containers.ran[0]
@@ -53,7 +53,7 @@ def test_texts_are_fetched_before_and_mounted_where_quantize_is_told(
     assert {file.name: file.read_bytes() for file in mounted.iterdir()} == world.origin.texts
 
 
-def test_other_texts_are_another_checkpoint_and_the_model_stays(shop: Workshop, world: World, recipe: Path) -> None:
+def test_other_texts_are_another_checkpoint_and_the_model_stays(shop: Forge, world: World, recipe: Path) -> None:
     before = {step.name: step.key for step in shop.plan([recipe]).steps}
     world.origin.texts["more.jsonl"] = b'{"text": "other words"}\n'
     after = {step.name: step.key for step in shop.plan([recipe]).steps}
@@ -61,7 +61,7 @@ def test_other_texts_are_another_checkpoint_and_the_model_stays(shop: Workshop, 
     assert moved == {"tiny: calibration", "tiny: checkpoint", "tiny: engine", "tiny: entry"}
 
 
-def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Workshop, world: World, recipe: Path) -> None:
+def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Forge, world: World, recipe: Path) -> None:
     file, _ = shop.lock(recipe)
     said = json.loads(file.read_text())
     assert said["asked"]["calibration"] == {"hub": "acme/texts", "size": 64}
@@ -75,12 +75,12 @@ def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Workshop
     assert "more.jsonl" in file.read_text()
 
 
-def test_a_recipe_served_by_the_twin_for_once_asks_for_no_texts(shop: Workshop, world: World, recipe: Path) -> None:
+def test_a_recipe_served_by_the_twin_for_once_asks_for_no_texts(shop: Forge, world: World, recipe: Path) -> None:
     world.origin.texts.clear()
     assert shop.order(recipe, runtime=RuntimeKind.TWIN).facts.calibration is None
 
 
-def test_doctor_looks_for_the_texts_too(shop: Workshop, world: World, recipe: Path) -> None:
+def test_doctor_looks_for_the_texts_too(shop: Forge, world: World, recipe: Path) -> None:
     told = [each.what for each in shop.examine([recipe]) if each.check == "source"]
     assert len(told) == 2
     assert any("datasets/acme/texts" in each for each in told)

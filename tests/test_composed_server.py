@@ -17,13 +17,13 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.check.check import Checker
 from forge.client.types import Request
 from forge.machine.probe import ThisMachine
 from forge.repository import bls as siblings, config as repository, publish
 from forge.schema.manifest import PublishedModel
-from forge.schema.values import Layout, Ports, Role
+from forge.schema.values import BuildOptions, Ports, Role
 from forge.serve.launch import launch
 from forge.serve.server import Servers
 from nvidias_bls import bls
@@ -74,11 +74,11 @@ def take_nvidias(place: Path, model: PublishedModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+def two(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     """Both published with their assets inside; the bls of ``two`` is in NVIDIA's manner. Served without naming any model."""
     folder = tmp_path_factory.mktemp("two")
     recipes = [recipe(folder, "one", 2), recipe(folder, "two", 4)]
-    built = shop.build(recipes, repository=folder / "models", layout=Layout(inside=True))
+    built = shop.build(recipes, repository=folder / "models", options=BuildOptions(inside=True))
     models = {model.name: model for model in built.models}
     take_nvidias(built.repository, models["two"])
     ports = free_ports()
@@ -109,22 +109,22 @@ def await_ready(server: subprocess.Popen[bytes], ports: Ports, log: Path) -> Non
     pytest.fail(log.read_text()[-4000:])
 
 
-def say(shop: Workshop, two: Two, name: str, role: Role) -> str:
+def say(shop: Forge, two: Two, name: str, role: Role) -> str:
     request = Request(model=two.models[name].roles[role], prompt=PROMPT, max_tokens=12, top_k=1)
     return "".join(chunk.text for chunk in shop.generate(f"127.0.0.1:{two.ports.grpc}", request))
 
 
 @pytest.mark.parametrize("role", [Role.BLS, Role.ENSEMBLE])
-def test_each_model_answers_under_its_own_names(shop: Workshop, two: Two, role: Role) -> None:
+def test_each_model_answers_under_its_own_names(shop: Forge, two: Two, role: Role) -> None:
     said = {name: say(shop, two, name, role) for name in two.models}
     assert all(said.values())
     assert said["one"] != said["two"]
 
 
 @pytest.mark.parametrize("name", ["one", "two"])
-def test_a_models_bls_says_what_its_ensemble_says(shop: Workshop, two: Two, name: str) -> None:
+def test_a_models_bls_says_what_its_ensemble_says(shop: Forge, two: Two, name: str) -> None:
     assert say(shop, two, name, Role.BLS) == say(shop, two, name, Role.ENSEMBLE)
 
 
-def test_the_check_finds_nothing_in_it(shop: Workshop, two: Two) -> None:
+def test_the_check_finds_nothing_in_it(shop: Forge, two: Two) -> None:
     assert Checker(shop.store, ThisMachine({})).check(two.place).findings == ()

@@ -8,22 +8,22 @@ import pytest
 from click.testing import CliRunner
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.check.config import read as read_config
 from forge.cli import main
 from forge.errors import RepositoryError
 from forge.files import copies, trees
 from forge.repository import publish
-from forge.schema.values import Layout, Ports, Role
+from forge.schema.values import BuildOptions, Ports, Role
 from nvidias_bls import bls
 
-RENAMING = Layout(rename_plain=True)
+RENAMING = BuildOptions(rename_plain=True)
 ROLES = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
 BLS = "/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/"
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -61,7 +61,7 @@ def steps(folder: Path) -> list[str]:
     return [step.model for step in read_config((folder / "config.pbtxt").read_text()).steps]
 
 
-def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a")], repository=models)
     before = seen(models)
     shop.add([recipe(tmp_path, "b")], repository=models)
@@ -76,7 +76,7 @@ def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: 
     }
 
 
-def test_a_new_version_of_one_leaves_every_file_of_the_others(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_a_new_version_of_one_leaves_every_file_of_the_others(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a"), recipe(tmp_path, "b")], repository=models)
     before = seen(models, but="a")
     config = (models / "a-tensorrt_llm/config.pbtxt").read_text()
@@ -86,7 +86,7 @@ def test_a_new_version_of_one_leaves_every_file_of_the_others(shop: Workshop, mo
 
 
 def test_beside_a_plain_model_nothing_is_added_and_the_way_out_is_named(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     shop.build([recipe(tmp_path, "a")], repository=models)
     before, fetched = seen(models), world.origin.fetches
@@ -101,9 +101,7 @@ def test_beside_a_plain_model_nothing_is_added_and_the_way_out_is_named(
     assert (seen(models), world.origin.fetches) == (before, fetched)
 
 
-def test_a_plain_model_is_not_built_beside_others_and_the_way_out_is_named(
-    shop: Workshop, models: Path, tmp_path: Path
-) -> None:
+def test_a_plain_model_is_not_built_beside_others_and_the_way_out_is_named(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a")], repository=models)
     with pytest.raises(RepositoryError, match="'b' has plain folder names") as caught:
         shop.build([recipe(tmp_path, "b")], repository=models)
@@ -112,16 +110,16 @@ def test_a_plain_model_is_not_built_beside_others_and_the_way_out_is_named(
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_plain_model_is_renamed_without_its_recipe_to_what_a_build_under_its_prefix_gives(
-    shop: Workshop, models: Path, tmp_path: Path, inside: bool
+    shop: Forge, models: Path, tmp_path: Path, inside: bool
 ) -> None:
     file = recipe(tmp_path, "a")
-    shop.build([file], repository=models, layout=Layout(inside=inside))
+    shop.build([file], repository=models, options=BuildOptions(inside=inside))
     file.unlink()
-    shop.add([recipe(tmp_path, "b")], repository=models, layout=Layout(inside=inside, rename_plain=True))
+    shop.add([recipe(tmp_path, "b")], repository=models, options=BuildOptions(inside=inside, rename_plain=True))
     assert [(model.name, model.prefix) for model in publish.inventory(models).models] == [("a", "a"), ("b", "b")]
     assert not any((models / role).exists() for role in ROLES)
     fresh = tmp_path / "fresh" / "models"
-    shop.build([recipe(tmp_path, "a")], repository=fresh, prefixed=True, layout=Layout(inside=inside))
+    shop.build([recipe(tmp_path, "a")], repository=fresh, options=BuildOptions(prefixed=True, inside=inside))
     theirs = {name: text.replace(str(fresh), str(models)) for name, text in texts(fresh).items()}
     assert {name: text for name, text in texts(models).items() if name.startswith(("a-", "_assets/a/"))} == theirs
     assert shop.store.verify() == ()
@@ -132,18 +130,18 @@ def texts(folder: Path) -> dict[str, str]:
     return {item.relative: item.path.read_text() for item in kept}
 
 
-def test_weights_keep_their_blocks_when_a_model_is_renamed(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_weights_keep_their_blocks_when_a_model_is_renamed(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a")], repository=models)
     before = (models / "_assets/a/engines/config.json").stat().st_ino
-    shop.build([recipe(tmp_path, "b")], repository=models, layout=RENAMING)
+    shop.build([recipe(tmp_path, "b")], repository=models, options=RENAMING)
     assert (models / "_assets/a/engines/config.json").stat().st_ino == before
     assert (models / "b-ensemble").is_dir()
 
 
-def test_nvidias_bls_gets_its_subclass_when_it_is_renamed(shop: Workshop, world: World, models: Path, tmp_path: Path) -> None:
+def test_nvidias_bls_gets_its_subclass_when_it_is_renamed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     world.containers.scripts |= {BLS + text.path: text.content for text in bls()}
     shop.build([recipe(tmp_path, "a", "engine")], repository=models)
-    shop.add([recipe(tmp_path, "b", "engine")], repository=models, layout=RENAMING)
+    shop.add([recipe(tmp_path, "b", "engine")], repository=models, options=RENAMING)
     for name in "ab":
         told = asked(models / f"{name}-tensorrt_llm_bls")
         assert told["file"] == "forge_bls.py"
@@ -153,22 +151,20 @@ def test_nvidias_bls_gets_its_subclass_when_it_is_renamed(shop: Workshop, world:
     assert {edit.file.split("-")[0] for edit in a.edits} == {"a"}
 
 
-def test_a_bls_that_cannot_be_told_other_names_is_not_renamed(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_bls_that_cannot_be_told_other_names_is_not_renamed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     world.containers.scripts[f"{BLS}1/model.py"] = 'name = "preprocessing"\n'
     shop.build([recipe(tmp_path, "a", "engine")], repository=models)
     del world.containers.scripts[f"{BLS}1/model.py"]
     world.containers.identity = "sha256:" + "e" * 64
     with pytest.raises(RepositoryError, match=r"'a' cannot be renamed: expected") as caught:
-        shop.add([recipe(tmp_path, "b", "engine")], repository=models, layout=RENAMING)
+        shop.add([recipe(tmp_path, "b", "engine")], repository=models, options=RENAMING)
     assert caught.value.where == "tensorrt_llm_bls/1/model.py"
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_an_llmapi_model_is_renamed_with_its_yaml(shop: Workshop, models: Path, tmp_path: Path, inside: bool) -> None:
-    shop.build([recipe(tmp_path, "a", "llmapi")], repository=models, layout=Layout(inside=inside))
-    shop.add([recipe(tmp_path, "b", "llmapi")], repository=models, layout=Layout(inside=inside, rename_plain=True))
+def test_an_llmapi_model_is_renamed_with_its_yaml(shop: Forge, models: Path, tmp_path: Path, inside: bool) -> None:
+    shop.build([recipe(tmp_path, "a", "llmapi")], repository=models, options=BuildOptions(inside=inside))
+    shop.add([recipe(tmp_path, "b", "llmapi")], repository=models, options=BuildOptions(inside=inside, rename_plain=True))
     for name in "ab":
         yaml = (models / f"{name}-tensorrt_llm/1/model.yaml").read_text()
         place = f"{name}-tensorrt_llm/_assets/model" if inside else f"_assets/{name}/model"
@@ -177,18 +173,18 @@ def test_an_llmapi_model_is_renamed_with_its_yaml(shop: Workshop, models: Path, 
         assert read_config((models / f"{name}-tensorrt_llm/config.pbtxt").read_text()).name == f"{name}-tensorrt_llm"
 
 
-def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a")], repository=models)
     elsewhere = World().shop(tmp_path / "another-home")
     before = seen(models)
     with pytest.raises(RepositoryError, match="'a' cannot be renamed: the entry") as caught:
-        elsewhere.add([recipe(tmp_path, "b")], repository=models, layout=RENAMING)
+        elsewhere.add([recipe(tmp_path, "b")], repository=models, options=RENAMING)
     assert "forge build A B" in caught.value.hint
     assert seen(models) == before
 
 
-def test_assets_inside_stand_in_a_models_folder_and_configs_name_them(shop: Workshop, models: Path, tmp_path: Path) -> None:
-    (model,) = shop.build([recipe(tmp_path, "a")], repository=models, layout=Layout(inside=True)).models
+def test_assets_inside_stand_in_a_models_folder_and_configs_name_them(shop: Forge, models: Path, tmp_path: Path) -> None:
+    (model,) = shop.build([recipe(tmp_path, "a")], repository=models, options=BuildOptions(inside=True)).models
     assert not (models / "_assets").exists()
     engine, text = (read_config((models / role / "config.pbtxt").read_text()) for role in ROLES[2:0:-1])
     assert engine.parameters["gpt_model_path"] == str(models / model.asset("engines"))
@@ -199,17 +195,17 @@ def test_assets_inside_stand_in_a_models_folder_and_configs_name_them(shop: Work
     assert str(moved) in (moved / "tensorrt_llm/config.pbtxt").read_text()
 
 
-def test_assets_move_inside_and_out_again_and_none_is_left(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_assets_move_inside_and_out_again_and_none_is_left(shop: Forge, models: Path, tmp_path: Path) -> None:
     file = recipe(tmp_path, "a")
     shop.build([file], repository=models)
     before = texts(models)
-    shop.build([file], repository=models, layout=Layout(inside=True))
+    shop.build([file], repository=models, options=BuildOptions(inside=True))
     assert not (models / "_assets").exists()
     shop.build([file], repository=models)
     assert texts(models) == before
 
 
-def test_a_removed_model_is_gone_and_the_others_are_not_touched(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_a_removed_model_is_gone_and_the_others_are_not_touched(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a"), recipe(tmp_path, "b")], repository=models)
     before = seen(models, but="a")
     shop.remove("a", models)
@@ -222,7 +218,7 @@ def test_a_removed_model_is_gone_and_the_others_are_not_touched(shop: Workshop, 
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_what_a_server_offers_is_listed_with_its_address(shop: Workshop, models: Path, tmp_path: Path) -> None:
+def test_what_a_server_offers_is_listed_with_its_address(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a"), recipe(tmp_path, "b")], repository=models)
     assert [(one.name, one.served) for one in shop.models(models)] == [("a", ""), ("b", "")]
     running = shop.serve(models, Ports())
@@ -231,8 +227,8 @@ def test_what_a_server_offers_is_listed_with_its_address(shop: Workshop, models:
     assert {one.served for one in shop.models(models)} == {""}
 
 
-def test_a_list_says_runtime_names_size_and_key(shop: Workshop, models: Path, tmp_path: Path) -> None:
-    (model,) = shop.build([recipe(tmp_path, "a")], repository=models, prefixed=True).models
+def test_a_list_says_runtime_names_size_and_key(shop: Forge, models: Path, tmp_path: Path) -> None:
+    (model,) = shop.build([recipe(tmp_path, "a")], repository=models, options=BuildOptions(prefixed=True)).models
     (one,) = shop.models(models)
     assert (one.name, one.runtime, one.prefix, one.key) == ("a", "twin", "a", model.entry)
     assert one.models[Role.BLS] == "a-tensorrt_llm_bls"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.gguf import GgufOrigin
 from forge.build.sources.source import Origin
@@ -80,8 +80,8 @@ class OwnFiles(FakeDoors):
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
-    """A workshop, and a person's files in ``mine``."""
+def shop(world: World, tmp_path: Path) -> Forge:
+    """A Forge, and a person's files in ``mine``."""
     for name in ("large", "small"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for path, content in tiny_checkpoint({**LLAMA, "draft_vocab_size": 32} if name == "small" else LLAMA).items():
@@ -89,7 +89,7 @@ def shop(world: World, tmp_path: Path) -> Workshop:
     (tmp_path / "mine" / "texts").mkdir()
     (tmp_path / "mine" / "texts" / "train.jsonl").write_bytes(b'{"text": "a few words"}\n')
     (tmp_path / "mine" / "tiny.gguf").write_bytes(TINY)
-    return Workshop(tmp_path / "home", {}, world.events.append, OwnFiles(tmp_path / "home", world))
+    return Forge(tmp_path / "home", {}, world.events.append, OwnFiles(tmp_path / "home", world))
 
 
 def written(folder: Path, kind: str) -> Path:
@@ -97,12 +97,12 @@ def written(folder: Path, kind: str) -> Path:
     return folder / "tiny.toml"
 
 
-def taken(shop: Workshop, recipe: Path) -> dict[str, Copy]:
+def taken(shop: Forge, recipe: Path) -> dict[str, Copy]:
     """Step -> what its copy costs, of those that copy."""
     return {step.name: step.copy for step in shop.outlook(shop.plan([recipe])) if step.copy}
 
 
-def make(shop: Workshop, recipe: Path, kind: str) -> None:
+def make(shop: Forge, recipe: Path, kind: str) -> None:
     """Build it; the fake image makes one engine and not two, so of a pair what its engines are made from."""
     if kind == "draft-target":
         shop.make([recipe], Stage.FETCH)
@@ -124,7 +124,7 @@ def bytes_of(place: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_no_kind_of_source_shares_an_inode_with_what_is_built_of_it(shop: Workshop, tmp_path: Path, kind: str) -> None:
+def test_no_kind_of_source_shares_an_inode_with_what_is_built_of_it(shop: Forge, tmp_path: Path, kind: str) -> None:
     make(shop, written(tmp_path, kind), kind)
     own = {item.inode for item in walk(tmp_path / "mine") if item.is_file}
     made = [item for item in walk(tmp_path / "home") if item.is_file]
@@ -146,7 +146,7 @@ def test_no_kind_of_source_shares_an_inode_with_what_is_built_of_it(shop: Worksh
     ],
 )
 def test_a_plan_says_what_each_copy_will_write_and_afterwards_that_it_is_there(
-    shop: Workshop,
+    shop: Forge,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -166,7 +166,7 @@ def test_what_comes_from_elsewhere_is_no_copy(world: World, tmp_path: Path) -> N
     assert taken(world.shop(tmp_path / "home"), tmp_path / "tiny.toml") == {}
 
 
-def test_finding_it_out_leaves_nothing(shop: Workshop, tmp_path: Path) -> None:
+def test_finding_it_out_leaves_nothing(shop: Forge, tmp_path: Path) -> None:
     recipe = written(tmp_path, "draft-target")
     shop.plan([recipe])  # what it remembers of files stands there from now on
 
@@ -181,13 +181,13 @@ def test_finding_it_out_leaves_nothing(shop: Workshop, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shares", "words"), [(True, "first build; shares blocks with your files, 0 B are copied"), (False, "first build; copies ")]
 )
-def test_the_command_says_it(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, words: str) -> None:
+def test_the_command_says_it(shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, words: str) -> None:
     filesystem(monkeypatch, shares=shares)
 
-    def here(_: object, **_options: object) -> Workshop:
+    def here(_: object, **_options: object) -> Forge:
         return shop
 
-    monkeypatch.setattr(Workshop, "here", here)
+    monkeypatch.setattr(Forge, "here", here)
     recipe = str(written(tmp_path, "folder"))
     shown = CliRunner().invoke(main, ["plan", recipe]).stdout.splitlines()
     (line,) = [line for line in shown if line.startswith("tiny: model")]

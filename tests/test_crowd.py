@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import openai
 import pytest
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client import AsyncClient, Client, Request
 from forge.client.answer import Answer
 from forge.errors import InferenceError, Trouble
@@ -34,7 +34,7 @@ BLS, ENGINE = "tensorrt_llm_bls", "tensorrt_llm"
 
 
 @pytest.fixture(scope="module")
-def narrow(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def narrow(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """The tiny model, served, at which few may wait."""
     place = tmp_path_factory.mktemp("narrow")
     (place / "tiny.toml").write_text(RECIPE + LIMITS)

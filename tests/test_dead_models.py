@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.client import Client
 from forge.client.types import Request
@@ -38,7 +38,7 @@ LONG = 120.0
 class Ward:
     """A server that nobody watches over, and the means to look after it step by step."""
 
-    shop: Workshop
+    shop: Forge
     repository: Path
     running: Running
 
@@ -66,12 +66,12 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def repository(shop: Workshop, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(shop: Forge, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("ward") / "repository").repository
 
 
 @pytest.fixture(scope="module")
-def ward(shop: Workshop, repository: Path) -> Iterator[Ward]:
+def ward(shop: Forge, repository: Path) -> Iterator[Ward]:
     running = shop.serve(repository, free_ports(), restart=False)
     yield Ward(shop, repository, running)
     shop.stop(running)
@@ -141,7 +141,7 @@ def test_a_busy_model_is_not_taken_for_dead(ward: Ward) -> None:
     assert "tensorrt_llm_bls" in [state.model for state in states if state.busy]
 
 
-def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Workshop, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Forge, tiny: Tiny, tmp_path: Path) -> None:
     repository = shop.build([tiny.recipe], repository=tmp_path / "repository").repository
     running = shop.serve(repository, free_ports())
     ward = Ward(shop, repository, running)

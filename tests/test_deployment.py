@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import RecipeError
 from forge.fit import sharing
@@ -31,7 +31,7 @@ CARD = Gpu("Card", 24 * 10**9, "8.9")
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -129,26 +129,26 @@ def test_the_command_prints_either_schema() -> None:
 # -- building
 
 
-def test_a_deployment_is_built_in_place_of_recipes_into_its_own_repository(shop: Workshop, tmp_path: Path) -> None:
+def test_a_deployment_is_built_in_place_of_recipes_into_its_own_repository(shop: Forge, tmp_path: Path) -> None:
     built = shop.build([two(tmp_path)])
     assert built.repository == tmp_path / "models"
     folders = {folder.name for folder in built.repository.iterdir() if not folder.name.startswith((".", "_"))}
     assert {f"{name}-{role}" for name in "ab" for role in COMMON_ROLES} < folders
 
 
-def test_the_same_recipe_stands_twice_under_two_names(shop: Workshop, tmp_path: Path) -> None:
+def test_the_same_recipe_stands_twice_under_two_names(shop: Forge, tmp_path: Path) -> None:
     written(tmp_path, "a.toml", TWIN.format(name="a"))
     file = written(tmp_path, "d.toml", 'repository = "m"\nrecipes = ["a.toml", {recipe = "a.toml", name = "again"}]\n')
     assert [model.name for model in shop.build([file]).models] == ["a", "again"]
 
 
-def test_one_name_for_two_is_refused_with_the_way_out(shop: Workshop, tmp_path: Path) -> None:
+def test_one_name_for_two_is_refused_with_the_way_out(shop: Forge, tmp_path: Path) -> None:
     written(tmp_path, "a.toml", TWIN.format(name="a"))
     with pytest.raises(RecipeError, match=r"(?s)recipes\[1\]: 'a' is the name of .*a\.toml too.*name of its own"):
         shop.build([written(tmp_path, "d.toml", 'recipes = ["a.toml", "a.toml"]\n')])
 
 
-def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Workshop, tmp_path: Path) -> None:
+def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Forge, tmp_path: Path) -> None:
     written(tmp_path, "a.toml", 'nam = "a"\n')
     with pytest.raises(RecipeError) as caught:
         shop.plan([written(tmp_path, "d.toml", TWO)])
@@ -156,12 +156,12 @@ def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Workshop, tmp_pa
     assert "d.toml: recipes[1]: the recipe cannot be read" in str(caught.value)
 
 
-def test_a_deployment_is_named_alone(shop: Workshop, tmp_path: Path) -> None:
+def test_a_deployment_is_named_alone(shop: Forge, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="named alone"):
         shop.plan([two(tmp_path), tmp_path / "a.toml"])
 
 
-def test_replicas_land_in_the_instance_counts(shop: Workshop, tmp_path: Path) -> None:
+def test_replicas_land_in_the_instance_counts(shop: Forge, tmp_path: Path) -> None:
     file = two(tmp_path, "[replicas]\npreprocessing = 2\npostprocessing = 3\nbls = 5\n")
     place = shop.build([file]).repository
 
@@ -194,7 +194,7 @@ def notes(world: World) -> str:
     return "\n".join(event.text for event in world.events if event.kind == "note")
 
 
-def test_engines_that_share_a_gpu_get_their_fractions_in_load_order(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_engines_that_share_a_gpu_get_their_fractions_in_load_order(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     file = engines(tmp_path)
     place = shop.build([file]).repository
@@ -204,7 +204,7 @@ def test_engines_that_share_a_gpu_get_their_fractions_in_load_order(shop: Worksh
     assert "kv_cache_free_gpu_mem_fraction on Card, in the order of loading: a " in notes(world)
 
 
-def test_what_other_programs_hold_now_does_not_change_what_is_built(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_what_other_programs_hold_now_does_not_change_what_is_built(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     file = engines(tmp_path)
     before = parts(shop.build([file]).repository)
@@ -215,7 +215,7 @@ def test_what_other_programs_hold_now_does_not_change_what_is_built(shop: Worksh
 
 
 def test_a_fraction_that_a_recipe_states_stays_and_is_said_where_it_leaves_too_little(
-    shop: Workshop, world: World, tmp_path: Path
+    shop: Forge, world: World, tmp_path: Path
 ) -> None:
     world.gpus = (replace(CARD, memory=4 * 10**9),)
     stated = "kv_cache_free_gpu_mem_fraction = 0.999999"
@@ -224,24 +224,24 @@ def test_a_fraction_that_a_recipe_states_stays_and_is_said_where_it_leaves_too_l
     assert re.search(r"b lacks \d+\.\d GB for its cache beside the fractions that recipes state \(a 0\.999999\)", notes(world))
 
 
-def test_a_budget_leaves_the_rest_of_the_gpu_alone(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_budget_leaves_the_rest_of_the_gpu_alone(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     whole = parts(shop.build([engines(tmp_path)]).repository)
     limited = parts(shop.build([engines(tmp_path, "[gpu]\nmemory = 0.3\n")]).repository)
     assert all(less <= more for less, more in zip(limited, whole, strict=True))
 
 
-def test_engines_on_different_gpus_do_not_share(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_engines_on_different_gpus_do_not_share(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD, CARD)
     assert parts(shop.build([engines(tmp_path, gpus=("0", "1"))]).repository) == [0.9, 0.9]
 
 
-def test_without_a_gpu_to_count_for_the_recipes_stand_and_that_is_said(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_without_a_gpu_to_count_for_the_recipes_stand_and_that_is_said(shop: Forge, world: World, tmp_path: Path) -> None:
     assert parts(shop.build([engines(tmp_path)]).repository) == [0.9, 0.9]
     assert "a and b share a GPU, and none is here" in notes(world)
 
 
-def test_devices_of_a_deployment_are_those_of_its_engines(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_devices_of_a_deployment_are_those_of_its_engines(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD, CARD)
     models = shop.build([engines(tmp_path, '[gpu]\ndevices = "1"\n')]).models
     assert {model.serving.gpus if model.serving else "" for model in models} <= {"1", ""}
@@ -268,7 +268,7 @@ def test_a_budget_is_kept_to_the_byte(models: list[tuple[int, int, int]], free: 
 # -- planning and fitting
 
 
-def test_a_plan_says_whether_it_fits(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_plan_says_whether_it_fits(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     found = shop.foresee([engines(tmp_path)])
     assert found.fit
@@ -276,7 +276,7 @@ def test_a_plan_says_whether_it_fits(shop: Workshop, world: World, tmp_path: Pat
     assert len(found.fit.shares) == 2
 
 
-def test_a_plan_stands_where_too_little_is_known_to_say_whether_it_fits(shop: Workshop, tmp_path: Path) -> None:
+def test_a_plan_stands_where_too_little_is_known_to_say_whether_it_fits(shop: Forge, tmp_path: Path) -> None:
     wheel = 'name = "w"\nfamily = "llama"\n[source]\nwheel = "w==1.0"\nfile = "w.gguf"\n[runtime]\nkind = "twin"\n'
     world = World()
     world.origin.files = {"w.gguf": b"GGUF"}
@@ -286,18 +286,18 @@ def test_a_plan_stands_where_too_little_is_known_to_say_whether_it_fits(shop: Wo
     assert "before it is fetched" in found.unfit
 
 
-def test_a_named_card_is_judged_within_the_budget(shop: Workshop, tmp_path: Path) -> None:
+def test_a_named_card_is_judged_within_the_budget(shop: Forge, tmp_path: Path) -> None:
     found = shop.fit([engines(tmp_path, '[gpu]\nmemory = "8 GB"\n')], gpu="RTX 4090")
     assert found.gpu
     assert found.gpu.available == 8 * 10**9 < find("RTX 4090").memory
 
 
-def test_its_ports_are_where_it_is_served(shop: Workshop, tmp_path: Path) -> None:
+def test_its_ports_are_where_it_is_served(shop: Forge, tmp_path: Path) -> None:
     joint = shop.joint([two(tmp_path, '[ports]\ngrpc = 9001\nhost = "0.0.0.0"\n')])
     assert (joint.ports.http, joint.ports.grpc, joint.ports.host) == (8000, 9001, "0.0.0.0")
 
 
-def test_a_recipe_in_place_of_a_deployment_is_told_apart(shop: Workshop, tmp_path: Path) -> None:
+def test_a_recipe_in_place_of_a_deployment_is_told_apart(shop: Forge, tmp_path: Path) -> None:
     two(tmp_path)
     with pytest.raises(RecipeError, match=r"a\.toml: this is a recipe, .*\n.*forge serve --repository"):
         shop.joint([tmp_path / "a.toml"], deployed=True)

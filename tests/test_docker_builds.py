@@ -23,7 +23,7 @@ from docker_fixture import (
     private_engine,
     start,
 )
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import ForgeError, HostError, RepositoryError, StoreError
 from forge.events import Event
 from standin import checkpoints
@@ -69,7 +69,7 @@ import os, signal, sys
 from pathlib import Path
 import docker
 from forge.errors import ForgeError
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 folder, address, banner, victim = sys.argv[1:]
 
 def hear(event):
@@ -80,7 +80,7 @@ def hear(event):
         os.kill(int(victim) or os.getpid(), signal.SIGKILL)
 
 try:
-    Workshop(Path(folder) / "home", dict(os.environ), hear).build([f"{folder}/tiny.toml"], repository=f"{folder}/models")
+    Forge(Path(folder) / "home", dict(os.environ), hear).build([f"{folder}/tiny.toml"], repository=f"{folder}/models")
 except ForgeError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -116,7 +116,7 @@ class Job:
                 made.append(event.step)
             hear(event)
 
-        shop = Workshop(home or self.folder / "home", environ(self.engine), listen)
+        shop = Forge(home or self.folder / "home", environ(self.engine), listen)
         shop.build([self.folder / "tiny.toml"], repository=(home or self.folder) / "models")
         assert shop.store.leftovers() == ()
         assert shop.store.verify() == ()

@@ -15,7 +15,7 @@ from docker_fixture import environ, images_removed, names
 from fake_containers import HELP
 from fake_doors import World
 from forge import protobuf
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import ForgeError, RecipeError
 from forge.machine.containers import ContainerRun
 from standin import checkpoints
@@ -105,8 +105,8 @@ def inert(run: ContainerRun, value: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[tuple[World, Workshop, Path]]:
-    """A workshop on fakes in a folder of its own; the current folder is another one in it."""
+def bench() -> Iterator[tuple[World, Forge, Path]]:
+    """A Forge on fakes in a folder of its own; the current folder is another one in it."""
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         (folder / "cwd").mkdir()
@@ -117,9 +117,7 @@ def bench() -> Iterator[tuple[World, Workshop, Path]]:
 
 @settings(max_examples=80)
 @given(st.sampled_from(PLACES), HOSTILE)
-def test_any_text_in_a_recipe_is_refused_or_inert(
-    bench: tuple[World, Workshop, Path], place: tuple[str, str], value: str
-) -> None:
+def test_any_text_in_a_recipe_is_refused_or_inert(bench: tuple[World, Forge, Path], place: tuple[str, str], value: str) -> None:
     world, shop, folder = bench
     recipe = folder / "recipe.toml"
     with suppress(UnicodeEncodeError):
@@ -189,7 +187,7 @@ def test_every_trick_at_once_does_nothing_in_real_containers(
     (tmp_path / "Dockerfiles").mkdir()
     (tmp_path / "Dockerfiles" / "family.Dockerfile").write_text("FROM ${base}\nRUN echo ${pip}\n")
     monkeypatch.chdir(tmp_path)
-    shop = Workshop(tmp_path / "home", environ(engine))
+    shop = Forge(tmp_path / "home", environ(engine))
     before = names(engine)
     with images_removed(engine):
         built = shop.build([recipe], repository=tmp_path / "models")

@@ -85,7 +85,7 @@ def lines(page: Path) -> list[str]:
     if page.suffix == ".toml":
         return re.findall(r"^#\s+forge (.+)$", text, re.MULTILINE)
     blocks = "\n".join(re.findall(r"^[ ]*```[^\n]*\n(.*?)^[ ]*```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    told = re.findall(r"^(?:[$#] )?forge (.+)$", blocks, re.MULTILINE)
+    told = re.findall(r"^(?:[$#] )?forge (?!= )(.+)$", blocks, re.MULTILINE)
     inline = re.findall(r"`(?:[A-Z_]+=\S+ )?forge ([^`]+)`", re.sub(r"^[ ]*```.*?^[ ]*```$", "", text, flags=re.M | re.S))
     return [*told, *inline]
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import SMOLLM2, Say, chat
 from forge.api.built import Built
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.schema.values import Role
@@ -25,7 +25,7 @@ QUESTIONS = ("Why is the sky blue?", "What is the capital of France?", "Name thr
 
 
 @pytest.fixture(scope="module")
-def asked(shop: Workshop, served: Target) -> Request:
+def asked(shop: Forge, served: Target) -> Request:
     """A greedy question in the chat template."""
     return replace(served.request(chat(shop, served, QUESTIONS[1])), temperature=None, top_k=1, top_p=None, max_tokens=24)
 
@@ -34,7 +34,7 @@ def test_the_answer_makes_sense(say: Say, asked: Request) -> None:
     assert "Paris" in say(asked)
 
 
-def test_the_answer_arrives_in_pieces_and_the_last_is_marked(shop: Workshop, served: Target, asked: Request) -> None:
+def test_the_answer_arrives_in_pieces_and_the_last_is_marked(shop: Forge, served: Target, asked: Request) -> None:
     chunks = list(shop.generate(served.address, asked))
     assert len([chunk for chunk in chunks if chunk.text]) > 3
     assert [chunk.final for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -68,14 +68,14 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_others(say: Say, aske
     assert len({alone, *(other.result() for other in others)}) > 1
 
 
-def test_streams_at_once_are_not_mixed(shop: Workshop, served: Target, say: Say, asked: Request) -> None:
+def test_streams_at_once_are_not_mixed(shop: Forge, served: Target, say: Say, asked: Request) -> None:
     requests = [replace(asked, prompt=chat(shop, served, question)) for question in QUESTIONS]
     alone = [say(request) for request in requests]
     with ThreadPoolExecutor(len(requests)) as crowd:
         assert list(crowd.map(say, requests)) == alone
 
 
-def test_streams_at_once_are_decoded_together(shop: Workshop, served: Target, asked: Request) -> None:
+def test_streams_at_once_are_decoded_together(shop: Forge, served: Target, asked: Request) -> None:
     """No stream waits for another one's end: all have begun while none of them, of minutes, has ended."""
     long = replace(asked, prompt="Once upon a time", max_tokens=shop.read(SMOLLM2).build.max_seq_len - 16, min_tokens=1500)
     begun: set[int] = set()
@@ -93,7 +93,7 @@ def test_streams_at_once_are_decoded_together(shop: Workshop, served: Target, as
         assert all(crowd.map(listen, range(4)))
 
 
-def test_a_stream_that_is_left_frees_its_place(shop: Workshop, served: Target, say: Say, asked: Request) -> None:
+def test_a_stream_that_is_left_frees_its_place(shop: Forge, served: Target, say: Say, asked: Request) -> None:
     """Every place is taken by a stream that would talk for minutes, and left: the next answer finds a place at once."""
     recipe = shop.read(SMOLLM2)
     endless = replace(asked, prompt="Once upon a time", max_tokens=recipe.build.max_seq_len - 16, min_tokens=1500)
@@ -106,7 +106,7 @@ def test_a_stream_that_is_left_frees_its_place(shop: Workshop, served: Target, s
 
 
 @pytest.mark.parametrize("role", [Role.BLS, Role.ENSEMBLE])
-def test_no_broken_characters_at_the_edges_of_chunks(shop: Workshop, served: Target, asked: Request, role: Role) -> None:
+def test_no_broken_characters_at_the_edges_of_chunks(shop: Forge, served: Target, asked: Request, role: Role) -> None:
     wide = replace(asked, model=served.model.roles[role], prompt=EMOJI, max_tokens=24)
     chunks = [chunk.text for chunk in shop.generate(served.address, wide)]
     assert sum(ord(letter) > 0xFFFF for text in chunks for letter in text) > 3
@@ -122,7 +122,7 @@ def test_a_bad_word_is_not_said(say: Say, asked: Request) -> None:
     assert "Paris" not in say(replace(asked, bad=(" Paris",)))
 
 
-def test_beams_answer_side_by_side(shop: Workshop, served: Target, asked: Request) -> None:
+def test_beams_answer_side_by_side(shop: Forge, served: Target, asked: Request) -> None:
     widest = shop.read(SMOLLM2).build.max_beam_width
     if widest < 2:
         pytest.skip("the demo's recipe allows no beams")
@@ -141,13 +141,13 @@ def test_beams_answer_side_by_side(shop: Workshop, served: Target, asked: Reques
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_words(
-    shop: Workshop, served: Target, asked: Request, change: dict[str, object], complaint: str
+    shop: Forge, served: Target, asked: Request, change: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(InferenceError, match=complaint):
         list(shop.generate(served.address, replace(asked, **change)))  # type: ignore[arg-type]
 
 
-def test_a_refusal_harms_nobody_else(shop: Workshop, served: Target, say: Say, asked: Request) -> None:
+def test_a_refusal_harms_nobody_else(shop: Forge, served: Target, say: Say, asked: Request) -> None:
     with ThreadPoolExecutor(2) as crowd:
         good = crowd.submit(say, asked)
         with pytest.raises(InferenceError):
@@ -155,7 +155,7 @@ def test_a_refusal_harms_nobody_else(shop: Workshop, served: Target, say: Say, a
         assert "Paris" in good.result()
 
 
-def test_a_second_build_makes_nothing(shop: Workshop, smollm2: Built) -> None:
+def test_a_second_build_makes_nothing(shop: Forge, smollm2: Built) -> None:
     assert all(step.held for step in shop.outlook(shop.plan([SMOLLM2])))
 
 
@@ -166,7 +166,7 @@ def test_weights_share_their_blocks_with_the_store(smollm2: Built, home: Path) -
     assert np.count_nonzero([weights.samefile(held) for held in home.rglob("model.safetensors")]) >= 1
 
 
-def test_a_taken_port_is_found_before_the_start(shop: Workshop, smollm2: Built, served: Target, tmp_path: Path) -> None:
+def test_a_taken_port_is_found_before_the_start(shop: Forge, smollm2: Built, served: Target, tmp_path: Path) -> None:
     other = shop.build([SMOLLM2], repository=tmp_path / "other").repository
     port = int(served.address.rsplit(":", 1)[1])
     taken = replace(free_ports(), grpc=port)

@@ -19,14 +19,14 @@ import pytest
 from conftest import Say
 from docker_fixture import containers_made, environ, images_removed
 from forge.api.built import Built
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.errors import HostError, ServerError
 from forge.events import Event
 from forge.machine import processes
 from forge.machine.docker.engine import DockerContainers
 from forge.plan.steps import Stage
-from forge.schema.values import Layout, Role
+from forge.schema.values import BuildOptions, Role
 from forge.trtllm.toolchain import template
 from patience import free_ports, soon
 from standin import checkpoints, image
@@ -74,17 +74,17 @@ AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
 from forge.plan.steps import Stage
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 recipe, first, second, user = sys.argv[1:]
-Workshop(Path(first), dict(os.environ)).make([recipe], Stage.BUILD)  # all is held; what is imported late is imported now
+Forge(Path(first), dict(os.environ)).make([recipe], Stage.BUILD)  # all is held; what is imported late is imported now
 os.setgroups([]); os.setgid(int(user)); os.setuid(int(user))
-Workshop(Path(second), dict(os.environ)).make([recipe], Stage.BUILD)
+Forge(Path(second), dict(os.environ)).make([recipe], Stage.BUILD)
 """
 
 
 @dataclass
 class Bench:
-    """A workshop on the engine, what it told, and the random models that its recipes name."""
+    """A Forge on the engine, what it told, and the random models that its recipes name."""
 
     folder: Path
     engine: str
@@ -92,8 +92,8 @@ class Bench:
     events: list[Event] = field(default_factory=list[Event])
 
     @property
-    def shop(self) -> Workshop:
-        return Workshop(self.folder / "home", environ(self.engine), self.events.append)
+    def shop(self) -> Forge:
+        return Forge(self.folder / "home", environ(self.engine), self.events.append)
 
     @property
     def docker(self) -> DockerContainers:
@@ -139,7 +139,7 @@ def built(bench: Bench) -> Built:
 
 
 @contextmanager
-def server(bench: Bench, repository: Path, *, room: bool = False) -> Generator[Workshop]:
+def server(bench: Bench, repository: Path, *, room: bool = False) -> Generator[Forge]:
     """Triton on ``repository``, in the image that built what is in it."""
     running = bench.shop.serve(repository, free_ports(), room=room)
     try:
@@ -154,7 +154,7 @@ def keys(bench: Bench, recipe: Path) -> Mapping[str, str]:
     return {step.name: step.key for step in bench.shop.plan([recipe]).steps}
 
 
-def said(shop: Workshop, built: Built, name: str) -> list[str]:
+def said(shop: Forge, built: Built, name: str) -> list[str]:
     target = shop.target(name, built.repository)
     request = Request(target.model.front, "Why?", 12, temperature=0.0)
     return [chunk.text for chunk in shop.generate(target.address, request)]
@@ -206,15 +206,15 @@ def test_a_server_with_room_for_more_takes_a_second_engine_in_and_one_without_le
     assert built.models
     place, wanted = bench.folder / "roomy", checkpoints.greedy(bench.folder / "llama", "Why?", 12)
     first = bench.shop.build([bench.folder / "llama.toml"], repository=place)
-    layout = Layout(rename_plain=True)
+    layout = BuildOptions(rename_plain=True)
     with server(bench, place) as shop:
         with pytest.raises(ServerError, match="this needs in orchestrator mode") as caught:
-            shop.add([bench.folder / "gemma.toml"], repository=place, layout=layout)
+            shop.add([bench.folder / "gemma.toml"], repository=place, options=layout)
         assert "--room-for-more" in caught.value.hint
         assert {model.prefix for model in shop.manifest(place).models} == {""}
         assert "".join(said(shop, first, "llama")) == wanted
     with server(bench, place, room=True) as shop:
-        both = shop.add([bench.folder / "gemma.toml"], repository=place, layout=layout)
+        both = shop.add([bench.folder / "gemma.toml"], repository=place, options=layout)
         assert "".join(said(shop, both, "llama")) == wanted
         assert "".join(said(shop, both, "gemma")) == checkpoints.greedy(bench.folder / "gemma", "Why?", 12)
 

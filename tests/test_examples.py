@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from conftest import SMOLLM2
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from patience import free_ports
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,21 +24,21 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, home: Path, shop: Workshop) -> Workshop:
-    """The examples' own workshop is that of the tests: what it holds is not made again."""
+def here(monkeypatch: pytest.MonkeyPatch, home: Path, shop: Forge) -> Forge:
+    """The examples' own Forge is that of the tests: what it holds is not made again."""
     monkeypatch.setenv("FORGE_HOME", str(home))
     return shop
 
 
 @pytest.mark.slow
-def test_one_model_is_built_served_and_asked(here: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_model_is_built_served_and_asked(here: Forge, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example("build_and_serve").main(str(SMOLLM2), QUESTION, tmp_path / "models", free_ports())
     assert "Paris" in capsys.readouterr().out
     assert all(server.repository != str(tmp_path / "models") for server in here.servers())
 
 
 @pytest.mark.slow
-def test_two_models_answer_under_their_own_names(here: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models_answer_under_their_own_names(here: Forge, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example("deploy_two_models").main(QUESTION, tmp_path / "models", free_ports())
     said = capsys.readouterr().out
     assert "smollm2-135m-instruct: " in said

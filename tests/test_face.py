@@ -1,6 +1,7 @@
 """The face of forge: what a plugin imports, and what importing it costs."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,14 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = forge.nothing_like_it  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+def test_the_name_of_before_says_where_it_went() -> None:
+    workshop = importlib.import_module("forge.workshop")
+    with pytest.warns(DeprecationWarning, match=r"forge\.workshop\.Workshop is forge\.Forge now"):
+        assert workshop.Workshop is forge.Forge
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = workshop.nothing_like_it
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client import Client
 from forge.client.types import Request
 from forge.errors import InferenceError
@@ -38,7 +38,7 @@ SILENT = 5
 class Served:
     """A server with OpenAI's API beside it."""
 
-    shop: Workshop
+    shop: Forge
     running: Running
 
     def get(self, path: str, body: dict[str, object] | None = None) -> tuple[int, Any]:
@@ -67,14 +67,14 @@ class Served:
         return health.restarts if health else 0
 
 
-def build(shop: Workshop, tiny: Tiny, place: Path) -> Path:
+def build(shop: Forge, tiny: Tiny, place: Path) -> Path:
     recipe = tiny.recipe.with_name("impatient.toml")
     recipe.write_text(f"{RECIPE}\n[limits]\nmax_first_seconds = {SILENT}\nmax_silent_seconds = {SILENT}\n")
     return shop.build([recipe], repository=place / "repository").repository
 
 
 @contextmanager
-def serving(shop: Workshop, repository: Path, *, restart: bool) -> Generator[Served]:
+def serving(shop: Forge, repository: Path, *, restart: bool) -> Generator[Served]:
     (port,) = spare(1)
     running = shop.serve(repository, replace(free_ports(), openai=port), restart=restart)
     try:
@@ -85,7 +85,7 @@ def serving(shop: Workshop, repository: Path, *, restart: bool) -> Generator[Ser
 
 
 @pytest.fixture(scope="module")
-def served(shop: Workshop, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(shop: Forge, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     repository = build(shop, tiny, tmp_path_factory.mktemp("hanging"))
     with serving(shop, repository, restart=False) as one:
         yield one
@@ -170,7 +170,7 @@ def test_one_that_is_killed_is_told_to_clients_with_the_mend(served: Served) -> 
 
 
 @pytest.mark.parametrize("model", ["tensorrt_llm_bls", "preprocessing"])
-def test_what_is_stopped_under_a_watch_comes_back_by_itself(shop: Workshop, tiny: Tiny, tmp_path: Path, model: str) -> None:
+def test_what_is_stopped_under_a_watch_comes_back_by_itself(shop: Forge, tiny: Tiny, tmp_path: Path, model: str) -> None:
     with serving(shop, build(shop, tiny, tmp_path), restart=True) as served:
         assert well(served)
         served.hit(model, signal.SIGSTOP)

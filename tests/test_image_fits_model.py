@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit import model_shape
 from forge.fit.weights import terms, weights
@@ -35,7 +35,7 @@ MINE = "registry.example/team/triton:7"
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -46,7 +46,7 @@ def write(folder: Path, *, kind: str = "engine", image: str = "25.08", **tables:
     return recipe
 
 
-def refused(shop: Workshop, recipe: Path) -> str:
+def refused(shop: Forge, recipe: Path) -> str:
     with pytest.raises(RecipeError) as error:
         shop.plan([recipe])
     return str(error.value)
@@ -66,7 +66,7 @@ def hold(world: World, **config: object) -> None:
     ],
 )
 def test_an_image_older_than_the_architecture_is_refused(
-    shop: Workshop, world: World, tmp_path: Path, architecture: str, image: str, missing: str
+    shop: Forge, world: World, tmp_path: Path, architecture: str, image: str, missing: str
 ) -> None:
     hold(world, architectures=[architecture])
     said = refused(shop, write(tmp_path, image=image))
@@ -74,7 +74,7 @@ def test_an_image_older_than_the_architecture_is_refused(
     assert "take an image from '25." in said
 
 
-def test_the_runtime_that_the_same_image_can_is_named(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_the_runtime_that_the_same_image_can_is_named(shop: Forge, world: World, tmp_path: Path) -> None:
     hold(world, architectures=["Qwen3ForCausalLM"])
     assert 'runtime.kind = "llmapi", which this image can' in refused(shop, write(tmp_path, image="25.08"))
     assert "llmapi" not in refused(shop, write(tmp_path, image="25.03"))
@@ -82,14 +82,14 @@ def test_the_runtime_that_the_same_image_can_is_named(shop: Workshop, world: Wor
     shop.plan([write(tmp_path, image="25.09")])
 
 
-def test_a_family_is_held_to_the_checkpoints_architecture(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_family_is_held_to_the_checkpoints_architecture(shop: Forge, world: World, tmp_path: Path) -> None:
     hold(world, architectures=["Gemma2ForCausalLM"])
     recipe = write(tmp_path)
     recipe.write_text('family = "llama"\n' + recipe.read_text())
     assert 'this checkpoint is Gemma2ForCausalLM\n    say family = "gemma"' in refused(shop, recipe)
 
 
-def test_an_architecture_that_nobody_claims_is_left_to_the_named_family(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_an_architecture_that_nobody_claims_is_left_to_the_named_family(shop: Forge, world: World, tmp_path: Path) -> None:
     hold(world, architectures=["YetAnotherForCausalLM"])
     recipe = write(tmp_path)
     recipe.write_text('family = "llama"\n' + recipe.read_text())
@@ -99,7 +99,7 @@ def test_an_architecture_that_nobody_claims_is_left_to_the_named_family(shop: Wo
 # -- whose version nobody has stated
 
 
-def test_an_image_of_ones_own_is_asked_for_its_version(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_an_image_of_ones_own_is_asked_for_its_version(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = "0.18.2"
     assert shop.order(write(tmp_path, image=MINE)).facts.toolchain.examples == "/app/examples"
     built = shop.build([write(tmp_path, image=MINE)], repository=tmp_path / "models")
@@ -107,7 +107,7 @@ def test_an_image_of_ones_own_is_asked_for_its_version(shop: Workshop, world: Wo
     assert world.containers.ran[0].command.argv[1] == "/app/examples/llama/convert_checkpoint.py"
 
 
-def test_an_image_that_is_pulled_is_asked_before_anything_is_planned(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_an_image_that_is_pulled_is_asked_before_anything_is_planned(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.here, world.containers.trtllm = False, "0.18.2"
     recipe = write(tmp_path, image=MINE)
     assert any("nobody has said which TensorRT-LLM" in note for note in shop.plan([recipe]).notes)
@@ -115,13 +115,13 @@ def test_an_image_that_is_pulled_is_asked_before_anything_is_planned(shop: Works
     assert world.containers.ran[0].command.argv[1] == "/app/examples/llama/convert_checkpoint.py"
 
 
-def test_an_image_without_a_version_is_refused_until_one_is_stated(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_an_image_without_a_version_is_refused_until_one_is_stated(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = ""
     assert "does not say which TensorRT-LLM it holds" in refused(shop, write(tmp_path, image=MINE))
     shop.plan([write(tmp_path, image=MINE, runtime='trtllm = "0.21.0"')])
 
 
-def test_a_lock_remembers_the_version_where_the_image_is_not_here(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_lock_remembers_the_version_where_the_image_is_not_here(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = "0.18.2"
     recipe = write(tmp_path, image=MINE)
     shop.lock(recipe)
@@ -149,7 +149,7 @@ def test_config_json_says_how_weights_were_quantized(stated: object, files: tupl
     assert quantized({"quantization_config": stated} if stated else {}, files) == found
 
 
-def test_a_packed_checkpoint_is_known_and_read_as_it_is(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_packed_checkpoint_is_known_and_read_as_it_is(shop: Forge, world: World, tmp_path: Path) -> None:
     hold(world, quantization_config=GPTQ)
     notes = shop.plan([write(tmp_path, convert='dtype = "float16"')]).notes
     assert "m: the checkpoint's weights are quantized already (gptq, 4 bits in groups of 128)" in "\n".join(notes)
@@ -171,7 +171,7 @@ def test_a_packed_checkpoint_is_known_and_read_as_it_is(shop: Workshop, world: W
     ],
 )
 def test_what_no_script_can_do_with_quantized_weights_is_refused(
-    shop: Workshop, world: World, tmp_path: Path, config: Mapping[str, object], convert: str, problem: str
+    shop: Forge, world: World, tmp_path: Path, config: Mapping[str, object], convert: str, problem: str
 ) -> None:
     hold(world, **config)
     assert problem in refused(shop, write(tmp_path, convert=convert))
@@ -206,11 +206,11 @@ def test_packed_weights_are_weighed_as_they_lie() -> None:
         ({"convert": 'args = { anything = "../here" }'}, "neither mounted nor hashed"),
     ],
 )
-def test_a_path_that_no_step_mounts_is_refused(shop: Workshop, tmp_path: Path, tables: dict[str, str], told: str) -> None:
+def test_a_path_that_no_step_mounts_is_refused(shop: Forge, tmp_path: Path, tables: dict[str, str], told: str) -> None:
     assert told in refused(shop, write(tmp_path, **tables))
 
 
-def test_a_path_inside_the_image_reaches_the_command(shop: Workshop, tmp_path: Path) -> None:
+def test_a_path_inside_the_image_reaches_the_command(shop: Forge, tmp_path: Path) -> None:
     recipe = write(tmp_path, build='args = { model_cls_file = "/app/mine.py" }')
     shop.plan([recipe])
 
@@ -231,14 +231,14 @@ def test_a_path_inside_the_image_reaches_the_command(shop: Workshop, tmp_path: P
     ],
 )
 def test_what_the_backend_would_refuse_at_load_is_refused_by_the_plan(
-    shop: Workshop, tmp_path: Path, more: str, told: str
+    shop: Forge, tmp_path: Path, more: str, told: str
 ) -> None:
     recipe = write(tmp_path)
     recipe.write_text(recipe.read_text() + more)
     assert told in refused(shop, recipe)
 
 
-def test_an_engine_that_batches_in_turns_needs_no_pages(shop: Workshop, tmp_path: Path) -> None:
+def test_an_engine_that_batches_in_turns_needs_no_pages(shop: Forge, tmp_path: Path) -> None:
     recipe = write(tmp_path)
     more = "[build.args]\nremove_input_padding = false\n[serve.parameters.tensorrt_llm]\nbatching_strategy = 'V1'\n"
     recipe.write_text(recipe.read_text() + more)

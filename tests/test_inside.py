@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import HostError, LockError
 from forge.machine.containers import Inside
 from forge.machine.inside import Here
@@ -137,9 +137,9 @@ class Inhabitant:
     def write(self, more: str = "", family: str = "llama") -> None:
         self.recipe.write_text(RECIPE.format(family=family) + more)
 
-    def shop(self, executor: str = "") -> Workshop:
+    def shop(self, executor: str = "") -> Forge:
         doors = InsideDoors(self.folder / "home", self.world, self.environ, self.root)
-        return Workshop(self.folder / "home", {}, self.world.events.append, doors, executor=executor)
+        return Forge(self.folder / "home", {}, self.world.events.append, doors, executor=executor)
 
     def engine(self) -> dict[str, object]:
         self.shop().build([self.recipe], repository=self.folder / "models")

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 import slow_triton
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client import Client, Request
 from forge.errors import InferenceError
 from forge.serve.lookup import Target
@@ -43,7 +43,7 @@ LOOPS = (
 
 
 @pytest.fixture(scope="module")
-def bounded(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def bounded(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """The tiny model with limits of its recipe's, served."""
     place = tmp_path_factory.mktemp("bounded")
     recipe = place / "tiny.toml"
@@ -140,7 +140,7 @@ def test_others_are_answered_while_a_chat_template_loops(door: openai.OpenAI) ->
     assert chat("x")
 
 
-def test_a_chat_template_that_loops_is_an_error_of_forge_generate(bounded: Target, shop: Workshop) -> None:
+def test_a_chat_template_that_loops_is_an_error_of_forge_generate(bounded: Target, shop: Forge) -> None:
     with pytest.raises(InferenceError, match="not done"):
         shop.templated(bounded, [("user", "loop")])
 

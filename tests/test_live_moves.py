@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from patience import free_ports
 from test_live_twin import recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
-Forge = Callable[..., Any]
+Verb = Callable[..., Any]
 
 
 @pytest.fixture
-def forge(shop: Workshop, tmp_path: Path) -> Forge:
+def forge(shop: Forge, tmp_path: Path) -> Verb:
     """The command line in a home of its own, which has what serves a twin already."""
     shop.build([recipe(tmp_path, "tiny")], repository=tmp_path / "warm")
     for each in ("artifacts", "index"):
@@ -41,7 +41,7 @@ def forge(shop: Workshop, tmp_path: Path) -> Forge:
     return run
 
 
-def test_what_a_moved_repository_stands_on_is_there_until_it_is_forgotten(forge: Forge, tmp_path: Path) -> None:
+def test_what_a_moved_repository_stands_on_is_there_until_it_is_forgotten(forge: Verb, tmp_path: Path) -> None:
     place, away, ports = tmp_path / "models", tmp_path / "away", free_ports()
     forge("build", "tiny.toml", "--repository", place)
     forge("cache", "gc")

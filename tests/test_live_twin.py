@@ -8,10 +8,10 @@ import pytest
 
 import skeleton_kit
 import tiny_checkpoints
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
-from forge.schema.values import Layout, Role
+from forge.schema.values import BuildOptions, Role
 from forge.serve.lookup import Target
 from patience import free_ports
 
@@ -39,7 +39,7 @@ PLAIN = {"postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", 
 class Asking:
     """Asks a model again and again, each time for one stream, and keeps what was said."""
 
-    def __init__(self, shop: Workshop, target: Target) -> None:
+    def __init__(self, shop: Forge, target: Target) -> None:
         self.said: list[str] = []
         self.failed: list[str] = []
         self._shop, self._target = shop, target
@@ -62,13 +62,13 @@ class Asking:
                 self.failed.append(str(error))
 
 
-def say(shop: Workshop, target: Target, count: int = 8) -> str:
+def say(shop: Forge, target: Target, count: int = 8) -> str:
     request = Request(model=target.model.roles[Role.BLS], prompt="Hello world, hello", max_tokens=count, top_k=1)
     return "".join(chunk.text for chunk in shop.generate(target.address, request))
 
 
 @pytest.fixture
-def place(shop: Workshop, tmp_path: Path) -> Iterator[Path]:
+def place(shop: Forge, tmp_path: Path) -> Iterator[Path]:
     """A repository with the model one, which is being served."""
     shop.add([recipe(tmp_path, "one")], repository=tmp_path / "models")
     running = shop.serve(tmp_path / "models", free_ports())
@@ -76,7 +76,7 @@ def place(shop: Workshop, tmp_path: Path) -> Iterator[Path]:
     shop.stop(running)
 
 
-def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Workshop, place: Path, tmp_path: Path) -> None:
+def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Forge, place: Path, tmp_path: Path) -> None:
     with Asking(shop, shop.target("one", place)) as asking:
         shop.add([recipe(tmp_path, "two")], repository=place)
         two = shop.target("two", place)
@@ -100,7 +100,7 @@ def test_one_model_streams_while_another_is_added_exchanged_and_removed(shop: Wo
     assert len(set(asking.said)) == 1
 
 
-def test_a_plain_model_keeps_its_names_until_the_newcomer_answers(shop: Workshop, tmp_path: Path) -> None:
+def test_a_plain_model_keeps_its_names_until_the_newcomer_answers(shop: Forge, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.build([recipe(tmp_path, "one")], repository=place)
     running = shop.serve(place, free_ports())
@@ -109,12 +109,12 @@ def test_a_plain_model_keeps_its_names_until_the_newcomer_answers(shop: Workshop
         broken = recipe(tmp_path, "two", '[serve.parameters.tensorrt_llm]\ngpt_model_path = "/nowhere"\n')
         with Asking(shop, one) as asking:
             with pytest.raises(ServerError, match=r"'two-tensorrt_llm' did not load: .*/nowhere") as caught:
-                shop.add([broken], repository=place, layout=Layout(rename_plain=True))
+                shop.add([broken], repository=place, options=BuildOptions(rename_plain=True))
             assert "the repository has what it had before, and so has the server" in caught.value.hint
             assert {each.parent.name for each in place.glob("*/config.pbtxt")} == set(shop.server(place).models) == PLAIN
             first = say(shop, one, 40)
         assert (asking.failed, set(asking.said)) == ([], {first})
-        shop.add([recipe(tmp_path, "two")], repository=place, layout=Layout(rename_plain=True))
+        shop.add([recipe(tmp_path, "two")], repository=place, options=BuildOptions(rename_plain=True))
         assert say(shop, shop.target("one", place), 40) == first
         assert say(shop, shop.target("two", place))
         assert len(shop.server(place).models) == 10

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, strategies as st
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import HostError, Problem, RecipeError
 from forge.schema.values import COMMON_ROLES, Ports, Recipe, Role, Toolchain
 from forge.serve.ready import require_gpus
@@ -39,7 +39,7 @@ PLACES = llm_args.Assets("/forge/repository/_assets/tiny/model", "/forge/reposit
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -64,11 +64,11 @@ def files(repository: Path) -> dict[str, str]:
     return {path: file.read_text() for path, file in named.items() if path != "forge.json" and not path.startswith(".forge")}
 
 
-def build(shop: Workshop, *recipes: Path, into: Path) -> dict[str, str]:
+def build(shop: Forge, *recipes: Path, into: Path) -> dict[str, str]:
     return files(shop.build(recipes, repository=into).repository)
 
 
-def test_a_repository_is_nvidias_model_beside_the_checkpoint_itself(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_a_repository_is_nvidias_model_beside_the_checkpoint_itself(shop: Forge, folder: Path, tmp_path: Path) -> None:
     made = build(shop, write(folder), into=tmp_path / "models")
     assert set(made) == {
         *(f"tensorrt_llm/{each}" for each in ("config.pbtxt", "1/model.py", "1/helpers.py", "1/model.yaml")),
@@ -97,7 +97,7 @@ LATER = "match request:\n  of later Python\n"
     ids=["up to 1.2.1", "later", "of a Python that is not known"],
 )
 def test_the_images_model_streams_what_it_is_asked_to_stream(
-    shop: Workshop, world: World, folder: Path, tmp_path: Path, model: str, expected: tuple[str, str]
+    shop: Forge, world: World, folder: Path, tmp_path: Path, model: str, expected: tuple[str, str]
 ) -> None:
     text, said = expected
     world.containers.llmapi = {**world.containers.llmapi, "1/model.py": model}
@@ -106,22 +106,20 @@ def test_the_images_model_streams_what_it_is_asked_to_stream(
     assert any(said in note for note in shop.plan([write(folder)]).notes)
 
 
-def test_the_checkpoint_shares_its_blocks_with_the_store(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_shares_its_blocks_with_the_store(shop: Forge, folder: Path, tmp_path: Path) -> None:
     built = shop.build([write(folder)], repository=tmp_path / "models")
     assert built.copied == 0
     assert (built.repository / "_assets/tiny/model/model.safetensors").stat().st_nlink > 1
 
 
-def test_nothing_is_converted_or_built_and_no_gpu_is_asked_for(
-    shop: Workshop, world: World, folder: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_converted_or_built_and_no_gpu_is_asked_for(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.problems = (Problem("GPU", "there is none", "buy one"),)
     build(shop, write(folder), into=tmp_path / "models")
     assert world.containers.ran == []
     assert set(world.made()) == {"toolchain", "tiny: model", "image", "tiny: entry"}
 
 
-def test_a_second_build_makes_nothing(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_a_second_build_makes_nothing(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     build(shop, write(folder), into=tmp_path / "models")
     world.events.clear()
     build(shop, write(folder), into=tmp_path / "models")
@@ -129,14 +127,14 @@ def test_a_second_build_makes_nothing(shop: Workshop, world: World, folder: Path
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_config_and_model_yaml_agree_about_streaming(shop: Workshop, folder: Path, tmp_path: Path, stream: bool) -> None:
+def test_config_and_model_yaml_agree_about_streaming(shop: Forge, folder: Path, tmp_path: Path, stream: bool) -> None:
     made = build(shop, write(folder, f"[serve]\nstream = {str(stream).lower()}\n"), into=tmp_path / "models")
     stated = yaml.safe_load(made["tensorrt_llm/1/model.yaml"])["triton_config"]
     assert stated == {"max_batch_size": 0, "decoupled": stream}
     assert ("decoupled: true" in made["tensorrt_llm/config.pbtxt"]) is stream
 
 
-def test_several_stand_side_by_side_each_under_its_prefix(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_several_stand_side_by_side_each_under_its_prefix(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     made = build(shop, write(folder, name="one"), write(folder, name="two"), into=tmp_path / "models")
     for name in ("one", "two"):
         assert f'name: "{name}-tensorrt_llm"' in made[f"{name}-tensorrt_llm/config.pbtxt"]
@@ -145,14 +143,14 @@ def test_several_stand_side_by_side_each_under_its_prefix(shop: Workshop, world:
     assert {path.split("/")[0] for path in made} == {"_assets", "one-tensorrt_llm", "two-tensorrt_llm"}
 
 
-def test_it_stands_beside_an_engine_of_the_same_image(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_it_stands_beside_an_engine_of_the_same_image(shop: Forge, folder: Path, tmp_path: Path) -> None:
     engine = write(folder, "", name="built", kind="engine")
     engine.write_text(engine.read_text().replace("[build]", 'gpus = "none"\n[build]'))
     made = build(shop, engine, write(folder, name="one"), into=tmp_path / "models")
     assert {path.split("/")[0] for path in made} == {"_assets", "one-tensorrt_llm", *(f"built-{role}" for role in COMMON_ROLES)}
 
 
-def test_its_one_model_is_the_one_that_is_asked(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_its_one_model_is_the_one_that_is_asked(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.client = FakeClient(models=frozenset({"tensorrt_llm"}))
     (model,) = shop.build([write(folder)], repository=tmp_path / "models").models
     assert model.roles == {Role.TENSORRT_LLM: "tensorrt_llm"}
@@ -161,7 +159,7 @@ def test_its_one_model_is_the_one_that_is_asked(shop: Workshop, world: World, fo
     assert model.front == "tensorrt_llm"
 
 
-def test_a_draft_is_fetched_and_laid_beside_the_model(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_a_draft_is_fetched_and_laid_beside_the_model(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.origin = FakeOrigin(tiny_checkpoint({**LLAMA, "draft_vocab_size": 32}))
     recipe = write(folder, '[draft]\nhub = "acme/head"\n', top='variant = "eagle"')
     made = build(shop, recipe, into=tmp_path / "models")
@@ -324,7 +322,7 @@ def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
 
 @pytest.mark.parametrize(("here", "refused"), [(1, True), (2, False)])
 def test_more_ranks_than_there_are_gpus_are_refused_though_one_process_starts_them(
-    shop: Workshop, folder: Path, tmp_path: Path, here: int, refused: bool
+    shop: Forge, folder: Path, tmp_path: Path, here: int, refused: bool
 ) -> None:
     shop.build([write(folder, "[convert]\ntp = 2\n")], repository=tmp_path / "models")
     launch = shop.launch(tmp_path / "models", Ports())
@@ -333,21 +331,21 @@ def test_more_ranks_than_there_are_gpus_are_refused_though_one_process_starts_th
         require_gpus(launch, lambda: here)
 
 
-def test_beams_are_refused(shop: Workshop, folder: Path) -> None:
+def test_beams_are_refused(shop: Forge, folder: Path) -> None:
     recipe = write(folder)
     recipe.write_text(recipe.read_text().replace("max_batch_size = 4", "max_batch_size = 4\nmax_beam_width = 2"))
     with pytest.raises(RecipeError, match="offers no beams"):
         shop.plan([recipe])
 
 
-def test_a_model_with_an_encoder_is_refused(shop: Workshop, world: World, folder: Path) -> None:
+def test_a_model_with_an_encoder_is_refused(shop: Forge, world: World, folder: Path) -> None:
     world.origin = FakeOrigin(tiny_checkpoint({**LLAMA, "is_encoder_decoder": True}))
     with pytest.raises(RecipeError, match="has an encoder too"):
         shop.plan([write(folder)])
 
 
 def test_a_sampling_word_that_the_images_model_has_no_input_for_is_refused(
-    shop: Workshop, world: World, folder: Path, tmp_path: Path
+    shop: Forge, world: World, folder: Path, tmp_path: Path
 ) -> None:
     recipe = write(folder, "[sampling]\ntemperature = 0.5\nstop = ['x']\nmin_tokens = 3\n")
     with pytest.raises(RecipeError, match=r"sampling\.min_tokens.*\n.*max_tokens, stop, temperature") as caught:
@@ -357,19 +355,19 @@ def test_a_sampling_word_that_the_images_model_has_no_input_for_is_refused(
 
 
 @pytest.mark.parametrize("image", ["25.04", "24.10"])
-def test_an_image_from_before_llmapi_is_refused_with_those_that_have_it(shop: Workshop, folder: Path, image: str) -> None:
+def test_an_image_from_before_llmapi_is_refused_with_those_that_have_it(shop: Forge, folder: Path, image: str) -> None:
     with pytest.raises(RecipeError, match=r"cannot serve the llmapi runtime[^\n]*\n.*25\.05"):
         shop.plan([write(folder, image=image)])
 
 
-def test_an_image_of_ones_own_without_the_model_is_refused(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_an_image_of_ones_own_without_the_model_is_refused(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.llmapi = {}
     with pytest.raises(RecipeError, match="holds no llmapi model"):
         shop.build([write(folder, image="acme/triton:1")], repository=tmp_path / "models")
 
 
 def test_an_argument_that_only_the_image_can_know_is_said_aloud_and_passed_on(
-    shop: Workshop, world: World, folder: Path, tmp_path: Path
+    shop: Forge, world: World, folder: Path, tmp_path: Path
 ) -> None:
     world.containers.trtllm = ""
     recipe = write(folder, image="acme/triton:1")
@@ -389,7 +387,7 @@ def engine(folder: Path, more: str = "", top: str = "") -> Path:
 
 
 def test_an_engine_on_an_image_without_the_engine_path_is_moved_here(
-    shop: Workshop, world: World, folder: Path, tmp_path: Path
+    shop: Forge, world: World, folder: Path, tmp_path: Path
 ) -> None:
     world.containers.engine_path = False
     recipe = engine(folder)
@@ -400,28 +398,28 @@ def test_an_engine_on_an_image_without_the_engine_path_is_moved_here(
     assert build(shop, recipe, into=tmp_path / "models")
 
 
-def test_the_move_names_every_other_key_that_has_to_change(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_the_move_names_every_other_key_that_has_to_change(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.engine_path = False
     recipe = engine(folder, "[draft]\nhub = 'a/d'\n[convert]\ndtype = 'float16'\n", top='variant = "medusa"')
     with pytest.raises(RecipeError, match=r'; variant: take variant = "eagle"'):
         shop.build([recipe], repository=tmp_path / "models")
 
 
-def test_an_image_with_neither_path_is_none_of_nvidias(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_an_image_with_neither_path_is_none_of_nvidias(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.engine_path = False
     world.containers.llmapi = {}
     with pytest.raises(RecipeError, match="take an image of NVIDIA's"):
         shop.build([engine(folder)], repository=tmp_path / "models")
 
 
-def test_a_key_stands_on_the_recipes_arguments(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_a_key_stands_on_the_recipes_arguments(shop: Forge, folder: Path, tmp_path: Path) -> None:
     build(shop, write(folder), into=tmp_path / "models")
     other = write(folder, "[serve]\nkv_cache_free_gpu_mem_fraction = 0.5\n")
     missing = [step.name for step in shop.outlook(shop.plan([other])) if not step.held]
     assert missing == ["tiny: entry"]
 
 
-def test_a_config_that_says_more_one_day_is_still_said_once(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_a_config_that_says_more_one_day_is_still_said_once(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     later = "max_batch_size: 64\nmodel_transaction_policy {\n  decoupled: False\n}\n"
     world.containers.llmapi["config.pbtxt"] += later
     made = build(shop, write(folder), into=tmp_path / "models")["tensorrt_llm/config.pbtxt"]
@@ -436,7 +434,7 @@ EXAMPLES = [dedent(text) for text in re.findall(r"^ *```toml\n(.*?)^ *```$", PAG
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_the_pages_examples_are_recipes_that_plan(shop: Workshop, folder: Path, text: str) -> None:
+def test_the_pages_examples_are_recipes_that_plan(shop: Forge, folder: Path, text: str) -> None:
     recipe = write(folder)
     whole = text if text.startswith("name") else RECIPE.format(name="tiny", kind="llmapi", image="25.09", top="") + text
     recipe.write_text(whole)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import environ
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.inference import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
@@ -39,9 +39,9 @@ BARE = "FROM ${base}\nRUN echo ${pip}\n"
 
 @dataclass(frozen=True)
 class Bench:
-    """A workshop on the engine, recipes of two random models, and the stand-in."""
+    """A Forge on the engine, recipes of two random models, and the stand-in."""
 
-    shop: Workshop
+    shop: Forge
     folder: Path
     engine: str
     image: Image
@@ -59,7 +59,7 @@ def bench(engine: str, standin: Image, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "Dockerfiles").mkdir()
     (tmp_path / "Dockerfiles" / "family.Dockerfile").write_text(BARE)
     monkeypatch.chdir(tmp_path)
-    return Bench(Workshop(tmp_path / "home", environ(engine)), tmp_path, engine, standin)
+    return Bench(Forge(tmp_path / "home", environ(engine)), tmp_path, engine, standin)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import RepositoryError
 from forge.repository import publish
-from forge.schema.values import COMMON_ROLES, Layout, Names, Ports
+from forge.schema.values import COMMON_ROLES, BuildOptions, Names, Ports
 from forge.serve.types import Running
 from store_makers import child
 
@@ -31,7 +31,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from fake_doors import World
-from forge.schema.values import Layout
+from forge.schema.values import BuildOptions
 root, left = Path(sys.argv[1]), int(sys.argv[2])
 shop, place = World().shop(root / "home"), root / "models"
 shop.build([root / "a.toml"], repository=place)
@@ -44,7 +44,7 @@ def die(event, arguments):
             os._exit(9)
 
 sys.addaudithook(die)
-shop.add([root / "b.toml"], repository=place, layout=Layout(rename_plain=True))
+shop.add([root / "b.toml"], repository=place, options=BuildOptions(rename_plain=True))
 """
 
 
@@ -77,24 +77,26 @@ def require_whole(place: Path) -> None:
     assert all(name.startswith(("a-", "b-")) for name in listed)
 
 
-def _serve(shop: Workshop, root: Path) -> None:
+def _serve(shop: Forge, root: Path) -> None:
     running = shop.serve(root / "models")
     assert {name.partition("-")[0] for name in running.models} == {"a", "b"}
 
 
-def _remove(shop: Workshop, root: Path) -> None:
+def _remove(shop: Forge, root: Path) -> None:
     shop.remove("a", root / "models")
     assert [model.name for model in shop.models(root / "models")] == ["b"]
 
 
-def _list(shop: Workshop, root: Path) -> None:
+def _list(shop: Forge, root: Path) -> None:
     assert [(model.name, model.prefix) for model in shop.models(root / "models")] == [("a", "a"), ("b", "b")]
 
 
-COMMANDS: dict[str, Callable[[Workshop, Path], object]] = {
+COMMANDS: dict[str, Callable[[Forge, Path], object]] = {
     "build": lambda shop, root: shop.build([root / "a.toml", root / "b.toml"], repository=root / "models"),
     "add": lambda shop, root: shop.add([root / "b.toml"], repository=root / "models"),
-    "add again": lambda shop, root: shop.add([root / "b.toml"], repository=root / "models", layout=Layout(rename_plain=True)),
+    "add again": lambda shop, root: shop.add(
+        [root / "b.toml"], repository=root / "models", options=BuildOptions(rename_plain=True)
+    ),
     "remove": _remove,
     "list": _list,
     "check": lambda shop, root: shop.check(root / "models"),
@@ -109,12 +111,12 @@ def test_the_next_command_finishes_what_was_killed(root: Path, world: World, com
     require_whole(root / "models")
 
 
-def _reload(shop: Workshop, root: Path) -> None:
+def _reload(shop: Forge, root: Path) -> None:
     served = shop.reload(root / "models").models
     assert {name.partition("-")[0] for name in served} == {"a", "b"}
 
 
-def _ask(shop: Workshop, root: Path) -> None:
+def _ask(shop: Forge, root: Path) -> None:
     target = shop.target("a", root / "models")
     assert target.model.prefix == "a"
 
@@ -182,6 +184,7 @@ UNTOLD = """
 import os, sys
 from pathlib import Path
 from fake_doors import World
+from forge.schema.values import BuildOptions
 root = Path(sys.argv[1])
 shop, place = World().shop(root / "home"), root / "models"
 
@@ -190,12 +193,12 @@ def die(event, arguments):
         os._exit(9)
 
 sys.addaudithook(die)
-shop.build([root / "a.toml"], repository=place, prefixed=True)
+shop.build([root / "a.toml"], BuildOptions(prefixed=True), repository=place)
 """
 
 
 @pytest.fixture
-def served(world: World, tmp_path: Path) -> Workshop:
+def served(world: World, tmp_path: Path) -> Forge:
     """A server on a and b, of which a has been published anew by a build that was killed, and finished by ``list``."""
     for name in "ab":
         (tmp_path / f"{name}.toml").write_text(TWIN.format(name=name))
@@ -219,22 +222,22 @@ def told_of(world: World) -> set[str]:
 
 @pytest.mark.parametrize("named", [("a",), ("b",), ("a", "b")], ids="build {}".format)
 def test_a_build_tells_the_server_of_a_publish_that_was_finished_without_it(
-    served: Workshop, world: World, tmp_path: Path, named: tuple[str, ...]
+    served: Forge, world: World, tmp_path: Path, named: tuple[str, ...]
 ) -> None:
     recipes = [tmp_path / f"{name}.toml" for name in named]
-    served.build(recipes, repository=tmp_path / "models", prefixed=True)
+    served.build(recipes, repository=tmp_path / "models", options=BuildOptions(prefixed=True))
     assert told_of(world) == {"a"}
     world.server.told.clear()
-    served.build(recipes, repository=tmp_path / "models", prefixed=True)
+    served.build(recipes, repository=tmp_path / "models", options=BuildOptions(prefixed=True))
     assert world.server.told == []
 
 
-def test_what_does_not_load_of_it_is_said_and_another_build_goes_on(served: Workshop, world: World, tmp_path: Path) -> None:
+def test_what_does_not_load_of_it_is_said_and_another_build_goes_on(served: Forge, world: World, tmp_path: Path) -> None:
     world.server.broken.add("a-tensorrt_llm")
-    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", prefixed=True)
+    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", options=BuildOptions(prefixed=True))
     assert any("a-tensorrt_llm" in event.text and "forge reload" in event.text for event in world.events)
     world.server.broken.clear()
-    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", prefixed=True)
+    served.build([tmp_path / "b.toml"], repository=tmp_path / "models", options=BuildOptions(prefixed=True))
     assert "load a-tensorrt_llm" in world.server.told
 
 

@@ -15,9 +15,10 @@ import pytest
 import tiny_models
 import tiny_served
 from docker_fixture import environ
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import ServerError
 from forge.machine import processes
+from forge.schema.values import BuildOptions
 from forge.serve.openai import process
 from forge.serve.server import Servers
 from forge.serve.types import Launch, Running
@@ -111,12 +112,12 @@ def test_one_that_does_not_come_up_leaves_nothing(serving: Serving, launch: Laun
     assert not triton.running()
 
 
-def test_forge_serve_has_it_and_sees_what_is_added(shop: Workshop, home: Path, tmp_path: Path) -> None:
+def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_path: Path) -> None:
     """In the foreground: `forge status` shows it, a model that is added is offered, and it goes with a forge that is killed."""
     tiny_served.checkpoint(tmp_path / "checkpoint")
     recipe, repository = tmp_path / "tiny.toml", tmp_path / "repository"
     recipe.write_text(tiny_served.RECIPE)
-    shop.build([recipe], repository=repository, prefixed=True)
+    shop.build([recipe], repository=repository, options=BuildOptions(prefixed=True))
     ports = spare(4)
     names = ("--http-port", "--grpc-port", "--metrics-port", "--openai-port")
     options = [word for pair in zip(names, map(str, ports), strict=True) for word in pair]

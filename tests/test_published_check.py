@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.api.wiring import Doors
 from forge.build.sources.source import Origin
 from forge.cli import main
-from forge.schema.values import Host, SourceKind
+from forge.schema.values import BuildOptions, Host, SourceKind
 from forge.testing import tiny_checkpoint
 
 RECIPE = '[source]\npath = "checkpoint"\n[runtime]\nkind = "twin"\n'
@@ -49,8 +49,8 @@ def forge(place: Path, verb: str, name: str, *words: str) -> Result:
     """Run a verb on a recipe of that name; each of its steps has been made before."""
     recipe = place / f"{name}.toml"
     recipe.write_text(f'name = "{name}"\n{RECIPE}')
-    shop = Workshop(place / "home", {}, doors=OnThisMachine(place / "home"))
-    shop.build([recipe], repository=place / "elsewhere" / name, prefixed=verb == "add")
+    shop = Forge(place / "home", {}, doors=OnThisMachine(place / "home"))
+    shop.build([recipe], repository=place / "elsewhere" / name, options=BuildOptions(prefixed=verb == "add"))
     return CliRunner().invoke(main, [verb, str(recipe), "--repository", str(place / "models"), *words])
 
 

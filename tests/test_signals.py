@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from conftest import SMOLLM2
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.machine import processes
 from forge.serve.types import Running
 from patience import free_ports
@@ -80,7 +80,7 @@ def test_a_terminated_verb_cleans_up_once_and_says_so_by_its_exit_code() -> None
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_forge_serve_terminated_once_it_is_ready_stops_its_server(shop: Workshop, home: Path, tmp_path: Path) -> None:
+def test_forge_serve_terminated_once_it_is_ready_stops_its_server(shop: Forge, home: Path, tmp_path: Path) -> None:
     repository = shop.build([SMOLLM2], repository=tmp_path / "repository").repository
     ports = free_ports()
     named = ("--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics)

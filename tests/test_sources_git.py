@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, safetensors
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.build.sources.git import GitOrigin
 from forge.build.sources.git_commands import Git, address, meaning, redacted
 from forge.errors import ForgeError, HostError, SourceError, StoreError
@@ -416,7 +416,7 @@ def test_gits_last_words_are_explained_and_shown(words: str, kind: type[ForgeErr
 @needs_git
 def test_a_git_url_becomes_a_recipe_that_can_be_planned(plain: Remote, tmp_path: Path) -> None:
     commit = plain.commit(FILES)
-    shop = Workshop(tmp_path / "home", dict(os.environ))
+    shop = Forge(tmp_path / "home", dict(os.environ))
     recipe = tmp_path / "tiny.toml"
     drafted = shop.draft(plain.url)
     recipe.write_text(drafted.replace('kind = "engine"', 'kind = "twin"'))

@@ -9,7 +9,7 @@ import pytest
 
 import forge_llama
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.build.noted import Noting
 from forge.build.unchanged import Question, Standing, Stood, look, question
 from forge.store.store import Store
@@ -28,7 +28,7 @@ class Place:
         self.lock = folder / "tiny.toml.lock"
         self.repository = folder / "models"
         self.world = World()
-        self.shop: Workshop = self.world.shop(folder / "home")
+        self.shop: Forge = self.world.shop(folder / "home")
 
     def build(self) -> None:
         self.shop.build([self.recipe], repository=self.repository)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.machine import processes
 from forge.schema.values import Ports
@@ -62,12 +62,12 @@ def stranger(ports: Ports) -> Generator[Stranger]:
 
 
 @pytest.fixture(autouse=True)
-def as_its_user(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_its_user(shop: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_HOME", str(shop.home))
 
 
 @pytest.fixture(scope="module")
-def repository(shop: Workshop, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(shop: Forge, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("strangers") / "repository").repository
 
 
@@ -86,20 +86,20 @@ def told(command: str, repository: Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def living(shop: Workshop, repository: Path) -> Iterator[Running]:
+def living(shop: Forge, repository: Path) -> Iterator[Running]:
     running = shop.serve(repository, free_ports(), restart=False)
     yield running
     shop.stop(running)
 
 
 @pytest.fixture
-def moved(shop: Workshop, living: Running) -> Iterator[Running]:
+def moved(shop: Forge, living: Running) -> Iterator[Running]:
     with elsewhere(shop, living) as lost:
         yield lost
 
 
 @contextmanager
-def elsewhere(shop: Workshop, running: Running) -> Generator[Running]:
+def elsewhere(shop: Forge, running: Running) -> Generator[Running]:
     """The same server, as if its ports were others: those of a stranger."""
     http, grpc = spare(2)
     states = States(shop.home / "servers")
@@ -146,7 +146,7 @@ class Remains:
 
 
 @pytest.fixture(scope="module")
-def dead(shop: Workshop, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Remains:
+def dead(shop: Forge, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Remains:
     place = shutil.copytree(repository, tmp_path_factory.mktemp("dead") / "repository", symlinks=True)
     running = shop.serve(place, free_ports(), detach=True, restart=False)
     folder, kept = shop.home / "servers", tmp_path_factory.mktemp("kept")
@@ -175,7 +175,7 @@ def test_a_stranger_at_a_dead_servers_ports_is_told_nothing(dead: Remains, comma
 # -- the end of one that lives
 
 
-def test_stop_ends_the_server_and_leaves_the_stranger(shop: Workshop, repository: Path, tmp_path: Path) -> None:
+def test_stop_ends_the_server_and_leaves_the_stranger(shop: Forge, repository: Path, tmp_path: Path) -> None:
     place = shutil.copytree(repository, tmp_path / "repository", symlinks=True)
     running = shop.serve(place, free_ports(), restart=False)
     secret = key_file(running).read_bytes()

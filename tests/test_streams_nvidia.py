@@ -15,7 +15,7 @@ import pytest
 
 import chained
 import originals
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client import AsyncClient
 from forge.client.inference import TritonClient
 from forge.client.types import Request
@@ -62,7 +62,7 @@ ASKED = Request("tensorrt_llm_bls", "the", chained.COUNT)
 class Shop:
     """A published twin whose bls decodes as NVIDIA's does: by postprocessing, which is given tokens and nothing else."""
 
-    shop: Workshop
+    shop: Forge
     repository: Path
 
     def accumulate(self, stated: str) -> None:
@@ -79,11 +79,11 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def published(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def published(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return _publish(shop, tmp_path_factory.mktemp("chain"))
 
 
-def _publish(shop: Workshop, place: Path) -> Shop:
+def _publish(shop: Forge, place: Path) -> Shop:
     chained.lay(place / "checkpoint")
     (place / "chain.toml").write_text(RECIPE)
     (place / "prompts.txt").write_text("the\nthe capital of\n")
@@ -98,9 +98,7 @@ def _publish(shop: Workshop, place: Path) -> Shop:
 
 
 @pytest.mark.parametrize("stated", ["true", "false"])
-def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(
-    shop: Workshop, tmp_path: Path, stated: str
-) -> None:
+def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(shop: Forge, tmp_path: Path, stated: str) -> None:
     published = _publish(shop, tmp_path)  # the other tests' may be served just now
     published.accumulate(stated)
     ports = replace(free_ports(), openai=free_ports().http)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import RepositoryError, ServerError
-from forge.schema.values import Layout, Ports
+from forge.schema.values import BuildOptions, Ports
 from forge.serve.launch import Held, launch
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
@@ -25,7 +25,7 @@ kind = "twin"
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -36,14 +36,14 @@ def recipe(tmp_path: Path, name: str, more: str = "") -> Path:
 
 
 @pytest.fixture
-def models(shop: Workshop, tmp_path: Path) -> Path:
+def models(shop: Forge, tmp_path: Path) -> Path:
     """A repository with the model a, which is being served."""
     shop.add([recipe(tmp_path, "a")], repository=tmp_path / "models")
     shop.serve(tmp_path / "models")
     return tmp_path / "models"
 
 
-def names(shop: Workshop, place: Path) -> list[str]:
+def names(shop: Forge, place: Path) -> list[str]:
     return [model.name for model in shop.manifest(place).models]
 
 
@@ -51,7 +51,7 @@ IN_TURN = [f"b-{role}" for role in ("postprocessing", "preprocessing", "tensorrt
 
 
 def test_a_model_that_is_added_is_loaded_by_the_server_those_that_call_others_last(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     assert world.server.told == [f"load {folder}" for folder in IN_TURN]
@@ -60,15 +60,13 @@ def test_a_model_that_is_added_is_loaded_by_the_server_those_that_call_others_la
     assert shop.target("b").address == shop.target("a").address
 
 
-def test_a_build_that_changes_nothing_leaves_the_server_alone(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_build_that_changes_nothing_leaves_the_server_alone(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a")], repository=models)
     assert world.server.told == []
 
 
 def test_a_new_version_that_does_not_load_leaves_the_old_one_on_the_disk_and_in_the_server(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     before = shop.manifest(models)
     config = (models / "a-tensorrt_llm" / "config.pbtxt").read_text()
@@ -84,7 +82,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_on_the_disk_and_in_
 
 
 def test_a_model_that_does_not_load_is_taken_out_again_and_the_others_go_on(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     world.server.broken.add("b-tensorrt_llm_bls")
     with pytest.raises(ServerError, match="b-tensorrt_llm_bls") as caught:
@@ -96,24 +94,24 @@ def test_a_model_that_does_not_load_is_taken_out_again_and_the_others_go_on(
 
 
 def test_a_plain_model_that_is_renamed_answers_under_its_new_names_before_the_old_ones_go(
-    shop: Workshop, world: World, tmp_path: Path
+    shop: Forge, world: World, tmp_path: Path
 ) -> None:
     place = tmp_path / "plain"
     shop.build([recipe(tmp_path, "a")], repository=place)
     shop.serve(place)
-    shop.build([recipe(tmp_path, "a")], repository=place, prefixed=True)
+    shop.build([recipe(tmp_path, "a")], repository=place, options=BuildOptions(prefixed=True))
     told = world.server.told
     assert told[:5] == [f"load {folder.replace('b-', 'a-', 1)}" for folder in IN_TURN]
     assert told[5] == "unload ensemble"
     assert {model.partition("-")[0] for model in shop.server(place).models} == {"a"}
 
 
-RENAME = Layout(rename_plain=True)
+RENAME = BuildOptions(rename_plain=True)
 PLAIN = {"postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble"}
 
 
 @pytest.fixture
-def plain(shop: Workshop, tmp_path: Path) -> Path:
+def plain(shop: Forge, tmp_path: Path) -> Path:
     """A repository with the model a under plain names, which is being served."""
     place = tmp_path / "plain"
     shop.build([recipe(tmp_path, "a")], repository=place)
@@ -121,7 +119,7 @@ def plain(shop: Workshop, tmp_path: Path) -> Path:
     return place
 
 
-def stands(shop: Workshop, place: Path, *models: str) -> bool:
+def stands(shop: Forge, place: Path, *models: str) -> bool:
     """Whether the manifest, the folders and the server agree that there are these and no others."""
     folders = {path.parent.name for path in place.glob("*/config.pbtxt")}
     said = {folder for model in shop.manifest(place).models for folder in model.roles.values()}
@@ -129,9 +127,9 @@ def stands(shop: Workshop, place: Path, *models: str) -> bool:
 
 
 def test_a_newcomer_is_loaded_before_the_plain_model_that_makes_room_for_it_is_renamed(
-    shop: Workshop, world: World, plain: Path, tmp_path: Path
+    shop: Forge, world: World, plain: Path, tmp_path: Path
 ) -> None:
-    shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+    shop.add([recipe(tmp_path, "b")], repository=plain, options=RENAME)
     told = world.server.told
     assert told[:5] == [f"load {folder}" for folder in IN_TURN]
     assert {each.partition(" ")[2] for each in told[5:10]} == {f"a-{role}" for role in PLAIN}
@@ -141,34 +139,32 @@ def test_a_newcomer_is_loaded_before_the_plain_model_that_makes_room_for_it_is_r
 
 @pytest.mark.parametrize("broken", ["b-preprocessing", "b-ensemble", "a-preprocessing", "a-ensemble"])
 def test_a_rename_that_does_not_come_about_leaves_the_plain_names_where_they_are_and_being_served(
-    shop: Workshop, world: World, plain: Path, tmp_path: Path, broken: str
+    shop: Forge, world: World, plain: Path, tmp_path: Path, broken: str
 ) -> None:
     before = shop.manifest(plain)
     world.server.broken.add(broken)
     with pytest.raises(ServerError, match=broken) as caught:
-        shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+        shop.add([recipe(tmp_path, "b")], repository=plain, options=RENAME)
     assert "the repository has what it had before, and so has the server" in caught.value.hint
     assert shop.manifest(plain) == before
     assert stands(shop, plain, "a")
     assert not {each for each in world.server.told if each.partition(" ")[2] in PLAIN}
 
 
-def test_a_plain_model_that_cannot_be_taken_out_keeps_its_names(
-    shop: Workshop, world: World, plain: Path, tmp_path: Path
-) -> None:
+def test_a_plain_model_that_cannot_be_taken_out_keeps_its_names(shop: Forge, world: World, plain: Path, tmp_path: Path) -> None:
     world.server.stuck.add("tensorrt_llm")
     with pytest.raises(ServerError, match="it is stuck"):
-        shop.add([recipe(tmp_path, "b")], repository=plain, layout=RENAME)
+        shop.add([recipe(tmp_path, "b")], repository=plain, options=RENAME)
     assert stands(shop, plain, "a")
 
 
-def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "plain"
     shop.build([engine(tmp_path, world, "a")], repository=place)
     shop.serve(place)
     before = {path: path.stat().st_ino for path in place.rglob("*")}
     with pytest.raises(ServerError, match="cannot take 'b' in") as caught:
-        shop.add([engine(tmp_path, world, "b")], repository=place, layout=RENAME)
+        shop.add([engine(tmp_path, world, "b")], repository=place, options=RENAME)
     assert "nothing was published" in caught.value.hint
     assert {path: path.stat().st_ino for path in place.rglob("*")} == before
     assert world.server.told == []
@@ -176,7 +172,7 @@ def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Worksho
 
 
 def test_a_build_that_is_interrupted_while_the_server_loads_leaves_what_there_was(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     world.server.interrupting.add("b-tensorrt_llm")
     with pytest.raises(KeyboardInterrupt):
@@ -186,7 +182,7 @@ def test_a_build_that_is_interrupted_while_the_server_loads_leaves_what_there_wa
 
 
 def test_of_several_models_that_are_built_anew_all_are_taken_in_or_none(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     before = shop.manifest(models)
@@ -201,7 +197,7 @@ def test_of_several_models_that_are_built_anew_all_are_taken_in_or_none(
 
 
 def test_a_model_that_cannot_be_taken_out_whole_goes_on_being_served_whole(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     world.server.stuck.add("b-tensorrt_llm")
@@ -212,7 +208,7 @@ def test_a_model_that_cannot_be_taken_out_whole_goes_on_being_served_whole(
 
 
 def test_a_reload_takes_in_all_that_it_can_and_names_all_that_it_cannot(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     server = world.server.alive.pop()
     shop.add([recipe(tmp_path, "b"), recipe(tmp_path, "c"), recipe(tmp_path, "d")], repository=models)
@@ -224,7 +220,7 @@ def test_a_reload_takes_in_all_that_it_can_and_names_all_that_it_cannot(
 
 
 def test_a_model_that_is_removed_is_unloaded_first_those_that_call_others_before_them(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     world.server.told.clear()
@@ -234,7 +230,7 @@ def test_a_model_that_is_removed_is_unloaded_first_those_that_call_others_before
 
 
 def test_what_needs_another_environment_is_refused_before_it_is_published(
-    shop: Workshop, world: World, models: Path, tmp_path: Path
+    shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ServerError, match=r"cannot take 'b' in: it runs environment .*, and this needs environment") as caught:
         shop.add([recipe(tmp_path, "b", 'packages = ["torch==2.0"]\n')], repository=models)
@@ -243,13 +239,13 @@ def test_what_needs_another_environment_is_refused_before_it_is_published(
     assert world.server.told == []
 
 
-def test_a_reload_names_what_it_does_not_find(shop: Workshop, models: Path) -> None:
+def test_a_reload_names_what_it_does_not_find(shop: Forge, models: Path) -> None:
     with pytest.raises(RepositoryError, match="there is no model 'c'") as caught:
         shop.reload(models, "c")
     assert "a" in caught.value.hint
 
 
-def test_a_reload_takes_in_what_another_forge_has_changed(shop: Workshop, world: World, models: Path, tmp_path: Path) -> None:
+def test_a_reload_takes_in_what_another_forge_has_changed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     server = world.server.alive.pop()  # nobody's, as far as this forge knows
     shop.add([recipe(tmp_path, "b")], repository=models)
     shop.remove("a", models)
@@ -258,7 +254,7 @@ def test_a_reload_takes_in_what_another_forge_has_changed(shop: Workshop, world:
     assert set(running.models) == set(IN_TURN)
 
 
-def test_one_server_serves_several_repositories_and_is_found_by_any(shop: Workshop, tmp_path: Path) -> None:
+def test_one_server_serves_several_repositories_and_is_found_by_any(shop: Forge, tmp_path: Path) -> None:
     places = [tmp_path / "first", tmp_path / "second"]
     for name, place in zip("ab", places, strict=True):
         shop.add([recipe(tmp_path, name)], repository=place)
@@ -273,21 +269,21 @@ def test_one_server_serves_several_repositories_and_is_found_by_any(shop: Worksh
     assert shop.servers() == ()
 
 
-def test_repositories_whose_models_share_a_name_are_refused_with_the_way_out(shop: Workshop, tmp_path: Path) -> None:
+def test_repositories_whose_models_share_a_name_are_refused_with_the_way_out(shop: Forge, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     shop.build([recipe(tmp_path, "a")], repository=first)
     shop.build([recipe(tmp_path, "b")], repository=second)
     with pytest.raises(ServerError, match=r"'ensemble' stands in two of the repositories: .*first and .*second") as caught:
         shop.serve([first, second])
     assert f"--prefixed --repository {second}" in caught.value.hint
-    shop.build([recipe(tmp_path, "b")], repository=second, prefixed=True)
+    shop.build([recipe(tmp_path, "b")], repository=second, options=BuildOptions(prefixed=True))
     assert len(shop.serve([first, second]).models) == 10
-    shop.build([recipe(tmp_path, "a")], repository=tmp_path / "third", prefixed=True)
+    shop.build([recipe(tmp_path, "a")], repository=tmp_path / "third", options=BuildOptions(prefixed=True))
     with pytest.raises(ServerError, match="recipe 'a' stands in two"):
         shop.serve([first, tmp_path / "third"])
 
 
-def test_an_environment_that_has_all_that_the_others_have_serves_them_all(shop: Workshop, tmp_path: Path) -> None:
+def test_an_environment_that_has_all_that_the_others_have_serves_them_all(shop: Forge, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([recipe(tmp_path, "a"), recipe(tmp_path, "b", 'packages = ["torch==2.0"]\n')], repository=place)
     wanted = shop.launch(place, Ports())
@@ -301,7 +297,7 @@ def test_an_environment_that_has_all_that_the_others_have_serves_them_all(shop: 
     assert "--repository" in caught.value.hint
 
 
-def test_a_server_of_unknown_making_is_believed(shop: Workshop, world: World, models: Path, tmp_path: Path) -> None:
+def test_a_server_of_unknown_making_is_believed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     world.server.alive = [replace(one, base=()) for one in world.server.alive]
     shop.add([recipe(tmp_path, "b")], repository=models)
     assert names(shop, models) == ["a", "b"]
@@ -325,7 +321,7 @@ gpus = "none"
 
 
 def test_an_image_that_has_all_that_the_others_have_serves_engines_of_several_families(
-    shop: Workshop, world: World, tmp_path: Path
+    shop: Forge, world: World, tmp_path: Path
 ) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "b")], repository=place)
@@ -339,7 +335,7 @@ def test_an_image_that_has_all_that_the_others_have_serves_engines_of_several_fa
 
 
 def test_a_second_engine_is_not_loaded_into_a_server_that_was_started_for_one(
-    shop: Workshop, world: World, tmp_path: Path
+    shop: Forge, world: World, tmp_path: Path
 ) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "a")], repository=place)
@@ -351,7 +347,7 @@ def test_a_second_engine_is_not_loaded_into_a_server_that_was_started_for_one(
 
 
 def test_a_server_with_room_for_more_takes_further_engines_and_goes_on_with_one(
-    shop: Workshop, world: World, tmp_path: Path
+    shop: Forge, world: World, tmp_path: Path
 ) -> None:
     place = tmp_path / "models"
     first = engine(tmp_path, world, "a")
@@ -366,11 +362,11 @@ def test_a_server_with_room_for_more_takes_further_engines_and_goes_on_with_one(
     assert stands(shop, place, "a")
 
 
-def test_room_for_more_is_no_other_server_where_no_engine_is_alone(shop: Workshop, models: Path) -> None:
+def test_room_for_more_is_no_other_server_where_no_engine_is_alone(shop: Forge, models: Path) -> None:
     assert shop.launch(models, Ports(), room=True) == shop.launch(models, Ports())
 
 
-def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     file = engine(tmp_path, world, "a")
     shop.add([file], repository=place)
@@ -380,9 +376,7 @@ def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: W
     assert world.server.told[-1] == "load a-ensemble"
 
 
-def test_an_engine_in_parts_is_not_exchanged_under_a_server_that_mpi_started(
-    shop: Workshop, world: World, tmp_path: Path
-) -> None:
+def test_an_engine_in_parts_is_not_exchanged_under_a_server_that_mpi_started(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "a")], repository=place)
     world.server.start(replace(shop.launch(place, Ports()), world=2), lambda _: None)
@@ -394,7 +388,7 @@ def test_an_engine_in_parts_is_not_exchanged_under_a_server_that_mpi_started(
         Turnover(shop.store, world.server, plan, lambda _: None).publish_all(place, shop.manifest(place).models, str)
 
 
-def test_images_of_different_versions_are_refused_with_both_named(shop: Workshop, world: World, tmp_path: Path) -> None:
+def test_images_of_different_versions_are_refused_with_both_named(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "a")], repository=place)
     world.containers.identity = "sha256:" + "b" * 64

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.build.publish import published
 from forge.plan.plan import plan
 from forge.plan.resolved import Order
 from forge.plan.steps import Assemble, Entry
 from forge.repository import config as repository
 from forge.schema.manifest import PublishedModel
-from forge.schema.values import Checkpoint, Recipe, Role, RuntimeKind
+from forge.schema.values import BuildOptions, Checkpoint, Recipe, Role, RuntimeKind
 from forge.serve.lookup import Target
 from forge.testing import LLAMA, tiny_checkpoint
 from forge.trtllm.toolchain import Tooling
@@ -45,7 +45,7 @@ TOOLING = Tooling(repository.skeletons(), (), {}, {})
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -94,17 +94,17 @@ def test_a_request_to_any_other_model_says_nothing_of_it(world: World, tmp_path:
     assert asked(published(*entry(world, tmp_path, DRAFTED, RuntimeKind.TWIN))) is None
 
 
-def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: Workshop, tmp_path: Path) -> None:
+def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: Forge, tmp_path: Path) -> None:
     recipe = tmp_path / "pair.toml"
     recipe.write_text(DRAFTED)
-    built = shop.build([recipe], repository=tmp_path / "models", runtime=RuntimeKind.TWIN)
+    built = shop.build([recipe], repository=tmp_path / "models", options=BuildOptions(runtime=RuntimeKind.TWIN))
     config = (built.repository / "tensorrt_llm_bls" / "config.pbtxt").read_text()
     assert "tensorrt_llm_draft" not in config
     assert 'name: "num_draft_tokens"' in config
     assert 'name: "use_draft_logits"' in config
 
 
-def test_what_eagles_script_cannot_read_the_pytorch_path_may(shop: Workshop, tmp_path: Path) -> None:
+def test_what_eagles_script_cannot_read_the_pytorch_path_may(shop: Forge, tmp_path: Path) -> None:
     import forge_eagle
     from forge.recipe import reader as recipes
 

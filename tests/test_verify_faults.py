@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import VerifyError
 from forge.verify.judge import ENDS, Outcome, Stage
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repository(shop: Workshop, folder: Path) -> Iterator[Path]:
+def repository(shop: Forge, folder: Path) -> Iterator[Path]:
     """One good copy and one for each fault, served together; the golden transcripts are made of the good one."""
     place = folder / "repository"
     names = ("good", *FAULTS)
@@ -44,15 +44,15 @@ def repository(shop: Workshop, folder: Path) -> Iterator[Path]:
     shop.stop(running)
 
 
-def servers(shop: Workshop) -> set[str]:
+def servers(shop: Forge) -> set[str]:
     return {running.repository for running in shop.servers()}
 
 
-def report(shop: Workshop, repository: Path, name: str, *, streaming: bool = False) -> Report:
+def report(shop: Forge, repository: Path, name: str, *, streaming: bool = False) -> Report:
     return shop.verify(repository.parent / f"{name}.toml", repository, Wish(streaming=streaming))
 
 
-def test_a_good_model_says_what_its_checkpoint_says(shop: Workshop, repository: Path) -> None:
+def test_a_good_model_says_what_its_checkpoint_says(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "good", streaming=True)
     assert found.faults == ()
     asked = {(each.prompt, each.stage) for each in found.verdicts if each.outcome is Outcome.SAME}
@@ -63,27 +63,27 @@ def test_a_good_model_says_what_its_checkpoint_says(shop: Workshop, repository: 
     )
 
 
-def test_a_changed_merge_is_the_tokenizers(shop: Workshop, repository: Path) -> None:
+def test_a_changed_merge_is_the_tokenizers(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "merge")
     assert found.guilty == (Stage.TOKENIZER,)
     assert "preprocessing's" in found.faults[0].what
 
 
-def test_flipped_special_tokens_are_the_tokenizers_and_called_by_name(shop: Workshop, repository: Path) -> None:
+def test_flipped_special_tokens_are_the_tokenizers_and_called_by_name(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "special")
     assert found.guilty == (Stage.TOKENIZER,)
     assert {fault.prompt for fault in found.faults} >= {"short", "emoji", "code"}
     assert all("add_special_tokens" in fault.what for fault in found.faults)
 
 
-def test_a_wrong_end_token_is_a_finding_of_its_own(shop: Workshop, repository: Path) -> None:
+def test_a_wrong_end_token_is_a_finding_of_its_own(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "ends", streaming=True)
     assert found.guilty == (Stage.TOKENIZER,)
     assert [fault.prompt for fault in found.faults] == [ENDS]
     assert "preprocessing ends at 0" in found.faults[0].what
 
 
-def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Workshop, repository: Path) -> None:
+def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "layer")
     assert found.guilty == (Stage.ENGINE,)
     assert any("nats apart" in fault.what for fault in found.faults)
@@ -91,7 +91,7 @@ def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Workshop, repositor
     assert all(each.expected_log_prob is not None and each.served_log_prob is not None for each in differing)
 
 
-def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Workshop, repository: Path) -> None:
+def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "spaces")
     assert found.guilty == (Stage.DETOKENIZER,)
     told = " ".join(fault.what for fault in found.faults)
@@ -99,7 +99,7 @@ def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Workshop, repo
     assert "the front model: the same but for blanks" in told
 
 
-def test_mixed_streams_are_the_transports_and_seen_only_in_a_crowd(shop: Workshop, repository: Path) -> None:
+def test_mixed_streams_are_the_transports_and_seen_only_in_a_crowd(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "mixed", streaming=True)
     assert found.guilty == (Stage.TRANSPORT,)
     assert [fault.prompt for fault in found.faults] == ["streams at once"]
@@ -123,7 +123,7 @@ def test_the_command_line_names_the_guilty_and_exits_with_a_code_of_its_own(home
     assert {each["stage"] for each in told["verdicts"]} == {"tokenizer", "engine", "detokenizer", "transport"}
 
 
-def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Workshop, folder: Path, repository: Path) -> None:
+def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Forge, folder: Path, repository: Path) -> None:
     before = servers(shop)
     proven = recipe(folder, "proven", "on_build = true\nstreaming = false")
     shutil.copyfile(folder / "good.toml.golden.json", folder / "proven.toml.golden.json")
@@ -137,7 +137,7 @@ def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Wor
     assert servers(shop) == before
 
 
-def test_a_build_that_does_not_pass_publishes_nothing(shop: Workshop, folder: Path, repository: Path) -> None:
+def test_a_build_that_does_not_pass_publishes_nothing(shop: Forge, folder: Path, repository: Path) -> None:
     before = servers(shop)
     refused = recipe(folder, "refused", "on_build = true\nstreaming = false")
     stated = json.loads((folder / "good.toml.golden.json").read_text())

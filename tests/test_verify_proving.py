@@ -12,7 +12,7 @@ import pytest
 
 from fake_containers import FakeContainers
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.types import Chunk, Client, Request
 from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
 from forge.machine.containers import ContainerRun, Line
@@ -94,7 +94,7 @@ def _transcript(name: str, text: str) -> Transcript:
 
 @dataclass
 class Stand:
-    """A workshop over fakes, and what can be broken in it."""
+    """A Forge over fakes, and what can be broken in it."""
 
     world: World
     parrot: Parrot
@@ -110,8 +110,8 @@ class Stand:
         return self.folder / "models"
 
     @cached_property
-    def shop(self) -> Workshop:
-        return Workshop(self.folder / "home", {}, self.world.events.append, _Doors(self.folder / "home", self))
+    def shop(self) -> Forge:
+        return Forge(self.folder / "home", {}, self.world.events.append, _Doors(self.folder / "home", self))
 
 
 class _Doors(FakeDoors):

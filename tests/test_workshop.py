@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from fake_doors import World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
-from forge.schema.values import COMMON_ROLES, SamplingTable
+from forge.schema.values import COMMON_ROLES, BuildOptions, SamplingTable
 from forge.testing import LLAMA
 
 TWIN = """
@@ -34,7 +34,7 @@ kind = "twin"
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -49,7 +49,7 @@ def written(folder: Path, name: str, text: str) -> Path:
     return file
 
 
-def test_a_build_publishes_the_five_models_and_their_assets(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_a_build_publishes_the_five_models_and_their_assets(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     built = shop.build([recipe], repository=tmp_path / "models")
     for role in COMMON_ROLES:
         assert (built.repository / role / "config.pbtxt").is_file()
@@ -63,7 +63,7 @@ def test_a_build_publishes_the_five_models_and_their_assets(shop: Workshop, reci
     }
 
 
-def test_the_configs_name_where_the_repository_stands(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_the_configs_name_where_the_repository_stands(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     built = shop.build([recipe], repository=tmp_path / "models")
     text = (built.repository / "tensorrt_llm" / "config.pbtxt").read_text()
     assert str(built.repository / "_assets" / "tiny" / "engines") in text
@@ -71,7 +71,7 @@ def test_the_configs_name_where_the_repository_stands(shop: Workshop, recipe: Pa
     assert "${" not in text
 
 
-def test_a_second_build_makes_nothing_and_fetches_nothing(shop: Workshop, world: World, recipe: Path, tmp_path: Path) -> None:
+def test_a_second_build_makes_nothing_and_fetches_nothing(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     made = world.made()
     shop.build([recipe], repository=tmp_path / "models")
@@ -79,14 +79,14 @@ def test_a_second_build_makes_nothing_and_fetches_nothing(shop: Workshop, world:
     assert world.origin.fetches == 1
 
 
-def test_three_repositories_hold_a_weight_once(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_three_repositories_hold_a_weight_once(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     weights = [
         shop.build([recipe], repository=tmp_path / name).repository / "_assets/tiny/engines/model.safetensors" for name in "abc"
     ]
     assert len({file.stat().st_ino for file in weights}) == 1
 
 
-def test_several_recipes_share_a_repository_under_their_own_names(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_several_recipes_share_a_repository_under_their_own_names(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
     built = shop.build([recipe, other], repository=tmp_path / "models")
     folders = {folder.name for folder in built.repository.iterdir() if not folder.name.startswith((".", "_"))}
@@ -94,7 +94,7 @@ def test_several_recipes_share_a_repository_under_their_own_names(shop: Workshop
     assert 'model_name: "tiny-preprocessing"' in (built.repository / "tiny-ensemble" / "config.pbtxt").read_text()
 
 
-def test_a_plain_model_makes_room_when_it_is_built_again_with_another(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_a_plain_model_makes_room_when_it_is_built_again_with_another(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
     shop.build([recipe], repository=tmp_path / "models")
     shop.build([other, recipe], repository=tmp_path / "models")
@@ -103,7 +103,7 @@ def test_a_plain_model_makes_room_when_it_is_built_again_with_another(shop: Work
 
 
 def test_a_second_plain_model_is_refused_before_anything_is_made(
-    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+    shop: Forge, world: World, recipe: Path, tmp_path: Path
 ) -> None:
     other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"').replace("acme/tiny", "acme/other"))
     shop.build([recipe], repository=tmp_path / "models")
@@ -113,7 +113,7 @@ def test_a_second_plain_model_is_refused_before_anything_is_made(
     assert world.made() == made
 
 
-def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop, tmp_path: Path) -> None:
+def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Forge, tmp_path: Path) -> None:
     world.origin.files = {"acme/model.gguf": b"GGUF"}
     shop.build([written(tmp_path, "ground.toml", GGUF)], repository=tmp_path / "models")
     (command,) = world.executor.ran
@@ -124,7 +124,7 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Workshop
     assert max(map(made.index, needs)) < made.index(checkpoint) < made.index(entry)
 
 
-def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Workshop, tmp_path: Path) -> None:
+def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Forge, tmp_path: Path) -> None:
     world.origin.files = {"acme/model.gguf": b"GGUF"}
     ground = written(tmp_path, "ground.toml", GGUF)
     world.executor.failing = frozenset({"python3"})
@@ -136,7 +136,7 @@ def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: Wor
     assert world.made().count("ground: model") == 1
 
 
-def test_the_outlook_says_what_changed(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_the_outlook_says_what_changed(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     assert {step.why for step in shop.outlook(shop.plan([recipe]))} == {"first build"}
     shop.build([recipe], repository=tmp_path / "models")
     assert all(step.held for step in shop.outlook(shop.plan([recipe])))
@@ -146,7 +146,7 @@ def test_the_outlook_says_what_changed(shop: Workshop, recipe: Path, tmp_path: P
     assert "decoupled_mode: " in missing[0].why
 
 
-def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Workshop, world: World, recipe: Path) -> None:
+def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Forge, world: World, recipe: Path) -> None:
     config = json.loads(world.origin.files["config.json"]) | {"architectures": ["BertModel"]}
     world.origin.files["config.json"] = json.dumps(config).encode()
     recipe.write_text('family = "llama"\n' + TWIN)
@@ -157,14 +157,14 @@ def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Wo
     assert shop.plan([recipe]).steps
 
 
-def test_a_recipe_longer_than_the_model_is_refused(shop: Workshop, recipe: Path) -> None:
+def test_a_recipe_longer_than_the_model_is_refused(shop: Forge, recipe: Path) -> None:
     recipe.write_text(TWIN + "[build]\nmax_seq_len = 100000\n")
     with pytest.raises(RecipeError, match="was trained for 8192"):
         shop.plan([recipe])
 
 
 def test_prompts_longer_than_a_sequence_are_refused_unless_an_encoder_reads_them(
-    shop: Workshop, world: World, recipe: Path
+    shop: Forge, world: World, recipe: Path
 ) -> None:
     recipe.write_text(TWIN + "[build]\nmax_input_len = 600\nmax_seq_len = 512\n")
     with pytest.raises(RecipeError, match=r"build\.max_input_len: is 600, above build\.max_seq_len \(512\)"):
@@ -173,12 +173,12 @@ def test_prompts_longer_than_a_sequence_are_refused_unless_an_encoder_reads_them
     assert shop.plan([recipe]).steps
 
 
-def test_a_missing_recipe_is_named(shop: Workshop, tmp_path: Path) -> None:
+def test_a_missing_recipe_is_named(shop: Forge, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere\.toml"):
         shop.plan([tmp_path / "nowhere.toml"])
 
 
-def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Workshop, world: World, recipe: Path) -> None:
+def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Forge, world: World, recipe: Path) -> None:
     file, changed = shop.lock(recipe)
     assert changed
     assert file == recipe.with_name("tiny.toml.lock")
@@ -190,7 +190,7 @@ def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Workshop, world:
     assert shop.order(recipe, locked=True).facts.source.revision != pinned
 
 
-def test_locked_refuses_a_missing_and_a_stale_lock(shop: Workshop, world: World, recipe: Path) -> None:
+def test_locked_refuses_a_missing_and_a_stale_lock(shop: Forge, world: World, recipe: Path) -> None:
     with pytest.raises(LockError, match="no lock"):
         shop.order(recipe, locked=True)
     shop.lock(recipe)
@@ -202,7 +202,7 @@ def test_locked_refuses_a_missing_and_a_stale_lock(shop: Workshop, world: World,
 
 
 def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
-    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+    shop: Forge, world: World, recipe: Path, tmp_path: Path
 ) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     running = shop.serve(tmp_path / "models")
@@ -216,7 +216,7 @@ def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
         shop.target("tiny")
 
 
-def test_a_recipes_seed_is_every_requests(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_a_recipes_seed_is_every_requests(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     shop.serve(tmp_path / "models")
     target = shop.target("tiny")
@@ -225,14 +225,14 @@ def test_a_recipes_seed_is_every_requests(shop: Workshop, recipe: Path, tmp_path
     assert fixed.request("a").seed == 5
 
 
-def test_an_unknown_model_is_answered_with_what_there_is(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_an_unknown_model_is_answered_with_what_there_is(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     shop.serve(tmp_path / "models")
     with pytest.raises(InferenceError, match="offered: tiny"):
         shop.target("nobody")
 
 
-def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ServerError) as caught:
         shop.server(tmp_path / "other")
     assert caught.value.hint == "start one: `forge serve`"
@@ -244,39 +244,39 @@ def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: W
     assert caught.value.hint == f"servers run on {tmp_path / 'models'}: name one with --repository"
 
 
-def test_a_repository_that_was_moved_is_served_where_it_is_now(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_a_repository_that_was_moved_is_served_where_it_is_now(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "moved")
     shop.serve(tmp_path / "moved")
     assert str(tmp_path / "moved") in (tmp_path / "moved" / "tensorrt_llm" / "config.pbtxt").read_text()
 
 
-def test_gc_spares_what_a_repository_uses(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_gc_spares_what_a_repository_uses(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     assert shop.store.collect(older_than=None, max_size=None, dry_run=False).removed == ()
     assert all(step.held for step in shop.outlook(shop.plan([recipe])))
 
 
-def test_a_drafted_recipe_can_be_planned(shop: Workshop, tmp_path: Path) -> None:
+def test_a_drafted_recipe_can_be_planned(shop: Forge, tmp_path: Path) -> None:
     text = shop.draft("acme/tiny")
     assert 'family = "llama"' in text
     assert shop.plan([written(tmp_path, "drafted.toml", text)]).steps
 
 
 def test_a_build_checks_what_it_published_and_nothing_beside_it(
-    shop: Workshop, world: World, recipe: Path, tmp_path: Path
+    shop: Forge, world: World, recipe: Path, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
-    assert not shop.build([recipe], repository=models, prefixed=True).findings
+    assert not shop.build([recipe], repository=models, options=BuildOptions(prefixed=True)).findings
     world.origin.files["tokenizer.json"] = b'{"model": '
     other = written(tmp_path, "other.toml", TWIN.replace("tiny", "other"))
-    built = shop.build([other], repository=models, prefixed=True)
+    built = shop.build([other], repository=models, options=BuildOptions(prefixed=True))
     assert {finding.rule for finding in built.findings if finding.severity == "error"} == {"tokenizer-files"}
     assert built.broken
     assert {finding.rule for finding in shop.check(models).findings if finding.severity == "error"} == {"tokenizer-files"}
 
 
-def test_what_a_fix_mended_stays_mended_when_the_repository_moves(shop: Workshop, recipe: Path, tmp_path: Path) -> None:
+def test_what_a_fix_mended_stays_mended_when_the_repository_moves(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     models, moved = tmp_path / "models", tmp_path / "moved"
     shop.build([recipe], repository=models)
     config = "tensorrt_llm/config.pbtxt"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.serve.lookup import Target
 from patience import free_ports
 from skeleton_kit import TOKENIZERS, lay
@@ -73,7 +73,7 @@ def checkpoint(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny(shop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+def tiny(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     """The recipe, the checkpoint and a real Triton that serves it; greedy unless asked otherwise."""
     place = tmp_path_factory.mktemp("tiny")
     recipe = place / "tiny.toml"

@@ -1,4 +1,4 @@
-"""forge takes a recipe to tokens streaming out of Triton. This face is all that a plugin imports.
+"""forge takes a recipe to tokens streaming out of Triton: its Python API, and all that a plugin imports.
 
 The names are resolved when they are asked for: ``forge --help`` must not pay for msgspec and pluggy. ``__init__.pyi`` says the
 same to type checkers, and a test holds the two together.
@@ -7,10 +7,14 @@ same to type checkers, and a test holds the two together.
 import importlib
 
 _ROOMS = {
+    "forge.api.async_forge": ("AsyncForge", "Work"),
+    "forge.api.forge": ("Forge",),
     "forge.diagnoses": ("Diagnosis",),
     "forge.errors": ("ForgeError", "Problem"),
+    "forge.events": ("Event",),
     "forge.hookspecs": ("hookimpl",),
     "forge.schema.values": (
+        "BuildOptions",
         "CallPatch",
         "Checkpoint",
         "Command",
@@ -18,9 +22,11 @@ _ROOMS = {
         "Engine",
         "JsonPatch",
         "Patch",
+        "Ports",
         "Recipe",
         "Requirements",
         "Role",
+        "RuntimeKind",
         "Scalar",
         "Since",
         "TextPatch",

@@ -1,9 +1,13 @@
-"""forge takes a recipe to tokens streaming out of Triton. This face is all that a plugin imports."""
+"""forge takes a recipe to tokens streaming out of Triton: its Python API, and all that a plugin imports."""
 
+from forge.api.async_forge import AsyncForge, Work
+from forge.api.forge import Forge
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, Problem
+from forge.events import Event
 from forge.hookspecs import hookimpl
 from forge.schema.values import (
+    BuildOptions,
     CallPatch,
     Checkpoint,
     Command,
@@ -11,9 +15,11 @@ from forge.schema.values import (
     Engine,
     JsonPatch,
     Patch,
+    Ports,
     Recipe,
     Requirements,
     Role,
+    RuntimeKind,
     Scalar,
     Since,
     TextPatch,
@@ -22,23 +28,30 @@ from forge.schema.values import (
 )
 
 __all__ = [
+    "AsyncForge",
+    "BuildOptions",
     "CallPatch",
     "Checkpoint",
     "Command",
     "ConfigOverrides",
     "Diagnosis",
     "Engine",
+    "Event",
+    "Forge",
     "ForgeError",
     "JsonPatch",
     "Patch",
+    "Ports",
     "Problem",
     "Recipe",
     "Requirements",
     "Role",
+    "RuntimeKind",
     "Scalar",
     "Since",
     "TextPatch",
     "Tokenizer",
     "Toolchain",
+    "Work",
     "hookimpl",
 ]

@@ -1,4 +1,4 @@
-"""Where the Python API was up to 0.1; it is ``forge.api.forge`` now, and this name goes with the next version."""
+"""Where the Python API was up to 0.1: ``forge.Forge`` now. This name goes with the next version."""
 
 import warnings
 
@@ -6,7 +6,9 @@ import warnings
 def __getattr__(name: str) -> object:
     from forge.api import forge
 
-    if name.startswith("_") or not hasattr(forge, name):
+    now = "Forge" if name == "Workshop" else name
+    if name.startswith("_") or not hasattr(forge, now):
         raise AttributeError(f"module 'forge.workshop' has no attribute {name!r}")
-    warnings.warn(f"forge.workshop.{name} is forge.api.forge.{name} now", DeprecationWarning, stacklevel=2)
-    return getattr(forge, name)
+    where = "forge.Forge" if now == "Forge" else f"forge.api.forge.{now}"
+    warnings.warn(f"forge.workshop.{name} is {where} now", DeprecationWarning, stacklevel=2)
+    return getattr(forge, now)

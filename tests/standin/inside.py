@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.api.wiring import Doors
 from forge.machine.containers import Inside
 from forge.machine.environments import backends, host
@@ -89,8 +89,8 @@ class Insider:
         self._doors.server.load(running, launch, models, print)
 
     @cached_property
-    def shop(self) -> Workshop:
-        return Workshop(self.folder / "home", self._environ, doors=self._doors, executor="local")
+    def shop(self) -> Forge:
+        return Forge(self.folder / "home", self._environ, doors=self._doors, executor="local")
 
 
 class _Doors(Doors):

@@ -1,1 +1,1 @@
-"""The Python API: `Workshop`, and what stands behind each port."""
+"""The Python API: `Forge`, and what stands behind each port."""

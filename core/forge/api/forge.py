@@ -1,4 +1,4 @@
-"""Wires the rooms: the Python API, for the command line and for scripts; ``Workshop.here()`` is where both begin."""
+"""The Python API: each verb of the command line as a method; ``Forge.here()`` is where both begin."""
 
 import os
 import time
@@ -35,7 +35,7 @@ from forge.plan.resolved import Order
 from forge.plan.steps import Plan, Stage
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
-from forge.schema.values import BESIDE, Command, Layout, Ports, Recipe, RuntimeKind
+from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, Recipe, RuntimeKind
 from forge.serve.launch import Held, launch
 from forge.serve.log import lines
 from forge.serve.lookup import Listed, Target, listed, running_on, served
@@ -53,7 +53,7 @@ Places = AnyPath | Sequence[AnyPath]
 USUAL = Benchmark()
 
 
-class Workshop:
+class Forge:
     """One home folder (store, servers, notes) and the doors to the world."""
 
     def __init__(
@@ -76,8 +76,8 @@ class Workshop:
         self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say, executor)
 
     @classmethod
-    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: str = "") -> "Workshop":
-        """The workshop of this user: FORGE_HOME, or the platform's cache folder."""
+    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: str = "") -> "Forge":
+        """For the home folder of this user: FORGE_HOME, or the platform's cache folder."""
         return cls(home(os.environ), dict(os.environ), listener, jobs=jobs, executor=executor)
 
     @cached_property
@@ -90,6 +90,10 @@ class Workshop:
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "facts", text=text))
+
+    def halt(self) -> None:
+        """End, for good, what other threads do for this Forge, as Ctrl-C would."""
+        self._doors.tools.halt.pull()
 
     def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
         """What is missing here for ``recipes`` and deployments, or for anything at all, and how to mend it."""
@@ -114,38 +118,23 @@ class Workshop:
     def _joining(self) -> Joining:
         return Joining(self._intake, self._doors, Sizing(self._doors.origins, self.store), self.store)
 
-    def _joined(self, joint: Joint, runtime: RuntimeKind | None, *, locked: bool) -> list[Order]:
+    def _joined(self, joint: Joint, options: BuildOptions) -> list[Order]:
         """Its recipes, ready to be planned together."""
-        return self._joining.shared(joint, self._joining.orders(joint, runtime=runtime, locked=locked))
+        orders = self._joining.orders(joint, runtime=options.runtime, locked=options.locked)
+        return self._joining.shared(joint, orders)
 
     def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
         return self._intake.lock(Path(path), upgrade=upgrade)
 
-    def plan(
-        self,
-        recipes: Sequence[AnyPath],
-        *,
-        runtime: RuntimeKind | None = None,
-        locked: bool = False,
-        prefixed: bool = False,
-        layout: Layout = BESIDE,
-    ) -> Plan:
+    def plan(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
-        return self._joining.planned(self._joined(self.joint(recipes), runtime, locked=locked), layout, prefixed=prefixed)
+        return self._joining.planned(self._joined(self.joint(recipes), options), options)
 
-    def foresee(
-        self,
-        recipes: Sequence[AnyPath],
-        *,
-        runtime: RuntimeKind | None = None,
-        locked: bool = False,
-        prefixed: bool = False,
-        layout: Layout = BESIDE,
-    ) -> Prospect:
+    def foresee(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Prospect:
         """The plan, what of it is held, and whether it fits this machine as far as that can be known."""
         joint = self.joint(recipes)
-        return self._joining.foresee(joint, self._joined(joint, runtime, locked=locked), layout, prefixed=prefixed)
+        return self._joining.foresee(joint, self._joined(joint, options), options)
 
     def dockerfile(self, path: AnyPath) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
@@ -174,12 +163,9 @@ class Workshop:
     def build(
         self,
         recipes: Sequence[AnyPath],
+        options: BuildOptions = AS_STATED,
         *,
         repository: AnyPath | None = None,
-        runtime: RuntimeKind | None = None,
-        locked: bool = False,
-        prefixed: bool = False,
-        layout: Layout = BESIDE,
     ) -> Built:
         """Make what ``recipes`` (or one deployment) need and publish it into ``repository``; a deployment names its own.
 
@@ -187,11 +173,11 @@ class Workshop:
         """
         joint = self.joint(recipes)
         looked = self._noting.before(joint)
-        orders = self._joined(joint, runtime, locked=locked)
+        orders = self._joined(joint, options)
         place = Path(os.path.abspath(repository or joint.repository))
-        renamed = publish.renamed(place, [o.recipe.name for o in orders], self.store) if layout.rename_plain else ()
+        renamed = publish.renamed(place, [o.recipe.name for o in orders], self.store) if options.rename_plain else ()
         orders = self._prepared(orders)
-        wanted = plan(orders, prefixed=prefixed or layout.rename_plain, inside=layout.inside)
+        wanted = plan(orders, prefixed=options.apart, inside=options.inside)
         coming = [publish.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
         models = publish.in_order(place, [*(each.model for each in renamed), *coming])
         steps = (*(each.step for each in renamed), *wanted.steps)
@@ -200,25 +186,23 @@ class Workshop:
             self._builder.realise(steps)
             done = self._turnover.publish_all(place, models, self._relocate(place, models))
         found = self._checker.published(place, models)
-        if not (layout.rename_plain or found):
-            options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": layout.inside}
-            asked = unchanged.question(recipes, repository, os.getcwd(), options)
+        if not (options.rename_plain or found):
+            words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
+            asked = unchanged.question(recipes, repository, os.getcwd(), words)
             self._noting.after(asked, looked, orders, self._noting.stood(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
 
     def add(
         self,
         recipes: Sequence[AnyPath],
+        options: BuildOptions = AS_STATED,
         *,
         repository: AnyPath = "model-repository",
-        runtime: RuntimeKind | None = None,
-        locked: bool = False,
-        layout: Layout = BESIDE,
     ) -> Built:
         """Build ``recipes``, each under its prefix, beside what ``repository`` holds."""
-        if not layout.rename_plain:
+        if not options.rename_plain:
             publish.require_prefixes(Path(repository).absolute())
-        return self.build(recipes, repository=repository, runtime=runtime, locked=locked, prefixed=True, layout=layout)
+        return self.build(recipes, replace(options, prefixed=True), repository=repository)
 
     def remove(self, model: str, repository: AnyPath = "model-repository") -> None:
         """Take a model out of ``repository``, and first out of a server that runs there; what it stands on stays held."""
@@ -229,11 +213,9 @@ class Workshop:
         place = Path(repository).absolute()
         return listed(place, publishing.inventory(place), self.servers())
 
-    def make(
-        self, recipes: Sequence[AnyPath], until: Stage, *, runtime: RuntimeKind | None = None, locked: bool = False
-    ) -> Plan:
+    def make(self, recipes: Sequence[AnyPath], until: Stage, options: BuildOptions = AS_STATED) -> Plan:
         """Make the steps of ``recipes`` up to a stage, and publish nothing; the part of the plan that was made."""
-        orders = self._prepared(self._joined(self.joint(recipes), runtime, locked=locked), gpus=until is Stage.BUILD)
+        orders = self._prepared(self._joined(self.joint(recipes), options), gpus=until is Stage.BUILD)
         wanted = plan(orders).until(until)
         with self.store.using(step.key for step in wanted.steps):
             self._builder.realise(wanted.steps)
@@ -303,7 +285,7 @@ class Workshop:
         return running
 
     def servers(self) -> tuple[Running, ...]:
-        """The servers of this workshop that are alive."""
+        """The servers of this home folder that are alive."""
         return self._doors.server.running()
 
     def server(self, repository: AnyPath) -> Running:

@@ -11,7 +11,7 @@ from forge.serve.types import Running
 
 
 class Shop(Protocol):
-    """What finds the models that are to be measured: the workshop."""
+    """What finds the models that are to be measured: Forge."""
 
     def joint(self, recipes: Sequence[str | Path], *, deployed: bool = False) -> Joint: ...
     def read(self, path: str | Path) -> Recipe: ...

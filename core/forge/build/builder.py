@@ -61,7 +61,7 @@ class Tools:
     logs: Path
     halt: Halt = field(default_factory=Halt)
     prove: Prove = _unproved
-    """Serves and verifies a candidate (``forge.verify.verify``); the workshop puts it here."""
+    """Serves and verifies a candidate (``forge.verify.verify``); Forge puts it here."""
 
 
 class Builder:

@@ -17,7 +17,7 @@ from forge.plan.resolved import Order
 from forge.plan.steps import Plan
 from forge.recipe import deployment
 from forge.recipe.deployment import Asked, Deployed, Deployment, Member
-from forge.schema.values import Layout, Ports, Recipe, RuntimeKind
+from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
 from forge.store.store import Store
 
 
@@ -123,16 +123,16 @@ class Joining:
             return list(orders)  # nobody is asked for the GPUs of this machine without need
         return gpu_share.shared(orders, joint.stated, self.doors.gpus(), self.sizing.load, self.intake.say)
 
-    def planned(self, orders: Sequence[Order], layout: Layout, *, prefixed: bool) -> Plan:
+    def planned(self, orders: Sequence[Order], options: BuildOptions) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
-        wanted = plan(orders, prefixed=prefixed or layout.rename_plain, inside=layout.inside)
+        wanted = plan(orders, prefixed=options.apart, inside=options.inside)
         for note in wanted.notes:
             self.intake.say(note)
         return wanted
 
-    def foresee(self, joint: Joint, orders: Sequence[Order], layout: Layout, *, prefixed: bool) -> Prospect:
+    def foresee(self, joint: Joint, orders: Sequence[Order], options: BuildOptions) -> Prospect:
         """The plan against the store, and whether it fits; where that cannot be told, why."""
-        wanted = self.planned(orders, layout, prefixed=prefixed)
+        wanted = self.planned(orders, options)
         try:
             fit, unfit = self.fit(joint, orders), ""
         except ForgeError as error:

@@ -1,4 +1,4 @@
-"""The command line. It parses and prints; everything else is the workshop's. Heavy imports happen inside the verbs."""
+"""The command line. It parses and prints; everything else is `forge.Forge`'s. Heavy imports happen inside the verbs."""
 
 import os
 from contextlib import suppress

@@ -101,7 +101,7 @@ def run(
     Example:
         forge bench run smollm2-135m-instruct --sweep concurrency=1,4 --sweep temperature=0.2,0.7
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.bench import compare as comparing, drawing
     from forge.bench.page import Named
     from forge.cli.measurements import document, lines, wish
@@ -111,7 +111,7 @@ def run(
     if page is not None:
         drawing.require()
     wanted = wish(options)
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     if promptfoo is not None:
         promptfoo.write_text(shop.promptfoo(model, repository, wanted), encoding="utf-8")
         output.result({"written": str(promptfoo)}, f"written: {promptfoo}")

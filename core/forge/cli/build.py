@@ -87,24 +87,24 @@ def build(
         forge build recipes/smollm2-135m-instruct.toml
     """
     if not (until or rename_plain or output.verbose):
-        options = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
-        if stood := done_already(recipes, repository, options):
+        words = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
+        if stood := done_already(recipes, repository, words):
             for step in stood.steps:
                 output.say(f"held  {step.name}  {size(step.size)}")
             output.result(*said(stood))
             return
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.plan.steps import Stage
-    from forge.schema.values import Layout, RuntimeKind
+    from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Workshop.here(output.listener, jobs=jobs, executor=executor or "")
+    shop = Forge.here(output.listener, jobs=jobs, executor=executor or "")
     kind = RuntimeKind(runtime) if runtime else None
+    options = BuildOptions(kind, locked, prefixed, assets == "inside", rename_plain)
     if until:
-        steps = shop.make(recipes, Stage[until.upper()], runtime=kind, locked=locked).steps
+        steps = shop.make(recipes, Stage[until.upper()], options).steps
         output.result({"made": [{"step": step.name, "key": step.key} for step in steps]}, f"made all up to: {until}")
         return
-    layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
-    built = shop.build(recipes, repository=repository, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
+    built = shop.build(recipes, options, repository=repository)
     conclude(output, built)
 
 
@@ -120,14 +120,14 @@ def conclude(output: Output, built: Any) -> None:
         raise SystemExit(RepositoryError.exit_code)
 
 
-def done_already(recipes: tuple[str, ...], repository: str | None, options: Mapping[str, object]) -> Any:
+def done_already(recipes: tuple[str, ...], repository: str | None, words: Mapping[str, object]) -> Any:
     """The build that was asked for (``forge.build.unchanged.Stood``) where it is noted as done and all of it is as it was."""
     import os
 
     from forge.api.home import home
     from forge.build.unchanged import Standing, question
 
-    return Standing(home(os.environ)).find(question(recipes, repository, os.getcwd(), options))
+    return Standing(home(os.environ)).find(question(recipes, repository, os.getcwd(), words))
 
 
 def said(built: Any) -> tuple[object, str]:
@@ -170,13 +170,13 @@ def plan(
     Example:
         forge plan recipes/gemma-2b-it.toml
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.cli.figures import document as figures, lines, reason
-    from forge.schema.values import Layout, RuntimeKind
+    from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Workshop.here(output.listener, executor=executor or "")
-    kind, layout = RuntimeKind(runtime) if runtime else None, Layout(inside=assets == "inside")
-    found = shop.foresee(recipes, runtime=kind, locked=locked, prefixed=prefixed, layout=layout)
+    shop = Forge.here(output.listener, executor=executor or "")
+    options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
+    found = shop.foresee(recipes, options)
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
     rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), reason(o)) for o in found.steps]
     told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
@@ -196,9 +196,9 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
     Example:
         forge lock recipes/gemma-2b-it.toml --upgrade
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    file, changed = Workshop.here(output.listener).lock(recipe, upgrade=upgrade)
+    file, changed = Forge.here(output.listener).lock(recipe, upgrade=upgrade)
     output.result({"lock": str(file), "changed": changed}, f"{file}: {'written' if changed else 'unchanged'}")
 
 
@@ -217,11 +217,11 @@ def new(output: Output, source: str, file: str | None, name: str | None, revisio
     """
     from pathlib import Path
 
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.errors import ForgeError
 
     target = Path(file) if file else None
-    text = Workshop.here(output.listener).draft(source, name, revision, target.parent if target else Path())
+    text = Forge.here(output.listener).draft(source, name, revision, target.parent if target else Path())
     if target is None:
         output.result({"recipe": text}, text.rstrip("\n"))
         return
@@ -243,7 +243,7 @@ def dockerfile(output: Output, recipe: str) -> None:
     Example:
         forge dockerfile recipes/gemma-2b-it.toml
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    text = Workshop.here(output.listener).dockerfile(recipe)
+    text = Forge.here(output.listener).dockerfile(recipe)
     output.result({"dockerfile": text}, text.rstrip("\n"))

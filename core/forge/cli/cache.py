@@ -47,9 +47,9 @@ def ls(output: Output) -> None:
     """
     from datetime import UTC, datetime
 
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    held = sorted(Workshop.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
+    held = sorted(Forge.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
     document = [
         {
             "key": a.key,
@@ -86,10 +86,10 @@ def verify(output: Output) -> None:
     Example:
         forge cache verify
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.errors import StoreError
 
-    store = Workshop.here(output.listener).store
+    store = Forge.here(output.listener).store
     parted, changed = store.part()
     damaged = (*changed, *store.verify())
     lines = [*map(str, parted), *map(str, damaged)]
@@ -114,9 +114,9 @@ def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | No
     Example:
         forge cache gc --older-than 30d --max-size 50GB
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    upkeep = Workshop.here(output.listener).upkeep
+    upkeep = Forge.here(output.listener).upkeep
     done = upkeep.collect(older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run)
     gone, total = done.artifacts, sum(each.size for each in done.artifacts)
     lines = [f"{each.key[:12]}  {each.step}  {size(each.size)}" for each in gone]
@@ -148,9 +148,9 @@ def forget(output: Output, repository: str) -> None:
     Example:
         forge cache forget /mnt/models
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    done = Workshop.here(output.listener).store.forget(repository)
+    done = Forge.here(output.listener).store.forget(repository)
     total = sum(each.size for each in done)
     lines = [_told("forgotten", each) for each in done]
     output.result({"forgotten": done, "size": total}, "\n".join([*lines, f"`forge cache gc` may free {size(total)}"]))

@@ -26,10 +26,10 @@ def check(output: Output, repository: Path, image: str, sarif: Path | None, fix:
         forge check model-repository --image 25.08
         forge check deployments/two-chatbots.toml
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.errors import RepositoryError
 
-    report = Workshop.here(output.listener).check(repository, image=image, fix=fix)
+    report = Forge.here(output.listener).check(repository, image=image, fix=fix)
     if sarif is not None:
         from importlib.metadata import version
 

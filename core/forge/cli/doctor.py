@@ -25,11 +25,11 @@ def doctor(output: Output, recipes: tuple[Path, ...], runtime: str | None) -> No
         forge doctor recipes/gemma-2b-it.toml
         forge doctor deployments/two-chatbots.toml
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.errors import HostError
     from forge.schema.values import RuntimeKind
 
-    found = Workshop.here(output.listener).examine(recipes, runtime=RuntimeKind(runtime) if runtime else None)
+    found = Forge.here(output.listener).examine(recipes, runtime=RuntimeKind(runtime) if runtime else None)
     counts = {str(status): sum(each.status == status for each in found) for status in COLOURS}
     lines: list[str] = []
     for each in found:

@@ -20,12 +20,12 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None)
     Example:
         forge fit recipes/llama-7b.toml --gpu "RTX 4090"
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.cli.figures import document, lines
     from forge.errors import HostError
     from forge.schema.values import RuntimeKind
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     found = shop.fit(recipes, gpu=gpu, runtime=RuntimeKind(runtime) if runtime else None)
     output.result(document(found), "\n".join(lines(found)))
     if not found.fit:

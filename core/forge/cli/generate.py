@@ -94,10 +94,10 @@ def generate(
     Example:
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.cli.answer import asked, document, doubt, judge, tell
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     target = shop.target(model, repository)
     text = sys.stdin.read() if prompt == "-" else prompt
     if templated:
@@ -125,10 +125,10 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
     Example:
         forge chat smollm2-135m-instruct
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.cli.answer import asked, document, doubt, judge, tell
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     target = shop.target(model, repository)
     history = [("system", system)] if system else []
     warned = False

@@ -32,13 +32,13 @@ def add(
     Example:
         forge add recipes/llama-7b.toml --rename-plain
     """
-    from forge.api.forge import Workshop
-    from forge.schema.values import Layout, RuntimeKind
+    from forge.api.forge import Forge
+    from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Workshop.here(output.listener, jobs=jobs)
-    layout = Layout(inside=assets == "inside", rename_plain=rename_plain)
+    shop = Forge.here(output.listener, jobs=jobs)
     kind = RuntimeKind(runtime) if runtime else None
-    conclude(output, shop.add(recipes, repository=repository, runtime=kind, locked=locked, layout=layout))
+    options = BuildOptions(kind, locked, inside=assets == "inside", rename_plain=rename_plain)
+    conclude(output, shop.add(recipes, options, repository=repository))
 
 
 @click.command()
@@ -52,9 +52,9 @@ def remove(output: Output, model: str, repository: str) -> None:
     Example:
         forge remove llama-7b
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    Workshop.here(output.listener).remove(model, repository)
+    Forge.here(output.listener).remove(model, repository)
     output.result({"removed": model, "repository": repository}, f"{model} is gone from {repository}")
 
 
@@ -68,9 +68,9 @@ def list_models(output: Output, repository: str) -> None:
     Example:
         forge list --repository model-repository
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    held = Workshop.here().models(repository)
+    held = Forge.here().models(repository)
     rows = [("NAME", "RUNTIME", "PREFIX", "SIZE", "KEY", "SERVED", "MODELS")]
     rows += [
         (

@@ -67,10 +67,10 @@ def serve(
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.schema.values import Ports
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None
     usual = stated.ports if stated else Ports()
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
@@ -116,9 +116,9 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     Example:
         forge status
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     servers = shop.servers()
     states = () if no_ask else shop.care.states([each for each in servers if not each.stranger], deadline)
     rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "OPENAI", "MODELS")]
@@ -148,9 +148,9 @@ def logs(output: Output, repository: str, follow: bool) -> None:
     Example:
         forge logs -f
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    for line in Workshop.here(output.listener).logs(repository, follow=follow):
+    for line in Forge.here(output.listener).logs(repository, follow=follow):
         if output.as_json:
             output.line({"line": line})
         else:
@@ -159,7 +159,7 @@ def logs(output: Output, repository: str, follow: bool) -> None:
 
 @click.command()
 @REPOSITORY
-@click.option("--all", "everything", is_flag=True, help="Stop every server of this workshop.")
+@click.option("--all", "everything", is_flag=True, help="Stop every server of this FORGE_HOME.")
 @verb
 def stop(output: Output, repository: str, everything: bool) -> None:
     """Stop the server on a model repository; nothing of it stays behind.
@@ -168,9 +168,9 @@ def stop(output: Output, repository: str, everything: bool) -> None:
     Example:
         forge stop
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    shop = Workshop.here(output.listener)
+    shop = Forge.here(output.listener)
     servers = shop.servers() if everything else (shop.server(repository),)
     for running in servers:
         shop.stop(running)
@@ -192,7 +192,7 @@ def reload(output: Output, repository: str, model: str | None) -> None:
     Example:
         forge reload
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
 
-    running = Workshop.here(output.listener).reload(repository, model)
+    running = Forge.here(output.listener).reload(repository, model)
     output.result(running, f"ready: {', '.join(running.models) or 'no model'}")

@@ -45,12 +45,12 @@ def verify(output: Output, model: str, repository: Path | None, no_streaming: bo
     Example:
         forge verify recipes/smollm2-135m-instruct.toml
     """
-    from forge.api.forge import Workshop
+    from forge.api.forge import Forge
     from forge.errors import VerifyError
     from forge.verify.verify import Wish, document
 
     wish = Wish(streaming=not no_streaming, **wishes)  # type: ignore[arg-type]
-    report = Workshop.here(output.listener).verify(model, repository, wish)
+    report = Forge.here(output.listener).verify(model, repository, wish)
     output.close()
     shown = document(report)
     output.result(shown, _text(shown))

@@ -53,7 +53,6 @@ __all__ = [
     "FileFact",
     "Host",
     "JsonPatch",
-    "Layout",
     "LimitsTable",
     "Names",
     "Patch",
@@ -301,15 +300,25 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a build lays its models into a repository.
+class BuildOptions:
+    """How recipes are taken, planned and laid into a repository: the options of ``forge plan`` and ``forge build``.
 
-    ``inside`` puts assets into a model's own folder, where Triton's default control mode accepts them. ``rename_plain`` lets
-    a model with plain names, that is there already, be published under its prefix to make room.
+    ``runtime`` stands in for that of every recipe; with ``locked`` a recipe whose lock is missing or out of date is refused.
+    ``prefixed`` puts a recipe's name before those of its models; ``inside`` puts assets into a model's own folder, where
+    Triton's default control mode accepts them. ``rename_plain`` lets a model with plain names, that is there already, be
+    published under its prefix to make room, and prefixes what comes.
     """
 
+    runtime: RuntimeKind | None = None
+    locked: bool = False
+    prefixed: bool = False
     inside: bool = False
     rename_plain: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether models get prefixes."""
+        return self.prefixed or self.rename_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,5 +394,5 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-BESIDE = Layout()
-"""As a build lays models unless asked: assets beside them, and what is there keeps its names."""
+AS_STATED = BuildOptions()
+"""As recipes state it: assets beside the models, plain names, and what is there keeps its own."""

@@ -1,6 +1,6 @@
 """Changes to a repository that is being served: published, taken in by its server, or put back as it was.
 
-A server of this workshop goes on with the old version of a model until the new one is ready. What does not load is taken out
+A server of this home folder goes on with the old version of a model until the new one is ready. What does not load is taken out
 of the repository again, so that what stands on the disk is what answers, now and after the next start.
 """
 

@@ -24,7 +24,7 @@ HOME = Path("model-repository")
 
 
 class Servery(Protocol):
-    """The part of a workshop that serves."""
+    """The part of Forge that serves."""
 
     def target(self, model: str, repository: str | Path | None = None) -> Target: ...
     def serve(self, repository: str | Path, ports: Ports | None = None) -> Running: ...
