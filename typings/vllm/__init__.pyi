@@ -1,0 +1,36 @@
+"""Types of the part of vLLM that forge's engine process uses (as read from vllm 0.32)."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+from .logprobs import Logprob
+from .sampling_params import SamplingParams as SamplingParams
+
+__version__: str
+
+class CompletionOutput:
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    cumulative_logprob: float | None
+    logprobs: Sequence[dict[int, Logprob]] | None
+    finish_reason: str | None
+
+class RequestOutput:
+    prompt_token_ids: list[int] | None
+    outputs: list[CompletionOutput]
+    finished: bool
+
+class AsyncEngineArgs:
+    def __init__(self, **arguments: object) -> None: ...
+
+class AsyncLLMEngine:
+    @classmethod
+    def from_engine_args(cls, engine_args: AsyncEngineArgs) -> AsyncLLMEngine: ...
+    def generate(
+        self, prompt: str, sampling_params: SamplingParams, request_id: str
+    ) -> AsyncGenerator[RequestOutput, None]: ...
+    @property
+    def errored(self) -> bool: ...
+    @property
+    def dead_error(self) -> BaseException: ...
+    def shutdown(self) -> None: ...
