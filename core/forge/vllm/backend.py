@@ -87,11 +87,11 @@ class TritonPythonModel:
             while True:
                 for message in self._engine.read():
                     if "dead" in message:
-                        self._log(f"ERROR {message['dead']}")
+                        self._dead = str(message["dead"])
                     else:
                         self._tell(message)
         except EngineEndedError as error:
-            self._dead = str(error).partition("\n")[0]
+            self._dead = self._dead or str(error).partition("\n")[0]
         self._fail_all()
         if not self._closing.is_set():
             pb_utils.Logger.log_error(f"{self._name}: {self._dead}; the model is unloaded")

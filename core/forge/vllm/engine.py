@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import shared_memory
 from typing import cast
 
@@ -168,8 +169,9 @@ def _end_when_alone(fd: int) -> None:
 
 def _end() -> None:
     """End the process group, and leave nothing: vLLM's objects complain when the interpreter takes them down."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it where the backend was killed
+            stream.flush()
     remains.clear(os.environ.get(remains.PREFIX, ""))
     os.killpg(0, signal.SIGKILL)
 
