@@ -44,8 +44,8 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
 
 
 def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
-    if len({model.runtime is RuntimeKind.TWIN for model in (*held.models, *models)}) > 1:
-        what = "one server serves a repository, and the twin's models and those of NVIDIA's container need two"
+    if len({"" if model.runtime.contained else model.runtime for model in (*held.models, *models)}) > 1:
+        what = "one server serves a repository, and the twin's models, vLLM's and those of NVIDIA's container need one each"
         raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
     there = {model.name for model in held.models}
     ordered = sorted(models, key=lambda model: model.name not in there)
@@ -136,6 +136,6 @@ def _serving(order: Order, entry: Entry) -> Serving:
         if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
             gpus = "" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus
         return Serving(image=image.key, gpus=gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)
-    environment, backends = entry.serving
+    environment, backends, *vllm = entry.serving
     triton = backends.action.triton if isinstance(backends.action, LayBackends) else ""
-    return Serving(environment=environment.key, backends=backends.key, triton=triton)
+    return Serving(environment=environment.key, backends=backends.key, triton=triton, vllm=vllm[0].key if vllm else "")

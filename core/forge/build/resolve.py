@@ -13,7 +13,7 @@ from forge.build.executor import Executors
 from forge.build.facts import World, gather
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import ForgeError, LockError, RecipeError, SourceError
+from forge.errors import ForgeError, LockError, Problem, RecipeError, SourceError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
@@ -22,6 +22,7 @@ from forge.plan.families import Family
 from forge.plan.resolved import Order
 from forge.recipe import new, prompts, reader as recipe
 from forge.schema.twin_environment import serving_environment
+from forge.schema.vllm_environment import vllm_environment
 from forge.schema.values import NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
@@ -135,7 +136,7 @@ class Intake:
 
     def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
         """The order with what its image says of itself: pulled where it is not here, read where it was not."""
-        if order.recipe.runtime.kind is RuntimeKind.TWIN:
+        if not order.recipe.runtime.kind.contained:
             return order
         tools = order.facts.toolchain
 
@@ -158,6 +159,11 @@ class Intake:
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
+        if wanted.runtime.kind is RuntimeKind.VLLM:
+            if self.executor == "docker":
+                hint = "leave --executor away: forge makes the serving environment itself"
+                raise RecipeError((Problem("--executor docker", "vLLM in a container of NVIDIA's is not there yet", hint),))
+            return replace(facts, gpu=self._gpu(wanted))
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return facts
         tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
@@ -171,6 +177,8 @@ class Intake:
         return "+".join(f"sm_{capability.replace('.', '')}" for capability in sorted(capabilities))
 
     def _order(self, wanted: Recipe, facts: Facts) -> Order:
+        if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked
+            return Order(wanted, Family(wanted, facts.checkpoint, None), facts)
         family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return Order(wanted, family, facts)
@@ -233,11 +241,15 @@ def _beside(path: Path) -> Path:
 
 
 def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[str, str]]:
-    """The image of a lock, and the packages that serve the twin."""
-    if wanted.runtime.kind is not RuntimeKind.TWIN:
+    """The image of a lock, and the packages that serve the twin, or vLLM."""
+    if wanted.runtime.kind.contained:
         tools = facts.toolchain
         return locks.Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm), {}
-    environment = serving_environment(facts.host, wanted.runtime.packages)
+    packages = wanted.runtime.packages
+    if wanted.runtime.kind is RuntimeKind.VLLM:
+        environment = vllm_environment(facts.host, packages, gpu=facts.gpu not in ("", NO_GPUS))
+    else:
+        environment = serving_environment(facts.host, packages)
     pins = (re.split("==", package, maxsplit=1) for package in (*environment.packages, *environment.bare))
     return None, {pin[0]: pin[-1] if len(pin) > 1 else "" for pin in pins}
 

@@ -13,7 +13,7 @@ from forge.fit.verdict import Load
 from forge.plan.plan import plan
 from forge.plan.resolved import Order
 from forge.safetensors import Tensor
-from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
+from forge.schema.values import FileFact, Gpu, Pinned, RuntimeKind, SourceKind
 from forge.store.store import Store
 
 CONFIG = "config.json"
@@ -33,6 +33,8 @@ class Sizing:
 
     def load(self, order: Order) -> Load:
         """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""
+        if order.recipe.runtime.kind is RuntimeKind.VLLM:
+            raise SourceError("what vLLM takes of a GPU is not counted yet", where=order.recipe.name)
         source, config = order.facts.source, order.facts.checkpoint.config
         pinned, origin = source, self.origins[source.kind]
         if not config and (folder := self._held(order)):

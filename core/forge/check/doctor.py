@@ -27,7 +27,8 @@ SHARED_TWIN = 64 * 10**6
 """Bytes of /dev/shm below which the Python models of one twin do not start; Docker's default for a container."""
 CAPABILITY = (8, 0)
 """The oldest GPUs that all of the images' TensorRT-LLM were compiled for (Ampere)."""
-CONTAINED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
+CONTAINED = tuple(kind for kind in RuntimeKind if kind.contained)
+HERE = tuple(kind for kind in RuntimeKind if not kind.contained)
 
 
 class Status(StrEnum):
@@ -240,7 +241,7 @@ def _shared_memory(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     what = f"/dev/shm: {_gb(signs.shared_memory)} free"  # noqa: S108 - the name that a person knows it by
     hint = "in a container, start it with --shm-size=2g; elsewhere, clear /dev/shm of what dead servers left"
     if signs.shared_memory < SHARED_TWIN:
-        yield _missing(wishes, (RuntimeKind.TWIN,), Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
+        yield _missing(wishes, HERE, Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
     elif signs.shared_memory < SHARED and any(wish.kind in CONTAINED for wish in wishes):
         what += "; NVIDIA asks for 2 GB, which forge gives to containers: only an engine served outside of one has less"
         yield Finding("shared memory", Status.WARNING, what, hint)
@@ -250,7 +251,7 @@ def _shared_memory(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
 
 def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     if signs.twin:
-        yield _missing(wishes, (RuntimeKind.TWIN,), Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
+        yield _missing(wishes, HERE, Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
         return
     triton = f"the Triton in {signs.host.triton}" if signs.host.triton else "a Triton from PyPI"
     yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")

@@ -83,7 +83,7 @@ class Checkup:
         return self.machine.disk(Path(daemon.storage)) if daemon and daemon.free else None
 
     def _held(self, wishes: tuple[Wish, ...]) -> frozenset[str]:
-        images = {toolchain(wish.image).image for wish in wishes if wish.kind is not RuntimeKind.TWIN}
+        images = {toolchain(wish.image).image for wish in wishes if wish.kind.contained}
         return frozenset(image for image in images if self.containers.inspect(image) is not None)
 
 

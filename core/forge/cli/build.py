@@ -11,7 +11,7 @@ from forge.cli.text import size, table
 RECIPES = click.argument("recipes", nargs=-1, required=True, type=click.Path())
 RUNTIME = click.option(
     "--runtime",
-    type=click.Choice(["engine", "llmapi", "twin"]),
+    type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
     help="Build for this runtime, whatever the recipe says.",
 )
 LOCKED = click.option("--locked", is_flag=True, help="Refuse to run when a recipe's lock is missing or stale.")

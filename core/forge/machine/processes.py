@@ -1,6 +1,7 @@
 """What this machine's processes, ports and shared memory say: who runs, who listens, what to clear away. Linux's /proc."""
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -125,8 +126,11 @@ def end(marker: str, patience: float, served: Callable[[], bool]) -> None:
         for pid in left:
             _send(pid, signal.SIGKILL)
         _wait(left, 5.0)
-    for region in SHARED_MEMORY.glob(f"{marker}*"):
-        region.unlink(missing_ok=True)
+    for region in (each for name in (marker, f"sem.{marker}") for each in SHARED_MEMORY.glob(f"{name}*")):
+        if region.is_dir():  # where vLLM's processes meet (forge.vllm.remains)
+            shutil.rmtree(region, ignore_errors=True)
+        else:
+            region.unlink(missing_ok=True)
 
 
 def close_off(marker: str) -> None:

@@ -103,23 +103,24 @@ class Plugin:
 class Family:
     """A recipe's plugins asked as one: the variant first, then the family it stands on. Each is asked each question once.
 
-    ``draft`` is what config.json of the recipe's second checkpoint says.
+    ``draft`` is what config.json of the recipe's second checkpoint says. Without a ``family`` there is nobody to ask: a runtime
+    that converts nothing needs none.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         checkpoint: Checkpoint,
-        family: Plugin,
+        family: Plugin | None,
         variant: Plugin | None = None,
         draft: Checkpoint | None = None,
     ) -> None:
         self.recipe = recipe
         self.checkpoint = checkpoint
-        self.name = family.name
+        self.name = family.name if family else ""
         self._draft = draft or Checkpoint()
         self._family = family
-        self._upward = (family, variant) if variant is not None else (family,)
+        self._upward = tuple(plugin for plugin in (family, variant) if plugin is not None)
         self._answers: dict[tuple[str, str, Toolchain | None], object] = {}
 
     @classmethod
@@ -151,7 +152,7 @@ class Family:
         return other
 
     def architectures(self) -> tuple[str, ...]:
-        return self._family.architectures or ()
+        return (self._family.architectures or ()) if self._family else ()
 
     def check(self, toolchain: Toolchain) -> tuple[Problem, ...]:
         """What the plugins find wrong with the recipe for these checkpoints and this image."""

@@ -58,7 +58,7 @@ def groups(orders: Sequence[Order]) -> tuple[tuple[Order, ...], ...]:
     apart: list[list[Order]] = []
     for order in orders:
         kind, wanted = order.recipe.runtime.kind, order.recipe.runtime.gpus
-        if kind is RuntimeKind.TWIN or wanted == NO_GPUS:
+        if not kind.contained or wanted == NO_GPUS:
             continue
         names = frozenset(wanted.split(","))
         meets = [group for group in apart if any(clash(names, frozenset(o.recipe.runtime.gpus.split(","))) for o in group)]

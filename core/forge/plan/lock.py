@@ -107,12 +107,12 @@ def read(text: str, where: str) -> Lock:
 def stale(lock: Lock, recipe: Recipe) -> tuple[str, ...]:
     """Why this lock no longer answers this recipe, in words; empty while it does. The runtime's kind may differ."""
     now = asked(recipe)
-    if recipe.runtime.kind is RuntimeKind.TWIN:  # it stands on no image
+    if not recipe.runtime.kind.contained:  # it stands on no image
         now = msgspec.structs.replace(now, image=lock.asked.image)
     reasons = list(_changes(msgspec.to_builtins(lock.asked), msgspec.to_builtins(now)))
     if lock.format != FORMAT:
         reasons.append(f"the lock has format {lock.format}, this forge writes {FORMAT}")
-    if recipe.runtime.kind is not RuntimeKind.TWIN and not (lock.image and lock.image.digest):
+    if recipe.runtime.kind.contained and not (lock.image and lock.image.digest):
         reasons.append(f"the runtime {recipe.runtime.kind} needs an image, and the lock pins none")
     return tuple(reasons)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
-from forge.plan import engine, llmapi, twin
+from forge.plan import engine, llmapi, twin, vllm
 from forge.plan.resolved import Order
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
@@ -20,14 +20,19 @@ def plan(orders: Sequence[Order], *, prefixed: bool = False, inside: bool = Fals
     """
     several = prefixed or len(orders) > 1
     require(orders, several=several)
-    names = [Names(order.recipe.name if several else "", _roles(order), inside) for order in orders]
+    names = [Names(order.recipe.name if several or _alone(order) else "", _roles(order), inside) for order in orders]
     entries = tuple(with_verdict(order, _entry(order, named)) for order, named in zip(orders, names, strict=True))
     return Plan(entries, notes=tuple(note for order in orders for note in _notes(order)))
 
 
+def _alone(order: Order) -> bool:
+    """Whether it has one model, which bears the recipe's name."""
+    return order.recipe.runtime.kind is RuntimeKind.VLLM
+
+
 def require(orders: Sequence[Order], *, several: bool = False) -> None:
     """RecipeError with every problem that can be known now; ``several`` recipes are served under prefixes."""
-    problems = [problem for order in orders for problem in check(order)]
+    problems = [*(problem for order in orders for problem in check(order)), *vllm.check_together(orders)]
     if several:
         engines = [order for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
         problems += [problem for order in engines for problem in engine.check_prefix(order)]
@@ -36,18 +41,18 @@ def require(orders: Sequence[Order], *, several: bool = False) -> None:
 
 
 def _roles(order: Order) -> tuple[Role, ...]:
-    """The models that the recipe becomes: one for llmapi, one more than usual where an engine guesses for another."""
+    """The models that the recipe becomes: one for llmapi and vllm, one more than usual where an engine guesses for another."""
     kind = order.recipe.runtime.kind
-    if kind is RuntimeKind.LLMAPI:
-        return llmapi.ROLES
+    if kind in (RuntimeKind.LLMAPI, RuntimeKind.VLLM):
+        return llmapi.ROLES if kind is RuntimeKind.LLMAPI else vllm.ROLES
     guesses = kind is RuntimeKind.ENGINE and any(each.role is Role.DRAFT for each in order.family.engines())
     return (*COMMON_ROLES, Role.DRAFT) if guesses else COMMON_ROLES
 
 
 def _notes(order: Order) -> tuple[str, ...]:
     kind = order.recipe.runtime.kind
-    if kind is RuntimeKind.TWIN:
-        return ()
+    if not kind.contained:
+        return tuple(f"{order.recipe.name}: {note}" for note in vllm.notes(order)) if kind is RuntimeKind.VLLM else ()
     if order.tooling is None:
         notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(order))
     else:
@@ -94,6 +99,8 @@ def check(order: Order) -> tuple[Problem, ...]:
     match recipe.runtime.kind:
         case RuntimeKind.TWIN:
             found += twin.check(order)
+        case RuntimeKind.VLLM:
+            found += vllm.check(order)
         case RuntimeKind.LLMAPI:
             found += llmapi.check(order)
         case RuntimeKind.ENGINE:
@@ -115,6 +122,8 @@ def _entry(order: Order, names: Names) -> Entry:
     match order.recipe.runtime.kind:
         case RuntimeKind.TWIN:
             return twin.entry(order, names)
+        case RuntimeKind.VLLM:
+            return vllm.entry(order, names)
         case RuntimeKind.LLMAPI:
             return llmapi.entry(order, names)
         case RuntimeKind.ENGINE:

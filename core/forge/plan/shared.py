@@ -13,9 +13,9 @@ CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "toke
 
 
 def serving(order: Order) -> Step:
-    """The private environment that the twin runs in, and the conversion of a GGUF."""
+    """The private environment that the twin runs in, the stub before vLLM, and the conversion of a GGUF."""
     host = order.facts.host
-    packages = order.recipe.runtime.packages
+    packages = order.recipe.runtime.packages if order.recipe.runtime.kind is RuntimeKind.TWIN else ()
     return Step("environment", MakeEnvironment(serving_environment(host, packages), host.interpreter))
 
 
@@ -53,7 +53,7 @@ def with_verdict(order: Order, entry: Entry) -> Entry:
     if not order.questions:
         return entry
     wanted = order.recipe.verify
-    environment, backends = entry.serving or (None, None)
+    environment, backends = entry.serving[:2] if entry.serving else (None, None)
     triton = backends.action.triton if backends and isinstance(backends.action, LayBackends) else ""
     if order.facts.toolchain.image == LOCAL and not entry.serving:
         triton = LOCAL

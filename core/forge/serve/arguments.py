@@ -14,8 +14,8 @@ RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 """Triton's names for what runs code, maps memory and writes files. ``model-config`` stays open: the bls of newer TensorRT-LLM
 asks its own server for it."""
 _PYTHON = ("python",)
-_TWIN = (*_PYTHON, "tensorrtllm")
-"""Backends that have stubs, which share memory with the server; the twin's has, TensorRT-LLM's own has not."""
+_OWN = (*_PYTHON, "tensorrtllm", "vllm")
+"""Backends that have stubs, which share memory with the server; forge's own have, TensorRT-LLM's has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
         f"--exit-timeout-secs={EXIT_TIMEOUT}",
         *(() if seat.gpus else ("--allow-gpu-metrics=false",)),
         *((*_unpooled(seat), "--model-load-thread-count=1") if launch.orchestrated else ()),
-        *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_TWIN if seat.backends else _PYTHON)),
+        *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_OWN if seat.backends else _PYTHON)),
     )
 
 

@@ -25,12 +25,13 @@ Held = Mapping[Path, Manifest]
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
-    """What a server for one model stands on: an image; or an environment, backends and the folder of a Triton."""
+    """What a server for one model stands on: an image; or an environment, backends and the folder of a Triton, and vLLM's."""
 
     model: str
     stated: Artifact
     backends: Artifact | None
     triton: str
+    vllm: Artifact | None = None
 
     @property
     def packages(self) -> frozenset[str]:
@@ -57,10 +58,11 @@ class _Ground:
             on = noted(self.stated.path).get("reference") or on
         return f"{self.model}: {on} with {', '.join(sorted(self.packages)) or 'nothing'} on top"
 
-    def bare(self, *, template: bool) -> tuple[dict[str, str], dict[str, str], str]:
+    def bare(self, *, template: bool) -> tuple[dict[str, str], dict[str, str], str, str]:
         drop = (*_PACKAGES, *_SILENT, *(() if template else (_TEMPLATE,)))
         bare = {label: value for label, value in self._inputs.items() if not label.startswith(drop)}
-        return bare, dict(self.backends.manifest.provenance.inputs) if self.backends else {}, self.triton
+        backends = dict(self.backends.manifest.provenance.inputs) if self.backends else {}
+        return bare, backends, self.triton, str(self.vllm.path) if self.vllm else ""
 
     @property
     def _inputs(self) -> Mapping[str, str]:
@@ -86,7 +88,8 @@ def launch(
         return plain
     ground = _common([_ground(place, model, store) for model in models], place, on)
     if ground.backends:
-        return replace(plain, environment=ground.stated.path, backends=ground.backends.path, triton=ground.triton)
+        vllm = ground.vllm.path if ground.vllm else None
+        return replace(plain, environment=ground.stated.path, backends=ground.backends.path, triton=ground.triton, vllm=vllm)
     tables = [model.serving or Serving() for model in models]
     gpus = {each for table in tables if table.gpus for each in table.gpus.split(",")}
     served = tuple(folder for model in models for folder in engines(model))
@@ -162,7 +165,8 @@ def _ground(place: Path, model: PublishedModel, store: Store) -> _Ground:
     if table.image:
         return _Ground(model.name, _held(place, table.image, store), None, "")
     stated, backends = (_held(place, key, store) for key in (table.environment, table.backends))
-    return _Ground(model.name, stated, backends, table.triton)
+    vllm = _held(place, table.vllm, store) if table.vllm else None
+    return _Ground(model.name, stated, backends, table.triton, vllm)
 
 
 def _common(grounds: Sequence[_Ground], place: Path, on: Sequence[str]) -> _Ground:

@@ -27,8 +27,8 @@ class Target:
 
     @property
     def tokenizer(self) -> Path:
-        """Its folder; llmapi reads the tokenizer out of the checkpoint itself."""
-        kind = "model" if self.model.runtime is RuntimeKind.LLMAPI else "tokenizer"
+        """Its folder; llmapi and vLLM read the tokenizer out of the checkpoint itself."""
+        kind = "model" if self.model.runtime in (RuntimeKind.LLMAPI, RuntimeKind.VLLM) else "tokenizer"
         return self.repository / self.model.asset(kind)
 
     @property

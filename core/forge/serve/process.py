@@ -12,6 +12,7 @@ from forge.errors import HostError, ServerError
 from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout, require_libraries
 from forge.schema.values import Command, Ports
+from forge.schema.vllm_environment import PYTHON as VLLM
 from forge.serve import log as triton_log
 from forge.serve.arguments import Seat, arguments, variables
 from forge.serve.state import key_file, make_private
@@ -43,6 +44,8 @@ class TritonProcess:
         environ["PATH"] = f"{launch.environment / 'bin'}:{environ.get('PATH', os.defpath)}"
         environ["LD_LIBRARY_PATH"] = layout.library_path(self._environ.get("LD_LIBRARY_PATH", ""))
         environ[processes.MARKER] = marker
+        if launch.vllm:
+            environ[VLLM] = str(launch.vllm / "bin" / "python3")
         return Command(arguments(launch, seat), environ)
 
     def _installed(self, launch: Launch, running: Running) -> Command:

@@ -25,7 +25,8 @@ ORCHESTRATED = "in orchestrator mode"
 class Launch:
     """All that starting a Triton needs.
 
-    Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder), a Triton that
+    Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder; ``vllm`` is the
+    environment of vLLM's own process where the backend is its), a Triton that
     is installed here with its own backends (``triton`` is its folder, neither of those two), and one in a container
     (``image`` names it; ``repository`` then stands at /forge/repository, each of several ``shelves`` at one of its own).
     """
@@ -50,6 +51,7 @@ class Launch:
     host_network: bool = False  # a container shares the machine's network, instead of having three ports of its own published
     shelves: tuple[Shelf, ...] = ()
     """Where the models stand in several repositories: all of them, ``repository`` being the first."""
+    vllm: Path | None = None
     turns: tuple[tuple[str, ...], ...] = ()
     """Those of ``models`` that are loaded one group after the other once the rest are ready: an engine takes its share of the
     GPU memory that is free when it loads, and Triton keeps no order of its own."""
@@ -74,6 +76,7 @@ class Launch:
         if self.image:
             return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
         own = (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
+        own = (*own, f"vLLM {self.vllm}") if self.vllm else own
         return own if self.backends else (*own, mode)
 
     @property

@@ -104,7 +104,7 @@ def examples(trtllm: str) -> str:
 def check(recipe: Recipe, toolchain: Toolchain) -> tuple[Problem, ...]:
     """Whether the recipe's image can build what its runtime asks, and is what the recipe says of it."""
     known, stated = release(recipe.runtime.image), recipe.runtime.trtllm
-    if recipe.runtime.kind is RuntimeKind.TWIN:
+    if not recipe.runtime.kind.contained:
         return ()
     if stated and toolchain.trtllm and not same(stated, toolchain.trtllm):
         what = f"is {stated!r}, and {toolchain.image} holds TensorRT-LLM {toolchain.trtllm}"
@@ -123,7 +123,7 @@ def check(recipe: Recipe, toolchain: Toolchain) -> tuple[Problem, ...]:
 def check_since(recipe: Recipe, facts: Facts, rows: Iterable[Since]) -> tuple[Problem, ...]:
     """Whether the image's TensorRT-LLM has the checkpoint's architecture already; silent where nobody knows its version."""
     kind, trtllm = recipe.runtime.kind, facts.toolchain.trtllm
-    if kind is RuntimeKind.TWIN or not trtllm:
+    if not kind.contained or not trtllm:
         return ()
     row = next((row for row in rows if row.architecture in facts.checkpoint.architectures), None)
     needed = row and (row.engine if kind is RuntimeKind.ENGINE else row.llmapi)

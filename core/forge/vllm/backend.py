@@ -24,6 +24,8 @@ PYTHON = "FORGE_VLLM_PYTHON"
 SERVER = "FORGE_SERVER"
 """Variable by which forge knows the processes of one server."""
 ARGUMENTS = "model.json"
+_PATHS = ("model", "tokenizer")
+"""Arguments that may be paths from the model's folder, which then holds wherever the repository stands."""
 _CHECK_SECONDS = 0.1
 _LEVELS = ((" ERROR ", "log_error"), (" WARNING ", "log_warn"))
 
@@ -140,4 +142,8 @@ def _arguments(file: Path) -> Message:
         raise pb_utils.TritonModelException(f"{file}: vLLM's arguments cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise pb_utils.TritonModelException(f"{file}: an object of vLLM's arguments is needed")
-    return cast("Message", found)
+    arguments = cast("Message", found)
+    for name in _PATHS:
+        if str(arguments.get(name, "")).startswith(("./", "../")):
+            arguments[name] = str((file.parent.parent / str(arguments[name])).resolve())
+    return arguments

