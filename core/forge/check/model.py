@@ -1,5 +1,6 @@
 """What a check looks at: a model repository as values, read by ``forge.check.check``. Nothing here touches the disk."""
 
+import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +24,7 @@ class Kind(StrEnum):
     POSTPROCESSING = "postprocessing"
     BLS = "bls"
     LLMAPI = "llmapi"
+    VLLM = "vllm"
     OTHER = "other"
 
 
@@ -89,9 +91,9 @@ class Model:
     versions: tuple[str, ...] = ()
     """Its version folders, as Triton counts them: names that are numbers."""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Its Python files and model.yaml: path in the folder -> text."""
+    """Its Python files, model.yaml and model.json: path in the folder -> text."""
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What model.yaml says, where there is one that can be read."""
+    """What model.yaml says, or a vLLM model's model.json, where there is one that can be read."""
 
     @property
     def file(self) -> str:
@@ -265,6 +267,10 @@ class Repository:
             if model.config is not None and self.kinds[model.folder] is wanted:
                 yield model, model.config
 
+    def checkpoint(self, model: Model) -> EngineFolder | None:
+        """What stands where a vLLM model's model.json says that its model is; None where that is no path."""
+        return self.engines.get(stated_path(self.root, model))
+
     def readable(self) -> Iterator[tuple[Model, Config]]:
         for model in self.models:
             if model.config is not None:
@@ -326,6 +332,7 @@ _SIGNS: tuple[tuple[Kind, Callable[[Model, Config], bool]], ...] = (
     (Kind.ENSEMBLE, lambda _, config: config.ensemble),
     (Kind.ENGINE, lambda _, config: config.backend == "tensorrtllm" or "gpt_model_type" in config.parameters),
     (Kind.ENGINE, lambda _, config: _has(config, {"input_ids", "input_lengths"})),
+    (Kind.VLLM, lambda _, config: config.backend == "vllm"),
     (Kind.LLMAPI, lambda model, _: any(path.endswith(("model.yaml", "model.yml")) for path in model.sources)),
     (Kind.LLMAPI, lambda _, config: _has(config, {"sampling_param_max_tokens"})),
     (Kind.PREPROCESSING, lambda _, config: _has(config, {"QUERY"}, frozenset({"INPUT_ID"}))),
@@ -358,6 +365,14 @@ def _asked(model: Model, config: Config) -> dict[str, str]:
         if name := literals.get(what) or config.stated(key) or default:
             found[what] = name
     return found
+
+
+def stated_path(root: str, model: Model) -> str:
+    """The folder that a model's arguments name, as a whole path; empty where they name none."""
+    named = model.arguments.get("model")
+    if not isinstance(named, str) or not named.startswith(("/", "./", "../")):
+        return ""
+    return posixpath.normpath(posixpath.join(root, model.folder, named))
 
 
 def table(value: object) -> Mapping[str, object]:

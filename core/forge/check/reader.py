@@ -20,6 +20,7 @@ from forge.check.model import (
     TokenizerFolder,
     kind,
     number,
+    stated_path,
     table,
 )
 from forge.check.rules.adapters import KEY as ADAPTERS
@@ -35,7 +36,9 @@ _LEADS = ("gpt_model_path", "encoder_model_path")
 """Parameters that lead to an engine's folder."""
 _WEIGHTS = (".safetensors", ".bin", ".engine", ".json", ".model", ".npz", ".pt")
 """Endings of files that are looked into for git-lfs pointers, and for what is cut short."""
-_SOURCES = (".py", ".yaml", ".yml")
+_ARGUMENTS = ("/model.yaml", "/model.yml", "/model.json")
+"""What a model of llmapi or of vLLM is told beside its config: YAML, of which JSON is a part."""
+_SOURCES = (".py", ".yaml", ".yml", "model.json")
 _LARGEST = 1 << 20
 """Bytes of a model's own source above which it is not read."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
@@ -55,7 +58,7 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
     return Repository(
         root=str(place),
         models=models,
-        engines={stated: _engine(stated, find) for stated in _engine_paths(models)},
+        engines={stated: _engine(stated, find) for stated in _engine_paths(str(place), models)},
         adapters=frozenset(stated for stated in _stated(models, (ADAPTERS,)) if find.find(stated) is not None),
         guides=frozenset(stated for stated in _stated(models, (GUIDE,)) if find.file(stated) is not None),
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
@@ -111,7 +114,7 @@ def _model(folder: Path) -> Model:
     except (texts.Odd, UnicodeDecodeError) as error:
         why = str(error) if isinstance(error, texts.Odd) else "it is not UTF-8"
         return Model(folder.name, "", None, why, versions, sources)
-    yaml = next((text for path, text in sources.items() if path.endswith(("/model.yaml", "/model.yml"))), "")
+    yaml = next((text for path, text in sources.items() if path.endswith(_ARGUMENTS)), "")
     try:
         return Model(folder.name, text, read_config(text), "", versions, sources, _arguments(yaml))
     except Unreadable as error:
@@ -143,10 +146,12 @@ def _stated(models: Iterable[Model], keys: Iterable[str]) -> Iterator[str]:
     yield from dict.fromkeys(value for config in configs for key in keys if (value := config.stated(key)))
 
 
-def _engine_paths(models: Iterable[Model]) -> Iterator[str]:
+def _engine_paths(root: str, models: Iterable[Model]) -> Iterator[str]:
     yield from _stated(models, _LEADS)
     for model in models:
         named = model.arguments.get("model")
+        if kind(model) is Kind.VLLM and (path := stated_path(root, model)):
+            yield path
         if kind(model) is Kind.LLMAPI and isinstance(named, str) and named.startswith("/"):
             yield named
 

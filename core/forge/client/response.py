@@ -7,11 +7,12 @@ from typing import Protocol
 from forge.client.answer import BROKEN
 from forge.client.tensors import LLMAPI
 from forge.client.types import Acceptance, Chunk, ModelMetadata, Request
+from forge.client.vllm import SAMPLING, log_probs
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
 _UNENDED = "None"
-"""What llmapi's model says of a sequence that goes on: Python's str of what is not there yet."""
+"""What the models of llmapi and of vLLM say of a sequence that goes on: Python's str of what is not there yet."""
 
 
 class Output(Protocol):
@@ -50,6 +51,8 @@ class Ear:
         self._said: dict[int, str] = {}
         self._heard: dict[int, str] = {}
         self._known: dict[int, tuple[float, ...]] = {}
+        self._ended: set[int] = set()
+        self._padded = SAMPLING in model.inputs
 
     def hear(self, response: Response, seconds: float, *, final: bool) -> Iterator[Chunk]:
         """One chunk for each sequence that the response, which came after ``seconds``, speaks for; an empty last one carries
@@ -58,29 +61,41 @@ class Ear:
         texts, ids, reasons = held.texts(), held.tokens(), held.texts("finish_reason")
         count = max(len(texts), len(ids))
         sums = held.floats("cum_log_probs") or held.numbers("cumulative_logprob")
-        counts = self._request.return_token_counts
+        said = [log_probs(text) for text in held.texts("logprobs")]
+        counted = held.wholes("num_output_tokens") if self._request.return_token_counts else ()
         first = held.whole("sequence_index") if count == 1 else 0
         for place in range(count):
             index = (first or 0) + place
             text = texts[place] if place < len(texts) else ""
             if self._repeats:
                 text = self._news(index, text) + (self._kept_back(index) if final else "")
-            yield Chunk(
+            chunk = Chunk(
                 text,
                 final and place == count - 1,
                 index=index,
                 tokens=ids[place] if place < len(ids) else (),
-                log_probs=self._log_probs(index, held.rows("output_log_probs"), place, count),
+                log_probs=said[place] if said else self._log_probs(index, held.rows("output_log_probs"), place, count),
                 cum_log_prob=sums[place] if self._request.return_log_probs and place < len(sums) else None,
                 acceptance=held.acceptance() if self._request.return_perf_metrics else None,
-                input_tokens=held.whole("num_input_tokens") if counts and not place else None,
-                output_tokens=held.whole("num_output_tokens") if counts and not place else None,  # of the whole response
+                input_tokens=held.whole("num_input_tokens") if self._request.return_token_counts and not place else None,
+                # One count is that of the whole response; vLLM's has one for each sequence.
+                output_tokens=counted[place] if place < len(counted) else None,
                 finish=reasons[place] if place < len(reasons) and reasons[place] != _UNENDED else "",
                 whole=self._whole and count > 1,
                 seconds=seconds,
             )
+            if count == 1 or not self._is_idle(chunk):
+                yield chunk
         if final and not count:
             yield from self.end(seconds)
+
+    def _is_idle(self, chunk: Chunk) -> bool:
+        """Whether one of several sequences has nothing new: vLLM's responses have an element for each, whoever of them speaks."""
+        ended = chunk.index in self._ended
+        if chunk.finish:
+            self._ended.add(chunk.index)
+        brings = chunk.text or chunk.tokens or chunk.log_probs or chunk.output_tokens or chunk.final
+        return self._padded and not brings and (ended or not chunk.finish)
 
     def end(self, seconds: float) -> Iterator[Chunk]:
         """What is left to say when nothing more comes; the last chunk is final."""
@@ -166,8 +181,11 @@ class _Held:
         return [flat[start : start + width] for start in range(0, len(flat), width)] if width else []
 
     def whole(self, name: str) -> int | None:
+        return next(iter(self.wholes(name)), None)
+
+    def wholes(self, name: str) -> tuple[int, ...]:
         _, raw = self._raw.get(name, ((), b""))
-        return int(struct.unpack_from("<i", raw)[0]) if len(raw) >= 4 else None
+        return struct.unpack(f"<{len(raw) // 4}i", raw[: len(raw) // 4 * 4])
 
     def acceptance(self) -> Acceptance | None:
         """None where nothing was drafted: TensorRT-LLM then reports zeros."""

@@ -1,7 +1,7 @@
 """Requests and answers of language models as KServe's tensors: pure, shared by the clients with and without asyncio.
 
 Names and types come from what the server says of the model, not from memory: TensorRT-LLM 0.20 renamed ``random_seed`` and
-``min_length``; the ensemble, bls, ``tensorrt_llm`` and llmapi models differ; and what a model has no input for must not be
+``min_length``; the ensemble, bls, ``tensorrt_llm``, llmapi and vLLM models differ; and what a model has no input for must not be
 ignored in silence.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from forge.client.sampling import meant, seeded
 from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
+from forge.client.vllm import SAMPLING, WORDS, sampling
 from forge.errors import InferenceError
 from forge.schema.values import Scalar
 
@@ -114,11 +115,22 @@ def _asked(request: Request, model: ModelMetadata) -> dict[str, Values]:
             hint=f"leave that out; it takes: {', '.join(sorted(offered))}",
         )
     asked = {name: wanted[word] for word, name in named.items() if name}
-    return asked | {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
+    asked |= {name: value if isinstance(value, tuple) else (value,) for name, value in request.inputs.items()}
+    return asked | _folded(request, model)
+
+
+def _folded(request: Request, model: ModelMetadata) -> dict[str, Values]:
+    """What goes to a vLLM model otherwise: the sampling in one input, and a switch for each output."""
+    if SAMPLING not in model.inputs:
+        return {}
+    switches = ("return_logprobs", "return_cumulative_logprob") if request.return_log_probs else ()
+    return {SAMPLING: (sampling(request),), **{name: (True,) for name in switches if name in model.inputs}}
 
 
 def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
     """What ``request`` says besides its prompt and its length, as ``body`` does, without what ``model`` has no input for."""
+    if SAMPLING in model.inputs:
+        return {SAMPLING: sampling(request)}
     named = ((_offered_name(word, model.inputs), values) for word, values in _words(request).items())
     left_out = {_offered_name(word, model.inputs) for word in ("prompt", "max_tokens")} | {""}
     return {name: _plain(values) for name, values in named if name not in left_out}
@@ -188,7 +200,8 @@ def _added(word: str, request: Request) -> bool:
 
 def _offered_name(word: str, offered: Mapping[str, TensorMetadata]) -> str:
     names = _RENAMED.get(word, (word,))
-    return next((name for name in (*names, f"{LLMAPI}{word}") if name in offered), "")
+    folded = (SAMPLING,) if word in WORDS else ()
+    return next((name for name in (*names, f"{LLMAPI}{word}", *folded) if name in offered), "")
 
 
 def _input(tensor: TensorMetadata, values: Values, model: str) -> Input:

@@ -112,17 +112,18 @@ def end(marker: str, patience: float, served: Callable[[], bool]) -> None:
     It has ``patience`` seconds while requests are under way, and no more than a moment once all are ``served``: Triton takes
     1.2 s to unload each instance of a Python model, one after the other, and then sleeps out a count of whole seconds.
     """
-    leaders = tuple(pid for pid in marked(marker) if _leads(pid))
+    found = marked(marker)
+    leaders, sessions = tuple(pid for pid in found if _leads(pid)), _sessions(found)
     for pid in leaders:
         _send(pid, signal.SIGINT)
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not set(marked(marker)) <= set(leaders):
+    while time.monotonic() < deadline and not set(_all(marker, sessions)) <= set(leaders):
         _wait(leaders, 0.1)
         if served():
             deadline = min(deadline, time.monotonic() + _MOMENT)
             _wait(leaders, deadline - time.monotonic())
     # A stub can be between fork and exec while its parent dies: look again until none is found.
-    while left := marked(marker):
+    while left := _all(marker, sessions):
         for pid in left:
             _send(pid, signal.SIGKILL)
         _wait(left, 5.0)
@@ -197,6 +198,25 @@ def _leads(pid: int) -> bool:
         return os.getsid(pid) == pid
     except ProcessLookupError:
         return False
+
+
+def _sessions(pids: tuple[int, ...]) -> frozenset[int]:
+    """The sessions of a server's processes, as far as they are its own: their leader is one of them, or gone."""
+    found: set[int] = set()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            found.add(os.getsid(pid))
+    return frozenset(session for session in found if session in pids or started(session) is None)
+
+
+def _all(marker: str, sessions: frozenset[int]) -> tuple[int, ...]:
+    """Those that carry ``marker``, and those that have written over their environment: vLLM's call themselves by other names."""
+    others: list[int] = []
+    for pid in _pids() if sessions else ():
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) in sessions and started(pid) is not None:
+                others.append(pid)
+    return tuple({*marked(marker), *others})
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -85,7 +85,7 @@ def notes(order: Order) -> tuple[str, ...]:
     version = chosen(recipe.runtime.packages) or (GPU if gpu else CPU)
     found = [f"served by {version} on the {'GPU' if gpu else 'CPU'}"]
     if gpu:
-        found.append("its backend has run on an H100 once; forge's own environment for it has not run on a GPU yet")
+        found.append("the backend has run on an H100 once; forge's own environment for it has not run on a GPU yet")
     idle = [key for key, said in _idle(recipe).items() if said]
     if idle:
         found.append(f"vLLM has no use for {', '.join(idle)}")

@@ -34,7 +34,9 @@ class EngineProcess:
         package = Path(__file__).parent
         self._prefix = remains.prefix(server, os.getpid())
         remains.clear(self._prefix)
-        environ = remains.environment(dict(os.environ), self._prefix, remains.folder(self._prefix))
+        environ = remains.environment(
+            dict(os.environ), self._prefix, remains.folder(self._prefix), eager=bool(arguments.get("enforce_eager"))
+        )
         environ["PATH"] = f"{Path(python).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
         environ["PYTHONPATH"] = str(package.parent)
         self._socket, theirs = socket.socketpair()

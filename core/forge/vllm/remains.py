@@ -7,6 +7,8 @@ from pathlib import Path
 PREFIX = "FORGE_VLLM_PREFIX"
 """Variable that tells the engine how the names begin."""
 _PLACE = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
+_NVIDIA = Path("/dev/nvidiactl")
+"""Where NVIDIA's driver is spoken to; a machine without it has no GPU for vLLM."""
 
 
 def folder(prefix: str) -> Path:
@@ -30,13 +32,18 @@ def prefix(server: str, pid: int) -> str:
     return f"{server or 'forge-vllm'}-{pid}-"
 
 
-def environment(inherited: dict[str, str], prefix: str, folder: Path) -> dict[str, str]:
-    """What the engine's process sees: where things are, and that it asks nobody on the network."""
+def environment(inherited: dict[str, str], prefix: str, folder: Path, *, eager: bool) -> dict[str, str]:
+    """What the engine's process sees: where things are, and that it asks nobody on the network.
+
+    vLLM compiles some functions of its sampler even where it is told to be ``eager``: on a CPU that takes a C++ compiler, and
+    the first request that wants log-probabilities many seconds.
+    """
     kept = {name: value for name, value in inherited.items() if not name.startswith("PYTHON")}
     libraries = [each for each in kept.pop("LD_LIBRARY_PATH", "").split(os.pathsep) if each and "nvidia_pytriton" not in each]
     return {
         **kept,
         **({"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}),
+        **({"TORCH_COMPILE_DISABLE": "1"} if eager and not _NVIDIA.exists() else {}),
         PREFIX: prefix,
         "VLLM_RPC_BASE_PATH": str(folder),
         "VLLM_NO_USAGE_STATS": "1",

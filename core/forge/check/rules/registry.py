@@ -14,6 +14,7 @@ from forge.check.rules import (
     speculation,
     terms,
     tokenizer,
+    vllm,
     wiring,
 )
 from forge.check.rules.rule import Finding, Found, Rule, Severity
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     *speculation.RULES,
     *adapters.RULES,
     *fleet.RULES,
+    *vllm.RULES,
     *tokenizer.RULES,
     *layout.RULES,
     *control.RULES,

@@ -1,0 +1,145 @@
+"""Models of vLLM: what their model.json says, and what Triton's vLLM backend wants of the config beside it."""
+
+import difflib
+from collections.abc import Iterator
+
+from forge.check.model import Config, Kind, Model, Repository, number
+from forge.check.rules.rule import Found, Rule, Severity
+from forge.schema.vllm_environment import CPU, known_arguments
+
+_UTILIZATION = "gpu_memory_utilization"
+_USUAL = 0.9
+
+
+def _file(model: Model) -> str:
+    """model.json, relative to the repository; empty where there is none."""
+    path = next((path for path in model.sources if path.endswith("model.json")), "")
+    return f"{model.folder}/{path}" if path else ""
+
+
+def _unread(repository: Repository) -> Iterator[Found]:
+    for model, _ in repository.of(Kind.VLLM):
+        if not (file := _file(model)):
+            yield Found(model.file, f"{model.folder} has no model.json, which says what vLLM is to load")
+        elif not model.arguments:
+            yield Found(file, "it cannot be read as a JSON object, or says nothing")
+
+
+def _stated(repository: Repository) -> Iterator[tuple[Model, Config, str]]:
+    """The models whose model.json can be read, with its place."""
+    for model, config in repository.of(Kind.VLLM):
+        if model.arguments:
+            yield model, config, _file(model)
+
+
+def _model(repository: Repository) -> Iterator[Found]:
+    for model, _, file in _stated(repository):
+        named = str(model.arguments.get("model") or "")
+        checkpoint = repository.checkpoint(model)
+        if not named:
+            yield Found(file, "it names no model")
+        elif checkpoint is not None and not checkpoint.shown:
+            yield Found(file, f"model is {named}: there is no such folder", needle=named)
+        elif checkpoint is not None and (checkpoint.broken or "config.json" not in checkpoint.files):
+            yield Found(file, f"model is {named}: there is no config.json in it", needle=named)
+
+
+def _unknown(repository: Repository) -> Iterator[Found]:
+    known = known_arguments((), gpu=False)
+    for model, _, file in _stated(repository):
+        for name in model.arguments:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else ""
+                yield Found(file, f"{name} is no argument of vLLM's engine ({CPU})", hint, needle=f'"{name}"')
+
+
+def _whole(repository: Repository) -> Iterator[Found]:
+    for model, config in repository.of(Kind.VLLM):
+        if not config.decoupled and not config.guessed:
+            yield Found(model.file, f"{model.folder} is not decoupled", needle="decoupled")
+
+
+def _long(repository: Repository) -> Iterator[Found]:
+    for model, _, file in _stated(repository):
+        checkpoint, wanted = repository.checkpoint(model), number(model.arguments.get("max_model_len"))
+        longest = number(checkpoint.config.get("max_position_embeddings")) if checkpoint else 0
+        if longest and wanted > longest:
+            what = f"max_model_len is {wanted}, and the checkpoint was trained for {longest} tokens"
+            yield Found(file, what, needle="max_model_len")
+
+
+def _shared(repository: Repository) -> Iterator[Found]:
+    parts = [(file, _part(model)) for model, _, file in _stated(repository) if "kv_cache_memory_bytes" not in model.arguments]
+    total = sum(part for _, part in parts)
+    if len(parts) > 1 and total > 1:
+        for file, part in parts:
+            what = f"{_UTILIZATION} is {part:g}, and {total:g} with the other models here: more than the whole"
+            yield Found(file, what, needle=_UTILIZATION)
+
+
+def _part(model: Model) -> float:
+    try:
+        return float(str(model.arguments.get(_UTILIZATION, _USUAL)))
+    except ValueError:
+        return _USUAL
+
+
+RULES = (
+    Rule(
+        "vllm-arguments",
+        Severity.ERROR,
+        "model.json cannot be read",
+        "A model of the vllm backend has its engine's arguments in 1/model.json: a JSON object of AsyncEngineArgs.",
+        "json.decoder.JSONDecodeError: Expecting ',' delimiter",
+        "mend its JSON, or build it again",
+        _unread,
+    ),
+    Rule(
+        "vllm-model",
+        Severity.ERROR,
+        "model.json does not lead to a model",
+        "Its `model` is a folder with a Hugging Face checkpoint, or a name on the hub. A path that begins with a dot, which "
+        "forge's own backend knows, goes from the model's folder.",
+        "OSError: Can't load the configuration of '../_assets/m/model'.",
+        "name the folder that the server sees, or build it again",
+        _model,
+    ),
+    Rule(
+        "vllm-argument",
+        Severity.WARNING,
+        "model.json has an argument that vLLM does not know",
+        f"vLLM refuses to start over an unknown argument. Forge knows those of {CPU}; another version may have others.",
+        "TypeError: AsyncEngineArgs.__init__() got an unexpected keyword argument 'max_modle_len'",
+        "take it away, or spell it as vLLM does",
+        _unknown,
+    ),
+    Rule(
+        "vllm-decoupled",
+        Severity.ERROR,
+        "a model of vLLM is not decoupled",
+        "The vllm backend answers from threads of its own, as often as it likes, also a request that wants one answer.",
+        "model_transaction_policy { decoupled: true } is needed: vLLM streams",
+        "model_transaction_policy { decoupled: true }",
+        _whole,
+    ),
+    Rule(
+        "vllm-length",
+        Severity.ERROR,
+        "max_model_len is above what the checkpoint was trained for",
+        "vLLM holds max_model_len against max_position_embeddings of config.json and refuses to start.",
+        "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len",
+        "lower it to the checkpoint's, or build with a smaller build.max_seq_len",
+        _long,
+    ),
+    Rule(
+        "vllm-memory",
+        Severity.ERROR,
+        "models of vLLM want more memory together than there is",
+        f"{_UTILIZATION} is a part of the whole card, not of what is free (0.9 where nobody says): the opposite of TensorRT-LLM's "
+        "fraction. Two models on one card have to share 1 between them.",
+        "ValueError: Free memory on device cuda:0 on startup is less than desired GPU memory utilization",
+        f"[serve.vllm] {_UTILIZATION} in each recipe, so that they add up to less than 1",
+        _shared,
+    ),
+)

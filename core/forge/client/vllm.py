@@ -1,0 +1,69 @@
+"""``sampling_parameters`` of a vLLM model: one text of JSON that stands for what other models have inputs of their own for. Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+from forge.client.sampling import samples
+from forge.client.types import Request
+from forge.errors import InferenceError
+from forge.schema.values import Scalar
+
+SAMPLING = "sampling_parameters"
+_SAME = (
+    "max_tokens",
+    "top_k",
+    "top_p",
+    "seed",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "min_tokens",
+    "n",
+)
+"""Words that vLLM calls as Request does."""
+WORDS = frozenset({*_SAME, "temperature", "stop", "bad"})
+"""Every word of Request that goes in there."""
+
+
+def sampling(request: Request) -> str:
+    """What ``request`` says of how its tokens are picked, and what was stated as the input itself over it.
+
+    vLLM draws where nobody says otherwise; forge takes the likeliest token there, as TensorRT-LLM does.
+    """
+    words: dict[str, object] = {word: value for word in _SAME if (value := getattr(request, word)) is not None}
+    if request.top_p == 0:
+        del words["top_p"]  # it means the likeliest, and vLLM wants more than 0
+    if not samples(request):
+        words["temperature"] = 0
+    elif request.temperature is not None:
+        words["temperature"] = request.temperature
+    if stop := (*request.stop, *request.ends):
+        words["stop"] = stop
+    if request.bad:
+        words["bad_words"] = request.bad
+    if request.return_log_probs:
+        words["logprobs"] = 0  # those of the tokens that were picked
+    return json.dumps(words | _given(request))
+
+
+def log_probs(text: str) -> tuple[float, ...]:
+    """The log-probability of each token that was picked, out of one element of ``logprobs``; none where they were not asked for.
+
+    A position is an object of token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
+    """
+    places = cast("list[dict[str, dict[str, float]]] | None", json.loads(text or "null"))
+    return tuple(next(iter(place.values()))["logprob"] for place in places or () if place)
+
+
+def _given(request: Request) -> Mapping[str, object]:
+    stated: Scalar | tuple[Scalar, ...] | None = request.inputs.get(SAMPLING)
+    if stated is None:
+        return {}
+    try:
+        found = json.loads(str(stated))
+    except ValueError as error:
+        raise InferenceError(f"{SAMPLING} is no JSON: {error}", where=request.model) from error
+    if not isinstance(found, dict):
+        raise InferenceError(f"{SAMPLING} must be a JSON object, not {stated!r}", where=request.model)
+    return cast("dict[str, object]", found)
