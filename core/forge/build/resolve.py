@@ -22,8 +22,8 @@ from forge.plan.families import Family
 from forge.plan.resolved import Order
 from forge.recipe import new, prompts, reader as recipe
 from forge.schema.twin_environment import serving_environment
-from forge.schema.vllm_environment import vllm_environment
 from forge.schema.values import NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.schema.vllm_environment import vllm_environment
 from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
 

@@ -90,7 +90,7 @@ class Ear:
             yield from self.end(seconds)
 
     def _is_idle(self, chunk: Chunk) -> bool:
-        """Whether one of several sequences has nothing new: vLLM's responses have an element for each, whoever of them speaks."""
+        """Whether one of several sequences has nothing new: vLLM's responses have an element for each, whoever speaks."""
         ended = chunk.index in self._ended
         if chunk.finish:
             self._ended.add(chunk.index)

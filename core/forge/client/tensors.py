@@ -1,8 +1,8 @@
 """Requests and answers of language models as KServe's tensors: pure, shared by the clients with and without asyncio.
 
 Names and types come from what the server says of the model, not from memory: TensorRT-LLM 0.20 renamed ``random_seed`` and
-``min_length``; the ensemble, bls, ``tensorrt_llm``, llmapi and vLLM models differ; and what a model has no input for must not be
-ignored in silence.
+``min_length``; the ensemble, bls, ``tensorrt_llm``, llmapi and vLLM models differ; and what a model has no input for must not
+be ignored in silence.
 """
 
 import struct

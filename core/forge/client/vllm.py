@@ -1,4 +1,4 @@
-"""``sampling_parameters`` of a vLLM model: one text of JSON that stands for what other models have inputs of their own for. Pure."""
+"""``sampling_parameters`` of a vLLM model: one text of JSON for what other models have inputs of their own for. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -44,13 +44,13 @@ def sampling(request: Request) -> str:
         words["bad_words"] = request.bad
     if request.return_log_probs:
         words["logprobs"] = 0  # those of the tokens that were picked
-    return json.dumps(words | _given(request))
+    return json.dumps({**words, **_given(request)})
 
 
 def log_probs(text: str) -> tuple[float, ...]:
-    """The log-probability of each token that was picked, out of one element of ``logprobs``; none where they were not asked for.
+    """The log-probability of each token that was picked, out of one element of ``logprobs``; none where nobody asked for them.
 
-    A position is an object of token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
+    A position is an object: token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
     """
     places = cast("list[dict[str, dict[str, float]]] | None", json.loads(text or "null"))
     return tuple(next(iter(place.values()))["logprob"] for place in places or () if place)

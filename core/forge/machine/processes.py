@@ -210,7 +210,7 @@ def _sessions(pids: tuple[int, ...]) -> frozenset[int]:
 
 
 def _all(marker: str, sessions: frozenset[int]) -> tuple[int, ...]:
-    """Those that carry ``marker``, and those that have written over their environment: vLLM's call themselves by other names."""
+    """Those that carry ``marker``, and those that wrote over their environment: vLLM's call themselves by other names."""
     others: list[int] = []
     for pid in _pids() if sessions else ():
         with suppress(ProcessLookupError):

@@ -15,7 +15,7 @@ from forge.fit.sharing import claims, fractions, missing, room
 from forge.fit.verdict import Load, bench
 from forge.plan.resolved import Order
 from forge.recipe.deployment import NO_GPUS, Deployment
-from forge.schema.values import Gpu, Recipe, RuntimeKind
+from forge.schema.values import Gpu, Recipe
 
 Say = Callable[[str], None]
 

@@ -7,7 +7,7 @@ import msgspec
 
 from forge.errors import LockError
 from forge.schema.spelling import misplaced
-from forge.schema.values import Calibration, Pinned, Recipe, RuntimeKind, Source
+from forge.schema.values import Calibration, Pinned, Recipe, Source
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1

@@ -58,7 +58,9 @@ def check_together(orders: Sequence[Order]) -> Iterator[Problem]:
     if len(parts) > 1 and total > 1:
         told = ", ".join(f"{order.recipe.name} {part}" for order, part in parts)
         hint = f"say each one's part: [serve.vllm] {_UTILIZATION} = {0.9 / len(parts):.2f}"
-        yield Problem(f"serve.vllm.{_UTILIZATION}", f"{told}: {total:g} of the card in all, and vLLM counts the whole card", hint)
+        yield Problem(
+            f"serve.vllm.{_UTILIZATION}", f"{told}: {total:g} of the card in all, and vLLM counts the whole card", hint
+        )
 
 
 def entry(order: Order, names: Names) -> Entry:
@@ -85,7 +87,7 @@ def notes(order: Order) -> tuple[str, ...]:
     version = chosen(recipe.runtime.packages) or (GPU if gpu else CPU)
     found = [f"served by {version} on the {'GPU' if gpu else 'CPU'}"]
     if gpu:
-        found.append("the backend has run on an H100 once; forge's own environment for it has not run on a GPU yet")
+        found.append("neither forge's environment for it nor its backend has run on a GPU yet")
     idle = [key for key, said in _idle(recipe).items() if said]
     if idle:
         found.append(f"vLLM has no use for {', '.join(idle)}")
@@ -126,7 +128,9 @@ def _unable(order: Order) -> Iterator[Problem]:
     if recipe.verify.on_build:
         yield Problem("verify.on_build", "`forge verify` does not know vLLM yet", "take it away")
     if order.facts.checkpoint.config.get("is_encoder_decoder"):
-        yield Problem("runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"')
+        yield Problem(
+            "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'
+        )
     if recipe.runtime.gpus not in ("all", NO_GPUS):
         hint = "take it away, and set CUDA_VISIBLE_DEVICES for `forge serve`"
         yield Problem("runtime.gpus", "which GPUs vLLM uses cannot be said here yet", hint)

@@ -181,7 +181,9 @@ def _raw_parameters(recipe: Recipe) -> tuple[Problem, ...]:
         where = f"serve.parameters.{Role.DRAFT}"
         problems.append(Problem(where, "there is no such model without the variant draft-target", "take it away"))
     if recipe.serve.parameters.get(Role.VLLM):
-        problems.append(Problem(f"serve.parameters.{Role.VLLM}", "its config.pbtxt has none", "vLLM's arguments go under [serve.vllm]"))
+        problems.append(
+            Problem(f"serve.parameters.{Role.VLLM}", "its config.pbtxt has none", "vLLM's arguments go under [serve.vllm]")
+        )
     for role in (Role.TENSORRT_LLM, Role.BLS, Role.DRAFT):
         stated = recipe.serve.parameters.get(role, {}).get("decoupled_mode")
         if stated is not None and str(stated).lower() != str(recipe.serve.stream).lower():

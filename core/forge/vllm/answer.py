@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from .asks import Ask
 from .frames import Message
@@ -78,7 +80,7 @@ class Answer:
             logprobs[at] = str(output.get("logprobs", "null")).encode()
             self._reasons[at] = str(output.get("finish_reason", self._reasons[at]))
             self._cumulative[at] = cast("float", output.get("cumulative_logprob", self._cumulative[at]))
-        made = {
+        made: dict[str, Callable[[], NDArray[np.generic]]] = {
             "finish_reason": lambda: np.array([reason.encode() for reason in self._reasons], np.object_),
             "cumulative_logprob": lambda: np.array(self._cumulative, np.float32),
             "logprobs": lambda: np.array(logprobs, np.object_),

@@ -30,8 +30,8 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """``sampling`` are the words of ``sampling_parameters``; ``answers`` is how many it asks for; ``echo`` puts the prompt before
-    each of them; ``returned`` are the outputs that it wants beside the text."""
+    """``sampling`` are the words of ``sampling_parameters``; ``answers`` is how many it asks for; ``echo`` puts the prompt
+    before each of them; ``returned`` are the outputs that it wants beside the text."""
 
     prompt: str
     stream: bool

@@ -34,7 +34,7 @@ _LEAST = -9999.0
 
 
 def name_regions(prefix: str) -> None:
-    """Let every region and semaphore that Python makes in this process and its children have a name that begins with ``prefix``.
+    """Let each region and semaphore that Python makes in this process and its children have a name that begins with ``prefix``.
 
     multiprocessing has no option for it; a Python that keeps its names elsewhere goes on using its own.
     """
@@ -139,9 +139,8 @@ async def serve(sock: socket.socket) -> None:
     if watching.done():
         writer.write(frames.packed({"dead": watching.result()}))
         await writer.drain()
-        return 1
-    engine.stop()
-    return 0
+    else:
+        engine.stop()
 
 
 async def _take(reader: asyncio.StreamReader, engine: Engine) -> None:

@@ -136,8 +136,8 @@ RULES = (
         "vllm-memory",
         Severity.ERROR,
         "models of vLLM want more memory together than there is",
-        f"{_UTILIZATION} is a part of the whole card, not of what is free (0.9 where nobody says): the opposite of TensorRT-LLM's "
-        "fraction. Two models on one card have to share 1 between them.",
+        f"{_UTILIZATION} is a part of the whole card, not of what is free (0.9 where nobody says): the opposite of "
+        "TensorRT-LLM's fraction. Two models on one card have to share 1 between them.",
         "ValueError: Free memory on device cuda:0 on startup is less than desired GPU memory utilization",
         f"[serve.vllm] {_UTILIZATION} in each recipe, so that they add up to less than 1",
         _shared,
