@@ -1,0 +1,109 @@
+"""Models of vLLM without vLLM: forge's own backend and its engine process on a real Triton, over the stand-in of vLLM's API."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forge.client.client import Client
+from forge.machine import processes
+from forge.machine.environments import backends, host
+from forge.repository.config import render, vllm_skeleton
+from forge.schema.values import Names, Role
+from forge.schema.vllm_environment import vllm_sources
+from forge.serve.types import Launch, Running
+from triton_fixture import Serving
+
+HERE = Path(__file__).parent
+
+
+def environment(place: Path) -> Path:
+    """An environment whose Python has the stand-in for vLLM, and else what runs the tests."""
+    shutil.copytree(HERE / "standin_vllm", place / "lib" / "vllm", ignore=shutil.ignore_patterns("__pycache__"))
+    python = place / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:{place / "lib"}"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return place
+
+
+def lay(root: Path, name: str, **arguments: object) -> None:
+    """One model of a repository, as the plan lays it out; ``arguments`` go into its model.json."""
+    checkpoint = root / "_assets" / name / "model"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512}')
+    for text in render(Names(name, (Role.VLLM,)), vllm_skeleton(), {Role.VLLM: {}}):
+        (root / text.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / text.path).write_text(text.content)
+    (root / name / "1").mkdir()
+    stated = {"model": f"../_assets/{name}/model", "max_model_len": 256, **arguments}
+    (root / name / "1" / "model.json").write_text(json.dumps(stated))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What servers of vLLM's models are started with."""
+
+    serving: Serving
+    vllm: Path
+
+    def launch(self, root: Path, *models: str) -> Launch:
+        return replace(self.serving.launch(root, *models), vllm=self.vllm)
+
+    @contextmanager
+    def server(self, root: Path, *models: str) -> Generator["Served"]:
+        triton = self.serving.triton()
+        running = triton.start(self.launch(root, *models), lambda _: None)
+        try:
+            yield Served(running)
+        finally:
+            triton.stop(running)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One server under test."""
+
+    running: Running
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.running.ports.grpc}"
+
+    @property
+    def log(self) -> str:
+        return Path(self.running.log).read_text(errors="replace")
+
+    def client(self) -> Client:
+        return Client(self.address, timeout=300.0)
+
+    def engines(self) -> list[int]:
+        """The engine processes of this server."""
+        return [pid for pid in processes.marked(self.running.shared_memory) if "forge_vllm.engine" in _words(pid)]
+
+    def workers(self) -> list[int]:
+        """The stand-in's worker of each model, in the order in which they started."""
+        lines = (line for line in self.log.splitlines() if "INFO worker " in line)
+        return [int(line.partition("INFO worker ")[2].rstrip('"')) for line in lines]
+
+    def left(self) -> list[str]:
+        """What is in memory of this server's engines."""
+        return sorted(entry.name for entry in processes.SHARED_MEMORY.iterdir() if self.running.shared_memory in entry.name)
+
+
+def _words(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return []
+
+
+def bench(serving: Serving, place: Path) -> Bench:
+    """Backends of forge's own for vLLM, and the environment with the stand-in."""
+    laid = place / "backends"
+    backends(serving.environment, host(os.environ).triton, laid, vllm_sources())
+    return Bench(replace(serving, backends=laid), environment(place / "vllm"))
