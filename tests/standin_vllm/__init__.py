@@ -38,7 +38,7 @@ class RequestOutput:
 
 @dataclass
 class AsyncEngineArgs:
-    given: dict[str, object] = field(default_factory=dict)
+    given: dict[str, object] = field(default_factory=dict[str, object])
 
     def __init__(self, **given: object) -> None:
         for name in given:
