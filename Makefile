@@ -9,7 +9,7 @@ JOBS ?= 2
 PORTS ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
-.PHONY: demo test coverage originals lint clean
+.PHONY: demo test test-vllm coverage originals lint clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +35,11 @@ demo: $(VENV)/.forge
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# The same, and how much of each package ran.
+# With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
+test-vllm: $(VENV)/.test
+	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py
+
+# The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test
 	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
 

@@ -9,6 +9,7 @@ from typing import Any
 import check_kit as kit
 from checkpoints import pointer, safetensors
 from forge.schema.values import COMMON_ROLES
+from vllm_models import lay as lay_vllm
 
 ASSETS = f"_assets/{kit.NAME}"
 CONFIG = f"{ASSETS}/engines/config.json"
@@ -117,6 +118,14 @@ def llmapi(root: Path, model: str = "/forge/repository/_assets/tiny/engines", de
     tensors = 'input { name: "text_input" data_type: TYPE_STRING dims: [ -1 ] }'
     (folder / "config.pbtxt").write_text(f'name: "tensorrt_llm"\nbackend: "python"\n{tensors}\n')
     shutil.move(root / "_assets", folder / "_assets")
+
+
+def vllm(root: Path, text: str = "", **arguments: object) -> None:
+    """A model of vLLM in the place of all others; ``text`` stands in its model.json."""
+    shutil.rmtree(root)
+    lay_vllm(root, "one", **arguments)
+    if text:
+        (root / "one/1/model.json").write_text(text)
 
 
 LLMAPI = "/forge/repository/tensorrt_llm/_assets/tiny/engines"
@@ -275,6 +284,20 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("lfs-pointer", "a tokenizer", lambda root: (root / TOKENIZER / "tokenizer.json").write_bytes(pointer(10**6))),
     ("truncated", "weights", lambda root: (root / ASSETS / "engines/model.safetensors").write_bytes(safetensors()[:-100])),
     ("manifest", "a folder is gone", lambda root: shutil.rmtree(root / "tensorrt_llm_bls")),
+    ("vllm-arguments", "no JSON", lambda root: vllm(root, '{"model": "x",')),
+    ("vllm-arguments", "no object", lambda root: vllm(root, "[1]")),
+    ("vllm-arguments", "no file", both(vllm, lambda root: (root / "one/1/model.json").unlink())),
+    ("vllm-model", "gone", lambda root: vllm(root, model="../_assets/other")),
+    ("vllm-model", "no checkpoint", both(vllm, lambda root: (root / "_assets/one/model/config.json").unlink())),
+    ("vllm-model", "not said", lambda root: vllm(root, model="")),
+    ("vllm-argument", "misspelled", lambda root: vllm(root, max_modle_len=5)),
+    ("vllm-decoupled", "answers once", both(
+        vllm, lambda root: kit.replace(root, "one/config.pbtxt", "decoupled: true", "decoupled: false"))),
+    ("vllm-length", "above the checkpoint's", lambda root: vllm(root, max_model_len=513)),
+    ("vllm-memory", "two of the usual", both(vllm, lambda root: lay_vllm(root, "two"))),
+    ("vllm-memory", "two that say it", both(
+        lambda root: vllm(root, gpu_memory_utilization=0.6),
+        lambda root: lay_vllm(root, "two", gpu_memory_utilization=0.5))),
     ("llmapi-model", "gone", lambda root: llmapi(root, "/forge/repository/other")),
     ("llmapi-model", "no checkpoint", both(
         lambda root: llmapi(root, LLMAPI), lambda root: (root / "tensorrt_llm" / CONFIG).unlink())),

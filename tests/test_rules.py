@@ -16,6 +16,7 @@ from forge.check.rules import RULES, Finding, Repository, Severity
 from forge.repository import bls as siblings, publish
 from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
 from nvidias_bls import bls
+from vllm_models import lay as lay_vllm
 
 VERSIONS = originals.versions("0.19.0")
 TWIN, ENGINE = RuntimeKind.TWIN, RuntimeKind.ENGINE
@@ -118,6 +119,19 @@ def test_an_llmapi_model_breaks_no_rule(tmp_path: Path, model: str) -> None:
     root = kit.lay(tmp_path / "repository")
     llmapi(root, model)
     assert found(root) == ()
+
+
+def test_two_models_of_vllm_that_share_a_card_break_no_rule(tmp_path: Path) -> None:
+    lay_vllm(tmp_path, "one", gpu_memory_utilization=0.4)
+    lay_vllm(tmp_path, "two", gpu_memory_utilization=0.6)
+    lay_vllm(tmp_path, "three", kv_cache_memory_bytes=2**30)
+    assert found(tmp_path) == ()
+
+
+def test_a_misspelled_argument_of_vllm_is_told_with_what_was_meant(tmp_path: Path) -> None:
+    lay_vllm(tmp_path, "one", max_modle_len=5)
+    (told,) = found(tmp_path)
+    assert (told.rule, told.file, told.mend) == ("vllm-argument", "one/1/model.json", "did you mean 'max_model_len'?")
 
 
 def nvidias(version: str) -> tuple[TextFile, ...]:

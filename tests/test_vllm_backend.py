@@ -17,7 +17,8 @@ from forge.errors import InferenceError, ServerError
 from forge.machine import processes
 from patience import soon
 from triton_fixture import Serving
-from vllm_kit import Bench, Served, bench, lay
+from vllm_kit import Bench, Served, bench
+from vllm_models import lay
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 

@@ -1,6 +1,5 @@
 """Models of vLLM without vLLM: forge's own backend and its engine process on a real Triton, over the stand-in of vLLM's API."""
 
-import json
 import os
 import shutil
 import sys
@@ -12,8 +11,6 @@ from pathlib import Path
 from forge.client.client import Client
 from forge.machine import processes
 from forge.machine.environments import backends, host
-from forge.repository.config import render, vllm_skeleton
-from forge.schema.values import Names, Role
 from forge.schema.vllm_environment import vllm_sources
 from forge.serve.types import Launch, Running
 from triton_fixture import Serving
@@ -29,19 +26,6 @@ def environment(place: Path) -> Path:
     python.write_text(f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:{place / "lib"}"\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return place
-
-
-def lay(root: Path, name: str, **arguments: object) -> None:
-    """One model of a repository, as the plan lays it out; ``arguments`` go into its model.json."""
-    checkpoint = root / "_assets" / name / "model"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 512}')
-    for text in render(Names(name, (Role.VLLM,)), vllm_skeleton(), {Role.VLLM: {}}):
-        (root / text.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / text.path).write_text(text.content)
-    (root / name / "1").mkdir()
-    stated = {"model": f"../_assets/{name}/model", "max_model_len": 256, **arguments}
-    (root / name / "1" / "model.json").write_text(json.dumps(stated))
 
 
 @dataclass(frozen=True)
