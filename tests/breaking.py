@@ -288,7 +288,7 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("vllm-arguments", "no object", lambda root: vllm(root, "[1]")),
     ("vllm-arguments", "no file", both(vllm, lambda root: (root / "one/1/model.json").unlink())),
     ("vllm-model", "gone", lambda root: vllm(root, model="../_assets/other")),
-    ("vllm-model", "no checkpoint", both(vllm, lambda root: (root / "_assets/one/model/config.json").unlink())),
+    ("vllm-model", "no checkpoint", both(vllm, lambda root: (root / "one/_assets/model/config.json").unlink())),
     ("vllm-model", "not said", lambda root: vllm(root, model="")),
     ("vllm-argument", "misspelled", lambda root: vllm(root, max_modle_len=5)),
     ("vllm-decoupled", "answers once", both(

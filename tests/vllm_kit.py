@@ -23,7 +23,7 @@ def environment(place: Path) -> Path:
     shutil.copytree(HERE / "standin_vllm", place / "lib" / "vllm", ignore=shutil.ignore_patterns("__pycache__"))
     python = place / "bin" / "python3"
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:{place / "lib"}"\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:${{0%/*}}/../lib"\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return place
 

@@ -1,0 +1,145 @@
+"""The runtime vllm through every verb: real store, real Triton, forge's own backend, and the stand-in where vLLM would be."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from openai import OpenAI
+
+from forge.api.forge import Workshop
+from forge.cli import main
+from forge.client.types import Request
+from forge.errors import ForgeError
+from forge.plan.preview import provenance
+from openai_front import front
+from patience import free_ports, soon
+from tiny_served import checkpoint
+from vllm_kit import Served, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+RECIPE = """
+name = "{name}"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "vllm"
+gpus = "none"
+[build]
+max_batch_size = 4
+max_input_len = 100
+max_seq_len = 200
+[sampling]
+max_tokens = 4
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository with one model of vLLM on a server, and recipes beside it."""
+
+    shop: Workshop
+    folder: Path
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+    def recipe(self, name: str, more: str = "") -> Path:
+        file = self.folder / f"{name}.toml"
+        file.write_text(RECIPE.format(name=name) + more)
+        return file
+
+    def invoke(self, *words: str) -> str:
+        done = CliRunner(env={"FORGE_HOME": str(self.shop.home)}).invoke(main, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+
+@pytest.fixture(scope="module")
+def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    shop, folder = Workshop(home / "vllm", dict(os.environ)), tmp_path_factory.mktemp("served")
+    found = Place(shop, folder)
+    checkpoint(folder / "checkpoint")
+    recipe = found.recipe("counts")
+    # In the place of 3.4 GB of vLLM under the same key.
+    (step,) = [step for step in shop.plan([recipe]).steps if step.name == "vllm environment"]
+    shop.store.make(step.key, provenance(step), environment)
+    shop.build([recipe], repository=found.repository)
+    running = shop.serve(found.repository, free_ports())
+    yield found
+    shop.stop(running)
+
+
+def test_generate_chat_and_whole_answers(place: Place) -> None:
+    where = ("--repository", str(place.repository))
+    assert place.invoke("generate", "counts", "a b", "--quiet", *where) == " 0 1 2 3\n"
+    assert place.invoke("generate", "counts", "a b", "--quiet", "--no-stream", "--max-tokens", "2", *where) == " 0 1\n"
+    told = [json.loads(line) for line in place.invoke("generate", "counts", "a b", "--json", *where).splitlines()]
+    assert (told[-1]["answers"], told[-1]["input_tokens"], told[-1]["output_tokens"]) == ([" 0 1 2 3"], 2, 4)
+    assert told[-1]["sequences"][0]["finish_reason"] == "length"
+
+
+def test_openais_api_in_front_of_it(place: Place) -> None:
+    target = place.shop.target("counts", place.repository)
+    with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        assert [model.id for model in client.models.list()] == ["counts"]
+        said = client.chat.completions.create(
+            model="counts", messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True
+        )
+        choice = said.choices[0]
+        assert (choice.message.content, choice.finish_reason) == (" 0 1 2", "length")
+        assert choice.logprobs is not None
+        assert [each.logprob for each in choice.logprobs.content or ()] == [-0.5] * 3
+        assert said.usage is not None
+        assert said.usage.completion_tokens == 3
+        stream = client.completions.create(model="counts", prompt="a", max_tokens=3, stream=True)
+        assert "".join(part.choices[0].text for part in stream) == " 0 1 2"
+
+
+def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) -> None:
+    place.shop.add([place.recipe("second")], repository=place.repository)
+    target = place.shop.target("second", place.repository)
+    assert "".join(chunk.text for chunk in place.shop.generate(target.address, target.request("a"))) == " 0 1 2 3"
+    place.shop.remove("second", place.repository)
+    assert [model.name for model in place.shop.models(place.repository)] == ["counts"]
+    with pytest.raises(ForgeError):
+        list(place.shop.generate(target.address, Request("second", "a", 1)))
+
+
+def test_a_recipe_that_changed_is_taken_in_by_its_server(place: Place) -> None:
+    place.shop.build([place.recipe("counts", "[serve.vllm]\nenable_log_requests = true\n")], repository=place.repository)
+    place.shop.reload(place.repository)
+    stated = json.loads((place.repository / "counts" / "1" / "model.json").read_text())
+    assert stated["enable_log_requests"] is True
+    assert place.invoke("generate", "counts", "a", "--quiet", "--repository", str(place.repository)) == " 0 1 2 3\n"
+
+
+def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
+    served = Served(place.shop.server(place.repository))
+    assert soon(lambda: len(served.engines()) == 1), "one that was replaced goes"
+    (engine,) = served.engines()
+    os.kill(engine, signal.SIGKILL)
+    assert soon(lambda: served.engines() not in ([], [engine]) and _answers(place))
+
+
+def test_bench_says_that_it_does_not_know_it_yet(place: Place) -> None:
+    with pytest.raises(ForgeError, match="does not know the runtime vllm yet"):
+        place.shop.bench("counts", place.repository)
+
+
+def test_nothing_is_wrong_in_the_repository(place: Place) -> None:
+    assert place.shop.check(place.repository).findings == ()
+
+
+def _answers(place: Place) -> bool:
+    target = place.shop.target("counts", place.repository)
+    try:
+        return "".join(chunk.text for chunk in place.shop.generate(target.address, target.request("a"))) == " 0 1 2 3"
+    except ForgeError:
+        return False
