@@ -14,7 +14,7 @@ from forge.client.vllm import log_probs, sampling
 from forge.errors import ForgeError, InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
-from forge.schema.values import Host, BuildOptions
+from forge.schema.values import BuildOptions, Host
 from forge.testing import tiny_checkpoint
 
 RECIPE = """
@@ -50,7 +50,8 @@ def write(folder: Path, more: str = "", *, name: str = "tiny", top: str = "", ru
 
 
 def stated(repository: Path, name: str = "tiny") -> dict[str, object]:
-    return json.loads((repository / name / "1" / "model.json").read_text())
+    found: dict[str, object] = json.loads((repository / name / "1" / "model.json").read_text())
+    return found
 
 
 def environment(shop: Forge, recipe: Path) -> MakeEnvironment:
@@ -134,9 +135,7 @@ def test_the_environment_is_pinned_whole_on_a_cpu(shop: Forge, folder: Path) -> 
         ('packages = ["vLLM==0.21.0"]', ("vLLM==0.21.0",), False),
     ],
 )
-def test_a_recipe_may_choose_its_vllm(
-    shop: Forge, folder: Path, runtime: str, packages: tuple[str, ...], pinned: bool
-) -> None:
+def test_a_recipe_may_choose_its_vllm(shop: Forge, folder: Path, runtime: str, packages: tuple[str, ...], pinned: bool) -> None:
     made = environment(shop, write(folder, runtime=runtime)).environment
     assert made.packages == packages
     assert bool(made.bare) is pinned

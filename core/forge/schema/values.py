@@ -280,8 +280,7 @@ class Since:
 class Names:
     """How one recipe's models are called in a repository: plain, or each role under the prefix ``<prefix>-``.
 
-    ``roles`` are the models that it becomes: an engine that is guessed for has one more, the llmapi runtime has one in all, and
-    so has vllm, whose one model has the prefix itself for its name.
+    ``roles`` are the models that it becomes: one more for an engine that is guessed for; one for llmapi, and vllm (the prefix).
     ``inside`` says where its assets stand: in the folder of the model over the engine, or beside the models of all recipes.
     """
 
@@ -307,10 +306,9 @@ class Names:
 class BuildOptions:
     """How recipes are taken, planned and laid into a repository: the options of ``forge plan`` and ``forge build``.
 
-    ``runtime`` stands in for that of every recipe; with ``locked`` a recipe whose lock is missing or out of date is refused.
-    ``prefixed`` puts a recipe's name before those of its models; ``inside`` puts assets into a model's own folder, where
-    Triton's default control mode accepts them. ``rename_plain`` lets a model with plain names, that is there already, be
-    published under its prefix to make room, and prefixes what comes.
+    ``runtime`` stands in for every recipe's; ``locked`` refuses a recipe whose lock is missing or old. ``prefixed`` puts a
+    recipe's name before its models'; ``inside`` puts assets into a model's own folder, where Triton's default control mode has
+    them. ``rename_plain`` also publishes a model with plain names, that is there already, under its prefix to make room.
     """
 
     runtime: RuntimeKind | None = None

@@ -1,7 +1,7 @@
 """What the runtime vllm is served with: the environment that holds vLLM, and the sources of forge's own ``vllm`` backend.
 
 Pure, so that a plan can put both into a key. vLLM's environment is apart from that of Triton's stub, which is the twin's:
-docs/decisions/0012-vllm-in-a-process-of-its-own.md.
+docs/decisions/0013-vllm-in-a-process-of-its-own.md.
 """
 
 import re
