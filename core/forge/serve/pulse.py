@@ -92,15 +92,15 @@ def _times(stubs: Sequence[processes.Stub]) -> Times:
     return {stub.pid: stub.cpu for stub in stubs}
 
 
-def signs(running: Running) -> Mapping[str, Signs]:
-    """What is seen of every model from outside; nothing of a server that does not speak."""
+def signs(running: Running) -> Mapping[str, Signs] | None:
+    """What is seen of every model from outside; None of a server that does not speak. One may speak and have no model left."""
     try:
         stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
         text = _get(running, running.ports.metrics, "/metrics").decode()
         stubs = processes.stubs(running.shared_memory)
         instances = {each.name: _instances(running, each.name, seen=each.name in stubs) for each in stated if stubs}
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
-        return {}
+        return None
     pending = Counter({match["model"]: int(float(match["count"])) for match in _PENDING.finditer(text)})
     return {
         each.name: Signs(

@@ -90,7 +90,7 @@ class Watch:
     def look(self, running: Running) -> None:
         """One look: what has died is restarted, unless it is too soon after the last time, or given up."""
         signs = self.server.signs(running)
-        if not signs:
+        if signs is None:
             return  # it does not speak just now; whether it lives is another's concern
         now, deadline = self.steady(), self.deadline
         for model in running.models:

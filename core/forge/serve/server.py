@@ -156,9 +156,9 @@ class Servers:
         address = f"{reached(running.ports.host)}:{running.ports.grpc}"
         return pulse.ask(address, running.shared_memory, running.models, deadline)
 
-    def signs(self, running: Running) -> Mapping[str, Signs]:
-        """What is seen of each model, as the port says; nothing of a server in whose place somebody else answers."""
-        return {} if imposter(running) else pulse.signs(running)
+    def signs(self, running: Running) -> Mapping[str, Signs] | None:
+        """What is seen of each model, as the port says; None of a server in whose place somebody else answers."""
+        return None if imposter(running) else pulse.signs(running)
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
         """Load ``models`` anew, as the port says. A process that hangs would keep its model's old version for ever: it is ended

@@ -152,8 +152,8 @@ class Server(Protocol):
         """Ask every model of a server for something tiny, all at once; each has ``deadline`` seconds to answer."""
         ...
 
-    def signs(self, running: Running) -> Mapping[str, Signs]:
-        """What is seen of each model without asking it; nothing while the server does not speak."""
+    def signs(self, running: Running) -> Mapping[str, Signs] | None:
+        """What is seen of each model that is loaded, without asking it; None while the server does not speak."""
         ...
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:

@@ -229,7 +229,7 @@ class FakeServer:
         self.told.append("ask")
         return tuple(self.dead.get(model, Pulse(model=model, answers=True, seconds=deadline)) for model in running.models)
 
-    def signs(self, running: Running) -> Mapping[str, Signs]:
+    def signs(self, running: Running) -> Mapping[str, Signs] | None:
         return {model: self.seen.get(model, Signs()) for model in running.models}
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
