@@ -219,6 +219,24 @@ def test_a_server_with_room_for_more_takes_a_second_engine_in_and_one_without_le
         assert "".join(said(shop, both, "gemma")) == checkpoints.greedy(bench.folder / "gemma", "Why?", 12)
 
 
+def test_an_engine_that_does_not_load_under_its_server_is_taken_back(bench: Bench, built: Built) -> None:
+    """A new version of one of two engines: TensorRT-LLM refuses it, and what was there is published and answers again."""
+    place, wanted = bench.folder / "undone", checkpoints.greedy(bench.folder / "llama", "Why?", 12)
+    sound = bench.recipe("undone", "llama")
+    first = bench.shop.build([sound, bench.folder / "gemma.toml"], BuildOptions(prefixed=True), repository=place)
+    with server(bench, place) as shop:
+        broken = bench.recipe("undone", "llama", rest='[serve.parameters.tensorrt_llm]\ngpt_model_type = "V3"')
+        with pytest.raises(ServerError, match="gpt_model_type"):
+            shop.build([broken, bench.folder / "gemma.toml"], BuildOptions(prefixed=True), repository=place)
+        assert {model.name: model.entry for model in shop.manifest(place).models} == {
+            model.name: model.entry for model in first.models
+        }
+        assert 'string_value: "V3"' not in (place / "undone-tensorrt_llm" / "config.pbtxt").read_text()
+        assert "".join(said(shop, first, "undone")) == wanted
+        assert "".join(said(shop, first, "gemma")) == checkpoints.greedy(bench.folder / "gemma", "Why?", 12)
+        assert all(state.answers for state in shop.care.states(shop.servers(), 10.0))
+
+
 def test_gemmas_script_is_mended_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:
     recipe = bench.folder / "gemma.toml"
     (call, precision, *_) = bench.shop.plan([recipe]).notes
