@@ -1,6 +1,7 @@
 # ruff: noqa: E501  (the words stand as people met them)
 """Every known failure is known by the words in which people met it, and its mend can be followed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,13 @@ def test_a_persons_own_rows_come_first_and_what_is_wrong_with_them_hides_no_fail
     (tmp_path / "diagnoses.toml").write_text("[[diagnosis")
     assert diagnose("No space left on device", known) == diagnose("No space left on device")
     assert "diagnoses.toml" in said[0]
+
+
+def test_a_pipe_in_the_place_of_a_persons_own_rows_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "diagnoses.toml")
+    said: list[str] = []
+    assert tuple(Known(tmp_path / "diagnoses.toml", said.append))[-len(DIAGNOSES) :] == tuple(DIAGNOSES)
+    assert "a pipe stands there, not a file" in said[0]
 
 
 FRAMES = """Traceback (most recent call last):

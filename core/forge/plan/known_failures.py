@@ -5,6 +5,7 @@ from pathlib import Path
 
 from forge import diagnoses
 from forge.diagnoses import DIAGNOSES, Diagnosis
+from forge.files import texts
 from forge.plan import families
 
 
@@ -25,10 +26,10 @@ class Known:
 
     def _own(self) -> tuple[Diagnosis, ...]:
         try:
-            held = diagnoses.read(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            held = diagnoses.read(texts.content(self._file).decode())
+        except texts.Missing:
             return ()
-        except (OSError, UnicodeDecodeError) as error:
+        except (texts.Odd, UnicodeDecodeError) as error:
             held = diagnoses.Own(problems=(str(error),))
         for problem in held.problems:
             self._say(f"{self._file}: {problem}; not used")
