@@ -91,7 +91,7 @@ RULES = (
         Severity.ERROR,
         "model.json cannot be read",
         "A model of the vllm backend has its engine's arguments in 1/model.json: a JSON object of AsyncEngineArgs.",
-        "json.decoder.JSONDecodeError: Expecting ',' delimiter",
+        "vLLM's arguments cannot be read: Expecting ',' delimiter: line 3 column 5",
         "mend its JSON, or build it again",
         _unread,
     ),
