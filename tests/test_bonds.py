@@ -128,7 +128,9 @@ FREE = {"keeper.py", "renderer_process.py"}
 def test_every_program_that_is_waited_for_is_bound() -> None:
     loose: list[str] = []
     for file in Path(forge.__file__).parent.rglob("*.py"):
-        if "skeletons" in file.parts or file.name in FREE:
+        if {"skeletons", "vllm"} & {
+            *file.parts
+        } or file.name in FREE:  # within Triton: they end with a socket, or with its stub
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"subprocess.Popen", "subprocess.run"}:
