@@ -94,6 +94,13 @@ def test_a_request_that_cannot_be_served_says_why(served: Served, sampling: str,
         client.ask(Request("one", "a", 2, inputs={"sampling_parameters": sampling, **inputs}))
 
 
+def test_a_response_that_cannot_be_made_is_an_error_and_not_silence(served: Served) -> None:
+    with served.client() as client:
+        with pytest.raises(InferenceError, match="a response could not be sent"):
+            client.ask(Request("one", "half a pair", LONG))
+        assert client.ask(Request("one", "a", 2)).text == counted(0, 2)
+
+
 def test_values_of_sampling_parameters_may_be_texts(served: Served) -> None:
     with served.client() as client:
         sampling = '{"max_tokens": "2", "ignore_eos": "True", "stop": "1"}'

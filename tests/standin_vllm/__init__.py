@@ -47,6 +47,10 @@ class AsyncEngineArgs:
         self.given = given
 
 
+UNSENDABLE = "half a pair"
+"""A prompt that is answered with a text that UTF-8 has no bytes for."""
+
+
 class AsyncLLMEngine:
     def __init__(self, args: AsyncEngineArgs) -> None:
         if not (Path(str(args.given["model"])) / "config.json").is_file():
@@ -84,6 +88,8 @@ class AsyncLLMEngine:
                 last = step == params.max_tokens - 1
                 for output in whole:
                     new = _said(output.index, output.index * 1000 + step, params, last=last)
+                    if prompt == UNSENDABLE:
+                        new.text = "\ud800"
                     if params.output_kind is RequestOutputKind.DELTA:
                         yield RequestOutput(ids, [new], last and output is whole[-1])
                     _add(output, new)

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -102,11 +103,18 @@ class TritonPythonModel:
     def _tell(self, message: Message) -> None:
         asked = str(message["id"])
         answer = self._answers.get(asked)
+        if answer is None:
+            return
         try:
-            if answer and answer.hear(message):
-                self._answers.pop(asked, None)
-        except Exception as error:  # noqa: BLE001 (Triton refuses one response; the other requests' must still go)
+            ended = answer.hear(message)
+        except Exception as error:  # noqa: BLE001 (one response that cannot be made; the other requests' must still go)
             pb_utils.Logger.log_error(f"{self._name}: a response was not sent: {error}")
+            self._engine.send({"abort": asked})
+            ended = True
+            with suppress(pb_utils.TritonModelException):  # where Triton refused it, it refuses the error too
+                answer.fail(f"a response could not be sent: {error}")
+        if ended:
+            self._answers.pop(asked, None)
 
     def _fail_all(self) -> None:
         while self._answers:
