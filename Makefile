@@ -7,6 +7,8 @@ RECIPE := recipes/smollm2-135m-instruct.toml
 JOBS ?= 2
 # Ports of the demo's server, as options of `forge serve`: make demo PORTS="--http-port 9000 --grpc-port 9001 --metrics-port 9002".
 PORTS ?=
+# Another runtime than the recipe's: make demo RUNTIME=vllm serves by vLLM, on the GPU where there is one.
+RUNTIME ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
 .PHONY: demo test test-vllm coverage originals lint clean
@@ -27,7 +29,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/.test
 	touch $@
 
 demo: $(VENV)/.forge
-	$(BIN)/forge build $(RECIPE)
+	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
 	$(BIN)/forge serve --detach $(PORTS)
 	$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
 	  status=$$?; $(BIN)/forge stop; exit $$status

@@ -143,7 +143,9 @@ def test_a_recipe_may_choose_its_vllm(shop: Forge, folder: Path, runtime: str, p
 
 def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
     made = serving.vllm_environment(Host("3.12", "/usr/bin/python3.12", "linux-x86_64"), (), gpu=True)
-    assert (made.packages, made.bare) == ((serving.GPU,), ())
+    assert made.packages == ()
+    assert serving.GPU in made.bare
+    assert all("==" in each for each in made.bare)
     assert serving.known_arguments((), gpu=True) == frozenset()
 
 

