@@ -113,6 +113,12 @@ def smi(folder: Path, body: str) -> dict[str, str]:
     return {"PATH": str(folder), "HF_TOKEN": "hf_verysecret"}
 
 
+def test_nvidia_smi_finds_a_driver_that_only_the_library_path_names(tmp_path: Path) -> None:
+    environ = smi(tmp_path, "[ \"$LD_LIBRARY_PATH\" = /driver ] && echo '24564, 20000, 8.9, NVIDIA GeForce RTX 4090'")
+    assert present(environ) == ()
+    assert [gpu.capability for gpu in present({**environ, "LD_LIBRARY_PATH": "/driver"})] == ["8.9"]
+
+
 def test_gpus_are_what_nvidia_smi_says_with_what_is_free_of_them(tmp_path: Path) -> None:
     rows = "81559, 80994, 9.0, NVIDIA H100 80GB HBM3\n24564, 20000, 8.9, NVIDIA GeForce RTX 4090"
     first, second = present(smi(tmp_path, f"printf '%s\\n' '{rows}'"))

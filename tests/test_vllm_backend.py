@@ -142,6 +142,23 @@ def test_a_dead_engine_fails_its_requests_and_unloads_its_model_alone(kit: Bench
         assert client.ask(Request("lives", "a", 2)).text == counted(0, 2)
 
 
+def test_vllm_hears_what_people_say_to_it_and_none_of_their_keys(
+    kit: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, "one")
+    driver = str(tmp_path / "driver")
+    said = {"LD_LIBRARY_PATH": driver, "CC": "/opt/gcc/bin/gcc", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    for name, value in {**said, "VLLM_API_KEY": "sk-secret", "HF_TOKEN": "hf_secret"}.items():
+        monkeypatch.setenv(name, value)
+    with kit.server(tmp_path) as served:
+        (engine,) = served.engines()
+        words = Path(f"/proc/{engine}/environ").read_bytes().decode().split("\0")
+    heard = dict(word.split("=", 1) for word in words if "=" in word)
+    assert heard.pop("LD_LIBRARY_PATH").split(":")[-1] == said.pop("LD_LIBRARY_PATH")
+    assert said.items() <= heard.items()
+    assert not {"VLLM_API_KEY", "HF_TOKEN"} & heard.keys()
+
+
 def test_an_engine_ends_when_its_stub_is_killed(kit: Bench, tmp_path: Path) -> None:
     lay(tmp_path, "one")
     with kit.server(tmp_path) as served:

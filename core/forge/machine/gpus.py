@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forge.machine.bonds import bound
-from forge.machine.processes import inherited
+from forge.machine.processes import beside_driver
 from forge.schema.values import MIB, Gpu
 
 QUERY = ("--query-gpu=memory.total,memory.free,compute_cap,name", "--format=csv,noheader,nounits")
@@ -22,7 +22,7 @@ def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
         return ()
     try:
         done = subprocess.run(
-            (program, *QUERY), env=bound(inherited(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
+            (program, *QUERY), env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()

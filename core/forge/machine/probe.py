@@ -14,7 +14,7 @@ from pathlib import Path
 from forge.machine import environments, unlisted
 from forge.machine.bonds import bound
 from forge.machine.machine import Disk, Gpu
-from forge.machine.processes import SHARED_MEMORY, inherited
+from forge.machine.processes import SHARED_MEMORY, beside_driver, inherited
 from forge.schema.values import Environment, Host
 
 PROC = Path("/proc/driver/nvidia")
@@ -97,7 +97,7 @@ class ThisMachine:
         try:
             done = subprocess.run(
                 (program, *_QUERY),
-                env=bound(inherited(self._environ)),
+                env=bound(beside_driver(self._environ)),
                 capture_output=True,
                 text=True,
                 timeout=_PATIENCE,

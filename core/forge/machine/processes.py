@@ -18,6 +18,10 @@ _STUB = "triton_python_backend_stub"
 _PROC = Path("/proc")
 _NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
 """Families of variables that NVIDIA's image sets for its programs and for what MPI starts."""
+_VLLM = ("VLLM_", "TORCH", "TRITON_", "NCCL_", "FLASHINFER_", "XDG_CACHE_HOME")
+"""Families of variables by which people set vLLM and what it compiles with."""
+_VLLM_API_KEY = "VLLM_API_KEY"
+_COMPILERS = ("CC", "CXX")
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
 _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
 
@@ -37,9 +41,21 @@ def nvidia(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name.startswith(_NVIDIA)}
 
 
+def vllm(environ: Mapping[str, str]) -> dict[str, str]:
+    """What people say to vLLM and to the compilers that it runs; no key of theirs."""
+    said = {name: value for name, value in environ.items() if name.startswith(_VLLM) or name in _COMPILERS}
+    said.pop(_VLLM_API_KEY, None)
+    return said
+
+
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of the environment that a program may see: where things are and how many threads, no tokens."""
     return {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def beside_driver(environ: Mapping[str, str]) -> dict[str, str]:
+    """The same for a program that asks NVIDIA's driver: clusters mount it where only LD_LIBRARY_PATH says."""
+    return inherited(environ) | {name: environ[name] for name in ("LD_LIBRARY_PATH",) if name in environ}
 
 
 def spare(count: int) -> tuple[int, ...]:

@@ -42,10 +42,13 @@ class TritonProcess:
         environ = processes.inherited(self._environ)
         # The stub takes its packages from the first python3 on PATH.
         environ["PATH"] = f"{launch.environment / 'bin'}:{environ.get('PATH', os.defpath)}"
-        environ["LD_LIBRARY_PATH"] = layout.library_path(self._environ.get("LD_LIBRARY_PATH", ""))
+        theirs = self._environ.get("LD_LIBRARY_PATH", "")
+        environ["LD_LIBRARY_PATH"] = layout.library_path(theirs)
         environ[processes.MARKER] = marker
         if launch.vllm:
-            environ[VLLM] = str(launch.vllm / "bin" / "python3")
+            environ |= processes.vllm(self._environ) | {VLLM: str(launch.vllm / "bin" / "python3")}
+            # Clusters mount the driver where only this variable says: behind Triton's own, for vLLM to find.
+            environ["LD_LIBRARY_PATH"] = ":".join(filter(None, (environ["LD_LIBRARY_PATH"], theirs)))
         return Command(arguments(launch, seat), environ)
 
     def _installed(self, launch: Launch, running: Running) -> Command:
