@@ -67,7 +67,7 @@ output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
 @dataclass
 class FakeContainers:
     """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run.
-    ``trtllm`` is what its Python says of TensorRT-LLM, empty where it has none.
+    ``trtllm`` and ``vllm`` are what its Python says of them, empty where it has none.
 
     The image holds skeletons for engines unless ``engine_path`` is false, and an llmapi model unless ``llmapi`` is empty.
     """
@@ -76,6 +76,7 @@ class FakeContainers:
     identity: str = "sha256:" + "a" * 64
     here: bool = True
     trtllm: str = "0.21.0"
+    vllm: str = ""
     engine_path: bool = True
     llmapi: dict[str, str] = field(default_factory=lambda: dict(LLMAPI))
     scripts: dict[str, str] = field(default_factory=dict[str, str])
@@ -143,9 +144,10 @@ class FakeContainers:
 
     def help_text(self, image: str, argv: tuple[str, ...], gpus: str = "") -> str:
         if "-c" in argv:
-            if not self.trtllm or argv[0] != "python3":
-                raise StepError("PackageNotFoundError: No package metadata was found for tensorrt_llm")
-            return f"{self.trtllm}\n"
+            version = self.vllm if "'vllm'" in argv[-1] else self.trtllm
+            if not version or argv[0] != "python3":
+                raise StepError("PackageNotFoundError: No package metadata was found")
+            return f"{version}\n"
         return HELP.replace("PROGRAM", argv[-2])
 
     def reap(self) -> tuple[str, ...]:

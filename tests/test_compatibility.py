@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from forge.errors import HostError, Problem, RecipeError
+from forge.schema import tags
 from forge.schema.values import Recipe, RuntimeKind, RuntimeTable, Source
 from forge.trtllm import images
 
@@ -59,9 +60,9 @@ def test_an_unknown_tag_is_told_with_the_nearest_known(image: str, hint: str) ->
 
 
 def test_the_table_is_in_order_and_no_tag_stands_twice() -> None:
-    tags = [each.tag for each in images.releases()]
-    assert tags == sorted(set(tags))
-    versions = [images.version(each.trtllm) for each in images.releases()]
+    known = [each.tag for each in images.releases()]
+    assert known == sorted(set(known))
+    versions = [tags.version(each.trtllm) for each in images.releases()]
     assert versions == sorted(versions)
 
 
@@ -102,9 +103,9 @@ def test_a_stated_version_says_where_the_scripts_lie() -> None:
 
 
 def test_a_version_is_the_same_as_far_as_it_is_stated() -> None:
-    assert images.same("1.0.3", "1.0.3.2510")
-    assert not images.same("1.0.2", "1.0.3.2510")
-    assert not images.same("0.21.0", "0.20.0")
+    assert tags.same("1.0.3", "1.0.3.2510")
+    assert not tags.same("1.0.2", "1.0.3.2510")
+    assert not tags.same("0.21.0", "0.20.0")
 
 
 def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:

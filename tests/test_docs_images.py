@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forge.fit.gpus import table
 from forge.schema.values import MIB
+from forge.schema.vllm_images import vllm_releases
 from forge.trtllm.images import releases
 
 PAGE = Path(__file__).parent.parent / "docs" / "images.md"
@@ -19,6 +20,13 @@ digest is taken as it is, and asked for its version. The figures are package dat
 
 | image | TensorRT-LLM | CUDA | least driver | runtimes |
 |---|---|---|---|---|
+"""
+VLLM = """
+With `runtime.kind = "vllm"` and `executor = "docker"` ([vLLM](vllm.md)) it takes one of these, for
+`nvcr.io/nvidia/tritonserver:TAG-vllm-python-py3`; their figures are in `core/forge/schema/vllm_images.toml`.
+
+| image | vLLM | CUDA | least driver |
+|---|---|---|---|
 """
 _BARE = "none: it has no /app"
 CARDS = """
@@ -35,8 +43,9 @@ def _row(*cells: str) -> str:
 
 def written() -> str:
     images = [_row(each.tag, each.trtllm, each.cuda or "-", each.driver, ", ".join(each.kinds) or _BARE) for each in releases()]
+    vllm = [_row(each.tag, each.vllm, each.cuda, each.driver) for each in vllm_releases()]
     cards = [_row(gpu.name, str(gpu.memory // MIB), gpu.capability) for gpu in table()]
-    return "".join((HEAD, *images, CARDS, *cards))
+    return "".join((HEAD, *images, VLLM, *vllm, CARDS, *cards))
 
 
 def test_the_page_has_every_image_and_card() -> None:

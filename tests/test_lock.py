@@ -58,6 +58,17 @@ def test_a_lock_of_the_twin_does_not_answer_an_engine() -> None:
     assert stale(locked(), replace(twin, runtime=RuntimeTable(kind=RuntimeKind.TWIN, image="24.10"))) == ()
 
 
+def test_an_image_of_tensorrt_llm_does_not_answer_vllm_nor_the_other_way_round() -> None:
+    vllm = replace(RECIPE, runtime=RuntimeTable(kind=RuntimeKind.VLLM, executor="docker"))
+    held = Image(reference="25.08-vllm", digest=DIGEST, vllm="0.9.2")
+    assert stale(locked(vllm, held), vllm) == ()
+    assert stale(locked(), vllm) == ("the runtime vllm needs an image with vLLM: the lock pins 25.08",)
+    assert stale(locked(vllm, held), RECIPE) == (
+        "the runtime engine needs an image with TensorRT-LLM: the lock pins 25.08-vllm",
+    )
+    assert stale(locked(vllm, held), replace(vllm, runtime=RuntimeTable(kind=RuntimeKind.VLLM))) == ()
+
+
 def test_an_upgrade_is_told_file_by_file() -> None:
     after = Pinned(SourceKind.HUB, "acme/tiny", "beef", (FILES[0], FileFact("model.safetensors", 99, "sha256:03")))
     assert moved(locked(), lock(RECIPE, after, image=IMAGE, versions={"nvidia-pytriton": "0.7.0"})) == (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import FakeDoors, World
+from fake_doors import World
 from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of
@@ -164,7 +164,6 @@ def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
         ({"more": "[convert]\nquantization = 'int8_weight_only'"}, "convert.quantization", "converts nothing"),
         ({"more": "[sampling]\nbeam_width = 2", "runtime": "", "beams": 2}, "sampling.beam_width", "no beams"),
         ({"more": "[verify]\non_build = true"}, "verify.on_build", "does not know vLLM yet"),
-        ({"runtime": "executor = 'docker'"}, "runtime.executor", "not there yet"),
         ({"runtime": "gpus = '0'"}, "runtime.gpus", "CUDA_VISIBLE_DEVICES"),
         ({"top": "variant = 'lookahead'"}, "variant", "not there yet"),
     ],
@@ -181,11 +180,6 @@ def test_what_this_runtime_cannot_do_is_said_before_anything_is_fetched(
         shop.build([file])
     assert any(where in problem.where and said in f"{problem.what} {problem.hint}" for problem in caught.value.problems)
     assert world.origin.fetches == 0
-
-
-def test_an_executor_that_is_not_there_yet_is_refused(world: World, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="not there yet"):
-        Forge(tmp_path / "home", {}, doors=FakeDoors(tmp_path / "home", world), executor="docker").plan([write(folder)])
 
 
 def test_what_vllm_has_no_use_for_is_noted(shop: Forge, folder: Path) -> None:

@@ -223,7 +223,7 @@ class Forge:
 
     def _prepared(self, orders: list[Order], *, gpus: bool = True) -> list[Order]:
         """The orders with what their images say of themselves; HostError, before any download, for what is missing here."""
-        contained = [order for order in orders if order.recipe.runtime.kind.contained]
+        contained = [order for order in orders if order.recipe.runtime.contained]
         if not contained:
             return orders
         require(orders)  # what can be refused without an image is refused before one is pulled

@@ -12,8 +12,8 @@ from forge.schema.values import LOCAL, NO_GPUS, Recipe, RuntimeKind, Toolchain
 from forge.trtllm import images
 
 _PYTHONS = ("python3", "/opt/venv-tritonserver/bin/python3")
-"""The Pythons of NVIDIA's images that have TensorRT-LLM; from 26.03 on it is the second."""
-_ASK = "import importlib.metadata as installed; print(installed.version('tensorrt_llm'))"
+"""The Pythons of NVIDIA's images that have TensorRT-LLM, or vLLM; from 26.03 on it is the second for TensorRT-LLM."""
+_ASK = "import importlib.metadata as installed; print(installed.version('{}'))"
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,32 @@ class Executors:
         if digest and identity and digest != identity:
             hint = f"pull {known.image} at the digest of the lock, or move it with `forge lock --upgrade`"
             raise LockError(f"the image here is {identity}, and the lock pins {digest}", where=where, hint=hint)
-        if pinned is not None and not known.trtllm:
-            known = replace(known, trtllm=pinned.trtllm, examples=images.examples(pinned.trtllm))
+        if pinned is not None and not (known.trtllm or known.vllm):
+            known = replace(known, trtllm=pinned.trtllm, examples=images.examples(pinned.trtllm), vllm=pinned.vllm)
         found = replace(known, identity=identity or digest)
-        return self.versioned(found) if held else found
+        return self.versioned(found, recipe.runtime.kind) if held else found
 
-    def versioned(self, known: Toolchain) -> Toolchain:
-        """``known`` with the TensorRT-LLM that the image itself names, where nothing else has said it; empty where it does not.
+    def versioned(self, known: Toolchain, kind: RuntimeKind) -> Toolchain:
+        """``known`` with the TensorRT-LLM that the image itself names, or the vLLM, where nothing else has said it; empty where
+        it does not.
 
         Asked is the Python of the image: whoever built on NVIDIA's image may have installed another version into it, and
         labels and variables then tell of the one that was there before.
         """
-        if known.trtllm or known.image == LOCAL:
+        if known.trtllm or known.vllm or known.image == LOCAL:
             return known
-        said = self.answers.recall(known.identity) if known.identity else None
-        if said is None and (said := self._asked(known.image)) and known.identity:
-            self.answers.record(known.identity, said)
-        return replace(known, trtllm=said, examples=images.examples(said)) if said else known
+        package, question = ("vllm", f"{known.identity} vllm") if kind is RuntimeKind.VLLM else ("tensorrt_llm", known.identity)
+        said = self.answers.recall(question) if known.identity else None
+        if said is None and (said := self._asked(known.image, package)) and known.identity:
+            self.answers.record(question, said)
+        if not said:
+            return known
+        return replace(known, vllm=said) if package == "vllm" else replace(known, trtllm=said, examples=images.examples(said))
 
-    def _asked(self, image: str) -> str:
+    def _asked(self, image: str, package: str) -> str:
         for python in _PYTHONS:
             with suppress(StepError, HostError):  # no such program, or no such package
-                return self.containers.help_text(image, (python, "-c", _ASK)).strip()
+                return self.containers.help_text(image, (python, "-c", _ASK.format(package))).strip()
         return ""
 
     def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:

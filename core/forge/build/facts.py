@@ -7,7 +7,8 @@ from pathlib import Path
 from forge.build.sources.source import Origin
 from forge.errors import Problem, RecipeError
 from forge.plan.lock import Lock, placed
-from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
+from forge.schema.vllm_images import vllm_release, vllm_toolchain
 from forge.trtllm import images
 
 
@@ -29,11 +30,23 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
         source=source,
         checkpoint=world.origins[recipe.source.kind].read(source),
         host=world.host(),
-        toolchain=images.toolchain(recipe.runtime.image, recipe.runtime.trtllm or ""),
+        toolchain=image(recipe),
         draft=draft,
         draft_checkpoint=world.origins[draft.kind].read(draft) if draft else Checkpoint(),
         calibration=_pin(texts, base, world, lock.calibration if lock else None) if texts else None,
     )
+
+
+def image(recipe: Recipe) -> Toolchain:
+    """What is known of the recipe's image before anyone has looked inside it; RecipeError for a tag that no table has.
+
+    One that is served without an image may state a tag of either table.
+    """
+    runtime = recipe.runtime
+    vllm = images.release(runtime.image) is None and vllm_release(runtime.image) is not None
+    if runtime.kind is RuntimeKind.VLLM if runtime.contained else vllm:
+        return vllm_toolchain(runtime.image)
+    return images.toolchain(runtime.image, runtime.trtllm or "")
 
 
 def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pinned:

@@ -44,8 +44,8 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
 
 
 def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
-    if len({"" if model.runtime.contained else model.runtime for model in (*held.models, *models)}) > 1:
-        what = "one server serves a repository, and the twin's models, vLLM's and those of NVIDIA's container need one each"
+    if len({_server(model) for model in (*held.models, *models)}) > 1:
+        what = "the twin's models, vLLM's, and those of NVIDIA's images with vLLM or TensorRT-LLM need a repository one each"
         raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
     there = {model.name for model in held.models}
     ordered = sorted(models, key=lambda model: model.name not in there)
@@ -53,6 +53,12 @@ def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> 
     for model in ordered:
         places.admit(model)
     return tuple(ordered)
+
+
+def _server(model: PublishedModel) -> tuple[str, bool]:
+    """What kind of Triton serves it; engines and llmapi share one."""
+    held = model.serving
+    return ("", True) if model.runtime.contained else (model.runtime, held is not None and held.contained)
 
 
 def require_prefixes(place: Path) -> None:
@@ -127,13 +133,13 @@ def _guesses(order: Order) -> int:
 
 
 def _serving(order: Order, entry: Entry) -> Serving:
-    """What a server for this model stands on: two artifacts here, or the family's image."""
+    """What a server for this model stands on: artifacts here, or an image."""
     if entry.serving is None:
         image = next(step for name, step in entry.step.needs if name == "image")
         recipe = order.recipe
         triton = INSTALLED if order.facts.toolchain.image == LOCAL else ""
         gpus = order.gpus
-        if recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+        if recipe.runtime.kind is not RuntimeKind.ENGINE:  # built without a GPU
             gpus = "" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus
         return Serving(image=image.key, gpus=gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)
     environment, backends, *vllm = entry.serving

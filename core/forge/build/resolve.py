@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from msgspec import structs
+
 from forge.build.builder import Builder
 from forge.build.executor import Executors
-from forge.build.facts import World, gather
+from forge.build.facts import World, gather, image
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import ForgeError, LockError, Problem, RecipeError, SourceError
+from forge.errors import ForgeError, LockError, RecipeError, SourceError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
@@ -22,7 +24,7 @@ from forge.plan.families import Family
 from forge.plan.resolved import Order
 from forge.recipe import new, prompts, reader as recipe
 from forge.schema.twin_environment import serving_environment
-from forge.schema.values import NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.schema.vllm_environment import vllm_environment
 from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
@@ -44,7 +46,11 @@ class Intake:
 
     def read(self, path: Path, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        return recipe.read(self.text(path), str(path), runtime)
+        found = recipe.read(self.text(path), str(path), runtime)
+        if found.runtime.kind is not RuntimeKind.VLLM or self.executor not in ("docker", LOCAL):
+            return found
+        # Of vLLM the executor decides what it is served with, and not only where commands run.
+        return structs.replace(found, runtime=structs.replace(found.runtime, executor=self.executor))
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
@@ -76,9 +82,7 @@ class Intake:
             if wanted.family is None:
                 raise
             self.say(f"{error.what}; what the family requires because of config.json is left out")
-            tools = there._executors.toolchain(
-                wanted, compatibility.toolchain(wanted.runtime.image, wanted.runtime.trtllm or ""), None, str(path)
-            )
+            tools = there._executors.toolchain(wanted, image(wanted), None, str(path))
             source = Pinned(wanted.source.kind, wanted.source.address, "", ())
             return there._order(wanted, Facts(source, Checkpoint(), self.doors.host(), tools))
 
@@ -136,7 +140,7 @@ class Intake:
 
     def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
         """The order with what its image says of itself: pulled where it is not here, read where it was not."""
-        if not order.recipe.runtime.kind.contained:
+        if not order.recipe.runtime.contained:
             return order
         tools = order.facts.toolchain
 
@@ -144,13 +148,13 @@ class Intake:
             tell(Event("progress", tools.image, done=done, total=total))
 
         tell(Event("start", tools.image))
-        image = self._executors.hold(tools.image, progress)
-        tell(Event("held", tools.image, size=image.size))
-        tools = self._executors.versioned(replace(tools, identity=image.identity))
+        held = self._executors.hold(tools.image, progress)
+        tell(Event("held", tools.image, size=held.size))
+        tools = self._executors.versioned(replace(tools, identity=held.identity), order.recipe.runtime.kind)
         if problems := compatibility.check(order.recipe, tools):
             raise RecipeError(problems)
         known = self._tooled(replace(order, facts=replace(order.facts, toolchain=tools)))
-        if known.tooling is None:
+        if known.tooling is None and order.recipe.runtime.kind is not RuntimeKind.VLLM:
             step = images.tools(known)
             with self.store.using([step.key]):
                 builder.realise([step])
@@ -159,13 +163,8 @@ class Intake:
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
-        if wanted.runtime.kind is RuntimeKind.VLLM:
-            if self.executor == "docker":
-                hint = "leave --executor away: forge makes the serving environment itself"
-                raise RecipeError((Problem("--executor docker", "vLLM in a container of NVIDIA's is not there yet", hint),))
-            return replace(facts, gpu=self._gpu(wanted))
-        if wanted.runtime.kind is RuntimeKind.TWIN:
-            return facts
+        if not wanted.runtime.contained:
+            return replace(facts, gpu=self._gpu(wanted)) if wanted.runtime.kind is RuntimeKind.VLLM else facts
         tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
         return replace(facts, toolchain=tools, gpu=self._gpu(wanted))
 
@@ -187,6 +186,8 @@ class Intake:
 
     def _tooled(self, order: Order) -> Order:
         """The order with what its image says of itself, where that has been read."""
+        if order.recipe.runtime.kind is RuntimeKind.VLLM:  # an image with vLLM has no skeletons and no scripts
+            return order
         held = self.store.find(images.tools(order).key)
         return replace(order, tooling=toolchain.read(held.path) if held else None)
 
@@ -242,9 +243,9 @@ def _beside(path: Path) -> Path:
 
 def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[str, str]]:
     """The image of a lock, and the packages that serve the twin, or vLLM."""
-    if wanted.runtime.kind.contained:
+    if wanted.runtime.contained:
         tools = facts.toolchain
-        return locks.Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm), {}
+        return locks.Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm, vllm=tools.vllm), {}
     packages = wanted.runtime.packages
     if wanted.runtime.kind is RuntimeKind.VLLM:
         environment = vllm_environment(facts.host, packages, gpu=facts.gpu not in ("", NO_GPUS))

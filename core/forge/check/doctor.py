@@ -13,7 +13,9 @@ from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.machine.containers import DaemonFacts
 from forge.machine.machine import Disk, Gpu
 from forge.plan.families import PluginInfo
+from forge.schema.tags import version
 from forge.schema.values import Host, Pinned, Ports, RuntimeKind
+from forge.schema.vllm_images import check_vllm_driver, vllm_toolchain
 from forge.trtllm import images as compatibility
 from forge.trtllm.images import releases
 
@@ -67,6 +69,17 @@ class Wish:
     """The plugins that it names; empty where any installed family may serve it."""
     ports: Ports = field(default_factory=Ports)
     """Where its deployment wants it to be served."""
+    docker: bool = False
+    """Whether a runtime that forge serves on this machine otherwise stands on an image: vLLM can."""
+
+    @property
+    def contained(self) -> bool:
+        return self.kind.contained or self.docker
+
+    @property
+    def reference(self) -> str:
+        """The whole name of its image."""
+        return (vllm_toolchain if self.docker else compatibility.toolchain)(self.image).image
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,8 @@ def failed(check: str, name: str, error: ForgeError) -> tuple[Finding, ...]:
 
 def _missing(wishes: tuple[Wish, ...], kinds: tuple[RuntimeKind, ...], finding: Finding, *, gpus: bool = False) -> Finding:
     """``finding`` about something that is missing, as grave as it is for these recipes; ``gpus`` is what only GPUs need."""
-    wanted = [wish.name for wish in wishes if wish.kind in kinds and (wish.gpus or not gpus)]
+    contained = kinds == CONTAINED
+    wanted = [wish.name for wish in wishes if wish.contained is contained and (wish.gpus or not gpus)]
     needed = f"needed for the runtime{'s' if len(kinds) > 1 else ''} {' and '.join(kinds)}{' on GPUs' if gpus else ''}"
     if wanted:
         verb = "need" if len(wanted) > 1 else "needs"
@@ -163,8 +177,8 @@ def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     fitting = [each.tag for each in releases() if each.driver and not _refuses(each.tag, signs.driver)]
     newest = f"enough for the images up to {fitting[-1]}" if fitting else "older than every image whose driver is stated needs"
     said = False
-    for image in dict.fromkeys(wish.image for wish in wishes if wish.kind in CONTAINED):
-        if refusal := _refuses(image, signs.driver):
+    for image, vllm in dict.fromkeys((wish.image, wish.docker) for wish in wishes if wish.contained):
+        if refusal := _refuses(image, signs.driver, vllm=vllm):
             said = True
             yield Finding("driver", Status.PROBLEM, refusal.what, refusal.hint)
     if not said:
@@ -172,9 +186,9 @@ def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         yield Finding("driver", status, f"NVIDIA driver {signs.driver}: {newest} ({known})")
 
 
-def _refuses(image: str, driver: str) -> HostError | None:
+def _refuses(image: str, driver: str, *, vllm: bool = False) -> HostError | None:
     try:
-        compatibility.check_driver(image, driver)
+        (check_vllm_driver if vllm else compatibility.check_driver)(image, driver)
     except HostError as error:
         return error
     return None
@@ -186,14 +200,14 @@ def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         yield _missing(wishes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint), gpus=True)
         return
     for gpu in signs.gpus:
-        old = bool(gpu.capability) and compatibility.version(gpu.capability) < CAPABILITY
+        old = bool(gpu.capability) and version(gpu.capability) < CAPABILITY
         what = f"{gpu.name}{f', {_gb(gpu.memory)}' if gpu.memory else ''}"
         if old:
             what += f", compute capability {gpu.capability}: older than newer images' TensorRT-LLM was compiled for"
         yield Finding("gpu", Status.WARNING if old else Status.OK, what, "use a GPU of 8.0 or newer" if old else "")
     memory = min(gpu.memory for gpu in signs.gpus)
     for wish in wishes:
-        if wish.kind not in CONTAINED:
+        if not wish.contained:
             continue
         if wish.gpus > len(signs.gpus):
             hint = "lower [convert] tp or pp"
@@ -222,7 +236,7 @@ def _disk(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
 def _images(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     if signs.images is None:
         return
-    asked = {compatibility.toolchain(wish.image).image for wish in wishes if wish.kind in CONTAINED}
+    asked = {wish.reference for wish in wishes if wish.contained}
     absent = sorted(asked - signs.held)
     # One filesystem has to hold both.
     wanted = IMAGE + (ROOM * sum(wish.missing for wish in wishes) if signs.images.device == signs.home.device else 0)
@@ -242,7 +256,7 @@ def _shared_memory(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     hint = "in a container, start it with --shm-size=2g; elsewhere, clear /dev/shm of what dead servers left"
     if signs.shared_memory < SHARED_TWIN:
         yield _missing(wishes, HERE, Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
-    elif signs.shared_memory < SHARED and any(wish.kind in CONTAINED for wish in wishes):
+    elif signs.shared_memory < SHARED and any(wish.contained for wish in wishes):
         what += "; NVIDIA asks for 2 GB, which forge gives to containers: only an engine served outside of one has less"
         yield Finding("shared memory", Status.WARNING, what, hint)
     else:

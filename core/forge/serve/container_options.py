@@ -23,6 +23,7 @@ _ENV = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",  # the repository is read-only
     "HF_HUB_OFFLINE": "1",  # all that it needs stands in the repository
+    "VLLM_NO_USAGE_STATS": "1",  # vLLM tells its makers what it serves
 }
 _NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVIDIA's runtime obeys where it is Docker's default
 _STACK = 64 * 1024**2  # bytes, as NVIDIA's container documentation asks

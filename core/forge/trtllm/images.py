@@ -4,8 +4,6 @@ The images are ``nvcr.io/nvidia/tritonserver:TAG-trtllm-python-py3``. A tag that
 with the nearest one that is.
 """
 
-import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +12,11 @@ from importlib import resources
 import msgspec
 from msgspec import Struct
 
-from forge.errors import HostError, Problem, RecipeError
+from forge.errors import HostError, Problem
+from forge.schema import tags
+from forge.schema.tags import REGISTRY, drives, same, version
 from forge.schema.values import Facts, Recipe, RuntimeKind, Since, Toolchain
 
-REGISTRY = "nvcr.io/nvidia/tritonserver"
 SUFFIX = "-trtllm-python-py3"
 
 
@@ -64,19 +63,9 @@ def _by_tag() -> dict[str, Release]:
     return {each.tag: each for each in releases()}
 
 
-_DIGEST = re.compile(r"(?P<name>[A-Za-z0-9._:/-]+@)?sha256:[0-9a-f]{64}")
-_TAG = re.compile(r"\d\d\.\d\d")
-
-
-def version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version, comparable: ``0.17.0.post1`` is (0, 17, 0)."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", text).group().split(".") if part)  # type: ignore[union-attr]
-
-
 def release(image: str) -> Release | None:
     """The table's row for a tag or for a whole reference to NVIDIA's image; None where the table cannot know it."""
-    tag = image.removeprefix(f"{REGISTRY}:").removesuffix(SUFFIX)
-    return _by_tag().get(tag)
+    return _by_tag().get(tags.tag(image, SUFFIX))
 
 
 def toolchain(image: str, stated: str = "") -> Toolchain:
@@ -88,12 +77,9 @@ def toolchain(image: str, stated: str = "") -> Toolchain:
     known = release(image)
     if known is not None:
         return Toolchain(known.reference, known.trtllm, examples(known.trtllm))
-    if _DIGEST.fullmatch(image):
-        return Toolchain(image if "@" in image else f"{REGISTRY}@{image}", stated, examples(stated))
-    if ("/" in image or ":" in image) and not image.startswith(f"{REGISTRY}:"):
-        return Toolchain(image, stated, examples(stated))
-    tag = image.removeprefix(f"{REGISTRY}:").removesuffix(SUFFIX)
-    raise RecipeError((Problem("runtime.image", f"no image {image!r} is known; {_tags()}", _nearest(tag)),))
+    if reference := tags.whole(image):
+        return Toolchain(reference, stated, examples(stated))
+    raise tags.unknown(image, SUFFIX, tuple(_by_tag()))
 
 
 def examples(trtllm: str) -> str:
@@ -145,39 +131,12 @@ def _unversioned(toolchain: Toolchain) -> tuple[Problem, ...]:
     return (Problem("runtime.image", what, 'state it: [runtime] trtllm = "0.21.0"; or take an image with TensorRT-LLM'),)
 
 
-def same(stated: str, found: str) -> bool:
-    """Whether a version is the one that was found, as far as it is stated: an engine of 1.0.3 is one of 1.0.3.2510."""
-    return version(found)[: len(version(stated))] == version(stated)
-
-
 def check_driver(image: str, driver: str) -> None:
     """HostError where the NVIDIA driver is older than the image's CUDA needs; silent for an image that the table lacks."""
     known = release(image)
-    if known is None or not driver or _drives(driver, known):
+    if known is None or not driver or drives(driver, known.driver):
         return
-    fitting = [each.tag for each in releases() if not each.bare and _drives(driver, each)]
+    fitting = [each.tag for each in releases() if not each.bare and drives(driver, each.driver)]
     hint = f"update the driver to {known.driver} or newer" + (f", or use image {fitting[-1]}" if fitting else "")
     cuda = f" (CUDA {known.cuda})" if known.cuda else ""
     raise HostError(f"image {known.tag}{cuda} needs driver {known.driver}, and this machine has {driver}", hint=hint)
-
-
-def _drives(driver: str, release: Release) -> bool:
-    """Whether a driver is new enough, by its branch and minor number: one minor number runs one CUDA."""
-    return version(driver)[:2] >= version(release.driver)[:2]
-
-
-def _tags() -> str:
-    return f"known tags: {releases()[0].tag} to {releases()[-1].tag}"
-
-
-def _nearest(tag: str) -> str:
-    if _TAG.fullmatch(tag):
-        near = min(releases(), key=lambda each: abs(_months(each.tag) - _months(tag)))
-        return f"the nearest known tag is {near.tag!r}; a whole reference or a digest is taken as it is"
-    close = difflib.get_close_matches(tag, _by_tag(), n=1, cutoff=0.4)
-    return f"did you mean {close[0]!r}?" if close else "a whole reference (registry/name:tag) or a digest is taken as it is"
-
-
-def _months(tag: str) -> int:
-    year, month = tag.split(".")
-    return int(year) * 12 + int(month)

@@ -7,7 +7,8 @@ from forge.check.rules.decoupled import pairs
 from forge.check.rules.engine import halves
 from forge.check.rules.rule import Found, Rule, Severity
 from forge.fit import gpus
-from forge.trtllm.images import release, releases, same
+from forge.schema.tags import same
+from forge.trtllm.images import release, releases
 
 TAKES_ALL = 0.9
 """The backend's default for kv_cache_free_gpu_mem_fraction."""

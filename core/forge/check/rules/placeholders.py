@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from forge.check.model import Config, Kind, Model, Repository
 from forge.check.rules.rule import Found, Rule, Severity
 from forge.repository.config import placeholders
-from forge.trtllm.images import version
+from forge.schema.tags import version
 
 NEEDED = {
     Kind.ENGINE: ("gpt_model_type", "gpt_model_path"),
