@@ -156,6 +156,7 @@ def test_vllm_hears_what_people_say_to_it_and_none_of_their_keys(
     heard = dict(word.split("=", 1) for word in words if "=" in word)
     assert heard.pop("LD_LIBRARY_PATH").split(":")[-1] == said.pop("LD_LIBRARY_PATH")
     assert said.items() <= heard.items()
+    assert heard["VLLM_HOST_IP"] == "127.0.0.1", "its processes meet on this machine's outward address"
     assert not {"VLLM_API_KEY", "HF_TOKEN"} & heard.keys()
 
 

@@ -7,7 +7,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -77,33 +77,65 @@ class AsyncLLMEngine:
         self._worker.wait()
 
     async def generate(self, prompt: str, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput, None]:
-        """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000."""
+        """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000.
+
+        It counts on whether or not anybody listens, and who comes late hears at once what was said meanwhile: vLLM's
+        RequestOutputCollector does the same.
+        """
+        ids, waiting = list(range(len(prompt.split()))), _Waiting()
+        counting = asyncio.create_task(self._count(prompt, params, waiting))
+        counting.add_done_callback(lambda _: waiting.heard.set())
         try:
-            ids = list(range(len(prompt.split())))
-            whole = [CompletionOutput(index, "", []) for index in range(params.n)]
-            for step in range(params.max_tokens):
-                await asyncio.sleep(_STEP)
-                if self.errored:
-                    raise self.dead_error
-                last = step == params.max_tokens - 1
-                for output in whole:
-                    new = _said(output.index, output.index * 1000 + step, params, last=last)
-                    if prompt == UNSENDABLE:
-                        new.text = "\ud800"
-                    if params.output_kind is RequestOutputKind.DELTA:
-                        yield RequestOutput(ids, [new], last and output is whole[-1])
-                    _add(output, new)
-            if params.output_kind is RequestOutputKind.FINAL_ONLY:
-                yield RequestOutput(ids, whole, finished=True)
+            finished = False
+            while not finished:
+                await waiting.heard.wait()
+                if counting.done() and (error := counting.exception()):
+                    raise error
+                waiting.heard.clear()
+                if params.output_kind is RequestOutputKind.DELTA or waiting.finished:
+                    finished = waiting.finished
+                    yield RequestOutput(ids, waiting.take(), finished)
         except asyncio.CancelledError:
+            counting.cancel()
             print(f"INFO Request {request_id} aborted.", flush=True)
             raise
+
+    async def _count(self, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
+        for step in range(params.max_tokens):
+            await asyncio.sleep(_STEP)
+            if self.errored:
+                raise self.dead_error
+            last = step == params.max_tokens - 1
+            for index in range(params.n):
+                new = _said(index, index * 1000 + step, params, last=last)
+                waiting.add(replace(new, text="\ud800") if prompt == UNSENDABLE else new)
+            waiting.finished = last
+
+
+class _Waiting:
+    """What was said of each sequence and not heard yet."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[int, CompletionOutput] = {}
+        self.heard, self.finished = asyncio.Event(), False
+
+    def add(self, new: CompletionOutput) -> None:
+        if new.index in self.outputs:
+            _add(self.outputs[new.index], new)
+        else:
+            self.outputs[new.index] = new
+        self.heard.set()
+
+    def take(self) -> list[CompletionOutput]:
+        outputs, self.outputs = list(self.outputs.values()), {}
+        return outputs
 
 
 def _said(index: int, token: int, params: SamplingParams, *, last: bool) -> CompletionOutput:
     likely = None if params.logprobs is None else [{token: Logprob(-0.5, 1, f" {token}"), 7: Logprob(-9.0, 2, " x")}]
     text = f" {token}"
-    return CompletionOutput(index, text, [token], None if likely is None else -0.5, likely, "length" if last else None)
+    cumulative = None if likely is None else -0.5 * (token % 1000 + 1)
+    return CompletionOutput(index, text, [token], cumulative, likely, "length" if last else None)
 
 
 def _add(output: CompletionOutput, new: CompletionOutput) -> None:
@@ -114,4 +146,4 @@ def _add(output: CompletionOutput, new: CompletionOutput) -> None:
     )
     if new.logprobs is not None:
         output.logprobs = [*(output.logprobs or []), *new.logprobs]
-        output.cumulative_logprob = (output.cumulative_logprob or 0.0) + (new.cumulative_logprob or 0.0)
+        output.cumulative_logprob = new.cumulative_logprob

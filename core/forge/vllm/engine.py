@@ -29,6 +29,8 @@ from .sampling import sampling_params
 _GRACE = 8.0
 """Seconds that vLLM has to end in order when nobody is left to answer."""
 _LOOK = 0.5
+_AHEAD = 16 * 1024
+"""Bytes that may be said before they are heard: some hundred tokens, a few for each request."""
 _LEAST = -9999.0
 """For a token that cannot come, whose log-probability JSON cannot say; OpenAI's server of vLLM says the same."""
 
@@ -94,6 +96,7 @@ class Engine:
                         "finished": output.finished,
                     }
                 )
+                await self._writer.drain()  # a reader that is behind gets several tokens at once: vLLM joins what waits
         except Exception as error:  # noqa: BLE001 (one request's failure must not end the others')
             if not self._vllm.errored:  # else all of them have failed, and the backend says so
                 self._say({"id": asked, "error": str(error) or type(error).__name__})
@@ -127,7 +130,9 @@ def _logprob(held: Logprob) -> Message:
 
 async def serve(sock: socket.socket) -> None:
     """Answer until the backend's end is shut or vLLM dies."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _AHEAD)
     reader, writer = await asyncio.open_connection(sock=sock)
+    writer.transport.set_write_buffer_limits(_AHEAD)
     engine = Engine(writer)
     first = await _read(reader)
     if first is None:

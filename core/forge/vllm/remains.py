@@ -41,6 +41,7 @@ def environment(inherited: dict[str, str], prefix: str, folder: Path, *, eager: 
     kept = {name: value for name, value in inherited.items() if not name.startswith("PYTHON")}
     libraries = [each for each in kept.pop("LD_LIBRARY_PATH", "").split(os.pathsep) if each and "nvidia_pytriton" not in each]
     return {
+        "VLLM_HOST_IP": "127.0.0.1",  # where its processes meet: by itself it would take the machine's outward address
         **kept,
         **({"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}),
         **({"TORCH_COMPILE_DISABLE": "1"} if eager and not _NVIDIA.exists() else {}),
