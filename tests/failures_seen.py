@@ -48,6 +48,7 @@ SEEN = (
     ("draft-room", "[TensorRT-LLM][ERROR] Assertion failed: Number of draft tokens (56) is larger than maximum number of draft tokens (0)"),
     ("prompt-too-long", "[TensorRT-LLM][ERROR] Encountered an error when fetching new request: Prompt length (200) exceeds maximum input length (1)."),
     ("no-profile", "[TRT] [E] 3: Error Code 3: API Usage Error (condition: satisfyProfile Runtime dimension does not satisfy any optimization profile.)"),
+    ("vllm-sampling", "E0101 pb_stub.cc] [vllm] Was trying to create `TritonSamplingParams`, but got exception: Unexpected keyword argument 'top_kk'"),
     ("port-taken", "I0101 server.cc] failed to start HTTP service: Unavailable - Socket '0.0.0.0:8000' already in use"),
 )
 # fmt: on

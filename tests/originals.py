@@ -127,6 +127,12 @@ def source(version: str, path: str) -> Path | None:
     return file if file.is_file() else None
 
 
+def vllm_backend() -> Path | None:
+    """The newest of Triton's vLLM backends that is here, as it lies in an image: model.py and what it imports."""
+    places = [cache() / one.folder / "src" for one in wanted() if one.repository.endswith("/vllm_backend")]
+    return next((place for place in reversed(places) if (place / "model.py").is_file()), None)
+
+
 def table_of_flags() -> Path | None:
     """A list of NVIDIA's flags that was made by hand for 0.21, beside some checkouts."""
     file = _SHARED / "flags-0.21.json"

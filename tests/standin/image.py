@@ -25,8 +25,6 @@ from standin.tree import File, Image, Link, Settings, Tree, key, under, write
 
 HERE = Path(__file__).parent
 REFERENCE = "forge-standin/tritonserver:25.08-trtllm-python-py3"
-BROUGHT = ("pip", "PyYAML", "sentencepiece")
-"""Distributions of the tests' own environment that NVIDIA's image holds too."""
 _RECENT = 3600.0  # seconds
 _PATH = "/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTRYPOINT = b"""#!/bin/sh
@@ -76,12 +74,26 @@ class Release:
     tensorrt_llm: str = "0.21.0"
     engine_path: bool = True
 
+    def parts(self, at: str) -> dict[str, File | Link]:
+        """What makes it this image, beside Triton; ``at`` is where its Python keeps packages."""
+        made = under(HERE / "backend", "opt/tritonserver/backends/tensorrtllm", ("model.py",))
+        made |= _tensorrt_llm(at, self) | _llmapi() | (_engine_path() if self.engine_path else {})
+        for source in twin_sources():
+            if "/twin/" in source.path:
+                made[f"{at}/forge/{source.path.partition('/')[2]}"] = File(source.content.encode())
+        return made
+
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """Distributions of the tests' own environment that NVIDIA's image holds too."""
+        return ("pip", "PyYAML", "sentencepiece")
+
 
 def rootfs(environment: Path, release: Release = Release()) -> Tree:
     """The image's files. ``environment`` is a serving environment of forge's, with nvidia-pytriton in it."""
     found = python(environment / "bin" / "python3")
-    made = {**tree(found), **_triton(environment), **_packages(environment, found), **_tensorrt_llm(found, release)}
-    made |= _llmapi() | (_engine_path() if release.engine_path else {})
+    made = {**tree(found), **_triton(environment), **_packages(environment, found, release.brought)}
+    made |= release.parts(str(found.packages).lstrip("/"))
     # Wheels link to nothing that these do not. What Triton's wheel brings is found beside it, and stands in the image already.
     needed = libraries(read_layout(environment).server_programs(), made)
     own = str(environment.resolve()).lstrip("/")
@@ -143,31 +155,26 @@ def _triton(environment: Path) -> dict[str, File | Link]:
         mode = 0o755 if file.name.endswith("stub") else 0o644
         made[f"opt/tritonserver/backends/python/{file.name}"] = File(file, mode)
     made |= under(layout.packages / "nvidia_pytriton.libs", "nvidia_pytriton.libs")
-    made["opt/tritonserver/backends/tensorrtllm/model.py"] = File(HERE / "backend" / "model.py")
     made["opt/nvidia/nvidia_entrypoint.sh"] = File(_ENTRYPOINT, 0o755)
     return made
 
 
-def _packages(environment: Path, found: Python) -> dict[str, File | Link]:
+def _packages(environment: Path, found: Python, brought: tuple[str, ...]) -> dict[str, File | Link]:
     layout = read_layout(environment)
     wanted = {each.partition("==")[0] for each in PACKAGES}
     at = str(found.packages).lstrip("/")
-    made = packages([name for name in BROUGHT if _has(name)], found.packages)
+    made = packages([name for name in brought if _has(name)], found.packages)
     for each in distributions(path=[str(layout.packages)]):
         if each.name.lower() in wanted:
             names = [str(file) for file in each.files or () if ".." not in file.parts and "tests" not in file.parts]
             names += [cache_from_source(name) for name in names if name.endswith(".py")]
             made |= under(layout.packages, at, {name for name in names if (layout.packages / name).exists()})
-    for source in twin_sources():
-        if "/twin/" in source.path:
-            made[f"{at}/forge/{source.path.partition('/')[2]}"] = File(source.content.encode())
     for program in ("pip", "pip3"):
         made[f"usr/bin/{program}"] = File(_PROGRAM.format(module="pip._internal.cli.main").encode(), 0o755)
     return made
 
 
-def _tensorrt_llm(found: Python, release: Release) -> dict[str, File | Link]:
-    at = str(found.packages).lstrip("/")
+def _tensorrt_llm(at: str, release: Release) -> dict[str, File | Link]:
     information = f"{at}/tensorrt_llm-{release.tensorrt_llm}.dist-info"
     made = under(library(), at)
     version = f'"""The release whose command lines this stand-in speaks."""\n\n__version__ = "{release.tensorrt_llm}"\n'

@@ -1,7 +1,8 @@
 """vllm.sampling_params, as far as it is used."""
 
-from dataclasses import dataclass, fields
 from enum import Enum
+
+import msgspec
 
 
 class RequestOutputKind(Enum):
@@ -15,24 +16,26 @@ class StructuredOutputsParams:
         self.regex = regex
 
 
-@dataclass
-class SamplingParams:
+class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
     n: int = 1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     seed: int | None = None
     stop: str | list[str] | None = None
-    max_tokens: int = 16
+    bad_words: list[str] | None = None
+    max_tokens: int | None = 16
+    min_tokens: int = 0
     logprobs: int | None = None
     ignore_eos: bool = False
     structured_outputs: StructuredOutputsParams | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
-    _all_stop_token_ids: tuple[int, ...] = ()
+    _all_stop_token_ids: set[int] = msgspec.field(default_factory=set[int])
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature must be non-negative, got {self.temperature}.")
-
-
-SamplingParams.__struct_fields__ = tuple(each.name for each in fields(SamplingParams))  # type: ignore[attr-defined]

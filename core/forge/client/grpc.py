@@ -17,6 +17,7 @@ from forge.client.silence import Silence, Watchdog
 from forge.client.tensors import LLMAPI, Input, inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
+from forge.client.vllm import NAMED, UNNAMED
 from forge.errors import InferenceError, Trouble
 from forge.protobuf import ModelConfig
 
@@ -227,6 +228,8 @@ def _refused(said: str, where: str) -> InferenceError:
     """What the server itself says of a request."""
     if instance_of(said):
         return InferenceError(said, where=where, hint=REVIVE, trouble=Trouble.DEAD)
+    if UNNAMED in said:
+        return InferenceError(said, where=where, hint=NAMED)
     return InferenceError(said, where=where, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)
 
 

@@ -12,6 +12,9 @@ from forge.schema.values import Scalar
 SAMPLING = "sampling_parameters"
 IMAGE = "embedding_request"
 """Input by which a model of the backend in Triton's images is told from one of forge's own."""
+UNNAMED = "'NoneType' object has no attribute 'lora_name'"
+"""What that backend answers to sampling parameters that its vLLM refuses; why is in its log alone (up to 26.01)."""
+NAMED = "its vLLM refuses a name or a value in sampling_parameters: `forge logs` says which (TritonSamplingParams)"
 _STRUCTURED = "structured_outputs"
 _SAME = (
     "max_tokens",

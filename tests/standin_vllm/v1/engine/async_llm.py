@@ -1,0 +1,154 @@
+"""vllm.v1.engine.async_llm, as far as it is used."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from multiprocessing.shared_memory import SharedMemory
+
+from ...config import VllmConfig
+from ...engine.arg_utils import AsyncEngineArgs
+from ...engine.protocol import EngineClient
+from ...logprobs import Logprob
+from ...lora.request import LoRARequest
+from ...outputs import CompletionOutput, RequestOutput
+from ...sampling_params import RequestOutputKind, SamplingParams
+from ...usage.usage_lib import UsageContext
+from ..metrics.loggers import StatLoggerFactory
+
+_STEP = 0.01
+UNSENDABLE = "half a pair"
+"""A prompt that is answered with a text that UTF-8 has no bytes for."""
+
+
+class AsyncLLM(EngineClient):
+    def __init__(self, config: VllmConfig) -> None:
+        self.config = config
+        self._counting: dict[str, asyncio.Task[None]] = {}
+        # A worker whose environment says nothing of whose it is: vLLM's overwrite theirs with their names.
+        python = sys.executable or shutil.which("python3") or "python3"
+        self._worker = subprocess.Popen((python, "-c", "import time; time.sleep(10**6)"), env={})
+        self._region = SharedMemory(create=True, size=1024)
+        print(f"INFO worker {self._worker.pid}", flush=True)
+
+    @classmethod
+    def from_engine_args(cls, args: AsyncEngineArgs) -> "AsyncLLM":
+        return cls(args.create_engine_config(UsageContext.ENGINE_CONTEXT))
+
+    @classmethod
+    def from_vllm_config(
+        cls,
+        vllm_config: VllmConfig,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: Sequence[StatLoggerFactory] | None = None,
+        enable_log_requests: bool = False,
+        aggregate_engine_logging: bool = False,
+        disable_log_stats: bool = False,
+    ) -> "AsyncLLM":
+        return cls(vllm_config)
+
+    @property
+    def errored(self) -> bool:
+        return self._worker.poll() is not None
+
+    @property
+    def dead_error(self) -> BaseException:
+        return RuntimeError("EngineCore encountered an issue.")
+
+    async def check_health(self) -> None:
+        if self.errored:
+            raise self.dead_error
+
+    async def reset_mm_cache(self) -> None:
+        pass
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    async def abort(self, request_id: str) -> None:
+        if counting := self._counting.pop(request_id, None):
+            counting.cancel()
+        print(f"INFO Request {request_id} aborted.", flush=True)
+
+    def shutdown(self) -> None:
+        self._worker.kill()
+        self._worker.wait()
+
+    async def generate(
+        self, prompt: str, sampling_params: SamplingParams, request_id: str, lora_request: LoRARequest | None = None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000.
+
+        It counts on whether or not anybody listens, and who comes late hears at once what was said meanwhile: vLLM's
+        RequestOutputCollector does the same.
+        """
+        ids, waiting = list(range(len(prompt.split()))), _Waiting(sampling_params.output_kind)
+        counting = asyncio.create_task(self._count(prompt, sampling_params, waiting))
+        counting.add_done_callback(lambda _: waiting.heard.set())
+        self._counting[request_id] = counting
+        try:
+            finished = False
+            while not finished:
+                await waiting.heard.wait()
+                if counting.cancelled():
+                    return
+                if counting.done() and (error := counting.exception()):
+                    raise error
+                waiting.heard.clear()
+                finished = waiting.finished
+                yield RequestOutput(ids, waiting.take(), finished, prompt)
+        except asyncio.CancelledError:
+            await self.abort(request_id)
+            raise
+        finally:
+            self._counting.pop(request_id, None)
+
+    async def _count(self, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
+        most = params.max_tokens or 16
+        for step in range(most):
+            await asyncio.sleep(_STEP)
+            if self.errored:
+                raise self.dead_error
+            last = step == most - 1
+            waiting.finished = last
+            for index in range(params.n):
+                new = _said(index, index * 1000 + step, params, last=last)
+                waiting.add(replace(new, text="\ud800") if prompt == UNSENDABLE else new)
+
+
+class _Waiting:
+    """What was said of each sequence and not heard yet; all of it so far where the kind is CUMULATIVE."""
+
+    def __init__(self, kind: RequestOutputKind) -> None:
+        self._kind = kind
+        self._outputs: dict[int, CompletionOutput] = {}
+        self._whole: dict[int, CompletionOutput] = {}
+        self.heard, self.finished = asyncio.Event(), False
+
+    def add(self, new: CompletionOutput) -> None:
+        for held in (self._outputs, self._whole):
+            held[new.index] = _sum(held[new.index], new) if new.index in held else new
+        if self._kind is not RequestOutputKind.FINAL_ONLY or self.finished:
+            self.heard.set()
+
+    def take(self) -> list[CompletionOutput]:
+        outputs, self._outputs = self._outputs, {}
+        return [self._whole[index] if self._kind is RequestOutputKind.CUMULATIVE else each for index, each in outputs.items()]
+
+
+def _said(index: int, token: int, params: SamplingParams, *, last: bool) -> CompletionOutput:
+    likely = None if params.logprobs is None else [{token: Logprob(-0.5, 1, f" {token}"), 7: Logprob(-9.0, 2, " x")}]
+    text = f" {token}"
+    cumulative = None if likely is None else -0.5 * (token % 1000 + 1)
+    return CompletionOutput(index, text, [token], cumulative, likely, "length" if last else None)
+
+
+def _sum(output: CompletionOutput, new: CompletionOutput) -> CompletionOutput:
+    return replace(
+        new,
+        text=output.text + new.text,
+        token_ids=output.token_ids + new.token_ids,
+        logprobs=None if new.logprobs is None else [*(output.logprobs or []), *new.logprobs],
+    )

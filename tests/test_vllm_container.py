@@ -1,0 +1,207 @@
+"""The runtime vllm in containers of a stand-in for Triton's image with vLLM, through every verb, on a real Docker engine.
+
+With NVIDIA's own backend where `make originals` has brought it, and with the stand-in's, which has to be as strict.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from openai import OpenAI
+
+import originals
+from docker_fixture import environ, load, names
+from forge.api.forge import Forge
+from forge.cli import main
+from forge.client.client import Client
+from forge.client.types import Request
+from forge.errors import ForgeError, InferenceError, ServerError
+from openai_front import front
+from patience import free_ports, soon
+from standin import vllm_image
+from tiny_served import checkpoint
+from triton_fixture import Serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+RECIPE = """
+name = "{name}"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "vllm"
+executor = "docker"
+image = "{image}"
+gpus = "none"
+[build]
+max_batch_size = 4
+max_input_len = 100
+max_seq_len = 200
+[sampling]
+max_tokens = 4
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository with one model of vLLM in a container, and recipes beside it."""
+
+    shop: Forge
+    folder: Path
+    engine: str
+    image: str
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+    @property
+    def address(self) -> str:
+        return self.shop.target("counts", self.repository).address
+
+    @property
+    def log(self) -> str:
+        return Path(self.shop.server(self.repository).log).read_text(errors="replace")
+
+    def recipe(self, name: str, more: str = "") -> Path:
+        file = self.folder / f"{name}.toml"
+        file.write_text(RECIPE.format(name=name, image=self.image) + more)
+        return file
+
+    def invoke(self, *words: str, code: int = 0) -> str:
+        done = CliRunner(env={**environ(self.engine), "FORGE_HOME": str(self.shop.home)}).invoke(main, words)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    def say(self, name: str = "counts", **words: object) -> str:
+        target = self.shop.target(name, self.repository)
+        request = Request(name, "a b", 4, **words)  # type: ignore[arg-type]
+        return "".join(chunk.text for chunk in self.shop.generate(target.address, request))
+
+
+@pytest.fixture(scope="module", params=["standin", "nvidias"])
+def place(
+    request: pytest.FixtureRequest, engine: str, serving: Serving, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    backend = originals.vllm_backend() if request.param == "nvidias" else None
+    if request.param == "nvidias" and backend is None:
+        pytest.skip(originals.MISSING)
+    kept = os.environ.get("FORGE_TEST_HOME")
+    made = vllm_image.archive(serving.environment, Path(kept) if kept else tmp_path_factory.mktemp("image"), backend)
+    load(engine, made.archive)
+    folder = tmp_path_factory.mktemp("contained")
+    found = Place(Forge(folder / "home", environ(engine)), folder, engine, made.reference)
+    checkpoint(folder / "checkpoint")
+    found.shop.build([found.recipe("counts")], repository=found.repository)
+    running = found.shop.serve(found.repository, free_ports())
+    yield found
+    found.shop.stop(running)
+    assert running.container not in names(engine)
+
+
+def test_generate_chat_and_whole_answers(place: Place) -> None:
+    where = ("--repository", str(place.repository))
+    assert place.invoke("generate", "counts", "a b", "--quiet", *where) == " 0 1 2 3\n"
+    assert place.invoke("generate", "counts", "a b", "--quiet", "--no-stream", "--max-tokens", "2", *where) == " 0 1\n"
+    told = [json.loads(line) for line in place.invoke("generate", "counts", "a b", "--json", *where).splitlines()]
+    assert (told[-1]["answers"], told[-1]["input_tokens"], told[-1]["output_tokens"]) == ([" 0 1 2 3"], 2, 4)
+    assert told[-1]["sequences"][0]["finish_reason"] == "length"
+
+
+def test_a_stream_comes_token_by_token_with_log_probabilities(place: Place) -> None:
+    request = Request("counts", "a b", 3, return_log_probs=True, return_token_counts=True)
+    chunks = list(place.shop.generate(place.address, request))
+    assert [chunk.text for chunk in chunks if chunk.text] == [" 0", " 1", " 2"]
+    assert [chunk.log_probs for chunk in chunks if chunk.log_probs] == [(-0.5,)] * 3
+    assert (chunks[0].input_tokens, sum(chunk.output_tokens or 0 for chunk in chunks)) == (2, 3)
+
+
+def test_words_that_the_backend_takes_otherwise_than_forges(place: Place) -> None:
+    structured = {"sampling_parameters": '{"structured_outputs": {"regex": "[0-9]+"}}'}
+    assert place.say(inputs=structured) == " 0 1 2 3"
+    with pytest.raises(InferenceError, match="mixes several answers up"):
+        place.say(n=2)
+    with pytest.raises(InferenceError) as caught:
+        place.say(inputs={"sampling_parameters": '{"top_kk": 3}'})
+    assert "`forge logs` says which" in caught.value.hint
+    assert "top_kk" in place.log
+    assert place.say() == " 0 1 2 3"
+
+
+def test_openais_api_in_front_of_it(place: Place) -> None:
+    with front(place.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        said = client.chat.completions.create(
+            model="counts", messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True
+        )
+        choice = said.choices[0]
+        assert (choice.message.content, choice.finish_reason) == (" 0 1 2", "length")
+        assert choice.logprobs is not None
+        assert [each.logprob for each in choice.logprobs.content or ()] == [-0.5] * 3
+        stream = client.completions.create(model="counts", prompt="a", max_tokens=3, stream=True)
+        assert "".join(part.choices[0].text for part in stream) == " 0 1 2"
+        several = client.completions.create(model="counts", prompt="a", max_tokens=2, n=2)  # a request for each
+        assert [choice.text for choice in several.choices] == [" 0 1", " 0 1"]
+
+
+def test_whoever_leaves_is_not_worked_for(place: Place) -> None:
+    with Client(place.address, timeout=300.0) as client:
+        chunks = client.generate(Request("counts", "a", 20_000))
+        next(chunks)
+        chunks.close()
+    assert soon(lambda: "aborted" in place.log)
+
+
+def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) -> None:
+    more = "[serve.vllm]\ngpu_memory_utilization = 0.3\n"
+    place.shop.add([place.recipe("second", more)], repository=place.repository)
+    assert place.say("second") == place.say() == " 0 1 2 3"
+    place.shop.remove("second", place.repository)
+    assert [model.name for model in place.shop.models(place.repository)] == ["counts"]
+
+
+def test_a_recipe_that_changed_is_taken_in_by_its_server(place: Place) -> None:
+    place.shop.build([place.recipe("counts", "[serve.vllm]\nenable_log_requests = true\n")], repository=place.repository)
+    place.shop.reload(place.repository)
+    stated = json.loads((place.repository / "counts" / "1" / "model.json").read_text())
+    assert stated["enable_log_requests"] is True
+    assert place.say() == " 0 1 2 3"
+
+
+def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
+    worker = _worker(place.shop.server(place.repository).pid)
+    os.kill(worker, signal.SIGKILL)
+    assert soon(lambda: _answers(place)), place.log[-2000:]
+
+
+def test_nothing_is_wrong_in_the_repository(place: Place) -> None:
+    assert place.shop.check(place.repository).findings == ()
+
+
+def test_an_argument_that_its_vllm_does_not_know_keeps_it_from_loading(place: Place) -> None:
+    place.shop.build([place.recipe("counts", "[serve.vllm]\nmax_modle_len = 5\n")], repository=place.folder / "wrong")
+    with pytest.raises(ServerError, match="max_modle_len"):
+        place.shop.serve(place.folder / "wrong", free_ports())
+
+
+def _worker(pid: int) -> int:
+    """The stand-in's worker among all that ``pid`` started: the newest."""
+    found: list[int] = []
+    below = [pid]
+    while below:
+        threads = Path(f"/proc/{below.pop()}/task").iterdir()
+        children = [child for thread in threads for child in (thread / "children").read_text().split()]
+        below += map(int, children)
+        found += [int(child) for child in children if b"time.sleep" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return max(found)
+
+
+def _answers(place: Place) -> bool:
+    try:
+        return place.say() == " 0 1 2 3"
+    except ForgeError:
+        return False
