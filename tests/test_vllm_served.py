@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from openai import OpenAI
 
 from forge.api.forge import Forge
+from forge.bench import compare, results
+from forge.bench.options import Wish
 from forge.cli import main
 from forge.client.types import Request
 from forge.errors import ForgeError
@@ -128,9 +130,29 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     assert soon(lambda: served.engines() not in ([], [engine]) and _answers(place))
 
 
-def test_bench_says_that_it_does_not_know_it_yet(place: Place) -> None:
-    with pytest.raises(ForgeError, match="does not know the runtime vllm yet"):
-        place.shop.bench("counts", place.repository)
+def test_bench_counts_the_tokens_that_vllm_says_and_forbids_the_end(place: Place) -> None:
+    data = place.folder / "prompts.jsonl"
+    data.write_text('{"prompt": "a b c"}\n{"prompt": "yes or no"}\n')
+    wish = Wish(requests=4, repeats=1, output_tokens=6, dataset=data, sweep={"concurrency": (1, 4)})
+    found, file = place.shop.bench("counts", place.repository, wish)
+    assert results.read(file.read_bytes(), str(file)) == found
+    assert (found.settings.counted, found.settings.ignore_end, found.subjects[0].runtime) == ("server", True, "vllm")
+    for point in found.points:
+        (repeat,) = point.repeats
+        assert [(each.input_tokens, each.output_tokens, each.error) for each in repeat.records] == [(3, 6, "")] * 4
+        assert repeat.triton["counts"].requests == 4
+        assert {"ttft_p50", "itl_p50", "output_tokens_per_s"} <= set(point.figures)
+    assert compare.compare(found, found).unlike == ()
+
+
+def test_an_answer_that_may_end_has_the_tokens_that_it_has(place: Place) -> None:
+    """Whoever is behind hears several tokens in one response: what is counted is tokens, and not responses."""
+    data = place.folder / "brief.jsonl"
+    data.write_text('{"prompt": "yes or no"}\n')
+    wish = Wish(requests=2, repeats=1, output_tokens=6, dataset=data, ignore_end=False, stream=False, concurrency=1)
+    found, _ = place.shop.bench("counts", place.repository, wish)
+    assert [each.output_tokens for each in found.points[0].repeats[0].records] == [1, 1]
+    assert not found.settings.ignore_end
 
 
 def test_nothing_is_wrong_in_the_repository(place: Place) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forge.build.together import Joint
-from forge.errors import ForgeError
-from forge.schema.values import Ports, Recipe, RuntimeKind
+from forge.schema.values import Ports, Recipe
 from forge.serve.lookup import Target
 from forge.serve.types import Running
 
@@ -28,6 +27,4 @@ def measured(shop: Shop, what: str, repository: str | Path | None) -> tuple[list
         place = repository or joint.repository
         names = [member.name or shop.read(joint.path(member)).name for member in joint.stated.members]
     targets = [shop.target(name, place) for name in names]
-    if strange := [target.model.name for target in targets if target.model.runtime is RuntimeKind.VLLM]:
-        raise ForgeError("`forge bench` does not know the runtime vllm yet", where=", ".join(strange))
     return targets, shop.server(targets[0].repository).ports

@@ -15,9 +15,10 @@ from forge.bench.prompts import Entry, Prompt, Tokens
 from forge.bench.results import Record, Value
 from forge.client.sampling import meant, over, seeded
 from forge.client.types import Request
+from forge.client.vllm import SAMPLING as SAMPLING_PARAMETERS
 from forge.errors import BenchError
 
-_SHORTEST = frozenset({"min_tokens", "min_length", "sampling_param_min_tokens"})
+_SHORTEST = frozenset({"min_tokens", "min_length", "sampling_param_min_tokens", SAMPLING_PARAMETERS})
 """Inputs by which a model can be told how long an answer is at least, by version."""
 _POOL = 512
 """Different prompts of a repeat that is bounded by time."""

@@ -22,6 +22,9 @@ _STEP = 0.01
 UNSENDABLE = "half a pair"
 """A prompt that is answered with a text that UTF-8 has no bytes for."""
 
+BRIEF = "yes or no"
+"""A prompt whose answer has one token and then the end token, unless ``min_tokens`` or ``ignore_eos`` forbids that."""
+
 
 class AsyncLLM(EngineClient):
     def __init__(self, config: VllmConfig) -> None:
@@ -111,11 +114,14 @@ class AsyncLLM(EngineClient):
             await asyncio.sleep(_STEP)
             if self.errored:
                 raise self.dead_error
-            last = step == most - 1
+            ended = prompt == BRIEF and step + 1 >= params.min_tokens and not params.ignore_eos
+            last = ended or step == most - 1
             waiting.finished = last
             for index in range(params.n):
-                new = _said(index, index * 1000 + step, params, last=last)
+                new = _said(index, index * 1000 + step, params, reason=("stop" if ended else "length") if last else None)
                 waiting.add(replace(new, text="\ud800") if prompt == UNSENDABLE else new)
+            if last:
+                return
 
 
 class _Waiting:
@@ -138,11 +144,11 @@ class _Waiting:
         return [self._whole[index] if self._kind is RequestOutputKind.CUMULATIVE else each for index, each in outputs.items()]
 
 
-def _said(index: int, token: int, params: SamplingParams, *, last: bool) -> CompletionOutput:
+def _said(index: int, token: int, params: SamplingParams, *, reason: str | None) -> CompletionOutput:
     likely = None if params.logprobs is None else [{token: Logprob(-0.5, 1, f" {token}"), 7: Logprob(-9.0, 2, " x")}]
     text = f" {token}"
     cumulative = None if likely is None else -0.5 * (token % 1000 + 1)
-    return CompletionOutput(index, text, [token], cumulative, likely, "length" if last else None)
+    return CompletionOutput(index, text, [token], cumulative, likely, reason)
 
 
 def _sum(output: CompletionOutput, new: CompletionOutput) -> CompletionOutput:
