@@ -293,6 +293,12 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("vllm-argument", "misspelled", lambda root: vllm(root, max_modle_len=5)),
     ("vllm-decoupled", "answers once", both(
         vllm, lambda root: kit.replace(root, "one/config.pbtxt", "decoupled: true", "decoupled: false"))),
+    ("vllm-kind", "two GPUs, and of one", both(
+        lambda root: vllm(root, tensor_parallel_size=2),
+        lambda root: kit.replace(root, "one/config.pbtxt", "KIND_MODEL", "KIND_GPU"))),
+    ("vllm-kind", "a pipeline", both(
+        lambda root: vllm(root, pipeline_parallel_size="2"),
+        lambda root: kit.replace(root, "one/config.pbtxt", "KIND_MODEL", "KIND_GPU"))),
     ("vllm-length", "above the checkpoint's", lambda root: vllm(root, max_model_len=513)),
     ("vllm-memory", "two of the usual", both(vllm, lambda root: lay_vllm(root, "two"))),
     ("vllm-memory", "two that say it", both(

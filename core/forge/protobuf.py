@@ -51,10 +51,15 @@ class Policy(Protocol):
     decoupled: bool
 
 
+KIND_GPU = 1
+"""ModelInstanceGroup.Kind."""
+
+
 class Group(Protocol):
-    """ModelInstanceGroup."""
+    """ModelInstanceGroup; ``kind`` is ``KIND_GPU`` or another."""
 
     count: int
+    kind: int
 
 
 class Parameter(Protocol):

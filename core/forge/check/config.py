@@ -24,6 +24,7 @@ def read(text: str, *, strict: bool = True) -> Config:
         outputs=tuple(Tensor(t.name, types[t.data_type], tuple(t.dims)) for t in config.output),
         parameters={key: value.string_value for key, value in config.parameters.items()},
         instances=sum(max(group.count, 1) for group in config.instance_group) or 1,
+        gpu=any(group.kind == protobuf.KIND_GPU for group in config.instance_group),
         steps=steps,
         file=config.default_model_filename,
         queued=config.HasField("dynamic_batching") or config.HasField("sequence_batching"),

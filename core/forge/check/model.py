@@ -60,6 +60,7 @@ class Config:
     outputs: tuple[Tensor, ...]
     parameters: Mapping[str, str]
     instances: int
+    gpu: bool  # whether an instance group is of KIND_GPU
     steps: tuple[Step, ...]
     file: str = ""
     """default_model_filename; empty where it is the backend's own."""

@@ -9,6 +9,7 @@ from forge.schema.vllm_environment import CPU, known_arguments
 
 _UTILIZATION = "gpu_memory_utilization"
 _USUAL = 0.9
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
 def _file(model: Model) -> str:
@@ -78,6 +79,14 @@ def _shared(repository: Repository) -> Iterator[Found]:
             yield Found(file, what, needle=_UTILIZATION)
 
 
+def _kind(repository: Repository) -> Iterator[Found]:
+    for model, config, file in _stated(repository):
+        parts = {name: number(model.arguments.get(name, 1)) for name in _PARALLEL}
+        if config.gpu and any(part > 1 for part in parts.values()):
+            told = " and ".join(f"{name} {part}" for name, part in parts.items() if part > 1)
+            yield Found(model.file, f"{model.folder} is of KIND_GPU, and {file} asks for {told}", needle="KIND_GPU")
+
+
 def _part(model: Model) -> float:
     try:
         return float(str(model.arguments.get(_UTILIZATION, _USUAL)))
@@ -122,6 +131,16 @@ RULES = (
         "model_transaction_policy { decoupled: true } is needed: vLLM streams",
         "model_transaction_policy { decoupled: true }",
         _whole,
+    ),
+    Rule(
+        "vllm-kind",
+        Severity.ERROR,
+        "a model of vLLM that takes several GPUs is of KIND_GPU",
+        "Triton makes an instance of KIND_GPU for one GPU, and of each GPU one: the vLLM backend of its images then shows vLLM "
+        "that GPU alone, and refuses a model that takes more.",
+        "ValueError: KIND_GPU is currently for single-GPU models, please specify KIND_MODEL in the model's config.pbtxt",
+        "instance_group [ { count: 1 kind: KIND_MODEL } ]",
+        _kind,
     ),
     Rule(
         "vllm-length",
