@@ -67,7 +67,7 @@ output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
 @dataclass
 class FakeContainers:
     """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run.
-    ``trtllm`` and ``vllm`` are what its Python says of them, empty where it has none.
+    ``trtllm`` and ``vllm`` are what its Python says of them, empty where it has none; ``vllm_serves`` is what is read of vLLM.
 
     The image holds skeletons for engines unless ``engine_path`` is false, and an llmapi model unless ``llmapi`` is empty.
     """
@@ -77,6 +77,7 @@ class FakeContainers:
     here: bool = True
     trtllm: str = "0.21.0"
     vllm: str = ""
+    vllm_serves: dict[str, object] = field(default_factory=dict[str, object])
     engine_path: bool = True
     llmapi: dict[str, str] = field(default_factory=lambda: dict(LLMAPI))
     scripts: dict[str, str] = field(default_factory=dict[str, str])
@@ -122,6 +123,9 @@ class FakeContainers:
         self.overlaid |= {path: file.read_text() for path, file in run.overlays.items()}
         argv = run.command.argv
         line(argv[0])
+        if "-c" in argv:
+            (run.out / "vllm.json").write_text(json.dumps(self.vllm_serves))
+            return
         missing = [word for word in argv if word.startswith("/forge/") and not self._stands(word, run)]
         if missing:
             raise StepError(f"{argv[0]}: no such folder: {missing}")

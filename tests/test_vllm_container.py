@@ -5,6 +5,7 @@ With NVIDIA's own backend where `make originals` has brought it, and with the st
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from forge.api.forge import Forge
 from forge.cli import main
 from forge.client.client import Client
 from forge.client.types import Request
-from forge.errors import ForgeError, InferenceError, ServerError
+from forge.errors import ForgeError, InferenceError, RecipeError, ServerError
 from openai_front import front
 from patience import free_ports, soon
 from standin import vllm_image
@@ -182,8 +183,26 @@ def test_nothing_is_wrong_in_the_repository(place: Place) -> None:
     assert place.shop.check(place.repository).findings == ()
 
 
-def test_an_argument_that_its_vllm_does_not_know_keeps_it_from_loading(place: Place) -> None:
-    place.shop.build([place.recipe("counts", "[serve.vllm]\nmax_modle_len = 5\n")], repository=place.folder / "wrong")
+def test_what_its_vllm_does_not_know_is_read_out_of_the_image(place: Place) -> None:
+    recipe = place.recipe("wrong", "[serve.vllm]\nenable_prefix_cachin = true\n")
+    config = place.folder / "strange" / "config.json"
+    shutil.copytree(place.folder / "checkpoint", config.parent, dirs_exist_ok=True)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["StrangeForCausalLM"]}))
+    recipe.write_text(recipe.read_text().replace('path = "checkpoint"', 'path = "strange"'))
+    with pytest.raises(RecipeError) as caught:
+        place.shop.build([recipe], repository=place.folder / "refused")
+    said = str(caught.value)
+    assert "vLLM 0.13.0 has no StrangeForCausalLM, and neither has its transformers" in said
+    assert "did you mean 'enable_prefix_caching'?" in said
+    assert not (place.folder / "refused").exists()
+
+
+def test_an_argument_that_nobody_held_against_its_vllm_is_named_by_the_server(place: Place) -> None:
+    place.shop.build([place.recipe("counts")], repository=place.folder / "wrong")
+    file = place.folder / "wrong" / "counts" / "1" / "model.json"
+    stated = json.loads(file.read_text())
+    file.unlink()  # its blocks are the store's
+    file.write_text(json.dumps({**stated, "max_modle_len": 5}))
     with pytest.raises(ServerError, match="max_modle_len"):
         place.shop.serve(place.folder / "wrong", free_ports())
 

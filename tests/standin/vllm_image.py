@@ -28,6 +28,8 @@ class VllmRelease(image.Release):
     def parts(self, at: str) -> dict[str, File | Link]:
         made = under(self.backend or HERE / "vllm_backend", "opt/tritonserver/backends/vllm")
         made |= under(HERE.parent / "standin_vllm", f"{at}/vllm")
+        made[f"{at}/transformers/__init__.py"] = File(b"")
+        made[f"{at}/transformers/models/modeling_llama.py"] = File(b"class LlamaForCausalLM: ...\n")
         information = f"{at}/vllm-{VERSION}.dist-info"
         made[f"{information}/METADATA"] = File(_METADATA.encode())
         made[f"{information}/INSTALLER"] = File(b"pip\n")

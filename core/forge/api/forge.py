@@ -223,11 +223,9 @@ class Forge:
 
     def _prepared(self, orders: list[Order], *, gpus: bool = True) -> list[Order]:
         """The orders with what their images say of themselves; HostError, before any download, for what is missing here."""
-        contained = [order for order in orders if order.recipe.runtime.contained]
-        if not contained:
-            return orders
         require(orders)  # what can be refused without an image is refused before one is pulled
-        self._intake.require(contained, gpus=gpus)
+        if contained := [order for order in orders if order.recipe.runtime.contained]:
+            self._intake.require(contained, gpus=gpus)
         return [self._intake.furnished(order, self._builder, self._tell) for order in orders]
 
     @cached_property

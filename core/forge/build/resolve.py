@@ -15,14 +15,16 @@ from forge.build.executor import Executors
 from forge.build.facts import World, gather, image
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import ForgeError, LockError, RecipeError, SourceError
+from forge.errors import ForgeError, LockError, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
-from forge.plan import families, images, lock as locks
+from forge.plan import families, images, lock as locks, vllm
 from forge.plan.families import Family
 from forge.plan.resolved import Order
+from forge.plan.steps import Step
 from forge.recipe import new, prompts, reader as recipe
+from forge.schema import vllm_known
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.schema.vllm_environment import vllm_environment
@@ -139,9 +141,20 @@ class Intake:
         return Executors(self.doors.containers, self.doors.here, self.doors.answers, self.executor, self.say)
 
     def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
-        """The order with what its image says of itself: pulled where it is not here, read where it was not."""
-        if not order.recipe.runtime.contained:
-            return order
+        """The order with what its image says of itself, or its vLLM: had where it is not here, and read where it was not."""
+        known = self._held(order, tell) if order.recipe.runtime.contained else order
+        if not (unread := self._unread(known)):
+            return known
+        with self.store.using(step.key for step in unread):
+            try:
+                builder.realise(unread)
+            except StepError as error:
+                if order.recipe.runtime.kind is not RuntimeKind.VLLM:
+                    raise
+                self.say(f"{order.recipe.name}: its vLLM could not be read, so nothing is held against it: {error}")
+        return self._tooled(known)
+
+    def _held(self, order: Order, tell: Listener) -> Order:
         tools = order.facts.toolchain
 
         def progress(done: int, total: int) -> None:
@@ -153,13 +166,13 @@ class Intake:
         tools = self._executors.versioned(replace(tools, identity=held.identity), order.recipe.runtime.kind)
         if problems := compatibility.check(order.recipe, tools):
             raise RecipeError(problems)
-        known = self._tooled(replace(order, facts=replace(order.facts, toolchain=tools)))
-        if known.tooling is None and order.recipe.runtime.kind is not RuntimeKind.VLLM:
-            step = images.tools(known)
-            with self.store.using([step.key]):
-                builder.realise([step])
-            known = self._tooled(known)
-        return known
+        return self._tooled(replace(order, facts=replace(order.facts, toolchain=tools)))
+
+    def _unread(self, order: Order) -> tuple[Step, ...]:
+        """The steps that read it; none where that was done, or there is nothing to be read."""
+        if order.recipe.runtime.kind is RuntimeKind.VLLM:
+            return vllm.reading(order) if order.vllm is None else ()
+        return (images.tools(order),) if order.recipe.runtime.contained and order.tooling is None else ()
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
@@ -177,7 +190,7 @@ class Intake:
 
     def _order(self, wanted: Recipe, facts: Facts) -> Order:
         if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked
-            return Order(wanted, Family(wanted, facts.checkpoint, None), facts)
+            return self._tooled(Order(wanted, Family(wanted, facts.checkpoint, None), facts))
         family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return Order(wanted, family, facts)
@@ -185,9 +198,10 @@ class Intake:
         return self._tooled(Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus))
 
     def _tooled(self, order: Order) -> Order:
-        """The order with what its image says of itself, where that has been read."""
-        if order.recipe.runtime.kind is RuntimeKind.VLLM:  # an image with vLLM has no skeletons and no scripts
-            return order
+        """The order with what its image says of itself, or its vLLM, where that has been read."""
+        if order.recipe.runtime.kind is RuntimeKind.VLLM:
+            said = self.store.find(steps[-1].key) if (steps := vllm.reading(order)) else None
+            return replace(order, vllm=vllm_known.read(said.path)) if said else order
         held = self.store.find(images.tools(order).key)
         return replace(order, tooling=toolchain.read(held.path) if held else None)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from forge.plan.families import Family
 from forge.schema.values import Facts, Recipe
+from forge.schema.vllm_known import VllmKnown
 from forge.trtllm.toolchain import Tooling
 
 
@@ -16,6 +17,8 @@ class Order:
     facts: Facts
     tooling: Tooling | None = None
     """What the recipe's image says of itself, where it has been read."""
+    vllm: VllmKnown | None = None
+    """What the vLLM of its image or environment takes and serves, where that has been read."""
     dockerfile: str = ""
     """The template of the family's image."""
     gpus: str = ""

@@ -12,19 +12,20 @@ from forge.errors import Problem
 from forge.plan import images
 from forge.plan.resolved import Order
 from forge.plan.shared import hugging_face, serving
-from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Step
+from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
 from forge.repository import config
-from forge.schema.values import NO_GPUS, Names, Recipe, Role, Scalar, TextFile
+from forge.schema import vllm_known
+from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, Scalar, TextFile
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
     GPU,
     KV_BYTES,
     chosen,
-    known_arguments,
     vllm_environment,
     vllm_sources,
 )
+from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
@@ -80,44 +81,64 @@ def entry(order: Order, names: Names) -> Entry:
     return Entry(recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(order))
 
 
+def reading(order: Order) -> tuple[Step, ...]:
+    """The steps that read what its vLLM takes and serves, the last of which says it; none for forge's own pins."""
+    runtime = order.recipe.runtime
+    if not runtime.contained and not chosen(runtime.packages):
+        return ()
+    name, need = ("image", images.family_image(order)) if runtime.contained else ("environment", _environment(order))
+    command = Command(("python3", "-c", vllm_known.script(), f"/forge/out/{vllm_known.FILE}"))
+    return need, Step(f"{name}: what its vLLM serves", Run((command,)), ((name, need),))
+
+
 def _served_with(order: Order) -> tuple[Step, ...]:
     """Triton's stub, forge's backend, and the environment of vLLM's own process."""
     host, stub = order.facts.host, serving(order)
     backends = Step("backends", LayBackends(vllm_sources(), host.triton), (("environment", stub),))
+    return stub, backends, _environment(order)
+
+
+def _environment(order: Order) -> Step:
+    host = order.facts.host
     made = vllm_environment(host, order.recipe.runtime.packages, gpu=on_gpu(order))
-    return stub, backends, Step("vllm environment", MakeEnvironment(made, host.interpreter))
+    return Step("vllm environment", MakeEnvironment(made, host.interpreter))
 
 
 def notes(order: Order) -> tuple[str, ...]:
     """Which vLLM serves it, and what the recipe says that vLLM has no use for."""
     recipe = order.recipe
-    version, found = _contained_notes(order) if recipe.runtime.contained else _local_notes(order)
+    found = _contained_notes(order) if recipe.runtime.contained else _local_notes(order)
     idle = [key for key, said in _idle(recipe).items() if said]
     if idle:
         found.append(f"vLLM has no use for {', '.join(idle)}")
-    if not _known(order) and recipe.serve.vllm:
-        found.append(f"forge has not read which arguments {version} takes: it has the last word on [serve.vllm]")
+    if not _known(order).arguments and recipe.serve.vllm:
+        found.append(f"forge has not read which arguments {_version(order)} takes: it has the last word on [serve.vllm]")
     return tuple(found)
 
 
-def _local_notes(order: Order) -> tuple[str, list[str]]:
+def _version(order: Order) -> str:
+    runtime, tools = order.recipe.runtime, order.facts.toolchain
+    if runtime.contained:
+        return f"vLLM {tools.vllm}" if tools.vllm else "its vLLM"
+    return chosen(runtime.packages) or (GPU if on_gpu(order) else CPU)
+
+
+def _local_notes(order: Order) -> list[str]:
     gpu = on_gpu(order)
-    version = chosen(order.recipe.runtime.packages) or (GPU if gpu else CPU)
-    found = [f"served by {version} on the {'GPU' if gpu else 'CPU'}"]
+    found = [f"served by {_version(order)} on the {'GPU' if gpu else 'CPU'}"]
     if gpu:
         found.append("neither forge's environment for it nor its backend has run on a GPU yet")
-    return version, found
+    return found
 
 
-def _contained_notes(order: Order) -> tuple[str, list[str]]:
+def _contained_notes(order: Order) -> list[str]:
     tools = order.facts.toolchain
-    version = f"vLLM {tools.vllm}" if tools.vllm else "its vLLM"
-    found = [f"served by {version} in {tools.image}, by Triton's own backend"]
+    found = [f"served by {_version(order)} in {tools.image}, by Triton's own backend"]
     if not tools.identity:
         found.append("its image has not been read yet; keys that stand on it are not final")
     if order.recipe.runtime.gpus == NO_GPUS:
         found.append("its container gets no GPU, and the vLLM of NVIDIA's images starts on none")
-    return version, found
+    return found
 
 
 def on_gpu(order: Order) -> bool:
@@ -138,6 +159,9 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
 def _unable(order: Order) -> Iterator[Problem]:
     recipe = order.recipe
     yield from _unable_contained(order) if recipe.runtime.contained else _unable_here(order)
+    if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(order).refusal(order.facts.checkpoint):
+        hint = "take a vLLM that has it (docs/vllm.md); or another runtime: `--runtime engine`, llmapi or twin"
+        yield Problem("source", f"{_version(order)} {unserved}", hint)
     if recipe.variant or recipe.draft:
         yield Problem("variant" if recipe.variant else "draft", "speculative decoding on vLLM is not there yet", "take it away")
     if recipe.convert.quantization != "none":
@@ -177,7 +201,7 @@ def _unable_here(order: Order) -> Iterator[Problem]:
 
 def _arguments(order: Order) -> Iterator[Problem]:
     recipe = order.recipe
-    known = _known(order)
+    known = _known(order).arguments
     for name in recipe.serve.vllm:
         where = f"serve.vllm.{name}"
         if name in _ELSEWHERE:
@@ -186,13 +210,18 @@ def _arguments(order: Order) -> Iterator[Problem]:
             yield Problem(where, _NOT_YET[name], "take it away")
         elif known and name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            yield Problem(where, f"{CPU} has no such argument", f"did you mean {close[0]!r}?" if close else "take it away")
+            hint = f"did you mean {close[0]!r}?" if close else "take it away"
+            yield Problem(where, f"{_version(order)} has no such argument", hint)
 
 
-def _known(order: Order) -> frozenset[str]:
-    """The arguments of the vLLM that serves it; empty where nobody has read them."""
-    runtime = order.recipe.runtime
-    return frozenset() if runtime.contained else known_arguments(runtime.packages, gpu=on_gpu(order))
+def _known(order: Order) -> VllmKnown:
+    """What the vLLM that serves it takes and serves."""
+    packages = order.recipe.runtime.packages
+    if reading(order):
+        found = order.vllm or VllmKnown()
+        return found.without_registry() if len(packages) > 1 else found
+    found = packaged(gpu=on_gpu(order))
+    return found.without_registry() if packages else found
 
 
 def _model_json(order: Order, names: Names, assets: str) -> dict[str, Scalar]:

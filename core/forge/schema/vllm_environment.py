@@ -23,6 +23,8 @@ ENTRANCE = 'from forge_vllm.backend import TritonPythonModel\n\n__all__ = ["Trit
 called vllm: the engine finds vLLM itself by that name."""
 PYTHON = "FORGE_VLLM_PYTHON"
 """Variable that tells the backend which Python has vLLM (``forge.vllm.backend``)."""
+FACTS = "facts.py"
+"""The one program among the backend's sources that is none of it."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -49,15 +51,10 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool) -> Env
     return Environment(host.python, host.platform, tuple(sorted(packages)), _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt"))
 
 
-def known_arguments(packages: tuple[str, ...], *, gpu: bool) -> frozenset[str]:
-    """The arguments that vLLM's engine takes; empty for a version that forge has not read them of."""
-    return frozenset() if gpu or chosen(packages) else frozenset(_lines("vllm_arguments.txt"))
-
-
 def vllm_sources() -> tuple[TextFile, ...]:
     """The backend: ``vllm/model.py`` and package ``forge_vllm`` beside it."""
     package = files("forge.vllm")
-    names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py"))
+    names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py") and entry.name != FACTS)
     return (
         TextFile("vllm/model.py", ENTRANCE),
         *(TextFile(f"vllm/forge_vllm/{name}", (package / name).read_text(encoding="utf-8")) for name in names),

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository, number
 from forge.check.rules.rule import Found, Rule, Severity
-from forge.schema.vllm_environment import CPU, known_arguments
+from forge.schema.vllm_environment import CPU, GPU
+from forge.schema.vllm_known import packaged
 
 _UTILIZATION = "gpu_memory_utilization"
 _USUAL = 0.9
@@ -46,13 +47,13 @@ def _model(repository: Repository) -> Iterator[Found]:
 
 
 def _unknown(repository: Repository) -> Iterator[Found]:
-    known = known_arguments((), gpu=False)
+    known = packaged(gpu=False).arguments | packaged(gpu=True).arguments
     for model, _, file in _stated(repository):
         for name in model.arguments:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else ""
-                yield Found(file, f"{name} is no argument of vLLM's engine ({CPU})", hint, needle=f'"{name}"')
+                yield Found(file, f"{name} is no argument of vLLM's engine ({CPU}, {GPU})", hint, needle=f'"{name}"')
 
 
 def _whole(repository: Repository) -> Iterator[Found]:
@@ -118,7 +119,8 @@ RULES = (
         "vllm-argument",
         Severity.WARNING,
         "model.json has an argument that vLLM does not know",
-        f"vLLM refuses to start over an unknown argument. Forge knows those of {CPU}; another version may have others.",
+        f"vLLM refuses to start over an unknown argument. Forge knows those of {CPU} and {GPU}; another version may "
+        "have others.",
         "TypeError: AsyncEngineArgs.__init__() got an unexpected keyword argument 'max_modle_len'",
         "take it away, or spell it as vLLM does",
         _unknown,
