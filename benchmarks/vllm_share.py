@@ -1,0 +1,242 @@
+"""What Triton and forge cost beside vLLM alone, in one run: tokens a second of bare vLLM and of the served model, their ratio.
+
+    python benchmarks/vllm_share.py --repository model-repository --model smollm2-135m-instruct
+    python benchmarks/vllm_share.py --repository model-repository --model NAME --streams 1,8,64 --tokens 256 --json FILE
+
+The repository is built already (``forge build --runtime vllm``) and is not being served: this starts its server, and bare vLLM,
+by turns, since a GPU holds one of them at a time, in the order served, bare, bare, served. Bare vLLM is AsyncLLMEngine in a
+process of the same environment, with the arguments of the same model.json. Both answer the same prompts, likeliest tokens only,
+the end token forbidden; tokens are those that vLLM counts.
+
+The served model's clients are processes of their own, so that what is measured is the server and not one thread of Python.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from forge.api.forge import Forge
+from forge.bench import prompts
+from forge.client.client import AsyncClient
+from forge.client.tokenizer import TokenizerFolder
+from forge.client.types import Request
+from forge.machine import processes
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import Ports, RuntimeKind
+from forge.schema.vllm_environment import PYTHON
+from forge.vllm import remains
+
+_LEAD = 0.2
+"""Seconds that the clients get to hear of a round before it begins."""
+Said = tuple[float, float, int]
+"""Of one stream: seconds from the round's beginning to the first token and to the last, and how many tokens came."""
+Ask = Callable[[Sequence[str], int], list[Said]]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """So many streams at once: tokens a second over all of them, median seconds to a first token and between two."""
+
+    tokens_per_s: float
+    ttft: float
+    itl: float
+
+
+def heard(said: Sequence[Said], count: int) -> Round:
+    """A round's figures; SystemExit where an answer has not the tokens that it was to have."""
+    if wrong := [tokens for _, _, tokens in said if tokens != count]:
+        raise SystemExit(f"{count} tokens were asked for, and {len(wrong)} of {len(said)} answers have others: {wrong[:5]}")
+    whole = max(last for _, last, _ in said)
+    gaps = [(last - first) / max(count - 1, 1) for first, last, _ in said]
+    return Round(len(said) * count / whole, statistics.median(first for first, _, _ in said), statistics.median(gaps))
+
+
+# -- the served model
+
+
+def ask_share(address: str, model: str, texts: Sequence[str], count: int, begin: float) -> list[Said]:
+    """What one client process does in a round; ``begin`` is by time.monotonic, the same clock in every process."""
+
+    async def one(client: AsyncClient, text: str) -> Said:
+        request = Request(model, text, count, temperature=0.0, min_tokens=count, return_token_counts=True)
+        first, tokens = 0.0, 0
+        async for chunk in client.generate(request):
+            if chunk.output_tokens:
+                tokens += chunk.output_tokens
+                first = first or time.monotonic() - begin
+        return first, time.monotonic() - begin, tokens
+
+    async def all_of_them() -> list[Said]:
+        async with AsyncClient(address) as client:
+            await client.metadata(model)
+            await asyncio.sleep(max(0.0, begin - time.monotonic()))
+            return await asyncio.gather(*(one(client, text) for text in texts))
+
+    return asyncio.run(all_of_them())
+
+
+@contextlib.contextmanager
+def served(shop: Forge, repository: Path, model: PublishedModel, clients: int) -> Generator[Ask]:
+    """The repository under its server, asked by ``clients`` processes."""
+    http, grpc, metrics = processes.spare(3)
+    running = shop.serve(repository, Ports(http, grpc, metrics))
+    try:
+        with ProcessPoolExecutor(clients, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(abs, range(clients)))  # each process is there before it is timed
+
+            def ask(texts: Sequence[str], count: int) -> list[Said]:
+                shares = [texts[place::clients] for place in range(clients) if texts[place::clients]]
+                address, begin = f"{running.ports.host}:{running.ports.grpc}", time.monotonic() + _LEAD
+                told = [pool.submit(ask_share, address, model.front, share, count, begin) for share in shares]
+                return [said for each in told for said in each.result()]
+
+            yield ask
+    finally:
+        shop.stop(running)
+
+
+# -- bare vLLM
+
+
+def arguments(repository: Path, model: PublishedModel) -> dict[str, object]:
+    """model.json, its paths as bare vLLM finds them."""
+    folder = repository / model.front
+    found = cast("dict[str, object]", json.loads((folder / "1" / "model.json").read_text(encoding="utf-8")))
+    for name in ("model", "tokenizer"):
+        if str(found.get(name, "")).startswith(("./", "../")):
+            found[name] = str((folder / str(found[name])).resolve())
+    return found
+
+
+@contextlib.contextmanager
+def bare(shop: Forge, repository: Path, model: PublishedModel, versions: dict[str, str]) -> Generator[Ask]:
+    """AsyncLLMEngine in the environment, and with the variables, that forge's server gives to its own."""
+    environ = dict(shop.command(repository, Ports()).env)
+    stated, prefix = arguments(repository, model), remains.prefix("", os.getpid())
+    remains.clear(prefix)
+    variables = remains.environment(environ, prefix, remains.folder(prefix), eager=bool(stated.get("enforce_eager")))
+    python = environ[PYTHON]
+    variables["PATH"] = f"{Path(python).parent}{os.pathsep}{variables.get('PATH', os.defpath)}"
+    # -P: this folder, which is beside the program, is not to be looked into for packages.
+    argv = (python, "-s", "-P", str(Path(__file__).parent / "bare_vllm.py"), json.dumps(stated))
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            argv, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, process_group=0
+        )
+        assert process.stdin
+        assert process.stdout
+        into, out = process.stdin, process.stdout
+
+        def hear() -> object:
+            line = out.readline()
+            if not line:
+                log.seek(0)
+                raise SystemExit("bare vLLM has ended:\n" + "".join(log.readlines()[-30:]))
+            return json.loads(line)
+
+        def ask(texts: Sequence[str], count: int) -> list[Said]:
+            into.write(json.dumps({"prompts": texts, "count": count}) + "\n")
+            into.flush()
+            return [(first, last, tokens) for first, last, tokens in cast("list[Said]", hear())]
+
+        try:
+            versions["vllm"] = cast("dict[str, str]", hear())["ready"]
+            yield ask
+        finally:
+            into.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30.0)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            remains.clear(prefix)
+
+
+# -- the comparison
+
+
+def turn(ask: Ask, tokens: TokenizerFolder, given: argparse.Namespace, number: int) -> dict[int, list[Round]]:
+    """Every number of streams, round after round, after one round of each that is thrown away; prompts of their own each."""
+    found: dict[int, list[Round]] = {streams: [] for streams in given.streams}
+    for place in range(given.rounds + 1):
+        for streams in given.streams:
+            seed = 1 + 10_000 * number + 100 * place + streams * 1_000_003
+            texts = [prompt.text for prompt in prompts.made(tokens, given.input_tokens, streams, seed)]
+            said = heard(ask(texts, given.tokens), given.tokens)
+            if place:
+                found[streams].append(said)
+    return found
+
+
+def middle(rounds: Sequence[Round]) -> Round:
+    names = ("tokens_per_s", "ttft", "itl")
+    return Round(*(statistics.median(getattr(each, name) for each in rounds) for name in names))
+
+
+def report(found: dict[str, dict[int, list[Round]]], streams: Sequence[int]) -> dict[str, object]:
+    """Prints a table of medians and the ratios; returns them."""
+    told: dict[str, object] = {}
+    print(f"{'streams':>7}  {'':6} {'tokens/s':>10} {'from':>9} {'to':>9} {'first token':>13} {'between':>10}")
+    for number in streams:
+        ways = {name: middle(rounds[number]) for name, rounds in found.items()}
+        for name, each in ways.items():
+            speeds = sorted(one.tokens_per_s for one in found[name][number])
+            row = f"{number:7}  {name:6} {each.tokens_per_s:10.1f} {speeds[0]:9.1f} {speeds[-1]:9.1f}"
+            print(f"{row} {each.ttft * 1000:10.1f} ms {each.itl * 1000:7.2f} ms")
+        ratio = ways["forge"].tokens_per_s / ways["bare"].tokens_per_s
+        print(f"{number:7}  forge / bare: {ratio:.3f}")
+        rounds = {name: [asdict(one) for one in held[number]] for name, held in found.items()}
+        told[str(number)] = {"ratio": ratio, **{name: asdict(each) for name, each in ways.items()}, "rounds": rounds}
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=Path("model-repository"))
+    parser.add_argument("--model", required=True, help="the recipe's name")
+    parser.add_argument("--streams", type=lambda text: [int(word) for word in text.split(",")], default=[1, 8, 64])
+    parser.add_argument("--tokens", type=int, default=256, help="of each answer")
+    parser.add_argument("--input-tokens", type=int, default=64, help="of each prompt")
+    parser.add_argument("--rounds", type=int, default=5, help="of each turn")
+    parser.add_argument("--turns", type=int, default=2, help="how often each of the two is started")
+    parser.add_argument("--clients", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 4)), help="processes that ask")
+    parser.add_argument("--json", type=Path, help="also write what was measured here")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit's: what was started is stopped then too
+    shop, place = Forge.here(), given.repository.absolute()
+    model = next((each for each in shop.manifest(place).models if each.name == given.model), None)
+    if model is None or model.runtime is not RuntimeKind.VLLM or (model.serving and model.serving.contained):
+        raise SystemExit(f"{place} has no model {given.model!r} that is served by vLLM on this machine")
+    tokens, versions = TokenizerFolder(place / model.asset("model")), dict[str, str]()
+    ways = {"forge": lambda: served(shop, place, model, given.clients), "bare": lambda: bare(shop, place, model, versions)}
+    found: dict[str, dict[int, list[Round]]] = {name: {streams: [] for streams in given.streams} for name in ways}
+    for number in range(given.turns):
+        for name in ways if number % 2 == 0 else reversed(ways):
+            print(f"turn {number + 1} of {given.turns}: {name}", file=sys.stderr, flush=True)
+            with ways[name]() as ask:
+                for streams, rounds in turn(ask, tokens, given, number).items():
+                    found[name][streams] += rounds
+    stated = {name: getattr(given, name) for name in ("tokens", "input_tokens", "rounds", "turns", "clients")}
+    print(f"vLLM {versions['vllm']}, {platform.platform()}, {os.cpu_count()} processors; {stated}")
+    told = {**versions, "arguments": arguments(place, model), "settings": stated, "streams": report(found, given.streams)}
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
