@@ -205,6 +205,12 @@ def report(found: dict[str, dict[int, list[Round]]], streams: Sequence[int]) -> 
     return told
 
 
+def _end(*_: object) -> None:
+    """A time limit's signal: what was started is stopped first, once, though it comes twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model-repository"))
@@ -217,7 +223,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 4)), help="processes that ask")
     parser.add_argument("--json", type=Path, help="also write what was measured here")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit's: what was started is stopped then too
+    signal.signal(signal.SIGTERM, _end)
     shop, place = Forge.here(), given.repository.absolute()
     model = next((each for each in shop.manifest(place).models if each.name == given.model), None)
     if model is None or model.runtime is not RuntimeKind.VLLM or (model.serving and model.serving.contained):
