@@ -12,8 +12,10 @@ from forge.fit.report import Report
 from forge.fit.verdict import Load
 from forge.plan.plan import plan
 from forge.plan.resolved import Order
+from forge.plan.vllm import vllm_version
 from forge.safetensors import Tensor
-from forge.schema.values import FileFact, Gpu, Pinned, RuntimeKind, SourceKind
+from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
+from forge.schema.vllm_environment import usual_utilization
 from forge.store.store import Store
 
 CONFIG = "config.json"
@@ -33,8 +35,6 @@ class Sizing:
 
     def load(self, order: Order) -> Load:
         """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""
-        if order.recipe.runtime.kind is RuntimeKind.VLLM:
-            raise SourceError("what vLLM takes of a GPU is not counted yet", where=order.recipe.name)
         source, config = order.facts.source, order.facts.checkpoint.config
         pinned, origin = source, self.origins[source.kind]
         if not config and (folder := self._held(order)):
@@ -50,7 +50,7 @@ class Sizing:
             raise SourceError(str(error), where=f"{order.recipe.name}: {source.name}") from error
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
         size = sum(file.size for file in pinned.files)
-        return Load(order.recipe, shape, tensors, size, self._draft(order), basis)
+        return Load(order.recipe, shape, tensors, size, self._draft(order), basis, usual_utilization(vllm_version(order)))
 
     def _held(self, order: Order) -> Path | None:
         """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""

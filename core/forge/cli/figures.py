@@ -10,6 +10,7 @@ from forge.fit.report import Fit, Report
 from forge.fit.suggestions import Change
 from forge.fit.verdict import Verdict
 from forge.plan.preview import How, Outlook
+from forge.schema.values import RuntimeKind
 
 COLOURS: Mapping[Verdict, str] = {Verdict.FITS: "green", Verdict.LIMITED: "yellow", Verdict.NO: "red"}
 
@@ -59,6 +60,8 @@ def verdicts(report: Report) -> Iterator[str]:
     for each in report.fits:
         yield f"{each.name}: {_verdict(each, report)}"
         yield from (f"    {reason}" for reason in each.objections)
+        if each.judgement and each.judgement.verdict is Verdict.NO:
+            yield from (f"    would fit: {_change(change)}" for change in each.changes)
 
 
 def _fit(each: Fit, report: Report) -> Iterator[str]:
@@ -78,13 +81,15 @@ def _fit(each: Fit, report: Report) -> Iterator[str]:
 
 
 def _figures(each: Fit) -> Iterator[tuple[str, str]]:
-    twin, built = each.runtime == "twin", each.runtime == "engine"
+    built = each.runtime is RuntimeKind.ENGINE
     yield "parameters", f"{each.parameters:,}"
     for kind, count in sorted(each.weights.items(), key=lambda pair: -pair[1]):
         yield f"  {kind}", size(count)
     yield "weights", size(sum(each.weight_ranks))
     if each.gpus > 1:
         yield "  of each GPU", ", ".join(size(rank) for rank in each.weight_ranks)
+    if each.utilization:
+        yield "gpu_memory_utilization", f"{each.utilization:g} of the whole card"
     if each.draft:
         yield "  and the draft's", size(each.draft)
     yield "KV cache per token", f"{each.kv_per_token:,} bytes{' on each GPU' if each.gpus > 1 else ''}"
@@ -92,7 +97,7 @@ def _figures(each: Fit) -> Iterator[tuple[str, str]]:
     if each.kv_encoder:
         yield "  of it for the encoder's text", size(each.kv_encoder)
     yield f"  {each.slots} at a time", size(each.kv_whole)
-    yield "Triton and one prompt" if twin else "activations and buffers", _span(each.activation)
+    yield _work(each), _span(each.activation)
     if built:
         yield "to build: GPU", _span(each.build_gpu)
         yield "to build: memory", _span(each.build_host)
@@ -104,6 +109,16 @@ def _figures(each: Fit) -> Iterator[tuple[str, str]]:
     yield "disk", f"{size(each.disk.total)}{made}"
 
 
+def _work(each: Fit) -> str:
+    match each.runtime:
+        case RuntimeKind.TWIN:
+            return "Triton and one prompt"
+        case RuntimeKind.VLLM:
+            return "activations, libraries, CUDA graphs" if each.utilization else "Triton and vLLM's processes"
+        case _:
+            return "activations and buffers"
+
+
 def _span(about: Estimate) -> str:
     if about.low == about.high:
         return size(about.size)
@@ -113,17 +128,20 @@ def _span(about: Estimate) -> str:
 def _verdict(each: Fit, report: Report) -> str:
     judged = each.judgement
     if judged is None:
-        if each.runtime == "twin":
+        if each.in_host_memory:
             return "not judged: this machine does not say how much memory is free"
         known = f"; the smallest card that forge knows and that takes it: {each.smallest}" if each.smallest else ""
         return f'not judged: no GPU is here (name one: --gpu "RTX 4090"){known}'
-    place = f"{size(report.host)} of memory" if each.runtime == "twin" else _place(report)
+    place = f"{size(report.host)} of memory" if each.in_host_memory else _place(report)
     text = click.style(f"{judged.verdict}", fg=COLOURS[judged.verdict]) + f" in {place}"
-    if judged.verdict is Verdict.NO:
+    if judged.absent:
+        text += f": vLLM starts with all that it asks for, and {size(judged.absent)} of it are not free"
+    elif judged.verdict is Verdict.NO:
         text += f": {size(judged.short)} are missing for one request of {each.length:,} tokens" if judged.short else ""
     else:
         full = f"{min(judged.sequences, each.slots)} of {each.slots} slots at full length"
-        text += f": {judged.tokens:,} tokens of KV cache, {full}"
+        text += f": {judged.tokens:,} tokens of KV cache"
+        text += f" in {size(judged.room)}, {full}" if each.runtime is RuntimeKind.VLLM else f", {full}"
     return text if judged.certain else f"{text} (a close call: the estimates' span decides otherwise)"
 
 

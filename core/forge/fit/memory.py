@@ -49,6 +49,8 @@ class KvCache:
     windows: tuple[int, ...]
     encoded: int = 0
     """Tokens of an encoder's text, of which every layer keeps keys and values too, in a part of the cache of its own."""
+    block: int = 1
+    """Tokens that are taken together: a sequence has whole blocks."""
     cross: float = 0.5
     """That part (cross_kv_cache_fraction), where there is an encoder."""
 
@@ -59,7 +61,8 @@ class KvCache:
 
     def sequence(self, tokens: int) -> int:
         """Bytes of one sequence of so many tokens; with an encoder, so many that both parts have room for it."""
-        own = self.layer * sum(min(window or tokens, tokens) for window in self.windows)
+        held = -(-tokens // self.block) * self.block
+        own = self.layer * sum(min(-(-(window or held) // self.block) * self.block, held) for window in self.windows)
         if not self.encoded:
             return own
         return max(int(own / (1 - self.cross)), int(self.of_encoder / self.cross))
@@ -88,7 +91,7 @@ def kv_cache(shape: Shape, how: Terms, recipe: Recipe | None = None) -> KvCache:
         return KvCache(layer, max(stages, key=len))
     stated = recipe.serve.parameters.get(Role.TENSORRT_LLM, {}).get("cross_kv_cache_fraction")
     cross = stated if isinstance(stated, float) and 0 < stated < 1 else 0.5
-    return KvCache(layer, max(stages, key=len), recipe.build.max_input_len, cross)
+    return KvCache(layer, max(stages, key=len), recipe.build.max_input_len, cross=cross)
 
 
 # -- what is estimated
@@ -125,6 +128,8 @@ class Need:
     """What quantize.py would hold on all GPUs together, about; it keeps in host memory what does not fit, and is slow then."""
     draft: int = 0
     """Weights of a second checkpoint, whole on every GPU."""
+    utilization: float = 0.0
+    """The part of the whole card that it takes, where that is how its runtime counts (vLLM); 0 for the others."""
 
     @property
     def fixed(self) -> Estimate:

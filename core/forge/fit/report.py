@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from forge.fit import vllm
 from forge.fit.gpus import table
 from forge.fit.memory import Disk, Estimate, Need
 from forge.fit.sharing import Share, claims, room, shares
 from forge.fit.suggestions import Change, Easing
-from forge.fit.verdict import Judgement, Load, Verdict, bench, judge, judge_twin, objections, refused
+from forge.fit.verdict import Judgement, Load, Verdict, bench, judge, judge_on_cpu, judge_twin, objections, refused
 from forge.fit.weights import terms
 from forge.schema.values import Gpu, Recipe, RuntimeKind
 
@@ -42,8 +43,15 @@ class Fit:
     judgement: Judgement | None = None
     """None where there is no place to judge it for."""
     changes: tuple[Change, ...] = ()
+    utilization: float = 0.0
+    """vLLM's part of the whole card (gpu_memory_utilization); 0 for another runtime, and on a CPU."""
     smallest: str = ""
     """Where there is no GPU to judge: the smallest card of the table that takes it."""
+
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether this machine's own memory is what it needs."""
+        return self.runtime is RuntimeKind.TWIN or (self.runtime is RuntimeKind.VLLM and not self.utilization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, na
     gpu = min(gpus, key=lambda each: each.available) if gpus else None
     count = 0 if named else len(gpus)
     fits = tuple(_fit(load, gpu, count, host) for load in loads)
-    engines = [load for load in loads if load.recipe.runtime.kind is not RuntimeKind.TWIN]
+    engines = [load for load in loads if load.recipe.runtime.kind in (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)]
     shared: tuple[Share, ...] | None = ()
     short = 0
     if gpu is not None and len(engines) > 1:
@@ -94,6 +102,13 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
     changes: tuple[Change, ...] = ()
     if recipe.runtime.kind is RuntimeKind.TWIN:
         judged = judge_twin(need, host) if host else None
+    elif (
+        recipe.runtime.kind is RuntimeKind.VLLM
+        and not recipe.runtime.contained
+        and not vllm.on_gpu(recipe, here=gpu is not None)
+    ):
+        need = vllm.without_gpu(need)
+        judged = judge_on_cpu(recipe, need, host) if host else None
     elif gpu is not None:
         against = objections(recipe, how, gpu) + _too_many(ranks, count)
         judged = judge(recipe, need, gpu)
@@ -124,6 +139,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         objections=against,
         judgement=judged,
         changes=changes,
+        utilization=need.utilization,
         smallest="" if judged else _smallest(recipe, need, load),
     )
 
@@ -136,7 +152,7 @@ def _too_many(ranks: int, count: int) -> tuple[str, ...]:
 
 def _smallest(recipe: Recipe, need: Need, load: Load) -> str:
     """The card of the table with the least memory that takes the recipe; empty where none does, or none is asked for."""
-    if recipe.runtime.kind is RuntimeKind.TWIN:
+    if recipe.runtime.kind is RuntimeKind.TWIN or (recipe.runtime.kind is RuntimeKind.VLLM and not need.utilization):
         return ""
     how = terms(recipe, load.shape)
     able = (gpu for gpu in sorted(table(), key=lambda each: each.memory) if not objections(recipe, how, gpu))

@@ -10,13 +10,16 @@ from msgspec.structs import replace
 
 from forge.fit.memory import CALIBRATED, tokens_at_once
 from forge.fit.verdict import BFLOAT16, CAPABILITIES, Judgement, Load, Verdict, bench, judge, objections, refused
+from forge.fit.vllm import UTILIZATION
 from forge.fit.weights import terms
-from forge.schema.values import Gpu, Recipe, Role
+from forge.schema.values import Gpu, Recipe, Role, RuntimeKind
 
 STEP = 64
 """Sequence lengths are tried in multiples of a cache block."""
 FRACTIONS = (0.9, 0.95)
 PARALLEL = (2, 4, 8)
+MOST_OF_A_CARD = 97
+"""Hundredths of a card that vLLM is told to take at most: its libraries allocate beside what it counts."""
 ORDER = (Verdict.NO, Verdict.LIMITED, Verdict.FITS)
 
 
@@ -49,13 +52,17 @@ class Easing:
         if self.done:
             return ()
         recipe = self.load.recipe
+        looks = VLLM_LOOKS if recipe.runtime.kind is RuntimeKind.VLLM else _LOOKS
         if terms(recipe, self.load.shape).dtype == "bfloat16" and not self.gpu.at_least(BFLOAT16):
             recipe = replace(recipe, convert=replace(recipe.convert, dtype="float16"))
             self._first = (("convert.dtype", "float16"),)
             if self.reaches(recipe):
                 return (self.change(recipe, "this GPU computes in float16"),)
-        alone = [found for look in _LOOKS for found in look(self, recipe)]
-        return (*(alone or _together(self, recipe)), *_parallel(self, recipe))
+        alone = [found for look in looks for found in look(self, recipe)]
+        return (*(alone or self._joined(recipe)), *_parallel(self, recipe))
+
+    def _joined(self, recipe: Recipe) -> Iterator[Change]:
+        return iter(()) if recipe.runtime.kind is RuntimeKind.VLLM else _together(self, recipe)
 
     def judged(self, recipe: Recipe) -> Judgement:
         judged = judge(recipe, self.needed(recipe), self.gpu)
@@ -192,6 +199,59 @@ _LOOKS: tuple[Look, ...] = (
     _quantized,
 )
 """From what costs nothing at all to what costs quality. Another GPU is asked for last."""
+
+
+def _more_of_the_card(easing: Easing, recipe: Recipe) -> Iterator[Change]:
+    """The smallest part of the card, in hundredths, that does it."""
+    now = easing.needed(recipe).utilization
+    for hundredths in range(int(now * 100) + 1, MOST_OF_A_CARD + 1):
+        changed = _serving(recipe, UTILIZATION, hundredths / 100)
+        if easing.reaches(changed):
+            yield easing.change(changed, "vLLM takes more of the card", (f"serve.vllm.{UTILIZATION}", hundredths / 100))
+            return
+
+
+def _less_of_the_card(easing: Easing, recipe: Recipe) -> Iterator[Change]:
+    """Where others hold a part of what it asks for: the largest part that is free, if that does."""
+    if not easing.judged(recipe).absent:
+        return
+    now = easing.needed(recipe).utilization
+    for hundredths in range(int(now * 100), 0, -1):
+        changed = _serving(recipe, UTILIZATION, hundredths / 100)
+        if hundredths / 100 < now and not easing.judged(changed).absent:
+            if easing.reaches(changed):
+                yield easing.change(changed, "no more than is free", (f"serve.vllm.{UTILIZATION}", hundredths / 100))
+            return
+
+
+def _narrow_vllm_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
+    if terms(recipe, easing.load.shape).cache_width > 1 and easing.gpu.at_least(CAPABILITIES["fp8_kv"]):
+        changed = _serving(recipe, "kv_cache_dtype", "fp8")
+        if easing.reaches(changed):
+            yield easing.change(changed, "a cache in fp8 is half as large", ("serve.vllm.kv_cache_dtype", "fp8"))
+
+
+def _quantized_while_loading(easing: Easing, recipe: Recipe) -> Iterator[Change]:
+    if "quantization" in recipe.serve.vllm or easing.load.shape.quantized or not easing.gpu.at_least(CAPABILITIES["fp8"]):
+        return
+    changed = _serving(recipe, "quantization", "fp8")
+    if easing.reaches(changed):
+        yield easing.change(changed, "weights in fp8, made so when vLLM loads them", ("serve.vllm.quantization", "fp8"))
+
+
+VLLM_LOOKS: tuple[Look, ...] = (
+    _less_of_the_card,
+    _more_of_the_card,
+    _fewer_slots,
+    _narrow_vllm_cache,
+    _shorter,
+    _quantized_while_loading,
+)
+"""The same order, in vLLM's own arguments."""
+
+
+def _serving(recipe: Recipe, argument: str, value: float | str) -> Recipe:
+    return replace(recipe, serve=replace(recipe.serve, vllm={**recipe.serve.vllm, argument: value}))
 
 
 def _together(easing: Easing, recipe: Recipe) -> Iterator[Change]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
-from forge.fit import memory, weights
+from forge.fit import memory, vllm, weights
 from forge.fit.memory import Estimate, Need
 from forge.fit.model_shape import Shape
 from forge.fit.weights import Terms, Weights
 from forge.safetensors import Tensor
 from forge.schema.values import Gpu, Recipe, Role, RuntimeKind
+from forge.schema.vllm_environment import USUAL
 
 CAPABILITIES = {"fp8": "8.9", "fp8_kv": "8.9", "w4a8_awq": "8.9", "int4_awq": "8.0", "nvfp4": "10.0"}
 """Compute capability from which a quantization has kernels. Source: TensorRT-LLM's support matrix."""
@@ -37,6 +38,8 @@ class Load:
     draft: int = 0
     """Bytes of a draft's weights."""
     basis: str = "the safetensors headers"
+    usual: float = USUAL
+    """gpu_memory_utilization of the vLLM that serves it, where the recipe says none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Judgement:
     tokens: int
     sequences: int
     short: int = 0
+    absent: int = 0
+    """Bytes that are not free of those that vLLM asks for at its start, whatever a request needs."""
 
 
 def bench(load: Load) -> Callable[[Recipe], Need]:
@@ -63,6 +68,8 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
 
     def needed(recipe: Recipe) -> Need:
         held = weigh(weights.terms(recipe, load.shape))
+        if recipe.runtime.kind is RuntimeKind.VLLM:
+            return vllm.need(recipe, load.shape, held, load.checkpoint, load.usual)
         return memory.need(recipe, load.shape, held, load.checkpoint, load.draft)
 
     return needed
@@ -70,6 +77,8 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
 
 def judge(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
     """A recipe's need against one GPU that nothing else shares, with the fraction that the recipe states."""
+    if wanted.utilization:
+        return _judge_vllm(recipe, wanted, gpu)
     before = taken_before(gpu) + wanted.fixed
     fraction = recipe.serve.fraction
     rooms = (int(fraction * (gpu.available - taken)) for taken in (before.size, before.low, before.high))
@@ -82,6 +91,21 @@ def judge_twin(wanted: Need, available: int) -> Judgement:
     rooms = (available - taken for taken in (wanted.fixed.size, wanted.fixed.low, wanted.fixed.high))
     middle, best, worst = rooms
     return _judgement(wanted, middle, same=_verdict(wanted, best) is _verdict(wanted, worst), fraction=1.0)
+
+
+def _judge_vllm(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
+    """vLLM's part of the whole card; what is not free of that keeps it from starting, and is ``absent``."""
+    rooms, absent = vllm.room(recipe, wanted, gpu), vllm.missing(recipe, wanted, gpu)
+    same = _verdict(wanted, rooms.low) is _verdict(wanted, rooms.high)
+    judged = _judgement(wanted, rooms.size, same=same, fraction=1.0)
+    return replace(judged, verdict=Verdict.NO, certain=True, absent=absent) if absent else judged
+
+
+def judge_on_cpu(recipe: Recipe, wanted: Need, available: int) -> Judgement:
+    """vLLM's need on a CPU against this machine's memory: its cache has a size of its own."""
+    room, short = vllm.on_cpu(recipe, wanted, available)
+    judged = _judgement(wanted, room, same=True, fraction=1.0)
+    return replace(judged, verdict=Verdict.NO, absent=short) if short else judged
 
 
 def taken_before(gpu: Gpu) -> Estimate:

@@ -6,7 +6,7 @@ Exact but for what a format adds by the way (scales of a few bytes).
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from forge.fit.model_shape import Shape
@@ -32,6 +32,8 @@ class Terms:
     cache_width: int = 2
     windowed: bool = False
     """Sliding layers keep no more than their window (max_attention_window_size is set)."""
+    whole: bool = False
+    """Every tensor is loaded, encoders of images too; of a quantized checkpoint each as it is."""
 
     @property
     def width(self) -> int:
@@ -42,6 +44,8 @@ def terms(recipe: Recipe, shape: Shape) -> Terms:
     """What ``recipe`` asks for; the twin computes in float32, in one process."""
     if recipe.runtime.kind is RuntimeKind.TWIN:
         return Terms("float32", cache_width=4)
+    if recipe.runtime.kind is RuntimeKind.VLLM:
+        return _terms_of_vllm(recipe, shape)
     table = recipe.convert
     dtype: str = table.dtype
     if dtype == "auto":  # as TensorRT-LLM's scripts take it: the checkpoint's, and half of float32
@@ -65,6 +69,29 @@ def terms(recipe: Recipe, shape: Shape) -> Terms:
         windowed="max_attention_window_size" in recipe.serve.parameters.get(Role.TENSORRT_LLM, {}),
     )
 
+
+def _terms_of_vllm(recipe: Recipe, shape: Shape) -> Terms:
+    """vLLM halves a checkpoint in float32, shares out embeddings, and keeps of a sliding layer its window alone. What is
+    quantized already stays as it is; ``quantization`` in [serve.vllm] narrows while loading."""
+    dtype: str = recipe.convert.dtype
+    if dtype == "auto":
+        dtype = "float16" if shape.dtype == "float16" else "bfloat16"
+    stated, before = recipe.serve.vllm, shape.quantized
+    return Terms(
+        dtype=dtype,
+        quantization=(before and before.like) or _WHILE_LOADING.get(str(stated.get("quantization", "")), "none"),
+        group=(before and before.group) or 64,
+        tp=recipe.convert.tp,
+        pp=recipe.convert.pp,
+        split_embedding=True,
+        cache_width=1 if str(stated.get("kv_cache_dtype", "")).startswith("fp8") else WIDTHS[dtype],
+        windowed=stated.get("disable_hybrid_kv_cache_manager") is not True,
+        whole=True,
+    )
+
+
+_WHILE_LOADING = {"fp8": "fp8", "bitsandbytes": "int4_gptq"}
+"""What vLLM quantizes itself, and the layout of the same size: bitsandbytes has a scale for each 64 weights."""
 
 # -- weights
 
@@ -134,10 +161,12 @@ def weights(tensors: Sequence[Tensor], shape: Shape, how: Terms) -> Weights:
     kinds: Counter[str] = Counter()
     # Some checkpoints hold a tied head all the same.
     own = [tensor for tensor in tensors if not (shape.tied and part(tensor) is Part.HEAD)]
+    if how.whole and any(tensor.dtype not in _FLOATS for tensor in own):
+        how = replace(how, quantization="none")
     heads = False
     for tensor in own:
         kind = part(tensor)
-        if kind is Part.OTHER or not tensor.elements:
+        if not tensor.elements or (kind is Part.OTHER and (not how.whole or _NOT_WEIGHTS.search(tensor.name))):
             continue
         heads = heads or kind is Part.HEAD
         size, stored = _rank_bytes(tensor, kind, shape, how)

@@ -22,6 +22,7 @@ from forge.schema.vllm_environment import (
     GPU,
     KV_BYTES,
     chosen,
+    usual_utilization,
     vllm_environment,
     vllm_sources,
 )
@@ -30,8 +31,6 @@ from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
 _UTILIZATION = "gpu_memory_utilization"
-_USUAL = 0.9
-"""vLLM's own default for it, of the whole card."""
 _ELSEWHERE = {
     "model": "source",
     "tokenizer": "source",
@@ -58,7 +57,11 @@ def check(order: Order) -> Iterator[Problem]:
 
 def check_together(orders: Sequence[Order]) -> Iterator[Problem]:
     """Whether models share a GPU: each takes a part of the whole card, whatever the others have."""
-    parts = [(order, _stated(order.recipe, _UTILIZATION) or _USUAL) for order in orders if on_gpu(order)]
+    parts = [
+        (order, _stated(order.recipe, _UTILIZATION) or usual_utilization(vllm_version(order)))
+        for order in orders
+        if on_gpu(order)
+    ]
     total = sum(float(part) for _, part in parts)
     if len(parts) > 1 and total > 1:
         told = ", ".join(f"{order.recipe.name} {part}" for order, part in parts)
@@ -139,6 +142,14 @@ def _contained_notes(order: Order) -> list[str]:
     if order.recipe.runtime.gpus == NO_GPUS:
         found.append("its container gets no GPU, and the vLLM of NVIDIA's images starts on none")
     return found
+
+
+def vllm_version(order: Order) -> str:
+    """The version of the vLLM that serves it; empty where nobody has said it."""
+    runtime = order.recipe.runtime
+    if runtime.contained:
+        return order.facts.toolchain.vllm
+    return (chosen(runtime.packages) or (GPU if on_gpu(order) else CPU)).rpartition("==")[2]
 
 
 def on_gpu(order: Order) -> bool:

@@ -21,6 +21,9 @@ KV_BYTES = 4 * 2**30
 ENTRANCE = 'from forge_vllm.backend import TritonPythonModel\n\n__all__ = ["TritonPythonModel"]\n'
 """model.py of the Python-based backend ``vllm``: Triton's stub puts its folder on sys.path. The package beside it cannot be
 called vllm: the engine finds vLLM itself by that name."""
+USUAL = 0.92
+"""gpu_memory_utilization where nobody says it, from vLLM 0.20 on (its config/cache.py); it was 0.9 before."""
+BEFORE = 0.9
 PYTHON = "FORGE_VLLM_PYTHON"
 """Variable that tells the backend which Python has vLLM (``forge.vllm.backend``)."""
 FACTS = "facts.py"
@@ -31,6 +34,12 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 def chosen(packages: tuple[str, ...]) -> str:
     """The recipe's own word for vLLM among ``packages``; empty where it leaves that to forge."""
     return next((each for each in packages if named(each) in NAMES), "")
+
+
+def usual_utilization(version: str) -> float:
+    """The part of a card that this vLLM takes where nobody says one; of an unknown version, what the newest does."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return BEFORE if numbers and numbers < (0, 20) else USUAL
 
 
 def named(requirement: str) -> str:

@@ -1,0 +1,152 @@
+"""What vLLM takes of a GPU: a part of the whole card, of which the cache gets what weights, work and graphs leave. Pure.
+
+vLLM 0.20 counts so (its gpu_worker.py and kv_cache_utils.py): room for the cache = gpu_memory_utilization x what CUDA says that
+the card has - weights - the peak of a pass with max_num_batched_tokens and of sampling for max_num_seqs - CUDA graphs. It
+refuses to start where less than the whole share is free, and where the room does not hold one request of max_model_len.
+"""
+
+from dataclasses import replace
+
+from forge.fit.memory import CONTEXT, GIB, Disk, Estimate, KvCache, Need, kv_cache
+from forge.fit.model_shape import Shape
+from forge.fit.weights import Terms, Weights, terms
+from forge.schema.values import NO_GPUS, Gpu, Recipe
+from forge.schema.vllm_environment import KV_BYTES, USUAL
+
+UTILIZATION = "gpu_memory_utilization"
+BATCHED_TOKENS = 2048
+"""max_num_batched_tokens of an engine that is no server of OpenAI's API, where nobody says another (vLLM's arg_utils.py)."""
+BLOCK = 16
+"""Tokens of a cache block on CUDA; a sequence takes whole blocks."""
+SAMPLING = 9
+"""The sampler's copies of the logits in float32: themselves, sorted with their places, probabilities, sums, what is drawn."""
+LARGEST_GRAPH = 512
+"""Requests of the largest CUDA graph, or twice max_num_seqs where that is less."""
+OF_GRAPH = 150 * 1024
+"""Bytes of a graph for each layer (0.13 GiB for 30 graphs of 30 layers, SmolLM2 on an H100)."""
+LIBRARIES = Estimate(GIB // 5, GIB // 10, GIB // 2)
+"""What CUDA's libraries take beside torch while a pass is measured (0.16 GiB on an H100, 0.20 on an RTX 3090)."""
+RANKS = Estimate(GIB // 2, GIB // 8, 2 * GIB)
+"""What speaking among ranks adds on each."""
+ON_CPU = Estimate(2 * GIB, GIB, 3 * GIB)
+"""Triton, the engine and its worker: three Pythons, two of them with torch."""
+
+
+def usable(gpu: Gpu) -> int:
+    """A card's memory as CUDA says it, of which vLLM takes its part: NVML's total less what the driver keeps.
+
+    79.22 of 79.65 GiB on an H100, 23.55 of 23.99 on an RTX 4090, 139.8 of 140.4 on an H200.
+    """
+    return gpu.memory - GIB // 4 - gpu.memory * 3 // 1000
+
+
+def on_gpu(recipe: Recipe, *, here: bool) -> bool:
+    """Whether a GPU serves it, where one is (``here``) or is named."""
+    return here and recipe.runtime.gpus != NO_GPUS
+
+
+def utilization(recipe: Recipe, usual: float = USUAL) -> float:
+    """The part of the whole card that it takes; ``usual`` is that vLLM's own default."""
+    stated = recipe.serve.vllm.get(UTILIZATION)
+    return float(stated) if isinstance(stated, int | float) and not isinstance(stated, bool) else usual
+
+
+def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, usual: float = USUAL) -> Need:
+    """All of a recipe's bytes under vLLM. ``held`` are its weights under its terms, ``checkpoint`` the bytes of its files."""
+    how = terms(recipe, shape)
+    nothing = Estimate.exact(0)
+    return Need(
+        weights=held,
+        cache=_cache(recipe, shape, how),
+        activation=work(recipe, shape, how) + graphs(recipe, shape, how),
+        slots=recipe.build.max_batch_size,
+        length=recipe.build.max_seq_len,
+        build_gpu=nothing,
+        build_host=nothing,
+        disk=Disk(checkpoint, 0, 0),
+        utilization=utilization(recipe, usual),
+    )
+
+
+def work(recipe: Recipe, shape: Shape, how: Terms) -> Estimate:
+    """The peak beside the weights that vLLM measures: a pass over max_num_batched_tokens or, after it, sampling.
+
+    Llama 3 8B with 256 sequences: 1.26 GiB measured, 1.23 by this.
+    """
+    tokens, slots = batched_tokens(recipe), recipe.build.max_batch_size
+    layer = tokens * (2 * -(-shape.busy // how.tp) * 2 + 7 * shape.hidden) * how.width // 2
+    sampling = slots * shape.vocabulary * (SAMPLING * 4 + how.width) + tokens * shape.hidden * how.width
+    libraries = LIBRARIES + RANKS if how.tp * how.pp > 1 else LIBRARIES
+    return Estimate.about(max(layer, sampling), 60 if shape.experts else 35) + libraries
+
+
+def graphs(recipe: Recipe, shape: Shape, how: Terms) -> Estimate:
+    """CUDA graphs: one for each size of a mixed batch, and one for each size of a batch that only decodes."""
+    if recipe.serve.vllm.get("enforce_eager") is True:
+        return Estimate.exact(0)
+    slots = recipe.build.max_batch_size
+    count = _sizes(min(2 * slots, LARGEST_GRAPH)) + _sizes(min(slots, LARGEST_GRAPH))
+    size = count * OF_GRAPH * -(-shape.layers // how.pp)
+    return Estimate(size, size // 2, 3 * size)
+
+
+def _sizes(most: int) -> int:
+    """How many sizes of a batch up to ``most`` get a graph: 1, 2, 4, each eighth up to 256, each sixteenth after."""
+    return len([each for each in (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16)) if each <= most])
+
+
+def batched_tokens(recipe: Recipe) -> int:
+    """The most tokens of one pass (max_num_batched_tokens)."""
+    stated = recipe.serve.vllm.get("max_num_batched_tokens")
+    if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
+        return stated
+    whole = recipe.build.max_batch_size * recipe.build.max_seq_len
+    if recipe.serve.vllm.get("enable_chunked_prefill") is False:
+        return max(BATCHED_TOKENS, recipe.build.max_seq_len)
+    return min(BATCHED_TOKENS, whole)
+
+
+def _cache(recipe: Recipe, shape: Shape, how: Terms) -> KvCache:
+    """The cache: a layer with a window keeps that, and what one pass may add before older tokens are let go."""
+    found = kv_cache(shape, how)
+    more = batched_tokens(recipe) - 1
+    return replace(found, windows=tuple(window + more if window else 0 for window in found.windows), block=BLOCK)
+
+
+def without_gpu(wanted: Need) -> Need:
+    """The same on a CPU, where there is no card to take a part of, and the programs themselves are in the same memory."""
+    return replace(wanted, activation=ON_CPU, utilization=0.0)
+
+
+# -- verdict
+
+
+def room(recipe: Recipe, wanted: Need, gpu: Gpu) -> Estimate:
+    """Bytes that the cache gets: expected, at best and at worst. kv_cache_memory_bytes says it itself."""
+    stated = stated_cache(recipe)
+    if stated is not None:
+        return Estimate.exact(stated)
+    share, fixed = int(usable(gpu) * wanted.utilization), wanted.fixed
+    return Estimate(share - fixed.size, share - fixed.high, share - fixed.low)
+
+
+def stated_cache(recipe: Recipe) -> int | None:
+    """kv_cache_memory_bytes, where the recipe says it: gpu_memory_utilization then counts for nothing."""
+    stated = recipe.serve.vllm.get("kv_cache_memory_bytes")
+    return stated if isinstance(stated, int) and not isinstance(stated, bool) else None
+
+
+def missing(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
+    """Bytes that are not free of those that vLLM asks for when it starts; 0 for a card that is only named and takes it."""
+    free = (usable(gpu) if gpu.free is None else min(gpu.free, usable(gpu))) - CONTEXT
+    stated = stated_cache(recipe)
+    asked = int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size
+    return max(asked - free, 0)
+
+
+def on_cpu(recipe: Recipe, wanted: Need, host: int) -> tuple[int, int]:
+    """Bytes for the cache on a CPU with so much free memory, and how many are missing for all that it takes."""
+    stated = stated_cache(recipe)
+    if stated is None:
+        stated = int(host * utilization(recipe)) if UTILIZATION in recipe.serve.vllm else KV_BYTES
+    return stated, max(stated + wanted.fixed.size - host, 0)
