@@ -127,11 +127,7 @@ def _version(order: Order) -> str:
 
 
 def _local_notes(order: Order) -> list[str]:
-    gpu = on_gpu(order)
-    found = [f"served by {_version(order)} on the {'GPU' if gpu else 'CPU'}"]
-    if gpu:
-        found.append("neither forge's environment for it nor its backend has run on a GPU yet")
-    return found
+    return [f"served by {_version(order)} on the {'GPU' if on_gpu(order) else 'CPU'}"]
 
 
 def _contained_notes(order: Order) -> list[str]:
