@@ -93,27 +93,35 @@ def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, na
     return Report(fits, gpu, count, host, shared or (), short)
 
 
-def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
-    recipe = load.recipe
-    how, need = terms(recipe, load.shape), bench(load)(recipe)
-    ranks = how.tp * how.pp
-    against: tuple[str, ...] = ()
-    judged: Judgement | None = None
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is said of one recipe's ``need`` in its place: what speaks against it, the verdict, and what would help."""
+
+    need: Need
+    objections: tuple[str, ...] = ()
+    judgement: Judgement | None = None
     changes: tuple[Change, ...] = ()
-    if recipe.runtime.kind is RuntimeKind.TWIN:
-        judged = judge_twin(need, host) if host else None
-    elif (
-        recipe.runtime.kind is RuntimeKind.VLLM
-        and not recipe.runtime.contained
-        and not vllm.on_gpu(recipe, here=gpu is not None)
-    ):
+
+
+def _judged(load: Load, gpu: Gpu | None, count: int, host: int) -> _Judged:
+    recipe, need = load.recipe, bench(load)(load.recipe)
+    kind, contained = recipe.runtime.kind, recipe.runtime.contained
+    if kind is RuntimeKind.TWIN:
+        return _Judged(need, judgement=judge_twin(need, host) if host else None)
+    if kind is RuntimeKind.VLLM and not contained and not vllm.on_gpu(recipe, here=gpu is not None):
         need = vllm.without_gpu(need)
-        judged = judge_on_cpu(recipe, need, host) if host else None
-    elif gpu is not None:
-        against = objections(recipe, how, gpu) + _too_many(ranks, count)
-        judged = judge(recipe, need, gpu)
-        judged = refused(judged) if against else judged
-        changes = Easing(load, gpu, count).changes()
+        return _Judged(need, judgement=judge_on_cpu(recipe, need, host) if host else None)
+    if gpu is None:
+        return _Judged(need)
+    how = terms(recipe, load.shape)
+    against = objections(recipe, how, gpu) + _too_many(how.tp * how.pp, count)
+    judgement = judge(recipe, need, gpu)
+    return _Judged(need, against, refused(judgement) if against else judgement, Easing(load, gpu, count).changes())
+
+
+def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
+    recipe, how, judged = load.recipe, terms(load.recipe, load.shape), _judged(load, gpu, count, host)
+    need = judged.need
     return Fit(
         name=recipe.name,
         runtime=recipe.runtime.kind,
@@ -121,7 +129,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         parameters=need.weights.parameters,
         dtype=how.dtype,
         quantization=how.quantization,
-        gpus=ranks,
+        gpus=how.tp * how.pp,
         weights=need.weights.kinds,
         weight_ranks=need.weights.ranks,
         draft=need.draft,
@@ -136,11 +144,11 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         build_host=need.build_host,
         calibration=need.calibration,
         disk=need.disk,
-        objections=against,
-        judgement=judged,
-        changes=changes,
+        objections=judged.objections,
+        judgement=judged.judgement,
+        changes=judged.changes,
         utilization=need.utilization,
-        smallest="" if judged else _smallest(recipe, need, load),
+        smallest="" if judged.judgement else _smallest(recipe, need, load),
     )
 
 

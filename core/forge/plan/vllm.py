@@ -15,7 +15,7 @@ from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
 from forge.repository import config
 from forge.schema import vllm_known
-from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, Scalar, TextFile
+from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, RuntimeKind, Scalar, TextFile
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
@@ -60,7 +60,7 @@ def check_together(orders: Sequence[Order]) -> Iterator[Problem]:
     parts = [
         (order, _stated(order.recipe, _UTILIZATION) or usual_utilization(vllm_version(order)))
         for order in orders
-        if on_gpu(order)
+        if order.recipe.runtime.kind is RuntimeKind.VLLM and on_gpu(order)
     ]
     total = sum(float(part) for _, part in parts)
     if len(parts) > 1 and total > 1:
