@@ -23,9 +23,9 @@ SAMPLING = 9
 LARGEST_GRAPH = 512
 """Requests of the largest CUDA graph, or twice max_num_seqs where that is less."""
 OF_GRAPH = 150 * 1024
-"""Bytes of a graph for each layer (0.13 GiB for 30 graphs of 30 layers, SmolLM2 on an H100)."""
+"""Bytes of a graph for each layer (0.13 GiB for 30 graphs of 30 layers, SmolLM2 on an H100: one model, one card)."""
 LIBRARIES = Estimate(GIB // 5, GIB // 10, GIB // 2)
-"""What CUDA's libraries take beside torch while a pass is measured (0.16 GiB on an H100, 0.20 on an RTX 3090)."""
+"""What CUDA's libraries take beside torch in a measured pass (0.16 GiB on an H100, which set it; 0.20 on an RTX 3090)."""
 RANKS = Estimate(GIB // 2, GIB // 8, 2 * GIB)
 """What speaking among ranks adds on each."""
 ON_CPU = Estimate(2 * GIB, GIB, 3 * GIB)
@@ -35,7 +35,7 @@ ON_CPU = Estimate(2 * GIB, GIB, 3 * GIB)
 def usable(gpu: Gpu) -> int:
     """A card's memory as CUDA says it, of which vLLM takes its part: NVML's total less what the driver keeps.
 
-    79.22 of 79.65 GiB on an H100, 23.55 of 23.99 on an RTX 4090, 139.8 of 140.4 on an H200.
+    79.16 GiB for an H100, where people's logs of vLLM say 79.22; 23.67 for an RTX 4090, where they say 23.55.
     """
     return gpu.memory - GIB // 4 - gpu.memory * 3 // 1000
 
@@ -71,7 +71,7 @@ def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, usual: fl
 def work(recipe: Recipe, shape: Shape, how: Terms) -> Estimate:
     """The peak beside the weights that vLLM measures: a pass over max_num_batched_tokens or, after it, sampling.
 
-    Llama 3 8B with 256 sequences: 1.26 GiB measured, 1.23 by this.
+    Llama 3 8B with 256 sequences: 1.26 GiB measured by a vLLM of December 2024, 1.18 by this.
     """
     tokens, slots = batched_tokens(recipe), recipe.build.max_batch_size
     layer = tokens * (2 * -(-shape.busy // how.tp) * 2 + 7 * shape.hidden) * how.width // 2
