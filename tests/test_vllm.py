@@ -10,7 +10,7 @@ from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, Request, TensorMetadata
-from forge.client.vllm import log_probs, sampling
+from forge.client.vllm import picked, sampling
 from forge.errors import ForgeError, InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
@@ -269,9 +269,17 @@ def test_sampling_parameters_that_are_no_object_are_refused(text: str) -> None:
         sampling(Request("m", "a", 5, inputs={"sampling_parameters": text}))
 
 
-def test_log_probabilities_are_those_of_the_tokens_that_were_picked() -> None:
-    assert log_probs('[{"5": {"logprob": -1.5}, "2": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]') == (-1.5, -2.0)
-    assert log_probs("null") == ()
+def test_tokens_and_log_probabilities_are_those_of_the_tokens_that_were_picked() -> None:
+    places = '[{"5": {"logprob": -1.5}, "2": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]'
+    assert picked(places) == ((5, 7), (-1.5, -2.0))
+    assert picked("null") == ((), ())
+
+
+def test_a_chunk_has_its_tokens_where_log_probabilities_are_told() -> None:
+    ear = Ear(Request("m", "a", 5, return_log_probs=True), MODEL)
+    told = _Response(text_output=[" x"], logprobs=['[{"5": {"logprob": -1.5}}, {"9": {"logprob": -0.5}}]'])
+    (chunk,) = ear.hear(told, 0.0, final=True)
+    assert (chunk.text, chunk.tokens, chunk.log_probs) == (" x", (5, 9), (-1.5, -0.5))
 
 
 class _Response:

@@ -68,6 +68,7 @@ def test_several_answers_are_told_apart_and_each_has_its_probabilities(served: S
         answer = client.ask(Request("one", "a", 3, temperature=1.0, seed=1, n=2, return_log_probs=True, stream=stream))
     assert [reply.text for reply in answer.replies] == [counted(0, 3), counted(1000, 3)]
     assert [reply.log_probs for reply in answer.replies] == [(-0.5, -0.5, -0.5)] * 2
+    assert [reply.tokens for reply in answer.replies] == [(0, 1, 2), (1000, 1001, 1002)]
     assert answer.output_tokens == 6
 
 

@@ -119,6 +119,7 @@ def test_a_stream_comes_token_by_token_with_log_probabilities(place: Place) -> N
     chunks = list(place.shop.generate(place.address, request))
     assert [chunk.text for chunk in chunks if chunk.text] == [" 0", " 1", " 2"]
     assert [chunk.log_probs for chunk in chunks if chunk.log_probs] == [(-0.5,)] * 3
+    assert [chunk.tokens for chunk in chunks if chunk.tokens] == [(0,), (1,), (2,)]
     assert (chunks[0].input_tokens, sum(chunk.output_tokens or 0 for chunk in chunks)) == (2, 3)
 
 

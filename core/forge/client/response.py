@@ -7,7 +7,7 @@ from typing import Protocol
 from forge.client.answer import BROKEN
 from forge.client.tensors import LLMAPI
 from forge.client.types import Acceptance, Chunk, ModelMetadata, Request
-from forge.client.vllm import SAMPLING, log_probs
+from forge.client.vllm import SAMPLING, picked
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
@@ -61,7 +61,7 @@ class Ear:
         texts, ids, reasons = held.texts(), held.tokens(), held.texts("finish_reason")
         count = max(len(texts), len(ids))
         sums = held.floats("cum_log_probs") or held.numbers("cumulative_logprob")
-        said = [log_probs(text) for text in held.texts("logprobs")]
+        said = [picked(text) for text in held.texts("logprobs")]
         counted = held.wholes("num_output_tokens") if self._request.return_token_counts else ()
         first = held.whole("sequence_index") if count == 1 else 0
         for place in range(count):
@@ -73,8 +73,8 @@ class Ear:
                 text,
                 final and place == count - 1,
                 index=index,
-                tokens=ids[place] if place < len(ids) else (),
-                log_probs=said[place] if said else self._log_probs(index, held.rows("output_log_probs"), place, count),
+                tokens=ids[place] if place < len(ids) else said[place][0] if said else (),
+                log_probs=said[place][1] if said else self._log_probs(index, held.rows("output_log_probs"), place, count),
                 cum_log_prob=sums[place] if self._request.return_log_probs and place < len(sums) else None,
                 acceptance=held.acceptance() if self._request.return_perf_metrics else None,
                 input_tokens=held.whole("num_input_tokens") if self._request.return_token_counts and not place else None,

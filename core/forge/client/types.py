@@ -77,7 +77,8 @@ class Chunk:
     index: int = 0
     """Which sequence, where several are asked for (samples or beams)."""
     tokens: tuple[int, ...] = ()
-    """New token ids, from a model that gives them (``tensorrt_llm``; NVIDIA's bls and ensemble give text only)."""
+    """New token ids, from a model that gives them: ``tensorrt_llm``, and vLLM's where log-probabilities are asked for (NVIDIA's
+    bls, ensemble and llmapi give text only)."""
     log_probs: tuple[float, ...] = ()
     """Natural logarithm of each new token's probability, where asked for; of tokens too whose text is held back as yet."""
     cum_log_prob: float | None = None

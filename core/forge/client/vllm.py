@@ -63,13 +63,15 @@ def sampling(request: Request, *, image: bool = False) -> str:
     return json.dumps(words)
 
 
-def log_probs(text: str) -> tuple[float, ...]:
-    """The log-probability of each token that was picked, out of one element of ``logprobs``; none where nobody asked for them.
+def picked(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The ids of the tokens that were picked and the log-probability of each, out of one element of ``logprobs``; none where
+    nobody asked for them. An end token is among them, as it is among the tokens that the backend counts.
 
     A position is an object: token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
     """
     places = cast("list[dict[str, dict[str, float]]] | None", json.loads(text or "null"))
-    return tuple(next(iter(place.values()))["logprob"] for place in places or () if place)
+    firsts = [next(iter(place.items())) for place in places or () if place]
+    return tuple(int(token) for token, _ in firsts), tuple(said["logprob"] for _, said in firsts)
 
 
 def _given(request: Request) -> Mapping[str, object]:
