@@ -55,7 +55,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python .ci/rooms.py
+	$(BIN)/python .ci/file_sizes.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.check.check import Checker
 from forge.schema.values import BuildOptions
@@ -49,7 +49,7 @@ def measured(folder: Path, count: int) -> dict[str, float]:
     files, place = recipes(folder / "recipes", count), folder / "models"
     world = World()
     shop: Forge = world.shop(folder / "home")
-    checker = Checker(shop.store, FakeDoors(folder / "home", world).machine)
+    checker = Checker(shop.store, FakeWiring(folder / "home", world).machine)
     taken = {
         "plan": seconds(lambda: shop.plan(files, options=BuildOptions(prefixed=True))),
         "build and publish": seconds(lambda: shop.build(files, repository=place, options=BuildOptions(prefixed=True))),

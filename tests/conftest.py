@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.built import Built
 from forge.api.forge import Forge
 from forge.client.types import Request

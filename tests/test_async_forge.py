@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import verify_kit
-from fake_doors import World
+from fake_wiring import World
 from forge.api.async_forge import AsyncForge
 from forge.api.forge import Forge
 from forge.errors import RecipeError
@@ -88,7 +88,7 @@ def test_what_fails_is_raised_where_it_is_awaited(forge: AsyncForge, tmp_path: P
 
 def test_a_cancelled_task_ends_its_build_and_no_other(forge: AsyncForge, world: World, recipe: Path, tmp_path: Path) -> None:
     async def cancel() -> None:
-        world.origin = line = Line(lambda: world.doors[0].tools.halt)
+        world.origin = line = Line(lambda: world.wiring[0].tools.halt)
         work = forge.build([recipe], repository=tmp_path / "models")
         waiting = asyncio.ensure_future(work)
         while not line.asked.is_set():

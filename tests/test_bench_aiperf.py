@@ -15,9 +15,9 @@ import pytest
 
 from bench_kit import Letters
 from conftest import chat
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.bench.aiperf import records as aiperf
 from forge.bench.aiperf.driver import EXPORT, LOG, Aiperf, AiperfDriver
 from forge.bench.aiperf.made import aiperf_driver
@@ -231,9 +231,9 @@ def test_an_interrupt_ends_aiperf_and_all_it_has_started(tmp_path: Path) -> None
 
 def test_the_environment_is_announced_made_once_and_pinned(tmp_path: Path) -> None:
     world, events = World(), list[Event]()
-    doors, store = FakeDoors(tmp_path, world), Store(tmp_path / "store", clock=lambda: 0.0)
+    wiring, store = FakeWiring(tmp_path, world), Store(tmp_path / "store", clock=lambda: 0.0)
     names = [
-        aiperf_driver(doors, store, lambda: Builder(store, doors.tools, events.append), events.append).name for _ in range(2)
+        aiperf_driver(wiring, store, lambda: Builder(store, wiring.tools, events.append), events.append).name for _ in range(2)
     ]
     assert names == [f"aiperf {aiperf.version()}"] * 2
     assert [event.kind for event in events if event.kind in ("note", "made", "held")] == ["note", "made", "held"]
@@ -249,10 +249,10 @@ def test_the_environment_is_announced_made_once_and_pinned(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def python(shop: Forge) -> Path:
     """AIPerf's real environment, of the session's home."""
-    doors = Doors(shop.home, dict(os.environ), lambda _: None)
-    there = doors.host()
+    wiring = Wiring(shop.home, dict(os.environ), lambda _: None)
+    there = wiring.host()
     step = Step("aiperf", MakeEnvironment(aiperf.environment(there), there.interpreter))
-    return Builder(shop.store, doors.tools, lambda _: None).realise([step])[step.key].path / "bin" / "python3"
+    return Builder(shop.store, wiring.tools, lambda _: None).realise([step])[step.key].path / "bin" / "python3"
 
 
 HEARD = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench_kit import Letters, Speaker, driver
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.bench.driver import Driver
 from forge.bench.metrics import Instruments, Seen
 from forge.bench.options import Wish
@@ -41,8 +41,8 @@ class FakeInstruments:
         seen.notes = ("no GPU was looked at",)
 
 
-class BenchDoors(FakeDoors):
-    """Doors to one Speaker, whose model has ``offered`` for inputs."""
+class BenchWiring(FakeWiring):
+    """The wiring of one Speaker, whose model has ``offered`` for inputs."""
 
     def __init__(self, home: Path, speaker: Speaker, offered: frozenset[str]) -> None:
         super().__init__(home, World())
@@ -74,9 +74,9 @@ class Place:
     def __init__(self, home: Path, speaker: Speaker, offered: frozenset[str] = frozenset({"min_tokens"})) -> None:
         self.events: list[Event] = []
         clocks = Clocks(lambda: 0.0, lambda: 0.0)
-        self.doors, store = BenchDoors(home, speaker, offered), Store(home / "store", clock=lambda: 0.0)
+        self.wiring, store = BenchWiring(home, speaker, offered), Store(home / "store", clock=lambda: 0.0)
         tell = self.events.append
-        self.bench = Bench(self.doors, store, clocks, tell, lambda: Builder(store, self.doors.tools, tell))
+        self.bench = Bench(self.wiring, store, clocks, tell, lambda: Builder(store, self.wiring.tools, tell))
 
     def run(self, wish: Wish, *names: str) -> Results:
         return self.bench.run([target(name) for name in names or ("a",)], PORTS, wish)

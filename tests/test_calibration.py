@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import SourceError
 from forge.plan.lock import lock, read, stale, write
@@ -67,7 +67,7 @@ def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Forge, w
     assert said["asked"]["calibration"] == {"hub": "acme/texts", "size": 64}
     assert [each["path"] for each in said["calibration"]["files"]] == ["train.jsonl"]
     world.origin.texts["more.jsonl"] = b'{"text": "other words"}\n'
-    held = shop.order(recipe, locked=True).facts.calibration
+    held = shop.resolve(recipe, locked=True).facts.calibration
     assert held is not None
     assert [each.path for each in held.files] == ["train.jsonl"]
     file, changed = shop.lock(recipe, upgrade=True)
@@ -77,7 +77,7 @@ def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Forge, w
 
 def test_a_recipe_served_by_the_twin_for_once_asks_for_no_texts(shop: Forge, world: World, recipe: Path) -> None:
     world.origin.texts.clear()
-    assert shop.order(recipe, runtime=RuntimeKind.TWIN).facts.calibration is None
+    assert shop.resolve(recipe, runtime=RuntimeKind.TWIN).facts.calibration is None
 
 
 def test_doctor_looks_for_the_texts_too(shop: Forge, world: World, recipe: Path) -> None:

@@ -13,7 +13,7 @@ import shipped
 from forge import trtllm
 from forge.plan.families import Family, Plugin, Question, load
 from forge.plan.plan import check, plan
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Run
 from forge.schema.values import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind
 from forge.trtllm.images import toolchain
@@ -36,7 +36,7 @@ def _line(command: Command) -> str:
     return " ".join((*(f"{name}={value}" for name, value in command.env.items()), *command.argv))
 
 
-def order_of(file: Path) -> Order:
+def resolved_of(file: Path) -> Resolved:
     wanted = shipped.recipe(file)
     files = tuple(FileFact(name, 1, "sha256:00") for name in ("config.json", "model.safetensors", "tokenizer.json"))
     pinned = Pinned(SourceKind.HUB, wanted.source.address, "c0ffee", files)
@@ -48,7 +48,7 @@ def order_of(file: Path) -> Order:
         draft=replace(pinned, name="draft") if wanted.draft else None,
         calibration=replace(pinned, name="texts") if wanted.convert.calibration else None,
     )
-    return Order(wanted, shipped.family(wanted), facts)
+    return Resolved(wanted, shipped.family(wanted), facts)
 
 
 @pytest.mark.parametrize("file", shipped.ENGINES, ids=lambda file: file.stem)
@@ -64,11 +64,11 @@ def test_a_shipped_recipe_runs_exactly_these_commands(file: Path) -> None:
 
 @pytest.mark.parametrize("file", shipped.ENGINES, ids=lambda file: file.stem)
 def test_a_shipped_recipe_is_found_without_fault_and_planned(file: Path) -> None:
-    order = order_of(file)
-    assert check(order) == ()
-    steps = {step.name.rpartition(": ")[2]: step.action for step in plan([order]).steps}
+    resolved = resolved_of(file)
+    assert check(resolved) == ()
+    steps = {step.name.rpartition(": ")[2]: step.action for step in plan([resolved]).steps}
     ran = [action for action in steps.values() if isinstance(action, Run)]
-    assert [command for action in ran for command in action.commands] == list(shipped.commands(order.recipe))
+    assert [command for action in ran for command in action.commands] == list(shipped.commands(resolved.recipe))
 
 
 class Counting(Plugin):
@@ -84,10 +84,10 @@ class Counting(Plugin):
 
 
 def test_a_plugin_is_asked_each_question_once_for_a_whole_plan() -> None:
-    order = order_of(ROOT / "recipes" / "vicuna-7b-eagle.toml")
+    resolved = resolved_of(ROOT / "recipes" / "vicuna-7b-eagle.toml")
     family, variant = Counting("llama"), Counting("eagle")
-    known = Family(order.recipe, order.facts.checkpoint, family, variant, order.facts.draft_checkpoint)
-    assert plan([replace(order, family=known)]).steps == plan([order]).steps
+    known = Family(resolved.recipe, resolved.facts.checkpoint, family, variant, resolved.facts.draft_checkpoint)
+    assert plan([replace(resolved, family=known)]).steps == plan([resolved]).steps
     assert {"forge_convert_commands", "forge_check", "forge_requirements"} <= set(family.asked)
     assert {*family.asked.values(), *variant.asked.values()} == {1}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.check.config import read as read_config
 from forge.cli import main

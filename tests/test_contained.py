@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fake_containers import FakeContainers
-from fake_doors import World
+from fake_wiring import World
 from forge.build.in_containers import Contained
 from forge.errors import SourceError
 from forge.events import Event

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.gguf import GgufOrigin
@@ -66,7 +66,7 @@ image = "25.09"
 RECIPES = {"folder": TWIN, "gguf": OF_GGUF, "texts": TEXTS, "draft-target": DRAFT_TARGET, "eagle": EAGLE}
 
 
-class OwnFiles(FakeDoors):
+class OwnFiles(FakeWiring):
     """Fakes, but for what reads a person's own files."""
 
     def __init__(self, home: Path, world: World) -> None:

@@ -11,7 +11,7 @@ import tomli
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import RecipeError

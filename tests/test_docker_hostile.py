@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from docker_fixture import environ, images_removed, names
 from fake_containers import HELP
-from fake_doors import World
+from fake_wiring import World
 from forge import protobuf
 from forge.api.forge import Forge
 from forge.errors import ForgeError, RecipeError

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 REWRITE = "FORGE_REWRITE_DOCS"
 CONTRACTS = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 FLOORS: list[list[str]] = [
-    [room.strip() for room in floor.replace(":", "|").split("|")]
+    [name.strip() for name in floor.replace(":", "|").split("|")]
     for contract in CONTRACTS
     if contract["type"] == "layers"
     for floor in contract["layers"]
@@ -67,22 +67,22 @@ TAIL = """
 """
 
 
-def says(room: str) -> str:
-    """The first sentence of a room's docstring."""
-    file = CORE / room / "__init__.py" if (CORE / room).is_dir() else CORE / f"{room}.py"
+def says(name: str) -> str:
+    """The first sentence of the docstring of a package or file."""
+    file = CORE / name / "__init__.py" if (CORE / name).is_dir() else CORE / f"{name}.py"
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     first = " ".join(text.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
     return first.replace("``", "`").replace("|", "\\|")
 
 
-def row(floor: int, room: str) -> str:
-    return f"| {floor} | `{room}` | {says(room)} |\n"
+def row(floor: int, name: str) -> str:
+    return f"| {floor} | `{name}` | {says(name)} |\n"
 
 
 def test_the_page_is_the_contract() -> None:
     height = len(FLOORS)
     assert height == 8
-    rows = "".join(row(height - depth, room) for depth, rooms in enumerate(FLOORS) for room in rooms)
+    rows = "".join(row(height - depth, name) for depth, names in enumerate(FLOORS) for name in names)
     page = HEAD + rows + TAIL
     if os.environ.get(REWRITE) == "1":
         PAGE.write_text(page, encoding="utf-8")
@@ -91,14 +91,14 @@ def test_the_page_is_the_contract() -> None:
 
 
 def test_every_package_says_what_it_is() -> None:
-    assert [room for rooms in FLOORS for room in rooms if len(says(room)) < 15] == []
+    assert [name for names in FLOORS for name in names if len(says(name)) < 15] == []
 
 
 def test_the_packages_and_folders_that_the_text_names_are_there() -> None:
     told = PAGE.read_text(encoding="utf-8")
-    rooms = {room for floor in FLOORS for room in floor}
+    names = {name for floor in FLOORS for name in floor}
     prose = told.partition("## Packages by floor")[0]
-    assert set(re.findall(r"`([a-z]+)`", prose)) <= rooms | {"forge"}
+    assert set(re.findall(r"`([a-z]+)`", prose)) <= names | {"forge"}
     files = re.findall(r"`([a-z_]+/(?:[a-z_]+/)*(?:[a-z_]+\.py)?|[a-z]+\.py)`", prose)
     assert len(files) > 10
     assert [file for file in files if not (CORE / file).exists()] == []

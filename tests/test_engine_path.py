@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.check.check import Checker
 from forge.errors import HostError, LockError, Problem, RecipeError
@@ -190,10 +190,10 @@ def test_gemmas_call_is_patched_in_a_copy_that_is_laid_over_the_script(
 
 def test_a_lock_pins_the_image_and_notices_another(shop: Forge, world: World, recipe: Path) -> None:
     shop.lock(recipe)
-    assert shop.order(recipe, locked=True).facts.toolchain.identity == world.containers.identity
+    assert shop.resolve(recipe, locked=True).facts.toolchain.identity == world.containers.identity
     world.containers.identity = "sha256:" + "c" * 64
     with pytest.raises(LockError, match="the lock pins"):
-        shop.order(recipe, locked=True)
+        shop.resolve(recipe, locked=True)
 
 
 def rules_broken(shop: Forge, folder: Path) -> set[str]:

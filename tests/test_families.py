@@ -1,4 +1,4 @@
-"""The one door to plugins: finding, asking, checking, naming the culprit."""
+"""How plugins are reached: finding, asking, checking, naming the culprit."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fake_doors import World
+from fake_wiring import World
 from forge.cli import main
 from forge.errors import SourceError
 from forge.fit.memory import GIB
@@ -123,7 +123,7 @@ def test_fit_fetches_nothing_and_makes_nothing(place: Path) -> None:
     assert not (place / "home" / "store" / "artifacts").exists()
 
 
-# -- through the Python API, with fakes behind the doors
+# -- through the Python API, with fakes
 
 
 def told(tmp_path: Path, source: str = 'hub = "acme/model"', extra: str = "") -> Path:

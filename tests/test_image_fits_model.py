@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit import model_shape
@@ -101,7 +101,7 @@ def test_an_architecture_that_nobody_claims_is_left_to_the_named_family(shop: Fo
 
 def test_an_image_of_ones_own_is_asked_for_its_version(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = "0.18.2"
-    assert shop.order(write(tmp_path, image=MINE)).facts.toolchain.examples == "/app/examples"
+    assert shop.resolve(write(tmp_path, image=MINE)).facts.toolchain.examples == "/app/examples"
     built = shop.build([write(tmp_path, image=MINE)], repository=tmp_path / "models")
     assert built.repository.is_dir()
     assert world.containers.ran[0].command.argv[1] == "/app/examples/llama/convert_checkpoint.py"
@@ -126,7 +126,7 @@ def test_a_lock_remembers_the_version_where_the_image_is_not_here(shop: Forge, w
     recipe = write(tmp_path, image=MINE)
     shop.lock(recipe)
     world.containers.here = False
-    assert shop.order(recipe, locked=True).facts.toolchain.examples == "/app/examples"
+    assert shop.resolve(recipe, locked=True).facts.toolchain.examples == "/app/examples"
 
 
 # -- checkpoints that are quantized already

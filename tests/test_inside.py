@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.errors import HostError, LockError
 from forge.machine.containers import Inside
@@ -105,8 +105,8 @@ def laid(root: Path, packages: Mapping[str, str]) -> Path:
     return root
 
 
-class InsideDoors(FakeDoors):
-    """Doors of a forge that runs below ``root``; the container engine is there, and must not be asked."""
+class InsideWiring(FakeWiring):
+    """The wiring of a forge that runs below ``root``; the container engine is there, and must not be asked."""
 
     def __init__(self, home: Path, world: World, environ: Mapping[str, str], root: Path) -> None:
         super().__init__(home, world)
@@ -138,8 +138,8 @@ class Inhabitant:
         self.recipe.write_text(RECIPE.format(family=family) + more)
 
     def shop(self, executor: str = "") -> Forge:
-        doors = InsideDoors(self.folder / "home", self.world, self.environ, self.root)
-        return Forge(self.folder / "home", {}, self.world.events.append, doors, executor=executor)
+        wiring = InsideWiring(self.folder / "home", self.world, self.environ, self.root)
+        return Forge(self.folder / "home", {}, self.world.events.append, wiring, executor=executor)
 
     def engine(self) -> dict[str, object]:
         self.shop().build([self.recipe], repository=self.folder / "models")
@@ -216,18 +216,18 @@ def test_a_requirement_counts_with_its_versions(inside: Inhabitant) -> None:
 
 def test_docker_can_be_said_where_this_is_nvidias_container(inside: Inhabitant) -> None:
     inside.world.containers.here = True
-    assert inside.shop().order(inside.recipe).facts.toolchain.image == LOCAL
-    assert inside.shop("docker").order(inside.recipe).facts.toolchain.image != LOCAL
+    assert inside.shop().resolve(inside.recipe).facts.toolchain.image == LOCAL
+    assert inside.shop("docker").resolve(inside.recipe).facts.toolchain.image != LOCAL
     inside.recipe.write_text(RECIPE.format(family="llama") + 'executor = "docker"\n')
-    assert inside.shop().order(inside.recipe).facts.toolchain.image != LOCAL
-    assert inside.shop("local").order(inside.recipe).facts.toolchain.image == LOCAL
+    assert inside.shop().resolve(inside.recipe).facts.toolchain.image != LOCAL
+    assert inside.shop("local").resolve(inside.recipe).facts.toolchain.image == LOCAL
 
 
 def test_local_where_no_tensorrt_llm_is_says_what_to_do(inside: Inhabitant, tmp_path: Path) -> None:
     inside.environ["PATH"] = os.defpath
     with pytest.raises(HostError, match="no Python here has TensorRT-LLM"):
         inside.shop("local").plan([inside.recipe])
-    assert inside.shop().order(inside.recipe).facts.toolchain.image != LOCAL
+    assert inside.shop().resolve(inside.recipe).facts.toolchain.image != LOCAL
 
 
 def test_another_version_than_the_recipes_images_is_said_aloud(tmp_path: Path) -> None:
@@ -240,12 +240,12 @@ def test_a_lock_from_outside_is_held_to_the_version(tmp_path: Path) -> None:
     inside = Inhabitant(tmp_path)
     inside.world.containers.here = True
     inside.shop("docker").lock(inside.recipe)
-    assert inside.shop().order(inside.recipe, locked=True).facts.toolchain.trtllm == "0.21.0"
+    assert inside.shop().resolve(inside.recipe, locked=True).facts.toolchain.trtllm == "0.21.0"
     other = Inhabitant(tmp_path / "other", {**PACKAGES, "tensorrt_llm": "0.20.0"})
     lock = inside.recipe.with_name("tiny.toml.lock").read_text()
     other.recipe.with_name("tiny.toml.lock").write_text(lock)
     with pytest.raises(LockError, match=r"0\.20\.0 is here"):
-        other.shop().order(other.recipe, locked=True)
+        other.shop().resolve(other.recipe, locked=True)
 
 
 def test_a_broken_promise_is_told_with_the_logs_end(inside: Inhabitant) -> None:

@@ -16,7 +16,7 @@ from forge.plan import shared
 from forge.plan.plan import plan
 from forge.plan.steps import Assemble, LayBackends
 from forge.schema.values import RuntimeKind, TextFile
-from test_commands import order_of
+from test_commands import resolved_of
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
 
@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden" / "keys.json"
 def _keys(file: Path) -> dict[str, str]:
     kind = shipped.recipe(file).runtime.kind
     own = (LayBackends, Assemble) if kind is RuntimeKind.TWIN else (LayBackends,)
-    return {step.name: step.key for step in plan([order_of(file)]).steps if not isinstance(step.action, own)}
+    return {step.name: step.key for step in plan([resolved_of(file)]).steps if not isinstance(step.action, own)}
 
 
 def test_the_keys_of_shipped_recipes_are_those_noted_down(monkeypatch: pytest.MonkeyPatch) -> None:

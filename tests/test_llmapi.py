@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, strategies as st
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import HostError, Problem, RecipeError
 from forge.schema.values import COMMON_ROLES, Ports, Recipe, Role, Toolchain

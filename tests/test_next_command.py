@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import RepositoryError
 from forge.repository import publish

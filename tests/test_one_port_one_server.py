@@ -15,7 +15,7 @@ import pytest
 
 import tiny_models
 from conftest import SMOLLM2
-from fake_doors import World
+from fake_wiring import World
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.build.sources.source import Origin
 from forge.cli import main
 from forge.schema.values import BuildOptions, Host, SourceKind
@@ -21,12 +21,12 @@ RECIPE = '[source]\npath = "checkpoint"\n[runtime]\nkind = "twin"\n'
 UNREADABLE = b'{"model": '
 
 
-class OnThisMachine(FakeDoors):
+class OnThisMachine(FakeWiring):
     """Sources and machine are the real ones, so that a build by the command line comes to the same keys."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home, World())
-        self._real = Doors(home, dict(os.environ), lambda _: None)
+        self._real = Wiring(home, dict(os.environ), lambda _: None)
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
@@ -49,7 +49,7 @@ def forge(place: Path, verb: str, name: str, *words: str) -> Result:
     """Run a verb on a recipe of that name; each of its steps has been made before."""
     recipe = place / f"{name}.toml"
     recipe.write_text(f'name = "{name}"\n{RECIPE}')
-    shop = Forge(place / "home", {}, doors=OnThisMachine(place / "home"))
+    shop = Forge(place / "home", {}, wiring=OnThisMachine(place / "home"))
     shop.build([recipe], repository=place / "elsewhere" / name, options=BuildOptions(prefixed=verb == "add"))
     return CliRunner().invoke(main, [verb, str(recipe), "--repository", str(place / "models"), *words])
 

@@ -1,4 +1,4 @@
-"""The recital, which runs in whatever Python has transformers, says what transformers itself generates there."""
+"""The reference run, in whatever Python has transformers, says what transformers itself generates there."""
 
 import json
 import subprocess

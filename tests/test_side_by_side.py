@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.build.builder import DEFAULT, Builder, Tools
 from forge.build.scheduler import Allowance
 from forge.errors import ForgeError, StepError
@@ -59,7 +59,7 @@ class Bench:
     told: list[Event] = field(default_factory=list[Event])
 
     def tools(self) -> Tools:
-        return FakeDoors(self.home, World()).tools
+        return FakeWiring(self.home, World()).tools
 
     def build(self, steps: list[Step], tools: Tools, listener: Listener | None = None) -> None:
         Builder(self.store, tools, listener or self.told.append, self.allowance).realise(steps)

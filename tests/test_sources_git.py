@@ -422,8 +422,8 @@ def test_a_git_url_becomes_a_recipe_that_can_be_planned(plain: Remote, tmp_path:
     recipe.write_text(drafted.replace('kind = "engine"', 'kind = "twin"'))
     assert shop.read(recipe).source == Source(git=plain.url)
     assert shop.read(recipe).name == "remote"
-    assert shop.order(recipe).facts.source.revision == commit
+    assert shop.resolve(recipe).facts.source.revision == commit
     assert shop.draft(str(plain.bare)) == drafted
     shop.lock(recipe)
     shutil.rmtree(plain.bare)
-    assert shop.order(recipe).facts.source.revision == commit
+    assert shop.resolve(recipe).facts.source.revision == commit

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import forge_llama
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
-from forge.build.noted import Noting
-from forge.build.unchanged import Question, Standing, Stood, look, question
+from forge.build.noted import BuildNotes
+from forge.build.unchanged import DoneBuild, Notes, Question, look, question
 from forge.store.store import Store
 
 TWIN = 'name = "tiny"\nfamily = "llama"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
@@ -36,8 +36,8 @@ class Place:
     def asked(self, **other: object) -> Question:
         return question([self.recipe], self.repository, os.getcwd(), OPTIONS | other)
 
-    def found(self) -> Stood | None:
-        return Standing(self.folder / "home").find(self.asked())
+    def found(self) -> DoneBuild | None:
+        return Notes(self.folder / "home").find(self.asked())
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_a_build_that_stands_is_found_with_all_that_it_stands_on(place: Place) -> None:
-    stood = place.found()
-    assert stood
-    assert stood.repository == str(place.repository)
-    assert [(model.name, model.roles["tensorrt_llm"]) for model in stood.models] == [("tiny", "tensorrt_llm")]
+    done = place.found()
+    assert done
+    assert done.repository == str(place.repository)
+    assert [(model.name, model.roles["tensorrt_llm"]) for model in done.models] == [("tiny", "tensorrt_llm")]
     plan = place.shop.plan([place.recipe])
-    assert {Path(step.folder).name for step in stood.steps} == {step.key for step in plan.steps}
+    assert {Path(step.folder).name for step in done.steps} == {step.key for step in plan.steps}
 
 
 def _other_recipe(place: Place) -> None:
@@ -113,10 +113,10 @@ def test_what_is_no_longer_as_it_was_is_looked_at_anew(place: Place, change: Cal
 
 
 def test_another_wish_is_another_question(place: Place) -> None:
-    standing = Standing(place.folder / "home")
+    notes = Notes(place.folder / "home")
     for other in ({"runtime": "engine"}, {"locked": True}, {"prefixed": True}, {"inside": True}):
-        assert standing.find(place.asked(**other)) is None
-    assert standing.find(question([place.recipe], None, os.getcwd(), OPTIONS)) is None
+        assert notes.find(place.asked(**other)) is None
+    assert notes.find(question([place.recipe], None, os.getcwd(), OPTIONS)) is None
 
 
 def test_changed_code_and_a_new_distribution_void_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,29 +125,29 @@ def test_changed_code_and_a_new_distribution_void_a_note(tmp_path: Path, monkeyp
         folder.mkdir()
     (code / "__init__.py").write_text("A = 1\n")
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
-    standing, asked = Standing(tmp_path / "home"), question(["a"], "b", "/", {})
+    notes, asked = Notes(tmp_path / "home"), question(["a"], "b", "/", {})
 
     def note() -> None:
-        standing.keep(asked, look([], [code]), Stood(str(tmp_path / "models"), (), ()))
-        assert standing.find(asked)
+        notes.keep(asked, look([], [code]), DoneBuild(str(tmp_path / "models"), (), ()))
+        assert notes.find(asked)
 
     note()
     (code / "__init__.py").write_text("A = 22\n")
-    assert standing.find(asked) is None
+    assert notes.find(asked) is None
     note()
     (code / "more.py").write_text("")
-    assert standing.find(asked) is None
+    assert notes.find(asked) is None
     note()
     (site / "other-1.0.dist-info").mkdir()
-    assert standing.find(asked) is None
+    assert notes.find(asked) is None
 
 
 def test_the_code_that_is_looked_at_is_forges_and_every_plugins(place: Place) -> None:
     store = Store(place.folder / "home/store", clock=lambda: 1.0)
-    looked = Noting(Standing(place.folder / "home"), store).before(place.shop.joint([place.recipe]))
-    assert str(Path(forge_llama.__file__)) in looked.code
-    assert any(path.endswith("forge/plan/twin.py") for path in looked.code)
-    assert set(looked.texts) == {str(place.recipe), str(place.lock)}
+    inputs = BuildNotes(Notes(place.folder / "home"), store).before(place.shop.joint([place.recipe]))
+    assert str(Path(forge_llama.__file__)) in inputs.code
+    assert any(path.endswith("forge/plan/twin.py") for path in inputs.code)
+    assert set(inputs.texts) == {str(place.recipe), str(place.lock)}
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_what_texts_do_not_say_is_never_noted(tmp_path: Path, text: str) -> None
 
 def test_a_note_written_over_a_changed_plan_is_void(place: Place) -> None:
     """Looked at before planning: what changes while a build goes on was not what it was planned from."""
-    standing = Standing(place.folder / "home")
-    looked = look([place.recipe], [])
+    notes = Notes(place.folder / "home")
+    inputs = look([place.recipe], [])
     place.recipe.write_text(TWIN + "# changed meanwhile\n")
-    stood = Stood(str(place.repository), (), ())
-    standing.keep(place.asked(), looked, stood)
-    assert standing.find(place.asked()) is None
+    done = DoneBuild(str(place.repository), (), ())
+    notes.keep(place.asked(), inputs, done)
+    assert notes.find(place.asked()) is None

@@ -12,7 +12,7 @@ import pytest
 import tiny_checkpoints
 import verify_kit
 from forge.api.forge import Forge
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.build.builder import Tools
 from forge.machine.environments import PrivateEnvironments
 from forge.schema.values import Environment
@@ -60,8 +60,8 @@ class Installed(PrivateEnvironments):
         self._serving.with_own_packages(into)
 
 
-class Lent(Doors):
-    """The real doors, but for how environments are made."""
+class Lent(Wiring):
+    """The real wiring, but for how environments are made."""
 
     def __init__(self, home: Path, serving: Serving) -> None:
         super().__init__(home, dict(os.environ), lambda _: None)
@@ -79,7 +79,7 @@ def test_a_t5_is_served_as_transformers_generates_it(serving: Serving, tmp_path:
     model: Any = tiny_checkpoints.t5(checkpoint, vocab_size=1500)
     (tmp_path / "t5.toml").write_text(RECIPE, encoding="utf-8")
     home = tmp_path / "home"
-    shop = Forge(home, dict(os.environ), doors=Lent(home, serving))
+    shop = Forge(home, dict(os.environ), wiring=Lent(home, serving))
     built = shop.build([tmp_path / "t5.toml"], repository=tmp_path / "repository")
     running = shop.serve(built.repository, free_ports())
     try:

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import fake_triton
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.build import resolve
-from forge.build.resolve import Intake
+from forge.build.resolve import Resolver
 from forge.build.sources.folder import FolderOrigin
 from forge.check import reader as reading
 from forge.cli import main
@@ -83,14 +83,14 @@ class Reader:
     odd: frozenset[str] = frozenset(ODD)
 
 
-def taken_in(folder: Path) -> Intake:
-    return Intake(Store(folder / "store", clock=lambda: 0.0), Doors(folder, {}, print), folder, print)
+def taken_in(folder: Path) -> Resolver:
+    return Resolver(Store(folder / "store", clock=lambda: 0.0), Wiring(folder, {}, print), folder, print)
 
 
 def locked(file: Path) -> object:
     recipe = file.with_name("tiny.toml")
     recipe.write_text(RECIPE)
-    return taken_in(file.parent).order(recipe, locked=True)
+    return taken_in(file.parent).resolve(recipe, locked=True)
 
 
 def shown(file: Path) -> object:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.build.publish import published
 from forge.plan.plan import plan
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Assemble, Entry
 from forge.repository import config as repository
 from forge.schema.manifest import PublishedModel
@@ -52,16 +52,16 @@ def shop(world: World, tmp_path: Path) -> Forge:
 T5_CONFIG = {**LLAMA, "architectures": ["T5ForConditionalGeneration"]}
 
 
-def entry(world: World, folder: Path, text: str, runtime: RuntimeKind | None = None) -> tuple[Order, Entry]:
+def entry(world: World, folder: Path, text: str, runtime: RuntimeKind | None = None) -> tuple[Resolved, Entry]:
     world.origin.files = tiny_checkpoint(T5_CONFIG if text == T5 else LLAMA)
     shop = world.shop(folder / "home")
     recipe = folder / "pair.toml"
     recipe.write_text(text)
-    order = shop.order(recipe, runtime=runtime)
+    resolved = shop.resolve(recipe, runtime=runtime)
     if runtime is None:
-        order = replace(order, tooling=TOOLING)
-    (made,) = plan([order]).entries
-    return order, made
+        resolved = replace(resolved, tooling=TOOLING)
+    (made,) = plan([resolved]).entries
+    return resolved, made
 
 
 def settings(made: Entry) -> repository.Settings:

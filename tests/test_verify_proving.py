@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fake_containers import FakeContainers
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.client.types import Chunk, Client, Request
 from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
@@ -111,10 +111,10 @@ class Stand:
 
     @cached_property
     def shop(self) -> Forge:
-        return Forge(self.folder / "home", {}, self.world.events.append, _Doors(self.folder / "home", self))
+        return Forge(self.folder / "home", {}, self.world.events.append, _Wiring(self.folder / "home", self))
 
 
-class _Doors(FakeDoors):
+class _Wiring(FakeWiring):
     def __init__(self, home: Path, stand: Stand) -> None:
         super().__init__(home, stand.world)
         self._stand = stand
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_transformers_cannot_read_is_told_with_its_reason(tmp_
         OwnPython(os.environ).recite(tmp_path, Job("k", "p", (), 1), lambda _: None)
 
 
-def test_in_an_image_the_recital_runs_with_the_checkpoint_mounted_and_no_network(tmp_path: Path) -> None:
+def test_in_an_image_the_reference_runs_with_the_checkpoint_mounted_and_no_network(tmp_path: Path) -> None:
     class Image(FakeContainers):
         def run(self, run: ContainerRun, line: Line) -> None:
             self.ran.append(run)

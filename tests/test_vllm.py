@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_doors import FakeDoors, World
+from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, Request, TensorMetadata
@@ -84,7 +84,7 @@ def test_no_environment_is_made_and_the_image_is_in_the_key(shop: Forge, world: 
 
 def test_a_word_on_the_command_line_says_where_it_is_served(world: World, folder: Path, tmp_path: Path) -> None:
     def steps(recipe: Path, executor: str) -> set[str]:
-        shop = Forge(tmp_path / "home", {}, doors=FakeDoors(tmp_path / "home", world), executor=executor)
+        shop = Forge(tmp_path / "home", {}, wiring=FakeWiring(tmp_path / "home", world), executor=executor)
         return {step.name for step in shop.plan([recipe]).steps}
 
     assert "image" in steps(write(folder), "docker")

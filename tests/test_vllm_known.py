@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.errors import RecipeError
 from forge.plan import vllm
 from forge.plan.families import Family
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.recipe import reader
 from forge.schema.values import BuildOptions, Checkpoint, Facts, Host, Pinned
 from forge.schema.vllm_images import vllm_toolchain
@@ -140,7 +140,7 @@ def test_the_arguments_of_the_pin_for_a_gpu_are_held_against_it(tmp_path: Path) 
     recipe, checkpoint = reader.read(file.read_text(), str(file)), Checkpoint({"architectures": ["LlamaForCausalLM"]})
     source = Pinned(recipe.source.kind, "acme/tiny", "", ())
     facts = Facts(source, checkpoint, Host("3.12", "/usr/bin/python3", "linux-x86_64"), vllm_toolchain("25.08"), gpu="sm_90")
-    (found,) = vllm.check(Order(recipe, Family(recipe, checkpoint, None), facts))
+    (found,) = vllm.check(Resolved(recipe, Family(recipe, checkpoint, None), facts))
     assert (found.where, found.what) == ("tiny: serve.vllm.enable_prefix_cachin", "vllm==0.20.0 has no such argument")
     assert found.hint == "did you mean 'enable_prefix_caching'?"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fake_doors import World
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
 from forge.schema.values import COMMON_ROLES, BuildOptions, SamplingTable
@@ -182,22 +182,22 @@ def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Forge, world: Wo
     file, changed = shop.lock(recipe)
     assert changed
     assert file == recipe.with_name("tiny.toml.lock")
-    pinned = shop.order(recipe).facts.source.revision
+    pinned = shop.resolve(recipe).facts.source.revision
     world.origin.files["generation_config.json"] = b'{"moved": true}'
     assert shop.lock(recipe) == (file, False)
-    assert shop.order(recipe, locked=True).facts.source.revision == pinned
+    assert shop.resolve(recipe, locked=True).facts.source.revision == pinned
     assert shop.lock(recipe, upgrade=True) == (file, True)
-    assert shop.order(recipe, locked=True).facts.source.revision != pinned
+    assert shop.resolve(recipe, locked=True).facts.source.revision != pinned
 
 
 def test_locked_refuses_a_missing_and_a_stale_lock(shop: Forge, world: World, recipe: Path) -> None:
     with pytest.raises(LockError, match="no lock"):
-        shop.order(recipe, locked=True)
+        shop.resolve(recipe, locked=True)
     shop.lock(recipe)
     recipe.write_text(TWIN.replace("acme/tiny", "acme/other"))
     with pytest.raises(LockError, match="stale"):
-        shop.order(recipe, locked=True)
-    shop.order(recipe)
+        shop.resolve(recipe, locked=True)
+    shop.resolve(recipe)
     assert any(event.kind == "note" and "stale" in event.text for event in world.events)
 
 

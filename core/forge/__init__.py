@@ -6,7 +6,7 @@ same to type checkers, and a test holds the two together.
 
 import importlib
 
-_ROOMS = {
+_MODULES = {
     "forge.api.async_forge": ("AsyncForge", "Work"),
     "forge.api.forge": ("Forge",),
     "forge.diagnoses": ("Diagnosis",),
@@ -34,12 +34,12 @@ _ROOMS = {
         "Toolchain",
     ),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = list(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'forge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from forge.api.forge import Forge
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.machine.containers import Inside
 from forge.machine.environments import backends, host
 from forge.machine.inside import Here
@@ -82,18 +82,18 @@ class Insider:
         root = lay(folder / "root", originals, release)
         self.folder = folder
         self._environ = {**os.environ, "PATH": f"{root}/usr/bin:{os.environ.get('PATH', os.defpath)}"}
-        self._doors = _Doors(folder / "home", self._environ, root, (environment, laid))
+        self._wiring = _Wiring(folder / "home", self._environ, root, (environment, laid))
 
     def load(self, running: Running, launch: Launch, *models: str) -> None:
         """Have a server take in ``models`` as they stand on the disk."""
-        self._doors.server.load(running, launch, models, print)
+        self._wiring.server.load(running, launch, models, print)
 
     @cached_property
     def shop(self) -> Forge:
-        return Forge(self.folder / "home", self._environ, doors=self._doors, executor="local")
+        return Forge(self.folder / "home", self._environ, wiring=self._wiring, executor="local")
 
 
-class _Doors(Doors):
+class _Wiring(Wiring):
     """Real ones, but for where NVIDIA's files lie and which Triton is started."""
 
     def __init__(self, home: Path, environ: dict[str, str], root: Path, triton: tuple[Path, Path]) -> None:

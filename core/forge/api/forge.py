@@ -9,7 +9,7 @@ from pathlib import Path
 
 from forge.api.built import Built
 from forge.api.home import home
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.bench.options import Wish as Benchmark
 from forge.bench.results import Results
 from forge.bench.run import Bench, Clocks, keep
@@ -17,11 +17,11 @@ from forge.bench.targets import measured
 from forge.build import publish, unchanged
 from forge.build.builder import Builder
 from forge.build.cleanup import Upkeep
-from forge.build.noted import Noting
-from forge.build.resolve import Intake
+from forge.build.noted import BuildNotes
+from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
 from forge.build.sizes import Sizing
-from forge.build.together import Joining, Joint
+from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
 from forge.check.machine import Checkup
@@ -31,7 +31,7 @@ from forge.events import Event, Listener
 from forge.fit.report import Report
 from forge.plan.plan import plan, require
 from forge.plan.preview import Outlook, Prospect, outlook
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan, Stage
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
@@ -54,14 +54,14 @@ USUAL = Benchmark()
 
 
 class Forge:
-    """One home folder (store, servers, notes) and the doors to the world."""
+    """One home folder (store, servers, notes) and all that is asked of the world."""
 
     def __init__(
         self,
         home: Path,
         environ: Mapping[str, str],
         listener: Listener = lambda _: None,
-        doors: Doors | None = None,
+        wiring: Wiring | None = None,
         *,
         jobs: int | None = None,
         executor: str = "",
@@ -72,8 +72,8 @@ class Forge:
         self.home = home
         self._tell = listener
         self._allowance = Allowance(jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
-        self._doors = doors or Doors(home, environ, self._say)
-        self._intake = Intake(self.store, self._doors, Path("Dockerfiles"), self._say, executor)
+        self._wiring = wiring or Wiring(home, environ, self._say)
+        self._resolver = Resolver(self.store, self._wiring, Path("Dockerfiles"), self._say, executor)
 
     @classmethod
     def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: str = "") -> "Forge":
@@ -85,78 +85,78 @@ class Forge:
         return Store(self.home / "store", clock=time.time, say=self._say)
 
     @cached_property
-    def _noting(self) -> Noting:
-        return Noting(unchanged.Standing(self.home), self.store)
+    def _build_notes(self) -> BuildNotes:
+        return BuildNotes(unchanged.Notes(self.home), self.store)
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "facts", text=text))
 
     def halt(self) -> None:
         """End, for good, what other threads do for this Forge, as Ctrl-C would."""
-        self._doors.tools.halt.pull()
+        self._wiring.tools.halt.pull()
 
     def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
         """What is missing here for ``recipes`` and deployments, or for anything at all, and how to mend it."""
-        checkup = Checkup(self.home, self.store, self._doors.origins, self._doors.machine, self._doors.containers)
-        return checkup.findings([Path(path) for path in recipes], lambda path: self._joining.asked(path, runtime))
+        checkup = Checkup(self.home, self.store, self._wiring.origins, self._wiring.machine, self._wiring.containers)
+        return checkup.findings([Path(path) for path in recipes], lambda path: self._together.asked(path, runtime))
 
     # -- planning
 
     def read(self, path: AnyPath, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        return self._intake.read(Path(path), runtime)
+        return self._resolver.read(Path(path), runtime)
 
-    def order(self, path: AnyPath, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Order:
+    def resolve(self, path: AnyPath, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Resolved:
         """A recipe with its facts and its plugins, ready to be planned."""
-        return self._intake.order(Path(path), runtime=runtime, locked=locked)
+        return self._resolver.resolve(Path(path), runtime=runtime, locked=locked)
 
     def joint(self, recipes: Sequence[AnyPath], *, deployed: bool = False) -> Joint:
         """What ``recipes`` are together, or the deployment that is named; with ``deployed`` a recipe is refused."""
-        return self._joining.joint([Path(path) for path in recipes], deployed=deployed)
+        return self._together.joint([Path(path) for path in recipes], deployed=deployed)
 
     @cached_property
-    def _joining(self) -> Joining:
-        return Joining(self._intake, self._doors, Sizing(self._doors.origins, self.store), self.store)
+    def _together(self) -> JointResolver:
+        return JointResolver(self._resolver, self._wiring, Sizing(self._wiring.origins, self.store), self.store)
 
-    def _joined(self, joint: Joint, options: BuildOptions) -> list[Order]:
+    def _joined(self, joint: Joint, options: BuildOptions) -> list[Resolved]:
         """Its recipes, ready to be planned together."""
-        orders = self._joining.orders(joint, runtime=options.runtime, locked=options.locked)
-        return self._joining.shared(joint, orders)
+        all_resolved = self._together.resolve(joint, runtime=options.runtime, locked=options.locked)
+        return self._together.shared(joint, all_resolved)
 
     def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
-        return self._intake.lock(Path(path), upgrade=upgrade)
+        return self._resolver.lock(Path(path), upgrade=upgrade)
 
     def plan(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
-        return self._joining.planned(self._joined(self.joint(recipes), options), options)
+        return self._together.planned(self._joined(self.joint(recipes), options), options)
 
     def foresee(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Prospect:
         """The plan, what of it is held, and whether it fits this machine as far as that can be known."""
         joint = self.joint(recipes)
-        return self._joining.foresee(joint, self._joined(joint, options), options)
+        return self._together.foresee(joint, self._joined(joint, options), options)
 
     def dockerfile(self, path: AnyPath) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
-        return self._intake.dockerfile(Path(path))
+        return self._resolver.dockerfile(Path(path))
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
-        return outlook(wanted, self.store, self._doors.origins)
+        return outlook(wanted, self.store, self._wiring.origins)
 
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
         joint = self.joint(recipes)
-        orders = self._joining.orders(joint, runtime=runtime)
-        require(orders)  # what cannot be built has no size
-        return self._joining.fit(joint, orders, gpu)
+        all_resolved = self._together.resolve(joint, runtime=runtime)
+        require(all_resolved)  # what cannot be built has no size
+        return self._together.fit(joint, all_resolved, gpu)
 
     def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
         """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.
 
         Paths in the recipe are relative to ``base``, the folder that it will stand in.
         """
-        return self._intake.draft(source, name, revision, Path(base))
+        return self._resolver.draft(source, name, revision, Path(base))
 
     # -- building
 
@@ -172,13 +172,13 @@ class Forge:
         To rename what is there is to prefix what comes.
         """
         joint = self.joint(recipes)
-        looked = self._noting.before(joint)
-        orders = self._joined(joint, options)
+        inputs = self._build_notes.before(joint)
+        all_resolved = self._joined(joint, options)
         place = Path(os.path.abspath(repository or joint.repository))
-        renamed = publish.renamed(place, [o.recipe.name for o in orders], self.store) if options.rename_plain else ()
-        orders = self._prepared(orders)
-        wanted = plan(orders, prefixed=options.apart, inside=options.inside)
-        coming = [publish.published(o, e) for o, e in zip(orders, wanted.entries, strict=True)]
+        renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
+        all_resolved = self._prepared(all_resolved)
+        wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)
+        coming = [publish.published(o, e) for o, e in zip(all_resolved, wanted.entries, strict=True)]
         models = publish.in_order(place, [*(each.model for each in renamed), *coming])
         steps = (*(each.step for each in renamed), *wanted.steps)
         self._prover.require(wanted)
@@ -189,7 +189,7 @@ class Forge:
         if not (options.rename_plain or found):
             words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
             asked = unchanged.question(recipes, repository, os.getcwd(), words)
-            self._noting.after(asked, looked, orders, self._noting.stood(place, models, steps))
+            self._build_notes.after(asked, inputs, all_resolved, self._build_notes.done(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
 
     def add(
@@ -215,22 +215,22 @@ class Forge:
 
     def make(self, recipes: Sequence[AnyPath], until: Stage, options: BuildOptions = AS_STATED) -> Plan:
         """Make the steps of ``recipes`` up to a stage, and publish nothing; the part of the plan that was made."""
-        orders = self._prepared(self._joined(self.joint(recipes), options), gpus=until is Stage.BUILD)
-        wanted = plan(orders).until(until)
+        all_resolved = self._prepared(self._joined(self.joint(recipes), options), gpus=until is Stage.BUILD)
+        wanted = plan(all_resolved).until(until)
         with self.store.using(step.key for step in wanted.steps):
             self._builder.realise(wanted.steps)
         return wanted
 
-    def _prepared(self, orders: list[Order], *, gpus: bool = True) -> list[Order]:
-        """The orders with what their images say of themselves; HostError, before any download, for what is missing here."""
-        require(orders)  # what can be refused without an image is refused before one is pulled
-        if contained := [order for order in orders if order.recipe.runtime.contained]:
-            self._intake.require(contained, gpus=gpus)
-        return [self._intake.furnished(order, self._builder, self._tell) for order in orders]
+    def _prepared(self, all_resolved: list[Resolved], *, gpus: bool = True) -> list[Resolved]:
+        """The recipes with what their images say of themselves; HostError, before any download, for what is missing here."""
+        require(all_resolved)  # what can be refused without an image is refused before one is pulled
+        if contained := [resolved for resolved in all_resolved if resolved.recipe.runtime.contained]:
+            self._resolver.require(contained, gpus=gpus)
+        return [self._resolver.furnished(resolved, self._builder, self._tell) for resolved in all_resolved]
 
     @cached_property
     def _builder(self) -> Builder:
-        tools = replace(self._doors.tools, prove=self._prover.prove)
+        tools = replace(self._wiring.tools, prove=self._prover.prove)
         return Builder(self.store, tools, self._tell, self._allowance)
 
     def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
@@ -260,7 +260,7 @@ class Forge:
 
     def command(self, repository: Places, ports: Ports, *, room: bool = False) -> Command:
         """The exact command line that ``serve`` would start."""
-        return self._doors.server.command(self.launch(repository, ports, room=room))
+        return self._wiring.server.command(self.launch(repository, ports, room=room))
 
     def serve(
         self, repository: Places, ports: Ports | None = None, *, detach: bool = False, restart: bool = True, room: bool = False
@@ -271,11 +271,11 @@ class Forge:
         """
         wanted, began = self.launch(repository, ports or Ports(), detach=detach, room=room), time.monotonic()
         self._tell(Event("start", "server"))
-        running = self._doors.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
+        running = self._wiring.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
         try:
             self._turnover.began(running)
             if restart:
-                self._doors.server.watch(running)
+                self._wiring.server.watch(running)
             self._tell(Event("made", "server", seconds=time.monotonic() - began))
         except BaseException:  # Ctrl-C too: nobody knows of the server yet who could stop it
             self.stop(running)
@@ -284,7 +284,7 @@ class Forge:
 
     def servers(self) -> tuple[Running, ...]:
         """The servers of this home folder that are alive."""
-        return self._doors.server.running()
+        return self._wiring.server.running()
 
     def server(self, repository: AnyPath) -> Running:
         """The one that serves ``repository``, alone or with others."""
@@ -297,12 +297,12 @@ class Forge:
     @cached_property
     def care(self) -> Care:
         """Whether the models of servers answer, and bringing them back."""
-        return Care(self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text)))
+        return Care(self._wiring.server, self._planned, lambda text: self._tell(Event("note", "server", text=text)))
 
     @cached_property
     def _turnover(self) -> Turnover:
         return Turnover(
-            self.store, self._doors.server, self._planned, lambda text: self._tell(Event("note", "server", text=text))
+            self.store, self._wiring.server, self._planned, lambda text: self._tell(Event("note", "server", text=text))
         )
 
     def _planned(self, held: Held, running: Running) -> Launch:
@@ -310,7 +310,7 @@ class Forge:
 
     def stop(self, running: Running) -> None:
         """Stop it; returns when no process and no shared memory is left."""
-        self._doors.server.stop(running)
+        self._wiring.server.stop(running)
 
     def logs(self, repository: AnyPath, *, follow: bool = False) -> Iterator[str]:
         """The lines of the server's log; with ``follow`` until it ends."""
@@ -328,25 +328,25 @@ class Forge:
     @property
     def upkeep(self) -> Upkeep:
         """Gives up what no repository, server or running build uses, in the store and in Docker."""
-        return Upkeep(self.home, self.store, self._doors.containers)
+        return Upkeep(self.home, self.store, self._wiring.containers)
 
     # -- checking, verifying, measuring
 
     def check(self, repository: AnyPath = "model-repository", *, image: str = "", fix: bool = False) -> Examined:
         """What is wrong in any Triton model repository, or a deployment's; with ``fix`` what is safe is mended before."""
-        return self._checker.check(*self._joining.checked(Path(repository)), image=image, fix=fix)
+        return self._checker.check(*self._together.checked(Path(repository)), image=image, fix=fix)
 
     @property
     def _checker(self) -> Checker:
-        return Checker(self.store, self._doors.machine)
+        return Checker(self.store, self._wiring.machine)
 
     def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
-        return Proof(self._prover, self._intake, self, self._tell).verify(what, repository, wish)
+        return Proof(self._prover, self._resolver, self, self._tell).verify(what, repository, wish)
 
     @cached_property
     def _prover(self) -> Prover:
-        return Prover(self.home, self.store, self._doors)
+        return Prover(self.home, self.store, self._wiring)
 
     def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Results, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""
@@ -359,7 +359,7 @@ class Forge:
 
     @property
     def _bench(self) -> Bench:
-        return Bench(self._doors, self.store, Clocks(time.perf_counter, time.time), self._tell, lambda: self._builder)
+        return Bench(self._wiring, self.store, Clocks(time.perf_counter, time.time), self._tell, lambda: self._builder)
 
     # -- asking
 
@@ -369,12 +369,12 @@ class Forge:
 
     def generate(self, address: str, request: Request) -> Iterator[Chunk]:
         """Ask and stream the answer; closing the iterator cancels the request."""
-        return self._doors.client.generate(address, request)
+        return self._wiring.client.generate(address, request)
 
     def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
         """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
-        return self._doors.spans(target.tokenizer, text)
+        return self._wiring.spans(target.tokenizer, text)
 
     def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
         """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
-        return self._doors.templated(target.tokenizer, messages, target.model.limits)
+        return self._wiring.templated(target.tokenizer, messages, target.model.limits)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.errors import ForgeError
 from forge.serve.launch import launch
 from forge.serve.recovery import LOOK, Watch
@@ -18,7 +18,7 @@ from forge.store.store import Store
 def main(home: Path, marker: str) -> None:
     """Return when no server carries ``marker`` any more."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever ends the server ends this too, and a traceback tells nobody anything
-    server, store = Doors(home, os.environ, say).server, Store(home / "store", clock=time.time)
+    server, store = Wiring(home, os.environ, say).server, Store(home / "store", clock=time.time)
     watch = Watch(
         server, lambda held, running: launch(held, store, running.ports, on=running.base), time.monotonic, time.time, say
     )

@@ -24,7 +24,7 @@ from forge.verify.interview import Stages
 from forge.verify.reference import Reciter
 
 
-class Doors:
+class Wiring:
     """One set of adapters over one home folder and one environment."""
 
     def __init__(self, home: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> None:

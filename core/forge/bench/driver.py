@@ -1,4 +1,4 @@
-"""What a driver is given and what it brings back: the door for tools that put load on models, forge's own loop among them."""
+"""What a driver is given and what it brings back: the protocol of tools that put load on models."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager

@@ -1,6 +1,6 @@
 """The built-in driver: an asyncio loop that sends requests, closed by concurrency or open by rate, and notes what came when.
 
-Nothing but noting happens between two chunks: text is joined and tokens are counted when the load is over. The loop does not
+Between two chunks only the time is noted: text is joined and tokens are counted when the load is over. The loop does not
 wait for an answer before the next request of an open loop is sent, and counts each from the moment when it was due.
 """
 

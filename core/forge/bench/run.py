@@ -75,12 +75,12 @@ class _Course:
 class Bench:
     """One benchmark of models of one server. ``builder`` makes what another driver needs; quality is always asked by forge."""
 
-    def __init__(self, doors: Outside, store: Store, clocks: Clocks, tell: Listener, builder: Callable[[], Builder]) -> None:
-        self._doors = doors
+    def __init__(self, outside: Outside, store: Store, clocks: Clocks, tell: Listener, builder: Callable[[], Builder]) -> None:
+        self._outside = outside
         self._store = store
         self._clocks = clocks
         self._tell = tell
-        self._own = doors.load_loop(clocks.steady)
+        self._own = outside.load_loop(clocks.steady)
         self._driver = self._own
         self._builder = builder
         self._digests: dict[str, None] = {}
@@ -93,8 +93,8 @@ class Bench:
         courses = self._courses(targets, wish)
         self._driver = self._hired(wish)  # what cannot be granted is refused before anything is made for it
         began, made = self._clocks.steady(), self._clocks.now()
-        instruments = self._doors.instruments(ports)
-        counters = {name: Counter(self._doors.tokens(target.tokenizer), wish.goodput) for name, target in _named(targets)}
+        instruments = self._outside.instruments(ports)
+        counters = {name: Counter(self._outside.tokens(target.tokenizer), wish.goodput) for name, target in _named(targets)}
         # Repeats are the outer loop, so that what else the machine does falls on all points alike.
         for number in range(wish.repeats):
             for group in _groups(courses, together=wish.together):
@@ -135,7 +135,7 @@ class Bench:
         if wish.together:
             what = "AIPerf warms up each model by itself: their loads would not begin together"
             raise BenchError(what, where="--together", hint="measure in turn, or with forge's own driver")
-        return aiperf_driver(self._doors, self._store, self._builder, self._tell)
+        return aiperf_driver(self._outside, self._store, self._builder, self._tell)
 
     def _say(self, text: str) -> None:
         self._tell(Event("note", "bench", text=text))
@@ -157,10 +157,10 @@ class Bench:
 
     def _offer(self, target: Target) -> Offer:
         def render(messages: Sequence[tuple[str, str]]) -> str:
-            return self._doors.templated(target.tokenizer, messages, target.model.limits)
+            return self._outside.templated(target.tokenizer, messages, target.model.limits)
 
-        tokens = self._doors.tokens(target.tokenizer)
-        inputs = self._doors.inputs(target.address, target.model.front)
+        tokens = self._outside.tokens(target.tokenizer)
+        inputs = self._outside.inputs(target.address, target.model.front)
         request = replace(target.request(""), first_seconds=0.0)  # --timeout bounds a request, and nobody calls that one late
         return Offer(request, inputs, tokens, render)
 
@@ -298,7 +298,7 @@ class Bench:
             entry=model.entry,
             keys=model.keys,
             image=self._image(model.serving.image) if model.serving and model.serving.image else "",
-            tokenizer=self._doors.tokens(target.tokenizer).digest,
+            tokenizer=self._outside.tokens(target.tokenizer).digest,
         )
 
     def _image(self, key: str) -> str:
@@ -307,15 +307,15 @@ class Bench:
         return noted(artifact.path)["id"] if artifact and (artifact.path / IMAGE).is_file() else key
 
     def _machine(self) -> Machine:
-        cpu, cores, memory = self._doors.processor()
-        gpus = tuple(gpu.name for gpu in self._doors.machine.gpus())
-        platform = self._doors.host().platform
-        return Machine(cpu=cpu, cores=cores, memory=memory, platform=platform, gpus=gpus, driver=self._doors.machine.driver())
+        cpu, cores, memory = self._outside.processor()
+        gpus = tuple(gpu.name for gpu in self._outside.machine.gpus())
+        platform = self._outside.host().platform
+        return Machine(cpu=cpu, cores=cores, memory=memory, platform=platform, gpus=gpus, driver=self._outside.machine.driver())
 
     def _provider(self, course: _Course, ports: Ports) -> Provider:
         offer = course.workload.offer
         request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.wish.seed), stream=False)
-        inputs = self._doors.stated(course.target.address, request)
+        inputs = self._outside.stated(course.target.address, request)
         url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
         return Provider(course.label, url, inputs, request.stop)
 

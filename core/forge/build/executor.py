@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from forge.errors import ForgeError, HostError, LockError, Problem, StepError
 from forge.machine.containers import Answers, Containers, ImageFacts, Inside, Progress
 from forge.plan.lock import Image
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.schema.values import LOCAL, NO_GPUS, Recipe, RuntimeKind, Toolchain
 from forge.trtllm import images
 
@@ -89,14 +89,14 @@ class Executors:
             self.say(f"the recipe's image holds TensorRT-LLM {known.trtllm}; taken is the {found.trtllm} that is here")
         return found
 
-    def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
+    def require(self, all_resolved: Sequence[Resolved], *, gpus: bool) -> None:
         """HostError with all that keeps the commands of ``orders`` from running; GPUs count where a build would use one."""
-        inside = [order for order in orders if order.facts.toolchain.image == LOCAL]
-        outside = [order for order in orders if order not in inside]
+        inside = [resolved for resolved in all_resolved if resolved.facts.toolchain.image == LOCAL]
+        outside = [resolved for resolved in all_resolved if resolved not in inside]
         problems: list[Problem] = []
         if inside:
             problems += self.here.check(gpus and _built(inside))
-            wanted = [order.family.requirements(order.facts.toolchain) for order in inside]
+            wanted = [resolved.family.requirements(resolved.facts.toolchain) for resolved in inside]
             problems += dict.fromkeys(problem for each in wanted for problem in self.here.lacking(each))
         if outside:
             problems += self.containers.check(gpus and _built(outside))
@@ -111,6 +111,6 @@ class Executors:
         return self.here.hold(image, progress) if image == LOCAL else self.containers.hold(image, progress)
 
 
-def _built(orders: Sequence[Order]) -> bool:
-    runtimes = [order.recipe.runtime for order in orders if order.recipe.runtime.kind is RuntimeKind.ENGINE]
+def _built(all_resolved: Sequence[Resolved]) -> bool:
+    runtimes = [resolved.recipe.runtime for resolved in all_resolved if resolved.recipe.runtime.kind is RuntimeKind.ENGINE]
     return any(runtime.gpus != NO_GPUS for runtime in runtimes)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import forge
 from forge.build.together import Joint
-from forge.build.unchanged import Held, Looked, Model, Question, Standing, Stood, look
+from forge.build.unchanged import DoneBuild, Held, Inputs, Model, Notes, Question, look
 from forge.machine.environments import INSTALLED_TRITON
 from forge.plan import families
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
 from forge.schema.manifest import PublishedModel
 from forge.schema.twin_environment import PYTHONS
@@ -19,40 +19,40 @@ from forge.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Noting:
+class BuildNotes:
     """Writes notes where all that a plan stands on can be named: no image, no network, no local checkpoint, no GPU."""
 
-    standing: Standing
+    notes: Notes
     store: Store
 
-    def before(self, joint: Joint) -> Looked:
+    def before(self, joint: Joint) -> Inputs:
         """What a plan is about to be read from; looked at first, so that a change on the way makes the note void."""
         recipes = [joint.path(member).absolute() for member in joint.stated.members]
         texts = [*recipes, *(recipe.with_name(f"{recipe.name}.lock") for recipe in recipes)]
         return look([*texts, joint.file.absolute()] if joint.file else texts, _code())
 
-    def after(self, question: Question, looked: Looked, orders: Sequence[Order], stood: Stood) -> None:
+    def after(self, question: Question, inputs: Inputs, all_resolved: Sequence[Resolved], done: DoneBuild) -> None:
         """Note a build that has just been published, where it can be."""
-        if all(_is_settled(order) for order in orders):
-            self.standing.keep(question, looked, stood)
+        if all(_is_settled(resolved) for resolved in all_resolved):
+            self.notes.keep(question, inputs, done)
 
-    def stood(self, place: Path, models: Iterable[PublishedModel], steps: Iterable[Step]) -> Stood:
+    def done(self, place: Path, models: Iterable[PublishedModel], steps: Iterable[Step]) -> DoneBuild:
         """What a build has published, and what that stands on."""
         held = tuple(found for step in steps if (found := self._held(step)))
         told = tuple(Model(m.name, {str(role): name for role, name in m.roles.items()}, m.entry) for m in models)
-        return Stood(str(place), told, held)
+        return DoneBuild(str(place), told, held)
 
     def _held(self, step: Step) -> Held | None:
         artifact = self.store.find(step.key)
         return Held(step.name, str(artifact.path.parent), artifact.size, "") if artifact else None
 
 
-def _is_settled(order: Order) -> bool:
+def _is_settled(resolved: Resolved) -> bool:
     """Whether texts and code say everything: served by the twin, from what a version or a lock nails down."""
-    recipe, host = order.recipe, order.facts.host
+    recipe, host = resolved.recipe, resolved.facts.host
     plain = recipe.runtime.kind is RuntimeKind.TWIN and not recipe.convert.calibration and not recipe.verify.on_build
     pinned = all(
-        source.kind is SourceKind.WHEEL or (order.locked and source.kind in (SourceKind.HUB, SourceKind.GIT))
+        source.kind is SourceKind.WHEEL or (resolved.locked and source.kind in (SourceKind.HUB, SourceKind.GIT))
         for source in (recipe.source, recipe.draft)
         if source
     )

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from forge.errors import RepositoryError
 from forge.files import texts
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Assemble, Entry, LayBackends, Rename, Step
 from forge.repository import bls, publish
 from forge.repository.folders import Places
@@ -107,38 +107,38 @@ def _code(folder: Path) -> tuple[TextFile, ...]:
     return tuple(TextFile(file.relative_to(folder).as_posix(), texts.read(file, RepositoryError)) for file in files)
 
 
-def published(order: Order, entry: Entry) -> PublishedModel:
+def published(resolved: Resolved, entry: Entry) -> PublishedModel:
     """What the manifest will say of one recipe's models."""
     steps: dict[str, Step] = {}
     entry.gather(steps)
     action = entry.step.action
     return PublishedModel(
-        name=order.recipe.name,
+        name=resolved.recipe.name,
         entry=entry.step.key,
-        runtime=order.recipe.runtime.kind,
+        runtime=resolved.recipe.runtime.kind,
         roles=entry.names.all(),
         prefix=entry.names.prefix,
         keys={step.name: key for key, step in steps.items()},
-        serving=_serving(order, entry),
-        sampling=order.recipe.sampling,
-        limits=order.recipe.limits,
-        num_draft_tokens=_guesses(order) if Role.DRAFT in entry.names.roles else None,
+        serving=_serving(resolved, entry),
+        sampling=resolved.recipe.sampling,
+        limits=resolved.recipe.limits,
+        num_draft_tokens=_guesses(resolved) if Role.DRAFT in entry.names.roles else None,
         inside=entry.names.inside,
         edits=bls.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
     )
 
 
-def _guesses(order: Order) -> int:
-    return order.recipe.speculation.max_draft_len or DRAFT_LEN
+def _guesses(resolved: Resolved) -> int:
+    return resolved.recipe.speculation.max_draft_len or DRAFT_LEN
 
 
-def _serving(order: Order, entry: Entry) -> Serving:
+def _serving(resolved: Resolved, entry: Entry) -> Serving:
     """What a server for this model stands on: artifacts here, or an image."""
     if entry.serving is None:
         image = next(step for name, step in entry.step.needs if name == "image")
-        recipe = order.recipe
-        triton = INSTALLED if order.facts.toolchain.image == LOCAL else ""
-        gpus = order.gpus
+        recipe = resolved.recipe
+        triton = INSTALLED if resolved.facts.toolchain.image == LOCAL else ""
+        gpus = resolved.gpus
         if recipe.runtime.kind is not RuntimeKind.ENGINE:  # built without a GPU
             gpus = "" if recipe.runtime.gpus == NO_GPUS else recipe.runtime.gpus
         return Serving(image=image.key, gpus=gpus, world=recipe.convert.tp * recipe.convert.pp, triton=triton)

@@ -1,4 +1,4 @@
-"""Takes recipes in: reads them, holds them against their locks, and gathers what planning may know of each."""
+"""Resolves recipes: reads them, holds them against their locks, and gathers what planning may know of each."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from forge.files import texts
 from forge.machine.containers import dockerfile
 from forge.plan import families, images, lock as locks, vllm
 from forge.plan.families import Family
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
 from forge.recipe import new, prompts, reader as recipe
 from forge.schema import vllm_known
@@ -36,11 +36,11 @@ _RECIPE = 16 << 20
 
 
 @dataclass(frozen=True)
-class Intake:
-    """The way in. ``templates`` is the folder where a person's own Dockerfiles for families stand."""
+class Resolver:
+    """Resolves one recipe. ``templates`` is the folder where a person's own Dockerfiles for families stand."""
 
     store: Store
-    doors: Outside
+    outside: Outside
     templates: Path
     say: Callable[[str], None]
     executor: str = ""
@@ -58,27 +58,27 @@ class Intake:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
         return texts.read(path, SourceError, "the recipe", most=_RECIPE)
 
-    def order(
+    def resolve(
         self,
         path: Path,
         *,
         runtime: RuntimeKind | None = None,
         locked: bool = False,
         adapt: Callable[[Recipe], Recipe] = lambda recipe: recipe,
-    ) -> Order:
+    ) -> Resolved:
         """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise."""
         wanted = adapt(self.read(path, runtime))
         pinned = self._lock(path, wanted, required=locked)
-        found = replace(self._order(wanted, self._gathered(wanted, path, pinned)), locked=pinned is not None)
+        found = replace(self._resolve(wanted, self._gathered(wanted, path, pinned)), locked=pinned is not None)
         if not wanted.verify.on_build:
             return found
         return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=spoken(path))
 
-    def imaged(self, path: Path) -> Order:
-        """The order for its container image alone. Where nobody gives access to the sources, a named family does without."""
+    def imaged(self, path: Path) -> Resolved:
+        """As for its container image alone. Where nobody gives access to the sources, a named family does without."""
         there = replace(self, executor="docker")
         try:
-            return there.order(path)
+            return there.resolve(path)
         except SourceError as error:
             wanted = self.read(path)
             if wanted.family is None:
@@ -86,7 +86,7 @@ class Intake:
             self.say(f"{error.what}; what the family requires because of config.json is left out")
             tools = there._executors.toolchain(wanted, image(wanted), None, str(path))
             source = Pinned(wanted.source.kind, wanted.source.address, "", ())
-            return there._order(wanted, Facts(source, Checkpoint(), self.doors.host(), tools))
+            return there._resolve(wanted, Facts(source, Checkpoint(), self.outside.host(), tools))
 
     def questions(self, path: Path, wanted: Recipe) -> tuple[prompts.Prompt, ...]:
         """The prompts of the recipe's verification: the file that it names, or those that forge ships."""
@@ -97,16 +97,16 @@ class Intake:
 
     def dockerfile(self, path: Path) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
-        order = self.imaged(path)
-        tools = order.facts.toolchain
-        held = self.doors.containers.inspect(tools.image) if tools.identity else None
+        resolved = self.imaged(path)
+        tools = resolved.facts.toolchain
+        held = self.outside.containers.inspect(tools.image) if tools.identity else None
         base = held.base if held else tools.image
-        return dockerfile(base, order.family.requirements(tools), order.dockerfile or toolchain.template())
+        return dockerfile(base, resolved.family.requirements(tools), resolved.dockerfile or toolchain.template())
 
     def draft(self, source: str, name: str | None, revision: str, base: Path) -> str:
         """The text of a recipe for a checkpoint; its paths are relative to ``base``."""
         origin = source_of(source, revision, base)
-        found = self.doors.origins[origin.kind]
+        found = self.outside.origins[origin.kind]
         checkpoint = found.read(found.pin(origin, base.absolute()))
         stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
         family = families.find(checkpoint) if checkpoint.architectures else ""
@@ -129,33 +129,33 @@ class Intake:
         return file, after != before
 
     def _sealed(self, pinned: Pinned) -> Pinned:
-        origin = self.doors.origins[pinned.kind]
+        origin = self.outside.origins[pinned.kind]
         return origin.sealed(pinned) if isinstance(origin, Sealing) else pinned
 
-    def require(self, orders: Sequence[Order], *, gpus: bool) -> None:
+    def require(self, all_resolved: Sequence[Resolved], *, gpus: bool) -> None:
         """HostError with all that keeps commands from running here; GPUs count where a build would use one."""
-        self._executors.require(orders, gpus=gpus)
+        self._executors.require(all_resolved, gpus=gpus)
 
     @property
     def _executors(self) -> Executors:
-        return Executors(self.doors.containers, self.doors.here, self.doors.answers, self.executor, self.say)
+        return Executors(self.outside.containers, self.outside.here, self.outside.answers, self.executor, self.say)
 
-    def furnished(self, order: Order, builder: Builder, tell: Listener) -> Order:
-        """The order with what its image says of itself, or its vLLM: had where it is not here, and read where it was not."""
-        known = self._held(order, tell) if order.recipe.runtime.contained else order
+    def furnished(self, resolved: Resolved, builder: Builder, tell: Listener) -> Resolved:
+        """The recipe with what its image says of itself, or its vLLM: had where it is not here, and read where it was not."""
+        known = self._held(resolved, tell) if resolved.recipe.runtime.contained else resolved
         if not (unread := self._unread(known)):
             return known
         with self.store.using(step.key for step in unread):
             try:
                 builder.realise(unread)
             except StepError as error:
-                if order.recipe.runtime.kind is not RuntimeKind.VLLM:
+                if resolved.recipe.runtime.kind is not RuntimeKind.VLLM:
                     raise
-                self.say(f"{order.recipe.name}: its vLLM could not be read, so nothing is held against it: {error}")
+                self.say(f"{resolved.recipe.name}: its vLLM could not be read, so nothing is held against it: {error}")
         return self._tooled(known)
 
-    def _held(self, order: Order, tell: Listener) -> Order:
-        tools = order.facts.toolchain
+    def _held(self, resolved: Resolved, tell: Listener) -> Resolved:
+        tools = resolved.facts.toolchain
 
         def progress(done: int, total: int) -> None:
             tell(Event("progress", tools.image, done=done, total=total))
@@ -163,19 +163,19 @@ class Intake:
         tell(Event("start", tools.image))
         held = self._executors.hold(tools.image, progress)
         tell(Event("held", tools.image, size=held.size))
-        tools = self._executors.versioned(replace(tools, identity=held.identity), order.recipe.runtime.kind)
-        if problems := compatibility.check(order.recipe, tools):
+        tools = self._executors.versioned(replace(tools, identity=held.identity), resolved.recipe.runtime.kind)
+        if problems := compatibility.check(resolved.recipe, tools):
             raise RecipeError(problems)
-        return self._tooled(replace(order, facts=replace(order.facts, toolchain=tools)))
+        return self._tooled(replace(resolved, facts=replace(resolved.facts, toolchain=tools)))
 
-    def _unread(self, order: Order) -> tuple[Step, ...]:
+    def _unread(self, resolved: Resolved) -> tuple[Step, ...]:
         """The steps that read it; none where that was done, or there is nothing to be read."""
-        if order.recipe.runtime.kind is RuntimeKind.VLLM:
-            return vllm.reading(order) if order.vllm is None else ()
-        return (images.tools(order),) if order.recipe.runtime.contained and order.tooling is None else ()
+        if resolved.recipe.runtime.kind is RuntimeKind.VLLM:
+            return vllm.reading(resolved) if resolved.vllm is None else ()
+        return (images.tools(resolved),) if resolved.recipe.runtime.contained and resolved.tooling is None else ()
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
-        facts = gather(wanted, path.absolute().parent, World(self.doors.origins, self.doors.host), lock)
+        facts = gather(wanted, path.absolute().parent, World(self.outside.origins, self.outside.host), lock)
         if not wanted.runtime.contained:
             return replace(facts, gpu=self._gpu(wanted)) if wanted.runtime.kind is RuntimeKind.VLLM else facts
         tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
@@ -185,25 +185,25 @@ class Intake:
         """The architecture to build for, as sm_89; empty where no GPU is seen."""
         if wanted.runtime.gpus == NO_GPUS:
             return NO_GPUS
-        capabilities = {gpu.capability for gpu in self.doors.machine.gpus() if gpu.capability}
+        capabilities = {gpu.capability for gpu in self.outside.machine.gpus() if gpu.capability}
         return "+".join(f"sm_{capability.replace('.', '')}" for capability in sorted(capabilities))
 
-    def _order(self, wanted: Recipe, facts: Facts) -> Order:
+    def _resolve(self, wanted: Recipe, facts: Facts) -> Resolved:
         if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked
-            return self._tooled(Order(wanted, Family(wanted, facts.checkpoint, None), facts))
+            return self._tooled(Resolved(wanted, Family(wanted, facts.checkpoint, None), facts))
         family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
         if wanted.runtime.kind is RuntimeKind.TWIN:
-            return Order(wanted, family, facts)
+            return Resolved(wanted, family, facts)
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
-        return self._tooled(Order(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus))
+        return self._tooled(Resolved(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus))
 
-    def _tooled(self, order: Order) -> Order:
-        """The order with what its image says of itself, or its vLLM, where that has been read."""
-        if order.recipe.runtime.kind is RuntimeKind.VLLM:
-            said = self.store.find(steps[-1].key) if (steps := vllm.reading(order)) else None
-            return replace(order, vllm=vllm_known.read(said.path)) if said else order
-        held = self.store.find(images.tools(order).key)
-        return replace(order, tooling=toolchain.read(held.path) if held else None)
+    def _tooled(self, resolved: Resolved) -> Resolved:
+        """The recipe with what its image says of itself, or its vLLM, where that has been read."""
+        if resolved.recipe.runtime.kind is RuntimeKind.VLLM:
+            said = self.store.find(steps[-1].key) if (steps := vllm.reading(resolved)) else None
+            return replace(resolved, vllm=vllm_known.read(said.path)) if said else resolved
+        held = self.store.find(images.tools(resolved).key)
+        return replace(resolved, tooling=toolchain.read(held.path) if held else None)
 
     @cached_property
     def _plugins(self) -> families.Points:

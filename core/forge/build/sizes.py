@@ -11,7 +11,7 @@ from forge.fit.model_shape import Shape, UnknownShapeError
 from forge.fit.report import Report
 from forge.fit.verdict import Load
 from forge.plan.plan import plan
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.vllm import vllm_version
 from forge.safetensors import Tensor
 from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
@@ -29,41 +29,43 @@ class Sizing:
     origins: Mapping[SourceKind, Origin]
     store: Store
 
-    def report(self, orders: Sequence[Order], gpus: Sequence[Gpu], host: int, *, named: bool = False) -> Report:
+    def report(self, all_resolved: Sequence[Resolved], gpus: Sequence[Gpu], host: int, *, named: bool = False) -> Report:
         """Every figure of these recipes, judged for the GPUs that are here, or for the one that was ``named``."""
-        return fitting.report([self.load(order) for order in orders], gpus, host, named=named)
+        return fitting.report([self.load(resolved) for resolved in all_resolved], gpus, host, named=named)
 
-    def load(self, order: Order) -> Load:
+    def load(self, resolved: Resolved) -> Load:
         """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""
-        source, config = order.facts.source, order.facts.checkpoint.config
+        source, config = resolved.facts.source, resolved.facts.checkpoint.config
         pinned, origin = source, self.origins[source.kind]
-        if not config and (folder := self._held(order)):
+        if not config and (folder := self._held(resolved)):
             pinned, origin = _folder(folder), self.origins[SourceKind.PATH]
             config = origin.read(pinned).config
         if not config:
             what = "this source says nothing of its checkpoint before it is fetched"
             hint = "build it once: what the store holds is looked at from then on"
-            raise SourceError(what, where=f"{order.recipe.name}: {source.name}", hint=hint)
+            raise SourceError(what, where=f"{resolved.recipe.name}: {source.name}", hint=hint)
         try:
             shape = model_shape.read(config)
         except UnknownShapeError as error:
-            raise SourceError(str(error), where=f"{order.recipe.name}: {source.name}") from error
+            raise SourceError(str(error), where=f"{resolved.recipe.name}: {source.name}") from error
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
         size = sum(file.size for file in pinned.files)
-        return Load(order.recipe, shape, tensors, size, self._draft(order), basis, usual_utilization(vllm_version(order)))
+        return Load(
+            resolved.recipe, shape, tensors, size, self._draft(resolved), basis, usual_utilization(vllm_version(resolved))
+        )
 
-    def _held(self, order: Order) -> Path | None:
+    def _held(self, resolved: Resolved) -> Path | None:
         """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""
-        for step in plan([order]).steps:
+        for step in plan([resolved]).steps:
             artifact = self.store.find(step.key) if {CONFIG, "tokenizer.json"} <= set(step.promises) else None
             if artifact and (artifact.path / CONFIG).is_file():
                 return artifact.path
         return None
 
-    def _draft(self, order: Order) -> int:
-        if order.recipe.draft is None or order.facts.draft is None:
+    def _draft(self, resolved: Resolved) -> int:
+        if resolved.recipe.draft is None or resolved.facts.draft is None:
             return 0
-        draft = order.facts.draft
+        draft = resolved.facts.draft
         tensors = self.origins[draft.kind].tensors(draft)
         return sum(tensor.size for tensor in tensors) or sum(_weights(draft))
 

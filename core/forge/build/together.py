@@ -1,11 +1,11 @@
-"""Takes in what is built together: recipes as they were named, or those of a deployment file."""
+"""What is built together: recipes as they were named, or those of a deployment file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from forge.build.outside import Outside
-from forge.build.resolve import Intake
+from forge.build.resolve import Resolver
 from forge.build.sizes import Sizing
 from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
 from forge.fit.gpus import find
@@ -13,7 +13,7 @@ from forge.fit.report import Report
 from forge.plan import gpu_share
 from forge.plan.plan import plan
 from forge.plan.preview import Prospect, outlook
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
 from forge.recipe import deployment
 from forge.recipe.deployment import Asked, Deployed, Deployment, Member
@@ -45,11 +45,11 @@ class Joint:
 
 
 @dataclass(frozen=True, slots=True)
-class Joining:
-    """The way in for several."""
+class JointResolver:
+    """Resolves the recipes of one build, and plans them together."""
 
-    intake: Intake
-    doors: Outside
+    resolver: Resolver
+    outside: Outside
     sizing: Sizing
     store: Store
 
@@ -58,7 +58,7 @@ class Joining:
 
         RecipeError for a mixture, and for recipes where only a deployment says enough (``deployed``).
         """
-        texts = {file: self.intake.text(file) for file in files}
+        texts = {file: self.resolver.text(file) for file in files}
         among = [file for file, text in texts.items() if deployment.is_deployment(text)]
         if among and len(files) > 1:
             what = "a deployment says itself which recipes it has, so it is named alone"
@@ -77,7 +77,7 @@ class Joining:
         gpu, host = joint.stated.gpu, joint.ports
 
         def reader(member: Member) -> Callable[[], Recipe]:
-            return lambda: deployment.adapted(self.intake.read(joint.path(member), runtime), member, gpu)
+            return lambda: deployment.adapted(self.resolver.read(joint.path(member), runtime), member, gpu)
 
         return tuple(Asked(joint.path(member), reader(member), host) for member in joint.stated.members)
 
@@ -94,13 +94,13 @@ class Joining:
             raise RepositoryError("nothing was built for this deployment yet", where=str(joint.repository), hint=hint)
         return joint.repository, Deployed(str(named), joint.ports)
 
-    def orders(self, joint: Joint, *, runtime: RuntimeKind | None = None, locked: bool = False) -> list[Order]:
+    def resolve(self, joint: Joint, *, runtime: RuntimeKind | None = None, locked: bool = False) -> list[Resolved]:
         """Every recipe with its facts; RecipeError with the problems of all of them."""
         problems: list[Problem] = []
-        found: list[Order] = []
+        found: list[Resolved] = []
         for at, member in enumerate(joint.stated.members):
             try:
-                found.append(self._order(joint, member, runtime, locked=locked))
+                found.append(self._resolve(joint, member, runtime, locked=locked))
             except RecipeError as error:
                 problems += error.problems
             except ForgeError as error:
@@ -116,36 +116,36 @@ class Joining:
             raise RecipeError(tuple(problems))
         return found
 
-    def shared(self, joint: Joint, orders: Sequence[Order]) -> list[Order]:
-        """The orders with each one's part of the GPUs that they share."""
-        apart = gpu_share.groups(orders)
+    def shared(self, joint: Joint, all_resolved: Sequence[Resolved]) -> list[Resolved]:
+        """The recipes with each one's part of the GPUs that they share."""
+        apart = gpu_share.groups(all_resolved)
         if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
-            return list(orders)  # nobody is asked for the GPUs of this machine without need
-        return gpu_share.shared(orders, joint.stated, self.doors.gpus(), self.sizing.load, self.intake.say)
+            return list(all_resolved)  # nobody is asked for the GPUs of this machine without need
+        return gpu_share.shared(all_resolved, joint.stated, self.outside.gpus(), self.sizing.load, self.resolver.say)
 
-    def planned(self, orders: Sequence[Order], options: BuildOptions) -> Plan:
+    def planned(self, all_resolved: Sequence[Resolved], options: BuildOptions) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
-        wanted = plan(orders, prefixed=options.apart, inside=options.inside)
+        wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)
         for note in wanted.notes:
-            self.intake.say(note)
+            self.resolver.say(note)
         return wanted
 
-    def foresee(self, joint: Joint, orders: Sequence[Order], options: BuildOptions) -> Prospect:
+    def foresee(self, joint: Joint, all_resolved: Sequence[Resolved], options: BuildOptions) -> Prospect:
         """The plan against the store, and whether it fits; where that cannot be told, why."""
-        wanted = self.planned(orders, options)
+        wanted = self.planned(all_resolved, options)
         try:
-            fit, unfit = self.fit(joint, orders), ""
+            fit, unfit = self.fit(joint, all_resolved), ""
         except ForgeError as error:
             fit, unfit = None, str(error)
-        return Prospect(wanted, outlook(wanted, self.store, self.doors.origins), fit, unfit)
+        return Prospect(wanted, outlook(wanted, self.store, self.outside.origins), fit, unfit)
 
-    def fit(self, joint: Joint, orders: Sequence[Order], gpu: str = "") -> Report:
+    def fit(self, joint: Joint, all_resolved: Sequence[Resolved], gpu: str = "") -> Report:
         """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""
-        gpus = (find(gpu),) if gpu else self.doors.gpus()
-        return self.sizing.report(orders, gpu_share.limited(gpus, joint.stated), self.doors.memory(), named=bool(gpu))
+        gpus = (find(gpu),) if gpu else self.outside.gpus()
+        return self.sizing.report(all_resolved, gpu_share.limited(gpus, joint.stated), self.outside.memory(), named=bool(gpu))
 
-    def _order(self, joint: Joint, member: Member, runtime: RuntimeKind | None, *, locked: bool) -> Order:
-        return self.intake.order(
+    def _resolve(self, joint: Joint, member: Member, runtime: RuntimeKind | None, *, locked: bool) -> Resolved:
+        return self.resolver.resolve(
             joint.path(member),
             runtime=runtime,
             locked=locked,

@@ -53,7 +53,7 @@ class Model(Struct, frozen=True):
     entry: str
 
 
-class Stood(Struct, frozen=True):
+class DoneBuild(Struct, frozen=True):
     """A build that is done already."""
 
     repository: str
@@ -65,7 +65,7 @@ class Stood(Struct, frozen=True):
     """Always empty: a build that left something wrong is not noted."""
 
 
-class Looked(Struct, frozen=True):
+class Inputs(Struct, frozen=True):
     """All that a plan is made from: texts by digest (empty for one that is not there), code, and what is installed."""
 
     texts: dict[str, str]
@@ -74,44 +74,44 @@ class Looked(Struct, frozen=True):
 
 
 class _Note(Struct, frozen=True):
-    stood: Stood
-    looked: Looked
+    done: DoneBuild
+    inputs: Inputs
     published: dict[str, Seen]
 
 
-class Standing:
+class Notes:
     """The notes of one home."""
 
     def __init__(self, home: Path) -> None:
-        self._notes = home / "standing"
+        self._notes = home / "unchanged"
         self._servers = home / "servers"
 
-    def find(self, question: Question) -> Stood | None:
+    def find(self, question: Question) -> DoneBuild | None:
         """The build that ``question`` asks for, if it is done and all of it is as it was. Its artifacts count as just used."""
         try:
             note = msgspec.json.decode(self._place(question).read_bytes(), type=_Note)
         except (OSError, msgspec.DecodeError):
             return None
-        looked = note.looked
+        inputs = note.inputs
         same = (
-            all(_digest(path) == digest for path, digest in looked.texts.items())
-            and all(_look(path) == seen for path, seen in (*looked.code.items(), *note.published.items()))
-            and all(_digest(f"{step.folder}/{_MANIFEST}") == step.manifest for step in note.stood.steps)
-            and looked.distributions == _distributions()
+            all(_digest(path) == digest for path, digest in inputs.texts.items())
+            and all(_look(path) == seen for path, seen in (*inputs.code.items(), *note.published.items()))
+            and all(_digest(f"{step.folder}/{_MANIFEST}") == step.manifest for step in note.done.steps)
+            and inputs.distributions == _distributions()
             and not self._is_serving()
         )
         if not same:
             return None
-        for step in note.stood.steps:
+        for step in note.done.steps:
             with suppress(OSError):  # another's store, or a read-only one: it only ages faster
                 os.utime(f"{step.folder}/{_MANIFEST}")
-        return note.stood
+        return note.done
 
-    def keep(self, question: Question, looked: Looked, stood: Stood) -> None:
+    def keep(self, question: Question, inputs: Inputs, done: DoneBuild) -> None:
         """Note a build that is done, and what was looked at before it was planned. A disk that refuses costs the note only."""
-        held = tuple(msgspec.structs.replace(step, manifest=_digest(f"{step.folder}/{_MANIFEST}")) for step in stood.steps)
-        published = {path: _look(path) for path in _below(stood.repository)}
-        note = _Note(msgspec.structs.replace(stood, steps=held), looked, published)
+        held = tuple(msgspec.structs.replace(step, manifest=_digest(f"{step.folder}/{_MANIFEST}")) for step in done.steps)
+        published = {path: _look(path) for path in _below(done.repository)}
+        note = _Note(msgspec.structs.replace(done, steps=held), inputs, published)
         place = self._place(question)
         with suppress(OSError):
             self._notes.mkdir(parents=True, exist_ok=True)
@@ -139,10 +139,10 @@ def question(
     return Question(named, place, tuple(f"{name}={value}" for name, value in sorted(options.items())), folder)
 
 
-def look(texts: Iterable[Path], code: Iterable[Path]) -> Looked:
+def look(texts: Iterable[Path], code: Iterable[Path]) -> Inputs:
     """What a plan is about to be made from: the files of a person, and files and folders of code."""
     seen = {path: _look(path) for place in code for path in _below(str(place))}
-    return Looked({str(path): _digest(str(path)) for path in texts}, seen, _distributions())
+    return Inputs({str(path): _digest(str(path)) for path in texts}, seen, _distributions())
 
 
 def _digest(path: str) -> str:

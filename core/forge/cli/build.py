@@ -88,10 +88,10 @@ def build(
     """
     if not (until or rename_plain or output.verbose):
         words = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
-        if stood := done_already(recipes, repository, words):
-            for step in stood.steps:
+        if done := done_already(recipes, repository, words):
+            for step in done.steps:
                 output.say(f"held  {step.name}  {size(step.size)}")
-            output.result(*said(stood))
+            output.result(*said(done))
             return
     from forge.api.forge import Forge
     from forge.plan.steps import Stage
@@ -125,9 +125,9 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
     import os
 
     from forge.api.home import home
-    from forge.build.unchanged import Standing, question
+    from forge.build.unchanged import Notes, question
 
-    return Standing(home(os.environ)).find(question(recipes, repository, os.getcwd(), words))
+    return Notes(home(os.environ)).find(question(recipes, repository, os.getcwd(), words))
 
 
 def said(built: Any) -> tuple[object, str]:

@@ -81,23 +81,23 @@ def judge(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
         return _judge_vllm(recipe, wanted, gpu)
     before = taken_before(gpu) + wanted.fixed
     fraction = recipe.serve.fraction
-    rooms = (int(fraction * (gpu.available - taken)) for taken in (before.size, before.low, before.high))
-    middle, best, worst = (_capped(recipe, wanted, room) for room in rooms)
+    left = (int(fraction * (gpu.available - taken)) for taken in (before.size, before.low, before.high))
+    middle, best, worst = (_capped(recipe, wanted, room) for room in left)
     return _judgement(wanted, middle, same=_verdict(wanted, best) is _verdict(wanted, worst), fraction=fraction)
 
 
 def judge_twin(wanted: Need, available: int) -> Judgement:
     """A twin's need against this machine's memory."""
-    rooms = (available - taken for taken in (wanted.fixed.size, wanted.fixed.low, wanted.fixed.high))
-    middle, best, worst = rooms
+    left = (available - taken for taken in (wanted.fixed.size, wanted.fixed.low, wanted.fixed.high))
+    middle, best, worst = left
     return _judgement(wanted, middle, same=_verdict(wanted, best) is _verdict(wanted, worst), fraction=1.0)
 
 
 def _judge_vllm(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
     """vLLM's part of the whole card; what is not free of that keeps it from starting, and is ``absent``."""
-    rooms, absent = vllm.room(recipe, wanted, gpu), vllm.missing(recipe, wanted, gpu)
-    same = _verdict(wanted, rooms.low) is _verdict(wanted, rooms.high)
-    judged = _judgement(wanted, rooms.size, same=same, fraction=1.0)
+    left, absent = vllm.room(recipe, wanted, gpu), vllm.missing(recipe, wanted, gpu)
+    same = _verdict(wanted, left.low) is _verdict(wanted, left.high)
+    judged = _judgement(wanted, left.size, same=same, fraction=1.0)
     return replace(judged, verdict=Verdict.NO, certain=True, absent=absent) if absent else judged
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from forge.errors import Problem, StepError
 from forge.plan import images
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.shared import patched, tokenizer_links
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
 from forge.repository import bls, config as repository
@@ -14,58 +14,58 @@ from forge.trtllm import help_texts, patches, toolchain
 from forge.trtllm.toolchain import Tooling
 
 
-def check(order: Order) -> Iterator[Problem]:
+def check(resolved: Resolved) -> Iterator[Problem]:
     """What the engine could not do, and what the image's own scripts and skeletons refuse, as far as they have been read."""
-    stated, config = order.recipe.serve.parameters.get(Role.TENSORRT_LLM, {}), order.facts.checkpoint.config
+    stated, config = resolved.recipe.serve.parameters.get(Role.TENSORRT_LLM, {}), resolved.facts.checkpoint.config
     if "cross_kv_cache_fraction" in stated and config and not config.get("is_encoder_decoder"):
-        where = f"{order.recipe.name}: serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
+        where = f"{resolved.recipe.name}: serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
         yield Problem(where, "is set, and this model has a decoder alone: its engine does not load", "take it away")
-    if order.tooling is None:
+    if resolved.tooling is None:
         return
-    yield from _check_flags(order, order.tooling)
+    yield from _check_flags(resolved, resolved.tooling)
     try:
-        patches.patched(_script_patches(order), order.tooling.scripts)
+        patches.patched(_script_patches(resolved), resolved.tooling.scripts)
     except StepError as error:
-        yield Problem(f"{order.recipe.name}: patches", error.what, error.hint)
-    yield from repository.check(_skeletons(order), _settings(order), order.recipe.name)
-    yield from repository.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
+        yield Problem(f"{resolved.recipe.name}: patches", error.what, error.hint)
+    yield from repository.check(_skeletons(resolved), _settings(resolved), resolved.recipe.name)
+    yield from repository.ignored(_skeletons(resolved), resolved.recipe.serve.parameters, resolved.recipe.name)
 
 
-def check_prefix(order: Order) -> Iterator[Problem]:
+def check_prefix(resolved: Resolved) -> Iterator[Problem]:
     """Whether the image's bls can be told its siblings' names."""
-    if order.tooling is None:
+    if resolved.tooling is None:
         return
-    draft = any(each.role is Role.DRAFT for each in order.family.engines())
-    for found in bls.problems(_bls(order.tooling.skeletons), draft=draft):
-        yield replace(found, where=f"{order.recipe.name}: {found.where}")
+    draft = any(each.role is Role.DRAFT for each in resolved.family.engines())
+    for found in bls.problems(_bls(resolved.tooling.skeletons), draft=draft):
+        yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
 
 
-def notes(order: Order) -> tuple[str, ...]:
+def notes(resolved: Resolved) -> tuple[str, ...]:
     """What each patch will do to the image's scripts: applied, or not needed."""
-    if order.tooling is None:
+    if resolved.tooling is None:
         return ()
-    return patches.patched(_script_patches(order), order.tooling.scripts)[1]
+    return patches.patched(_script_patches(resolved), resolved.tooling.scripts)[1]
 
 
-def entry(order: Order, names: Names) -> Entry:
+def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe on the engine path."""
-    recipe, facts, family = order.recipe, order.facts, order.family
-    model = patched(order)
-    image = images.family_image(order)
-    placed = (("image", image), ("toolchain", images.tools(order)))
+    recipe, facts, family = resolved.recipe, resolved.facts, resolved.family
+    model = patched(resolved)
+    image = images.family_image(resolved)
+    placed = (("image", image), ("toolchain", images.tools(resolved)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
     texts = (("calibration", _calibration(recipe.name, facts.calibration)),) if facts.calibration else ()
     engines = family.engines()
     checkpoint = Step(
         f"{recipe.name}: checkpoint",
-        Run(family.convert_commands(facts.toolchain), _script_patches(order), gpus=order.gpus),
+        Run(family.convert_commands(facts.toolchain), _script_patches(resolved), gpus=resolved.gpus),
         (*placed, ("model", model), *draft, *texts),
         promises=tuple(_inside(each, "config.json") for each in engines),
     )
-    files = tuple(_inside(each, path) for each in engines for path in ("config.json", *_ranks(order)))
+    files = tuple(_inside(each, path) for each in engines for path in ("config.json", *_ranks(resolved)))
     engine = Step(
         f"{recipe.name}: engine",
-        Run(family.build_commands(facts.toolchain), gpu=facts.gpu or "any", gpus=order.gpus),
+        Run(family.build_commands(facts.toolchain), gpu=facts.gpu or "any", gpus=resolved.gpus),
         (("image", image), ("checkpoint", checkpoint)),
         promises=files,
     )
@@ -76,7 +76,7 @@ def entry(order: Order, names: Names) -> Entry:
         links += (Link("model", "config.json", f"{assets}/checkpoint/config.json"),)
     step = Step(
         f"{recipe.name}: entry",
-        Assemble(names, _told(_skeletons(order), names), _settings(order, names), links),
+        Assemble(names, _told(_skeletons(resolved), names), _settings(resolved, names), links),
         (("image", image), ("engine", engine), ("model", model)),
     )
     return Entry(recipe.name, names, step, None)
@@ -86,14 +86,14 @@ def _calibration(name: str, texts: Pinned) -> Step:
     return Step(f"{name}: calibration", Fetch(texts), promises=tuple(file.path for file in texts.files))
 
 
-def _script_patches(order: Order) -> tuple[Patch, ...]:
-    return tuple(each for each in order.family.patches(order.facts.toolchain) if not isinstance(each, JsonPatch))
+def _script_patches(resolved: Resolved) -> tuple[Patch, ...]:
+    return tuple(each for each in resolved.family.patches(resolved.facts.toolchain) if not isinstance(each, JsonPatch))
 
 
-def _skeletons(order: Order) -> tuple[TextFile, ...]:
+def _skeletons(resolved: Resolved) -> tuple[TextFile, ...]:
     """The image's; the draft's model is a second one of the kind that the engine's is."""
-    held = order.tooling.skeletons if order.tooling else ()
-    if not any(each.role is Role.DRAFT for each in order.family.engines()):
+    held = resolved.tooling.skeletons if resolved.tooling else ()
+    if not any(each.role is Role.DRAFT for each in resolved.family.engines()):
         return held
     engine = f"{Role.TENSORRT_LLM}/"
     draft = (
@@ -115,31 +115,31 @@ def _told(skeletons: tuple[TextFile, ...], names: Names) -> tuple[TextFile, ...]
     return (*skeletons, *(TextFile(f"{Role.BLS}/{each.path}", each.content) for each in bls.beside(_bls(skeletons))))
 
 
-def _settings(order: Order, names: Names | None = None) -> repository.Settings:
-    family = order.family
-    assets = (names or Names()).assets(order.recipe.name)
+def _settings(resolved: Resolved, names: Names | None = None) -> repository.Settings:
+    family = resolved.family
+    assets = (names or Names()).assets(resolved.recipe.name)
     places = ConfigOverrides()
     for each in family.engines():
         where = f"{repository.ROOT}/{assets}/engines/{each.folder}".rstrip("/")
         places |= ConfigOverrides({each.role: {each.parameter: where}})
         if each.role is Role.TENSORRT_LLM and each.parameter == "engine_dir":  # its config.json tells the vocabulary's size
             places |= ConfigOverrides({Role.PREPROCESSING: {each.parameter: where}})
-    return repository.settings(order.recipe, places | family.config_overrides(), family.tokenizer(), names)
+    return repository.settings(resolved.recipe, places | family.config_overrides(), family.tokenizer(), names)
 
 
-def _ranks(order: Order) -> tuple[str, ...]:
-    return tuple(f"rank{rank}.engine" for rank in range(order.recipe.convert.tp * order.recipe.convert.pp))
+def _ranks(resolved: Resolved) -> tuple[str, ...]:
+    return tuple(f"rank{rank}.engine" for rank in range(resolved.recipe.convert.tp * resolved.recipe.convert.pp))
 
 
 def _inside(engine: Engine, path: str) -> str:
     return f"{engine.folder}/{path}" if engine.folder else path
 
 
-def _check_flags(order: Order, tooling: Tooling) -> Iterator[Problem]:
-    family, recipe = order.family, order.recipe
+def _check_flags(resolved: Resolved, tooling: Tooling) -> Iterator[Problem]:
+    family, recipe = resolved.family, resolved.recipe
     for table, stated, commands in (
-        ("convert", recipe.convert.args, family.convert_commands(order.facts.toolchain)),
-        ("build", recipe.build.args, family.build_commands(order.facts.toolchain)),
+        ("convert", recipe.convert.args, family.convert_commands(resolved.facts.toolchain)),
+        ("build", recipe.build.args, family.build_commands(resolved.facts.toolchain)),
     ):
         for command in commands:
             words = toolchain.program(command)

@@ -13,7 +13,7 @@ from forge.fit.gpus import clash
 from forge.fit.memory import Need
 from forge.fit.sharing import claims, fractions, missing, room
 from forge.fit.verdict import Load, bench
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.recipe.deployment import NO_GPUS, Deployment
 from forge.schema.values import Gpu, Recipe
 
@@ -35,60 +35,61 @@ def limited(gpus: Sequence[Gpu], deployment: Deployment) -> tuple[Gpu, ...]:
 
 
 def shared(
-    orders: Sequence[Order], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Order], Load], say: Say
-) -> list[Order]:
-    """The orders with the fractions of those that share a GPU. One that its recipe states stays.
+    all_resolved: Sequence[Resolved], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Resolved], Load], say: Say
+) -> list[Resolved]:
+    """The recipes with the fractions of those that share a GPU. One that its recipe states stays.
 
     What cannot be computed, for a GPU or a checkpoint that nobody knows, is said and left as the recipes have it.
     """
-    found = {id(order): order for order in orders}
-    for group in groups(orders):
+    found = {id(resolved): resolved for resolved in all_resolved}
+    for group in groups(all_resolved):
         if len(group) < 2 and deployment.gpu.memory is None:
             continue
         try:
-            for order, fraction in _apportioned(group, deployment, gpus, learn, say):
-                found[id(order)] = _with(order, fraction)
+            for resolved, fraction in _apportioned(group, deployment, gpus, learn, say):
+                found[id(resolved)] = _with(resolved, fraction)
         except ForgeError as error:
             say(f"{_names(group)} share a GPU, and their parts of it stay as the recipes have them: {error.what}")
-    return [found[id(order)] for order in orders]
+    return [found[id(resolved)] for resolved in all_resolved]
 
 
-def groups(orders: Sequence[Order]) -> tuple[tuple[Order, ...], ...]:
-    """The orders that may meet on a GPU, each group in the order in which a server loads them: the manifest's."""
-    apart: list[list[Order]] = []
-    for order in orders:
-        kind, wanted = order.recipe.runtime.kind, order.recipe.runtime.gpus
+def groups(all_resolved: Sequence[Resolved]) -> tuple[tuple[Resolved, ...], ...]:
+    """The recipes that may meet on a GPU, each group in the order in which a server loads them: the manifest's."""
+    apart: list[list[Resolved]] = []
+    for resolved in all_resolved:
+        kind, wanted = resolved.recipe.runtime.kind, resolved.recipe.runtime.gpus
         if not kind.contained or wanted == NO_GPUS:
             continue
         names = frozenset(wanted.split(","))
         meets = [group for group in apart if any(clash(names, frozenset(o.recipe.runtime.gpus.split(","))) for o in group)]
-        apart = [group for group in apart if group not in meets] + [[order, *(other for group in meets for other in group)]]
-    return tuple(tuple(sorted(group, key=lambda order: order.recipe.name)) for group in apart)
+        apart = [group for group in apart if group not in meets] + [[resolved, *(other for group in meets for other in group)]]
+    return tuple(tuple(sorted(group, key=lambda resolved: resolved.recipe.name)) for group in apart)
 
 
 def _apportioned(
-    group: Sequence[Order], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Order], Load], say: Say
-) -> list[tuple[Order, float]]:
-    here = [gpu for order in group for gpu in seen(gpus, order.recipe.runtime.gpus)]
+    group: Sequence[Resolved], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Resolved], Load], say: Say
+) -> list[tuple[Resolved, float]]:
+    here = [gpu for resolved in group for gpu in seen(gpus, resolved.recipe.runtime.gpus)]
     if not here:
         say(f"{_names(group)} share a GPU, and none is here to count their parts of it for: they stay as the recipes have them")
         return []
     gpu = replace(min(here, key=lambda each: each.memory), free=None)
     budget = deployment.budget(gpu.memory)
-    asked = claims([_need(learn(order)) for order in group])
+    asked = claims([_need(learn(resolved)) for resolved in group])
     free = room(gpu) - (gpu.memory - budget)
     parts = fractions(free, asked, gpu.memory - budget)
     if parts is None:
         short = (sum(claim.fixed + claim.least for claim in asked) - free) / 1e9
         say(f"{_names(group)} do not fit {gpu.name} together: {short:.1f} GB are missing; `forge fit` says what would help")
         return []
-    stated = [order.recipe.serve.kv_cache_free_gpu_mem_fraction for order in group]
+    stated = [resolved.recipe.serve.kv_cache_free_gpu_mem_fraction for resolved in group]
     final = [part if own is None else own for part, own in zip(parts, stated, strict=True)]
-    for order, lack in zip(group, missing(room(gpu), asked, final), strict=True):
+    for resolved, lack in zip(group, missing(room(gpu), asked, final), strict=True):
         if lack:
             own = ", ".join(f"{o.recipe.name} {f}" for o, f in zip(group, stated, strict=True) if f is not None)
-            say(f"{order.recipe.name} lacks {lack / 1e9:.1f} GB for its cache beside the fractions that recipes state ({own})")
-    told = ", ".join(f"{order.recipe.name} {fraction}" for order, fraction in zip(group, final, strict=True))
+            name = resolved.recipe.name
+            say(f"{name} lacks {lack / 1e9:.1f} GB for its cache beside the fractions that recipes state ({own})")
+    told = ", ".join(f"{resolved.recipe.name} {fraction}" for resolved, fraction in zip(group, final, strict=True))
     say(f"kv_cache_free_gpu_mem_fraction on {gpu.name}, in the order of loading: {told}")
     return list(zip(group, final, strict=True))
 
@@ -97,14 +98,14 @@ def _need(load: Load) -> Need:
     return bench(load)(load.recipe)
 
 
-def _with(order: Order, fraction: float) -> Order:
-    recipe = _stating(order.recipe, fraction)
-    return replace(order, recipe=recipe, family=order.family.about(recipe))
+def _with(resolved: Resolved, fraction: float) -> Resolved:
+    recipe = _stating(resolved.recipe, fraction)
+    return replace(resolved, recipe=recipe, family=resolved.family.about(recipe))
 
 
 def _stating(recipe: Recipe, fraction: float) -> Recipe:
     return structs.replace(recipe, serve=structs.replace(recipe.serve, kv_cache_free_gpu_mem_fraction=fraction))
 
 
-def _names(group: Sequence[Order]) -> str:
-    return " and ".join(order.recipe.name for order in group)
+def _names(group: Sequence[Resolved]) -> str:
+    return " and ".join(resolved.recipe.name for resolved in group)

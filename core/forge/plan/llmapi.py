@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from forge.errors import Problem, StepError
 from forge.plan import images, llmapi_rules
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.shared import patched
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Step
 from forge.repository import config
@@ -37,65 +37,65 @@ _COMPLETED = re.compile(r"^[ \t]*(#.*|max_batch_size\s*:\s*\d+|model_transaction
 _OPEN = "max_batch_size: ${triton_max_batch_size}\nmodel_transaction_policy { decoupled: ${decoupled_mode} }\n"
 
 
-def check(order: Order) -> Iterator[Problem]:
+def check(resolved: Resolved) -> Iterator[Problem]:
     """What this path cannot do for the recipe, and what its image's llmapi model refuses, as far as that has been read."""
-    for found in llmapi_rules.problems(order):
-        yield replace(found, where=f"{order.recipe.name}: {found.where}")
-    if order.tooling is None:
+    for found in llmapi_rules.problems(resolved):
+        yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+    if resolved.tooling is None:
         return
-    if not order.tooling.llmapi:
-        what = f"{order.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
-        yield Problem(f"{order.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
-    yield from config.check(_skeletons(order), _settings(order), order.recipe.name)
-    yield from config.ignored(_skeletons(order), order.recipe.serve.parameters, order.recipe.name)
+    if not resolved.tooling.llmapi:
+        what = f"{resolved.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
+        yield Problem(f"{resolved.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
+    yield from config.check(_skeletons(resolved), _settings(resolved), resolved.recipe.name)
+    yield from config.ignored(_skeletons(resolved), resolved.recipe.serve.parameters, resolved.recipe.name)
 
 
-def entry(order: Order, names: Names) -> Entry:
+def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe: fetch, read the image, lay out. Nothing is converted, built, or made for one GPU."""
-    recipe, facts = order.recipe, order.facts
-    model, image = patched(order), images.family_image(order)
+    recipe, facts = resolved.recipe, resolved.facts
+    model, image = patched(resolved), images.family_image(resolved)
     held = {"model": (model, model.promises)}
     if facts.draft:
         files = tuple(file.path for file in facts.draft.files)
         held["draft"] = (Step(f"{recipe.name}: draft", Fetch(facts.draft), promises=files), files)
     folders = {need: f"{names.assets(recipe.name)}/{need}" for need in held}
     links = tuple(Link(need, path, f"{folders[need]}/{path}") for need, (_, files) in held.items() for path in files)
-    yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(order, folders))
+    yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(resolved, folders))
     step = Step(
         f"{recipe.name}: entry",
-        Assemble(names, _skeletons(order), _settings(order), links, (yaml,)),
-        (("image", image), ("toolchain", images.tools(order)), *((need, made) for need, (made, _) in held.items())),
+        Assemble(names, _skeletons(resolved), _settings(resolved), links, (yaml,)),
+        (("image", image), ("toolchain", images.tools(resolved)), *((need, made) for need, (made, _) in held.items())),
     )
     return Entry(recipe.name, names, step, None)
 
 
-def notes(order: Order) -> tuple[str, ...]:
+def notes(resolved: Resolved) -> tuple[str, ...]:
     """What the patch does to the image's model.py, and what may be wrong and only the image can tell."""
-    models = [each.content for each in (order.tooling.llmapi if order.tooling else ()) if each.path == MODEL]
-    return (*(_patched(text).note for text in models), *llmapi_rules.doubts(order))
+    models = [each.content for each in (resolved.tooling.llmapi if resolved.tooling else ()) if each.path == MODEL]
+    return (*(_patched(text).note for text in models), *llmapi_rules.doubts(resolved))
 
 
-def lacks_engines(order: Order) -> Iterator[Problem]:
+def lacks_engines(resolved: Resolved) -> Iterator[Problem]:
     """For a recipe of kind engine: whether its image has left engines behind, and what would move the recipe here."""
-    if order.tooling is None or order.tooling.skeletons:
+    if resolved.tooling is None or resolved.tooling.skeletons:
         return
-    image, name = order.facts.toolchain.image, order.recipe.name
+    image, name = resolved.facts.toolchain.image, resolved.recipe.name
     what = f"{image} no longer holds what engines are built and served with ({SKELETONS})"
-    if not order.tooling.llmapi:
+    if not resolved.tooling.llmapi:
         yield Problem(f"{name}: runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-trtllm-python-py3")
         return
-    more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llmapi_rules.problems(order))
+    more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llmapi_rules.problems(resolved))
     hint = f'move it to the PyTorch path: runtime.kind = "llmapi"{more}; or take an image up to "26.07"'
     yield Problem(f"{name}: runtime.kind", what, hint)
 
 
-def _skeletons(order: Order) -> tuple[TextFile, ...]:
+def _skeletons(resolved: Resolved) -> tuple[TextFile, ...]:
     """The image's files, less its model.yaml, the config made to be filled.
 
     The config leaves the batch and whether it streams to model.yaml, out of which model.py completes it; Triton lets it do so
     only without --disable-auto-complete-config, which NVIDIA's own launcher sets. So both are said in the config too.
     """
-    held = order.tooling.llmapi if order.tooling else ()
+    held = resolved.tooling.llmapi if resolved.tooling else ()
     files = [each for each in held if each.path != YAML and not each.path.endswith(".pyc")]
     return tuple(TextFile(f"{Role.TENSORRT_LLM}/{each.path}", _opened(each)) for each in files)
 
@@ -114,13 +114,13 @@ def _patched(text: str) -> Applied:
         return Applied(text, applied=False, note=f"{STREAMING.file}: not looked at: {error.what}")
 
 
-def _settings(order: Order) -> config.Settings:
-    given: Mapping[str, Scalar] = order.recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
-    return {Role.TENSORRT_LLM: {"triton_max_batch_size": BATCH, "decoupled_mode": order.recipe.serve.stream, **given}}
+def _settings(resolved: Resolved) -> config.Settings:
+    given: Mapping[str, Scalar] = resolved.recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
+    return {Role.TENSORRT_LLM: {"triton_max_batch_size": BATCH, "decoupled_mode": resolved.recipe.serve.stream, **given}}
 
 
-def _yaml(order: Order, folders: Mapping[str, str]) -> str:
+def _yaml(resolved: Resolved, folders: Mapping[str, str]) -> str:
     """LLM()'s arguments, and under triton_config what the model itself wants to know of its config."""
     places = {need: f"{config.ROOT}/{folder}" for need, folder in folders.items()}
-    arguments = stated(order.recipe, order.facts.toolchain, Assets(**places))
-    return write({**arguments, "triton_config": {"max_batch_size": BATCH, "decoupled": order.recipe.serve.stream}})
+    arguments = stated(resolved.recipe, resolved.facts.toolchain, Assets(**places))
+    return write({**arguments, "triton_config": {"max_batch_size": BATCH, "decoupled": resolved.recipe.serve.stream}})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec.structs import asdict
 
 from forge.errors import Problem
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.schema.values import Recipe, Role
 from forge.trtllm.commands import older
 from forge.trtllm.llm_args import OTHERS, RENAMED, SET_BY_FORGE, Assets, known, read, stated
@@ -32,15 +32,15 @@ _INPUT = re.compile(r'\bname\s*:\s*"(sampling_param_\w+)"')
 _BATCH = "triton_max_batch_size"
 
 
-def problems(order: Order) -> Iterator[Problem]:
+def problems(resolved: Resolved) -> Iterator[Problem]:
     """All that is wrong; ``where`` is the recipe's key."""
-    recipe = order.recipe
-    yield from _variant(order)
+    recipe = resolved.recipe
+    yield from _variant(resolved)
     yield from _conversion(recipe)
-    yield from _arguments(order)
+    yield from _arguments(resolved)
     yield from _serving(recipe)
-    yield from _sampling(order)
-    if order.facts.checkpoint.config.get("is_encoder_decoder"):
+    yield from _sampling(resolved)
+    if resolved.facts.checkpoint.config.get("is_encoder_decoder"):
         what = "the PyTorch path serves models with a decoder alone, and this one has an encoder too"
         yield Problem("runtime.kind", what, 'say "engine"')
     if recipe.build.max_beam_width > 1:
@@ -48,15 +48,15 @@ def problems(order: Order) -> Iterator[Problem]:
         yield Problem("build.max_beam_width", what, 'set it to 1, or say runtime.kind = "engine"')
 
 
-def doubts(order: Order) -> Iterator[str]:
+def doubts(resolved: Resolved) -> Iterator[str]:
     """What may be wrong: arguments of an LLM() whose version nobody knows."""
-    if not order.facts.toolchain.trtllm:
-        for path in _strange(order):
+    if not resolved.facts.toolchain.trtllm:
+        for path in _strange(resolved):
             yield f"build.args.{path} is no argument of LLM() that forge knows; the image has the last word"
 
 
-def _variant(order: Order) -> Iterator[Problem]:
-    recipe, tools = order.recipe, order.facts.toolchain
+def _variant(resolved: Resolved) -> Iterator[Problem]:
+    recipe, tools = resolved.recipe, resolved.facts.toolchain
     match recipe.variant:
         case "medusa" | "redrafter":
             what = f"TensorRT-LLM has {recipe.variant} for engines alone, and the PyTorch path refuses it"
@@ -72,13 +72,13 @@ def _variant(order: Order) -> Iterator[Problem]:
             what = f"the PyTorch path of TensorRT-LLM {tools.trtllm} knows no draft-target"
             yield Problem("variant", what, 'take an image from "25.08" on')
         case "eagle":
-            yield from _eagle(order)
+            yield from _eagle(resolved)
         case _:
             pass
 
 
-def _eagle(order: Order) -> Iterator[Problem]:
-    config, table = order.facts.draft_checkpoint.config, asdict(order.recipe.speculation)
+def _eagle(resolved: Resolved) -> Iterator[Problem]:
+    config, table = resolved.facts.draft_checkpoint.config, asdict(resolved.recipe.speculation)
     if config and "draft_vocab_size" not in config and not any("eagle3" in str(each).lower() for each in config.values()):
         what = "the PyTorch path reads EAGLE-3 heads, and this looks like one of EAGLE 1 or 2"
         yield Problem("draft", what, "name one such as yuhuili/EAGLE3-LLaMA3.1-Instruct-8B, made for this very [source]")
@@ -100,11 +100,11 @@ def _conversion(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("convert.calibration", "nothing is calibrated", "take it away")
 
 
-def _arguments(order: Order) -> Iterator[Problem]:
+def _arguments(resolved: Resolved) -> Iterator[Problem]:
     """``build.args``, which are arguments of LLM() here."""
-    strange = _strange(order) if order.facts.toolchain.trtllm else {}
+    strange = _strange(resolved) if resolved.facts.toolchain.trtllm else {}
     broken = False
-    for path, value in order.recipe.build.args.items():
+    for path, value in resolved.recipe.build.args.items():
         where = f"build.args.{path}"
         owners = [owner for name, owner in SET_BY_FORGE.items() if path == name or path.startswith(f"{name}.")]
         if owners:
@@ -112,7 +112,7 @@ def _arguments(order: Order) -> Iterator[Problem]:
         elif any(name.startswith(f"{path}.") for name in SET_BY_FORGE):
             yield Problem(where, "forge sets parts of it", f'write what you want of it alone: "{path}.KEY" = ...')
         elif path in strange:
-            yield Problem(where, f"LLM() of TensorRT-LLM {order.facts.toolchain.trtllm} has no such argument", strange[path])
+            yield Problem(where, f"LLM() of TensorRT-LLM {resolved.facts.toolchain.trtllm} has no such argument", strange[path])
         if isinstance(value, str) and not value.isprintable():
             yield Problem(where, "holds characters that YAML does not", "take them away")
         try:
@@ -122,16 +122,16 @@ def _arguments(order: Order) -> Iterator[Problem]:
             yield Problem(where, str(error), 'a list in text: "[1, 2, 4]"')
     if not broken:
         try:
-            stated(order.recipe, order.facts.toolchain, Assets(""))
+            stated(resolved.recipe, resolved.facts.toolchain, Assets(""))
         except ValueError as error:
             yield Problem("build.args", str(error))
 
 
-def _strange(order: Order) -> dict[str, str]:
+def _strange(resolved: Resolved) -> dict[str, str]:
     """Arguments that LLM() is not known to have -> what may be meant."""
-    names = known(order.facts.toolchain)
+    names = known(resolved.facts.toolchain)
     found: dict[str, str] = {}
-    for path in order.recipe.build.args:
+    for path in resolved.recipe.build.args:
         top = path.partition(".")[0]
         if top not in names and top not in SET_BY_FORGE:
             found[path] = _meant(top, names)
@@ -162,11 +162,13 @@ def _serving(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(f"serve.parameters.{Role.TENSORRT_LLM}.{_BATCH}", what, "take it away; build.max_batch_size bounds it")
 
 
-def _sampling(order: Order) -> Iterator[Problem]:
+def _sampling(resolved: Resolved) -> Iterator[Problem]:
     """What every request would ask for, and the image's model has no input for."""
-    config = next((each.content for each in order.tooling.llmapi if each.path == "config.pbtxt"), "") if order.tooling else ""
+    config = (
+        next((each.content for each in resolved.tooling.llmapi if each.path == "config.pbtxt"), "") if resolved.tooling else ""
+    )
     offered = set(_INPUT.findall(_COMMENT.sub("", config)))
-    for word, value in asdict(order.recipe.sampling).items() if offered else ():
+    for word, value in asdict(resolved.recipe.sampling).items() if offered else ():
         if value not in (None, ()) and f"sampling_param_{word}" not in offered:
             names = ", ".join(sorted(name.removeprefix("sampling_param_") for name in offered))
             yield Problem(f"sampling.{word}", "the image's llmapi model has no input for it", f"it takes: {names}")

@@ -9,7 +9,7 @@ from forge.trtllm.toolchain import Tooling
 
 
 @dataclass(frozen=True)
-class Order:
+class Resolved:
     """A recipe, the plugins that answer for it, and the facts they are asked with."""
 
     recipe: Recipe

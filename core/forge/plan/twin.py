@@ -3,7 +3,7 @@
 import msgspec
 
 from forge.errors import Problem
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.shared import hugging_face, serving, tokenizer_links
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, Step
 from forge.repository import config
@@ -14,10 +14,10 @@ from forge.twin.architectures import knows
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
-def check(order: Order) -> list[Problem]:
+def check(resolved: Resolved) -> list[Problem]:
     """What keeps the twin from serving this recipe."""
-    recipe, facts = order.recipe, order.facts
-    settings = _settings(order)
+    recipe, facts = resolved.recipe, resolved.facts
+    settings = _settings(resolved)
     found = list(config.check(config.skeletons(), settings, recipe.name))
     if facts.checkpoint.config and not knows(facts.checkpoint.config) and not _brings_transformers(recipe):
         named = ", ".join(facts.checkpoint.architectures) or "no architecture"
@@ -39,15 +39,15 @@ def _brings_transformers(recipe: Recipe) -> bool:
     return any(package.startswith("transformers") for package in recipe.runtime.packages)
 
 
-def entry(order: Order, names: Names) -> Entry:
+def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe on the twin."""
-    recipe, facts = order.recipe, order.facts
+    recipe, facts = resolved.recipe, resolved.facts
     host = facts.host
-    environment = serving(order)
+    environment = serving(resolved)
     backends = Step("backends", LayBackends(twin_sources(), host.triton), (("environment", environment),))
-    model = hugging_face(order)
+    model = hugging_face(resolved)
     names_held = model.promises
-    settings = _settings(order, names)
+    settings = _settings(resolved, names)
     assets = names.assets(recipe.name)
     weights = tuple(path for path in names_held if path.endswith(WEIGHTS))
     engine = ("config.json", "generation_config.json", *weights)
@@ -58,7 +58,7 @@ def entry(order: Order, names: Names) -> Entry:
             names,
             config.skeletons(),
             settings,
-            links + tokenizer_links(order.family.tokenizer(), names_held, assets),
+            links + tokenizer_links(resolved.family.tokenizer(), names_held, assets),
             (_limits(recipe, assets),),
         ),
         (("model", model),),
@@ -66,8 +66,8 @@ def entry(order: Order, names: Names) -> Entry:
     return Entry(recipe.name, names, step, (environment, backends))
 
 
-def _settings(order: Order, names: Names | None = None) -> config.Settings:
-    return config.settings(order.recipe, order.family.config_overrides(), order.family.tokenizer(), names)
+def _settings(resolved: Resolved, names: Names | None = None) -> config.Settings:
+    return config.settings(resolved.recipe, resolved.family.config_overrides(), resolved.family.tokenizer(), names)
 
 
 def _limits(recipe: Recipe, assets: str) -> TextFile:

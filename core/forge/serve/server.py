@@ -1,4 +1,4 @@
-"""The Server port: one door to every Triton of this home folder, as a process of this machine or in a container."""
+"""The Server port: every Triton of this home folder, as a process of this machine or in a container."""
 
 import secrets
 from collections.abc import Callable, Container, Generator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The arrays that the twin's rooms hand each other."""
+"""The arrays that the twin's modules hand each other."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,5 +1,5 @@
-"""Whether what streams out of Triton is what the checkpoint says, and which stage is guilty when it is not.
+"""Whether what streams out of Triton is what the checkpoint says, and which stage is at fault when it is not.
 
-``prompts`` asks, ``transcripts`` is what the checkpoint itself says, ``interviews`` what each served stage says, ``comparing``
-and ``checks`` judge, ``report`` names the guilty. ``recital`` runs in another Python, which has torch and transformers.
+``transcripts`` is what the checkpoint itself says, ``interview`` what each served stage says, ``judge`` and ``streaming``
+compare, ``report`` names the stage at fault. ``transformers_script`` runs in another Python, which has torch and transformers.
 """

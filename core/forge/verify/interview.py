@@ -31,7 +31,7 @@ class Stages(Protocol):
 
 @dataclass(frozen=True)
 class Interview:
-    """One served model at ``address`` and the doors to it."""
+    """One served model at ``address`` and what it is asked through."""
 
     address: str
     model: PublishedModel

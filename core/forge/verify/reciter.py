@@ -50,11 +50,11 @@ class OwnPython:
         return f"this Python has not got {' and '.join(missing)}" if missing else ""
 
     def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
-        """HostError where the packages are missing, StepError with the end of the output where the recital failed."""
+        """HostError where the packages are missing, StepError with the end of the output where the run failed."""
         if lacking := self.lacks():
             raise HostError(lacking, hint="install `triton-forge[verify]`, or name a Python that has them: --python PATH")
         line(f"{self.python or sys.executable} {SCRIPT.name} {folder}")
-        with tempfile.TemporaryDirectory(prefix="forge-recital-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="forge-reference-") as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / _OUT
             written.write_bytes(msgspec.json.encode(job))
             # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
@@ -102,9 +102,9 @@ class InImage:
         return "; ".join(problem.what for problem in self.containers.check())
 
     def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
-        """StepError with the end of its log where the recital failed."""
+        """StepError with the end of its log where the run failed."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="forge-recital-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="forge-reference-") as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / "out"
             written.write_bytes(msgspec.json.encode(job))
             out.mkdir()
@@ -114,7 +114,7 @@ class InImage:
                 Command(argv, OFFLINE),
                 {"script": SCRIPT, "model": folder, "job": written},
                 out,
-                self.logs / f"{self.key[:16]}-recital.log",
+                self.logs / f"{self.key[:16]}-reference.log",
                 self.key,
                 promised=(_OUT,),
             )

@@ -1,4 +1,4 @@
-"""What is asked of a checkpoint, and the door to whoever can run it: the words of ``recital``."""
+"""What is asked of a checkpoint, and the port to what can run it: the words of ``transformers_script``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from forge.recipe.prompts import Message
 from forge.verify.transcripts import Reference
 
 NEEDED = ("torch", "transformers")
-"""Packages of the Python that runs ``recital.py``."""
+"""Packages of the Python that runs ``transformers_script.py``."""
 SCRIPT = Path(__file__).with_name("transformers_script.py")
 
 
@@ -23,7 +23,7 @@ class Asked(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True):
-    """What a recital reads. Lengths in tokens, 0 for no limit; ``checkpoint`` and ``prompts_digest`` are handed on."""
+    """What the reference run reads. Lengths in tokens, 0 for no limit; ``checkpoint`` and ``prompts_digest`` are handed on."""
 
     checkpoint: str
     prompts_digest: str
@@ -41,5 +41,5 @@ class Reciter(Protocol):
         ...
 
     def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
-        """What the checkpoint in ``folder`` says. HostError for what is missing, StepError for a recital that failed."""
+        """What the checkpoint in ``folder`` says. HostError for what is missing, StepError for a run that failed."""
         ...

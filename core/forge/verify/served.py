@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from forge.build import resolve as intake
-from forge.build.resolve import Intake
+from forge.build import resolve as resolver
+from forge.build.resolve import Resolver
 from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
 from forge.recipe.prompts import shipped
@@ -36,21 +36,21 @@ class Proof:
     """One way from what a person names to a report."""
 
     prover: Prover
-    intake: Intake
+    resolver: Resolver
     servery: Servery
     tell: Listener
 
     def verify(self, what: str | Path, repository: str | Path | None, wish: Wish) -> Report:
         """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
         path = Path(what) if Path(what).is_file() else None
-        recipe = self.intake.read(path) if path else None
+        recipe = self.resolver.read(path) if path else None
         name = recipe.name if recipe else str(what)
         self._require_known(name, repository)
-        golden = intake.golden(path) if path else None
+        golden = resolver.golden(path) if path else None
         if wish.update and golden is None:
             raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
-        asked = self.intake.questions(path, recipe) if path and recipe else shipped()
-        held = intake.spoken(path) if path else ""
+        asked = self.resolver.questions(path, recipe) if path and recipe else shipped()
+        held = resolver.spoken(path) if path else ""
         terms = proving.terms(wish, recipe.verify if recipe else VerifyTable(), asked, held)
         with self._served(name, repository) as target:
             self.tell(Event("start", "verify"))
@@ -86,7 +86,7 @@ class Proof:
         if publish.inventory(place).find(model) is None:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
-        server = self.servery.serve(place, self.prover.doors.free_ports())
+        server = self.servery.serve(place, self.prover.outside.free_ports())
         try:
             yield self.servery.target(model, place)
         finally:

@@ -72,7 +72,7 @@ class Reference(Struct, frozen=True, kw_only=True):
 
 
 def read(text: str | bytes, where: str) -> Reference:
-    """The transcripts in a golden file or of a recital; ForgeError where it is damaged or of another format."""
+    """The transcripts in a golden file or of a reference run; ForgeError where it is damaged or of another format."""
     hint = "`forge verify --update` writes them"
     found = texts.parsed(lambda: msgspec.json.decode(text, type=Reference), ForgeError, "a golden file", where, hint=hint)
     if found.format != FORMAT:

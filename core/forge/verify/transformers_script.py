@@ -1,6 +1,6 @@
 """Runs apart from forge, in any Python that has torch and transformers: what a checkpoint says to prompts, greedily.
 
-    python recital.py MODEL_FOLDER JOB.json OUT.json
+    python transformers_script.py MODEL_FOLDER JOB.json OUT.json
 
 It imports nothing of forge, for forge may not be there (another environment, a container), and nothing from the network.
 """

@@ -102,7 +102,7 @@ class Prover:
 
     home: Path
     store: Store
-    doors: Outside
+    outside: Outside
 
     def report(self, target: Target, terms: Terms, line: Line) -> Report:
         """What came out for a served model."""
@@ -132,8 +132,8 @@ class Prover:
             raise ForgeError(f"there is nothing to compare: {told}", where=target.model.name)
         model, allowed = target.model, self._allowed(target, terms)
         limits = _limits(target)
-        streams = self.doors.streams(target.address, model.front)
-        interview = Interview(target.address, model, self.doors.patient, self.doors.stages, streams)
+        streams = self.outside.streams(target.address, model.front)
+        interview = Interview(target.address, model, self.outside.patient, self.outside.stages, streams)
         room, places = limits.get("max_seq_len", 0), limits.get("max_batch_size", 8)
         interview = replace(interview, room=room, places=places, further=target.ends)
         heard = interview.hear(reference, line)
@@ -151,13 +151,13 @@ class Prover:
         """HostError, before anything is built, where a candidate will have to be verified and transformers is not here."""
         for step in wanted.steps:
             if isinstance(step.action, Verify) and self.store.find(step.key) is None and not step.action.golden:
-                lacking = self.doors.reciter().lacks() if step.action.runtime == RuntimeKind.TWIN else ""
+                lacking = self.outside.reciter().lacks() if step.action.runtime == RuntimeKind.TWIN else ""
                 if lacking:
                     raise HostError(f"[verify] on_build: {lacking}", where=step.action.name, hint=_INSTALL)
 
     def prove(self, step: Step, action: Verify, needs: Mapping[str, Path], out: Path, line: Line) -> None:
         """Serve the candidate in a repository of its own, verify it, and stop it; VerifyError where it differs."""
-        halt = self.doors.tools.halt
+        halt = self.outside.tools.halt
 
         def told(text: str) -> None:
             halt.check()
@@ -171,8 +171,8 @@ class Prover:
             model = _candidate(step, action)
             relocate = _unmoved if model.serving and model.serving.contained else self._relocated(place)
             publish.publish(needs["entry"], place, model, relocate)
-            wanted = launch({place: Manifest(models=(model,))}, self.store, self.doors.free_ports(), detach=False)
-            running = self.doors.server.start(wanted, told)
+            wanted = launch({place: Manifest(models=(model,))}, self.store, self.outside.free_ports(), detach=False)
+            running = self.outside.server.start(wanted, told)
             try:
                 terms = Terms(
                     prompts.parse(action.prompts, "prompts.jsonl"),
@@ -185,7 +185,7 @@ class Prover:
                 address = f"{running.ports.host}:{running.ports.grpc}"
                 report = self.report(Target(address, model, place), terms, told)
             finally:
-                self.doors.server.stop(running)
+                self.outside.server.stop(running)
         finally:
             trees.remove(place)
         if not report.passed:
@@ -218,7 +218,7 @@ class Prover:
 
     def _reciter(self, model: PublishedModel, terms: Terms) -> Reciter:
         """This machine's Python where it has transformers, otherwise the image that serves the model."""
-        own = self.doors.reciter(terms.python)
+        own = self.outside.reciter(terms.python)
         lacking = own.lacks()
         if not lacking or terms.python:
             if lacking:
@@ -227,7 +227,7 @@ class Prover:
         key = model.serving.image if model.serving else ""
         if key and (held := self.store.find(key)):
             image = noted(held.path)["id"]
-            inside = self.doors.image_reciter(image, key)
+            inside = self.outside.image_reciter(image, key)
             if image != LOCAL and not inside.lacks():
                 return inside
         raise HostError(f"nobody here can speak for the checkpoint: {lacking}", where=model.name, hint=_INSTALL)
@@ -241,7 +241,7 @@ class Prover:
             if prompt.messages:
                 try:
                     turns = [(each.role, each.content) for each in prompt.messages]
-                    text = self.doors.templated(target.tokenizer, turns, target.model.limits)
+                    text = self.outside.templated(target.tokenizer, turns, target.model.limits)
                 except InferenceError as error:
                     skipped[prompt.name] = error.what
                     continue

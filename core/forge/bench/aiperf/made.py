@@ -11,19 +11,19 @@ from forge.plan.steps import MakeEnvironment, Step
 from forge.store.store import Store
 
 
-def aiperf_driver(doors: Outside, store: Store, builder: Callable[[], Builder], tell: Listener) -> Driver:
+def aiperf_driver(outside: Outside, store: Store, builder: Callable[[], Builder], tell: Listener) -> Driver:
     """NVIDIA's AIPerf; its environment is an artifact like any other, made when it is first asked for.
 
     HostError for a machine that cannot hold it, SourceError where its packages cannot be had.
     """
-    host = doors.host()
+    host = outside.host()
     step = Step("aiperf", MakeEnvironment(records.environment(host), host.interpreter))
     if store.find(step.key) is None:
         size = f"{len(records.pins())} packages, {records.SIZE}"
         tell(Event("note", step.name, step.key, text=f"AIPerf {records.version()} gets an environment, once: {size}"))
     with store.using([step.key]):
         place = builder().realise([step])[step.key].path
-    return doors.aiperf(place / "bin" / "python3", lambda: store.using([step.key]), _saying(tell))
+    return outside.aiperf(place / "bin" / "python3", lambda: store.using([step.key]), _saying(tell))
 
 
 def _saying(tell: Listener) -> Callable[[str], None]:

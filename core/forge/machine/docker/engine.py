@@ -1,4 +1,4 @@
-"""The Containers port on a Docker daemon: one door to what the docker rooms do."""
+"""The Containers port on a Docker daemon: each method is a function of a module beside it."""
 
 from collections.abc import Iterable, Mapping
 

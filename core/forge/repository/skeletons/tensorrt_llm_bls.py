@@ -83,7 +83,7 @@ class Whole:
 
 @dataclass(slots=True)
 class Call:
-    """One client's request: its inputs by name, [batch, ...] each, and the one door that answers leave by."""
+    """One client's request: its inputs by name, [batch, ...] each, and where its answers are sent."""
 
     inputs: Arrays
     sender: pb_utils.InferenceResponseSender

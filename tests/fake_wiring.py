@@ -1,4 +1,4 @@
-"""A Forge whose doors lead to fakes: everything between the recipe and the repository is real, the world is not."""
+"""A Forge that is wired to fakes: everything between the recipe and the repository is real, the world is not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fake_containers import FakeContainers
 from forge.api.forge import Forge
-from forge.api.wiring import Doors
+from forge.api.wiring import Wiring
 from forge.build.builder import Tools
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
@@ -32,7 +32,7 @@ def lay_backends(environment: Path, triton: str, into: Path, sources: tuple[Text
 
 @dataclass
 class World:
-    """The fakes behind the doors, for a test to look at and to break."""
+    """The fakes, for a test to look at and to break."""
 
     origin: FakeOrigin = field(default_factory=FakeOrigin)
     environments: FakeEnvironments = field(default_factory=FakeEnvironments)
@@ -43,19 +43,19 @@ class World:
     gpus: tuple[Gpu, ...] = ()
     memory: int = 16 * 10**9
     events: list[Event] = field(default_factory=list[Event])
-    doors: list[Doors] = field(default_factory=list[Doors])
+    wiring: list[Wiring] = field(default_factory=list[Wiring])
 
     def shop(self, home: Path, listener: Listener | None = None) -> Forge:
-        self.doors.append(FakeDoors(home, self))
-        return Forge(home, {}, listener or self.events.append, self.doors[-1])
+        self.wiring.append(FakeWiring(home, self))
+        return Forge(home, {}, listener or self.events.append, self.wiring[-1])
 
     def made(self) -> list[str]:
         """The steps that were made, by name."""
         return [event.step for event in self.events if event.kind == "made"]
 
 
-class FakeDoors(Doors):
-    """Doors to one World."""
+class FakeWiring(Wiring):
+    """The wiring of one World."""
 
     def __init__(self, home: Path, world: World) -> None:
         super().__init__(home, {}, lambda _: None)
