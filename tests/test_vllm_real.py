@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from openai import OpenAI
 
@@ -15,7 +17,9 @@ from forge.api.forge import Forge
 from forge.client.client import Client
 from forge.errors import ForgeError, InferenceError
 from forge.machine import processes
+from forge.schema import vllm_known
 from forge.schema.values import BuildOptions, RuntimeKind
+from forge.schema.vllm_known import VllmKnown
 from forge.serve.lookup import Target
 from forge.serve.types import Running
 from openai_front import front
@@ -117,3 +121,13 @@ def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -
             return False
 
     assert soon(back)
+
+
+def test_what_is_packaged_of_this_vllm_is_what_stands_in_it(real: Real) -> None:
+    """Else a new pin would go on with the old one's arguments and architectures."""
+    python = real.shop.launch(real.repository, real.running.ports).vllm
+    assert python is not None
+    file = real.repository.parent / "facts.json"
+    asked = (str(python / "bin" / "python3"), "-", str(file))
+    subprocess.run(asked, input=vllm_known.script(), text=True, check=True)
+    assert msgspec.json.decode(file.read_bytes(), type=VllmKnown) == vllm_known.packaged(gpu=False)

@@ -4,68 +4,30 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from openai import OpenAI
 
 from forge.api.forge import Forge
 from forge.bench import compare, results
 from forge.bench.options import Wish
-from forge.cli import main
 from forge.client.types import Request
 from forge.errors import ForgeError
 from forge.plan.preview import provenance
 from openai_front import front
 from patience import free_ports, soon
 from tiny_served import checkpoint
-from vllm_kit import Served, environment
+from vllm_kit import Recipes, Served, environment, standin_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
-RECIPE = """
-name = "{name}"
-[source]
-path = "checkpoint"
-[runtime]
-kind = "vllm"
-gpus = "none"
-[build]
-max_batch_size = 4
-max_input_len = 100
-max_seq_len = 200
-[sampling]
-max_tokens = 4
-"""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A repository with one model of vLLM on a server, and recipes beside it."""
-
-    shop: Forge
-    folder: Path
-
-    @property
-    def repository(self) -> Path:
-        return self.folder / "repository"
-
-    def recipe(self, name: str, more: str = "") -> Path:
-        file = self.folder / f"{name}.toml"
-        file.write_text(RECIPE.format(name=name) + more)
-        return file
-
-    def invoke(self, *words: str) -> str:
-        done = CliRunner(env={"FORGE_HOME": str(self.shop.home)}).invoke(main, words)
-        assert done.exit_code == 0, done.output
-        return done.output
+Place = Recipes
 
 
 @pytest.fixture(scope="module")
 def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    shop, folder = Forge(home / "vllm", dict(os.environ)), tmp_path_factory.mktemp("served")
+    shop, folder = Forge(home / f"vllm-{standin_digest()}", dict(os.environ)), tmp_path_factory.mktemp("served")
     found = Place(shop, folder)
     checkpoint(folder / "checkpoint")
     recipe = found.recipe("counts")

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import blake3
+from click.testing import CliRunner
+
+from forge.api.forge import Forge
+from forge.cli import main
 from forge.client.client import Client
 from forge.machine import processes
 from forge.machine.environments import backends, host
@@ -16,6 +21,58 @@ from forge.serve.types import Launch, Running
 from triton_fixture import Serving
 
 HERE = Path(__file__).parent
+RECIPE = """
+name = "{name}"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "vllm"
+gpus = "none"
+{runtime}[build]
+max_batch_size = 4
+max_input_len = 100
+max_seq_len = 200
+[sampling]
+max_tokens = 4
+"""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """A forge, a folder with a checkpoint and recipes, and their repository."""
+
+    shop: Forge
+    folder: Path
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+    @property
+    def runtime(self) -> str:
+        """More lines of the recipes' [runtime]."""
+        return ""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What every command gets."""
+        return {}
+
+    def recipe(self, name: str, more: str = "") -> Path:
+        file = self.folder / f"{name}.toml"
+        file.write_text(RECIPE.format(name=name, runtime=self.runtime) + more)
+        return file
+
+    def invoke(self, *words: str, code: int = 0) -> str:
+        done = CliRunner(env={**self.environ, "FORGE_HOME": str(self.shop.home)}).invoke(main, words)
+        assert done.exit_code == code, done.output
+        return done.output
+
+
+def standin_digest() -> str:
+    """Of the stand-in's files: a home that is kept between runs would go on answering with the old ones."""
+    files = sorted((HERE / "standin_vllm").rglob("*.py"))
+    return blake3.blake3(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def environment(place: Path) -> Path:

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository, number
 from forge.check.rules.rule import Found, Rule, Severity
-from forge.schema.vllm_environment import CPU, GPU
+from forge.schema.vllm_environment import BEFORE, CPU, GPU, USUAL
 from forge.schema.vllm_known import packaged
 
 _UTILIZATION = "gpu_memory_utilization"
-_USUAL = 0.9
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
@@ -89,10 +88,11 @@ def _kind(repository: Repository) -> Iterator[Found]:
 
 
 def _part(model: Model) -> float:
+    """What a model is sure to take: where nobody says, the least that any vLLM does."""
     try:
-        return float(str(model.arguments.get(_UTILIZATION, _USUAL)))
+        return float(str(model.arguments.get(_UTILIZATION, BEFORE)))
     except ValueError:
-        return _USUAL
+        return BEFORE
 
 
 RULES = (
@@ -157,8 +157,8 @@ RULES = (
         "vllm-memory",
         Severity.ERROR,
         "models of vLLM want more memory together than there is",
-        f"{_UTILIZATION} is a part of the whole card, not of what is free (0.9 where nobody says): the opposite of "
-        "TensorRT-LLM's fraction. Two models on one card have to share 1 between them.",
+        f"{_UTILIZATION} is a part of the whole card, not of what is free ({BEFORE} where nobody says, {USUAL} from "
+        "vLLM 0.20 on): the opposite of TensorRT-LLM's fraction. Two models on one card have to share 1 between them.",
         "ValueError: Free memory on device cuda:0 on startup is less than desired GPU memory utilization",
         f"[serve.vllm] {_UTILIZATION} in each recipe, so that they add up to less than 1",
         _shared,
