@@ -145,7 +145,7 @@ class _Waiting:
 
 
 def _said(index: int, token: int, params: SamplingParams, *, reason: str | None) -> CompletionOutput:
-    likely = None if params.logprobs is None else [{token: Logprob(-0.5, 1, f" {token}"), 7: Logprob(-9.0, 2, " x")}]
+    likely = None if params.logprobs is None else [{token: Logprob(-0.5, 1, f" {token}"), token + 1: Logprob(-9.0, 2, " x")}]
     text = f" {token}"
     cumulative = None if likely is None else -0.5 * (token % 1000 + 1)
     return CompletionOutput(index, text, [token], cumulative, likely, reason)
