@@ -1,13 +1,13 @@
 """Makes a plan true: skips what the store holds, performs the rest through the ports."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from forge.build import entry as assembling
 from forge.build.in_containers import Contained
-from forge.build.scheduler import Allowance, Crew
+from forge.build.scheduler import Allowance, Scheduler
 from forge.build.sources.source import Origin
 from forge.errors import StepError
 from forge.events import Event, Listener
@@ -30,7 +30,7 @@ from forge.plan.steps import (
     Step,
     Verify,
 )
-from forge.schema.values import Environment, JsonPatch, SourceKind, TextFile
+from forge.schema.values import Command, JsonPatch, SourceKind, TextFile
 from forge.store.store import Artifact, Store
 from forge.trtllm import patches as patching
 
@@ -89,7 +89,7 @@ class Builder:
                 missing.append(step)
         if missing:
             self._tools.halt.reset()
-            held |= Crew(self._allowance, self._make, self._tell, self._tools.halt).run(missing)
+            held |= Scheduler(self._allowance, self._make, self._tell, self._tools.halt).run(missing)
         return held
 
     def _make(self, step: Step, tell: Listener) -> Artifact:
@@ -102,7 +102,7 @@ class Builder:
         artifact, made = self._store.make(
             step.key,
             provenance(step),
-            lambda out: Making(self._store, self._tools, tell).fill(step, out),
+            Making(self._store, self._tools, tell, step).fill,
             waiting=waiting,
         )
         kind = "made" if made else "held"
@@ -113,16 +113,18 @@ class Builder:
 class Making:
     """One step being made, on whichever thread."""
 
-    def __init__(self, store: Store, tools: Tools, listener: Listener) -> None:
+    def __init__(self, store: Store, tools: Tools, listener: Listener, step: Step) -> None:
         self._store = store
         self._tools = tools
         self._tell = listener
+        self._step = step
 
-    def fill(self, step: Step, out: Path) -> None:
+    def fill(self, out: Path) -> None:
         """Write the step's result into ``out``; StepError where it does not keep its promises."""
+        step = self._step
         self._tell(Event("start", step.name, step.key, total=step.size or 0))
         needs = {name: self._held(need) for name, need in step.needs}
-        self._perform(step, needs, out)
+        self._perform(needs, out)
         broken = [path for path in step.promises if not (out / path).is_file()]
         if broken:
             raise StepError(
@@ -137,28 +139,29 @@ class Making:
             raise StepError(f"its need {step.name!r} is gone from the store", hint="run the build again")
         return held.path
 
-    def _perform(self, step: Step, needs: Mapping[str, Path], out: Path) -> None:
+    def _perform(self, needs: Mapping[str, Path], out: Path) -> None:
+        step, tools = self._step, self._tools
         match step.action:
             case Fetch(source):
-                self._tools.origins[source.kind].fetch(source, out, self._progress(step))
+                tools.origins[source.kind].fetch(source, out, self._progress)
             case MakeEnvironment(environment, interpreter):
-                self._environment(step, environment, interpreter, out)
+                tools.environments.make(environment, interpreter, out, self._line)
             case LayBackends(sources, triton):
-                self._tools.lay_backends(needs["environment"], triton, out, sources)
-            case Run():
-                self._run(step, step.action, needs, out)
+                tools.lay_backends(needs["environment"], triton, out, sources)
+            case Run() if "image" in needs:
+                tools.contained().run(step, step.action, needs, out, self._tell)
+            case Run(commands):
+                self._run(commands, {**needs, "out": out})
             case LayTexts() | PatchCheckpoint() | Assemble() | Rename():
-                self._lay(step, step.action, needs, out)
+                self._lay(step.action, needs, out)
             case ReadToolchain():
-                self._tools.contained().read_toolchain(step.action, out, self._line(step))
+                tools.contained().read_toolchain(step.action, out, self._line)
             case MakeImage():
-                self._tools.contained().make_image(step, step.action, out, self._tell)
+                tools.contained().make_image(step, step.action, out, self._tell)
             case Verify():
-                self._tools.prove(step, step.action, needs, out, self._line(step))
+                tools.prove(step, step.action, needs, out, self._line)
 
-    def _lay(
-        self, step: Step, action: LayTexts | PatchCheckpoint | Assemble | Rename, needs: Mapping[str, Path], out: Path
-    ) -> None:
+    def _lay(self, action: LayTexts | PatchCheckpoint | Assemble | Rename, needs: Mapping[str, Path], out: Path) -> None:
         """What takes nothing but files."""
         match action:
             case LayTexts(texts):
@@ -166,28 +169,21 @@ class Making:
             case PatchCheckpoint(patches):
                 _patch(needs["model"], out, patches)
             case Assemble():
-                self._copied(step, assembling.assemble(action, needs, out))
+                self._copied(assembling.assemble(action, needs, out))
             case Rename(entry):
-                self._copied(step, assembling.rename(action, self._entry(entry), out))
+                self._copied(assembling.rename(action, self._entry(entry), out))
 
-    def _progress(self, step: Step) -> Callable[[int, int], None]:
-        return lambda done, total: self._tell(Event("progress", step.name, step.key, done=done, total=total))
+    def _progress(self, done: int, total: int) -> None:
+        self._tell(Event("progress", self._step.name, self._step.key, done=done, total=total))
 
-    def _line(self, step: Step) -> Callable[[str], None]:
-        return lambda text: self._tell(Event("log", step.name, step.key, text=text))
+    def _line(self, text: str) -> None:
+        self._tell(Event("log", self._step.name, self._step.key, text=text))
 
-    def _environment(self, step: Step, environment: Environment, interpreter: str, out: Path) -> None:
-        self._tools.environments.make(environment, interpreter, out, self._line(step))
-
-    def _run(self, step: Step, action: Run, needs: Mapping[str, Path], out: Path) -> None:
-        if "image" in needs:
-            self._tools.contained().run(step, action, needs, out, self._tell)
-            return
-        mounts = {**needs, "out": out}
+    def _run(self, commands: Sequence[Command], mounts: Mapping[str, Path]) -> None:
         self._tools.logs.mkdir(parents=True, exist_ok=True)
-        for number, command in enumerate(action.commands):
-            log = self._tools.logs / f"{step.key[:16]}-{number}.log"
-            self._tools.executor.run(Job(command, mounts, log), self._line(step))
+        for number, command in enumerate(commands):
+            log = self._tools.logs / f"{self._step.key[:16]}-{number}.log"
+            self._tools.executor.run(Job(command, mounts, log), self._line)
 
     def _entry(self, key: str) -> Path:
         held = self._store.find(key)
@@ -195,9 +191,9 @@ class Making:
             raise StepError("the entry to be renamed is gone from the store", hint="build the model again, with --prefixed")
         return held.path
 
-    def _copied(self, step: Step, laid: Laid) -> None:
+    def _copied(self, laid: Laid) -> None:
         if laid.copied:
-            self._tell(Event("note", step.name, step.key, text=f"{laid.copied} bytes had to be copied, not linked"))
+            self._tell(Event("note", self._step.name, self._step.key, text=f"{laid.copied} bytes had to be copied, not linked"))
 
 
 def _patch(model: Path, out: Path, patches: tuple[object, ...]) -> None:

@@ -1,10 +1,10 @@
 """Works through steps side by side: each begins when its needs are there, its lane has room and its GPUs are free.
 
-Work is done on threads; whoever listens is told on the thread that runs the crew, one event after the other.
+Work is done on threads; whoever listens is told on the thread that runs the scheduler, one event after the other.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from queue import SimpleQueue
@@ -39,7 +39,7 @@ Perform = Callable[[Step, Listener], Artifact]
 """Make one step; whatever is told on the way goes to the listener."""
 
 
-class Crew:
+class Scheduler:
     """One run through some steps. After a failure nothing new begins, and what is under way is finished: it is not lost."""
 
     def __init__(self, allowance: Allowance, perform: Perform, tell: Listener, halt: Halt) -> None:
@@ -59,13 +59,12 @@ class Crew:
         """
         queue = _Queue(steps)
         try:
-            self._begin(queue)
-            while self._busy:
-                said = self._heard.get()
-                if isinstance(said, Event):
-                    self._tell(said)
-                else:
-                    self._ended(said, queue)
+            while True:
+                for step in self._startable(queue):
+                    Thread(target=self._work, args=(step,), name=f"forge: {step.name}", daemon=True).start()
+                if not self._busy:
+                    break
+                self._hear_an_end(queue)
         except BaseException:
             self._halt.pull()
             self._dismiss()
@@ -74,8 +73,10 @@ class Crew:
             raise self._failure
         return self._made
 
-    def _begin(self, queue: "_Queue") -> None:
-        """Start all that can start now, in the plan's order."""
+    def _startable(self, queue: "_Queue") -> Iterator[Step]:
+        """All that can start now, in the plan's order; nothing after a failure."""
+        if self._failure is not None:
+            return
         for fetching, allowed in ((True, self._allowance.fetches), (False, self._allowance.jobs)):
             room = allowed - sum(isinstance(other.action, Fetch) == fetching for other in self._busy.values())
             for step in queue.ready(fetching) if room > 0 else ():
@@ -83,7 +84,7 @@ class Crew:
                     continue
                 queue.take(step)
                 self._busy[step.key] = step
-                Thread(target=self._work, args=(step,), name=f"forge: {step.name}", daemon=True).start()
+                yield step
                 room -= 1
                 if not room:
                     break
@@ -91,7 +92,7 @@ class Crew:
     def _work(self, step: Step) -> None:
         try:
             self._heard.put(_Ended(step, artifact=self._perform(step, self._say)))
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that runs the crew, and raised there
+        except BaseException as error:  # noqa: BLE001 - carried to the scheduler's thread, and raised there
             self._heard.put(_Ended(step, error=error))
 
     def _say(self, event: Event) -> None:
@@ -99,15 +100,16 @@ class Crew:
         self._halt.check()
         self._heard.put(event)
 
-    def _ended(self, said: _Ended, queue: "_Queue") -> None:
+    def _hear_an_end(self, queue: "_Queue") -> None:
+        """Tell what is said until a step has ended."""
+        while isinstance(said := self._heard.get(), Event):
+            self._tell(said)
         del self._busy[said.step.key]
         if said.artifact is not None:
             self._made[said.step.key] = said.artifact
             queue.made(said.step)
         elif said.error is not None:
             self._failed(said.step, said.error)
-        if self._failure is None:
-            self._begin(queue)
 
     def _failed(self, step: Step, error: BaseException) -> None:
         if isinstance(error, ForgeError):

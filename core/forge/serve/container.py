@@ -89,7 +89,7 @@ class TritonContainer:
         make_private(log)
         labels = {owners.KEY: running.container} if launch.detach else owners.labels(running.container)
         with self._daemon.connected() as api:
-            Runs(self._daemon, DIAGNOSES).reap(api)
+            Runs(self._daemon, DIAGNOSES).clear(api)
             owners.remove(api, running.container)
             box = self._box(launch, running, launch.host_network or network(api, wanted=True) == "host")
             box = replace(box, entrypoint=_entrypoint(api, launch.image))

@@ -2,15 +2,12 @@
 
 import os
 import socket
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
 import msgspec
 from msgspec import Struct
 
-from forge.errors import ForgeError
 from forge.machine.docker.daemon import Api, ours
 from forge.machine.processes import started
 
@@ -68,20 +65,6 @@ def labels(key: str, run: str = "", out: str = "") -> dict[str, str]:
 
 def fresh_name(key: str) -> str:
     return f"forge-{key[:16]}-{token_hex(4)}"
-
-
-@contextmanager
-def container(api: Api, config: Mapping[str, object], name: str) -> Generator[str]:
-    """A container that is gone afterwards, whatever happens in between; its id. Not started yet."""
-    try:
-        with ours("make a container"):
-            identity = api.create_container_from_config(config, name)["Id"]
-        yield identity
-    finally:
-        # By name: on Ctrl-C the daemon may have made it and the answer not have come. What cannot be removed now (the daemon
-        # is gone) the next run's reaping finds.
-        with suppress(ForgeError):
-            remove(api, name)
 
 
 def remove(api: Api, name: str) -> None:

@@ -12,7 +12,7 @@ from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import HostError, StepError
 from forge.machine.docker import owners
 from forge.machine.docker.daemon import Api, Daemon, each, ours
-from forge.machine.docker.run import CONFINED, devices, exit_code, heard
+from forge.machine.docker.run import CONFINED, container, devices, exit_code, heard
 
 _MOST = 256 * 1024**2
 """Bytes that one path may bring: scripts and skeletons are small, a folder beyond this is a wrong path."""
@@ -40,13 +40,10 @@ class Reading:
             "Labels": owners.labels("reading"),
             "HostConfig": {"NetworkMode": "none", **CONFINED},
         }
-        with (
-            self._daemon.connected() as api,
-            owners.container(api, config, owners.fresh_name("reading")) as identity,
-        ):
+        with self._daemon.connected() as api, container(api, config, owners.fresh_name("reading")) as identity:
             return {name: data for path in paths for name, data in _files(api, identity, path)}
 
-    def help_text(self, image: str, argv: tuple[str, ...], gpus: str) -> str:
+    def help_text(self, image: str, argv: tuple[str, ...], gpus: str = "") -> str:
         """Standard output of ``argv``, run with no network and past the image's entrypoint, whose banner is no help."""
         config = {
             "Image": image,
@@ -58,7 +55,7 @@ class Reading:
             "AttachStderr": True,
             "HostConfig": {"NetworkMode": "none", "DeviceRequests": devices(gpus), **CONFINED},
         }
-        with self._daemon.connected() as api, owners.container(api, config, owners.fresh_name("help")) as identity:
+        with self._daemon.connected() as api, container(api, config, owners.fresh_name("help")) as identity:
             said = list(heard(api, identity))
             code = exit_code(api, identity)
         if code:

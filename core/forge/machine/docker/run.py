@@ -2,8 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -116,7 +116,7 @@ class Runs:
         if wrong := refusals(run):
             raise StepError("; ".join(wrong), where=run.key, hint="if a plugin made the command, report the plugin")
         with self._daemon.connected() as api, Transcript(run.log, line) as log:
-            self.reap(api)
+            self.clear(api)
             net = network(api, run.network)
             try:
                 ended = self._attended(api, run, net, log)
@@ -132,8 +132,15 @@ class Runs:
 
     def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
         asked = self._memlock  # runs side by side find out each for itself
+        name = owners.fresh_name(run.key)
+        deadline = _Deadline(self._daemon, name, run.timeout)
         try:
-            return self._ended(api, run, configuration(run, net, asked), log)
+            with container(api, configuration(run, net, asked), name) as identity:
+                with deadline, self._halt.ending(lambda: _end(self._daemon, name)):
+                    for spoken in heard(api, identity):
+                        log.write(spoken.data, spoken.stream)
+                    code = exit_code(api, identity)
+                return Ended(code, _out_of_memory(api, identity), deadline.passed)
         except HostError as error:
             # Nothing has run when a limit is refused: the same again, and from now on, without the one that may be.
             if asked and "rlimit" in error.what:
@@ -141,16 +148,6 @@ class Runs:
                 return self._attended(api, run, net, log)
             # The error holds the daemon's words; where the output up to there lies, only this place knows.
             raise HostError(error.what, where=error.where or str(run.log), hint=error.hint) from error
-
-    def _ended(self, api: Api, run: ContainerRun, config: Mapping[str, object], log: Transcript) -> Ended:
-        name = owners.fresh_name(run.key)
-        deadline = _Deadline(self._daemon, name, run.timeout)
-        with owners.container(api, config, name) as identity:
-            with deadline, self._halt.ending(lambda: _end(self._daemon, name)):
-                for spoken in heard(api, identity):
-                    log.write(spoken.data, spoken.stream)
-                code = exit_code(api, identity)
-            return Ended(code, _out_of_memory(api, identity), deadline.passed)
 
     def _keep_promises(self, run: ContainerRun, log: Transcript) -> None:
         broken = [path for path in run.promised if not _is_made(run.out / path)]
@@ -179,7 +176,7 @@ class Runs:
                 **CONFINED,
             },
         }
-        with owners.container(api, config, owners.fresh_name("give-back")) as identity:
+        with container(api, config, owners.fresh_name("give-back")) as identity:
             said = b"".join(spoken.data for spoken in heard(api, identity))
             if exit_code(api, identity):
                 raise HostError(
@@ -188,7 +185,12 @@ class Runs:
                     hint=f"sudo chown -R {user}:{group} on that folder",
                 )
 
-    def reap(self, api: Api) -> tuple[str, ...]:
+    def reap(self) -> tuple[str, ...]:
+        """``clear`` by a connection of its own."""
+        with self._daemon.connected() as api:
+            return self.clear(api)
+
+    def clear(self, api: Api) -> tuple[str, ...]:
         """Remove what dead forges left, and give back what it wrote; the containers' names."""
         found = owners.orphans(api)
         for name, out in found:
@@ -198,6 +200,20 @@ class Runs:
                 with suppress(ForgeError):
                     self.give_back(api, image, Path(out))
         return tuple(name for name, _ in found)
+
+
+@contextmanager
+def container(api: Api, config: Mapping[str, object], name: str) -> Generator[str]:
+    """A container that is gone afterwards, whatever happens in between; its id. Not started yet."""
+    try:
+        with ours("make a container"):
+            identity = api.create_container_from_config(config, name)["Id"]
+        yield identity
+    finally:
+        # By name: on Ctrl-C the daemon may have made it and the answer not have come. What cannot be removed now (the daemon
+        # is gone) the next run's reaping finds.
+        with suppress(ForgeError):
+            owners.remove(api, name)
 
 
 class _Deadline:
