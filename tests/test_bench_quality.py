@@ -88,6 +88,20 @@ def test_a_quality_file_with_a_mistake_is_refused(text: str, complaint: str) -> 
         quality.read(text, "q.toml")
 
 
+@pytest.mark.parametrize("text", ["[[prompt]", "a = \0", "a = " + "[" * 100_000], ids=["not closed", "a NUL", "deep"])
+def test_a_quality_file_that_is_no_toml_says_where_and_what_to_do(text: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        quality.read(text, "q.toml")
+    assert caught.value.where.startswith("q.toml")
+    assert caught.value.hint
+
+
+def test_a_regular_expression_that_python_cannot_take_is_refused_in_words() -> None:
+    for regex in ("(" * 5_000 + ")" * 5_000, "a{99999999999999999999}"):
+        with pytest.raises(BenchError, match="is no regular expression"):
+            quality.read(FILE.replace(r"^\d+$", regex), "q.toml")
+
+
 def test_promptfoo_gets_the_same_prompts_checks_and_settings() -> None:
     exams = quality.read(FILE, "q.toml")
     prompts = [(exam, f"<{exam.text}>" if exam.chat else exam.text) for exam in exams]

@@ -176,6 +176,60 @@ def test_a_token_that_does_not_open_the_repository_appears_in_no_text(
     assert any(asked.authorization == f"Bearer {TOKEN}" for asked in hub.requests)
 
 
+@pytest.mark.parametrize(
+    ("token", "wrong"),
+    [
+        ("hf_se\N{LATIN SMALL LETTER E WITH ACUTE}cret", "not ASCII"),
+        ("hf_se\udcffcret", "not ASCII"),
+        ("hf_se cret", "a blank"),
+        ("hf_se\tcret", "a blank"),
+        ("hf_se\0cret", "a NUL"),
+        ("hf_se\x1bcret", "a control character"),
+    ],
+)
+@pytest.mark.parametrize("place", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "file"])
+def test_a_token_that_no_request_can_carry_is_an_error_with_its_place_and_without_its_text(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, wrong: str, place: str
+) -> None:
+    hub.commit(NAME, FILES)
+    file = tmp_path / "hf" / "token"
+    file.parent.mkdir()
+    if place == "file":
+        file.write_bytes(token.encode(errors="surrogateescape") + b"\n")
+    user = User(hub, tmp_path, HF_HOME=str(file.parent), **({} if place == "file" else {place: token}))
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceError, match=wrong) as caught:
+        user.pin()
+    error = caught.value
+    assert error.where == (str(file) if place == "file" else place)
+    assert place == "file" or place in error.hint
+    assert error.hint
+    assert error.__cause__ is None
+    told = f"{error!r} {error} {caplog.text}"
+    assert "cret" not in told
+    assert "hf_se" not in told
+    assert not hub.requests
+
+
+def test_a_token_is_looked_for_when_the_hub_is_asked_and_not_before(hub: LoopbackHub, tmp_path: Path) -> None:
+    commit = hub.commit(NAME, FILES)
+    held = User(hub, tmp_path).pin(revision=commit)
+    user = User(hub, tmp_path, HF_TOKEN="no token")
+    assert user.pin(revision=commit) == held
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set"):
+        User(hub, tmp_path, HF_TOKEN="no token", HF_HUB_OFFLINE="1").pin(revision="another")
+    for ask in (lambda: user.pin(), lambda: user.fetch(held), lambda: user.origin.tensors(held)):
+        with pytest.raises(SourceError, match="token cannot be sent: a blank"):
+            ask()
+
+
+@pytest.mark.parametrize("stated", ["", "  ", "\n"])
+def test_a_token_of_blanks_is_none_and_lines_of_one_are_joined(hub: LoopbackHub, tmp_path: Path, stated: str) -> None:
+    hub.commit(NAME, FILES, token=TOKEN)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text(f" {TOKEN[:5]}\r\n{TOKEN[5:]}\n")
+    assert User(hub, tmp_path, HF_TOKEN=stated, HF_HOME=str(tmp_path / "hf")).pin().name == NAME
+
+
 def test_a_missing_repository_and_a_missing_revision_are_told_apart(hub: LoopbackHub, user: User) -> None:
     hub.commit(NAME, FILES)
     with pytest.raises(SourceError, match="no such model on the hub, or it is private"):

@@ -10,10 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 import fake_triton
+from fake_wiring import FakeWiring, World
 from forge.api.wiring import Wiring
+from forge.bench import options as bench_options
+from forge.bench.run import Bench, Clocks
 from forge.build import resolve
+from forge.build.builder import Builder
 from forge.build.resolve import Resolver
 from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.hub import HubOrigin
 from forge.check import reader as reading
 from forge.cli import main
 from forge.client.chat_template import ChatTemplate
@@ -31,7 +36,7 @@ from forge.errors import (
 from forge.files import texts
 from forge.repository import publish
 from forge.schema import manifest
-from forge.schema.values import CallPatch, Pinned, SourceKind, VerifyTable
+from forge.schema.values import CallPatch, Pinned, Ports, Source, SourceKind, VerifyTable
 from forge.store import tenants
 from forge.store.artifact import IMAGE, noted
 from forge.store.store import Store
@@ -101,6 +106,29 @@ def shown(file: Path) -> object:
     raise BenchError(told.output, where=str(file), hint=told.output)
 
 
+def own_dockerfile(file: Path) -> object:
+    """As a recipe for an engine meets it: its Dockerfile is a part of what is planned."""
+    recipe = file.with_name("tiny.toml")
+    recipe.write_text(
+        'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "engine"\nimage = "25.08"\ngpus = "none"\n'
+    )
+    store = Store(file.parent / "store", clock=lambda: 0.0)
+    return Resolver(store, FakeWiring(file.parent, World()), file.parent, print).order(recipe)
+
+
+def quality(file: Path) -> object:
+    home = file.parent / "home"
+    wiring, store = FakeWiring(home, World()), Store(home, clock=lambda: 0.0)
+    bench = Bench(wiring, store, Clocks(lambda: 0.0, lambda: 0.0), print, lambda: Builder(store, wiring.tools, print))
+    return bench.export((), Ports(1, 2, 3), bench_options.Wish(quality=file))
+
+
+def token(file: Path) -> object:
+    """As who asks the hub meets it. Nobody is behind that address, and nobody is asked."""
+    origin = HubOrigin(file.parent / "home", {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN_PATH": str(file)})
+    return origin.pin(Source(hub="acme/tiny"), file.parent)
+
+
 def checkpoint(file: Path) -> object:
     return FolderOrigin(file.parent).read(Pinned(SourceKind.PATH, "tiny", "", (), str(file.parent)))
 
@@ -114,6 +142,10 @@ READERS = {
         (ForgeError,),
     ),
     "prompts": Reader("odd.jsonl", lambda file: verify.terms(Wish(prompts=file), VerifyTable(), (), ""), (ForgeError,)),
+    "quality file": Reader("odd.toml", quality, (BenchError,)),
+    "Dockerfile of a family": Reader("llama.Dockerfile", own_dockerfile, (SourceError,), PLAIN_TEXT),
+    "Dockerfile of all families": Reader("family.Dockerfile", own_dockerfile, (SourceError,), PLAIN_TEXT),
+    "token of the hub": Reader("token", token, (SourceError,)),
     "results": Reader("odd.json", shown, (BenchError,)),
     "manifest": Reader(manifest.NAME, lambda file: publish.inventory(file.parent), (RepositoryError,)),
     "chat template": Reader("chat_template.jinja", lambda file: ChatTemplate.of(file.parent), (InferenceError,), PLAIN_TEXT),
@@ -158,7 +190,9 @@ def test_what_cannot_be_read_is_an_error_of_the_readers_family(tmp_path: Path, r
     found = outcome(asked.read, file)
     assert isinstance(found, asked.families), found
     assert file.name in str(found)
-    if isinstance(found, ForgeError) and not isinstance(found, RecipeError):
+    if isinstance(found, RecipeError):
+        assert all(problem.hint for problem in found.problems)
+    elif isinstance(found, ForgeError):
         assert found.hint
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
-import tomli
 from msgspec import Meta, Struct
 
 from forge.bench import spread
 from forge.bench.prompts import Message
 from forge.bench.results import Quality, Verdict
-from forge.errors import BenchError, HostError
+from forge.errors import BenchError, HostError, RecipeError
+from forge.recipe.validate import document
 
 _KINDS = ("contains", "regex", "json_schema", "exact")
 
@@ -74,9 +74,10 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 def read(text: str, where: str) -> tuple[Exam, ...]:
     """The prompts of a quality file (TOML); BenchError names the prompt and what is wrong with it."""
     try:
-        exams = msgspec.convert(tomli.loads(text), _File).prompt
-    except tomli.TOMLDecodeError as error:
-        raise BenchError(f"this is no TOML: {error}", where=where) from error
+        exams = msgspec.convert(document(text, where, "quality file"), _File).prompt
+    except RecipeError as error:  # it was the reader of TOML that looked
+        problem = error.problems[0]
+        raise BenchError(problem.what, where=problem.where, hint=problem.hint) from error
     except msgspec.ValidationError as error:
         raise BenchError(str(error), where=where, hint="see docs/bench.md for what a quality file holds") from error
     if not exams:
@@ -104,8 +105,8 @@ def _problems(exam: Exam) -> Iterator[str]:
         if check.regex is not None:
             try:
                 re.compile(check.regex)
-            except re.error as error:
-                yield f"{check.regex!r} is no regular expression: {error}"
+            except (re.error, RecursionError, OverflowError) as error:
+                yield f"{_shown(check.regex)} is no regular expression: {error}"
         if check.json_schema is not None:
             yield from _schema_problems(check.json_schema)
 

@@ -31,7 +31,8 @@ def document(text: str, where: str, what: str = "recipe") -> dict[str, object]:
         hint = "see https://toml.io/en/v1.0.0; text values need quotes, tables stand in [brackets]"
         raise RecipeError((Problem(at, f"this is no TOML: {error.msg}", hint),)) from error
     except RecursionError as error:
-        raise RecipeError((Problem(where, f"this is no {what}: its values are nested too deep"),)) from error
+        hint = "write the values at the depth that the documentation shows"
+        raise RecipeError((Problem(where, f"this is no {what}: its values are nested too deep", hint),)) from error
 
 
 def schema(form: type[msgspec.Struct], title: str) -> dict[str, object]:

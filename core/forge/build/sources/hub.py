@@ -7,16 +7,18 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from forge.build.sources import hub_token
 from forge.build.sources.cache import checkpoint, named, recall, record
 from forge.build.sources.weights import check, selected
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
-from forge.files import copies, texts, trees
+from forge.files import copies, trees
 from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
@@ -38,8 +40,6 @@ _SIZES = re.compile(
 )
 _CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
-_TOKEN = 1 << 16
-"""Bytes of the longest file of a token that is read."""
 
 
 class HubOrigin:
@@ -54,7 +54,11 @@ class HubOrigin:
         self._environ = environ
         self._note = note
         self._endpoint = environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
-        self._token = _token(environ)
+
+    @cached_property
+    def _token(self) -> str:
+        """Looked for when the hub is asked, so that a token that cannot be used is in nobody's way before."""
+        return hub_token.find(self._environ)
 
     def pin(self, source: Source, base: Path) -> Pinned:
         """The commit behind ``source.revision`` and its needed files; a commit that was pinned before asks nobody.
@@ -289,19 +293,6 @@ def _root(error: BaseException) -> BaseException:
     while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _token(environ: Mapping[str, str]) -> str:
-    """Where huggingface_hub itself looks: two variables, then the file of `hf auth login`; empty without one."""
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if stated := environ.get(variable, "").strip():
-            return stated
-    cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".cache")
-    file = Path(environ.get("HF_TOKEN_PATH") or Path(environ.get("HF_HOME") or cache / "huggingface") / "token")
-    try:
-        return texts.content(file.expanduser(), _TOKEN).decode(errors="replace").strip()
-    except texts.Odd:
-        return ""
 
 
 def _short(said: str) -> str:
