@@ -1,6 +1,7 @@
 """What a build takes of a person's own files: said beforehand by a plan, down to the byte, and no inode of it afterwards."""
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.gguf import GgufOrigin
+from forge.build.sources.git import GitOrigin
 from forge.build.sources.source import Origin
+from forge.build.sources.wheel import WheelOrigin
 from forge.cli import main
 from forge.files import copies
 from forge.files.trees import walk
@@ -20,7 +23,9 @@ from forge.plan.preview import Copy, How
 from forge.plan.steps import Stage
 from forge.schema.values import SourceKind
 from forge.testing import LLAMA, tiny_checkpoint
+from test_sources_git import Remote, needs_lfs
 from test_sources_local import TINY
+from test_sources_wheel import wheel
 
 TWIN = 'name = "tiny"\n[source]\npath = "mine/large"\n[runtime]\nkind = "twin"\n'
 OF_GGUF = (
@@ -63,7 +68,10 @@ path = "mine/small"
 kind = "llmapi"
 image = "25.09"
 """
-RECIPES = {"folder": TWIN, "gguf": OF_GGUF, "texts": TEXTS, "draft-target": DRAFT_TARGET, "eagle": EAGLE}
+OF_WHEEL = 'family = "llama"\n' + OF_GGUF.replace(
+    'gguf = "mine/tiny.gguf"', 'wheel = "tiny-model==1.0"\nfile = "tiny_model/tiny.gguf"'
+)
+RECIPES = {"folder": TWIN, "gguf": OF_GGUF, "texts": TEXTS, "draft-target": DRAFT_TARGET, "eagle": EAGLE, "wheel": OF_WHEEL}
 
 
 class OwnFiles(FakeWiring):
@@ -75,7 +83,13 @@ class OwnFiles(FakeWiring):
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
-        real: dict[SourceKind, Origin] = {SourceKind.PATH: FolderOrigin(self._home), SourceKind.GGUF: GgufOrigin(self._home)}
+        environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self._home.parent / "mine")}
+        real: dict[SourceKind, Origin] = {
+            SourceKind.PATH: FolderOrigin(self._home),
+            SourceKind.GGUF: GgufOrigin(self._home),
+            SourceKind.GIT: GitOrigin(self._home, environ),
+            SourceKind.WHEEL: WheelOrigin(environ),
+        }
         return {**dict.fromkeys(SourceKind, self._made_up), **real}
 
 
@@ -89,6 +103,7 @@ def shop(world: World, tmp_path: Path) -> Forge:
     (tmp_path / "mine" / "texts").mkdir()
     (tmp_path / "mine" / "texts" / "train.jsonl").write_bytes(b'{"text": "a few words"}\n')
     (tmp_path / "mine" / "tiny.gguf").write_bytes(TINY)
+    wheel(tmp_path / "mine", TINY, file="tiny_model/tiny.gguf")
     return Forge(tmp_path / "home", {}, world.events.append, OwnFiles(tmp_path / "home", world))
 
 
@@ -159,6 +174,40 @@ def test_a_plan_says_what_each_copy_will_write_and_afterwards_that_it_is_there(
     assert taken(shop, recipe) == {step: Copy(size, 0 if shares else size, how) for step, size in sizes.items()}
     make(shop, recipe, kind)
     assert taken(shop, recipe) == {step: Copy(size, 0, How.HELD) for step, size in sizes.items()}
+
+
+def test_a_wheel_that_pip_finds_here_is_copied_beside_the_file_in_it(
+    shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filesystem(monkeypatch, shares=True)
+    recipe = written(tmp_path, "wheel")
+    (step,) = [step for step in shop.outlook(shop.plan([recipe])) if step.copy]
+    both = len(TINY) + bytes_of(next((tmp_path / "mine").glob("*.whl")))
+    assert (step.name, step.size, step.copy) == ("tiny: model", len(TINY), Copy(len(TINY), both, How.COPIED))
+    shop.build([recipe], repository=tmp_path / "models")
+    (step,) = [step for step in shop.outlook(shop.plan([recipe])) if step.name == "tiny: model"]
+    assert (step.held, step.copy) == (True, None), "nobody asks pip where it came from"
+
+
+@needs_lfs
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("shares", [True, False])
+def test_of_a_git_repository_on_this_machine_what_lfs_keeps_can_share_blocks(
+    shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, bare: bool
+) -> None:
+    filesystem(monkeypatch, shares=shares)
+    remote = Remote(tmp_path / "mine", lfs=True)
+    files = tiny_checkpoint(LLAMA)
+    remote.commit(files)
+    url = remote.url if bare else remote.work.as_uri()
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TWIN.replace('path = "mine/large"', f'git = "{url}"'))
+    size = sum(map(len, files.values()))
+    packed = size - len(files["model.safetensors"])
+    assert 0 < packed < size
+    assert taken(shop, recipe) == {"tiny: model": Copy(size, packed if shares else size, How.COPIED)}
+    make(shop, recipe, "git")
+    assert taken(shop, recipe) == {"tiny: model": Copy(size, 0, How.HELD)}
 
 
 def test_what_comes_from_elsewhere_is_no_copy(world: World, tmp_path: Path) -> None:

@@ -36,14 +36,14 @@ class Remote:
     """Somebody's repository: a folder that is worked in, pushed to a bare one."""
 
     def __init__(self, place: Path, lfs: bool) -> None:
-        self.bare, self._work = place / "remote.git", place / "work"
+        self.bare, self.work = place / "remote.git", place / "work"
         settings = {"user.name": "a", "user.email": "a@b", "init.defaultBranch": "main", "core.hooksPath": "/dev/null"}
         self._environ = {**os.environ, "GIT_CONFIG_GLOBAL": str(place / "gitconfig")}
         for name, value in settings.items():
             self.git("config", "--global", name, value, cwd=place)
         if lfs:
             self.git("lfs", "install", "--skip-repo", cwd=place)
-        self.git("init", "-q", str(self._work), cwd=place)
+        self.git("init", "-q", str(self.work), cwd=place)
         self.git("init", "-q", "--bare", str(self.bare), cwd=place)
         self.git("remote", "add", "origin", self.url)
         # As the hosts of repositories have it; without it git sends everything.
@@ -59,17 +59,17 @@ class Remote:
         return [path for path in (self.bare / "lfs" / "objects").rglob("*") if path.is_file()]
 
     def git(self, *words: str, cwd: Path | None = None) -> str:
-        where = cwd or self._work
+        where = cwd or self.work
         return subprocess.run(
             ("git", *words), cwd=where, env=self._environ, check=True, capture_output=True, text=True
         ).stdout.strip()
 
     def commit(self, files: dict[str, bytes], tag: str = "") -> str:
         if self._lfs:
-            (self._work / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+            (self.work / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
         for name, data in files.items():
-            (self._work / name).parent.mkdir(parents=True, exist_ok=True)
-            (self._work / name).write_bytes(data)
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_bytes(data)
         return self.push(tag)
 
     def push(self, tag: str = "") -> str:
@@ -83,8 +83,8 @@ class Remote:
         return self.git("rev-parse", "HEAD")
 
     def link(self, name: str, to: str) -> None:
-        (self._work / name).unlink(missing_ok=True)
-        (self._work / name).symlink_to(to)
+        (self.work / name).unlink(missing_ok=True)
+        (self.work / name).symlink_to(to)
 
 
 class User:

@@ -217,7 +217,7 @@ def test_a_token_is_looked_for_when_the_hub_is_asked_and_not_before(hub: Loopbac
     assert user.pin(revision=commit) == held
     with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set"):
         User(hub, tmp_path, HF_TOKEN="no token", HF_HUB_OFFLINE="1").pin(revision="another")
-    for ask in (lambda: user.pin(), lambda: user.fetch(held), lambda: user.origin.tensors(held)):
+    for ask in (user.pin, lambda: user.fetch(held), lambda: user.origin.tensors(held)):
         with pytest.raises(SourceError, match="token cannot be sent: a blank"):
             ask()
 

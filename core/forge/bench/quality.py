@@ -76,8 +76,8 @@ def read(text: str, where: str) -> tuple[Exam, ...]:
     try:
         exams = msgspec.convert(document(text, where, "quality file"), _File).prompt
     except RecipeError as error:  # it was the reader of TOML that looked
-        problem = error.problems[0]
-        raise BenchError(problem.what, where=problem.where, hint=problem.hint) from error
+        (found,) = error.problems
+        raise BenchError(found.what, where=found.where, hint=found.hint) from error
     except msgspec.ValidationError as error:
         raise BenchError(str(error), where=where, hint="see docs/bench.md for what a quality file holds") from error
     if not exams:

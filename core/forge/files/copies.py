@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,14 @@ class Copied:
     size: int
     blake3: str
     shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes of files, and those of them that a copy writes."""
+
+    size: int
+    written: int
 
 
 def digest(path: Path, size: int) -> str:
@@ -93,6 +101,24 @@ def shares(source: Path, folder: Path) -> bool:
     finally:
         os.close(nameless)
     return True
+
+
+def written(originals: Iterable[tuple[Path, int]], folder: Path) -> int:
+    """Bytes that copies of ``originals`` (file, bytes) into ``folder`` would write: those of files that cannot share blocks.
+
+    What is not there, or cannot be looked at, counts nothing.
+    """
+    able: dict[int, bool] = {}
+    cost = 0
+    for original, size in originals:
+        try:
+            device = original.stat().st_dev
+        except OSError:
+            continue
+        if size and device not in able:
+            able[device] = shares(original, folder)
+        cost += 0 if able.get(device) else size
+    return cost
 
 
 def shortage(size: int, place: Path) -> str:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from forge.files.copies import Cost
 from forge.fit.report import Report
 from forge.plan.steps import Fetch, Plan, Step
 from forge.schema.values import Pinned, SourceKind
@@ -17,10 +18,10 @@ FIRST = "first build"
 
 @runtime_checkable
 class Copying(Protocol):
-    """An origin of files that lie on this machine: a fetch copies them."""
+    """An origin of files that may lie on this machine: a fetch copies them."""
 
-    def cost(self, pinned: Pinned, into: Path) -> int:
-        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
+    def cost(self, pinned: Pinned, into: Path) -> Cost | None:
+        """What a fetch into ``into`` would write; None where it takes no files of this machine."""
         ...
 
 
@@ -35,7 +36,8 @@ class How(StrEnum):
 @dataclass(frozen=True)
 class Copy:
     """What a copy of files that lie on this machine costs: their bytes, and those of them that are written. Files on a
-    filesystem that shares blocks (reflink) write none, nor do those that the store holds."""
+    filesystem that shares blocks (reflink) write none, nor do those that the store holds. A wheel is copied too, beside the
+    file that is taken out of it, until that is done."""
 
     size: int
     written: int
@@ -80,8 +82,8 @@ def provenance(step: Step) -> Provenance:
 def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, object]) -> Outlook:
     held = store.find(step.key)
     why = "" if held else _why(provenance(step), store)
-    size = held.size if held else step.size
     copy = _copy(step, store, origins, held=held is not None)
+    size = held.size if held else copy.size if copy else step.size
     return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, copy)
 
 
@@ -92,11 +94,12 @@ def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, hel
     origin = origins[pinned.kind]
     if not isinstance(origin, Copying):
         return None
-    size = sum(file.size for file in pinned.files)
     if held:
-        return Copy(size, 0, How.HELD)
-    written = origin.cost(pinned, store.root / "staging")
-    return Copy(size, written, How.COPIED if written else How.SHARED)
+        own = pinned.kind in (SourceKind.PATH, SourceKind.GGUF) or pinned.name.startswith("file:")
+        return Copy(sum(file.size for file in pinned.files), 0, How.HELD) if own else None  # of a wheel only pip could tell
+    if (cost := origin.cost(pinned, store.root / "staging")) is None:
+        return None
+    return Copy(cost.size, cost.written, How.COPIED if cost.written else How.SHARED)
 
 
 def _why(wanted: Provenance, store: Store) -> str:

@@ -64,25 +64,16 @@ class Digests:
         """
         files = tuple(originals)
         total, done = sum(fact.size for _, fact in files), 0
-        if short := copies.shortage(self.cost(files, into), into):
+        if short := copies.shortage(self.cost(files, into).written, into):
             raise StoreError(short, where=str(into), hint=ROOM)
         for original, fact in files:
             _take(original, fact, into)
             progress(done := done + fact.size, total)
 
-    def cost(self, originals: Iterable[tuple[Path, FileFact]], into: Path) -> int:
-        """Bytes that ``bring`` would write: those of files that cannot share their blocks with a copy at ``into``."""
-        able: dict[int, bool] = {}
-        cost = 0
-        for original, fact in originals:
-            try:
-                device = original.stat().st_dev
-            except OSError:  # it is gone: ``bring`` says so
-                continue
-            if fact.size and device not in able:
-                able[device] = copies.shares(original, into)
-            cost += 0 if able.get(device) else fact.size
-        return cost
+    def cost(self, originals: Iterable[tuple[Path, FileFact]], into: Path) -> copies.Cost:
+        """What ``bring`` would write; of a file that is gone it says so itself."""
+        files = [(original, fact.size) for original, fact in originals]
+        return copies.Cost(sum(size for _, size in files), copies.written(files, into))
 
 
 class FolderOrigin:
@@ -117,8 +108,8 @@ class FolderOrigin:
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._digests.bring(_originals(pinned), into, progress)
 
-    def cost(self, pinned: Pinned, into: Path) -> int:
-        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
+    def cost(self, pinned: Pinned, into: Path) -> copies.Cost:
+        """What a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
         return self._digests.cost(_originals(pinned), into)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from forge.build.sources.folder import Digests
 from forge.errors import SourceError
 from forge.events import Progress
+from forge.files.copies import Cost
 from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, Pinned, Source, SourceKind
 from forge.twin.gguf_header import DAMAGE, GgufError, config, read_header
@@ -42,8 +43,8 @@ class GgufOrigin:
         (fact,) = pinned.files
         self._digests.bring([(Path(pinned.location), fact)], into, progress)
 
-    def cost(self, pinned: Pinned, into: Path) -> int:
-        """Bytes that a fetch into ``into`` would write; files whose blocks can be shared (reflink) count nothing."""
+    def cost(self, pinned: Pinned, into: Path) -> Cost:
+        """What a fetch into ``into`` would write; a file whose blocks can be shared (reflink) counts nothing."""
         (fact,) = pinned.files
         return self._digests.cost([(Path(pinned.location), fact)], into)
 

