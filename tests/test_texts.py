@@ -113,7 +113,7 @@ def own_dockerfile(file: Path) -> object:
         'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "engine"\nimage = "25.08"\ngpus = "none"\n'
     )
     store = Store(file.parent / "store", clock=lambda: 0.0)
-    return Resolver(store, FakeWiring(file.parent, World()), file.parent, print).order(recipe)
+    return Resolver(store, FakeWiring(file.parent, World()), file.parent, print).resolve(recipe)
 
 
 def quality(file: Path) -> object:
