@@ -11,7 +11,7 @@ from forge.client.response import Ear
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import picked, sampling
-from forge.errors import ForgeError, InferenceError, RecipeError, RepositoryError
+from forge.errors import InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
 from forge.schema.values import BuildOptions, Host
@@ -162,7 +162,6 @@ def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
         ({"more": "[serve.parameters.vllm]\nx = 1"}, "serve.parameters.vllm", "[serve.vllm]"),
         ({"more": "[convert]\nquantization = 'int8_weight_only'"}, "convert.quantization", "converts nothing"),
         ({"more": "[sampling]\nbeam_width = 2", "runtime": "", "beams": 2}, "sampling.beam_width", "no beams"),
-        ({"more": "[verify]\non_build = true"}, "verify.on_build", "does not know vLLM yet"),
         ({"runtime": "gpus = '0'"}, "runtime.gpus", "CUDA_VISIBLE_DEVICES"),
         ({"top": "variant = 'lookahead'"}, "variant", "not there yet"),
     ],
@@ -194,13 +193,6 @@ def test_the_twins_models_need_a_repository_of_their_own(shop: Forge, folder: Pa
     twin.write_text(twin.read_text().replace('"vllm"', '"twin"'))
     with pytest.raises(RepositoryError, match="one each"):
         shop.add([twin], repository=tmp_path / "models")
-
-
-def test_what_is_not_counted_or_compared_yet_is_refused(shop: Forge, folder: Path, tmp_path: Path) -> None:
-    recipe = write(folder)
-    shop.build([recipe], repository=tmp_path / "models")
-    with pytest.raises(ForgeError, match="forge verify"):
-        shop.verify("tiny", tmp_path / "models")
 
 
 # -- asking

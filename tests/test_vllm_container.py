@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from openai import OpenAI
 
 import originals
@@ -20,6 +21,12 @@ from forge.api.forge import Forge
 from forge.client.client import Client
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError, RecipeError, ServerError
+from forge.recipe import prompts
+from forge.repository import publish
+from forge.verify import transcripts
+from forge.verify.judge import Outcome, Stage
+from forge.verify.transcripts import Reference, Transcript
+from forge.verify.verify import Wish
 from openai_front import front
 from patience import free_ports, soon
 from standin import vllm_image
@@ -154,6 +161,36 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     worker = _worker(place.shop.server(place.repository).pid)
     os.kill(worker, signal.SIGKILL)
     assert soon(lambda: _answers(place)), place.log[-2000:]
+
+
+def test_it_is_verified_by_its_tokens_and_what_is_allowed_is_its_dtypes(place: Place) -> None:
+    """The stand-in counts, so its checkpoint is one that counts: golden transcripts say so."""
+    recipe = place.recipe("counts", '[verify]\nprompts = "prompts.txt"\nmax_tokens = 6\n')
+    (place.folder / "prompts.txt").write_text("a b c\n")
+    asked = prompts.parse("a b c\n", "prompts.txt")
+    held = publish.inventory(place.repository).find("counts")
+    assert held is not None
+    said = Transcript(
+        name=asked[0].name,
+        prompt="a b c",
+        ids=(0, 1, 2),
+        tokens=tuple(range(6)),
+        log_probs=(-0.5,) * 6,
+        rivals=(((0, -0.5), (7, -9.0)),) * 6,
+        text=" 0 1 2 3 4 5",
+        lengths=(2, 4, 6, 8, 10, 12),
+    )
+    digest, checkpoint_key = prompts.digest(asked), held.keys["counts: model"]
+    reference = Reference(by="a count", checkpoint=checkpoint_key, prompts=digest, max_tokens=6, transcripts=(said,))
+    golden = recipe.with_suffix(".toml.golden.json")
+    golden.write_text(transcripts.written(reference))
+    found = place.shop.verify(recipe, place.repository, Wish(streaming=False))
+    assert (found.faults, found.allowed.name) == ((), "bfloat16")
+    assert {each.stage: each.outcome for each in found.verdicts} == dict.fromkeys(
+        (Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT), Outcome.SAME
+    )
+    golden.write_text(transcripts.written(structs.replace(reference, transcripts=(structs.replace(said, text=" 0 1 2 3 4"),))))
+    assert place.shop.verify(recipe, place.repository, Wish(streaming=False)).guilty == (Stage.DETOKENIZER,)
 
 
 def test_nothing_is_wrong_in_the_repository(place: Place) -> None:

@@ -1,6 +1,8 @@
 """vLLM itself on the CPU behind the real Triton: SmolLM2 through the verbs. `make test-vllm`; it installs 3.4 GB."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from openai import OpenAI
+from safetensors.torch import load_file, save_file
 
 from conftest import SMOLLM2
 from forge.api.forge import Forge
@@ -22,6 +25,8 @@ from forge.schema.values import BuildOptions, RuntimeKind
 from forge.schema.vllm_known import VllmKnown
 from forge.serve.lookup import Target
 from forge.serve.types import Running
+from forge.verify.judge import ENDS, TEMPLATE, Stage
+from forge.verify.verify import Wish
 from openai_front import front
 from patience import free_ports, soon
 from vllm_kit import Served
@@ -102,6 +107,23 @@ def test_openais_client_chats_with_it(real: Real) -> None:
         assert "Paris" in (said.choices[0].message.content or "")
         assert said.usage is not None
         assert said.usage.completion_tokens > 0
+
+
+def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tmp_path: Path) -> None:
+    asked = tmp_path / "prompts.jsonl"
+    told = ({"name": "text", "text": PROMPT}, {"name": "chat", "messages": [{"role": "user", "content": "Name a fruit."}]})
+    asked.write_text("".join(json.dumps(each) + "\n" for each in told))
+    good = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12))
+    assert good.faults == (), good.faults
+    assert {each.stage for each in good.verdicts} == {Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT}
+    assert {each.prompt for each in good.verdicts} == {"text", "chat", ENDS, TEMPLATE}
+    other = shutil.copytree(real.target.tokenizer, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.layers.5.mlp.down_proj.weight"] *= 1.5
+    (other / "model.safetensors").unlink()  # its blocks are the store's
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    wrong = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12, streaming=False, checkpoint=other))
+    assert wrong.guilty == (Stage.ENGINE,)
 
 
 def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -> None:

@@ -77,7 +77,7 @@ def recipe(folder: Path, name: str, more: str = "") -> Path:
     return path
 
 
-def _edit(file: Path, change: Callable[[str], str]) -> None:
+def edited(file: Path, change: Callable[[str], str]) -> None:
     """Change a published file; the store's, which shares its blocks, stays as it is."""
     before = file.read_text(encoding="utf-8")
     after = change(before)
@@ -95,13 +95,13 @@ def one_changed_merge(repository: Path, name: str) -> None:
         merges.append(merges.pop(0))
         return json.dumps(stated)
 
-    _edit(repository / "_assets" / name / "tokenizer" / "tokenizer.json", change)
+    edited(repository / "_assets" / name / "tokenizer" / "tokenizer.json", change)
 
 
 def special_tokens_flipped(repository: Path, name: str) -> None:
     """preprocessing adds none."""
     pattern = re.compile(r'(key: "add_special_tokens"\s*value\s*\{\s*string_value: )"true"')
-    _edit(repository / f"{name}-preprocessing" / "config.pbtxt", lambda text: pattern.sub(r'\1"false"', text, count=1))
+    edited(repository / f"{name}-preprocessing" / "config.pbtxt", lambda text: pattern.sub(r'\1"false"', text, count=1))
 
 
 def another_end(repository: Path, name: str) -> None:
@@ -110,12 +110,12 @@ def another_end(repository: Path, name: str) -> None:
     def change(text: str) -> str:
         return json.dumps({**json.loads(text), "eos_token": "<s>"})
 
-    _edit(repository / "_assets" / name / "tokenizer" / "tokenizer_config.json", change)
+    edited(repository / "_assets" / name / "tokenizer" / "tokenizer_config.json", change)
 
 
-def one_layer_scaled(repository: Path, name: str) -> None:
+def one_layer_scaled(repository: Path, name: str, asset: str = "engines") -> None:
     """One matrix of one layer is a twentieth larger."""
-    file = repository / "_assets" / name / "engines" / "model.safetensors"
+    file = repository / "_assets" / name / asset / "model.safetensors"
     files: Any = importlib.import_module("safetensors.numpy")  # typed only in part
     tensors = files.load_file(file)
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1.05
@@ -128,14 +128,14 @@ def spaces_dropped(repository: Path, name: str) -> None:
     call = re.compile(r"(self\._tokenizer\.decode\(.*skip_special_tokens=self\._skip\))")
     for role, module in (("postprocessing", "model"), ("tensorrt_llm_bls", "detokenizer")):
         file = repository / f"{name}-{role}" / "1" / f"{module}.py"
-        _edit(file, lambda text: call.sub(r'\1.replace(" ", "")', text))
+        edited(file, lambda text: call.sub(r'\1.replace(" ", "")', text))
 
 
 def streams_mixed(repository: Path, name: str) -> None:
     """While several streams are open, each gets the piece that was meant for the one before."""
     line = "        held = [_text_tensor([texts])]\n"
     wrong = '        if len(self._open) > 1:\n            texts, self._other = getattr(self, "_other", [""]), texts\n'
-    _edit(repository / f"{name}-tensorrt_llm_bls" / "1" / "model.py", lambda text: text.replace(line, wrong + line))
+    edited(repository / f"{name}-tensorrt_llm_bls" / "1" / "model.py", lambda text: text.replace(line, wrong + line))
 
 
 FAULTS: Mapping[str, Callable[[Path, str], None]] = {

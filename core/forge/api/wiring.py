@@ -172,6 +172,12 @@ class Wiring:
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         return self._rendered(tokenizer, messages, limits)
 
+    def template(self, tokenizer: Path) -> str:
+        """The chat template in a tokenizer's folder."""
+        from forge.client.chat_template import ChatTemplate
+
+        return ChatTemplate.of(tokenizer).source
+
     @cached_property
     def _rendered(self) -> Callable[[Path, Sequence[tuple[str, str]], LimitsTable], str]:
         from forge.client.chat_template import ChatTemplates

@@ -53,12 +53,12 @@ def with_verdict(resolved: Resolved, entry: Entry) -> Entry:
     if not resolved.questions:
         return entry
     wanted = resolved.recipe.verify
-    environment, backends = entry.serving[:2] if entry.serving else (None, None)
+    environment, backends, *vllm = entry.serving or (None, None)
     triton = backends.action.triton if backends and isinstance(backends.action, LayBackends) else ""
     if resolved.facts.toolchain.image == LOCAL and not entry.serving:
         triton = LOCAL
     gpus, world = resolved.gpus, resolved.recipe.convert.tp * resolved.recipe.convert.pp
-    if resolved.recipe.runtime.kind is RuntimeKind.LLMAPI:  # built without a GPU
+    if resolved.recipe.runtime.kind in (RuntimeKind.LLMAPI, RuntimeKind.VLLM):  # built without a GPU
         gpus = resolved.recipe.runtime.gpus
     action = Verify(
         resolved.recipe.name,
@@ -76,7 +76,7 @@ def with_verdict(resolved: Resolved, entry: Entry) -> Entry:
     )
     needs = [("entry", entry.step), ("model", hugging_face(resolved))]
     if environment and backends:
-        needs += [("environment", environment), ("backends", backends)]
+        needs += [("environment", environment), ("backends", backends), *(("vllm", each) for each in vllm)]
     else:
         needs += [need for need in entry.step.needs if need[0] == "image"]
     return replace(entry, verdict=Step(f"{resolved.recipe.name}: verdict", action, tuple(needs), promises=("verdict.json",)))

@@ -184,8 +184,6 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
         yield Problem("serve.stream", "is false, and Triton's vLLM backend needs a decoupled model", "take it away")
     if (recipe.sampling.beam_width or 1) > 1:
         yield Problem("sampling.beam_width", f"is {recipe.sampling.beam_width}, and vLLM has no beams here", "take it away")
-    if recipe.verify.on_build:
-        yield Problem("verify.on_build", "`forge verify` does not know vLLM yet", "take it away")
     if resolved.facts.checkpoint.config.get("is_encoder_decoder"):
         yield Problem(
             "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'

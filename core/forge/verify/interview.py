@@ -1,11 +1,15 @@
 """Asks what is served: each stage by itself, then the pipeline; one prompt after another, each alone in its batch."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+from forge.client.answer import Answer, Finish, Hearing
+from forge.client.turns import counting
 from forge.client.types import Chunk, Client, Request
+from forge.client.vllm import SAMPLING
 from forge.errors import InferenceError
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role, RuntimeKind
@@ -55,14 +59,19 @@ class Interview:
         """Whether one model holds all stages."""
         return self.model.runtime is RuntimeKind.LLMAPI or Role.PREPROCESSING not in self.model.roles
 
+    @property
+    def told(self) -> bool:
+        """Whether that model tells its tokens."""
+        return self.model.runtime is RuntimeKind.VLLM
+
     def hear(self, reference: Reference, tell: Callable[[str], None]) -> tuple[Heard, ...]:
         """What every stage says to every prompt."""
         found: list[Heard] = []
-        ended = self._ends()
         for said in reference.transcripts:
             tell(said.name)
-            found.append(replace(self._hear(said, reference), ends=ended))
-        return tuple(found)
+            found.append(self._hear(said, reference))
+        ended = OneModel(self).ends(reference, found) if self.told else self._ends()
+        return tuple(replace(each, ends=ended) for each in found)
 
     def _ends(self) -> tuple[int, ...] | None:
         """None where one model holds all stages, or preprocessing tells no end id."""
@@ -92,6 +101,8 @@ class Interview:
             next(iter(answer), None)
 
     def _hear(self, said: Transcript, reference: Reference) -> Heard:
+        if self.told:
+            return OneModel(self).hear(said, reference)
         texts = {UNARY: self.say(self.greedy(said.prompt, reference.max_tokens))}
         if self.streams:
             texts[STREAM] = self.say(streamed(self.greedy(said.prompt, reference.max_tokens)))
@@ -133,6 +144,77 @@ class Interview:
         if tokens[: len(ids)] == ids and len(tokens) > reference.max_tokens:  # a version that cannot leave the prompt out
             tokens = tokens[len(ids) :]
         return tokens, tuple(value for chunk in heard for value in chunk.log_probs)
+
+
+@dataclass(frozen=True)
+class OneModel:
+    """Asks a model that holds all stages and tells its tokens where log-probabilities are asked for: vLLM's."""
+
+    interview: Interview
+
+    def hear(self, said: Transcript, reference: Reference) -> Heard:
+        """Its text, whole and streamed, each with its own tokens."""
+        asked = self.interview.greedy(said.prompt, reference.max_tokens)
+        whole = self._answer(asked)
+        stream = self._answer(streamed(asked)) if self.interview.streams else None
+        first = whole.replies[0]
+        return Heard(
+            said.name,
+            tokens=_tokens(whole),
+            log_probs=first.log_probs,
+            texts={UNARY: first.text} if stream is None else {UNARY: first.text, STREAM: stream.text},
+            prompt_tokens=whole.input_tokens,
+            stream_tokens=None if stream is None else _tokens(stream),
+        )
+
+    def ends(self, reference: Reference, heard: Sequence[Heard]) -> tuple[int, ...] | None:
+        """Which of the checkpoint's end tokens end an answer, and others that did early; None where that cannot be seen."""
+        said = {each.name: each.tokens for each in reference.transcripts}
+        early = (
+            each.tokens[-1]
+            for each in heard
+            if each.tokens and each.tokens[-1] not in reference.ends and _precedes(each.tokens, said[each.prompt])
+        )
+        prompt = reference.transcripts[0].prompt
+        own = {token: self._is_end(prompt, token) for token in reference.ends}
+        if any(ended is None for ended in own.values()):
+            return None
+        more = [token for token in dict.fromkeys(early) if self._is_end(prompt, token)]
+        return (*(token for token, ended in own.items() if ended), *more)
+
+    def _is_end(self, prompt: str, token: int) -> bool | None:
+        """Whether an answer ends with ``token``: it is all that may be said. None where the model does not do as it is told."""
+        asked = self.interview.greedy(prompt, 2)
+        only = json.dumps({"allowed_token_ids": [token]})
+        try:
+            reply = self._asked(replace(asked, inputs={SAMPLING: only}, return_log_probs=True)).replies[0]
+        except InferenceError:
+            return None
+        if reply.finish is Finish.STOP and reply.tokens in ((token,), ()):
+            return True
+        return False if reply.tokens == (token, token) else None
+
+    def _answer(self, request: Request) -> Answer:
+        try:
+            return self._asked(replace(request, return_log_probs=True))
+        except InferenceError:  # some ways of speculation tell none; what else is wrong comes again
+            return self._asked(request)
+
+    def _asked(self, request: Request) -> Answer:
+        hearing = Hearing(request)
+        for chunk in self.interview.chunks(counting(request)):
+            hearing.hear(chunk)
+        return hearing.answer()
+
+
+def _tokens(answer: Answer) -> tuple[int, ...] | None:
+    """None where it told none of a text."""
+    reply = answer.replies[0]
+    return reply.tokens if reply.tokens or not reply.text else None
+
+
+def _precedes(tokens: tuple[int, ...], longer: tuple[int, ...]) -> bool:
+    return len(tokens) < len(longer) and longer[: len(tokens)] == tokens
 
 
 class _Closable(Protocol):

@@ -24,6 +24,8 @@ _CHARACTER = 4
 """Bytes at most."""
 ENDS = "end tokens"
 """What the finding about them is called in place of a prompt."""
+TEMPLATE = "chat template"
+"""Likewise."""
 _ALIKE = 0.5
 """Part of the letters that two texts share in order, from which on one is the other decoded wrongly."""
 
@@ -91,22 +93,27 @@ class Heard:
     own_decoded: str | None = None
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
     ends: tuple[int, ...] | None = None
-    """Tokens that preprocessing has end an answer: its end id, and stop words of one token."""
+    """Tokens that end an answer: preprocessing's end id, and stop words of one token; of a model that holds all stages, those
+    that were seen to end one."""
+    prompt_tokens: int | None = None
+    """How many tokens the prompt had, as a model counts them that holds all stages."""
+    stream_tokens: tuple[int, ...] | None = None
+    """What such a model said when it streamed; ``tokens`` are those of ``texts[UNARY]`` there."""
 
 
 UNARY, STREAM, ENSEMBLE = "unary", "stream", "ensemble"
 """Ways through the pipeline: the front model whole and streamed, and the ensemble."""
 
 
-def judge_ends(ended: Sequence[int] | None, reference: Reference) -> tuple[Verdict, ...]:
-    """Whether what is sent ends answers where the checkpoint does; nothing where nobody said."""
+def judge_ends(ended: Sequence[int] | None, reference: Reference, whose: str = "preprocessing") -> tuple[Verdict, ...]:
+    """Whether what is sent ends answers where the checkpoint does; nothing where nobody said. ``whose`` the ends are."""
     if ended is None or not reference.ends:
         return ()
     missing = [each for each in reference.ends if each not in ended]
     more = [each for each in ended if each not in reference.ends]
     what = "; ".join(
         f"{told} {', '.join(map(str, ids))}"
-        for told, ids in (("the checkpoint ends at", missing), ("preprocessing ends at", more))
+        for told, ids in (("the checkpoint ends at", missing), (f"{whose} ends at", more))
         if ids
     )
     where = f"{what}, and the other does not: answers go on too long or end too early" if what else ""
@@ -123,7 +130,7 @@ def _verdicts(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         what = ids_differ(said.ids, heard.ids, reference.begin)
         yield Verdict(Stage.TOKENIZER, said.name, Outcome.DIFFERS if what else Outcome.SAME, what)
     if heard.tokens is not None:
-        yield _engine(said, heard, reference, allowed)
+        yield judge_tokens(said, heard, reference, allowed)
     if heard.decoded is not None:
         what = texts_differ(said.text, heard.decoded)
         yield Verdict(
@@ -203,7 +210,8 @@ def first_difference(
     )
 
 
-def _engine(said: Transcript, heard: Heard, reference: Reference, allowed: Tolerance) -> Verdict:
+def judge_tokens(said: Transcript, heard: Heard, reference: Reference, allowed: Tolerance) -> Verdict:
+    """The engine's verdict: its tokens, and their log-probabilities where it told them."""
     tokens = reference.until_end(heard.tokens or ())
     difference = first_difference(said, tokens, heard.log_probs, reference.ends)
     shared = len(tokens) if difference is None else difference.position
@@ -254,8 +262,8 @@ def _pipeline(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         yield Verdict(Stage.TRANSPORT, said.name, Outcome.SKIPPED, why)
         return
     wrong = {way: what for way, text in heard.texts.items() if (what := _text(said, expected, text, allowed))}
-    if judge_ends(heard.ends, reference) and set(heard.ends or ()) != set(reference.ends):
-        begun = [way for way in wrong if _begins(expected, heard.texts[way])]
+    if ends_elsewhere(heard, reference):
+        begun = [way for way in wrong if begins(expected, heard.texts[way])]
         wrong = {way: what for way, what in wrong.items() if way not in begun}
         if begun and not wrong:
             yield Verdict(Stage.TRANSPORT, said.name, Outcome.SKIPPED, f"its answers end elsewhere: see {ENDS}")
@@ -267,7 +275,7 @@ def _pipeline(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         yield Verdict(Stage.DETOKENIZER, said.name, Outcome.DIFFERS, f"the front model: {wrong.pop(UNARY)}")
         wrong.pop(STREAM, None)
         found = True
-    if STREAM in wrong and UNARY not in wrong and _pieced(expected, stream or ""):
+    if STREAM in wrong and UNARY not in wrong and pieced(expected, stream or ""):
         yield Verdict(Stage.DETOKENIZER, said.name, Outcome.DIFFERS, f"stream: {PIECED}; {wrong.pop(STREAM)}")
         found = True
     if heard.decoded is not None and texts_differ(said.text, heard.decoded):
@@ -279,13 +287,18 @@ def _pipeline(said: Transcript, heard: Heard, reference: Reference, allowed: Tol
         yield Verdict(Stage.TRANSPORT, said.name, Outcome.SAME, f"{', '.join(heard.texts)} say the same")
 
 
-def _begins(expected: str, found: str) -> bool:
+def ends_elsewhere(heard: Heard, reference: Reference) -> bool:
+    """Whether its answers were found to end at other tokens than the checkpoint's."""
+    return bool(judge_ends(heard.ends, reference)) and set(heard.ends or ()) != set(reference.ends)
+
+
+def begins(expected: str, found: str) -> bool:
     """Whether one of two texts is the other, and more."""
     one, other = expected.strip().rstrip(BROKEN), found.strip().rstrip(BROKEN)
     return one.startswith(other) or other.startswith(one)
 
 
-def _pieced(expected: str, found: str) -> bool:
+def pieced(expected: str, found: str) -> bool:
     """Whether a text lacks no more than what is lost where its tokens are decoded piece by piece: blanks, and characters that
     span tokens."""
     whole, pieces = "".join(expected.split()), "".join(found.split())

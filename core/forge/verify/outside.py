@@ -49,3 +49,7 @@ class Outside(Protocol):
     def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]], limits: LimitsTable) -> str:
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         ...
+
+    def template(self, tokenizer: Path) -> str:
+        """The chat template in a tokenizer's folder; InferenceError where there is none."""
+        ...

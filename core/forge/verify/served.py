@@ -1,18 +1,18 @@
 """``forge verify MODEL|RECIPE``: finds who serves the model, or has it served for the time being, and has it verified."""
 
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from forge.build import resolve as resolver
 from forge.build.resolve import Resolver
-from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
+from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
 from forge.recipe.prompts import shipped
 from forge.repository import publish
-from forge.schema.values import Ports, RuntimeKind, VerifyTable
+from forge.schema.values import Ports, VerifyTable
 from forge.serve.lookup import StrangerError, Target
 from forge.serve.types import Running
 from forge.verify import transcripts, verify as proving
@@ -45,7 +45,6 @@ class Proof:
         path = Path(what) if Path(what).is_file() else None
         recipe = self.resolver.read(path) if path else None
         name = recipe.name if recipe else str(what)
-        self._require_known(name, repository)
         golden = resolver.golden(path) if path else None
         if wish.update and golden is None:
             raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
@@ -58,14 +57,6 @@ class Proof:
             if wish.update and golden:
                 golden.write_text(transcripts.written(reference), encoding="utf-8")
             return self.prover.compare(target, reference, terms, self._line)
-
-    def _require_known(self, model: str, repository: str | Path | None) -> None:
-        """ForgeError for a runtime whose answers nobody has held to a checkpoint yet."""
-        held = publish.inventory(Path(repository or HOME).absolute()).find(model)
-        with suppress(ServerError, InferenceError):
-            held = self.servery.target(model, repository).model
-        if held and held.runtime is RuntimeKind.VLLM:
-            raise ForgeError("`forge verify` does not know the runtime vllm yet", where=model)
 
     def _line(self, text: str) -> None:
         self.tell(Event("log", "verify", text=text))

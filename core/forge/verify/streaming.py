@@ -1,5 +1,6 @@
 """Whether a served model streams as a client may expect. Each check asks the front model and gives one verdict."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from threading import Barrier
 
 from forge.client.answer import BROKEN
 from forge.client.types import Request
+from forge.client.vllm import SAMPLING
 from forge.errors import InferenceError
 from forge.schema.values import Role, RuntimeKind
 from forge.verify.interview import Interview, streamed
@@ -124,14 +126,19 @@ class Checks:
         for said in sorted(self.reference.transcripts, key=lambda said: -len(said.tokens)):
             whole = self._unary(said)
             for word in self._stoppable(said, whole):
-                # By the model's own name for it: forge's clients would cut the answer themselves.
-                name = "sampling_param_stop" if self.interview.model.runtime is RuntimeKind.LLMAPI else "stop_words"
-                text = self.interview.say(replace(self._ask(said), inputs={name: word}))
+                text = self.interview.say(replace(self._ask(said), inputs=self._stopping(word)))
                 place = whole.find(word)
                 if len(text) > place + len(word):
                     return f"{said.name}: it goes on after the stop word {word!r}: {text[place : place + 40]!r}"
                 return "" if whole.startswith(text) else f"{said.name}: a stop word changes what it says before: {text!r}"
         raise _Unasked("no word of any answer is the same tokens when it is a stop word")
+
+    def _stopping(self, word: str) -> Mapping[str, str]:
+        """By the model's own name for it: forge's clients would cut the answer themselves."""
+        runtime = self.interview.model.runtime
+        if runtime is RuntimeKind.VLLM:
+            return {SAMPLING: json.dumps({"stop": [word]})}
+        return {"sampling_param_stop" if runtime is RuntimeKind.LLMAPI else "stop_words": word}
 
     def _stoppable(self, said: Transcript, whole: str) -> Iterator[str]:
         """Words from inside the answer that preprocessing makes the very tokens of that the answer has there."""

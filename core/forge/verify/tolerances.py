@@ -5,6 +5,7 @@ one. So tokens alone do not tell rounding from a fault. What does is how far apa
 the first difference: a kernel that rounds to 8 bits of mantissa moves a logit of about 20 by some hundredths, never by 2.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,9 @@ _ALGORITHMS = {
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
 }
 """TensorRT-LLM's QuantAlgo (as an engine's config.json states it) -> ours; the SmoothQuant kinds all begin with W8A8_SQ."""
+_DTYPES = {"half": "float16", "float": "float32"}
+"""vLLM's other names of types."""
+_8_BITS = re.compile(r"fp8|int8")
 
 
 def tolerance(config: Mapping[str, object], *, exact: bool = False) -> Tolerance:
@@ -69,11 +73,28 @@ def tolerance(config: Mapping[str, object], *, exact: bool = False) -> Tolerance
         found = BY_QUANTIZATION["int8 activations"]
     elif algorithm:
         found = BY_QUANTIZATION[_ALGORITHMS.get(algorithm, "int4 weights")]
-    if quantization.get("kv_cache_quant_algo"):
-        found = replace(
-            found, name=f"{found.name}, 8-bit kv cache", tie=found.tie + KV_CACHE, diverging=max(found.diverging, 0.1)
-        )
-    return found
+    return _cached(found) if quantization.get("kv_cache_quant_algo") else found
+
+
+def vllm_tolerance(config: Mapping[str, object], arguments: Mapping[str, object]) -> Tolerance:
+    """What vLLM's ``arguments`` (model.json) allow on a checkpoint's config.json.
+
+    ``dtype`` auto is the checkpoint's own, but never float32: vLLM takes the platform's first type of 16 bits there, which
+    is bfloat16 nearly everywhere and the wider of the two (ModelConfig's ``_resolve_auto_dtype``).
+    """
+    own = config.get("dtype") or config.get("torch_dtype") or "float32"
+    wanted = str(arguments.get("dtype") or "auto")
+    dtype = ("bfloat16" if own == "float32" else own) if wanted == "auto" else _DTYPES.get(wanted, wanted)
+    stated = {**config, "dtype": dtype}
+    if method := arguments.get("quantization"):
+        stated.setdefault("quantization_config", {"quant_method": method})
+    found = tolerance(stated)
+    return _cached(found) if _8_BITS.match(str(arguments.get("kv_cache_dtype", ""))) else found
+
+
+def _cached(found: Tolerance) -> Tolerance:
+    """With a key-value cache of 8 bits."""
+    return replace(found, name=f"{found.name}, 8-bit kv cache", tie=found.tie + KV_CACHE, diverging=max(found.diverging, 0.1))
 
 
 def _table(stated: object) -> Mapping[str, object]:

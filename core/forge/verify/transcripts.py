@@ -57,6 +57,8 @@ class Reference(Struct, frozen=True, kw_only=True):
     ends: tuple[int, ...] = ()
     """Ids that end an answer."""
     pad: int | None = None
+    template: str = ""
+    """SHA-256 (hex) of the checkpoint's chat template, blanks around it left out; empty where no prompt wanted one."""
     transcripts: tuple[Transcript, ...] = ()
     skipped: dict[str, str] = {}
     """Prompts that were not asked, and why."""

@@ -5,6 +5,7 @@
 It imports nothing of forge, for forge may not be there (another environment, a container), and nothing from the network.
 """
 
+import hashlib
 import importlib
 import json
 import sys
@@ -37,6 +38,7 @@ def main(folder: str, job_file: str, out: str) -> None:
         "begin": tokenizer.bos_token_id,
         "ends": ends,
         "pad": tokenizer.pad_token_id,
+        "template": _template(tokenizer) if any(prompt["messages"] for prompt in job["prompts"]) else "",
         "transcripts": told,
         "skipped": skipped,
     }
@@ -95,6 +97,13 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
     several: list[Any] = [*stated] if isinstance(stated, list) else [stated]  # pyright: ignore[reportUnknownVariableType]
     # The tokenizer's own first: it is the one that preprocessing hands to the engine.
     return list(dict.fromkeys(int(each) for each in [tokenizer.eos_token_id, *several] if each is not None))
+
+
+def _template(tokenizer: Any) -> str:
+    """Of several chat templates the default one."""
+    stated = getattr(tokenizer, "chat_template", None)
+    source = stated.get("default") if isinstance(stated, dict) else stated  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return hashlib.sha256(str(source).strip().encode()).hexdigest() if source else ""
 
 
 def _transcript(torch: Any, model: Any, tokenizer: Any, prompt: Any, ends: list[int], most: int) -> Any:

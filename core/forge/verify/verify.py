@@ -1,11 +1,10 @@
 """Holds what is served to what its checkpoint says: finds both sides, asks them, and hands what they said to the judges."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import cast
 
 import msgspec
 from blake3 import blake3
@@ -18,19 +17,21 @@ from forge.recipe import prompts
 from forge.recipe.prompts import Prompt
 from forge.repository import config as repository, publish
 from forge.schema.manifest import Manifest, PublishedModel, Serving
-from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, Role, RuntimeKind, VerifyTable
+from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, RuntimeKind, VerifyTable
 from forge.serve.launch import launch
 from forge.serve.lookup import Target
 from forge.store.artifact import noted
 from forge.store.store import Store
 from forge.verify import transcripts
+from forge.verify.built import computed_in, limits
 from forge.verify.interview import Interview
-from forge.verify.judge import judge, judge_ends
+from forge.verify.judge import TEMPLATE, Outcome, Stage, Verdict, judge, judge_ends
+from forge.verify.one_model import WHOSE, judge_one
 from forge.verify.outside import Outside
 from forge.verify.reference import Asked, Job, Reciter
 from forge.verify.report import NEXT, Report
 from forge.verify.streaming import Checks
-from forge.verify.tolerances import Tolerance, tolerance
+from forge.verify.tolerances import Tolerance
 from forge.verify.transcripts import Reference
 
 VERDICT = "verdict.json"
@@ -120,8 +121,8 @@ class Prover:
                 line(f"golden transcripts speak for the checkpoint ({found.by})")
                 return altered(found, by=f"golden transcripts of {found.by}")
             line("the golden transcripts are of another checkpoint or other prompts: transformers is asked")
-        limits = _limits(target)
-        job = Job(key, digest, asked, terms.max_tokens, limits.get("max_input_len", 0), limits.get("max_seq_len", 0))
+        room = limits(target)
+        job = Job(key, digest, asked, terms.max_tokens, room.get("max_input_len", 0), room.get("max_seq_len", 0))
         said = self._reciter(model, terms).recite(self._held(model, folder, key), job, line)
         return altered(said, skipped={**said.skipped, **skipped})
 
@@ -131,19 +132,31 @@ class Prover:
             told = "; ".join(f"{name}: {why}" for name, why in reference.skipped.items())
             raise ForgeError(f"there is nothing to compare: {told}", where=target.model.name)
         model, allowed = target.model, self._allowed(target, terms)
-        limits = _limits(target)
+        built = limits(target)
         streams = self.outside.streams(target.address, model.front)
         interview = Interview(target.address, model, self.outside.patient, self.outside.stages, streams)
-        room, places = limits.get("max_seq_len", 0), limits.get("max_batch_size", 8)
+        room, places = built.get("max_seq_len", 0), built.get("max_batch_size", 8)
         interview = replace(interview, room=room, places=places, further=target.ends)
         heard = interview.hear(reference, line)
         said = {each.name: each for each in reference.transcripts}
-        stages = (verdict for each in heard for verdict in judge(said[each.prompt], each, reference, allowed))
-        verdicts = (*judge_ends(heard[0].ends, reference), *stages)
+        one = model.runtime is RuntimeKind.VLLM
+        judged = judge_one if one else judge
+        stages = (verdict for each in heard for verdict in judged(said[each.prompt], each, reference, allowed))
+        ends = judge_ends(heard[0].ends, reference, WHOSE) if one else judge_ends(heard[0].ends, reference)
+        verdicts = (*self._template(target, reference), *ends, *stages)
         checks = tuple(Checks(interview, reference, heard, allowed, verdicts=verdicts).run(line)) if terms.streaming else ()
         notes = tuple(f"{name} was not asked: {why}" for name, why in reference.skipped.items())
         notes += (_QUANTIZED,) if allowed.diverging and terms.diverging is None else ()
         return Report(model.name, reference.by, allowed, verdicts, checks, notes)
+
+    def _template(self, target: Target, reference: Reference) -> Iterator[Verdict]:
+        """Whether conversations are put into the checkpoint's own chat template, whoever makes the prompt of it."""
+        if not reference.template:
+            return
+        with suppress(InferenceError):  # what cannot be rendered was left out
+            served = sha256(self.outside.template(target.tokenizer).strip().encode()).hexdigest()
+            what = "" if served == reference.template else "the chat template beside the served model is not the checkpoint's"
+            yield Verdict(Stage.TOKENIZER, TEMPLATE, Outcome.DIFFERS if what else Outcome.SAME, what)
 
     # -- as a step of a build
 
@@ -224,6 +237,9 @@ class Prover:
             if lacking:
                 raise HostError(lacking, hint="name one that has torch and transformers")
             return own
+        vllm = model.serving.vllm if model.serving else ""  # which needs torch and transformers itself
+        if vllm and (held := self.store.find(vllm)):
+            return self.outside.reciter(str(held.path / "bin" / "python3"))
         key = model.serving.image if model.serving else ""
         if key and (held := self.store.find(key)):
             image = noted(held.path)["id"]
@@ -249,17 +265,12 @@ class Prover:
         return tuple(asked), skipped
 
     def _allowed(self, target: Target, terms: Terms) -> Tolerance:
-        model = target.model
-        llmapi = model.runtime is RuntimeKind.LLMAPI
-        folder = target.repository / model.asset("model") if llmapi else engine_folder(target)
-        config = texts.document(folder / "config.json")[0]
-        found = tolerance(config, exact=model.runtime is RuntimeKind.TWIN)
+        found = computed_in(target)
         if terms.tie is not None:
             found = replace(found, tie=terms.tie)
         return found if terms.diverging is None else replace(found, diverging=terms.diverging)
 
 
-_MAIN = re.compile(r'"gpt_model_path"\s*value\s*:?\s*\{\s*string_value\s*:\s*"([^"]*)"')
 _QUANTIZED = (
     "the engine is quantized: it may leave the checkpoint by more than rounding, so this says that the right model is served, "
     "and not what quantization costs (`forge bench` measures that); an engine of a stand-in for TensorRT-LLM proves neither"
@@ -305,6 +316,7 @@ def _candidate(step: Step, action: Verify) -> PublishedModel:
         image=keys.get("image", ""),
         gpus="" if action.gpus == NO_GPUS else action.gpus,
         world=action.world,
+        vllm=keys.get("vllm", ""),
     )
     return PublishedModel(
         name=action.name,
@@ -316,32 +328,6 @@ def _candidate(step: Step, action: Verify) -> PublishedModel:
         serving=serving,
         inside=action.names.inside,
     )
-
-
-def engine_folder(target: Target) -> Path:
-    """The folder of the engine that answers: of several (a target and its draft, a decoder and its encoder) the one that
-    tensorrt_llm is told of first."""
-    folder = target.repository / target.model.asset("engines")
-    role = target.model.roles.get(Role.TENSORRT_LLM)
-    config = target.repository / (role or "") / repository.CONFIG
-    with suppress(OSError):
-        stated = _MAIN.search(config.read_text(encoding="utf-8"))
-        if role and stated and (folder / (named := stated[1].rstrip("/").rpartition("/")[2]) / "config.json").is_file():
-            return folder / named
-    return folder
-
-
-def _limits(target: Target) -> dict[str, int]:
-    """max_input_len and max_seq_len, as an engine's config.json states them, or what the twin has beside its checkpoint."""
-    folder = engine_folder(target)
-    held = texts.document(folder / "config.json")[0]
-    stated, kind = held.get("build_config"), held.get("pretrained_config")
-    found = cast("dict[str, object]", stated) if isinstance(stated, dict) else texts.document(folder / "build_config.json")[0]
-    limits = {name: value for name, value in found.items() if isinstance(value, int)}
-    if isinstance(kind, dict) and cast("dict[str, object]", kind).get("architecture") == "DecoderModel":
-        # Its own prompt is the token that begins an answer; a client's is its encoder's.
-        limits["max_input_len"] = limits.get("max_encoder_input_len", 0)
-    return limits
 
 
 def _unmoved(text: str) -> str:

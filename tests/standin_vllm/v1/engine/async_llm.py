@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 from ...config import VllmConfig
 from ...engine.arg_utils import AsyncEngineArgs
@@ -17,6 +18,7 @@ from ...outputs import CompletionOutput, RequestOutput
 from ...sampling_params import RequestOutputKind, SamplingParams
 from ...usage.usage_lib import UsageContext
 from ..metrics.loggers import StatLoggerFactory
+from .speaker import Speaker
 
 _STEP = 0.01
 UNSENDABLE = "half a pair"
@@ -29,6 +31,7 @@ BRIEF = "yes or no"
 class AsyncLLM(EngineClient):
     def __init__(self, config: VllmConfig) -> None:
         self.config = config
+        self._speaker = Speaker.of(Path(config.model_config.model))
         self._counting: dict[str, asyncio.Task[None]] = {}
         # A worker whose environment says nothing of whose it is: vLLM's overwrite theirs with their names.
         python = sys.executable or shutil.which("python3") or "python3"
@@ -85,10 +88,14 @@ class AsyncLLM(EngineClient):
         """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000.
 
         It counts on whether or not anybody listens, and who comes late hears at once what was said meanwhile: vLLM's
-        RequestOutputCollector does the same.
+        RequestOutputCollector does the same. Where the checkpoint is to speak (speaker.py), its own tokens are said.
         """
-        ids, waiting = list(range(len(prompt.split()))), _Waiting(sampling_params.output_kind)
-        counting = asyncio.create_task(self._count(prompt, sampling_params, waiting))
+        speaker, waiting = self._speaker, _Waiting(sampling_params.output_kind)
+        ids = speaker.ids(prompt) if speaker else list(range(len(prompt.split())))
+        say = (
+            self._speak(speaker, prompt, sampling_params, waiting) if speaker else self._count(prompt, sampling_params, waiting)
+        )
+        counting = asyncio.create_task(say)
         counting.add_done_callback(lambda _: waiting.heard.set())
         self._counting[request_id] = counting
         try:
@@ -107,6 +114,13 @@ class AsyncLLM(EngineClient):
             raise
         finally:
             self._counting.pop(request_id, None)
+
+    async def _speak(self, speaker: Speaker, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
+        for token, log_prob, text, reason in speaker.speak(prompt, params):
+            await asyncio.sleep(0)
+            waiting.finished = reason is not None
+            likely = None if params.logprobs is None else [{token: Logprob(log_prob, 1, text)}]
+            waiting.add(CompletionOutput(0, text, [token], None if likely is None else log_prob, likely, reason))
 
     async def _count(self, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
         most = params.max_tokens or 16
