@@ -8,8 +8,8 @@ import pytest
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role, RuntimeKind
 from forge.serve.lookup import Target
+from forge.verify.built import engine_folder
 from forge.verify.tolerances import tolerance
-from forge.verify.verify import engine_folder
 
 
 @pytest.mark.parametrize(("main", "other"), [("decoder", "encoder"), ("target", "draft")])

@@ -32,7 +32,7 @@ class Speaker:
         return cls(folder) if _json(folder / "config.json").get(SPEAKS) else None
 
     def ids(self, prompt: str) -> list[int]:
-        return cast("list[int]", self._tokenizer.encode(prompt).ids)
+        return self._tokenizer.encode(prompt).ids
 
     def speak(self, prompt: str, params: SamplingParams) -> Iterator[tuple[int, float, str, str | None]]:
         """Each token with its log-probability, the text that it adds, and why it is the last."""
@@ -58,7 +58,7 @@ class Speaker:
         """The tokenizer's own, and those of generation_config.json, as vLLM has it."""
         stated = _json(folder / "generation_config.json").get("eos_token_id")
         own = _json(folder / "tokenizer_config.json").get("eos_token")
-        return {*(stated if isinstance(stated, list) else [stated]), self._tokenizer.token_to_id(own)} - {None}
+        return {*(stated if isinstance(stated, list) else [stated]), self._tokenizer.token_to_id(str(own))} - {None}
 
 
 def _pick(log_probs: Any, params: SamplingParams, draws: np.random.Generator) -> int:
