@@ -18,6 +18,7 @@ from forge.machine.inside import Here
 from forge.machine.mirror import mirror
 from forge.repository import config as repository
 from forge.schema.values import LOCAL, Ports, Requirements
+from forge.settings import Executor, Settings
 from forge.testing import LLAMA, tiny_checkpoint
 from standin import checkpoints, image
 
@@ -137,9 +138,9 @@ class Inhabitant:
     def write(self, more: str = "", family: str = "llama") -> None:
         self.recipe.write_text(RECIPE.format(family=family) + more)
 
-    def shop(self, executor: str = "") -> Forge:
+    def shop(self, executor: Executor | None = None) -> Forge:
         wiring = InsideWiring(self.folder / "home", self.world, self.environ, self.root)
-        return Forge(self.folder / "home", {}, self.world.events.append, wiring, executor=executor)
+        return Forge(self.folder / "home", {}, self.world.events.append, wiring, settings=Settings(executor=executor))
 
     def engine(self) -> dict[str, object]:
         self.shop().build([self.recipe], repository=self.folder / "models")

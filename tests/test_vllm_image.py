@@ -14,6 +14,7 @@ from forge.errors import HostError, InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeImage
 from forge.repository.config import ROOT
 from forge.schema import vllm_images
+from forge.settings import Executor, Settings
 from test_vllm import stated, write
 
 DOCKER = 'executor = "docker"\nimage = "{}"'
@@ -83,8 +84,8 @@ def test_no_environment_is_made_and_the_image_is_in_the_key(shop: Forge, world: 
 
 
 def test_a_word_on_the_command_line_says_where_it_is_served(world: World, folder: Path, tmp_path: Path) -> None:
-    def steps(recipe: Path, executor: str) -> set[str]:
-        shop = Forge(tmp_path / "home", {}, wiring=FakeWiring(tmp_path / "home", world), executor=executor)
+    def steps(recipe: Path, executor: Executor | None) -> set[str]:
+        shop = Forge(tmp_path / "home", {}, wiring=FakeWiring(tmp_path / "home", world), settings=Settings(executor=executor))
         return {step.name for step in shop.plan([recipe]).steps}
 
     assert "image" in steps(write(folder), "docker")

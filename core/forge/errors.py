@@ -149,3 +149,13 @@ class ConfidenceError(ForgeError):
     """An answer's log-probability is below the caller's ``--min-logprob``."""
 
     exit_code = 17
+
+
+class ConfigError(ForgeError):
+    """The config file or a FORGE_* variable says what forge does not know; it carries every problem found."""
+
+    exit_code = 18
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems

@@ -20,6 +20,7 @@ from forge.repository.config import skeletons
 from forge.schema.twin_environment import twin_sources
 from forge.serve.server import Servers
 from forge.serve.types import Launch, Running
+from forge.settings import Settings
 from patience import PATIENCE
 from standin import image
 from triton_fixture import Serving
@@ -90,7 +91,7 @@ class Insider:
 
     @cached_property
     def shop(self) -> Forge:
-        return Forge(self.folder / "home", self._environ, wiring=self._wiring, executor="local")
+        return Forge(self.folder / "home", self._environ, wiring=self._wiring, settings=Settings(executor="local"))
 
 
 class _Wiring(Wiring):

@@ -9,6 +9,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from forge.api.forge import Forge
 from forge.events import Event, Listener
+from forge.settings import Executor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +113,7 @@ class AsyncForge:
         self.forge = forge
 
     @classmethod
-    def here(cls, *, jobs: int | None = None, executor: str = "") -> "AsyncForge":
+    def here(cls, *, jobs: int | None = None, executor: Executor | None = None) -> "AsyncForge":
         """For the home folder of this user, as Forge.here()."""
         return cls(functools.partial(Forge.here, jobs=jobs, executor=executor))
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from msgspec import structs
+
 from forge.api.built import Built
-from forge.api.home import home
 from forge.api.wiring import Wiring
 from forge.bench.options import Wish as Benchmark
 from forge.bench.results import Results
@@ -42,6 +43,7 @@ from forge.serve.lookup import Listed, Target, listed, running_on, served
 from forge.serve.recovery import Care
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
+from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
 from forge.store.store import Store
 from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
@@ -63,22 +65,26 @@ class Forge:
         listener: Listener = lambda _: None,
         wiring: Wiring | None = None,
         *,
-        jobs: int | None = None,
-        executor: str = "",
+        settings: Settings = UNSAID,
     ) -> None:
-        """``jobs`` is how many steps of a build may compute side by side: by default half the processors, 2 to 4.
-        ``executor`` is where commands run, whatever the recipes say: ``docker`` or ``local``; empty leaves it to them.
+        """``settings`` are what this person or site has said once and for all (docs/config.md); ``home`` wins over theirs.
+
+        Their ``jobs`` is how many steps of a build may compute side by side: by default half the processors, 2 to 4. Their
+        ``executor`` is where commands run, whatever the recipes say: ``docker`` or ``local``; None leaves it to them.
         """
         self.home = home
+        self.settings = settings
         self._tell = listener
-        self._allowance = Allowance(jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
+        self._allowance = Allowance(settings.jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
         self._wiring = wiring or Wiring(home, environ, self._say)
-        self._resolver = Resolver(self.store, self._wiring, Path("Dockerfiles"), self._say, executor)
+        self._resolver = Resolver(self.store, self._wiring, Path("Dockerfiles"), self._say, settings.executor or "")
 
     @classmethod
-    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: str = "") -> "Forge":
-        """For the home folder of this user: FORGE_HOME, or the platform's cache folder."""
-        return cls(home(os.environ), dict(os.environ), listener, jobs=jobs, executor=executor)
+    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: Executor | None = None) -> "Forge":
+        """For this user, as the config file and FORGE_* variables say: the home folder, and what no argument says here."""
+        said = read(os.environ)
+        said = structs.replace(said, jobs=jobs or said.jobs, executor=executor or said.executor)
+        return cls(home(os.environ, said), dict(os.environ), listener, settings=said)
 
     @cached_property
     def store(self) -> Store:
@@ -174,7 +180,7 @@ class Forge:
         joint = self.joint(recipes)
         inputs = self._build_notes.before(joint)
         all_resolved = self._joined(joint, options)
-        place = Path(os.path.abspath(repository or joint.repository))
+        place = Path(os.path.abspath(repository or (joint.repository if joint.file else self.settings.repository)))
         renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
         all_resolved = self._prepared(all_resolved)
         wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)
@@ -188,6 +194,7 @@ class Forge:
         found = self._checker.published(place, models)
         if not (options.rename_plain or found):
             words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
+            words["usual"] = self.settings.repository
             asked = unchanged.question(recipes, repository, os.getcwd(), words)
             self._build_notes.after(asked, inputs, all_resolved, self._build_notes.done(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
@@ -197,20 +204,23 @@ class Forge:
         recipes: Sequence[AnyPath],
         options: BuildOptions = AS_STATED,
         *,
-        repository: AnyPath = "model-repository",
+        repository: AnyPath | None = None,
     ) -> Built:
         """Build ``recipes``, each under its prefix, beside what ``repository`` holds."""
         if not options.rename_plain:
-            publish.require_prefixes(Path(repository).absolute())
+            publish.require_prefixes(self._place(repository))
         return self.build(recipes, replace(options, prefixed=True), repository=repository)
 
-    def remove(self, model: str, repository: AnyPath = "model-repository") -> None:
+    def remove(self, model: str, repository: AnyPath | None = None) -> None:
         """Take a model out of ``repository``, and first out of a server that runs there; what it stands on stays held."""
-        self._turnover.withdraw(Path(repository).absolute(), model)
+        self._turnover.withdraw(self._place(repository), model)
 
-    def models(self, repository: AnyPath = "model-repository") -> tuple[Listed, ...]:
+    def _place(self, repository: AnyPath | None = None) -> Path:
+        return Path(repository or self.settings.repository).absolute()
+
+    def models(self, repository: AnyPath | None = None) -> tuple[Listed, ...]:
         """What ``repository`` holds, and which of it is served."""
-        place = Path(repository).absolute()
+        place = self._place(repository)
         return listed(place, publishing.inventory(place), self.servers())
 
     def make(self, recipes: Sequence[AnyPath], until: Stage, options: BuildOptions = AS_STATED) -> Plan:
@@ -286,11 +296,11 @@ class Forge:
         """The servers of this home folder that are alive."""
         return self._wiring.server.running()
 
-    def server(self, repository: AnyPath) -> Running:
+    def server(self, repository: AnyPath | None = None) -> Running:
         """The one that serves ``repository``, alone or with others."""
-        return running_on(str(Path(repository).absolute()), self.servers())
+        return running_on(str(self._place(repository)), self.servers())
 
-    def reload(self, repository: AnyPath = "model-repository", model: str | None = None) -> Running:
+    def reload(self, repository: AnyPath | None = None, model: str | None = None) -> Running:
         """Have the server on ``repository`` take in what has changed there, or one recipe's models; restart what is dead."""
         return self.care.revive(self._turnover.reload(self.server(repository), model))
 
@@ -312,7 +322,7 @@ class Forge:
         """Stop it; returns when no process and no shared memory is left."""
         self._wiring.server.stop(running)
 
-    def logs(self, repository: AnyPath, *, follow: bool = False) -> Iterator[str]:
+    def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
         """The lines of the server's log; with ``follow`` until it ends."""
         running = self.server(repository)
         return lines(Path(running.log), (lambda: self._lives(running)) if follow else None)
@@ -332,9 +342,9 @@ class Forge:
 
     # -- checking, verifying, measuring
 
-    def check(self, repository: AnyPath = "model-repository", *, image: str = "", fix: bool = False) -> Examined:
+    def check(self, repository: AnyPath | None = None, *, image: str = "", fix: bool = False) -> Examined:
         """What is wrong in any Triton model repository, or a deployment's; with ``fix`` what is safe is mended before."""
-        return self._checker.check(*self._together.checked(Path(repository)), image=image, fix=fix)
+        return self._checker.check(*self._together.checked(Path(repository or self.settings.repository)), image=image, fix=fix)
 
     @property
     def _checker(self) -> Checker:
@@ -342,7 +352,7 @@ class Forge:
 
     def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
-        return Proof(self._prover, self._resolver, self, self._tell).verify(what, repository, wish)
+        return Proof(self._prover, self._resolver, self, self._tell, self._place()).verify(what, repository, wish)
 
     @cached_property
     def _prover(self) -> Prover:

@@ -29,6 +29,7 @@ VERBS = (
         "check",
         "Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.",
     ),
+    Verb("config", "config", "config", "What is said once for a person or a site: the config file and FORGE_* variables."),
     Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile that a build would make RECIPE's image from."),
     Verb(
         "doctor",

@@ -30,9 +30,7 @@ PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recip
 REPOSITORY = click.option(
     "--repository",
     type=click.Path(file_okay=False),
-    default="model-repository",
-    show_default=True,
-    help="The model repository.",
+    help="The model repository. [default: model-repository]",
 )
 ASSETS = click.option(
     "--assets",
@@ -74,7 +72,7 @@ def build(
     assets: str,
     rename_plain: bool,
     jobs: int | None,
-    executor: str | None,
+    executor: Any,
     until: str | None,
 ) -> None:
     """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
@@ -97,7 +95,7 @@ def build(
     from forge.plan.steps import Stage
     from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Forge.here(output.listener, jobs=jobs, executor=executor or "")
+    shop = Forge.here(output.listener, jobs=jobs, executor=executor)
     kind = RuntimeKind(runtime) if runtime else None
     options = BuildOptions(kind, locked, prefixed, assets == "inside", rename_plain)
     if until:
@@ -124,10 +122,12 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
     """The build that was asked for (``forge.build.unchanged.Stood``) where it is noted as done and all of it is as it was."""
     import os
 
-    from forge.api.home import home
     from forge.build.unchanged import Notes, question
+    from forge.settings import home, read
 
-    return Notes(home(os.environ)).find(question(recipes, repository, os.getcwd(), words))
+    said = read(os.environ)
+    words = {**words, "usual": said.repository}
+    return Notes(home(os.environ, said)).find(question(recipes, repository, os.getcwd(), words))
 
 
 def said(built: Any) -> tuple[object, str]:
@@ -162,7 +162,7 @@ def plan(
     locked: bool,
     prefixed: bool,
     assets: str,
-    executor: str | None,
+    executor: Any,
 ) -> None:
     """Show what a build of RECIPES would do: each step, held or to be made, and why; and whether it fits. Runs nothing.
 
@@ -174,7 +174,7 @@ def plan(
     from forge.cli.figures import document as figures, lines, reason
     from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Forge.here(output.listener, executor=executor or "")
+    shop = Forge.here(output.listener, executor=executor)
     options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
     found = shop.foresee(recipes, options)
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]

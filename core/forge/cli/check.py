@@ -10,12 +10,12 @@ COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
 
 
 @click.command()
-@click.argument("repository", type=click.Path(path_type=Path), default=Path("model-repository"))
+@click.argument("repository", type=click.Path(path_type=Path), required=False)
 @click.option("--image", default="", help="The image that serves it (25.08), where forge.json does not say.")
 @click.option("--sarif", type=click.Path(path_type=Path, allow_dash=True), help="Write the findings as SARIF too; - is stdout.")
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend, and say what was changed.")
 @verb
-def check(output: Output, repository: Path, image: str, sarif: Path | None, fix: bool) -> None:
+def check(output: Output, repository: Path | None, image: str, sarif: Path | None, fix: bool) -> None:
     """Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.
 
     A deployment's file names its repository, and where that is to be served. Exit code 8 when an error was found. What each

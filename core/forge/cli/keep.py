@@ -19,7 +19,7 @@ from forge.cli.text import size, table
 def add(
     output: Output,
     recipes: tuple[str, ...],
-    repository: str,
+    repository: str | None,
     runtime: str | None,
     locked: bool,
     assets: str,
@@ -45,7 +45,7 @@ def add(
 @click.argument("model")
 @REPOSITORY
 @verb
-def remove(output: Output, model: str, repository: str) -> None:
+def remove(output: Output, model: str, repository: str | None) -> None:
     """Take MODEL out of a repository. The others stay as they are; what it was built from stays in the store.
 
     \b
@@ -54,14 +54,16 @@ def remove(output: Output, model: str, repository: str) -> None:
     """
     from forge.api.forge import Forge
 
-    Forge.here(output.listener).remove(model, repository)
-    output.result({"removed": model, "repository": repository}, f"{model} is gone from {repository}")
+    shop = Forge.here(output.listener)
+    place = repository or shop.settings.repository
+    shop.remove(model, place)
+    output.result({"removed": model, "repository": place}, f"{model} is gone from {place}")
 
 
 @click.command("list")
 @REPOSITORY
 @verb
-def list_models(output: Output, repository: str) -> None:
+def list_models(output: Output, repository: str | None) -> None:
     """List the models of a repository: runtime, names, size, the key of what was published, and where it is served.
 
     \b
@@ -70,7 +72,9 @@ def list_models(output: Output, repository: str) -> None:
     """
     from forge.api.forge import Forge
 
-    held = Forge.here().models(repository)
+    shop = Forge.here()
+    place = repository or shop.settings.repository
+    held = shop.models(place)
     rows = [("NAME", "RUNTIME", "PREFIX", "SIZE", "KEY", "SERVED", "MODELS")]
     rows += [
         (
@@ -84,5 +88,5 @@ def list_models(output: Output, repository: str) -> None:
         )
         for each in held
     ]
-    text = table(rows) if held else f"nothing was published into {repository}"
-    output.result({"repository": repository, "models": held}, text)
+    text = table(rows) if held else f"nothing was published into {place}"
+    output.result({"repository": place, "models": held}, text)

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import click
 
-from forge.errors import ForgeError, RecipeError
+from forge.errors import ConfigError, ForgeError, RecipeError
 
 P = ParamSpec("P")
 INTERRUPTED, TERMINATED = 130, 143
@@ -100,7 +100,7 @@ class Output:
     def fail(self, error: ForgeError) -> None:
         """Say what went wrong; with --json as the one document on stdout, otherwise on stderr."""
         if self.as_json:
-            problems = error.problems if isinstance(error, RecipeError) else ()
+            problems = error.problems if isinstance(error, RecipeError | ConfigError) else ()
             self.line(
                 {
                     "error": {
@@ -150,7 +150,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refusal(error: OSError) -> ForgeError:
-    from forge.api.home import home
     from forge.files.trees import refusal
+    from forge.settings import home
 
     return refusal(error, home(os.environ))

@@ -13,9 +13,7 @@ from forge.errors import ServerError
 REPOSITORY = click.option(
     "--repository",
     type=click.Path(file_okay=False),
-    default="model-repository",
-    show_default=True,
-    help="The model repository that is served.",
+    help="The model repository that is served. [default: model-repository]",
 )
 REPOSITORIES = click.option(
     "--repository",
@@ -72,11 +70,12 @@ def serve(
 
     shop = Forge.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None
-    usual = stated.ports if stated else Ports()
+    said = shop.settings.ports
+    usual = stated.ports if stated else Ports(said.http, said.grpc, said.metrics, said.host, said.openai or 0)
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
     metrics_port, host = metrics_port or usual.metrics, host or usual.host
     ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai, exposed)
-    places = repositories or (stated.repository if stated else "model-repository",)
+    places = repositories or (stated.repository if stated else shop.settings.repository,)
     if print_only:
         from forge.serve.openai.process import line
 
@@ -141,7 +140,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
 @REPOSITORY
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends or Ctrl-C.")
 @verb
-def logs(output: Output, repository: str, follow: bool) -> None:
+def logs(output: Output, repository: str | None, follow: bool) -> None:
     """Show the log of the server on a model repository.
 
     \b
@@ -161,7 +160,7 @@ def logs(output: Output, repository: str, follow: bool) -> None:
 @REPOSITORY
 @click.option("--all", "everything", is_flag=True, help="Stop every server of this FORGE_HOME.")
 @verb
-def stop(output: Output, repository: str, everything: bool) -> None:
+def stop(output: Output, repository: str | None, everything: bool) -> None:
     """Stop the server on a model repository; nothing of it stays behind.
 
     \b
@@ -182,7 +181,7 @@ def stop(output: Output, repository: str, everything: bool) -> None:
 @REPOSITORY
 @click.argument("model", required=False)
 @verb
-def reload(output: Output, repository: str, model: str | None) -> None:
+def reload(output: Output, repository: str | None, model: str | None) -> None:
     """Have a running server take in what has changed in its repositories, or only one recipe's models.
 
     Each model goes on answering until its new version is ready. Then every model is asked for one token, and those that

@@ -19,7 +19,6 @@ from forge.verify import transcripts, verify as proving
 from forge.verify.report import Report
 from forge.verify.verify import Prover, Wish
 
-HOME = Path("model-repository")
 """Where a build publishes unless told otherwise."""
 
 
@@ -39,6 +38,8 @@ class Proof:
     resolver: Resolver
     servery: Servery
     tell: Listener
+    usual: Path
+    """The repository that is meant where none is named."""
 
     def verify(self, what: str | Path, repository: str | Path | None, wish: Wish) -> Report:
         """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
@@ -73,7 +74,7 @@ class Proof:
         if offered:
             yield offered
             return
-        place = Path(repository or HOME).absolute()
+        place = Path(repository or self.usual).absolute()
         if publish.inventory(place).find(model) is None:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)

@@ -1,0 +1,165 @@
+"""What is true of a person or a site, and not of a recipe: ``config.toml``, and FORGE_* variables over it.
+
+The variable of a key is its name in capitals after ``FORGE_``, its table before it: ``[ports] http`` is FORGE_PORTS_HTTP.
+A verb's own option wins over both. This is the one reader of either.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from forge.errors import ConfigError, Problem, RecipeError
+from forge.files import texts
+
+NAME = "config.toml"
+DEFAULT = "default"
+_PREFIX = "FORGE_"
+_HOME = "FORGE_HOME"
+Jobs = Annotated[int, Meta(ge=1, le=256)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:-]+\Z", description="a host name or an address of this machine")]
+Kept = Annotated[str, Meta(pattern=r"^[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z", description="a path that does not begin with '-'")]
+Executor = Literal["docker", "local"]
+
+Worth = str | int | float | tuple[str, ...] | None
+
+
+class PortsTable(Struct, frozen=True, kw_only=True):
+    """[ports]: where `forge serve` listens, unless a deployment says so."""
+
+    http: Port = 8000
+    grpc: Port = 8001
+    metrics: Port = 8002
+    openai: Port | None = None
+    host: Host = "127.0.0.1"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All of it, with forge's own words where nobody has said otherwise. An empty ``home`` is the platform's cache folder."""
+
+    home: Kept | Literal[""] = ""
+    repository: Kept = "model-repository"
+    executor: Executor | None = None
+    jobs: Jobs | None = None
+    ports: PortsTable = PortsTable()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key, its value, and where that comes from: a file, a variable, or ``default``."""
+
+    key: str
+    value: Worth
+    source: str
+
+
+def place() -> Path:
+    """Where the config file would stand."""
+    from platformdirs import user_config_path
+
+    return user_config_path("forge") / NAME
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """What holds for this person; ConfigError with everything that is wrong in the file and the variables."""
+    file = place()
+    if not file.exists() and not any(name in environ for name in _VARIABLES - {_HOME}):
+        return PLAIN
+    return _stated(file, environ)[0]
+
+
+def shown(environ: Mapping[str, str]) -> tuple[Setting, ...]:
+    """Every key with its value and its source; the home folder as it is found."""
+    settings, sources = _stated(place(), environ)
+    values = {**dict(_flat(settings)), "home": str(home(environ, settings))}
+    return tuple(Setting(key, values[key], sources.get(key, DEFAULT)) for key in values)
+
+
+def home(environ: Mapping[str, str], settings: Settings | None = None) -> Path:
+    """Where forge keeps what it makes and learns: FORGE_HOME, the file's word, or the platform's cache folder."""
+    if named := environ.get(_HOME):
+        return Path(named).expanduser().absolute()
+    if named := (settings or read(environ)).home:
+        return place().parent / Path(named).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("forge")
+
+
+def _stated(file: Path, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
+    from msgspec import inspect
+
+    from forge.recipe.validate import Walk, document
+
+    form = inspect.type_info(Settings)
+    said: dict[str, object] = {}
+    text = texts.there(file, _unreadable, "the config file")
+    if text is not None:
+        try:
+            said = document(text, str(file), "config file")
+        except RecipeError as error:
+            raise ConfigError(error.problems) from error
+    sources = {key: str(file) for key in _keys(said)}
+    for key, variable in VARIABLES.items():
+        if worth := environ.get(variable):
+            sources[key] = variable
+            if variable != _HOME:  # any path will do
+                _put(said, key, _worth(key, worth))
+    walk = Walk(form)
+    clean = walk.table(form, said, "")
+    if walk.problems:
+        raise ConfigError(tuple(_problem(sources, file, key, *told) for key, told in walk.problems.items()))
+    settings = msgspec.convert(clean, Settings)
+    ports = (settings.ports.http, settings.ports.grpc, settings.ports.metrics, settings.ports.openai)
+    if len(set(ports)) < len(ports):
+        what = f"each of them needs a port of its own; found {', '.join(str(port) for port in ports if port)}"
+        raise ConfigError((Problem(f"{file}: ports", what),))
+    return settings, sources
+
+
+def _problem(sources: Mapping[str, str], file: Path, key: str, what: str, hint: str) -> Problem:
+    source = sources.get(key, str(file))
+    return Problem(source if source in _VARIABLES else f"{file}: {key}", what, hint)
+
+
+def _unreadable(what: str, *, where: str, hint: str) -> ConfigError:
+    return ConfigError((Problem(where, what, hint),))
+
+
+def _worth(key: str, text: str) -> object:
+    """What a variable says, as TOML would have it; what is no number stays text, for the check to say so."""
+    return int(text) if key in _NUMBERS and text.isascii() and text.isdigit() and len(text) < 19 else text
+
+
+def _put(said: dict[str, object], key: str, value: object) -> None:
+    table, _, name = key.rpartition(".")
+    inner = said.setdefault(table, dict[str, object]()) if table else said
+    if isinstance(inner, dict):  # what stands there instead of a table is told of as it is
+        inner[name] = value
+
+
+def _keys(said: Mapping[str, object]) -> Iterator[str]:
+    for name, value in said.items():
+        if isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in msgspec.convert(value, dict[str, object]))
+        else:
+            yield name
+
+
+def _flat(settings: Settings) -> Iterator[tuple[str, Worth]]:
+    for name, value in msgspec.structs.asdict(settings).items():
+        if isinstance(value, Struct):
+            yield from ((f"{name}.{inner}", each) for inner, each in msgspec.structs.asdict(value).items())
+        else:
+            yield name, value
+
+
+PLAIN = Settings()
+VARIABLES = {key: _PREFIX + key.replace(".", "_").upper() for key, _ in _flat(PLAIN)}
+"""Key -> the variable that says it for one shell."""
+_VARIABLES = frozenset(VARIABLES.values())
+_NUMBERS = {"jobs", *(key for key in VARIABLES if key.startswith("ports.") and key != "ports.host")}

@@ -1,0 +1,91 @@
+"""The config file and FORGE_* variables: what wins, where a value comes from, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from forge.api.forge import Forge
+from forge.cli import main
+from forge.errors import ConfigError
+from forge.settings import VARIABLES, home, read
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a person's config file stands; no variable says anything."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    file = tmp_path / "config" / "forge" / "config.toml"
+    file.parent.mkdir(parents=True)
+    return file
+
+
+def forge(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+def shown() -> dict[str, tuple[object, str]]:
+    found = json.loads(forge("config", "show", "--json").stdout)["settings"]
+    return {each["key"]: (each["value"], each["source"]) for each in found}
+
+
+def test_without_a_file_and_variables_everything_is_forges_own_default() -> None:
+    assert {source for _, source in shown().values()} == {"default"}
+    assert shown()["ports.http"] == (8000, "default")
+
+
+def test_a_variable_wins_over_the_file_and_each_value_says_where_it_is_from(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text('jobs = 3\nrepository = "models"\n[ports]\nhttp = 9000\n')
+    monkeypatch.setenv("FORGE_JOBS", "5")
+    monkeypatch.setenv("FORGE_PORTS_GRPC", "9001")
+    found = shown()
+    assert found["jobs"] == (5, "FORGE_JOBS")
+    assert found["repository"] == ("models", str(config))
+    assert (found["ports.http"], found["ports.grpc"]) == ((9000, str(config)), (9001, "FORGE_PORTS_GRPC"))
+
+
+def test_forge_home_wins_over_the_files_home_and_may_be_any_path(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text('home = "store"\n')
+    assert home({}) == config.parent / "store"
+    assert home({"FORGE_HOME": "-odd"}) == Path("-odd").absolute()
+    monkeypatch.setenv("FORGE_HOME", "/data/forge")
+    assert shown()["home"] == ("/data/forge", "FORGE_HOME")
+
+
+def test_an_unknown_key_is_refused_with_what_was_meant(config: Path) -> None:
+    config.write_text("job = 3\n[ports]\nhtttp = 1\n")
+    done = forge("config", "show")
+    assert done.exit_code == ConfigError.exit_code
+    assert f"{config}: job: unknown key\n    did you mean 'jobs'?" in done.stderr
+    assert f"{config}: ports.htttp: unknown key\n    did you mean 'http'?" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["jobs = 0", 'jobs = "many"', "ports = 3", "jobs =", "[ports]\nhttp = 8001"])
+def test_what_the_file_cannot_say_is_refused_by_every_verb_without_a_traceback(config: Path, text: str) -> None:
+    config.write_text(text)
+    done = forge("list", "--json")
+    assert done.exit_code == ConfigError.exit_code
+    assert json.loads(done.stdout)["error"]["problems"][0]["where"].startswith(str(config))
+
+
+def test_a_variable_that_says_nonsense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_JOBS", "many")
+    assert "FORGE_JOBS: found text 'many'; allowed: a whole number" in forge("list").stderr
+
+
+def test_the_repository_of_the_file_is_the_one_that_verbs_mean(config: Path, tmp_path: Path) -> None:
+    config.write_text(f'repository = "{tmp_path / "models"}"\n')
+    assert forge("list").stdout.strip() == f"nothing was published into {tmp_path / 'models'}"
+    assert f"{tmp_path / 'models'}" in forge("serve").stderr
+
+
+def test_the_python_api_holds_to_the_file_and_its_arguments_win(config: Path, tmp_path: Path) -> None:
+    config.write_text(f'home = "{tmp_path / "home"}"\njobs = 3\n')
+    assert (Forge.here().home, Forge.here().settings.jobs) == (tmp_path / "home", 3)
+    assert read({"FORGE_JOBS": "4"}).jobs == 4
