@@ -19,8 +19,6 @@ from forge.verify import transcripts, verify as proving
 from forge.verify.report import Report
 from forge.verify.verify import Prover, Wish
 
-"""Where a build publishes unless told otherwise."""
-
 
 class Servery(Protocol):
     """The part of Forge that serves."""
