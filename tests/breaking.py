@@ -128,6 +128,14 @@ def vllm(root: Path, text: str = "", **arguments: object) -> None:
         (root / "one/1/model.json").write_text(text)
 
 
+def adapter(root: Path, **config: object) -> None:
+    """A LoRA adapter for the model of vLLM, whose adapter_config.json says so much."""
+    folder = root / "one/_assets/loras/sql"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (root / "one/1/multi_lora.json").write_text('{"sql": "./_assets/loras/sql"}')
+
+
 LLMAPI = "/forge/repository/tensorrt_llm/_assets/tiny/engines"
 NVIDIAS_BLS = 'decoder = TritonDecoder(preproc_model_name="preprocessing", postproc_model_name="postprocessing")\n'
 SENTENCE_PIECE = both(emptied, lambda root: (root / TOKENIZER / "tokenizer.model").write_bytes(b"\x0a" * 2000))
@@ -300,6 +308,15 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
         lambda root: vllm(root, pipeline_parallel_size="2"),
         lambda root: kit.replace(root, "one/config.pbtxt", "KIND_MODEL", "KIND_GPU"))),
     ("vllm-length", "above the checkpoint's", lambda root: vllm(root, max_model_len=513)),
+    ("vllm-lora", "no list", lambda root: vllm(root, enable_lora=True)),
+    ("vllm-lora", "gone", both(
+        lambda root: vllm(root, enable_lora=True),
+        lambda root: adapter(root, r=8),
+        lambda root: shutil.rmtree(root / "one/_assets/loras"))),
+    ("vllm-lora-rank", "above the stated", both(
+        lambda root: vllm(root, enable_lora="true", max_lora_rank=8), lambda root: adapter(root, r=16))),
+    ("vllm-lora-rank", "of one module, above the usual", both(
+        lambda root: vllm(root, enable_lora=True), lambda root: adapter(root, r=8, rank_pattern={"q_proj": 32}))),
     ("vllm-memory", "two of the usual", both(vllm, lambda root: lay_vllm(root, "two"))),
     ("vllm-memory", "two that say it", both(
         lambda root: vllm(root, gpu_memory_utilization=0.6),

@@ -4,11 +4,13 @@ from dataclasses import replace as changed
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from forge.fit import model_shape, report
 from forge.fit.gpus import find
 from forge.fit.memory import GIB
 from forge.fit.verdict import Load, Verdict
+from forge.schema.recipe import Lora
 from forge.schema.values import BuildTable, ConvertTable, Gpu, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source
 
 SMOL: dict[str, Any] = {
@@ -128,3 +130,18 @@ def test_on_a_cpu_its_cache_is_as_large_as_forge_says() -> None:
     small = report.report([load(SMOL)], (), 4 * GIB).fits[0].judgement
     assert small is not None
     assert (small.verdict, small.absent > 0) == (Verdict.NO, True)
+
+
+def test_adapters_take_room_over_every_matrix_of_the_model() -> None:
+    bare = load(LLAMA3)
+    recipe = structs.replace(bare.recipe, lora=(Lora(name="a", hub="x/y"), Lora(name="b", hub="x/z")))
+    found = fit(changed(bare, recipe=recipe, lora_rank=16))
+    matrices = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)  # q and o, k and v, gate, up and down
+    assert found.adapters.low == 2 * 16 * 2 * 32 * matrices
+    assert found.adapters.high == found.adapters.low + 2 * 16 * 2 * 2 * (128256 + 4096)
+    with_them, without = found.judgement, fit(bare).judgement
+    assert with_them is not None
+    assert without is not None
+    assert without.room - with_them.room == found.adapters.size
+    stated = fit(changed(load(LLAMA3, max_loras=1, max_lora_rank=8), lora_rank=16))
+    assert stated.adapters.size == 0, "there is none"

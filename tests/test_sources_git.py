@@ -13,7 +13,9 @@ from forge.build.sources.git import GitOrigin
 from forge.build.sources.git_commands import Git, address, meaning, redacted
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.machine.processes import started
+from forge.schema.recipe import Lora
 from forge.schema.values import Pinned, Source, SourceKind
+from forge.testing import tiny_adapter
 from patience import soon
 
 HAS_GIT = shutil.which("git") is not None
@@ -427,3 +429,13 @@ def test_a_git_url_becomes_a_recipe_that_can_be_planned(plain: Remote, tmp_path:
     shop.lock(recipe)
     shutil.rmtree(plain.bare)
     assert shop.resolve(recipe).facts.source.revision == commit
+
+
+@needs_git
+def test_an_adapter_is_its_two_files_and_is_pinned_apart_from_a_checkpoint(plain: Remote, user: User, tmp_path: Path) -> None:
+    plain.commit({"config.json": CONFIG, "model.safetensors": safetensors(), **tiny_adapter(4)})
+    assert [file.path for file in user.pin(plain.url).files] == ["config.json", "model.safetensors"]
+    pinned = user.origin.pin(Lora(name="x", git=plain.url), tmp_path)
+    assert user.origin.read(pinned).config["r"] == 4
+    assert user.fetch(pinned, "adapter") == tiny_adapter(4)
+    assert [file.path for file in user.pin(plain.url).files] == ["config.json", "model.safetensors"]

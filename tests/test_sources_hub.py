@@ -10,7 +10,9 @@ import pytest
 from checkpoints import CONFIG, safetensors
 from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError, StoreError
+from forge.schema.recipe import Lora
 from forge.schema.values import Pinned, Source, SourceKind
+from forge.testing import tiny_adapter
 from loopback_hub import LoopbackHub, loopback_hub
 
 NAME, TOKEN = "acme/tiny", "hf_verysecretvalue"
@@ -313,3 +315,17 @@ def test_a_file_that_comes_short_is_named_and_not_the_network(hub: LoopbackHub, 
     size = len(FILES["model.safetensors"])
     assert error.value.what == f"model.safetensors is shorter than the hub listed ({size - 50} of {size} bytes)"
     assert "run again" in error.value.hint
+
+
+def test_an_adapter_is_its_two_files_and_is_pinned_apart_from_a_checkpoint(
+    hub: LoopbackHub, user: User, tmp_path: Path
+) -> None:
+    """Some repositories hold both: who asked for the one must not be answered with the other."""
+    hub.commit(NAME, {**FILES, **tiny_adapter(4)})
+    assert tuple(file.path for file in user.pin().files) == WANTED
+    pinned = user.origin.pin(Lora(name="x", hub=NAME), tmp_path)
+    assert [file.path for file in pinned.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert user.origin.read(pinned).config["r"] == 4
+    assert [tensor.shape for tensor in user.origin.tensors(pinned)] == [(4, 16), (16, 4)]
+    assert user.fetch(pinned, "adapter") == tiny_adapter(4)
+    assert tuple(file.path for file in user.pin().files) == WANTED

@@ -30,7 +30,7 @@ from forge.verify.verify import Wish
 from openai_front import front
 from patience import free_ports, soon
 from standin import vllm_image
-from tiny_served import checkpoint
+from tiny_served import adapter, checkpoint
 from triton_fixture import Serving
 from vllm_kit import Recipes
 
@@ -79,6 +79,7 @@ def place(
     folder = tmp_path_factory.mktemp("contained")
     found = Place(Forge(folder / "home", environ(engine)), folder, engine, made.reference)
     checkpoint(folder / "checkpoint")
+    adapter(folder / "adapter")
     found.shop.build([found.recipe("counts")], repository=found.repository)
     running = found.shop.serve(found.repository, free_ports())
     yield found
@@ -93,6 +94,13 @@ def test_generate_chat_and_whole_answers(place: Place) -> None:
     told = [json.loads(line) for line in place.invoke("generate", "counts", "a b", "--json", *where).splitlines()]
     assert (told[-1]["answers"], told[-1]["input_tokens"], told[-1]["output_tokens"]) == ([" 0 1 2 3"], 2, 4)
     assert told[-1]["sequences"][0]["finish_reason"] == "length"
+
+
+def test_an_adapter_is_asked_with_by_its_name(place: Place) -> None:
+    where = ("--repository", str(place.repository))
+    assert place.invoke("generate", "counts", "a b", "--lora", "sql", "--quiet", *where) == " 100 101 102 103\n"
+    with pytest.raises(InferenceError, match="other"):
+        place.say(lora="other")
 
 
 def test_a_stream_comes_token_by_token_with_log_probabilities(place: Place) -> None:

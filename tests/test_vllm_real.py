@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from openai import OpenAI
+from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from conftest import SMOLLM2
@@ -57,11 +59,32 @@ class Real:
         return "".join(chunk.text for chunk in self.shop.generate(self.target.address, request))
 
 
+def small(recipe: str, name: str = NAME) -> str:
+    """The recipe under another name, with little room for its cache."""
+    room = "[serve.vllm]\nkv_cache_memory_bytes = 1073741824\n[serve]"
+    return recipe.replace(NAME, name, 1).replace("[serve]", room, 1)
+
+
+def noise(folder: Path) -> None:
+    """A LoRA adapter for SmolLM2 as PEFT saves it, random and loud: over the values of each layer's attention."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    made = {
+        f"base_model.model.model.layers.{layer}.self_attn.v_proj.lora_{side}.weight": generator.normal(0, 0.3, shape)
+        for layer in range(30)
+        for side, shape in (("A", (4, 576)), ("B", (192, 4)))
+    }
+    arrays.save_file({name: value.astype(np.float32) for name, value in made.items()}, folder / "adapter_model.safetensors")
+    stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+
+
 @pytest.fixture(scope="module")
 def real(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     place = tmp_path_factory.mktemp("vllm") / "repository"
     recipe = place.parent / "smollm2.toml"
-    recipe.write_text(SMOLLM2.read_text().replace("[serve]", "[serve.vllm]\nkv_cache_memory_bytes = 1073741824\n[serve]", 1))
+    recipe.write_text(f"{small(SMOLLM2.read_text())}\n[[lora]]\nname = 'noise'\npath = 'noise'\n")
+    noise(place.parent / "noise")
     shop.build([recipe], BuildOptions(RuntimeKind.VLLM), repository=place)
     running = shop.serve(place, free_ports())
     yield Real(shop, place, running)
@@ -124,6 +147,34 @@ def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tm
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     wrong = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12, streaming=False, checkpoint=other))
     assert wrong.guilty == (Stage.ENGINE,)
+
+
+def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        plain, adapted = threads.map(lambda lora: real.say(PROMPT, lora=lora), ("", "noise"))
+    assert plain.startswith(" Paris")
+    assert adapted != plain
+    assert real.say(PROMPT, lora="noise") == adapted
+    with front(real.target.address, real.repository) as url, OpenAI(base_url=url, api_key="none", timeout=600) as client:
+        assert [model.id for model in client.models.list()] == [NAME, f"{NAME}:noise"]
+        said = client.completions.create(model=f"{NAME}:noise", prompt=PROMPT, max_tokens=12, temperature=0)
+        assert said.choices[0].text == adapted
+    with pytest.raises(InferenceError, match="adapters are noise"):
+        real.say(PROMPT, lora="silence")
+
+
+def test_a_second_model_answers_beside_the_first(real: Real) -> None:
+    recipe = real.repository.parent / "second.toml"
+    text = small(SMOLLM2.read_text(), "second").replace("max_beam_width = 4", "max_beam_width = 1")
+    recipe.write_text(text.replace("[source]", 'variant = "ngram"\n[source]', 1))
+    real.shop.add([recipe], repository=real.repository)
+    second = real.shop.target("second", real.repository)
+    request = replace(second.request(PROMPT), temperature=0.0, max_tokens=12)
+    with ThreadPoolExecutor(2) as threads:
+        said = threads.submit(lambda: "".join(chunk.text for chunk in real.shop.generate(second.address, request)))
+        assert real.say(PROMPT).startswith(" Paris")
+        assert said.result().startswith(" Paris")
+    real.shop.remove("second", real.repository)
 
 
 def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -> None:

@@ -4,10 +4,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 
 from forge.api.forge import Forge
 from forge.bench import compare, results
@@ -17,7 +18,7 @@ from forge.errors import ForgeError
 from forge.plan.preview import provenance
 from openai_front import front
 from patience import free_ports, soon
-from tiny_served import checkpoint
+from tiny_served import adapter, checkpoint
 from vllm_kit import Recipes, Served, environment, standin_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -30,6 +31,7 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plac
     shop, folder = Forge(home / f"vllm-{standin_digest()}", dict(os.environ)), tmp_path_factory.mktemp("served")
     found = Place(shop, folder)
     checkpoint(folder / "checkpoint")
+    adapter(folder / "adapter")
     recipe = found.recipe("counts")
     # In the place of 3.4 GB of vLLM under the same key.
     (step,) = [step for step in shop.plan([recipe]).steps if step.name == "vllm environment"]
@@ -52,7 +54,7 @@ def test_generate_chat_and_whole_answers(place: Place) -> None:
 def test_openais_api_in_front_of_it(place: Place) -> None:
     target = place.shop.target("counts", place.repository)
     with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
-        assert [model.id for model in client.models.list()] == ["counts"]
+        assert [model.id for model in client.models.list()] == ["counts", "counts:sql"]
         said = client.chat.completions.create(
             model="counts", messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True
         )
@@ -64,6 +66,34 @@ def test_openais_api_in_front_of_it(place: Place) -> None:
         assert said.usage.completion_tokens == 3
         stream = client.completions.create(model="counts", prompt="a", max_tokens=3, stream=True)
         assert "".join(part.choices[0].text for part in stream) == " 0 1 2"
+
+
+def test_an_adapter_is_asked_with_by_every_client(place: Place) -> None:
+    where = ("--repository", str(place.repository))
+    assert place.invoke("generate", "counts", "a b", "--lora", "sql", "--quiet", *where) == " 100 101 102 103\n"
+    target = place.shop.target("counts:sql", place.repository)
+    with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        said = client.completions.create(model="counts:sql", prompt="a", max_tokens=2)
+        assert (said.model, said.choices[0].text) == ("counts:sql", " 100 101")
+        with pytest.raises(NotFoundError, match="counts:sql"):
+            client.completions.create(model="counts:other", prompt="a", max_tokens=2)
+    with pytest.raises(ForgeError) as caught:
+        place.shop.target("counts:other", place.repository)
+    assert (caught.value.what, caught.value.hint) == ("counts has no adapter 'other'", "its adapters: sql")
+
+
+def test_an_adapter_that_the_model_has_not_is_refused_by_its_backend_too(place: Place) -> None:
+    target = place.shop.target("counts", place.repository)
+    request = replace(target.request("a"), lora="other")
+    with pytest.raises(ForgeError, match="lora_name is 'other', and this model's LoRA adapters are sql"):
+        list(place.shop.generate(target.address, request))
+
+
+def test_a_persons_adapter_shares_no_inode_with_the_repository(place: Place) -> None:
+    laid = place.repository / "_assets/counts/loras/sql"
+    assert sorted(file.name for file in laid.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    for file in laid.iterdir():
+        assert file.stat().st_ino != (place.folder / "adapter" / file.name).stat().st_ino
 
 
 def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from forge.api.forge import Forge
 from forge.serve.lookup import Target
+from forge.testing import tiny_adapter
 from patience import free_ports
 from skeleton_kit import TOKENIZERS, lay
 
@@ -42,6 +43,10 @@ TEMPLATE = (
 )
 
 
+QUERIES = (64, 48)
+"""Outputs and inputs of its projection of queries."""
+
+
 @dataclass(frozen=True)
 class Tiny:
     """``model`` is transformers' own, ``target`` the served one; ``checkpoint`` is where both come from."""
@@ -70,6 +75,13 @@ def checkpoint(folder: Path) -> Any:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
     return model
+
+
+def adapter(folder: Path, module: str = "model.layers.0.self_attn.q_proj", r: int = 4) -> None:
+    """A LoRA adapter over one module of that checkpoint, which changes nothing."""
+    folder.mkdir(parents=True)
+    for name, content in tiny_adapter(r, module, QUERIES).items():
+        (folder / name).write_bytes(content)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,9 @@ max_input_len = 100
 max_seq_len = 200
 [sampling]
 max_tokens = 4
+[[lora]]
+name = "sql"
+path = "adapter"
 """
 
 

@@ -10,5 +10,12 @@ class ModelConfig:
 
 
 @dataclass
+class LoRAConfig:
+    max_lora_rank: int
+    max_loras: int
+
+
+@dataclass
 class VllmConfig:
     model_config: ModelConfig
+    lora_config: LoRAConfig | None = None

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 
 from .logprobs import Logprob
+from .lora.request import LoRARequest
 from .sampling_params import SamplingParams as SamplingParams
 
 __version__: str
@@ -26,7 +27,9 @@ class AsyncEngineArgs:
 class AsyncLLMEngine:
     @classmethod
     def from_engine_args(cls, engine_args: AsyncEngineArgs) -> AsyncLLMEngine: ...
-    def generate(self, prompt: str, sampling_params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]: ...
+    def generate(
+        self, prompt: str, sampling_params: SamplingParams, request_id: str, *, lora_request: LoRARequest | None = None
+    ) -> AsyncGenerator[RequestOutput]: ...
     @property
     def errored(self) -> bool: ...
     @property

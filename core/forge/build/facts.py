@@ -7,6 +7,7 @@ from pathlib import Path
 from forge.build.sources.source import Origin
 from forge.errors import Problem, RecipeError
 from forge.plan.lock import Lock, placed
+from forge.schema.adapters import Adapter
 from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
 from forge.schema.vllm_images import vllm_release, vllm_toolchain
 from forge.trtllm import images
@@ -37,6 +38,16 @@ def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -
     )
 
 
+def adapters(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -> tuple[Adapter, ...]:
+    """The recipe's adapters, with what their configs and headers say."""
+    found: list[Adapter] = []
+    for at, each in enumerate(recipe.lora):
+        origin = world.origins[each.kind]
+        pinned = _pin(each, base, world, lock.lora[at] if lock else None, f"lora.{each.name}")
+        found.append(Adapter(each.name, pinned, origin.read(pinned).config, origin.tensors(pinned), each.rank))
+    return tuple(found)
+
+
 def image(recipe: Recipe) -> Toolchain:
     """What is known of the recipe's image before anyone has looked inside it; RecipeError for a tag that no table has.
 
@@ -49,7 +60,7 @@ def image(recipe: Recipe) -> Toolchain:
     return images.toolchain(runtime.image, runtime.trtllm or "")
 
 
-def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pinned:
+def _pin(source: Source, base: Path, world: World, locked: Pinned | None, where: str = "source") -> Pinned:
     """The locked pin for what a commit or a version nails down; local files are looked at each time, for they are the truth."""
     origin = world.origins[source.kind]
     if locked and source.kind in (SourceKind.HUB, SourceKind.GIT, SourceKind.WHEEL):
@@ -57,5 +68,5 @@ def _pin(source: Source, base: Path, world: World, locked: Pinned | None) -> Pin
     pinned = origin.pin(source, base)
     if locked and placed(pinned, "") != placed(locked, ""):
         problem = "these files are not the ones that the lock pins"
-        raise RecipeError((Problem(f"source.{source.kind}", problem, "move the lock with `forge lock RECIPE`"),))
+        raise RecipeError((Problem(f"{where}.{source.kind}", problem, "move the lock with `forge lock RECIPE`"),))
     return pinned

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from forge.build.builder import Builder
 from forge.build.executor import Executors
-from forge.build.facts import World, gather, image
+from forge.build.facts import World, adapters, gather, image
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, LockError, RecipeError, SourceError, StepError
@@ -69,7 +69,8 @@ class Resolver:
         """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise."""
         wanted = adapt(self.read(path, runtime))
         pinned = self._lock(path, wanted, required=locked)
-        found = replace(self._resolve(wanted, self._gathered(wanted, path, pinned)), locked=pinned is not None)
+        found = self._adapted(self._resolve(wanted, self._gathered(wanted, path, pinned)), path, pinned)
+        found = replace(found, locked=pinned is not None)
         if not wanted.verify.on_build:
             return found
         return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=spoken(path))
@@ -121,7 +122,9 @@ class Resolver:
         facts = self._gathered(wanted, path, kept)
         if kept is None:
             facts = replace(facts, source=self._sealed(facts.source), draft=facts.draft and self._sealed(facts.draft))
-        after = locks.write(locks.lock(wanted, facts.source, facts.draft, facts.calibration, *_versions(wanted, facts)))
+        made = locks.lock(wanted, facts.source, facts.draft, facts.calibration, *_versions(wanted, facts))
+        loras = adapters(wanted, path.absolute().parent, self._world, kept)
+        after = locks.write(made.adapted([each.pinned for each in loras]))
         if after != before:
             scratch = file.with_name(f"{file.name}.new")
             scratch.write_text(after, encoding="utf-8")
@@ -175,11 +178,23 @@ class Resolver:
         return (images.tools(resolved),) if resolved.recipe.runtime.contained and resolved.tooling is None else ()
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
-        facts = gather(wanted, path.absolute().parent, World(self.outside.origins, self.outside.host), lock)
+        facts = gather(wanted, path.absolute().parent, self._world, lock)
         if not wanted.runtime.contained:
             return replace(facts, gpu=self._gpu(wanted)) if wanted.runtime.kind is RuntimeKind.VLLM else facts
         tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
         return replace(facts, toolchain=tools, gpu=self._gpu(wanted))
+
+    @property
+    def _world(self) -> World:
+        return World(self.outside.origins, self.outside.host)
+
+    def _adapted(self, resolved: Resolved, path: Path, lock: locks.Lock | None) -> Resolved:
+        """The recipe with its adapters, and the tensors of the checkpoint that they go over."""
+        if not resolved.recipe.lora:
+            return resolved
+        source = resolved.facts.source
+        found = adapters(resolved.recipe, path.absolute().parent, self._world, lock)
+        return replace(resolved, adapters=found, tensors=self.outside.origins[source.kind].tensors(source))
 
     def _gpu(self, wanted: Recipe) -> str:
         """The architecture to build for, as sm_89; empty where no GPU is seen."""

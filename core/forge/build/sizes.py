@@ -12,7 +12,7 @@ from forge.fit.report import Report
 from forge.fit.verdict import Load
 from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
-from forge.plan.vllm import vllm_version
+from forge.plan.vllm import lora_rank, vllm_version
 from forge.safetensors import Tensor
 from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
 from forge.schema.vllm_environment import usual_utilization
@@ -50,9 +50,8 @@ class Sizing:
             raise SourceError(str(error), where=f"{resolved.recipe.name}: {source.name}") from error
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
         size = sum(file.size for file in pinned.files)
-        return Load(
-            resolved.recipe, shape, tensors, size, self._draft(resolved), basis, usual_utilization(vllm_version(resolved))
-        )
+        usual = usual_utilization(vllm_version(resolved))
+        return Load(resolved.recipe, shape, tensors, size, self._draft(resolved), lora_rank(resolved), basis, usual)
 
     def _held(self, resolved: Resolved) -> Path | None:
         """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""

@@ -82,8 +82,7 @@ class Config:
 @dataclass(frozen=True, slots=True)
 class Model:
     """One folder that holds a model, or should. ``broken`` says why config.pbtxt cannot be read; ``config`` is what can
-    be read of it all the same, or None.
-    """
+    be read of it all the same, or None."""
 
     folder: str
     text: str
@@ -224,6 +223,8 @@ class Repository:
     """By the path that a config states."""
     adapters: frozenset[str] = frozenset()
     """The stated folders of adapters that are there."""
+    loras: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+    """What adapter_config.json says in the folders of vLLM's adapters, by their whole path; those that are there."""
     guides: frozenset[str] = frozenset()
     """The stated files for guided decoding that are there."""
     tokenizers: Mapping[str, TokenizerFolder] = field(default_factory=dict[str, TokenizerFolder])
@@ -270,7 +271,7 @@ class Repository:
 
     def checkpoint(self, model: Model) -> EngineFolder | None:
         """What stands where a vLLM model's model.json says that its model is; None where that is no path."""
-        return self.engines.get(stated_path(self.root, model))
+        return self.engines.get(stated_path(self.root, model, model.arguments.get("model")))
 
     def readable(self) -> Iterator[tuple[Model, Config]]:
         for model in self.models:
@@ -368,9 +369,8 @@ def _asked(model: Model, config: Config) -> dict[str, str]:
     return found
 
 
-def stated_path(root: str, model: Model) -> str:
-    """The folder that a model's arguments name, as a whole path; empty where they name none."""
-    named = model.arguments.get("model")
+def stated_path(root: str, model: Model, named: object) -> str:
+    """The folder that what stands beside a model names, as a whole path; empty where it is none."""
     if not isinstance(named, str) or not named.startswith(("/", "./", "../")):
         return ""
     return posixpath.normpath(posixpath.join(root, model.folder, named))

@@ -25,10 +25,12 @@ from forge.check.model import (
 )
 from forge.check.rules.adapters import KEY as ADAPTERS
 from forge.check.rules.terms import GUIDE
+from forge.check.rules.vllm import LORAS, loras
 from forge.client.chat_template import unreadable
 from forge.files import texts
 from forge.protobuf import Unreadable
 from forge.repository.config import CONFIG, ROOT
+from forge.schema import adapters
 from forge.schema.manifest import Manifest
 from forge.schema.values import ASSETS
 
@@ -38,7 +40,7 @@ _WEIGHTS = (".safetensors", ".bin", ".engine", ".json", ".model", ".npz", ".pt")
 """Endings of files that are looked into for git-lfs pointers, and for what is cut short."""
 _ARGUMENTS = ("/model.yaml", "/model.yml", "/model.json")
 """What a model of llmapi or of vLLM is told beside its config: YAML, of which JSON is a part."""
-_SOURCES = (".py", ".yaml", ".yml", "model.json")
+_SOURCES = (".py", ".yaml", ".yml", "model.json", LORAS)
 _LARGEST = 1 << 20
 """Bytes of a model's own source above which it is not read."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
@@ -60,6 +62,7 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
         models=models,
         engines={stated: _engine(stated, find) for stated in _engine_paths(str(place), models)},
         adapters=frozenset(stated for stated in _stated(models, (ADAPTERS,)) if find.find(stated) is not None),
+        loras=dict(_loras(str(place), models, find)),
         guides=frozenset(stated for stated in _stated(models, (GUIDE,)) if find.file(stated) is not None),
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
         strays=tuple(name for name in everything if name not in names),
@@ -150,10 +153,17 @@ def _engine_paths(root: str, models: Iterable[Model]) -> Iterator[str]:
     yield from _stated(models, _LEADS)
     for model in models:
         named = model.arguments.get("model")
-        if kind(model) is Kind.VLLM and (path := stated_path(root, model)):
+        if kind(model) is Kind.VLLM and (path := stated_path(root, model, named)):
             yield path
         if kind(model) is Kind.LLMAPI and isinstance(named, str) and named.startswith("/"):
             yield named
+
+
+def _loras(root: str, models: Iterable[Model], paths: _Paths) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for model in models:
+        for stated in loras(model).values():
+            if (path := stated_path(root, model, stated)) and (found := paths.find(path)):
+                yield path, texts.document(found / adapters.CONFIG)[0]
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -92,6 +92,8 @@ def _figures(each: Fit) -> Iterator[tuple[str, str]]:
         yield "gpu_memory_utilization", f"{each.utilization:g} of the whole card"
     if each.draft:
         yield "  and the draft's", size(each.draft)
+    if each.adapters.size:
+        yield "  and room for adapters", _span(each.adapters)
     yield "KV cache per token", f"{each.kv_per_token:,} bytes{' on each GPU' if each.gpus > 1 else ''}"
     yield f"  one request of {each.length:,}", size(each.kv_sequence)
     if each.kv_encoder:

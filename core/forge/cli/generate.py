@@ -55,6 +55,7 @@ SAMPLING = (
         metavar="N",
         help="Give up when no more comes for so long; 0: wait for ever. [default: the recipe's]",
     ),
+    click.option("--lora", metavar="NAME", help="Ask with this adapter of the model's."),
     click.option(
         "--repository",
         type=click.Path(file_okay=False),
@@ -82,6 +83,7 @@ def generate(
     output: Output,
     model: str,
     prompt: str,
+    lora: str | None,
     repository: str | None,
     no_stream: bool,
     templated: bool,
@@ -98,7 +100,7 @@ def generate(
     from forge.cli.answer import asked, document, doubt, judge, tell
 
     shop = Forge.here(output.listener)
-    target = shop.target(model, repository)
+    target = shop.target(_named(model, lora), repository)
     text = sys.stdin.read() if prompt == "-" else prompt
     if templated:
         text = shop.templated(target, [("user", text)])
@@ -118,7 +120,7 @@ def generate(
 @_sampling
 @click.option("--system", help="Instructions that stand before the conversation.")
 @verb
-def chat(output: Output, model: str, repository: str | None, system: str | None, **sampling: object) -> None:
+def chat(output: Output, model: str, lora: str | None, repository: str | None, system: str | None, **sampling: object) -> None:
     """Talk with a served MODEL, in its own chat template, with history. An empty line or Ctrl-D ends it.
 
     \b
@@ -129,7 +131,7 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
     from forge.cli.answer import asked, document, doubt, judge, tell
 
     shop = Forge.here(output.listener)
-    target = shop.target(model, repository)
+    target = shop.target(_named(model, lora), repository)
     history = [("system", system)] if system else []
     warned = False
     judgements: list[Callable[[], None]] = []
@@ -150,6 +152,13 @@ def chat(output: Output, model: str, repository: str | None, system: str | None,
             judgements.append(partial(judge, output, answer, wish))
     for each in judgements:
         each()
+
+
+def _named(model: str, lora: str | None) -> str:
+    """A model as it is looked up, with its adapter where one is asked with."""
+    from forge.schema.adapters import BETWEEN
+
+    return model if lora is None else f"{model}{BETWEEN}{lora}"
 
 
 def _questions(output: Output) -> Iterator[str]:

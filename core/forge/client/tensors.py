@@ -181,6 +181,7 @@ def _words(request: Request) -> dict[str, Values]:
         single[word] = getattr(request, word)
     for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
         single[word] = getattr(request, word)
+    single["lora"] = request.lora or None
     for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
         single[word] = getattr(request, word)
     single["return_log_probs"] = request.return_log_probs or None

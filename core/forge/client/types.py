@@ -45,6 +45,8 @@ class Request:
     top_p_decay: float | None = None
     top_p_reset_ids: int | None = None
     num_draft_tokens: int | None = None
+    lora: str = ""
+    """The adapter that the model is asked with, by its name in the recipe."""
     end_id: int | None = None
     pad_id: int | None = None
     return_log_probs: bool = False

@@ -28,7 +28,7 @@ _SAME = (
     "n",
 )
 """Words that vLLM calls as Request does."""
-WORDS = frozenset({*_SAME, "temperature", "stop", "bad"})
+WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora"})
 """Every word of Request that goes in there."""
 
 
@@ -51,6 +51,8 @@ def sampling(request: Request, *, image: bool = False) -> str:
         words["stop"] = stop
     if request.bad:
         words["bad_words"] = request.bad
+    if request.lora:
+        words["lora_name"] = request.lora
     if request.return_log_probs:
         words["logprobs"] = 0  # those of the tokens that were picked
     words |= _given(request)

@@ -37,6 +37,8 @@ class Estimate:
         return cls(size, size * (100 - percent) // 100, size * (100 + percent) // 100)
 
 
+NOTHING = Estimate.exact(0)
+
 # -- key-value cache
 
 
@@ -130,11 +132,13 @@ class Need:
     """Weights of a second checkpoint, whole on every GPU."""
     utilization: float = 0.0
     """The part of the whole card that it takes, where that is how its runtime counts (vLLM); 0 for the others."""
+    adapters: Estimate = NOTHING
+    """Room for LoRA adapters, beside the weights."""
 
     @property
     def fixed(self) -> Estimate:
         """What is there before the cache is."""
-        return Estimate.exact(self.weights.heaviest + self.draft) + self.activation
+        return Estimate.exact(self.weights.heaviest + self.draft) + self.adapters + self.activation
 
     @property
     def least(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from forge.fit import vllm
 from forge.fit.gpus import table
-from forge.fit.memory import Disk, Estimate, Need
+from forge.fit.memory import NOTHING, Disk, Estimate, Need
 from forge.fit.sharing import Share, claims, room, shares
 from forge.fit.suggestions import Change, Easing
 from forge.fit.verdict import Judgement, Load, Verdict, bench, judge, judge_on_cpu, judge_twin, objections, refused
@@ -47,6 +47,8 @@ class Fit:
     """vLLM's part of the whole card (gpu_memory_utilization); 0 for another runtime, and on a CPU."""
     smallest: str = ""
     """Where there is no GPU to judge: the smallest card of the table that takes it."""
+    adapters: Estimate = NOTHING
+    """Room for LoRA adapters."""
 
     @property
     def in_host_memory(self) -> bool:
@@ -149,6 +151,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         changes=judged.changes,
         utilization=need.utilization,
         smallest="" if judged.judgement else _smallest(recipe, need, load),
+        adapters=need.adapters,
     )
 
 

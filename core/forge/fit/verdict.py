@@ -37,6 +37,8 @@ class Load:
     """Bytes of the source's files."""
     draft: int = 0
     """Bytes of a draft's weights."""
+    lora_rank: int = 0
+    """The rank for which room is kept in each of its adapters' places; 0 where it has no adapters."""
     basis: str = "the safetensors headers"
     usual: float = USUAL
     """gpu_memory_utilization of the vLLM that serves it, where the recipe says none."""
@@ -69,7 +71,9 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
     def needed(recipe: Recipe) -> Need:
         held = weigh(weights.terms(recipe, load.shape))
         if recipe.runtime.kind is RuntimeKind.VLLM:
-            return vllm.need(recipe, load.shape, held, load.checkpoint, load.usual)
+            wanted = vllm.need(recipe, load.shape, held, load.checkpoint, load.usual)
+            room = vllm.adapters(recipe, load.shape, load.tensors, load.lora_rank)
+            return replace(wanted, adapters=room, draft=load.draft)
         return memory.need(recipe, load.shape, held, load.checkpoint, load.draft)
 
     return needed

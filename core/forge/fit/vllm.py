@@ -5,11 +5,13 @@ the card has - weights - the peak of a pass with max_num_batched_tokens and of s
 refuses to start where less than the whole share is free, and where the room does not hold one request of max_model_len.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from forge.fit.memory import CONTEXT, GIB, Disk, Estimate, KvCache, Need, kv_cache
 from forge.fit.model_shape import Shape
-from forge.fit.weights import Terms, Weights, terms
+from forge.fit.weights import Terms, Weights, matrices_of_a_rank, terms
+from forge.safetensors import Tensor
 from forge.schema.values import NO_GPUS, Gpu, Recipe
 from forge.schema.vllm_environment import KV_BYTES, USUAL
 
@@ -66,6 +68,25 @@ def need(recipe: Recipe, shape: Shape, held: Weights, checkpoint: int, usual: fl
         disk=Disk(checkpoint, 0, 0),
         utilization=utilization(recipe, usual),
     )
+
+
+def adapters(recipe: Recipe, shape: Shape, tensors: Sequence[Tensor], rank: int) -> Estimate:
+    """Room for max_loras adapters of max_lora_rank, which vLLM keeps over every matrix, whichever an adapter changes; over the
+    embeddings only in some architectures (its lora/layers)."""
+    stated = recipe.serve.vllm
+    rank, count = _whole(stated.get("max_lora_rank"), rank), _whole(stated.get("max_loras"), len(recipe.lora))
+    how = terms(recipe, shape)
+    if not rank or not recipe.lora:
+        return Estimate.exact(0)
+    each = count * rank * how.width
+    matrices = sum(map(sum, matrices_of_a_rank(tensors, shape, how)))
+    ends = 2 * (shape.vocabulary + shape.hidden)
+    low = each * matrices // how.pp
+    return Estimate(low + each * ends, low, low + each * ends)
+
+
+def _whole(stated: object, usual: int) -> int:
+    return stated if isinstance(stated, int) and not isinstance(stated, bool) else usual
 
 
 def work(recipe: Recipe, shape: Shape, how: Terms) -> Estimate:

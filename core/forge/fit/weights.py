@@ -234,6 +234,12 @@ def _share(tensor: Tensor, shape: Shape, tp: int) -> tuple[int, int]:
     return -(-rows // tp), columns
 
 
+def matrices_of_a_rank(tensors: Sequence[Tensor], shape: Shape, how: Terms) -> list[tuple[int, int]]:
+    """Rows and columns that one rank of a stage has of each matrix of the layers."""
+    held = (tensor for tensor in tensors if part(tensor) is Part.MATRIX and tensor.elements and tensor.dtype in _FLOATS)
+    return [_share(tensor, shape, how.tp) for tensor in held]
+
+
 def _stored(rows: int, columns: int, how: Terms) -> tuple[int, str]:
     """Bytes of a layer's matrix with what its quantization keeps beside it."""
     count, width = rows * columns, how.width

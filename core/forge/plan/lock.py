@@ -6,6 +6,7 @@ from typing import cast
 import msgspec
 
 from forge.errors import LockError
+from forge.schema.recipe import Lora
 from forge.schema.spelling import misplaced
 from forge.schema.values import Calibration, Pinned, Recipe, RuntimeKind, Source
 
@@ -29,6 +30,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     source: Source
     draft: Source | None = None
     calibration: Calibration | None = None
+    lora: tuple[Lora, ...] = ()
     image: str = ""
     packages: tuple[str, ...] = ()
 
@@ -41,8 +43,13 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source: Pinned
     draft: Pinned | None = None
     calibration: Pinned | None = None
+    lora: tuple[Pinned, ...] = ()
     image: Image | None = None
     versions: dict[str, str] = {}
+
+    def adapted(self, adapters: Sequence[Pinned]) -> "Lock":
+        """The same with the pins of the recipe's adapters, in its order."""
+        return msgspec.structs.replace(self, lora=tuple(placed(each, "") for each in adapters))
 
 
 def asked(recipe: Recipe) -> Asked:
@@ -52,6 +59,7 @@ def asked(recipe: Recipe) -> Asked:
         source=recipe.source,
         draft=recipe.draft,
         calibration=recipe.convert.calibration,
+        lora=recipe.lora,
         image=runtime.image,
         packages=runtime.packages,
     )
@@ -98,7 +106,8 @@ def read(text: str, where: str) -> Lock:
         found = msgspec.json.decode(text, type=Lock)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise LockError(f"not readable: {error}", where=where, hint=hint) from None
-    for file in (file for pinned in (found.source, found.draft, found.calibration) if pinned for file in pinned.files):
+    pins = (found.source, found.draft, found.calibration, *found.lora)
+    for file in (file for pinned in pins if pinned for file in pinned.files):
         wrong = misplaced(file.path) or (file.digest and misplaced(file.digest) and "its digest is a path")
         if wrong:
             raise LockError(f"not readable: a pinned file is {file.path!a}: {wrong}", where=where, hint=hint)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
-from forge.plan import engine, llmapi, twin, vllm
+from forge.plan import adapters, engine, llmapi, twin, vllm
 from forge.plan.resolved import Resolved
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
@@ -91,7 +91,7 @@ def check(resolved: Resolved) -> tuple[Problem, ...]:
     recipe, config = resolved.recipe, resolved.facts.checkpoint.config
     found = [*images.check(recipe, resolved.facts.toolchain), *resolved.family.check(resolved.facts.toolchain)]
     found += images.check_since(recipe, resolved.facts, resolved.family.since())
-    found += _input_above_sequence(resolved)
+    found += (*_input_above_sequence(resolved), *adapters.none_here(resolved))
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:
         found.append(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from forge.plan.families import Family
+from forge.safetensors import Tensor
+from forge.schema.adapters import Adapter
 from forge.schema.values import Facts, Recipe
 from forge.schema.vllm_known import VllmKnown
 from forge.trtllm.toolchain import Tooling
@@ -27,5 +29,9 @@ class Resolved:
     """Whether a lock has pinned what it stands on."""
     questions: str = ""
     """The prompts of a verification that the build has to pass, as JSONL; empty where it has to pass none."""
+    adapters: tuple[Adapter, ...] = ()
+    """The recipe's LoRA adapters, in its order."""
+    tensors: tuple[Tensor, ...] = ()
+    """Those of its checkpoint, where there are adapters to be held against them and its source says them."""
     golden: str = ""
     """The transcripts that stand beside the recipe, for such a verification; empty where there are none."""

@@ -5,11 +5,12 @@ It is served here, in an environment of its own, or in Triton's image with vLLM,
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import msgspec
 
 from forge.errors import Problem
-from forge.plan import images
+from forge.plan import adapters, images, vllm_speculation as speculation
 from forge.plan.resolved import Resolved
 from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
@@ -30,6 +31,12 @@ from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
+ADAPTERS = "1/multi_lora.json"
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What max_lora_rank may be (vLLM's config/lora.py; 1 is new, and saves nothing to speak of)."""
+_MAX_RANK = "max_lora_rank"
+_NOT_LORA = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
+_MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _UTILIZATION = "gpu_memory_utilization"
 _ELSEWHERE = {
     "model": "source",
@@ -39,13 +46,10 @@ _ELSEWHERE = {
     "max_num_seqs": "build.max_batch_size",
     "tensor_parallel_size": "convert.tp",
     "pipeline_parallel_size": "convert.pp",
+    "enable_lora": "[[lora]]",
+    **dict.fromkeys((speculation.CONFIG, "spec_method", "spec_model", "spec_tokens"), "variant, [draft] and [speculation]"),
 }
 """Arguments that other keys of the recipe say."""
-_NOT_YET = {
-    "speculative_config": "speculative decoding on vLLM is not there yet",
-    "spec_model": "speculative decoding on vLLM is not there yet",
-    "enable_lora": "adapters on vLLM are not there yet",
-}
 
 
 def check(resolved: Resolved) -> Iterator[Problem]:
@@ -78,9 +82,11 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     assets = f"{names.assets(recipe.name)}/model"
     links = tuple(Link("model", path, f"{assets}/{path}") for path in model.promises)
     arguments = msgspec.json.format(msgspec.json.encode(_model_json(resolved, names, assets)), indent=2).decode() + "\n"
-    texts = (TextFile(f"{names.of(Role.VLLM)}/{ARGUMENTS}", arguments),)
+    texts = (TextFile(f"{names.of(Role.VLLM)}/{ARGUMENTS}", arguments), *_adapters(resolved, names))
+    links += (*speculation.links(resolved, names.assets(recipe.name)), *adapters.links(resolved, names.assets(recipe.name)))
     action = Assemble(names, config.vllm_skeleton(image=contained), {Role.VLLM: {}}, links, texts)
-    needs = (("image", images.family_image(resolved)), ("model", model)) if contained else (("model", model),)
+    needs = (("model", model), *speculation.steps(resolved), *adapters.steps(resolved))
+    needs = (("image", images.family_image(resolved)), *needs) if contained else needs
     return Entry(
         recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(resolved)
     )
@@ -118,7 +124,7 @@ def notes(resolved: Resolved) -> tuple[str, ...]:
         found.append(f"vLLM has no use for {', '.join(idle)}")
     if not _known(resolved).arguments and recipe.serve.vllm:
         found.append(f"forge has not read which arguments {_version(resolved)} takes: it has the last word on [serve.vllm]")
-    return tuple(found)
+    return (*found, *adapters.notes(resolved))
 
 
 def _version(resolved: Resolved) -> str:
@@ -172,11 +178,12 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
 def _unable(resolved: Resolved) -> Iterator[Problem]:
     recipe = resolved.recipe
     yield from _unable_contained(resolved) if recipe.runtime.contained else _unable_here(resolved)
+    yield from adapters.check(resolved)
+    yield from _adapters_unable(resolved)
     if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(resolved).refusal(resolved.facts.checkpoint):
         hint = "take a vLLM that has it (docs/vllm.md); or another runtime: `--runtime engine`, llmapi or twin"
         yield Problem("source", f"{_version(resolved)} {unserved}", hint)
-    if recipe.variant or recipe.draft:
-        yield Problem("variant" if recipe.variant else "draft", "speculative decoding on vLLM is not there yet", "take it away")
+    yield from speculation.check(resolved, _known(resolved), vllm_version(resolved))
     if recipe.convert.quantization != "none":
         hint = 'set it to "none", and name a [source] that is quantized already; or [serve.vllm] quantization'
         yield Problem("convert.quantization", f"is {recipe.convert.quantization!r}, and forge converts nothing for vLLM", hint)
@@ -188,6 +195,26 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
         yield Problem(
             "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'
         )
+
+
+def _adapters_unable(resolved: Resolved) -> Iterator[Problem]:
+    """What of an adapter vLLM has nothing for (its lora/peft_helper.py), and ranks above its largest."""
+    most = _stated(resolved.recipe, _MAX_RANK)
+    for adapter in resolved.adapters:
+        where = f"lora.{adapter.name}"
+        if kinds := [kind for kind in _NOT_LORA if adapter.config.get(kind)]:
+            yield Problem(where, f"its adapter_config.json has {' and '.join(kinds)}, which vLLM does not take", _MERGE)
+        if others := {*_words(adapter.config.get("modules_to_save"))} - {"classifier", "score"}:
+            yield Problem(where, f"it replaces {', '.join(sorted(others))} whole (modules_to_save), and vLLM does not", _MERGE)
+        if adapter.rank > RANKS[-1]:
+            yield Problem(where, f"its rank is {adapter.rank}, and {RANKS[-1]} is the largest that vLLM has", _MERGE)
+        elif isinstance(most, int) and adapter.rank > most:
+            what = f"is {most}, and the rank of {adapter.name} is {adapter.rank}"
+            yield Problem(f"serve.vllm.{_MAX_RANK}", what, "take it away: forge sets the least that all adapters need")
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else ()
 
 
 def _unable_contained(resolved: Resolved) -> Iterator[Problem]:
@@ -217,8 +244,6 @@ def _arguments(resolved: Resolved) -> Iterator[Problem]:
         where = f"serve.vllm.{name}"
         if name in _ELSEWHERE:
             yield Problem(where, "forge sets this argument itself", f"set {_ELSEWHERE[name]}")
-        elif name in _NOT_YET:
-            yield Problem(where, _NOT_YET[name], "take it away")
         elif known and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "take it away"
@@ -235,15 +260,12 @@ def _known(resolved: Resolved) -> VllmKnown:
     return found.without_registry() if packages else found
 
 
-def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, Scalar]:
+def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, object]:
     """AsyncEngineArgs. ``model`` is a path from the model's own folder, so that a repository can be moved; in a container the
     place where every repository is seen, for Triton's own backend hands it to vLLM as it is."""
     recipe = resolved.recipe
-    folder = names.of(Role.VLLM)
-    inside = assets.startswith(f"{folder}/")
-    moved = f"./{assets.removeprefix(f'{folder}/')}" if inside else f"../{assets}"
-    stated: dict[str, Scalar] = {
-        "model": f"{config.ROOT}/{assets}" if recipe.runtime.contained else moved,
+    stated: dict[str, object] = {
+        "model": _place(resolved, names, assets),
         "dtype": recipe.convert.dtype,
         "max_model_len": recipe.build.max_seq_len,
         "max_num_seqs": recipe.build.max_batch_size,
@@ -256,7 +278,34 @@ def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, Scal
         stated["enforce_eager"] = True  # compiling takes minutes at the first start, and a C++ compiler
         if _UTILIZATION not in recipe.serve.vllm:
             stated["kv_cache_memory_bytes"] = KV_BYTES
+    if said := speculation.stated(resolved, _place(resolved, names, f"{names.assets(recipe.name)}/{speculation.FOLDER}")):
+        stated[speculation.CONFIG] = said
+    if resolved.adapters:
+        stated |= {"enable_lora": True, _MAX_RANK: lora_rank(resolved), "max_loras": len(resolved.adapters)}
     return stated | recipe.serve.vllm
+
+
+def lora_rank(resolved: Resolved) -> int:
+    """max_lora_rank: the least that vLLM has and all adapters need; 0 where there are none."""
+    most = max((each.rank for each in resolved.adapters), default=0)
+    return next((rank for rank in RANKS if rank >= most), RANKS[-1]) if most else 0
+
+
+def _adapters(resolved: Resolved, names: Names) -> Iterator[TextFile]:
+    """multi_lora.json, where Triton's vLLM backend looks up the ``lora_name`` of a request: name -> folder."""
+    if resolved.adapters:
+        assets = names.assets(resolved.recipe.name)
+        places = {each.name: _place(resolved, names, adapters.folder(assets, each.name)) for each in resolved.adapters}
+        text = msgspec.json.format(msgspec.json.encode(places), indent=2).decode() + "\n"
+        yield TextFile(f"{names.of(Role.VLLM)}/{ADAPTERS}", text)
+
+
+def _place(resolved: Resolved, names: Names, path: str) -> str:
+    """Something in the repository, as the backend that reads this is told of it."""
+    if resolved.recipe.runtime.contained:
+        return f"{config.ROOT}/{path}"
+    folder = names.of(Role.VLLM)
+    return f"./{path.removeprefix(f'{folder}/')}" if path.startswith(f"{folder}/") else f"../{path}"
 
 
 def _stated(recipe: Recipe, argument: str) -> Scalar | None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from forge.errors import Problem, RecipeError
-from forge.recipe.rules import contradictions
+from forge.recipe.rules import ADAPTERS, contradictions
 from forge.recipe.validate import Walk, allowed, bare, document, is_table, join, one_of, schema as form_schema
 from forge.schema.values import Recipe, RuntimeKind, Source, SourceKind
 
@@ -30,7 +30,8 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     problems = dict(walk.problems)
     for path in ("source", "draft", "convert.calibration"):
         problems.update(_source(_at(clean, path), _at(written, path), path, problems))
-    stated = msgspec.convert({"name": "nameless", "source": {}, **clean}, Recipe)
+    adapters = _adapters(clean, written, problems)
+    stated = msgspec.convert({"name": "nameless", "source": {}, **clean, "lora": adapters}, Recipe)
     recipe = stated
     if runtime is not None:
         recipe = msgspec.structs.replace(stated, runtime=msgspec.structs.replace(stated.runtime, kind=runtime))
@@ -38,6 +39,16 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     if found:
         raise RecipeError(tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in found))
     return recipe
+
+
+def _adapters(clean: dict[str, object], written: object, problems: dict[str, tuple[str, str]]) -> list[dict[str, object]]:
+    """The usable part of each [[lora]], after what is wrong between the keys of one was said."""
+    given, kept = _at(written, "lora"), clean.get("lora")
+    tables = msgspec.convert(given, list[object]) if isinstance(given, list) else []
+    for at, table in enumerate(tables):
+        problems.update(_source(table, table, f"lora[{at}]", problems))
+    usable = msgspec.convert(kept, list[dict[str, object]]) if isinstance(kept, list) else []
+    return [{"name": f"nameless-{at}", **table} for at, table in enumerate(usable)]
 
 
 def _at(tables: object, path: str) -> object:
@@ -55,9 +66,9 @@ def schema() -> dict[str, object]:
     """The JSON schema (2020-12) of a recipe, for editors and other tools."""
     whole = form_schema(Recipe, "forge recipe")
     definitions = msgspec.convert(whole["$defs"], dict[str, dict[str, object]])
-    kinds = [str(kind) for kind in SourceKind]
-    for each in ("Source", "Calibration"):
-        definitions[each]["oneOf"] = [{"required": [kind]} for kind in kinds]
+    for each in ("Source", "Calibration", "Lora"):
+        kinds = ADAPTERS if each == "Lora" else SourceKind
+        definitions[each]["oneOf"] = [{"required": [str(kind)]} for kind in kinds]
         definitions[each]["dependentRequired"] = {"wheel": ["file"], "file": ["wheel"]}
     return whole | {"$defs": definitions}
 
@@ -86,6 +97,9 @@ def _keys(tree: inspect.Type, path: str) -> Iterable[Key]:
             yield from (key for key in _keys(kind, here) if key.path not in shared)
         elif isinstance(kind, inspect.StructType):
             yield from _keys(kind, here)
+        elif isinstance(kind, inspect.VarTupleType) and isinstance(one := bare(kind.item_type), inspect.StructType):
+            yield Key(here, f"tables [[{here}]], with the keys of [source]", "")
+            yield from (key for key in _keys(one, here) if key.path.removeprefix(f"{here}.") not in Source.__struct_fields__)
         else:
             yield Key(here, allowed(each.type), _default(each))
 

@@ -7,13 +7,14 @@ from msgspec.structs import asdict
 
 from forge.errors import Problem
 from forge.schema.recipe import QUANTIZED
-from forge.schema.values import Recipe, Role, RuntimeKind, SpeculationTable
+from forge.schema.values import Recipe, Role, RuntimeKind, SourceKind, SpeculationTable
 
 SPECULATIVE = {
     "draft-target": ("max_draft_len",),
     "eagle": ("max_draft_len", "num_eagle_layers", "max_non_leaves_per_layer", "choices"),
     "lookahead": ("window_size", "ngram_size", "verification_set_size"),
     "medusa": ("max_draft_len", "num_medusa_heads", "choices"),
+    "ngram": ("max_draft_len", "ngram_size"),
     "redrafter": ("num_beams", "draft_len_per_beam"),
 }
 """Variants that guess several tokens ahead, with one beam -> the keys of [speculation] that they read."""
@@ -21,6 +22,8 @@ DRAFTED = ("draft-target", "eagle", "medusa", "redrafter")
 """Variants that read a second checkpoint."""
 WITHOUT_AUTO = ("medusa", "redrafter")
 """Variants whose conversion scripts know no dtype auto."""
+ADAPTERS = (SourceKind.HUB, SourceKind.GIT, SourceKind.PATH)
+"""Sources that an adapter can have."""
 PAGED = ("draft-target", "eagle")
 """Variants that need paged context FMHA."""
 
@@ -104,7 +107,7 @@ _OUTSIDE = ("/", "./", "../", "~/")
 _INSIDE = ("/app/", "/opt/", "/usr/", "/forge/")
 """Where what an image brings stands, and what a step mounts."""
 _MOUNTED = "take it away; what stands in the image is named by its whole path there (/app/..., /opt/..., /usr/...)"
-_ADAPTERS = "take it away: adapters are not inputs of a recipe yet; merge the adapter into the checkpoint before"
+_ADAPTERS = "take it away, and name the adapter under [[lora]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ def contradictions(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...
         *_forges_own_flags(recipe),
         *_paths(recipe),
         *_idle_speculation(recipe, broken),
+        *(_adapters(recipe) if not any(key.startswith("lora") for key in broken) else ()),
         *(_raw_parameters(recipe) if "serve.stream" not in broken else ()),
     )
 
@@ -158,6 +162,20 @@ def _paths(recipe: Recipe) -> tuple[Problem, ...]:
 
 def _forges(table: str, name: str) -> bool:
     return name in _SET_BY_FORGE[table]
+
+
+def _adapters(recipe: Recipe) -> Iterator[Problem]:
+    """Adapters are told apart by their names, and come in safetensors."""
+    seen: set[str] = set()
+    for at, each in enumerate(recipe.lora):
+        if each.name in seen:
+            yield Problem(f"lora[{at}].name", f"is {each.name!r}, as another adapter's", "give each a name of its own")
+        seen.add(each.name)
+        if each.kind not in ADAPTERS:
+            what = f"a {each.kind} holds no adapter as PEFT saves it"
+            yield Problem(f"lora[{at}].{each.kind}", what, "name a hub repository, a git repository or a folder")
+        if each.allow_pickle:
+            yield Problem(f"lora[{at}].allow_pickle", "adapters are read from safetensors alone", "take it away")
 
 
 def _idle_speculation(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...]:
@@ -258,13 +276,20 @@ def _beams_when_speculating(recipe: Recipe) -> str:
     return f"{recipe.variant} works with one beam, found {beams}" if recipe.variant in SPECULATIVE and beams > 1 else ""
 
 
+def _of_vllm(recipe: Recipe) -> str:
+    elsewhere = recipe.variant == "ngram" and recipe.runtime.kind is not RuntimeKind.VLLM
+    return f"ngram is vLLM's, and the runtime is {recipe.runtime.kind}" if elsewhere else ""
+
+
 def _warm_medusa(recipe: Recipe) -> str:
     warmth = recipe.sampling.temperature or 0
-    return f"is {warmth}, and medusa takes the likeliest token only" if recipe.variant == "medusa" and warmth else ""
+    only = recipe.variant == "medusa" and recipe.runtime.kind is not RuntimeKind.VLLM
+    return f"is {warmth}, and medusa takes the likeliest token only" if only and warmth else ""
 
 
 def _variants_dtype(recipe: Recipe) -> str:
-    auto = recipe.variant in WITHOUT_AUTO and recipe.convert.dtype == "auto"
+    converted = recipe.runtime.kind is not RuntimeKind.VLLM
+    auto = converted and recipe.variant in WITHOUT_AUTO and recipe.convert.dtype == "auto"
     return f"is 'auto', which {recipe.variant}'s script does not know" if auto else ""
 
 
@@ -331,8 +356,9 @@ _RULES = (
         _beams_when_speculating,
         "set build.max_beam_width and sampling.beam_width to 1",
     ),
-    _Rule(("sampling.temperature", "variant"), _warm_medusa, "set it to 0"),
-    _Rule(("convert.dtype", "variant"), _variants_dtype, "say float16 or bfloat16"),
+    _Rule(("variant", "runtime.kind"), _of_vllm, 'take it away, or say runtime.kind = "vllm"'),
+    _Rule(("sampling.temperature", "variant", "runtime.kind"), _warm_medusa, "set it to 0"),
+    _Rule(("convert.dtype", "variant", "runtime.kind"), _variants_dtype, "say float16 or bfloat16"),
     _Rule(("convert.pp", "variant", "runtime.kind"), _eagle_in_stages, "set it to 1 and raise convert.tp"),
     _Rule(("runtime.packages", "runtime.kind"), _packages_without_twin, "take them away, or use --runtime twin"),
     _Rule(("serve.enable_kv_cache_reuse", "build.args"), _reuse_without_paging, "drop use_paged_context_fmha there"),

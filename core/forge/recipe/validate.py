@@ -109,7 +109,7 @@ class Walk:
 
     def _list(self, tree: inspect.VarTupleType, found: object, path: str) -> list[object] | None:
         if not isinstance(found, list):
-            self._note(path, f"found {_show(found)}; allowed: a list of {allowed(tree.item_type)}", "write it in [ ]")
+            self._note(path, f"found {_show(found)}; allowed: a list of {allowed(tree.item_type)}", _as_list(tree, path))
             return None
         each = msgspec.convert(found, list[object])
         return [
@@ -120,6 +120,11 @@ class Walk:
 
     def _note(self, path: str, what: str, hint: str = "") -> None:
         self.problems[path] = (what, hint)
+
+
+def _as_list(tree: inspect.VarTupleType, path: str) -> str:
+    tables = isinstance(bare(tree.item_type), inspect.StructType)
+    return f"write [[{path}]] for each, and its keys below it" if tables else "write it in [ ]"
 
 
 def is_table(found: object) -> TypeGuard[dict[str, object]]:

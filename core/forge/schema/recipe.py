@@ -128,6 +128,13 @@ class Calibration(Source, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return f"datasets/{self.hub}" if self.kind is SourceKind.HUB else super().address
 
 
+class Lora(Source, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """[[lora]]: an adapter that a request may name; a source like any other, which holds what PEFT saves."""
+
+    name: SafeName
+    rank: Annotated[Positive | None, Meta(description="the most that its r may be; what it is if unset")] = None
+
+
 class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """[runtime]: how the recipe is lowered, and on what."""
 
@@ -297,6 +304,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
         Annotated[SafeName, Meta(description="an installed plugin that stands over the family: medusa, eagle, ...")] | None
     ) = None
     draft: Annotated[Source, Meta(description="second checkpoint of a variant")] | None = None
+    lora: Annotated[tuple[Lora, ...], Meta(description="adapters that a request may name")] = ()
     runtime: RuntimeTable = RuntimeTable()
     convert: ConvertTable = ConvertTable()
     speculation: SpeculationTable = SpeculationTable()

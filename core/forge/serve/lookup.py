@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +12,7 @@ from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.files import texts, trees
 from forge.repository import publish
+from forge.schema.adapters import BETWEEN, FOLDER
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import RuntimeKind
 from forge.serve.types import Running
@@ -19,11 +20,19 @@ from forge.serve.types import Running
 
 @dataclass(frozen=True)
 class Target:
-    """A served model to speak to: where, under which Triton name, and what its recipe wants asked."""
+    """A served model to speak to: where, under which Triton name, and what its recipe wants asked. ``lora`` is the adapter that
+    it is asked with, empty for none."""
 
     address: str
     model: PublishedModel
     repository: Path
+    lora: str = ""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that it can be asked with, by name."""
+        folder = self.repository / self.model.asset(FOLDER)
+        return tuple(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else ()
 
     @property
     def tokenizer(self) -> Path:
@@ -58,6 +67,7 @@ class Target:
             stop=wanted.stop,
             ends=self.ends,
             num_draft_tokens=self.model.num_draft_tokens,
+            lora=self.lora,
             first_seconds=self.model.limits.max_first_seconds,
             silent_seconds=self.model.limits.max_silent_seconds,
         )
@@ -119,19 +129,31 @@ def running_on(place: str, servers: Sequence[Running]) -> Running:
 
 
 def served(name: str, servers: Sequence[Running]) -> Target:
-    """The model of that name among what ``servers`` offer; ServerError where none runs, InferenceError where none has it."""
-    known: list[str] = []
+    """The model of that name among what ``servers`` offer, alone or with an adapter of its own (``MODEL:ADAPTER``).
+
+    ServerError where no server runs, InferenceError where none has it.
+    """
+    wanted, known = name.partition(BETWEEN), list[str]()
     for server in servers:
         for place in map(Path, server.repositories):
             for model in publish.inventory(place).models:
-                if model.name == name and server.stranger:
+                if model.name == wanted[0] and server.stranger:
                     raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
-                if model.name == name:
-                    return Target(f"{server.ports.host}:{server.ports.grpc}", model, place)
+                if model.name == wanted[0]:
+                    return adapted(Target(f"{server.ports.host}:{server.ports.grpc}", model, place), wanted[2])
                 known.append(model.name)
     if not servers:
         raise ServerError("no server is running", hint="start one: `forge serve --detach`")
-    raise InferenceError(f"no running server offers {name!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
+    raise InferenceError(f"no running server offers {wanted[0]!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
+
+
+def adapted(target: Target, lora: str) -> Target:
+    """The same model with one of its adapters; InferenceError where it has none of that name."""
+    if lora and lora not in target.adapters:
+        held = ", ".join(target.adapters)
+        hint = f"its adapters: {held}" if held else "it was built without any: [[lora]] in its recipe names them"
+        raise InferenceError(f"{target.model.name} has no adapter {lora!r}", hint=hint)
+    return replace(target, lora=lora)
 
 
 @dataclass(frozen=True, slots=True)

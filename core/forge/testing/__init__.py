@@ -1,7 +1,16 @@
 """For tests: fakes that do the work of the ports in miniature, and the checks that every plugin has to pass."""
 
 from forge.testing.conformance import PluginConformance, check_plugin
-from forge.testing.fakes import LLAMA, FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer, tiny_checkpoint
+from forge.testing.fakes import (
+    LLAMA,
+    FakeClient,
+    FakeEnvironments,
+    FakeExecutor,
+    FakeOrigin,
+    FakeServer,
+    tiny_adapter,
+    tiny_checkpoint,
+)
 
 __all__ = [
     "LLAMA",
@@ -12,5 +21,6 @@ __all__ = [
     "FakeServer",
     "PluginConformance",
     "check_plugin",
+    "tiny_adapter",
     "tiny_checkpoint",
 ]

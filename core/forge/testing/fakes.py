@@ -25,6 +25,7 @@ __all__ = [
     "FakeServer",
     "PluginConformance",
     "check_plugin",
+    "tiny_adapter",
     "tiny_checkpoint",
 ]
 
@@ -56,20 +57,39 @@ def tiny_checkpoint(config: Mapping[str, object] = LLAMA) -> dict[str, bytes]:
     }
 
 
+def tiny_adapter(rank: int = 4, module: str = "w", outer: tuple[int, int] = (16, 16), **config: object) -> dict[str, bytes]:
+    """The files of a LoRA adapter over one module of ``outer`` (outputs, inputs), all zeros. Path -> bytes."""
+    shapes = {"A": (rank, outer[1]), "B": (outer[0], rank)}
+    header, at = dict[str, object](), 0
+    for side, shape in shapes.items():
+        size = 4 * shape[0] * shape[1]
+        name = f"base_model.model.{module}.lora_{side}.weight"
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    stated = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": [module.rpartition(".")[2]], **config}
+    return {
+        "adapter_config.json": json.dumps(stated).encode(),
+        "adapter_model.safetensors": len(text).to_bytes(PREFIX, "little") + text + bytes(at),
+    }
+
+
 @dataclass
 class FakeOrigin:
-    """A place with one checkpoint and one data set in memory. ``fetches`` counts what was brought; ``down`` is a cut line."""
+    """A place with one checkpoint, one data set and LoRA adapters by address in memory. ``fetches`` counts what was brought;
+    ``down`` is a cut line."""
 
     files: dict[str, bytes] = field(default_factory=tiny_checkpoint)
     fetches: int = 0
     down: bool = False
     texts: dict[str, bytes] = field(default_factory=lambda: {"train.jsonl": b'{"text": "a few words"}\n'})
+    adapters: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
 
     def pin(self, source: Source, base: Path) -> Pinned:  # noqa: ARG002 - the port's
         self._reach(source.address)
         facts = tuple(
             FileFact(path, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
-            for path, content in sorted((self.texts if isinstance(source, Calibration) else self.files).items())
+            for path, content in sorted((self.texts if isinstance(source, Calibration) else self._held(source.address)).items())
         )
         commit = hashlib.sha256("".join(fact.digest for fact in facts).encode()).hexdigest()[:40]
         return Pinned(source.kind, source.address, commit, facts)
@@ -78,19 +98,20 @@ class FakeOrigin:
         if pinned.kind is SourceKind.PATH and pinned.location:  # a folder that somebody has found, and not this origin's
             return Checkpoint(json.loads((Path(pinned.location) / "config.json").read_bytes()))
         self._reach(pinned.name)
-        config = self.files.get("config.json")
+        held = self._held(pinned.name)
+        config = held.get("config.json", held.get("adapter_config.json"))
         return Checkpoint(json.loads(config) if config is not None else {})
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
         self._reach(pinned.name)
-        whole = [content for path, content in sorted(self.files.items()) if path.endswith(".safetensors")]
+        whole = [content for path, content in sorted(self._held(pinned.name).items()) if path.endswith(".safetensors")]
         return tuple(each for content in whole for each in parse(content[PREFIX : PREFIX + length(content)]))
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._reach(pinned.name)
         done, total = 0, sum(fact.size for fact in pinned.files)
         for fact in pinned.files:
-            content = {**self.texts, **self.files}.get(fact.path, b"")
+            content = {**self.texts, **self._held(pinned.name)}.get(fact.path, b"")
             if f"sha256:{hashlib.sha256(content).hexdigest()}" != fact.digest:
                 raise SourceError(f"{fact.path} is not what was pinned", where=pinned.name)
             target = into / fact.path
@@ -99,6 +120,9 @@ class FakeOrigin:
             done += fact.size
             progress(done, total)
         self.fetches += 1
+
+    def _held(self, address: str) -> dict[str, bytes]:
+        return self.adapters.get(address, self.files)
 
     def _reach(self, address: str) -> None:
         if self.down:

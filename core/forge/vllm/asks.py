@@ -1,7 +1,7 @@
 """What one request asks for, read from its tensors: those of Triton's own vLLM backend, by its names and types."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,7 +31,8 @@ class RefusedError(Exception):
 @dataclass(frozen=True)
 class Ask:
     """``sampling`` are the words of ``sampling_parameters``; ``answers`` is how many it asks for; ``echo`` puts the prompt
-    before each of them; ``returned`` are the outputs that it wants beside the text."""
+    before each of them; ``returned`` are the outputs that it wants beside the text; ``lora`` is the adapter to be asked with,
+    empty for none."""
 
     prompt: str
     stream: bool
@@ -39,10 +40,14 @@ class Ask:
     answers: int
     echo: bool
     returned: frozenset[str]
+    lora: str = ""
 
 
-def read(arrays: Arrays, parameters: str) -> Ask:
-    """An Ask of a request's tensors; ``parameters`` is the JSON that stands in when it has no ``sampling_parameters``."""
+def read(arrays: Arrays, parameters: str, adapters: Sequence[str] = ()) -> Ask:
+    """An Ask of a request's tensors; ``parameters`` is the JSON that stands in when it has no ``sampling_parameters``.
+
+    ``adapters`` are the names of those that the model has.
+    """
     for name, why in _NOT_HERE.items():
         if name in arrays:
             raise RefusedError(f"{name}: {why} (forge's vllm backend)")
@@ -53,8 +58,9 @@ def read(arrays: Arrays, parameters: str) -> Ask:
     if stream and echo:
         raise RefusedError("exclude_input_in_output must not be false when streaming")
     sampling = _sampling(_text(arrays, "sampling_parameters") if "sampling_parameters" in arrays else parameters)
+    lora = _lora(sampling.pop("lora_name", None), adapters)
     returned = frozenset(output for name, output in RETURNED.items() if _flag(arrays, name, default=False))
-    return Ask(_text(arrays, "text_input"), stream, sampling, _answers(sampling), echo, returned)
+    return Ask(_text(arrays, "text_input"), stream, sampling, _answers(sampling), echo, returned, lora)
 
 
 def _sampling(text: str) -> dict[str, object]:
@@ -64,10 +70,15 @@ def _sampling(text: str) -> dict[str, object]:
         raise RefusedError(f"sampling_parameters is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise RefusedError(f"sampling_parameters must be a JSON object, not {text!r}")
-    words = cast("dict[str, object]", found)
-    if words.pop("lora_name", None) is not None:
-        raise RefusedError("lora_name: this model has no LoRA adapters (forge's vllm backend serves none yet)")
-    return words
+    return cast("dict[str, object]", found)
+
+
+def _lora(name: object, adapters: Sequence[str]) -> str:
+    if name is None or name in adapters:
+        return str(name or "")
+    if not adapters:
+        raise RefusedError(f"lora_name is {name!r}, and this model has no LoRA adapters")
+    raise RefusedError(f"lora_name is {name!r}, and this model's LoRA adapters are {', '.join(adapters)}")
 
 
 def _answers(sampling: Mapping[str, object]) -> int:

@@ -25,8 +25,11 @@ PYTHON = "FORGE_VLLM_PYTHON"
 SERVER = "FORGE_SERVER"
 """Variable by which forge knows the processes of one server."""
 ARGUMENTS = "model.json"
+ADAPTERS = "multi_lora.json"
 _PATHS = ("model", "tokenizer")
 """Arguments that may be paths from the model's folder, which then holds wherever the repository stands."""
+_SPECULATION = "speculative_config"
+"""An argument that may name a draft by such a path."""
 _CHECK_SECONDS = 0.1
 _LEVELS = ((" ERROR ", "log_error"), (" WARNING ", "log_warn"))
 
@@ -41,7 +44,10 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException("model_transaction_policy { decoupled: true } is needed: vLLM streams")
         folder = Path(args["model_repository"]) / args["model_version"]
         began = time.monotonic()
-        self._engine = EngineProcess(_python(), _arguments(folder / ARGUMENTS), os.environ.get(SERVER, ""), self._log)
+        arguments = _arguments(folder / ARGUMENTS)
+        adapters = _adapters(folder / ADAPTERS, arguments)
+        self._adapters = tuple(adapters)
+        self._engine = EngineProcess(_python(), arguments, os.environ.get(SERVER, ""), self._log, adapters)
         try:
             ready = self._engine.read()[0]["ready"]
         except EngineEndedError as error:
@@ -60,7 +66,7 @@ class TritonPythonModel:
             arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             sender = request.get_response_sender()
             try:
-                ask = asks.read(arrays, request.parameters())
+                ask = asks.read(arrays, request.parameters(), self._adapters)
             except RefusedError as error:
                 response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
                 sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -77,10 +83,8 @@ class TritonPythonModel:
         self._count += 1
         asked = str(self._count)
         self._answers[asked] = answer
-        logprobs = "logprobs" in ask.returned
-        self._engine.send(
-            {"ask": asked, "prompt": ask.prompt, "sampling": ask.sampling, "stream": ask.stream, "logprobs": logprobs}
-        )
+        words = {"ask": asked, "prompt": ask.prompt, "sampling": ask.sampling, "stream": ask.stream, "lora": ask.lora}
+        self._engine.send({**words, "logprobs": "logprobs" in ask.returned})
         if self._dead:  # it died before it heard this, and whoever told the others may not have seen it
             self._fail_all()
 
@@ -144,14 +148,32 @@ def _python() -> str:
 
 def _arguments(file: Path) -> Message:
     """The engine's arguments; TritonModelException where they cannot be read."""
+    arguments = _object(file, "vLLM's arguments")
+    draft = arguments.get(_SPECULATION)
+    if isinstance(draft, dict):
+        arguments[_SPECULATION] = {name: _moved(file, value) for name, value in cast("Message", draft).items()}
+    return {name: _moved(file, value) if name in _PATHS else value for name, value in arguments.items()}
+
+
+def _adapters(file: Path, arguments: Message) -> dict[str, str]:
+    """Name -> folder of each LoRA adapter; none where the arguments do not enable them, as in Triton's own backend."""
+    if str(arguments.get("enable_lora", "")).lower() != "true":
+        return {}
+    return {name: str(_moved(file, folder)) for name, folder in _object(file, "the adapters").items()}
+
+
+def _object(file: Path, what: str) -> Message:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise pb_utils.TritonModelException(f"{file}: vLLM's arguments cannot be read: {error}") from error
+        raise pb_utils.TritonModelException(f"{file}: {what} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise pb_utils.TritonModelException(f"{file}: an object of vLLM's arguments is needed")
-    arguments = cast("Message", found)
-    for name in _PATHS:
-        if str(arguments.get(name, "")).startswith(("./", "../")):
-            arguments[name] = str((file.parent.parent / str(arguments[name])).resolve())
-    return arguments
+        raise pb_utils.TritonModelException(f"{file}: an object of {what} is needed")
+    return cast("Message", found)
+
+
+def _moved(file: Path, value: object) -> object:
+    """A path from the model's folder as a whole one; anything else as it is."""
+    if str(value).startswith(("./", "../")):
+        return str((file.parent.parent / str(value)).resolve())
+    return value

@@ -21,6 +21,7 @@ from typing import cast
 
 from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, __version__
 from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
 
 from . import frames, remains
 from .frames import Message
@@ -59,8 +60,10 @@ class Engine:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outbox: list[Message] = []
 
-    def start(self, arguments: Mapping[str, object]) -> Message:
-        """Load the model, which blocks; what vLLM says of itself then."""
+    def start(self, arguments: Mapping[str, object], adapters: Mapping[str, str]) -> Message:
+        """Load the model, which blocks; what vLLM says of itself then. ``adapters`` are folders by name, read when first asked
+        for."""
+        self._adapters = {name: LoRARequest(name, at, path) for at, (name, path) in enumerate(adapters.items(), 1)}
         self._vllm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**arguments))
         return {"vllm": __version__, "pid": os.getpid()}
 
@@ -87,7 +90,8 @@ class Engine:
     async def _answer(self, asked: str, message: Message) -> None:
         try:
             params = sampling_params(cast("Message", message["sampling"]), stream=bool(message["stream"]))
-            async for output in self._vllm.generate(str(message["prompt"]), params, asked):
+            adapter = self._adapters.get(str(message.get("lora", "")))
+            async for output in self._vllm.generate(str(message["prompt"]), params, asked, lora_request=adapter):
                 self._say(
                     {
                         "id": asked,
@@ -137,7 +141,7 @@ async def serve(sock: socket.socket) -> None:
     first = await _read(reader)
     if first is None:
         return
-    ready = engine.start(cast("Message", first[0]["arguments"]))
+    ready = engine.start(cast("Message", first[0]["arguments"]), cast("dict[str, str]", first[0].get("adapters", {})))
     writer.write(frames.packed({"ready": ready}))
     taking, watching = asyncio.create_task(_take(reader, engine)), asyncio.create_task(engine.watch())
     await asyncio.wait((taking, watching), return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -30,7 +30,9 @@ class EngineProcess:
     Nobody else can reach it: its socket has no name, and is handed over at the start.
     """
 
-    def __init__(self, python: str, arguments: Message, server: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, python: str, arguments: Message, server: str, say: Callable[[str], None], adapters: Mapping[str, str]
+    ) -> None:
         package = Path(__file__).parent
         self._prefix = remains.prefix(server, os.getpid())
         remains.clear(self._prefix)
@@ -58,7 +60,7 @@ class EngineProcess:
         self._lines.start()
         self._ended = threading.Thread(target=self._await_end, daemon=True)
         self._ended.start()
-        self.send({"arguments": arguments})
+        self.send({"arguments": arguments, "adapters": dict(adapters)})
 
     def send(self, message: Message) -> None:
         """Tell it something; one that is gone hears nothing, and ``read`` says so."""

@@ -13,11 +13,12 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, RequestOutput, SamplingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -33,6 +34,9 @@ class TritonPythonModel:
         parts = int(str(stated.get("tensor_parallel_size", 1))) * int(str(stated.get("pipeline_parallel_size", 1)))
         if parts > 1 and args["model_instance_kind"] == "GPU":
             raise ValueError("KIND_GPU is currently for single-GPU models, please specify KIND_MODEL")
+        self._loras: dict[str, str] = {}
+        if str(stated.get("enable_lora", "")).lower() == "true":
+            self._loras = json.loads((folder / "multi_lora.json").read_text())
         self._engine = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**stated))  # a TypeError for what it does not know
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -58,7 +62,8 @@ class TritonPythonModel:
         ended = False
         try:
             said, heard = None, [0] * 64
-            stream = self._engine.generate(ask.prompt, ask.sampling(), uuid.uuid4().hex)
+            adapter = self._adapter(ask.lora())
+            stream = self._engine.generate(ask.prompt, ask.sampling(), uuid.uuid4().hex, lora_request=adapter)
             async for said in stream:
                 if ask.sender.is_cancelled():
                     await self._cancel(stream)
@@ -74,6 +79,16 @@ class TritonPythonModel:
             if not ended:
                 what = pb_utils.TritonError(f"Error generating stream: {error}")
                 ask.sender.send(pb_utils.InferenceResponse(error=what), flags=FINAL)
+
+    def _adapter(self, name: str | None) -> LoRARequest | None:
+        if name is None:
+            return None
+        if not self._loras:
+            raise ValueError("LoRA feature is not enabled.")
+        if name not in self._loras:
+            raise ValueError(f"LoRA {name} is not supported, we currently support {list(self._loras)}")
+        number = list(self._loras).index(name) + 1
+        return LoRARequest(str(number), number, self._loras[name])
 
     async def _cancel(self, stream: AsyncGenerator[RequestOutput]) -> None:
         """vLLM ends a request whose generator is told that it is cancelled."""
@@ -92,12 +107,21 @@ class _Ask:
         self.excludes = bool(self._held.get("exclude_input_in_output", self.stream))
         self._parameters = request.parameters()
 
+    def _words(self) -> dict[str, Any]:
+        stated = self._held.get("sampling_parameters")
+        return json.loads(cast("bytes", stated).decode() if stated is not None else self._parameters)
+
+    def lora(self) -> str | None:
+        with suppress(ValueError):
+            return self._words().get("lora_name")
+        return None
+
     def sampling(self) -> SamplingParams:
         if self.stream and not self.excludes:
             raise ValueError("When streaming, `exclude_input_in_output` = False is not allowed.")
-        stated = self._held.get("sampling_parameters")
         try:
-            words = json.loads(cast("bytes", stated).decode() if stated is not None else self._parameters)
+            words = self._words()
+            words.pop("lora_name", None)
             if "structured_outputs" in words:
                 words["structured_outputs"] = StructuredOutputsParams(**json.loads(words["structured_outputs"]))
             return SamplingParams(**words)

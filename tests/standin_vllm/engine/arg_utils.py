@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ModelConfig, VllmConfig
+from ..config import LoRAConfig, ModelConfig, VllmConfig
 from ..model_executor.models.registry import supported
 from ..usage.usage_lib import UsageContext
 
@@ -23,6 +23,9 @@ class EngineArgs:
     enforce_eager: bool = False
     enable_prefix_caching: bool | None = None
     enable_lora: bool = False
+    speculative_config: dict[str, object] | None = None
+    max_loras: int = 1
+    max_lora_rank: int = 16
     disable_log_stats: bool = False
     aggregate_engine_logging: bool = False
 
@@ -38,7 +41,8 @@ class EngineArgs:
                 f"User-specified max_model_len ({self.max_model_len}) is greater than the derived max_model_len"
                 f" (max_position_embeddings={longest})"
             )
-        return VllmConfig(ModelConfig(self.model, self.max_model_len or longest))
+        lora = LoRAConfig(self.max_lora_rank, self.max_loras) if self.enable_lora else None
+        return VllmConfig(ModelConfig(self.model, self.max_model_len or longest), lora)
 
 
 @dataclass

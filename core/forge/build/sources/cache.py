@@ -82,12 +82,13 @@ class Records:
 
 
 def checkpoint(text: bytes, where: str) -> Checkpoint:
-    """config.json's text as a Checkpoint; SourceError where it is no JSON object."""
+    """The text of config.json, or of an adapter's, as a Checkpoint; SourceError where it is no JSON object."""
     try:
         return Checkpoint(msgspec.json.decode(text, type=dict[str, object]))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         hint = "it has to be a JSON object in UTF-8; bring the file again"
-        raise SourceError(f"config.json cannot be read: {error}", where=where, hint=hint) from None
+        name = where.rpartition("/")[2]
+        raise SourceError(f"{name} cannot be read: {error}", where=where, hint=hint) from None
 
 
 def named(fact: FileFact, where: str) -> str:

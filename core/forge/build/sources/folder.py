@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from forge.build.sources import headers as tensors
 from forge.build.sources.cache import checkpoint, recall, record
-from forge.build.sources.weights import digest, fault, selected
+from forge.build.sources.weights import digest, fault, selected, stated
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, texts, trees
@@ -99,7 +99,7 @@ class FolderOrigin:
         return Pinned(SourceKind.PATH, folder.name, "", files, str(folder))
 
     def read(self, pinned: Pinned) -> Checkpoint:
-        config = Path(pinned.location) / "config.json"
+        config = Path(pinned.location) / stated(pinned).path
         return checkpoint(_bytes(config), str(config))
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:

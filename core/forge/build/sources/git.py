@@ -15,15 +15,14 @@ import msgspec
 
 from forge.build.sources.cache import checkpoint, named, recall, record
 from forge.build.sources.git_commands import Git, OutOfReachError, address, no_lfs
-from forge.build.sources.weights import POINTER, POINTER_LIMIT, check, selected
+from forge.build.sources.weights import CONFIGS, POINTER, POINTER_LIMIT, apart, check, selected, stated
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees
 from forge.machine.interrupt import Halt
 from forge.safetensors import Tensor
-from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
-CONFIG = "config.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][^\x00-\x20\x7f~^:?*\[\\]*")  # git-check-ref-format(1), and no option
 _POINTED = re.compile(rb"^oid sha256:(?P<oid>[0-9a-f]{64})$.*^size (?P<size>\d+)$", re.MULTILINE | re.DOTALL)
@@ -58,7 +57,7 @@ class GitOrigin:
         url = address(source.address)
         if not _REVISION.fullmatch(source.revision):
             raise SourceError(f"{source.revision!r} is no branch, tag or commit", where=url)
-        asked = msgspec.json.encode((url, source.revision, source.allow_pickle, *_kind(source)))
+        asked = msgspec.json.encode((url, source.revision, source.allow_pickle, *apart(source)))
         held = recall(self._home / "pins", asked, Pinned)
         if held and COMMIT.fullmatch(source.revision):
             return held
@@ -75,15 +74,15 @@ class GitOrigin:
         return pinned
 
     def read(self, pinned: Pinned) -> Checkpoint:
-        """config.json at the pinned commit; kept, so that it is asked for once."""
-        fact = next(file for file in pinned.files if file.path == CONFIG)
+        """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
+        fact = stated(pinned)
         kept = self._kept(fact)
         if not kept.is_file():
             self._home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._home, prefix=".read-") as folder:
                 self._bring(pinned, (fact,), Path(folder), _unseen)
-                self._keep(fact, (Path(folder) / CONFIG).read_bytes())
-        return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{CONFIG}")
+                self._keep(fact, (Path(folder) / fact.path).read_bytes())
+        return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
         """Empty: LFS gives whole files only, and config.json says them for most families."""
@@ -111,12 +110,12 @@ class GitOrigin:
         files: list[FileFact] = []
         for name in wanted:
             oid = blobs[name]
-            content = git.ask("cat-file", "blob", oid) if name == CONFIG or sizes[oid] <= POINTER_LIMIT else b""
+            content = git.ask("cat-file", "blob", oid) if name in CONFIGS or sizes[oid] <= POINTER_LIMIT else b""
             if content.startswith(POINTER):
                 files.append(_pointed(name, content, where))
                 continue
             files.append(FileFact(name, sizes[oid], f"gitsha1:{oid}"))
-            if name == CONFIG:
+            if name in CONFIGS:
                 self._keep(files[-1], content)
         return Pinned(SourceKind.GIT, git.url, commit, tuple(files))
 
@@ -160,7 +159,7 @@ class GitOrigin:
             yield git
 
     def _kept(self, fact: FileFact) -> Path:
-        return self._home / "configs" / f"{named(fact, CONFIG)}.json"
+        return self._home / "configs" / f"{named(fact, fact.path)}.json"
 
     def _keep(self, fact: FileFact, content: bytes) -> None:
         target = self._kept(fact)
@@ -168,11 +167,6 @@ class GitOrigin:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
             file.write(content)
         Path(file.name).replace(target)
-
-
-def _kind(source: Source) -> tuple[str, ...]:
-    """What keeps a data set's pin apart from the pin of a checkpoint at the same address."""
-    return ("dataset",) if isinstance(source, Calibration) else ()
 
 
 def _commit(git: Git, revision: str) -> str:

@@ -15,11 +15,12 @@ import msgspec
 
 from forge.build.sources import hub_token
 from forge.build.sources.cache import checkpoint, named, recall, record
-from forge.build.sources.weights import check, selected
+from forge.build.sources.weights import apart, check, selected, stated
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees
 from forge.safetensors import Tensor
+from forge.schema.recipe import Lora
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ class HubOrigin:
         Out of reach, the last answer for the same question holds, and is said aloud.
         """
         del base
-        asked = msgspec.json.encode((self._endpoint, source.address, source.revision, source.allow_pickle))
+        kind = apart(source) if isinstance(source, Lora) else ()  # a data set's address says already that it is one
+        asked = msgspec.json.encode((self._endpoint, source.address, source.revision, source.allow_pickle, *kind))
         held = recall(self._home / "pins", asked, Pinned)
         if held and COMMIT.fullmatch(source.revision):
             return held
@@ -112,12 +114,12 @@ class HubOrigin:
         return Pinned(SourceKind.HUB, source.address, commit, files, f"{self._endpoint}/{source.address}")
 
     def read(self, pinned: Pinned) -> Checkpoint:
-        """config.json at the pinned commit; kept, so that it is asked for once."""
-        fact = next(file for file in pinned.files if file.path == "config.json")
+        """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
+        fact = stated(pinned)
         folder = self._home / "configs" / named(fact, pinned.name)
         if not (folder / fact.path).is_file():
             self._bring(pinned, (fact,), folder)
-        return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/config.json")
+        return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
         """By range requests for the headers alone; each file's are kept by its digest, so that they are asked for once."""

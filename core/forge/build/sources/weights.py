@@ -10,8 +10,10 @@ from typing import BinaryIO, cast
 from forge.build.sources import datasets
 from forge.errors import SourceError
 from forge.safetensors import LONGEST
+from forge.schema import adapters
+from forge.schema.recipe import Lora
 from forge.schema.spelling import misplaced
-from forge.schema.values import Calibration, FileFact, Source, Tokenizer
+from forge.schema.values import Calibration, FileFact, Pinned, Source, Tokenizer
 
 TEXTS = frozenset(
     (
@@ -31,11 +33,19 @@ SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
 POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 POINTER_LIMIT = 1024
 CHUNK = 1 << 22
+CONFIGS = ("config.json", adapters.CONFIG)
+"""The file that says what a checkpoint is, and the one that says it of an adapter."""
 
 
 def selected(source: Source, names: Iterable[str], where: str) -> tuple[str, ...]:
-    """What a build reads of ``source``, out of the files that are there: a checkpoint's, or a data set's texts."""
-    chosen = datasets.files(names, where) if isinstance(source, Calibration) else needed(names, source.allow_pickle, where)
+    """What a build reads of ``source``, out of the files that are there: a checkpoint's, an adapter's, a data set's texts."""
+    match source:
+        case Calibration():
+            chosen = datasets.files(names, where)
+        case Lora():
+            chosen = _adapter(frozenset(names), where)
+        case _:
+            chosen = needed(names, source.allow_pickle, where)
     for name in chosen:
         if wrong := misplaced(name):
             hint = "rename it there, or take another source"
@@ -65,6 +75,26 @@ def needed(names: Iterable[str], allow_pickle: bool, where: str) -> tuple[str, .
     if not weights:
         raise SourceError("there are no weights (no .safetensors)", where=where, hint=_instead(top))
     return tuple(sorted({*weights, *TEXTS.intersection(top)}))
+
+
+def _adapter(names: frozenset[str], where: str) -> tuple[str, ...]:
+    """An adapter's two files; SourceError where one is missing."""
+    wanted = (adapters.CONFIG, adapters.WEIGHTS)
+    if absent := [name for name in wanted if name not in names]:
+        pickled = "adapter_model.bin" in names and absent == [adapters.WEIGHTS]
+        hint = "save it anew with PEFT, which writes safetensors" if pickled else "name what PEFT's save_pretrained has written"
+        raise SourceError(f"there is no {absent[0]}: this is no LoRA adapter that can be read", where=where, hint=hint)
+    return wanted
+
+
+def stated(pinned: Pinned) -> FileFact:
+    """The file that says what was pinned: config.json, or an adapter's."""
+    return next(file for name in CONFIGS for file in pinned.files if file.path == name)
+
+
+def apart(source: Source) -> tuple[str, ...]:
+    """What keeps the pin of a data set or an adapter apart from the pin of a checkpoint at the same address."""
+    return ("dataset",) if isinstance(source, Calibration) else ("adapter",) if isinstance(source, Lora) else ()
 
 
 def _instead(top: list[str]) -> str:

@@ -1,14 +1,19 @@
 """Models of vLLM: what their model.json says, and what Triton's vLLM backend wants of the config beside it."""
 
 import difflib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
-from forge.check.model import Config, Kind, Model, Repository, number
+from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
 from forge.check.rules.rule import Found, Rule, Severity
 from forge.schema.vllm_environment import BEFORE, CPU, GPU, USUAL
 from forge.schema.vllm_known import packaged
 
 _UTILIZATION = "gpu_memory_utilization"
+LORAS = "multi_lora.json"
+_USUAL_RANK = 16
+"""max_lora_rank where nobody says it."""
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
@@ -87,6 +92,39 @@ def _kind(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, f"{model.folder} is of KIND_GPU, and {file} asks for {told}", needle="KIND_GPU")
 
 
+def loras(model: Model) -> Mapping[str, object]:
+    """Name -> folder of the adapters that requests can name; none where model.json does not enable them."""
+    if str(model.arguments.get("enable_lora", "")).lower() != "true":
+        return {}
+    with suppress(ValueError):
+        return table(json.loads(next((text for path, text in model.sources.items() if path.endswith(LORAS)), "{}")))
+    return {}
+
+
+def _adapters(repository: Repository) -> Iterator[Found]:
+    for model, _, file in _stated(repository):
+        if str(model.arguments.get("enable_lora", "")).lower() == "true" and not loras(model):
+            yield Found(file, f"enable_lora is set, and {LORAS} beside it names no adapters", needle="enable_lora")
+        for name, stated in loras(model).items():
+            path = stated_path(repository.root, model, stated)
+            if path and not repository.loras.get(path):
+                yield Found(_beside(file), f"{name} is {stated}: there is no adapter_config.json in it", needle=str(stated))
+
+
+def _ranks(repository: Repository) -> Iterator[Found]:
+    for model, _, file in _stated(repository):
+        most = number(model.arguments.get("max_lora_rank", _USUAL_RANK))
+        for name, stated in loras(model).items():
+            said = repository.loras.get(stated_path(repository.root, model, stated), {})
+            rank = max(map(number, (said.get("r"), *table(said.get("rank_pattern")).values())))
+            if rank > most:
+                yield Found(file, f"max_lora_rank is {most}, and the rank of {name} is {rank}", needle="max_lora_rank")
+
+
+def _beside(file: str) -> str:
+    return f"{file.rpartition('/')[0]}/{LORAS}"
+
+
 def _part(model: Model) -> float:
     """What a model is sure to take: where nobody says, the least that any vLLM does."""
     try:
@@ -152,6 +190,26 @@ RULES = (
         "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len",
         "lower it to the checkpoint's, or build with a smaller build.max_seq_len",
         _long,
+    ),
+    Rule(
+        "vllm-lora",
+        Severity.ERROR,
+        "the LoRA adapters of a model of vLLM are not there",
+        "With enable_lora the backend reads multi_lora.json beside model.json: a JSON object of names and folders. A "
+        "path that begins with a dot, which forge's own backend knows, goes from the model's folder.",
+        "FileNotFoundError: Triton backend cannot find /models/m/1/multi_lora.json.",
+        "name adapters there that the server sees, or build it again",
+        _adapters,
+    ),
+    Rule(
+        "vllm-lora-rank",
+        Severity.ERROR,
+        "a LoRA adapter has a higher rank than its model of vLLM takes",
+        "vLLM keeps room for adapters of max_lora_rank (16 where nobody says), and refuses one with a larger r when it is "
+        "first asked with it.",
+        "ValueError: LoRA rank 64 is greater than max_lora_rank 16.",
+        "raise max_lora_rank to the adapter's r, or build it again",
+        _ranks,
     ),
     Rule(
         "vllm-memory",

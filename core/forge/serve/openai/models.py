@@ -1,9 +1,9 @@
 """The models that are offered, as the repositories' manifests say at the moment: a build on one that is served is seen."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forge.client.chat_template import ChatTemplate, Message
@@ -11,6 +11,7 @@ from forge.client.tokenizer import TokenizerFolder
 from forge.errors import ForgeError
 from forge.repository import publish
 from forge.schema import manifest
+from forge.schema.adapters import BETWEEN
 from forge.schema.values import LimitsTable
 from forge.serve.lookup import Target
 from forge.serve.openai.errors import Fault, unknown_model, waiting
@@ -54,9 +55,10 @@ class Offers:
         stamps = tuple(_stamp(place / manifest.NAME) for place in self._repositories)
         if stamps != self._stamps:
             self._held = {
-                model.name: Offer(Target(self._address, model, place), stamp[0] // 10**9)
+                name: Offer(target, stamp[0] // 10**9)
                 for place, stamp in zip(self._repositories, stamps, strict=True)
                 for model in publish.inventory(place).models
+                for name, target in _named(Target(self._address, model, place))
             }
             keys = {offer.key for offer in self._held.values()}
             self._templates = {key: held for key, held in self._templates.items() if key in keys}
@@ -107,6 +109,13 @@ class _Renders:
         if self._held is None:
             self._held = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits)
         return self._held.prompt(conversation)
+
+
+def _named(target: Target) -> Iterator[tuple[str, Target]]:
+    """A model by its name, and with each of its adapters by both names."""
+    yield target.model.name, target
+    for adapter in target.adapters:
+        yield f"{target.model.name}{BETWEEN}{adapter}", replace(target, lora=adapter)
 
 
 def _stamp(file: Path) -> _Stamp:

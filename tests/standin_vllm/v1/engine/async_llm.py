@@ -1,6 +1,7 @@
 """vllm.v1.engine.async_llm, as far as it is used."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -85,17 +86,19 @@ class AsyncLLM(EngineClient):
     async def generate(
         self, prompt: str, sampling_params: SamplingParams, request_id: str, lora_request: LoRARequest | None = None
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000.
+        """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000. With an
+        adapter it begins at 100, and 100 further on for each next one.
 
         It counts on whether or not anybody listens, and who comes late hears at once what was said meanwhile: vLLM's
         RequestOutputCollector does the same. Where the checkpoint is to speak (speaker.py), its own tokens are said.
         """
         speaker, waiting = self._speaker, _Waiting(sampling_params.output_kind)
         ids = speaker.ids(prompt) if speaker else list(range(len(prompt.split())))
-        say = (
-            self._speak(speaker, prompt, sampling_params, waiting) if speaker else self._count(prompt, sampling_params, waiting)
-        )
-        counting = asyncio.create_task(say)
+        first = self._adapted(lora_request) if lora_request else 0
+        if speaker:
+            counting = asyncio.create_task(self._speak(speaker, prompt, sampling_params, waiting))
+        else:
+            counting = asyncio.create_task(self._count(prompt, sampling_params, waiting, first))
         counting.add_done_callback(lambda _: waiting.heard.set())
         self._counting[request_id] = counting
         try:
@@ -122,7 +125,16 @@ class AsyncLLM(EngineClient):
             likely = None if params.logprobs is None else [{token: Logprob(log_prob, 1, text)}]
             waiting.add(CompletionOutput(0, text, [token], None if likely is None else log_prob, likely, reason))
 
-    async def _count(self, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
+    def _adapted(self, request: LoRARequest) -> int:
+        """Its first token; ValueError for an adapter that the engine has no room for."""
+        if (config := self.config.lora_config) is None:
+            raise ValueError(f"Got lora_request {request} but LoRA is not enabled!")
+        rank = json.loads((Path(request.lora_path) / "adapter_config.json").read_text())["r"]
+        if rank > config.max_lora_rank:
+            raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {config.max_lora_rank}.")
+        return 100 * request.lora_int_id
+
+    async def _count(self, prompt: str, params: SamplingParams, waiting: "_Waiting", first: int) -> None:
         most = params.max_tokens or 16
         for step in range(most):
             await asyncio.sleep(_STEP)
@@ -132,7 +144,9 @@ class AsyncLLM(EngineClient):
             last = ended or step == most - 1
             waiting.finished = last
             for index in range(params.n):
-                new = _said(index, index * 1000 + step, params, reason=("stop" if ended else "length") if last else None)
+                new = _said(
+                    index, first + index * 1000 + step, params, reason=("stop" if ended else "length") if last else None
+                )
                 waiting.add(replace(new, text="\ud800") if prompt == UNSENDABLE else new)
             if last:
                 return

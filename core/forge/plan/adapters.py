@@ -1,0 +1,148 @@
+"""LoRA adapters of a recipe: held against their checkpoint, fetched, and laid out beside it. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from forge.errors import Problem
+from forge.plan.resolved import Resolved
+from forge.plan.steps import Fetch, Link, Step
+from forge.safetensors import Tensor
+from forge.schema.adapters import FOLDER, Adapter, Pair
+from forge.schema.values import RuntimeKind, SourceKind
+
+_ANOTHER = "name an adapter that was made for this [source]"
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""dtypes of weights that have the shape that their module says; those that are quantized may be packed."""
+
+
+_WITHOUT = {
+    RuntimeKind.TWIN: "the twin has no adapters",
+    RuntimeKind.LLMAPI: "forge has no adapters for llmapi yet",
+    RuntimeKind.ENGINE: "forge has no adapters for engines yet",
+}
+
+
+def none_here(resolved: Resolved) -> Iterator[Problem]:
+    """For a runtime that has no adapters: that it has none."""
+    recipe = resolved.recipe
+    if recipe.lora and (what := _WITHOUT.get(recipe.runtime.kind)):
+        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm"')
+
+
+def check(resolved: Resolved) -> Iterator[Problem]:
+    """What keeps an adapter from being added to this checkpoint, as far as that is sure before anything is fetched."""
+    for adapter in resolved.adapters:
+        for what, hint in (*_of_itself(adapter), *_over(adapter, resolved.tensors)):
+            yield Problem(f"lora.{adapter.name}", what, hint)
+
+
+def notes(resolved: Resolved) -> Iterator[str]:
+    """What an adapter says that it was made for, where that is another name than the recipe's."""
+    source = resolved.recipe.source
+    for adapter in resolved.adapters:
+        if source.kind is SourceKind.HUB and adapter.base and adapter.base != source.address:
+            yield f"adapter {adapter.name} says that it was trained over {adapter.base}, and goes over {source.address}"
+        if not adapter.tensors:
+            yield f"adapter {adapter.name}: its source does not show its matrices before they are fetched; vLLM looks at them"
+
+
+def steps(resolved: Resolved) -> tuple[tuple[str, Step], ...]:
+    """Each adapter, fetched, under the name that an entry has for it."""
+    return tuple((_need(adapter), _fetch(resolved, adapter)) for adapter in resolved.adapters)
+
+
+def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:
+    """Their files under ``assets``, each adapter in a folder of its name."""
+    return tuple(
+        Link(_need(adapter), file.path, f"{folder(assets, adapter.name)}/{file.path}")
+        for adapter in resolved.adapters
+        for file in adapter.pinned.files
+    )
+
+
+def folder(assets: str, name: str) -> str:
+    """Where an adapter stands under a recipe's assets."""
+    return f"{assets}/{FOLDER}/{name}"
+
+
+def _need(adapter: Adapter) -> str:
+    return f"lora {adapter.name}"
+
+
+def _fetch(resolved: Resolved, adapter: Adapter) -> Step:
+    files = tuple(file.path for file in adapter.pinned.files)
+    return Step(f"{resolved.recipe.name}: lora {adapter.name}", Fetch(adapter.pinned), promises=files)
+
+
+# -- the checks
+
+Found = Iterator[tuple[str, str]]
+"""What is wrong, and how that is mended."""
+
+
+def _of_itself(adapter: Adapter) -> Found:
+    kind = str(adapter.config.get("peft_type") or "LORA")
+    if kind != "LORA":
+        yield f"is an adapter of PEFT's kind {kind}, and not LoRA", "name a LoRA adapter"
+        return
+    if not adapter.r:
+        yield "its adapter_config.json states no rank (r)", "bring what PEFT's save_pretrained has written"
+        return
+    if adapter.stated is not None and adapter.r > adapter.stated:
+        yield f"its rank (r) is {adapter.r}, above the {adapter.stated} of `rank`", f"set rank = {adapter.r}, or take it away"
+    if not adapter.tensors:
+        return
+    if strange := next(adapter.strange(), ""):
+        yield f"its tensor {strange} is no matrix of LoRA's", "save it without modules_to_save, bias and DoRA"
+    for pair in adapter.pairs():
+        if wrong := _pair(pair, adapter.r):
+            yield wrong, "bring the whole adapter, as PEFT has saved it"
+            return
+
+
+def _pair(pair: Pair, r: int) -> str:
+    """What is wrong with the two matrices by themselves: the first is (r, inputs), the second (outputs, r)."""
+    if pair.a is None or pair.b is None:
+        return f"{pair.module} has lora_{'B' if pair.a is None else 'A'} alone"
+    if len(pair.a) != 2 or len(pair.b) != 2:
+        return ""  # experts in one tensor, a convolution
+    inner = (pair.a[0], pair.b[1])
+    if inner[0] != inner[1]:
+        return f"{pair.module}: lora_A is {pair.a}, and lora_B {pair.b}: their ranks differ"
+    return f"{pair.module} has the rank {inner[0]}, above the r of its config ({r})" if inner[0] > r else ""
+
+
+def _over(adapter: Adapter, tensors: Sequence[Tensor]) -> Found:
+    """Whether the checkpoint has what the adapter changes; nothing is said where nobody knows its tensors."""
+    if not tensors:
+        return
+    held = {tensor.name.removesuffix(".weight"): tensor for tensor in tensors}
+    parts = {part for tensor in tensors for part in tensor.name.split(".")}
+    for pair in adapter.pairs():
+        leaf = pair.module.rpartition(".")[2]
+        if leaf not in parts:
+            yield f"it changes {pair.module}, and the checkpoint has no {leaf}", _ANOTHER
+            return
+        if wrong := _misfit(pair, _module(pair.module, held)):
+            yield wrong, _ANOTHER
+            return
+
+
+def _module(name: str, held: Mapping[str, Tensor]) -> Tensor | None:
+    """The weight of a module; transformers moves what stands before the layers from one version to the next."""
+    if name in held:
+        return held[name]
+    _, mark, rest = name.partition("layers.")
+    alike = [tensor for other, tensor in held.items() if mark and other.endswith(f".{mark}{rest}")]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _misfit(pair: Pair, weight: Tensor | None) -> str:
+    """Whether the pair's outside is the weight's, (outputs, inputs); some models keep theirs the other way round."""
+    if weight is None or weight.dtype not in _FLOATS or pair.a is None or pair.b is None:
+        return ""
+    if any(len(shape) != 2 for shape in (weight.shape, pair.a, pair.b)):
+        return ""
+    outer = (pair.b[0], pair.a[1])
+    if outer in (weight.shape, weight.shape[::-1]):
+        return ""
+    return f"it changes {pair.module} as {outer[0]} x {outer[1]}, and the checkpoint's is {weight.shape[0]} x {weight.shape[1]}"

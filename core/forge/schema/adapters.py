@@ -1,0 +1,76 @@
+"""LoRA adapters as PEFT saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``. Touches nothing.
+
+Source: PEFT's docs/source/developer_guides/checkpoint.md. A tensor is called ``base_model.model.<module>.lora_A.weight`` with
+the shape (r, inputs of the module), and ``...lora_B.weight`` with (outputs, r); the model adds B x A x lora_alpha / r.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from forge.safetensors import Tensor
+from forge.schema.values import Pinned
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+FOLDER = "loras"
+"""Under a model's assets: each adapter's folder, by its name."""
+BETWEEN = ":"
+"""Between a model's name and an adapter's, where one word names both; neither can hold it."""
+_PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>embedding_[AB]|[AB])(?:\.\w+)?(?:\.weight)?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two matrices over one module, by their shapes: ``a`` (r, inputs), ``b`` (outputs, r); None where it is missing."""
+
+    module: str
+    a: tuple[int, ...] | None = None
+    b: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter of a recipe with what was learnt of it: its config, and its tensors where its source says them."""
+
+    name: str
+    pinned: Pinned
+    config: Mapping[str, object]
+    tensors: tuple[Tensor, ...] = ()
+    stated: int | None = None
+    """The most that its recipe lets its rank be."""
+
+    @property
+    def r(self) -> int:
+        """Its rank, by its config; 0 where that says none. The largest where some modules have another."""
+        given = self.config.get("r")
+        pattern = self.config.get("rank_pattern")
+        ranks = [given, *(pattern.values() if isinstance(pattern, Mapping) else ())]
+        return max((each for each in ranks if isinstance(each, int) and not isinstance(each, bool)), default=0)
+
+    @property
+    def rank(self) -> int:
+        """What has to be kept free for it."""
+        return self.stated or self.r
+
+    @property
+    def base(self) -> str:
+        """What it was trained over, as it says itself; empty where it does not."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        return sum(file.size for file in self.pinned.files if file.path == WEIGHTS)
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """Its matrices by module, in the order of its file."""
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        for tensor in self.tensors:
+            if found := _PART.fullmatch(tensor.name):
+                shapes.setdefault(found["module"], {})[found["side"][-1]] = tensor.shape
+        return tuple(Pair(module, sides.get("A"), sides.get("B")) for module, sides in shapes.items())
+
+    def strange(self) -> Iterator[str]:
+        """Tensors that are no matrices of LoRA's, by name."""
+        yield from (tensor.name for tensor in self.tensors if not _PART.fullmatch(tensor.name))
