@@ -17,6 +17,7 @@ from forge.machine.containers import Containers, Inside
 from forge.machine.inside import Here
 from forge.schema.values import Gpu, Host, SourceKind, TextFile
 from forge.serve.types import Server
+from forge.settings import PLAIN, Settings
 from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
 
 
@@ -45,9 +46,9 @@ class World:
     events: list[Event] = field(default_factory=list[Event])
     wiring: list[Wiring] = field(default_factory=list[Wiring])
 
-    def shop(self, home: Path, listener: Listener | None = None) -> Forge:
+    def shop(self, home: Path, listener: Listener | None = None, settings: Settings = PLAIN) -> Forge:
         self.wiring.append(FakeWiring(home, self))
-        return Forge(home, {}, listener or self.events.append, self.wiring[-1])
+        return Forge(home, {}, listener or self.events.append, self.wiring[-1], settings=settings)
 
     def made(self) -> list[str]:
         """The steps that were made, by name."""

@@ -9,7 +9,8 @@ class Event:
     """Something to show while work goes on.
 
     ``kind`` is one of: ``held`` (the store has the step), ``start``, ``progress`` (``done`` of ``total`` bytes), ``log`` (one
-    line in ``text``), ``made`` (``seconds``, ``size`` in bytes), ``failed`` (``text`` what follows from it, or nothing),
+    line in ``text``), ``made`` (``seconds``, ``size`` in bytes), ``taken`` and ``sent`` (from or to a shared store; as
+    ``made``), ``failed`` (``text`` what follows from it, or nothing),
     ``note`` (a sentence worth saying aloud). Those of several steps come mixed.
     """
 

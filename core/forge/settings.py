@@ -19,13 +19,32 @@ NAME = "config.toml"
 DEFAULT = "default"
 _PREFIX = "FORGE_"
 _HOME = "FORGE_HOME"
+_OPTION = "--remote"
 Jobs = Annotated[int, Meta(ge=1, le=256)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:-]+\Z", description="a host name or an address of this machine")]
 Kept = Annotated[str, Meta(pattern=r"^[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z", description="a path that does not begin with '-'")]
+Url = Annotated[
+    str,
+    Meta(
+        # no user, password or query: what is secret in an address would be shown and logged with it
+        pattern=r"^(|none|(s3|gs|az|file|http|https|oci)://[^\s@?#]*)\Z",
+        description="s3://, gs://, az://, file://, http://, https:// or oci://, without user, password and query; or none",
+    ),
+]
 Executor = Literal["docker", "local"]
-
 Worth = str | int | float | tuple[str, ...] | None
+Pushed = Literal["toolchain", "checkpoint", "engine", "weights"]
+
+
+class RemoteTable(Struct, frozen=True, kw_only=True):
+    """[remote]: the store that several machines share (docs/remote.md)."""
+
+    url: Url = ""
+    access: Literal["read-only", "read-write"] = "read-only"
+    deadline: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    """Seconds without an answer after which forge goes on alone."""
+    push: tuple[Pushed, ...] = ("toolchain", "checkpoint", "engine")
 
 
 class PortsTable(Struct, frozen=True, kw_only=True):
@@ -44,8 +63,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     home: Kept | Literal[""] = ""
     repository: Kept = "model-repository"
     executor: Executor | None = None
+    """Where commands run, whatever the recipes say; None leaves it to them."""
     jobs: Jobs | None = None
+    """Steps of a build that may compute side by side; None is half the processors, 2 to 4."""
+    remote: RemoteTable = RemoteTable()
     ports: PortsTable = PortsTable()
+
+    def over(self, jobs: int | None, executor: Executor | None) -> "Settings":
+        """With what somebody's arguments say over it."""
+        return msgspec.structs.replace(self, jobs=jobs or self.jobs, executor=executor or self.executor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +90,15 @@ def place() -> Path:
     return user_config_path("forge") / NAME
 
 
-def read(environ: Mapping[str, str]) -> Settings:
-    """What holds for this person; ConfigError with everything that is wrong in the file and the variables."""
+def read(environ: Mapping[str, str], remote: str | None = None) -> Settings:
+    """What holds for this person; ConfigError with everything that is wrong in the file and the variables.
+
+    ``remote`` is what the option of that name says.
+    """
     file = place()
-    if not file.exists() and not any(name in environ for name in _VARIABLES - {_HOME}):
+    if not remote and not file.exists() and not any(name in environ for name in _VARIABLES - {_HOME}):
         return PLAIN
-    return _stated(file, environ)[0]
+    return _stated(file, environ, remote)[0]
 
 
 def shown(environ: Mapping[str, str]) -> tuple[Setting, ...]:
@@ -90,7 +119,7 @@ def home(environ: Mapping[str, str], settings: Settings | None = None) -> Path:
     return user_cache_path("forge")
 
 
-def _stated(file: Path, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
+def _stated(file: Path, environ: Mapping[str, str], remote: str | None = None) -> tuple[Settings, Mapping[str, str]]:
     from msgspec import inspect
 
     from forge.recipe.validate import Walk, document
@@ -109,6 +138,9 @@ def _stated(file: Path, environ: Mapping[str, str]) -> tuple[Settings, Mapping[s
             sources[key] = variable
             if variable != _HOME:  # any path will do
                 _put(said, key, _worth(key, worth))
+    if remote:
+        _put(said, "remote.url", remote)
+        sources["remote.url"] = _OPTION
     walk = Walk(form)
     clean = walk.table(form, said, "")
     if walk.problems:
@@ -123,7 +155,10 @@ def _stated(file: Path, environ: Mapping[str, str]) -> tuple[Settings, Mapping[s
 
 def _problem(sources: Mapping[str, str], file: Path, key: str, what: str, hint: str) -> Problem:
     source = sources.get(key, str(file))
-    return Problem(source if source in _VARIABLES else f"{file}: {key}", what, hint)
+    if key == "remote.url":  # what stands there may hold a password
+        what = f"found another address; allowed: {what.partition('allowed: ')[2]}"
+        hint = "credentials come from the usual places of S3, GCS, Azure and registries (docs/remote.md), never from an address"
+    return Problem(source if source in _VARIABLES | {_OPTION} else f"{file}: {key}", what, hint)
 
 
 def _unreadable(what: str, *, where: str, hint: str) -> ConfigError:
@@ -132,6 +167,14 @@ def _unreadable(what: str, *, where: str, hint: str) -> ConfigError:
 
 def _worth(key: str, text: str) -> object:
     """What a variable says, as TOML would have it; what is no number stays text, for the check to say so."""
+    default = dict(_flat(PLAIN))[key]
+    if isinstance(default, tuple):
+        return [word for each in text.split(",") if (word := each.strip())]
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            return text
     return int(text) if key in _NUMBERS and text.isascii() and text.isdigit() and len(text) < 19 else text
 
 

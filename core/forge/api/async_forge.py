@@ -113,9 +113,9 @@ class AsyncForge:
         self.forge = forge
 
     @classmethod
-    def here(cls, *, jobs: int | None = None, executor: Executor | None = None) -> "AsyncForge":
+    def here(cls, *, jobs: int | None = None, executor: Executor | None = None, remote: str | None = None) -> "AsyncForge":
         """For the home folder of this user, as Forge.here()."""
-        return cls(functools.partial(Forge.here, jobs=jobs, executor=executor))
+        return cls(functools.partial(Forge.here, jobs=jobs, executor=executor, remote=remote))
 
     examine = _verb(Forge.examine)
     plan = _verb(Forge.plan)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from msgspec import structs
-
 from forge.api.built import Built
 from forge.api.wiring import Wiring
 from forge.bench.options import Wish as Benchmark
@@ -21,6 +19,7 @@ from forge.build.cleanup import Upkeep
 from forge.build.noted import BuildNotes
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
+from forge.build.sharing import Sharing, sharing
 from forge.build.sizes import Sizing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
@@ -67,11 +66,7 @@ class Forge:
         *,
         settings: Settings = UNSAID,
     ) -> None:
-        """``settings`` are what this person or site has said once and for all (docs/config.md); ``home`` wins over theirs.
-
-        Their ``jobs`` is how many steps of a build may compute side by side: by default half the processors, 2 to 4. Their
-        ``executor`` is where commands run, whatever the recipes say: ``docker`` or ``local``; None leaves it to them.
-        """
+        """``settings`` are what this person or site has said once and for all (docs/config.md); ``home`` wins over theirs."""
         self.home = home
         self.settings = settings
         self._tell = listener
@@ -80,10 +75,16 @@ class Forge:
         self._resolver = Resolver(self.store, self._wiring, Path("Dockerfiles"), self._say, settings.executor or "")
 
     @classmethod
-    def here(cls, listener: Listener = lambda _: None, *, jobs: int | None = None, executor: Executor | None = None) -> "Forge":
+    def here(
+        cls,
+        listener: Listener = lambda _: None,
+        *,
+        jobs: int | None = None,
+        executor: Executor | None = None,
+        remote: str | None = None,
+    ) -> "Forge":
         """For this user, as the config file and FORGE_* variables say: the home folder, and what no argument says here."""
-        said = read(os.environ)
-        said = structs.replace(said, jobs=jobs or said.jobs, executor=executor or said.executor)
+        said = read(os.environ, remote).over(jobs, executor)
         return cls(home(os.environ, said), dict(os.environ), listener, settings=said)
 
     @cached_property
@@ -122,7 +123,14 @@ class Forge:
 
     @cached_property
     def _together(self) -> JointResolver:
-        return JointResolver(self._resolver, self._wiring, Sizing(self._wiring.origins, self.store), self.store)
+        sizing = Sizing(self._wiring.origins, self.store)
+        away = self.sharing.has if self.sharing else None
+        return JointResolver(self._resolver, self._wiring, sizing, self.store, away)
+
+    @cached_property
+    def sharing(self) -> Sharing | None:
+        """The store that several machines share, where the settings name one."""
+        return sharing(self.settings.remote, self._wiring.place, self._tell, time.time)
 
     def _joined(self, joint: Joint, options: BuildOptions) -> list[Resolved]:
         """Its recipes, ready to be planned together."""
@@ -148,7 +156,7 @@ class Forge:
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
-        return outlook(wanted, self.store, self._wiring.origins)
+        return outlook(wanted, self.store, self._wiring.origins, self._together.away)
 
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
@@ -191,6 +199,7 @@ class Forge:
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
             done = self._turnover.publish_all(place, models, self._relocate(place, models))
+            self._builder.share(steps)
         found = self._checker.published(place, models)
         if not (options.rename_plain or found):
             words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
@@ -229,6 +238,7 @@ class Forge:
         wanted = plan(all_resolved).until(until)
         with self.store.using(step.key for step in wanted.steps):
             self._builder.realise(wanted.steps)
+            self._builder.share(wanted.steps)
         return wanted
 
     def _prepared(self, all_resolved: list[Resolved], *, gpus: bool = True) -> list[Resolved]:
@@ -241,7 +251,7 @@ class Forge:
     @cached_property
     def _builder(self) -> Builder:
         tools = replace(self._wiring.tools, prove=self._prover.prove)
-        return Builder(self.store, tools, self._tell, self._allowance)
+        return Builder(self.store, tools, self._tell, self._allowance, self.sharing)
 
     def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
         """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""

@@ -18,6 +18,7 @@ from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.interrupt import Halt
 from forge.machine.machine import Machine
 from forge.plan.known_failures import Known
+from forge.remote.place import Place
 from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKind
 from forge.serve.types import Server
 from forge.verify.interview import Stages
@@ -50,6 +51,12 @@ class Wiring:
             SourceKind.GGUF: GgufOrigin(home),
             SourceKind.WHEEL: WheelOrigin(self._environ, self._halt),
         }
+
+    def place(self, url: str, deadline: float) -> Place:
+        """What a shared store lies on."""
+        from forge.remote.open import place
+
+        return place(url, deadline)
 
     @cached_property
     def machine(self) -> Machine:

@@ -8,6 +8,7 @@ from pathlib import Path
 from forge.build import entry as assembling
 from forge.build.in_containers import Contained
 from forge.build.scheduler import Allowance, Scheduler
+from forge.build.sharing import Sharing
 from forge.build.sources.source import Origin
 from forge.errors import StepError
 from forge.events import Event, Listener
@@ -67,7 +68,12 @@ class Tools:
 class Builder:
     """Realises steps, each once, independent ones side by side; what it made or found is told to the listener."""
 
-    def __init__(self, store: Store, tools: Tools, listener: Listener, allowance: Allowance = DEFAULT) -> None:
+    def __init__(
+        self, store: Store, tools: Tools, listener: Listener, allowance: Allowance = DEFAULT, shared: Sharing | None = None
+    ) -> None:
+        """``shared`` is the store that several machines share, where there is one."""
+        self._shared = shared
+        self._built = False
         self._store = store
         self._tools = tools
         self._tell = listener
@@ -81,16 +87,27 @@ class Builder:
         """
         held: dict[str, Artifact] = {}
         missing: list[Step] = []
+        steps = tuple(steps)
         for step in steps:
             if found := self._store.find(step.key):
                 held[step.key] = found
                 self._tell(Event("held", step.name, step.key, size=found.size))
             else:
                 missing.append(step)
+        self._built |= bool(missing)
+        if missing and self._shared:
+            taken = self._shared.supply(steps, missing, self._store)
+            held |= taken.artifacts
+            missing = [step for step in missing if step.key in taken.lacking]
         if missing:
             self._tools.halt.reset()
             held |= Scheduler(self._allowance, self._make, self._tell, self._tools.halt).run(missing)
         return held
+
+    def share(self, steps: Iterable[Step]) -> None:
+        """Send what was made, and what an earlier build could not send; nothing where all was held."""
+        if self._shared and self._built:
+            self._shared.send(held for step in steps if (held := self._store.find(step.key)))
 
     def _make(self, step: Step, tell: Listener) -> Artifact:
         told: list[str] = []

@@ -12,7 +12,7 @@ from forge.fit.gpus import find
 from forge.fit.report import Report
 from forge.plan import gpu_share
 from forge.plan.plan import plan
-from forge.plan.preview import Prospect, outlook
+from forge.plan.preview import Away, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
 from forge.recipe import deployment
@@ -52,6 +52,8 @@ class JointResolver:
     outside: Outside
     sizing: Sizing
     store: Store
+    away: Away | None = None
+    """What a shared store has, where there is one."""
 
     def joint(self, files: Sequence[Path], *, deployed: bool = False) -> Joint:
         """The one deployment that was named, or the recipes that were: a file's own words say which it is.
@@ -137,7 +139,7 @@ class JointResolver:
             fit, unfit = self.fit(joint, all_resolved), ""
         except ForgeError as error:
             fit, unfit = None, str(error)
-        return Prospect(wanted, outlook(wanted, self.store, self.outside.origins), fit, unfit)
+        return Prospect(wanted, outlook(wanted, self.store, self.outside.origins, self.away), fit, unfit)
 
     def fit(self, joint: Joint, all_resolved: Sequence[Resolved], gpu: str = "") -> Report:
         """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""

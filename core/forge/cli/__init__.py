@@ -57,7 +57,7 @@ VERBS = (
         "plan",
         "build",
         "plan",
-        "Show what a build of RECIPES would do: each step, held or to be made, and why; and whether it fits.",
+        "Show what a build of RECIPES would do: each step, where it is, or why it is made; and whether it fits.",
     ),
     Verb(
         "plugins",

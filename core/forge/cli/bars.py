@@ -68,7 +68,7 @@ class Bars:
         elif event.kind == "log" and task is not None:
             self._progress.update(task, line=_TRITON.sub("", event.text))
         elif text := sentence(event):
-            if event.kind in ("made", "held", "failed") and task is not None:
+            if event.kind in ("made", "held", "failed", "taken", "sent") and task is not None:
                 self._progress.remove_task(self._tasks.pop(event.step))
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
             if not self._tasks:

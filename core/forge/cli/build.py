@@ -26,6 +26,11 @@ EXECUTOR = click.option(
     type=click.Choice(["docker", "local"]),
     help="Where commands run: in containers, or in this environment (inside NVIDIA's container). [default: the recipe's]",
 )
+REMOTE = click.option(
+    "--remote",
+    metavar="URL",
+    help="The store that several machines share (docs/remote.md); none: not asked. [default: the config file's]",
+)
 PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recipe>-<role>, also for a single recipe.")
 REPOSITORY = click.option(
     "--repository",
@@ -60,6 +65,7 @@ RENAME = click.option(
 @RENAME
 @JOBS
 @EXECUTOR
+@REMOTE
 @click.option("--until", type=click.Choice(["fetch", "convert", "build"]), help="End there, and publish nothing.")
 @verb
 def build(
@@ -73,6 +79,7 @@ def build(
     rename_plain: bool,
     jobs: int | None,
     executor: Any,
+    remote: str | None,
     until: str | None,
 ) -> None:
     """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
@@ -95,7 +102,7 @@ def build(
     from forge.plan.steps import Stage
     from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Forge.here(output.listener, jobs=jobs, executor=executor)
+    shop = Forge.here(output.listener, jobs=jobs, executor=executor, remote=remote)
     kind = RuntimeKind(runtime) if runtime else None
     options = BuildOptions(kind, locked, prefixed, assets == "inside", rename_plain)
     if until:
@@ -154,6 +161,7 @@ def said(built: Any) -> tuple[object, str]:
 @PREFIXED
 @ASSETS
 @EXECUTOR
+@REMOTE
 @verb
 def plan(
     output: Output,
@@ -163,8 +171,11 @@ def plan(
     prefixed: bool,
     assets: str,
     executor: Any,
+    remote: str | None,
 ) -> None:
-    """Show what a build of RECIPES would do: each step, held or to be made, and why; and whether it fits. Runs nothing.
+    """Show what a build of RECIPES would do: each step, where it is, or why it is made; and whether it fits. Runs nothing.
+
+    A step is local, remote (taken from the shared store), a miss, or spared (all that needs it is there).
 
     \b
     Example:
@@ -174,11 +185,11 @@ def plan(
     from forge.cli.figures import document as figures, lines, reason
     from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Forge.here(output.listener, executor=executor)
+    shop = Forge.here(output.listener, executor=executor, remote=remote)
     options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
     found = shop.foresee(recipes, options)
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
-    rows += [(o.name, o.key[:12], "hit" if o.held else "miss", size(o.size), reason(o)) for o in found.steps]
+    rows += [(o.name, o.key[:12], str(o.state), size(o.size), reason(o)) for o in found.steps]
     told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
     document = figures(found.fit) if found.fit else None
     answer = {"steps": found.steps, "notes": found.plan.notes, "fit": document, "unfit": found.unfit}

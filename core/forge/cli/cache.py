@@ -1,4 +1,4 @@
-"""cache ls, verify, gc, forget."""
+"""cache ls, verify, gc, forget; push, pull and explain stand beside (``forge.cli.shared``)."""
 
 import re
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from forge.cli.output import Output, verb
+from forge.cli.shared import CONFIGURED, explain, listed, pull, push, swept
 from forge.cli.text import size, table
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -36,18 +37,37 @@ def cache() -> None:
     """Look after the store of finished artifacts."""
 
 
+for command in (push, pull, explain):
+    cache.add_command(command)
+
+
+THERE = click.option(
+    "--remote",
+    is_flag=False,
+    flag_value=CONFIGURED,
+    metavar="[URL]",
+    help="In the store that several machines share: the config file's, or the one at URL.",
+)
+
+
 @cache.command()
+@THERE
 @verb
-def ls(output: Output) -> None:
+def ls(output: Output, remote: str | None) -> None:
     """List the artifacts: what they are, how large, made when.
 
     \b
     Example:
         forge cache ls
+        forge cache ls --remote
     """
     from datetime import UTC, datetime
 
     from forge.api.forge import Forge
+
+    if remote:
+        listed(output, remote)
+        return
 
     held = sorted(Forge.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
     document = [
@@ -103,19 +123,33 @@ def verify(output: Output) -> None:
 @click.option("--older-than", type=AGE, help="Only what was not used for so long, as 30d.")
 @click.option("--max-size", type=SIZE, help="Only until the store is this small, as 50GB; longest unused first.")
 @click.option("--unreachable-after", type=AGE, help="Forget repositories that have been out of reach for so long, as 30d.")
+@THERE
 @verb
-def gc(output: Output, dry_run: bool, older_than: int | None, max_size: int | None, unreachable_after: int | None) -> None:
+def gc(
+    output: Output,
+    dry_run: bool,
+    older_than: int | None,
+    max_size: int | None,
+    unreachable_after: int | None,
+    remote: str | None,
+) -> None:
     """Remove artifacts that no repository, server or running build uses, and the images in Docker that only they told of.
 
     A repository that is not where it was (moved, not mounted, removed) keeps what it stands on until it is forgotten; each
-    is named, with the reason, since when, and what it holds.
+    is named, with the reason, since when, and what it holds. With --remote: what nobody has sent or taken for so long, for all.
 
     \b
     Example:
         forge cache gc --older-than 30d --max-size 50GB
+        forge cache gc --remote --older-than 90d
     """
     from forge.api.forge import Forge
 
+    if remote:
+        if older_than is None or max_size or unreachable_after:
+            raise click.UsageError("--remote goes with --older-than, and with --dry-run")
+        swept(output, remote, older_than, dry_run=dry_run)
+        return
     upkeep = Forge.here(output.listener).upkeep
     done = upkeep.collect(older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run)
     gone, total = done.artifacts, sum(each.size for each in done.artifacts)

@@ -2,7 +2,7 @@
 
 import click
 
-from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, RENAME, REPOSITORY, RUNTIME, conclude
+from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, REMOTE, RENAME, REPOSITORY, RUNTIME, conclude
 from forge.cli.output import Output, verb
 from forge.cli.text import size, table
 
@@ -15,6 +15,7 @@ from forge.cli.text import size, table
 @ASSETS
 @RENAME
 @JOBS
+@REMOTE
 @verb
 def add(
     output: Output,
@@ -25,6 +26,7 @@ def add(
     assets: str,
     rename_plain: bool,
     jobs: int | None,
+    remote: str | None,
 ) -> None:
     """Build RECIPES and publish them beside what the repository holds, each under its prefix.
 
@@ -35,7 +37,7 @@ def add(
     from forge.api.forge import Forge
     from forge.schema.values import BuildOptions, RuntimeKind
 
-    shop = Forge.here(output.listener, jobs=jobs)
+    shop = Forge.here(output.listener, jobs=jobs, remote=remote)
     kind = RuntimeKind(runtime) if runtime else None
     options = BuildOptions(kind, locked, inside=assets == "inside", rename_plain=rename_plain)
     conclude(output, shop.add(recipes, options, repository=repository))

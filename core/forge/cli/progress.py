@@ -17,11 +17,11 @@ def tell(event: Event) -> None:
 def sentence(event: Event) -> str:
     """What is worth a line that stays; empty for what only passes by."""
     match event.kind:
-        case "held":
-            return f"held  {event.step}  {size(event.size)}"
-        case "made":
+        case "held" | "sent":
+            return f"{event.kind}  {event.step}  {size(event.size)}"
+        case "made" | "taken":
             what = f"  {size(event.size)}" if event.size else ""
-            return f"made  {event.step}  {event.seconds:.1f} s{what}"
+            return f"{event.kind:<4}  {event.step}  {event.seconds:.1f} s{what}"
         case "failed":
             return f"FAILED {event.step}" + (f": {event.text}" if event.text else "")
         case "note":

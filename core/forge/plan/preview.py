@@ -1,6 +1,6 @@
 """What a build would do, step by step, and why: the plan held against the store. Looks, and changes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from forge.files.copies import Cost
 from forge.fit.report import Report
-from forge.plan.steps import Fetch, Plan, Step
+from forge.plan.steps import Fetch, Plan, Step, demanded
 from forge.schema.values import Pinned, SourceKind
 from forge.store.artifact import Provenance
 from forge.store.store import Store
@@ -44,9 +44,20 @@ class Copy:
     how: How
 
 
+class State(StrEnum):
+    """Where a step's result is, or what becomes of it in a build."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+    """In the shared store: a build takes it from there."""
+    MISS = "miss"
+    SPARED = "spared"
+    """Nowhere, and not made: all that needs it is there."""
+
+
 @dataclass(frozen=True)
 class Outlook:
-    """One step's prospect. ``why`` is empty for a held one; otherwise it says what is new about it."""
+    """One step's prospect. ``why`` is empty for one that is had; otherwise it says what is new about it."""
 
     name: str
     key: str
@@ -54,6 +65,7 @@ class Outlook:
     held: bool
     why: str
     size: int | None
+    state: State
     copy: Copy | None = None
     """Of files of a person's own; None for a step that takes none."""
 
@@ -68,9 +80,27 @@ class Prospect:
     unfit: str = ""
 
 
-def outlook(plan: Plan, store: Store, origins: Mapping[SourceKind, object]) -> tuple[Outlook, ...]:
-    """Every step of ``plan``, in the order of a build. ``origins`` say what copies would cost."""
-    return tuple(_prospect(step, store, origins) for step in plan.steps)
+Away = Callable[[Sequence[str]], frozenset[str]]
+"""Which of some keys a shared store has."""
+
+
+def outlook(plan: Plan, store: Store, origins: Mapping[SourceKind, object], away: Away | None = None) -> tuple[Outlook, ...]:
+    """Every step of ``plan``, as a build takes them. ``origins`` say what copies cost, ``away`` what a shared store has."""
+    held = {step.key for step in plan.steps if store.find(step.key)}
+    there: frozenset[str] = frozenset()
+    wanted = frozenset(step.key for step in plan.steps)
+    if away is not None and (missing := [step.key for step in plan.steps if step.key not in held]):
+        there = away(missing)
+        wanted = demanded(plan.steps, lambda step: step.key in held or step.key in there)
+
+    def state(step: Step) -> State:
+        if step.key in held:
+            return State.LOCAL
+        if step.key not in wanted:
+            return State.SPARED
+        return State.REMOTE if step.key in there else State.MISS
+
+    return tuple(_prospect(step, state(step), store, origins) for step in plan.steps)
 
 
 def provenance(step: Step) -> Provenance:
@@ -79,12 +109,12 @@ def provenance(step: Step) -> Provenance:
     return Provenance(step=step.name, action=type(step.action).__name__, inputs=step.inputs, needs=needs)
 
 
-def _prospect(step: Step, store: Store, origins: Mapping[SourceKind, object]) -> Outlook:
+def _prospect(step: Step, state: State, store: Store, origins: Mapping[SourceKind, object]) -> Outlook:
     held = store.find(step.key)
-    why = "" if held else _why(provenance(step), store)
-    copy = _copy(step, store, origins, held=held is not None)
+    why = _why(provenance(step), store) if state is State.MISS else ""
+    copy = _copy(step, store, origins, held=held is not None) if state in (State.LOCAL, State.MISS) else None
     size = held.size if held else copy.size if copy else step.size
-    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, copy)
+    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, state, copy)
 
 
 def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, held: bool) -> Copy | None:

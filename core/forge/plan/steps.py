@@ -1,6 +1,6 @@
 """What a build can make: actions as data, and steps that put them in order. A step's key says all it stands on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
@@ -305,6 +305,20 @@ class Plan:
     def until(self, stage: Stage) -> "Plan":
         """The part that ends with ``stage``."""
         return replace(self, stage=stage)
+
+
+def demanded(steps: Sequence[Step], has: Callable[[Step], bool]) -> frozenset[str]:
+    """Keys of those of ``steps`` (each after those it needs) that a build wants: what the plan is for, and what making takes.
+
+    ``has`` says whether a step's result is there or can be had; it is asked once, and only of what is wanted. A checkpoint
+    whose engine is there is not wanted.
+    """
+    used = {need.key for step in steps for _, need in step.needs}
+    wanted = {step.key for step in steps if step.stage is None or step.key not in used}
+    for step in reversed(steps):
+        if step.key in wanted and not has(step):
+            wanted.update(need.key for _, need in step.needs)
+    return frozenset(wanted)
 
 
 def _gather(step: Step, seen: dict[str, Step]) -> None:

@@ -1,7 +1,7 @@
 """Who uses which artifacts just now: running builds and servers."""
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from msgspec import Struct
 from forge.files import trees
 
 _NOBODY = 0
+_PATIENCE = 0.3  # seconds before a wait is worth a word
 
 
 class _Claim(Struct, frozen=True):
@@ -88,6 +89,23 @@ class Claims:
             return claim.keys
         note.unlink(missing_ok=True)
         return ()
+
+
+@contextmanager
+def alone(lock: Path, waiting: Callable[[], None]) -> Generator[None]:
+    """Hold a lock in a ``with`` block. While another holds it ``waiting`` is told about every second, and can end the wait."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=_PATIENCE)
+    except Timeout:
+        while not held.is_locked:
+            waiting()
+            with suppress(Timeout):
+                held.acquire(timeout=1.0, poll_interval=0.1)
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def began(pid: int) -> float | None:

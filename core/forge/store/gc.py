@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from forge.files import trees
 from forge.files.trees import Inode
+from forge.store.artifact import Artifact
 from forge.store.tenants import Tenant
 
 
@@ -108,3 +110,9 @@ def choose(
         size -= freed
         chosen.append(Removed(one.key, one.step, freed, one.used))
     return tuple(chosen)
+
+
+def shelved(held: Artifact, *, claimed: bool) -> Shelved:
+    """An artifact as collecting sees it: each of its inodes once."""
+    inodes = {item.inode: item.status.st_size for item in trees.walk(held.path) if item.is_file}
+    return Shelved(held.key, held.manifest.provenance.step, held.used, inodes, claimed, held.manifest.made_at)

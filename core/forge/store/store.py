@@ -8,7 +8,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -21,17 +21,16 @@ from forge.errors import StoreError
 from forge.files import trees
 from forge.store import artifact, foreign
 from forge.store.artifact import Artifact, Damage, Manifest, Provenance
-from forge.store.claims import Claims
+from forge.store.claims import Claims, alone
 from forge.store.foreign import Parted
-from forge.store.gc import Choice, Removed, Shelved, Unreachable, choose, holding, weighed
-from forge.store.tenants import Tenant, Tenants
+from forge.store.gc import Choice, Removed, Shelved, Unreachable, choose, holding, shelved, weighed
+from forge.store.tenants import Tenant, Tenants, not_lost
 
 __all__ = ["Artifact", "Damage", "Manifest", "Parted", "Provenance", "Removed", "Store"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
-_PATIENCE = 0.3  # seconds before a wait is worth a word
 _HINT = "Make room (`forge cache gc` removes what nothing uses) or set FORGE_HOME to a place that can be written."
 
 
@@ -112,10 +111,23 @@ class Store:
         with self._explained(provenance.step), self._only_one(key, provenance.step, waiting):
             if held := self.find(key):
                 return held, False
-            self._own.touch()
-            self._retire(key)  # a manifest that cannot be read
-            self.sweep(mine=key)
             return self._stage(key, provenance, fill), True
+
+    def take(self, key: str, fill: Callable[[Path], object], *, waiting: Callable[[str], None] = _silent) -> Artifact:
+        """The artifact of ``key`` as another store made it: ``fill`` lays its tree, listing and manifest into an empty folder.
+
+        ``fill`` has verified every file. What it raises is raised, and nothing is left; StoreError where the disk refuses.
+        """
+        with self._explained("what was taken"), self._only_one(key, key[:12], waiting):
+            if held := self.find(key):
+                return held
+            with self._aside(key) as staging:
+                fill(staging)
+                taken = artifact.read(key, staging)
+                if taken is None:
+                    raise StoreError("what was taken has no manifest of its key", where=key)
+                trees.freeze(taken.path)
+                return self._shelve(taken.manifest, staging, self._clock())
 
     @contextmanager
     def using(self, keys: Iterable[str]) -> Generator[None]:
@@ -239,7 +251,7 @@ class Store:
             away = [one for one in tenants if one.gone]
             lost = [one for one in away if one.is_called(repository)]
             if not lost:
-                raise _not_lost(repository, tenants)
+                raise not_lost(repository, tenants)
             for one in lost:
                 self._tenants.drop(one)
             return weighed(self._shelf(tenants), lost, away)
@@ -260,7 +272,7 @@ class Store:
     def _shelf(self, tenants: Sequence[Tenant]) -> tuple[Shelved, ...]:
         """All that is held, with what builds, servers and those of ``tenants`` that are in reach claim."""
         keys = self.claims.claimed().union(*(one.keys or () for one in tenants if not one.gone))
-        return tuple(_shelved(one, claimed=one.key in keys) for one in self.artifacts())
+        return tuple(shelved(one, claimed=one.key in keys) for one in self.artifacts())
 
     def _staged(self) -> list[str]:
         return sorted(os.listdir(self._staging)) if self._staging.is_dir() else []
@@ -295,14 +307,15 @@ class Store:
 
     def _stage(self, key: str, provenance: Provenance, fill: Callable[[Path], object]) -> Artifact:
         began = self._clock()
-        staging = self._staging / f"{key}.{uuid4().hex}"
-        tree = staging / artifact.TREE
-        try:
-            tree.mkdir(parents=True)
-            fill(tree)
-            needs = tuple(need for key in provenance.needs.values() if (need := self._read(key)))
-            foreign.own(tree, needs, self.artifacts)
-            files = trees.survey(tree, foreign.known(tree, needs))
+        with self._aside(key) as staging:
+            tree = staging / artifact.TREE
+            try:
+                fill(tree)
+                needs = tuple(need for key in provenance.needs.values() if (need := self._read(key)))
+                foreign.own(tree, needs, self.artifacts)
+                files = trees.survey(tree, foreign.known(tree, needs))
+            except trees.Unkeepable as error:
+                raise StoreError(f"{provenance.step} made what cannot be kept: {error}", where=str(tree)) from error
             trees.freeze(tree)
             listing = msgspec.json.encode(files)
             ended = self._clock()
@@ -318,26 +331,36 @@ class Store:
             )
             (staging / artifact.LISTING).write_bytes(listing)
             (staging / artifact.MANIFEST).write_bytes(artifact.written(manifest))
-            os.utime(staging / artifact.MANIFEST, (ended, ended))
-            trees.flush(staging)
-            self._shelve(key, provenance, staging)
-        except trees.Unkeepable as error:
-            raise StoreError(f"{provenance.step} made what cannot be kept: {error}", where=str(tree)) from error
+            return self._shelve(manifest, staging, ended)
+
+    @contextmanager
+    def _aside(self, key: str) -> Generator[Path]:
+        """A folder to make the artifact of ``key`` in; the caller holds its lock. What is left of it at the end is removed."""
+        self._own.touch()
+        self._retire(key)  # a manifest that cannot be read
+        self.sweep(mine=key)
+        staging = self._staging / f"{key}.{uuid4().hex}"
+        try:
+            (staging / artifact.TREE).mkdir(parents=True)
+            yield staging
         finally:
             trees.remove(staging)
-        return Artifact(key, self._place(key) / artifact.TREE, manifest)
 
-    def _shelve(self, key: str, provenance: Provenance, staging: Path) -> None:
+    def _shelve(self, manifest: Manifest, staging: Path, now: float) -> Artifact:
         """From staging to the shelf in one rename; indexed before, and after in case ``nearest`` found that idle."""
+        key = manifest.key
+        os.utime(staging / artifact.MANIFEST, (now, now))
+        trees.flush(staging)
         place = self._place(key)
         place.parent.mkdir(parents=True, exist_ok=True)
-        index = self._indexed(provenance)
+        index = self._indexed(manifest.provenance)
         index.mkdir(parents=True, exist_ok=True)
         (index / key).touch()
         staging.rename(place)
         (index / key).touch()
         trees.flush_one(place.parent)
         trees.flush_one(place.parent.parent)
+        return Artifact(key, place / artifact.TREE, manifest)
 
     def _retire(self, key: str) -> bool:
         """Take an artifact off the shelf, for ``sweep`` to remove; says whether it was there."""
@@ -348,26 +371,9 @@ class Store:
             return False
         return True
 
-    @contextmanager
-    def _only_one(self, key: str, step: str, waiting: Callable[[str], None]) -> Generator[None]:
+    def _only_one(self, key: str, step: str, waiting: Callable[[str], None]) -> AbstractContextManager[None]:
         self._locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock(key))
-        try:
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            self._await(lock, lambda: waiting(f"{step}: another process is making this; waiting for it"))
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _await(self, lock: FileLock, waiting: Callable[[], None]) -> None:
-        """Acquire ``lock``, ``waiting`` being told again and again: whoever waits can be ended then."""
-        while True:
-            waiting()
-            with suppress(Timeout):
-                lock.acquire(timeout=1.0, poll_interval=0.1)
-                return
+        return alone(self._lock(key), lambda: waiting(f"{step}: another process is making this; waiting for it"))
 
     def _ours(self, place: object) -> bool:
         path = Path(str(place))
@@ -384,16 +390,3 @@ class Store:
             raise StoreError(
                 f"{what} could not be {done}: {trees.reason(error, self.root)}", where=str(self.root), hint=_HINT
             ) from error
-
-
-def _shelved(held: Artifact, *, claimed: bool) -> Shelved:
-    inodes = {item.inode: item.status.st_size for item in trees.walk(held.path) if item.is_file}
-    return Shelved(held.key, held.manifest.provenance.step, held.used, inodes, claimed, held.manifest.made_at)
-
-
-def _not_lost(name: str, tenants: Iterable[Tenant]) -> StoreError:
-    if any(one.is_called(name) for one in tenants):
-        hint = "`forge remove MODEL --repository DIR` gives up what is in it; or move it away first"
-        return StoreError("this repository is where it was: what it stands on is in use", where=name, hint=hint)
-    names = ", ".join(f"{one.place} ({one.id[:12] or 'no id'})" for one in tenants if one.gone) or "none"
-    return StoreError("no repository of that name is out of reach", where=name, hint=f"Out of reach: {names}.")

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.errors import RepositoryError
+from forge.errors import RepositoryError, StoreError
 from forge.files import texts, trees
 from forge.schema import manifest
 from forge.schema.manifest import Manifest
@@ -127,6 +127,15 @@ class Tenants:
 
     def _put(self, file: Path, tenant: Tenant) -> None:
         trees.write_whole(file, msgspec.json.encode(tenant).decode())
+
+
+def not_lost(name: str, tenants: Iterable[Tenant]) -> StoreError:
+    """Why nothing of that name can be forgotten."""
+    if any(one.is_called(name) for one in tenants):
+        hint = "`forge remove MODEL --repository DIR` gives up what is in it; or move it away first"
+        return StoreError("this repository is where it was: what it stands on is in use", where=name, hint=hint)
+    names = ", ".join(f"{one.place} ({one.id[:12] or 'no id'})" for one in tenants if one.gone) or "none"
+    return StoreError("no repository of that name is out of reach", where=name, hint=f"Out of reach: {names}.")
 
 
 def standing(place: str) -> Manifest | str:

@@ -1,0 +1,61 @@
+"""What a build takes from the store that several machines share, and what it sends there."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from forge.events import Listener
+from forge.plan.preview import provenance
+from forge.plan.steps import Step, demanded
+from forge.remote.place import Place
+from forge.remote.shared import Pushed, Shared, kind
+from forge.settings import RemoteTable
+from forge.store.artifact import Artifact
+from forge.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What was taken, by key, and the keys of what has to be made all the same."""
+
+    artifacts: dict[str, Artifact]
+    lacking: frozenset[str]
+
+
+def sharing(
+    said: RemoteTable, place: Callable[[str, float], Place], tell: Listener, clock: Callable[[], float]
+) -> "Sharing | None":
+    """What ``said`` allows with the shared store it names; None where it names none. ``place`` opens an address."""
+    if said.url in ("", "none"):
+        return None
+    shared = Shared(lambda: place(said.url, said.deadline), said.url, tell, clock)
+    return Sharing(shared, said.access == "read-write", said.push)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """One shared store with what this person allows: ``writes``, and the kinds that are sent."""
+
+    shared: Shared
+    writes: bool
+    kinds: tuple[str, ...]
+
+    def has(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of ``keys`` that stand there; none where it does not answer."""
+        return self.shared.has(keys)
+
+    def supply(self, steps: Sequence[Step], missing: Sequence[Step], store: Store) -> Supply:
+        """Take what of ``missing`` the shared store has and the build wants. What only that would have needed is not made."""
+        lacking = {step.key for step in missing}
+        there = self.shared.has([step.key for step in missing if kind(provenance(step))])
+        artifacts: dict[str, Artifact] = {}
+
+        def has(step: Step) -> bool:
+            if step.key in there and (taken := self.shared.take(step.key, step.name, store)):
+                artifacts[step.key] = taken
+            return step.key not in lacking or step.key in artifacts
+
+        return Supply(artifacts, demanded(steps, has) & lacking - artifacts.keys())
+
+    def send(self, artifacts: Iterable[Artifact]) -> tuple[Pushed, ...]:
+        """Offer what was made here to the others, as far as that is allowed."""
+        return self.shared.offer(tuple(artifacts), self.kinds) if self.writes else ()

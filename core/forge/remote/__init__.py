@@ -1,0 +1,1 @@
+"""A store that several machines share: artifacts by key, their files by content, in an object store or a registry"""

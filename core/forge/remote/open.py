@@ -1,0 +1,10 @@
+"""The place at an address."""
+
+from forge.remote.place import Place
+
+
+def place(url: str, deadline: float) -> Place:
+    """Where ``url`` leads; RemoteError where what that takes is not installed."""
+    from forge.remote.objects import Objects
+
+    return Objects(url, deadline)

@@ -1,0 +1,205 @@
+"""One artifact on its way to a shared store, or from there: its files in parts, side by side, each verified by its digest."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from blake3 import blake3
+
+from forge.events import Progress
+from forge.files import copies
+from forge.files.trees import Entry
+from forge.remote import record
+from forge.remote.lanes import each
+from forge.remote.place import PART, Place
+from forge.remote.record import Record, Rotten
+from forge.store.artifact import LISTING, MANIFEST, TREE, Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a sending came to: the parts that its record states, all blobs with their sizes, and the bytes that went."""
+
+    parts: Mapping[str, tuple[str, ...]]
+    blobs: Mapping[str, int]
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """``size`` bytes of a file from ``offset`` on; ``blob`` is where they lie, once that is known."""
+
+    file: Entry
+    number: int
+    offset: int
+    size: int
+    blob: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.size == self.file.size
+
+
+def send(held: Artifact, place: Place, progress: Progress, *, anew: bool) -> Sent:
+    """Put all blobs of ``held`` that are not there.
+
+    With ``anew`` nothing counts as there. StoreError where a file of the local store is not what was made.
+    """
+    parts = tuple(_parts(held.files()))
+    total, done, sent = sum(part.size for part in parts), 0, 0
+    found: dict[str, dict[int, str]] = {}
+    blobs: dict[str, int] = {}
+
+    def put(part: _Part) -> tuple[_Part, str, bool]:
+        data = _bytes(held.path / part.file.path, part)
+        if part.is_whole and blake3(data).hexdigest() != part.file.blake3:
+            raise OSError(f"{held.path / part.file.path} is not what was made: run `forge cache verify`")
+        blob = place.address(data, part.file.blake3 if part.is_whole else "")
+        fresh = anew or not place.has(blob)
+        if fresh:
+            place.put(blob, data)
+        return part, blob, fresh
+
+    def heard(ended: tuple[_Part, str, bool]) -> None:
+        nonlocal done, sent
+        part, blob, fresh = ended
+        found.setdefault(part.file.blake3, {})[part.number] = blob
+        blobs[blob] = part.size
+        done += part.size
+        sent += part.size if fresh else 0
+        progress(done, total)
+
+    each(parts, put, heard, place.patience)
+    stated = {digest: tuple(blob for _, blob in sorted(numbered.items())) for digest, numbered in found.items()}
+    return Sent({digest: one for digest, one in stated.items() if one != (digest,)}, blobs, sent)
+
+
+def fetch(key: str, text: bytes, place: Place, into: Path, progress: Progress) -> Record:
+    """Lay the artifact that record ``text`` tells of into the empty folder ``into``: tree, listing and manifest.
+
+    Rotten where a file is missing there, or is not what its digest says.
+    """
+    told, manifest, files = record.decode(key, text)
+    tree = into / TREE
+    _folders(tree, files)
+    whole = _Whole(tree, {})
+    parts = tuple(_stated(told, files))
+    total, done = manifest.size, 0
+
+    def get(part: _Part) -> int:
+        try:
+            data = memoryview(place.get(part.blob, part.size))
+        except FileNotFoundError as error:
+            raise Rotten(f"{part.file.path}: its bytes are missing there ({part.blob})") from error
+        whole.write(part, data)
+        return part.size
+
+    def heard(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, total)
+
+    whole.begin(parts)
+    each(parts, get, heard, place.patience)
+    _links(tree, files)
+    (into / LISTING).write_text(told.listing, encoding="utf-8")
+    (into / MANIFEST).write_text(told.manifest, encoding="utf-8")
+    return told
+
+
+@dataclass
+class _Whole:
+    """The files of a tree while their parts come in."""
+
+    tree: Path
+    lacking: dict[str, int]
+    lock: Lock = field(default_factory=Lock)
+
+    def begin(self, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            self.lacking[part.file.path] = self.lacking.get(part.file.path, 0) + 1
+        for path, count in self.lacking.items():
+            if count > 1:
+                (self.tree / path).touch(exist_ok=False)
+
+    def write(self, part: _Part, data: memoryview) -> None:
+        """Take in one part; Rotten where its file is complete and not what was made."""
+        file = self.tree / part.file.path
+        if len(data) != part.size:
+            raise Rotten(f"{part.file.path}: {part.size} bytes are {len(data)} there ({part.blob})")
+        if part.is_whole:
+            with file.open("xb") as stream:
+                stream.write(data)
+            digest = blake3(data).hexdigest()
+        else:
+            with file.open("r+b", buffering=0) as stream:
+                _write(stream.fileno(), data, part.offset)
+            with self.lock:
+                self.lacking[part.file.path] -= 1
+                if self.lacking[part.file.path]:
+                    return
+            digest = copies.digest(file, part.file.size)
+        if digest != part.file.blake3:
+            raise Rotten(
+                f"{part.file.path}: its bytes are not what was made (blake3 {part.file.blake3[:16]}, there {digest[:16]})"
+            )
+        file.chmod(0o755 if part.file.executable else 0o644)
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _bytes(path: Path, part: _Part) -> bytes:
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(part.offset)
+        data = stream.read(part.size)
+    if len(data) != part.size:
+        raise OSError(f"{path} is shorter than it was made: run `forge cache verify`")
+    return data
+
+
+def _parts(files: Sequence[Entry]) -> Iterator[_Part]:
+    """Every part of every distinct file."""
+    seen: set[str] = set()
+    for file in files:
+        if file.kind == "file" and file.blake3 not in seen:
+            seen.add(file.blake3)
+            yield from (
+                _Part(file, number, offset, min(PART, file.size - offset))
+                for number, offset in enumerate(range(0, file.size, PART))
+            )
+
+
+def _stated(told: Record, files: Sequence[Entry]) -> Iterator[_Part]:
+    """Every part of every file, and where it lies."""
+    for file in files:
+        if file.kind != "file":
+            continue
+        blobs = told.blobs(file)
+        size = told.part if len(blobs) > 1 else file.size
+        if file.size and not (len(blobs) - 1) * size < file.size <= len(blobs) * size:
+            raise Rotten(f"{file.path}: {file.size} bytes cannot be {len(blobs)} parts")
+        yield from (
+            _Part(file, number, number * size, min(size, file.size - number * size), blob) for number, blob in enumerate(blobs)
+        )
+
+
+def _folders(tree: Path, files: Sequence[Entry]) -> None:
+    for file in files:
+        place = tree / file.path
+        (place if file.kind == "folder" else place.parent).mkdir(parents=True, exist_ok=True)
+        if file.kind == "file" and not file.size:
+            place.touch(exist_ok=False)
+            place.chmod(0o755 if file.executable else 0o644)
+
+
+def _links(tree: Path, files: Sequence[Entry]) -> None:
+    """Links come last: nothing is written through one."""
+    for file in files:
+        if file.kind == "link":
+            (tree / file.path).symlink_to(file.target)
