@@ -203,7 +203,7 @@ class Forge:
         found = self._checker.published(place, models)
         if not (options.rename_plain or found):
             words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
-            words["usual"] = self.settings.repository
+            words |= {} if repository else {"usual": self.settings.repository}
             asked = unchanged.question(recipes, repository, os.getcwd(), words)
             self._build_notes.after(asked, inputs, all_resolved, self._build_notes.done(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)

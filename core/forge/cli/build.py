@@ -133,7 +133,7 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
     from forge.settings import home, read
 
     said = read(os.environ)
-    words = {**words, "usual": said.repository}
+    words = words if repository else {**words, "usual": said.repository}
     return Notes(home(os.environ, said)).find(question(recipes, repository, os.getcwd(), words))
 
 
