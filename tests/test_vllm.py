@@ -160,9 +160,9 @@ def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
         ({"more": "[serve.vllm]\nenable_lora = true"}, "serve.vllm.enable_lora", "[[lora]]"),
         ({"more": "[serve]\nstream = false"}, "serve.stream", "decoupled"),
         ({"more": "[serve.parameters.vllm]\nx = 1"}, "serve.parameters.vllm", "[serve.vllm]"),
-        ({"more": "[convert]\nquantization = 'int8_weight_only'"}, "convert.quantization", "converts nothing"),
+        ({"more": "[convert]\nquantization = 'int8_weight_only'"}, "convert.quantization", "looks at none when it loads"),
+        ({"more": "[convert]\nquantization = 'fp8'"}, "convert.quantization", "on a GPU alone"),
         ({"more": "[sampling]\nbeam_width = 2", "runtime": "", "beams": 2}, "sampling.beam_width", "no beams"),
-        ({"runtime": "gpus = '0'"}, "runtime.gpus", "CUDA_VISIBLE_DEVICES"),
         ({"top": "variant = 'lookahead'"}, "variant", "vLLM has no lookahead"),
         ({"more": "[serve.vllm]\nspeculative_config = 'x'"}, "serve.vllm.speculative_config", "set variant"),
         (

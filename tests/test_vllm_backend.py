@@ -148,7 +148,7 @@ def test_a_dead_engine_fails_its_requests_and_unloads_its_model_alone(kit: Bench
 def test_vllm_hears_what_people_say_to_it_and_none_of_their_keys(
     kit: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay(tmp_path, "one")
+    lay(tmp_path, "one", gpus="1,3")
     driver = str(tmp_path / "driver")
     said = {"LD_LIBRARY_PATH": driver, "CC": "/opt/gcc/bin/gcc", "VLLM_LOGGING_LEVEL": "DEBUG"}
     for name, value in {**said, "VLLM_API_KEY": "sk-secret", "HF_TOKEN": "hf_secret"}.items():
@@ -160,6 +160,7 @@ def test_vllm_hears_what_people_say_to_it_and_none_of_their_keys(
     assert heard.pop("LD_LIBRARY_PATH").split(":")[-1] == said.pop("LD_LIBRARY_PATH")
     assert said.items() <= heard.items()
     assert heard["VLLM_HOST_IP"] == "127.0.0.1", "its processes meet on this machine's outward address"
+    assert (heard["CUDA_VISIBLE_DEVICES"], heard["CUDA_DEVICE_ORDER"]) == ("1,3", "PCI_BUS_ID"), "the recipe's runtime.gpus"
     assert not {"VLLM_API_KEY", "HF_TOKEN"} & heard.keys()
 
 

@@ -45,18 +45,26 @@ def test_an_adapter_is_laid_beside_the_checkpoint_and_named_to_the_backend(shop:
     root = shop.build([write(tmp_path / "recipes", LORA)], repository=tmp_path / "models").repository
     assert json.loads((root / "tiny/1/multi_lora.json").read_text()) == {"sql": "../_assets/tiny/loras/sql"}
     said = stated(root)
-    assert (said["enable_lora"], said["max_lora_rank"], said["max_loras"]) == (True, 8, 1)
+    assert (said["enable_lora"], said["max_lora_rank"], said["max_loras"]) == (True, 8, 2), (
+        "one place more than adapters on a CPU"
+    )
     laid = root / "_assets/tiny/loras/sql"
     assert json.loads((laid / "adapter_config.json").read_text())["r"] == 4
     assert (laid / "adapter_model.safetensors").is_file()
     assert shop.check(root).findings == ()
 
 
+def test_on_a_cpu_a_place_for_adapters_stays_empty(shop: Forge, tmp_path: Path) -> None:
+    """vLLM's kernels for CPUs take the last place for a request without an adapter."""
+    root = shop.build([write(tmp_path / "recipes", LORA)], repository=tmp_path / "models").repository
+    assert stated(root)["max_loras"] == len(json.loads((root / "tiny/1/multi_lora.json").read_text())) + 1
+
+
 def test_room_is_kept_for_the_largest_rank_of_all(shop: Forge, lora_world: World, tmp_path: Path) -> None:
     lora_world.origin.adapters["acme/large"] = tiny_adapter(17, QUERIES, (16, 8))
     more = f'{LORA}[[lora]]\nname = "large"\nhub = "acme/large"\nrank = 40\n'
     root = shop.build([write(tmp_path / "recipes", more)], repository=tmp_path / "models").repository
-    assert (stated(root)["max_lora_rank"], stated(root)["max_loras"]) == (64, 2)
+    assert (stated(root)["max_lora_rank"], stated(root)["max_loras"]) == (64, 3)
     assert list(json.loads((root / "tiny/1/multi_lora.json").read_text())) == ["sql", "large"]
 
 
@@ -88,6 +96,11 @@ def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Pa
     ("made", "more", "told"),
     [
         (tiny_adapter(8, QUERIES, (16, 8)), "rank = 4", ("lora.sql", "r) is 8, above the 4")),
+        (
+            tiny_adapter(4, QUERIES, (16, 8)),
+            "[serve.vllm]\nmax_loras = 1",
+            ("serve.vllm.max_loras", "would get the one in the last place"),
+        ),
         (tiny_adapter(4, QUERIES, (16, 9)), "", ("lora.sql", "as 16 x 9, and the checkpoint's is 16 x 8")),
         (tiny_adapter(4, "model.layers.0.mlp.gate_proj", (16, 8)), "", ("lora.sql", "the checkpoint has no gate_proj")),
         (tiny_adapter(4, QUERIES, (16, 8), peft_type="IA3"), "", ("lora.sql", "IA3")),

@@ -120,7 +120,7 @@ class JointResolver:
 
     def shared(self, joint: Joint, all_resolved: Sequence[Resolved]) -> list[Resolved]:
         """The recipes with each one's part of the GPUs that they share."""
-        apart = gpu_share.groups(all_resolved)
+        apart = (*gpu_share.groups(all_resolved), *gpu_share.groups(all_resolved, RuntimeKind.VLLM))
         if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
             return list(all_resolved)  # nobody is asked for the GPUs of this machine without need
         return gpu_share.shared(all_resolved, joint.stated, self.outside.gpus(), self.sizing.load, self.resolver.say)

@@ -5,6 +5,7 @@ the card has - weights - the peak of a pass with max_num_batched_tokens and of s
 refuses to start where less than the whole share is free, and where the room does not hold one request of max_model_len.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -139,6 +140,26 @@ def without_gpu(wanted: Need) -> Need:
     return replace(wanted, activation=ON_CPU, utilization=0.0)
 
 
+def parts(gpu: Gpu, needs: Sequence[Need], budget: int, before: int) -> tuple[float, ...] | None:
+    """gpu_memory_utilization of each of several models on a card, of which all may take ``budget`` bytes together and others
+    have ``before``; None where not even their least caches fit.
+
+    Each gets its weights, its work and a cache for one request, and of the rest a part in proportion to what its slots would
+    fill. Rounded down; each process has a CUDA context beside its part.
+    """
+    whole = usable(gpu)
+    room = min(budget, int(whole * USUAL)) - before - CONTEXT * len(needs)
+    least = [need.fixed.size + need.least for need in needs]
+    more = [need.wanted - need.least for need in needs]
+    rest = room - sum(least)
+    if rest < 0:
+        return None
+    sizes = [
+        own + (rest * each // sum(more) if sum(more) else rest // len(needs)) for own, each in zip(least, more, strict=True)
+    ]
+    return tuple(math.floor(size / whole * 1000) / 1000 for size in sizes)
+
+
 # -- verdict
 
 
@@ -163,6 +184,12 @@ def missing(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
     stated = stated_cache(recipe)
     asked = int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size
     return max(asked - free, 0)
+
+
+def taken(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
+    """Bytes of a card that a model takes which says itself how much."""
+    stated = stated_cache(recipe)
+    return CONTEXT + (int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size)
 
 
 def on_cpu(recipe: Recipe, wanted: Need, host: int) -> tuple[int, int]:

@@ -72,25 +72,26 @@ def terms(recipe: Recipe, shape: Shape) -> Terms:
 
 def _terms_of_vllm(recipe: Recipe, shape: Shape) -> Terms:
     """vLLM halves a checkpoint in float32, shares out embeddings, and keeps of a sliding layer its window alone. What is
-    quantized already stays as it is; ``quantization`` in [serve.vllm] narrows while loading."""
+    quantized already stays as it is; convert.quantization, or ``quantization`` in [serve.vllm], narrows while loading."""
     dtype: str = recipe.convert.dtype
     if dtype == "auto":
         dtype = "float16" if shape.dtype == "float16" else "bfloat16"
-    stated, before = recipe.serve.vllm, shape.quantized
+    stated, before, asked = recipe.serve.vllm, shape.quantized, recipe.convert.quantization
+    narrow = asked == "fp8_kv" or str(stated.get("kv_cache_dtype", "")).startswith("fp8")
     return Terms(
         dtype=dtype,
-        quantization=(before and before.like) or _WHILE_LOADING.get(str(stated.get("quantization", "")), "none"),
+        quantization=(before and before.like) or _WHILE_LOADING.get(str(stated.get("quantization", asked)), "none"),
         group=(before and before.group) or 64,
         tp=recipe.convert.tp,
         pp=recipe.convert.pp,
         split_embedding=True,
-        cache_width=1 if str(stated.get("kv_cache_dtype", "")).startswith("fp8") else WIDTHS[dtype],
+        cache_width=1 if narrow else WIDTHS[dtype],
         windowed=stated.get("disable_hybrid_kv_cache_manager") is not True,
         whole=True,
     )
 
 
-_WHILE_LOADING = {"fp8": "fp8", "bitsandbytes": "int4_gptq"}
+_WHILE_LOADING = {"fp8": "fp8", "bitsandbytes": "int4_gptq", "int4_weight_only": "int4_gptq"}
 """What vLLM quantizes itself, and the layout of the same size: bitsandbytes has a scale for each 64 weights."""
 
 # -- weights

@@ -9,13 +9,15 @@ from dataclasses import replace
 from msgspec import structs
 
 from forge.errors import ForgeError
+from forge.fit import vllm as of_vllm
 from forge.fit.gpus import clash
 from forge.fit.memory import Need
 from forge.fit.sharing import claims, fractions, missing, room
 from forge.fit.verdict import Load, bench
+from forge.plan import vllm
 from forge.plan.resolved import Resolved
 from forge.recipe.deployment import NO_GPUS, Deployment
-from forge.schema.values import Gpu, Recipe
+from forge.schema.values import Gpu, Recipe, RuntimeKind
 
 Say = Callable[[str], None]
 
@@ -42,6 +44,9 @@ def shared(
     What cannot be computed, for a GPU or a checkpoint that nobody knows, is said and left as the recipes have it.
     """
     found = {id(resolved): resolved for resolved in all_resolved}
+    for group in groups(all_resolved, RuntimeKind.VLLM):
+        for resolved, part in _vllm_parts(group, deployment, gpus, learn, say):
+            found[id(resolved)] = _taking(resolved, part)
     for group in groups(all_resolved):
         if len(group) < 2 and deployment.gpu.memory is None:
             continue
@@ -53,14 +58,15 @@ def shared(
     return [found[id(resolved)] for resolved in all_resolved]
 
 
-def groups(all_resolved: Sequence[Resolved]) -> tuple[tuple[Resolved, ...], ...]:
-    """The recipes that may meet on a GPU, each group in the order in which a server loads them: the manifest's."""
+def groups(all_resolved: Sequence[Resolved], wanted: RuntimeKind | None = None) -> tuple[tuple[Resolved, ...], ...]:
+    """The recipes that may meet on a GPU, each group in the order in which a server loads them: the manifest's. Those of
+    TensorRT-LLM, or of the runtime that is ``wanted``."""
     apart: list[list[Resolved]] = []
     for resolved in all_resolved:
-        kind, wanted = resolved.recipe.runtime.kind, resolved.recipe.runtime.gpus
-        if not kind.contained or wanted == NO_GPUS:
+        kind, devices = resolved.recipe.runtime.kind, resolved.recipe.runtime.gpus
+        if devices == NO_GPUS or (kind is not wanted if wanted else not kind.contained):
             continue
-        names = frozenset(wanted.split(","))
+        names = frozenset(devices.split(","))
         meets = [group for group in apart if any(clash(names, frozenset(o.recipe.runtime.gpus.split(","))) for o in group)]
         apart = [group for group in apart if group not in meets] + [[resolved, *(other for group in meets for other in group)]]
     return tuple(tuple(sorted(group, key=lambda resolved: resolved.recipe.name)) for group in apart)
@@ -92,6 +98,39 @@ def _apportioned(
     told = ", ".join(f"{resolved.recipe.name} {fraction}" for resolved, fraction in zip(group, final, strict=True))
     say(f"kv_cache_free_gpu_mem_fraction on {gpu.name}, in the order of loading: {told}")
     return list(zip(group, final, strict=True))
+
+
+def _vllm_parts(
+    group: Sequence[Resolved], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Resolved], Load], say: Say
+) -> list[tuple[Resolved, float]]:
+    """gpu_memory_utilization of vLLM's models that say none themselves: a part of the whole card, whatever others take."""
+    open_ = [each for each in group if vllm.on_gpu(each) and not _STATED.intersection(each.recipe.serve.vllm)]
+    here = [gpu for each in group for gpu in seen(gpus, each.recipe.runtime.gpus)]
+    if not open_ or not here or (len(group) < 2 and deployment.gpu.memory is None):
+        return []
+    gpu = replace(min(here, key=lambda each: each.memory), free=None)
+    try:
+        needs = {id(each): _need(learn(each)) for each in group}
+    except ForgeError as error:
+        say(f"{_names(group)} share a GPU, and their parts of it stay as the recipes have them: {error.what}")
+        return []
+    taken = sum(of_vllm.taken(each.recipe, needs[id(each)], gpu) for each in group if each not in open_)
+    found = of_vllm.parts(gpu, [needs[id(each)] for each in open_], deployment.budget(gpu.memory), taken)
+    if found is None:
+        say(f"{_names(group)} do not fit {gpu.name} together; `forge fit` says what each of them takes")
+        return []
+    told = ", ".join(f"{each.recipe.name} {part}" for each, part in zip(open_, found, strict=True))
+    say(f"gpu_memory_utilization on {gpu.name}: {told}")
+    return list(zip(open_, found, strict=True))
+
+
+_STATED = frozenset({of_vllm.UTILIZATION, "kv_cache_memory_bytes"})
+
+
+def _taking(resolved: Resolved, part: float) -> Resolved:
+    serve = resolved.recipe.serve
+    stated = structs.replace(serve, vllm={**serve.vllm, of_vllm.UTILIZATION: part})
+    return replace(resolved, recipe=structs.replace(resolved.recipe, serve=stated))
 
 
 def _need(load: Load) -> Need:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
-from forge.plan import adapters, engine, llmapi, twin, vllm
+from forge.plan import adapters, engine, gpu_share, llmapi, twin, vllm
 from forge.plan.resolved import Resolved
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
@@ -37,12 +37,17 @@ def _alone(resolved: Resolved) -> bool:
 
 def require(all_resolved: Sequence[Resolved], *, several: bool = False) -> None:
     """RecipeError with every problem that can be known now; ``several`` recipes are served under prefixes."""
-    problems = [*(problem for resolved in all_resolved for problem in check(resolved)), *vllm.check_together(all_resolved)]
+    problems = [*(problem for resolved in all_resolved for problem in check(resolved)), *_together(all_resolved)]
     if several:
         engines = [resolved for resolved in all_resolved if resolved.recipe.runtime.kind is RuntimeKind.ENGINE]
         problems += [problem for resolved in engines for problem in engine.check_prefix(resolved)]
     if problems:
         raise RecipeError(tuple(problems))
+
+
+def _together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
+    for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
+        yield from vllm.check_together(group)
 
 
 def _roles(resolved: Resolved) -> tuple[Role, ...]:

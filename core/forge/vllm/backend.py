@@ -26,6 +26,8 @@ SERVER = "FORGE_SERVER"
 """Variable by which forge knows the processes of one server."""
 ARGUMENTS = "model.json"
 ADAPTERS = "multi_lora.json"
+GPUS = "gpus"
+"""Parameter of the config that names the GPUs which vLLM may use, as nvidia-smi numbers them; all where there is none."""
 _PATHS = ("model", "tokenizer")
 """Arguments that may be paths from the model's folder, which then holds wherever the repository stands."""
 _SPECULATION = "speculative_config"
@@ -40,14 +42,17 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Return when vLLM has loaded the model and answers; TritonModelException with its last lines otherwise."""
         self._name = args["model_name"]
-        if not pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"])):
+        config = json.loads(args["model_config"])
+        if not pb_utils.using_decoupled_model_transaction_policy(config):
             raise pb_utils.TritonModelException("model_transaction_policy { decoupled: true } is needed: vLLM streams")
         folder = Path(args["model_repository"]) / args["model_version"]
         began = time.monotonic()
         arguments = _arguments(folder / ARGUMENTS)
         adapters = _adapters(folder / ADAPTERS, arguments)
         self._adapters = tuple(adapters)
-        self._engine = EngineProcess(_python(), arguments, os.environ.get(SERVER, ""), self._log, adapters)
+        first: Message = {"arguments": arguments, "adapters": adapters}
+        gpus = config.get("parameters", {}).get(GPUS, {}).get("string_value", "")
+        self._engine = EngineProcess(_python(), first, os.environ.get(SERVER, ""), self._log, gpus)
         try:
             ready = self._engine.read()[0]["ready"]
         except EngineEndedError as error:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -25,22 +25,26 @@ class EngineEndedError(Exception):
 
 
 class EngineProcess:
-    """``python -m PACKAGE.engine`` in a process group of its own. ``say`` is given each line that it prints.
+    """``python -m PACKAGE.engine`` in a process group of its own. ``say`` is given each line that it prints, ``first`` is what
+    it is told first: the engine's arguments, and its adapters.
 
     Nobody else can reach it: its socket has no name, and is handed over at the start.
     """
 
-    def __init__(
-        self, python: str, arguments: Message, server: str, say: Callable[[str], None], adapters: Mapping[str, str]
-    ) -> None:
+    def __init__(self, python: str, first: Message, server: str, say: Callable[[str], None], gpus: str = "") -> None:
         package = Path(__file__).parent
         self._prefix = remains.prefix(server, os.getpid())
         remains.clear(self._prefix)
         environ = remains.environment(
-            dict(os.environ), self._prefix, remains.folder(self._prefix), eager=bool(arguments.get("enforce_eager"))
+            dict(os.environ),
+            self._prefix,
+            remains.folder(self._prefix),
+            eager=bool(cast("Message", first["arguments"]).get("enforce_eager")),
         )
         environ["PATH"] = f"{Path(python).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
         environ["PYTHONPATH"] = str(package.parent)
+        if gpus:  # the numbers are nvidia-smi's, which CUDA counts otherwise by itself
+            environ |= {"CUDA_VISIBLE_DEVICES": gpus, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         self._socket, theirs = socket.socketpair()
         self._last: deque[str] = deque(maxlen=_KEPT)
         self._say, self._writing = say, threading.Lock()
@@ -60,7 +64,7 @@ class EngineProcess:
         self._lines.start()
         self._ended = threading.Thread(target=self._await_end, daemon=True)
         self._ended.start()
-        self.send({"arguments": arguments, "adapters": dict(adapters)})
+        self.send(first)
 
     def send(self, message: Message) -> None:
         """Tell it something; one that is gone hears nothing, and ``read`` says so."""
