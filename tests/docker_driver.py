@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docker_fixture import environ, run_of
 from forge.errors import ForgeError
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 
 
 def main(address: str, out: Path, argv: list[str]) -> int:

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from forge.machine.containers import ContainerRun
+from forge.machine.docker.containers import DockerContainers
 from forge.machine.docker.daemon import Daemon
-from forge.machine.docker.engine import DockerContainers
 from forge.machine.processes import started
 from forge.schema.values import Command
 from patience import PATIENCE

@@ -20,7 +20,7 @@ from forge.api.forge import Forge
 from forge.api.wiring import Wiring
 from forge.bench.aiperf import records as aiperf
 from forge.bench.aiperf.driver import EXPORT, LOG, Aiperf, AiperfDriver
-from forge.bench.aiperf.made import aiperf_driver
+from forge.bench.aiperf.environment import aiperf_driver
 from forge.bench.driver import Answer, Ask, Drive, Load
 from forge.bench.options import Wish
 from forge.bench.results import Results

@@ -17,8 +17,8 @@ from fake_wiring import World
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import HostError
+from forge.machine.docker.containers import DockerContainers
 from forge.machine.docker.daemon import Api, Daemon
-from forge.machine.docker.engine import DockerContainers
 
 CALLS, FILES = 14, 8
 RECIPE = """

@@ -9,7 +9,7 @@ import pytest
 from docker_fixture import PLAIN, listed
 from forge.errors import HostError, StepError
 from forge.machine.containers import HOME, FamilyImage, ImageBuild, dockerfile
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 from forge.schema.values import Requirements
 from loopback_registry import registry
 

@@ -8,7 +8,7 @@ import pytest
 from docker_fixture import PLAIN, names
 from forge.errors import StepError
 from forge.machine.containers import ImageBuild
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 
 
 def test_a_file_and_a_folder_are_read(containers: DockerContainers) -> None:

@@ -8,7 +8,7 @@ import pytest
 from docker_fixture import PLAIN, environ, names, run_of
 from forge.errors import HostError, StepError
 from forge.machine.containers import ContainerRun
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 from forge.machine.interrupt import Halt
 from forge.schema.values import Command
 from patience import PATIENCE

@@ -24,7 +24,7 @@ from docker_fixture import (
     start,
 )
 from forge.errors import HostError, StepError
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 from forge.machine.processes import started
 from patience import PATIENCE
 
@@ -213,7 +213,7 @@ def test_a_user_who_may_not_ask_the_engine_is_told_the_group(theirs: Path, plain
     socket = Path(engine.removeprefix("unix://"))
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
-        "from docker_fixture import environ; from forge.machine.docker.engine import DockerContainers\n"
+        "from docker_fixture import environ; from forge.machine.docker.containers import DockerContainers\n"
         "DockerContainers(environ(sys.argv[1])).facts(); os.chmod(sys.argv[1][7:], 0o600); os.setgroups([]); os.setuid(12345)\n"
         "print(*DockerContainers(environ(sys.argv[1])).check())"
     )

@@ -24,7 +24,7 @@ from forge.client.types import Request
 from forge.errors import HostError, ServerError
 from forge.events import Event
 from forge.machine import processes
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 from forge.plan.steps import Stage
 from forge.schema.values import BuildOptions, Role
 from forge.trtllm.toolchain import template

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, pointer, safetensors
-from forge.build.sources import headers
-from forge.build.sources.folder import FolderOrigin
+from forge.build.sources.folder import FolderOrigin, headers
 from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError
 from forge.machine.gpus import host_memory, present
@@ -82,7 +81,7 @@ def test_a_folder_gives_the_headers_of_all_its_shards_in_order(tmp_path: Path) -
 def test_a_pointer_where_weights_should_be_is_no_header(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(pointer(5))
     with pytest.raises(SourceError, match="no safetensors file"):
-        headers.local(tmp_path, ["model.safetensors"])
+        headers(tmp_path, ["model.safetensors"])
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\0" * 8, b"\xff" * 8])

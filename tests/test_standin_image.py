@@ -14,7 +14,7 @@ from forge.client.inference import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError
 from forge.machine.containers import ContainerRun
-from forge.machine.docker.engine import DockerContainers
+from forge.machine.docker.containers import DockerContainers
 from forge.repository.config import ROOT, render, settings, skeletons
 from forge.schema.values import ASSETS, BuildTable, Command, ConfigOverrides, Names, Ports, Recipe, ServeTable, Source
 from patience import PATIENCE, free_ports

@@ -13,7 +13,7 @@ unless it says no more than that something went wrong ("Engine building failed, 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import overload
@@ -24,8 +24,7 @@ NAME = "diagnoses.toml"
 """The file of forge's own rows among its package data, and of a person's own in forge's home folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A failure that is known: ``pattern`` (a regular expression, case ignored), what it means, the fix, where it was seen.
 
     ``host`` says that this machine is to be fixed, not the recipe.
@@ -102,7 +101,7 @@ def diagnose(text: str, table: Iterable[Diagnosis] = DIAGNOSES) -> Diagnosis | N
         match = next((found for found in re.finditer(row.pattern, said, _FLAGS) if found.end() > begin), None)
         if match is not None:
             words = _words(match)
-            return replace(row, meaning=_fill(row.meaning, words), mend=_fill(row.mend, words))
+            return msgspec.structs.replace(row, meaning=_fill(row.meaning, words), mend=_fill(row.mend, words))
     return None
 
 
@@ -148,24 +147,14 @@ class Own:
     problems: tuple[str, ...] = ()
 
 
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    pattern: str
-    meaning: str
-    mend: str
-    seen: str = ""
-    host: bool = False
-    rule: str = ""
-
-
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    diagnosis: tuple[_Row, ...] = ()
+    diagnosis: tuple[Diagnosis, ...] = ()
 
 
 def read(text: str) -> Own:
     """The tables [[diagnosis]] of a TOML text, each with a row's words. What cannot be used is told and left out."""
     try:
-        stated = [Diagnosis(**msgspec.structs.asdict(row)) for row in msgspec.toml.decode(text, type=_File).diagnosis]
+        stated = msgspec.toml.decode(text, type=_File).diagnosis
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Own(problems=(str(error),))
     wrong = {row.name: problem for row in stated if (problem := fault(row))}

@@ -66,7 +66,7 @@ class Wiring:
 
     @cached_property
     def containers(self) -> Containers:
-        from forge.machine.docker.engine import DockerContainers
+        from forge.machine.docker.containers import DockerContainers
 
         return DockerContainers(self._environ, self._known, halt=self._halt)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from forge.bench import figures, prompts, quality as scoring, results, workload
-from forge.bench.aiperf.made import aiperf_driver
+from forge.bench.aiperf.environment import aiperf_driver
 from forge.bench.driver import Ask, Drive, Driver, Load
 from forge.bench.metrics import Instruments, Seen
 from forge.bench.options import REQUESTS, Setting, Wish, settings

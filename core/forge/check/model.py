@@ -192,10 +192,6 @@ class TokenizerFolder:
     template: BrokenTemplate | None = None
     """Its chat template, where that cannot be read."""
 
-    @property
-    def sentence_piece(self) -> bool:
-        return any(name.endswith(SENTENCE_PIECE) for name in self.files)
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -12,7 +12,7 @@ class Verb(NamedTuple):
     """Where a verb stands, and its line in the list of all: naming them imports none."""
 
     name: str
-    room: str
+    module: str
     command: str
     line: str
 
@@ -33,7 +33,7 @@ VERBS = (
     Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile that a build would make RECIPE's image from."),
     Verb(
         "doctor",
-        "doctor",
+        "check",
         "doctor",
         "Look at what RECIPES need of this machine and the network, and say how to mend what is missing.",
     ),
@@ -94,7 +94,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         for verb in VERBS:
             if verb.name == cmd_name:
-                return cast("click.Command", getattr(import_module(f"forge.cli.{verb.room}"), verb.command))
+                return cast("click.Command", getattr(import_module(f"forge.cli.{verb.module}"), verb.command))
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -106,9 +106,9 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        room = formatter.width - 6 - max(len(verb.name) for verb in VERBS)
+        columns = formatter.width - 6 - max(len(verb.name) for verb in VERBS)
         with formatter.section("Commands"):
-            formatter.write_dl([(verb.name, click.Command(None, help=verb.line).get_short_help_str(room)) for verb in VERBS])
+            formatter.write_dl([(verb.name, click.Command(None, help=verb.line).get_short_help_str(columns)) for verb in VERBS])
 
 
 def _width() -> int:

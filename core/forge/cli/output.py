@@ -53,9 +53,9 @@ class Output:
     def listener(self) -> Callable[[Any], None]:
         """Shows events: the structured log with -v, bars on a tty, plain lines otherwise, nothing when quiet."""
         if self.verbose:
-            from forge.cli import log
+            from forge.cli.progress import structured
 
-            return log.listener()
+            return structured()
         if self._quiet:
             return lambda _: None
         if not sys.stderr.isatty():

@@ -10,24 +10,29 @@ from forge.machine.bonds import bound
 from forge.machine.processes import beside_driver
 from forge.schema.values import MIB, Gpu
 
-QUERY = ("--query-gpu=memory.total,memory.free,compute_cap,name", "--format=csv,noheader,nounits")
 PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
 MEMINFO = Path("/proc/meminfo")
 
 
 def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The GPUs that are here, with what is free now; none where there is no driver to ask, or it does not answer."""
+    rows = [line.split(",", 3) for line in smi(environ, "memory.total", "memory.free", "compute_cap", "name")]
+    return tuple(gpu for row in rows if len(row) == 4 and (gpu := _gpu([cell.strip() for cell in row])))
+
+
+def smi(environ: Mapping[str, str], *fields: str) -> list[str]:
+    """What nvidia-smi says of ``fields``, a line of CSV for each GPU; none where it is missing or has no driver to ask."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath))
     if program is None:
-        return ()
+        return []
+    asked = (program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
     try:
         done = subprocess.run(
-            (program, *QUERY), env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
+            asked, env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    rows = [line.split(",", 3) for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return tuple(gpu for row in rows if len(row) == 4 and (gpu := _gpu([cell.strip() for cell in row])))
+        return []
+    return [] if done.returncode else done.stdout.splitlines()
 
 
 def _gpu(row: list[str]) -> Gpu | None:

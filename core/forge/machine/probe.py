@@ -13,16 +13,16 @@ from pathlib import Path
 
 from forge.machine import environments, unlisted
 from forge.machine.bonds import bound
+from forge.machine.gpus import smi
 from forge.machine.machine import Disk, Gpu
-from forge.machine.processes import SHARED_MEMORY, beside_driver, inherited
+from forge.machine.processes import SHARED_MEMORY, inherited
 from forge.schema.values import Environment, Host
 
 PROC = Path("/proc/driver/nvidia")
 _FIELDS = ("driver_version", "name", "memory.total", "compute_cap")
-_QUERY = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
 _RESTRICTION = b"http-restricted-api"
 """The option's name, which stands in every program that knows it."""
-_PATIENCE = 20.0  # seconds; a driver that is not kept loaded needs some for each GPU
+_PATIENCE = 20.0  # seconds
 _LOADED = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
 
 
@@ -90,24 +90,8 @@ class ThisMachine:
         environments.check(environment)
 
     def _asked(self) -> list[tuple[str, str, str, str]]:
-        """nvidia-smi's answer, a row for each GPU; none where it is missing or has no driver to ask."""
-        program = shutil.which("nvidia-smi", path=self._environ.get("PATH", os.defpath))
-        if program is None:
-            return []
-        try:
-            done = subprocess.run(
-                (program, *_QUERY),
-                env=bound(beside_driver(self._environ)),
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return []
-        if done.returncode:
-            return []
-        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        """(driver, name, memory in MiB, capability) of each GPU, by nvidia-smi. A name may hold commas."""
+        rows = [[cell.strip() for cell in line.split(",")] for line in smi(self._environ, *_FIELDS)]
         return [(row[0], ", ".join(row[1:-2]), row[-2], row[-1]) for row in rows if len(row) >= len(_FIELDS)]
 
 

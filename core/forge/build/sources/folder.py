@@ -7,13 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from forge.build.sources import headers as tensors
 from forge.build.sources.cache import checkpoint, recall, record
 from forge.build.sources.weights import digest, fault, selected, stated
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, texts, trees
-from forge.safetensors import Tensor
+from forge.safetensors import PREFIX, Tensor, length, parse
 from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SETTLED_NS = 2_000_000_000
@@ -103,7 +102,7 @@ class FolderOrigin:
         return checkpoint(_bytes(config), str(config))
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
-        return tensors.local(Path(pinned.location), (file.path for file in pinned.files))
+        return headers(Path(pinned.location), (file.path for file in pinned.files))
 
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         self._digests.bring(_originals(pinned), into, progress)
@@ -141,3 +140,19 @@ def _names(folder: Path, *, deep: bool) -> Iterator[str]:
 
 def _bytes(path: Path) -> bytes:
     return texts.read(path, SourceError).encode()
+
+
+def headers(folder: Path, names: Iterable[str]) -> tuple[Tensor, ...]:
+    """The tensors of those of ``names`` that are safetensors, by their headers; SourceError where one has none."""
+    found: list[Tensor] = []
+    for name in sorted(names):
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            with (folder / name).open("rb") as file:
+                found += parse(file.read(length(file.read(PREFIX))))
+        except OSError as error:
+            raise SourceError(f"cannot be read: {error.strerror}", where=str(folder / name)) from error
+        except ValueError as error:
+            raise SourceError(str(error), where=str(folder / name), hint="bring the whole file, then run again") from error
+    return tuple(found)

@@ -6,6 +6,7 @@ from forge.check.rules import (
     control,
     decoupled,
     engine,
+    ensembles,
     fleet,
     layout,
     names,
@@ -15,7 +16,6 @@ from forge.check.rules import (
     terms,
     tokenizer,
     vllm,
-    wiring,
 )
 from forge.check.rules.rule import Finding, Found, Rule, Severity
 
@@ -23,7 +23,7 @@ RULES: tuple[Rule, ...] = (
     *placeholders.RULES,
     *parameters.RULES,
     *names.RULES,
-    *wiring.RULES,
+    *ensembles.RULES,
     *decoupled.RULES,
     *terms.RULES,
     *engine.RULES,
