@@ -1,4 +1,4 @@
-"""Statistics of few numbers, the prompts, and the wish, each by itself."""
+"""Statistics of few numbers, the prompts, and the options, each by itself."""
 
 import random
 from pathlib import Path
