@@ -126,7 +126,7 @@ def conclude(output: Output, built: Any) -> None:
 
 
 def done_already(recipes: tuple[str, ...], repository: str | None, words: Mapping[str, object]) -> Any:
-    """The build that was asked for (``forge.build.unchanged.DoneBuild``) where it is noted as done and all of it is as it was."""
+    """The build asked for (``forge.build.unchanged.DoneBuild``), where it is noted as done and all of it is as it was."""
     import os
 
     from forge.build.unchanged import Notes, question
