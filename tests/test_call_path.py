@@ -1,8 +1,8 @@
 """How far it is from the command line to a container: the calls and the files that a reader follows from `forge build` on."""
 
-import sys
+import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -37,7 +37,7 @@ _OF_STARTER = "frames of who started this thread"
 def frames() -> list[str]:
     """forge's own functions that are under way, outermost first, each as file and name; over threads to who started them."""
     found: list[str] = []
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame:
         file = Path(frame.f_code.co_filename)
         if file.is_relative_to(_FORGE):
@@ -55,7 +55,7 @@ class RecordingDaemon(Daemon):
         self.path: list[str] = []
 
     @contextmanager
-    def connected(self) -> Iterator[Api]:
+    def connected(self) -> Generator[Api]:
         yield cast("Api", self)
 
     def containers(self, **_: object) -> list[object]:
