@@ -15,7 +15,7 @@ from forge.build.unchanged import DoneBuild, Notes, Question, look, question
 from forge.store.store import Store
 
 TWIN = 'name = "tiny"\nfamily = "llama"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
-OPTIONS = {"runtime": None, "locked": False, "prefixed": False, "inside": False, "usual": "model-repository"}
+OPTIONS = {"runtime": None, "locked": False, "prefixed": False, "inside": False}
 
 
 class Place:
