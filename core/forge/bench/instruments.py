@@ -111,6 +111,8 @@ class _Watcher:
     def _read(self) -> None:
         try:
             self.scrapes.append(parse(_get(self._url)))
+        except ImportError:
+            self.problem = "Triton's metrics: prometheus-client is not installed (pip install 'triton-forge[bench]')"
         except (OSError, ValueError) as error:
             self.problem = f"Triton's metrics could not be read at {self._url}: {error}"
         if self._nvml:
