@@ -30,7 +30,7 @@ kind = "twin"
 KILLED = """
 import os, sys
 from pathlib import Path
-from fake_doors import World
+from fake_wiring import World
 from forge.schema.values import BuildOptions
 root, left = Path(sys.argv[1]), int(sys.argv[2])
 shop, place = World().shop(root / "home"), root / "models"
@@ -183,7 +183,7 @@ def _forge(root: Path, *words: object) -> None:
 UNTOLD = """
 import os, sys
 from pathlib import Path
-from fake_doors import World
+from fake_wiring import World
 from forge.schema.values import BuildOptions
 root = Path(sys.argv[1])
 shop, place = World().shop(root / "home"), root / "models"

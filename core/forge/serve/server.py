@@ -136,6 +136,8 @@ class Servers:
         """Take ``models`` out one after the other, as the port says; one whose requests go on and on is not waited for."""
         with self._changing(running) as now:
             for model in models:
+                if model not in now.models and not control.answers(now, model):  # one may be killed before it notes a load
+                    continue
                 control.unload(now, model, min(self._patience, _DRAINED))
                 kept = {name: key for name, key in now.loaded.items() if name != model}
                 now = replace(now, models=tuple(each for each in now.models if each != model), loaded=kept)  # noqa: PLW2901

@@ -137,7 +137,8 @@ class Server(Protocol):
         ...
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
-        """Take ``models`` out of a server that runs, one after the other, each when its requests have been answered."""
+        """Take ``models`` out of a server that runs, one after the other, each when its requests have been answered; those
+        that it does not have are passed over, noted or not."""
         ...
 
     def current(self, marker: str) -> Running | None:

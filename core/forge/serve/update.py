@@ -87,7 +87,7 @@ class Turnover:
                 return
             self._say(f"{name}: being unloaded by the server on {place}")
             try:
-                self._server.unload(running, _given_up(running, model, ()))
+                self._server.unload(running, _given_up(model, ()))
                 publish.withdraw(place, name)
             except BaseException as error:
                 raise self._told(error, self._restored(place, in_turn(model), ())) from error
@@ -184,7 +184,7 @@ class Turnover:
             running = self._server.load(running, wanted, in_turn(model), self._say)
         for model in models:
             former = change.before.find(model.name)
-            if former and (gone := _given_up(running, former, in_turn(model))):
+            if former and (gone := _given_up(former, in_turn(model))):
                 running = self._server.unload(running, gone)
             self._say(f"{model.name}: the server answers with it")
         if left := [folder for folder in running.models if folder not in wanted.models]:  # names that a killed publish gave up
@@ -217,7 +217,7 @@ class Turnover:
             if again:
                 running = self._server.load(running, self._plan(_held(running), running), again, self._say)
             own = {folder for model in publish.inventory(place).models for folder in in_turn(model)}
-            if gone := [folder for folder in reversed(begun) if folder in running.models and folder not in own]:
+            if gone := [folder for folder in reversed(begun) if folder not in own]:
                 self._server.unload(running, gone)
         except ForgeError as error:
             failed = error.what.partition("\n")[0]
@@ -231,9 +231,9 @@ def _is_behind(running: Running, model: PublishedModel) -> bool:
     return not {*folders} <= {*running.models} or any(running.loaded.get(each, model.entry) != model.entry for each in folders)
 
 
-def _given_up(running: Running, model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
-    """Those of a recipe's models that the server has and need not keep, the ones that call others first."""
-    return tuple(folder for folder in reversed(in_turn(model)) if folder in running.models and folder not in kept)
+def _given_up(model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
+    """Those of a recipe's models that a server need not keep, the ones that call others first."""
+    return tuple(folder for folder in reversed(in_turn(model)) if folder not in kept)
 
 
 def _also(hint: str, state: str) -> str:

@@ -230,6 +230,8 @@ class FakeServer:
         for model in models:
             if model in self.stuck:
                 raise ServerError(f"model {model!r} could not be unloaded: it is stuck", where=running.repository)
+            if model not in running.models:
+                continue
             self.told.append(f"unload {model}")
             kept = {name: key for name, key in running.loaded.items() if name != model}
             running = self._changed(running, tuple(each for each in running.models if each != model), kept)
