@@ -55,7 +55,7 @@ def main(key: str, words: "list[str]", *, shown: bool = False) -> None:
 
 
 def _read(key: str) -> str:
-    with suppress(OSError), open(key, encoding="ascii") as file:
+    with suppress(OSError, UnicodeError), open(key, encoding="ascii") as file:
         return file.read().strip()
     return ""
 
