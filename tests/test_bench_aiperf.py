@@ -7,12 +7,15 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import aiperf_checks
+import fake_aiperf
 from bench_kit import Letters
 from conftest import chat
 from fake_wiring import FakeWiring, World
@@ -255,47 +258,23 @@ def python(shop: Forge) -> Path:
     return Builder(shop.store, wiring.tools, lambda _: None).realise([step])[step.key].path / "bin" / "python3"
 
 
-HEARD = """
-import json
-from aiperf.common.models import RequestRecord, TextResponse
-from forge_aiperf.endpoint import TritonGenerateEndpoint
-
-def heard(*told):
-    record = RequestRecord(responses=[TextResponse(perf_ns=n + 1, text=json.dumps(each)) for n, each in enumerate(told)])
-    endpoint = TritonGenerateEndpoint.__new__(TritonGenerateEndpoint)
-    for _ in range(2):  # AIPerf may ask twice
-        found = endpoint.extract_response_data(record)
-    return [(each.data.text, (each.usage or {}).get("completion_tokens")) for each in found]
-
-inputs = TritonGenerateEndpoint.extract_payload_inputs(None, {"text_input": "one two", "seed": 3})
-print(json.dumps({
-    "inputs": [inputs.texts, inputs.pretokenised_token_count],
-    "heard": heard(
-        {"text_output": "a", "num_output_tokens": 1}, {"text_output": "ab", "num_output_tokens": 2},
-        {"text_output": "zzz", "num_output_tokens": 1, "sequence_index": 1}, {"text_output": ""},
-    ),
-}))
-"""
+@pytest.mark.parametrize("check", aiperf_checks.CHECKS, ids=lambda check: check.__name__)
+def test_the_plugin(monkeypatch: pytest.MonkeyPatch, check: Callable[[Any], None]) -> None:
+    for name in ("SPECIAL", "REPEATED", "GATE", "WARM"):
+        monkeypatch.delenv(f"FORGE_AIPERF_{name}", raising=False)
+    check(fake_aiperf.endpoint(monkeypatch))
 
 
 @pytest.mark.slow
 @pytest.mark.network
-@pytest.mark.parametrize(
-    ("repeated", "expected"),
-    [("", [["a", 1], ["ab", 3]]), ("text", [["a", 1], ["b", 3]]), ("all", [["a", 1], ["b", 2]])],
-)
-def test_the_plugin_hears_what_is_new_in_each_response(
-    python: Path, tmp_path: Path, repeated: str, expected: list[object]
-) -> None:
+def test_the_plugin_does_the_same_over_aiperf_itself(python: Path, tmp_path: Path) -> None:
     for text in aiperf.plugin():
         (tmp_path / text.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / text.path).write_text(text.content)
-    told = {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "FORGE_AIPERF_SPECIAL": "2", "FORGE_AIPERF_REPEATED": repeated}
-    done = subprocess.run([python, "-c", HEARD], env={**os.environ, **told}, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([python, aiperf_checks.__file__], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["heard"] == expected
-    assert found["inputs"] == [["one two"], 2]
+    assert json.loads(done.stdout.splitlines()[-1]) == [check.__name__ for check in aiperf_checks.CHECKS]
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ class TritonGenerateEndpoint(BaseEndpoint):
         told = response.get_json()
         if not isinstance(told, dict) or _one(told.get("sequence_index", 0)):
             return None
-        text, tokens = str(_one(told.get("text_output", ""))), int(_one(told.get("num_output_tokens", 0)))
+        text, tokens = str(_one(told.get("text_output", ""), "")), int(_one(told.get("num_output_tokens", 0)))
         if not text and not tokens:
             return None
         usage = {"completion_tokens": tokens} if tokens else {}
@@ -87,6 +87,6 @@ def _pass(record: RequestRecord) -> None:
             time.sleep(0.002)
 
 
-def _one(value: Any) -> Any:
-    """An output of several elements comes as a list: its first."""
-    return (_one(value[0]) if value else 0) if isinstance(value, list) else value
+def _one(value: Any, none: Any = 0) -> Any:
+    """An output of several elements comes as a list: its first, or ``none``."""
+    return (_one(value[0], none) if value else none) if isinstance(value, list) else value
