@@ -11,6 +11,7 @@ from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit.gpus import find
 from forge.machine.probe import ThisMachine
+from forge.schema.values import Gpu
 from test_vllm import stated, write
 
 PART = "gpu_memory_utilization"
@@ -20,7 +21,11 @@ PART = "gpu_memory_utilization"
 def card(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A machine with one H100."""
     world.gpus = (find("H100 SXM"),)
-    monkeypatch.setattr(ThisMachine, "gpus", lambda _: world.gpus)
+
+    def seen(_: ThisMachine) -> tuple[Gpu, ...]:
+        return world.gpus
+
+    monkeypatch.setattr(ThisMachine, "gpus", seen)
     return world
 
 

@@ -12,6 +12,7 @@ from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.errors import RecipeError, SourceError
 from forge.plan import lock as locks
+from forge.plan.steps import Assemble, Fetch
 from forge.schema.recipe import Lora
 from forge.schema.values import BuildOptions
 from forge.testing import tiny_adapter
@@ -77,9 +78,12 @@ def test_a_recipes_own_word_wins_where_it_is_enough(shop: Forge, tmp_path: Path)
 def test_in_triton_s_image_paths_are_the_containers(shop: Forge, tmp_path: Path) -> None:
     recipe = write(tmp_path / "recipes", LORA, runtime='executor = "docker"\nimage = "25.11"')
     (entry,) = shop.plan([recipe]).entries
-    texts = {text.path: text.content for text in entry.step.action.texts}  # type: ignore[union-attr]
-    assert json.loads(texts["tiny/1/multi_lora.json"])["sql"].endswith("/_assets/tiny/loras/sql")
-    assert json.loads(texts["tiny/1/multi_lora.json"])["sql"].startswith("/")
+    action = entry.step.action
+    assert isinstance(action, Assemble)
+    texts = {text.path: text.content for text in action.texts}
+    (place,) = json.loads(texts["tiny/1/multi_lora.json"]).values()
+    assert place.startswith("/")
+    assert place.endswith("/_assets/tiny/loras/sql")
 
 
 def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Path) -> None:
@@ -89,7 +93,8 @@ def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Pa
     assert [each.name for each in pinned] == ["acme/sql"]
     lora_world.origin.adapters["acme/sql"] = tiny_adapter(2, QUERIES, (16, 8))
     (step,) = [step for step in shop.plan([recipe], BuildOptions(locked=True)).steps if step.name == "tiny: lora sql"]
-    assert step.action.source.files == pinned[0].files  # type: ignore[union-attr]
+    assert isinstance(step.action, Fetch)
+    assert step.action.source.files == pinned[0].files
 
 
 @pytest.mark.parametrize(

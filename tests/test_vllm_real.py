@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 from safetensors import numpy as arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
 from conftest import SMOLLM2
 from forge.api.forge import Forge
@@ -62,7 +62,7 @@ class Real:
 def small(recipe: str, name: str = NAME) -> str:
     """The recipe under another name, with little room for its cache."""
     room = "[serve.vllm]\nkv_cache_memory_bytes = 1073741824\n[serve]"
-    return recipe.replace(NAME, name, 1).replace("[serve]", room, 1)
+    return recipe.replace(f'name = "{NAME}"', f'name = "{name}"', 1).replace("[serve]", room, 1)
 
 
 def noise(folder: Path) -> None:
@@ -74,7 +74,9 @@ def noise(folder: Path) -> None:
         for layer in range(30)
         for side, shape in (("A", (4, 576)), ("B", (192, 4)))
     }
-    arrays.save_file({name: value.astype(np.float32) for name, value in made.items()}, folder / "adapter_model.safetensors")
+    arrays.save_file(  # pyright: ignore[reportUnknownMemberType]
+        {name: value.astype(np.float32) for name, value in made.items()}, folder / "adapter_model.safetensors"
+    )
     stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(stated))
 
@@ -151,7 +153,8 @@ def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tm
 
 def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) -> None:
     with ThreadPoolExecutor(2) as threads:
-        plain, adapted = threads.map(lambda lora: real.say(PROMPT, lora=lora), ("", "noise"))
+        both = [threads.submit(real.say, PROMPT, lora=lora) for lora in ("", "noise")]
+        plain, adapted = (each.result() for each in both)
     assert plain.startswith(" Paris")
     assert adapted != plain
     assert real.say(PROMPT, lora="noise") == adapted

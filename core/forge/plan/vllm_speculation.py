@@ -83,7 +83,9 @@ def stated(resolved: Resolved, draft: str) -> dict[str, object]:
         case "medusa":
             words = {"method": "medusa", "model": draft}
         case "ngram":
-            words = {"method": "ngram"} | ({"prompt_lookup_max": table.ngram_size} if table.ngram_size else {})
+            words = {"method": "ngram"}
+            if table.ngram_size:
+                words["prompt_lookup_max"] = table.ngram_size
         case _:
             return {}
     count = table.num_medusa_heads if recipe.variant == "medusa" else table.max_draft_len
