@@ -176,6 +176,7 @@ def test_a_name_that_is_no_safe_folder_name_is_refused(name: str) -> None:
         ("[build]\nmax_beam_width = 2\n[sampling]\nbeam_width = 3\n", "sampling.beam_width"),
         ("[sampling]\nmax_tokens = 2048\n", "sampling.max_tokens"),
         ("[sampling]\nmax_tokens = 3\nmin_tokens = 4\n", "sampling.min_tokens"),
+        ('[runtime]\nkind = "engine"\n[sampling]\nmin_p = 0.1\n', "sampling.min_p"),
         ('[draft]\nhub = "a/b"\n', "draft"),
         ('[runtime]\npackages = ["transformers"]\n', "runtime.packages"),
         ('[runtime]\nkind = "twin"\npackages = ["--index-url=x"]\n', "runtime.packages[0]"),

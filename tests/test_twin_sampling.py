@@ -65,6 +65,13 @@ def test_a_nucleus_wider_than_the_first_guess_is_still_whole() -> None:
     assert max(found) < 4501
 
 
+def test_min_p_leaves_out_what_is_too_far_below_the_likeliest() -> None:
+    given = logits(0.5, 0.26, 0.2, 0.04)
+    assert set(draws(Sampling(top_p=1.0, min_p=0.5), given)) == {0, 1}
+    assert set(draws(Sampling(top_k=3, min_p=0.05), given)) == {0, 1, 2}
+    assert set(draws(Sampling(top_p=1.0), given)) == {0, 1, 2, 3}
+
+
 def test_the_same_seed_draws_the_same_and_another_sample_draws_otherwise() -> None:
     given, sampling = np.zeros(1000, np.float32), Sampling(top_p=1.0, seed=2**64 - 1)
     first, again, other = (Picker(sampling, sample) for sample in (0, 0, 1))

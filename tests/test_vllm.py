@@ -239,6 +239,7 @@ def sent(request: Request) -> dict[str, object]:
         (Request("m", "a", 5, top_k=1), {"max_tokens": 5, "top_k": 1, "temperature": 0}),
         (Request("m", "a", 5, temperature=0.7, seed=3), {"max_tokens": 5, "temperature": 0.7, "seed": 3}),
         (Request("m", "a", 5, top_k=4), {"max_tokens": 5, "top_k": 4}),
+        (Request("m", "a", 5, min_p=0.1), {"max_tokens": 5, "min_p": 0.1}),
         (Request("m", "a", 5, n=2, seed=1), {"max_tokens": 5, "n": 2, "seed": 1}),
         (
             Request("m", "a", 5, stop=("x",), bad=("y",), min_tokens=2, return_log_probs=True),

@@ -18,7 +18,7 @@ from openai import OpenAI
 import originals
 from docker_fixture import environ, load, names
 from forge.api.forge import Forge
-from forge.client.client import Client
+from forge.client.client import Client, Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError, RecipeError, ServerError
 from forge.recipe import prompts
@@ -116,7 +116,9 @@ def test_a_stream_comes_token_by_token_with_log_probabilities(place: Place) -> N
 
 def test_words_that_the_backend_takes_otherwise_than_forges(place: Place) -> None:
     structured = {"sampling_parameters": '{"structured_outputs": {"regex": "[0-9]+"}}'}
-    assert place.say(inputs=structured) == " 0 1 2 3"
+    assert json.loads(place.say(inputs=structured)) == {"regex": "[0-9]+"}
+    assert json.loads(place.say(guide=Guide.json_schema('{"type": "object"}'))) == {"json": {"type": "object"}}
+    assert place.say(min_p=0.1) == " 0 1 2 3"
     with pytest.raises(InferenceError, match="mixes several answers up"):
         place.say(n=2)
     with pytest.raises(InferenceError) as caught:

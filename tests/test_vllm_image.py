@@ -1,6 +1,7 @@
 """The runtime vllm in Triton's image, on fakes: what is laid out, what it stands on, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_a_repository_stands_on_the_image_and_names_what_the_container_sees(shop
     }
     config = (built.repository / "tiny/config.pbtxt").read_text()
     assert "ENABLE_VLLM_HEALTH_CHECK" in config
+    assert re.search(r'key: "vllm_version"\s+value \{\s+string_value: "0\.9\.2"', config), "by which clients know its words"
     (model,) = built.models
     assert model.serving is not None
     assert (model.serving.contained, model.serving.gpus, model.serving.world) == (True, "all", 2)

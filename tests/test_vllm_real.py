@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 
 from conftest import SMOLLM2
 from forge.api.forge import Forge
-from forge.client.client import Client
+from forge.client.client import Client, Guide
 from forge.errors import ForgeError, InferenceError
 from forge.machine import processes
 from forge.schema import vllm_known
@@ -132,6 +133,19 @@ def test_openais_client_chats_with_it(real: Real) -> None:
         assert "Paris" in (said.choices[0].message.content or "")
         assert said.usage is not None
         assert said.usage.completion_tokens > 0
+
+
+def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}
+    said = json.loads(real.say("Some JSON:", guide=Guide.json_schema(schema), max_tokens=64))
+    assert isinstance(said["age"], int)
+    assert re.fullmatch("(yes|no), [0-9]{2}", real.say("Is water wet?", guide=Guide.regex("(yes|no), [0-9]{2}")))
+    assert real.say(PROMPT, min_p=0.5, temperature=1.0, seed=1)
+    for guide in (Guide.regex("(["), Guide.json_schema({"type": 5})):
+        with pytest.raises(InferenceError) as caught:
+            real.say(PROMPT, guide=guide)
+        assert re.search("regex|schema|grammar", str(caught.value), re.IGNORECASE), caught.value
+    assert real.say(PROMPT).startswith(" Paris")
 
 
 def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tmp_path: Path) -> None:

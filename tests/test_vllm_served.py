@@ -13,8 +13,9 @@ from openai import NotFoundError, OpenAI
 from forge.api.forge import Forge
 from forge.bench import compare, results
 from forge.bench.options import Wish
+from forge.client.guide import Guide
 from forge.client.types import Request
-from forge.errors import ForgeError
+from forge.errors import ForgeError, InferenceError
 from forge.plan.preview import provenance
 from openai_front import front
 from patience import free_ports, soon
@@ -94,6 +95,23 @@ def test_a_persons_adapter_shares_no_inode_with_the_repository(place: Place) -> 
     assert sorted(file.name for file in laid.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     for file in laid.iterdir():
         assert file.stat().st_ino != (place.folder / "adapter" / file.name).stat().st_ino
+
+
+def test_an_answer_is_held_to_a_schema_or_a_regular_expression(place: Place) -> None:
+    schema = place.folder / "schema.json"
+    schema.write_text('{"type": "object"}')
+    asked = ("generate", "counts", "a b", "--quiet", "--repository", str(place.repository))
+    assert json.loads(place.invoke(*asked, "--json-schema", str(schema))) == {"json": {"type": "object"}}
+    assert json.loads(place.invoke(*asked, "--regex", "[0-9]+", "--min-p", "0.1")) == {"regex": "[0-9]+"}
+    target = place.shop.target("counts", place.repository)
+    with pytest.raises(InferenceError, match="Failed to transform regex into a grammar"):
+        list(place.shop.generate(target.address, replace(target.request("a"), guide=Guide.regex("["))))
+    with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        told = [{"role": "user", "content": "hello"}]
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}
+        for wanted, said in (({"type": "json_object"}, {"json_object": True}), (form, {"json": {"type": "array"}})):
+            answer = client.chat.completions.create(model="counts", messages=told, response_format=wanted)  # type: ignore[call-overload]
+            assert json.loads(answer.choices[0].message.content or "") == said
 
 
 def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) -> None:

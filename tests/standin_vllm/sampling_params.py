@@ -12,8 +12,8 @@ class RequestOutputKind(Enum):
 
 
 class StructuredOutputsParams:
-    def __init__(self, *, regex: str | None = None) -> None:
-        self.regex = regex
+    def __init__(self, *, json: object = None, regex: str | None = None, json_object: bool | None = None) -> None:
+        self.json, self.regex, self.json_object = json, regex, json_object
 
 
 class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):

@@ -18,6 +18,7 @@ SAMPLING: Mapping[str, type[int] | type[float] | type[bool]] = {
     "temperature": float,
     "top_k": int,
     "top_p": float,
+    "min_p": float,
     "beam_width": int,
     "n": int,
     "min_tokens": int,

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, cast
 
 import click
@@ -11,9 +12,11 @@ import click
 from forge.cli.output import Output
 from forge.cli.text import table
 from forge.client.answer import Answer, Hearing, Perf, Piece, Reply
+from forge.client.guide import Guide
 from forge.client.sampling import over, samples, seeded
 from forge.client.types import Chunk, Request
 from forge.errors import ConfidenceError, InferenceError
+from forge.files import texts
 
 BETWEEN = "\n---\n"
 """Between several answers where they cannot stand side by side."""
@@ -39,18 +42,29 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     """``request`` with what the person asked for, the recipe's sampling speaking for the rest; and what they want to see."""
     words = dict(options)
     logprobs, threshold, perf = bool(words.pop("logprobs")), words.pop("min_logprob"), bool(words.pop("perf"))
+    guide = _guide(words.pop("json_schema", None), words.pop("regex", None))
     more = [each.partition("=") for each in cast("tuple[str, ...]", words.pop("more"))]
     if wrong := [name for name, equals, _ in more if not (name and equals)]:
         raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--input")
     request = replace(
         over(request, {name: value for name, value in words.items() if value != ()}),
         inputs={name: value for name, _, value in more},
+        guide=guide,
         return_log_probs=logprobs or threshold is not None,
         return_perf_metrics=perf,
         return_token_counts=True,
     )
     several = (request.n or request.beam_width or 1) > 1
     return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
+
+
+def _guide(schema: object, expression: object) -> Guide | None:
+    """Of a schema's file and a regular expression, at most one of which is given."""
+    if schema is not None and expression is not None:
+        raise click.UsageError("--json-schema and --regex: an answer can be held to one of them")
+    if isinstance(schema, Path):
+        return Guide.json_schema(texts.read(schema, InferenceError, "the JSON schema"), str(schema))
+    return None if expression is None else Guide.regex(str(expression))
 
 
 def doubt(request: Request, options: dict[str, object]) -> str:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -16,6 +17,14 @@ SAMPLING = (
     click.option("--temperature", type=click.FloatRange(0), help="0 takes the likeliest token each time."),
     click.option("--top-k", type=click.IntRange(0), help="Draw among the k likeliest tokens."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw among the likeliest that hold p."),
+    click.option("--min-p", type=click.FloatRange(0, 1), help="Draw none below this part of the likeliest one's probability."),
+    click.option(
+        "--json-schema",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="The answer is JSON of the schema in FILE.",
+    ),
+    click.option("--regex", metavar="EXPR", help="The answer is a text that this regular expression matches."),
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same text."),
     click.option("--beam-width", type=click.IntRange(1), help="Beam search with so many beams."),
     click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True), help="Above 1 avoids repeating."),

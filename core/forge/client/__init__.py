@@ -9,6 +9,7 @@ _PLACES = {
     "Acceptance": "forge.client.types",
     "Chunk": "forge.client.types",
     "ModelMetadata": "forge.client.types",
+    "Guide": "forge.client.guide",
     "Request": "forge.client.types",
     "TensorMetadata": "forge.client.types",
     "Answer": "forge.client.answer",

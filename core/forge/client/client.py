@@ -16,6 +16,7 @@ from types import TracebackType
 from forge.client.answer import Answer, Perf, Piece, Reply
 from forge.client.grpc import Connection, closed
 from forge.client.grpc_aio import AsyncConnection
+from forge.client.guide import Guide
 from forge.client.types import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
 
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncClient",
     "Chunk",
     "Client",
+    "Guide",
     "InferenceError",
     "ModelMetadata",
     "Perf",

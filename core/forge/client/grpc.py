@@ -20,6 +20,7 @@ from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import NAMED, UNNAMED
 from forge.errors import InferenceError, Trouble
 from forge.protobuf import ModelConfig
+from forge.schema.vllm_images import VERSION
 
 CHANNEL = (
     ("grpc.max_receive_message_length", -1),
@@ -161,7 +162,8 @@ class Calls:
         stated = parameters["accumulate_tokens"].string_value if "accumulate_tokens" in parameters else ""
         repeats = stated.strip().lower() in ("true", "1", "yes", "t") or f"{LLMAPI}max_tokens" in inputs
         decoupled = configured.config.model_transaction_policy.decoupled
-        self.known[model] = ModelMetadata(model, inputs, outputs, decoupled, repeats)
+        vllm = parameters[VERSION].string_value if VERSION in parameters else ""
+        self.known[model] = ModelMetadata(model, inputs, outputs, decoupled, repeats, vllm)
         return self.known[model]
 
     def left(self, passed: float) -> float | None:

@@ -16,11 +16,11 @@ _SEED_BITS = 63
 
 
 def samples(request: Request) -> bool:
-    """Whether tokens are drawn: a temperature above 0, a top_k, a top_p, a seed or several answers ask for that, and neither
-    temperature 0 nor top_k 1 forbids it. Beam search draws nothing."""
+    """Whether tokens are drawn: a temperature above 0, a top_k, a top_p, a min_p, a seed or several answers ask for that, and
+    neither temperature 0 nor top_k 1 forbids it. Beam search draws nothing."""
     if (request.beam_width or 1) > 1 or _likeliest(request):
         return False
-    said = (request.temperature, request.top_k, request.top_p, request.seed)
+    said = (request.temperature, request.top_k, request.top_p, request.min_p, request.seed)
     return any(value is not None for value in said) or (request.n or 1) > 1
 
 
@@ -40,13 +40,13 @@ def over(usual: Request, said: Mapping[str, object]) -> Request:
     """``usual``, what a recipe asks for, with what a caller said over it; None is not said.
 
     A recipe's word for the likeliest token does not outlive a caller who asks for draws: neither its top_k 1 a temperature, nor
-    its temperature 0 a top_k or a top_p.
+    its temperature 0 a top_k, a top_p or a min_p.
     """
     words: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     request = replace(usual, **words)
     if words.get("temperature") and "top_k" not in words and usual.top_k == 1:
         request = replace(request, top_k=None)
-    narrows = words.get("top_k", 1) != 1 or words.get("top_p", 1.0) < 1
+    narrows = words.get("top_k", 1) != 1 or words.get("top_p", 1.0) < 1 or words.get("min_p", 0) > 0
     if narrows and "temperature" not in words and usual.temperature == 0:
         request = replace(request, temperature=None)
     return request

@@ -32,6 +32,8 @@ CODES = {
 }
 """KServe's datatypes in struct's letters."""
 LLMAPI = "sampling_param_"
+GUIDE_TYPE, _GUIDE = "guided_decoding_guide_type", "guided_decoding_guide"
+"""Inputs of TensorRT-LLM's models from 0.19 on."""
 _TEXTS = ("prompt", "stop", "bad")
 """Words that are text: not for a model that takes ids."""
 _RENAMED = {
@@ -125,7 +127,7 @@ def _folded(request: Request, model: ModelMetadata) -> dict[str, Values]:
         return {}
     switches = ("return_logprobs", "return_cumulative_logprob") if request.return_log_probs else ()
     return {
-        SAMPLING: (sampling(request, image=IMAGE in model.inputs),),
+        SAMPLING: (sampling(request, image=IMAGE in model.inputs, version=model.vllm),),
         **{name: (True,) for name in switches if name in model.inputs},
     }
 
@@ -133,7 +135,7 @@ def _folded(request: Request, model: ModelMetadata) -> dict[str, Values]:
 def stated(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
     """What ``request`` says besides its prompt and its length, as ``body`` does, without what ``model`` has no input for."""
     if SAMPLING in model.inputs:
-        return {SAMPLING: sampling(request, image=IMAGE in model.inputs)}
+        return {SAMPLING: sampling(request, image=IMAGE in model.inputs, version=model.vllm)}
     named = ((_offered_name(word, model.inputs), values) for word, values in _words(request).items())
     left_out = {_offered_name(word, model.inputs) for word in ("prompt", "max_tokens")} | {""}
     return {name: _plain(values) for name, values in named if name not in left_out}
@@ -150,6 +152,9 @@ def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
             where=request.model,
             hint="ask with --no-stream, or build it with serve.stream = true",
         )
+    if request.guide and not offers(GUIDE_TYPE, model):
+        what = "the model cannot hold its answer to JSON, a schema or a regular expression: it has no input for that"
+        raise InferenceError(what, where=request.model, hint="models of the runtime vllm do, and engines from 0.19 on")
     if request.tokens:
         if "input_ids" not in model.inputs:
             raise InferenceError(
@@ -177,7 +182,7 @@ def _words(request: Request) -> dict[str, Values]:
         "return_finish_reason": True,
     }
     # The others are called as they are in Request; False asks for nothing.
-    for word in ("temperature", "top_k", "top_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"):
+    for word in ("temperature", "top_k", "top_p", "min_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"):
         single[word] = getattr(request, word)
     for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
         single[word] = getattr(request, word)
@@ -187,6 +192,8 @@ def _words(request: Request) -> dict[str, Values]:
     single["return_log_probs"] = request.return_log_probs or None
     single["return_perf_metrics"] = request.return_perf_metrics or None
     single["return_num_input_tokens"] = single["return_num_output_tokens"] = request.return_token_counts or None
+    if request.guide:
+        single[GUIDE_TYPE], single[_GUIDE] = request.guide.type, request.guide.text or None
     words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
     ends = request.ends if request.end_id is None and not request.tokens else ()
     several: dict[str, Values] = {
@@ -204,7 +211,7 @@ def _added(word: str, request: Request) -> bool:
 
 def _offered_name(word: str, offered: Mapping[str, TensorMetadata]) -> str:
     names = _RENAMED.get(word, (word,))
-    folded = (SAMPLING,) if word in WORDS else ()
+    folded = (SAMPLING,) if word in WORDS or word in (GUIDE_TYPE, _GUIDE) else ()
     return next((name for name in (*names, f"{LLMAPI}{word}", *folded) if name in offered), "")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
+from forge.client.guide import Guide
 from forge.schema.values import LimitsTable, Scalar
 
 
@@ -21,6 +22,8 @@ class Request:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    """Tokens less likely than this part of the likeliest one's probability are not drawn (the twin, vLLM)."""
     seed: int | None = None
     beam_width: int | None = None
     repetition_penalty: float | None = None
@@ -36,6 +39,8 @@ class Request:
     stream: bool = True
     tokens: tuple[int, ...] = ()
     """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""
+    guide: Guide | None = None
+    """What the answer is held to: JSON, a schema, a regular expression (vLLM; engines of TensorRT-LLM 0.19 and later)."""
     n: int | None = None
     """How many sequences to give (``num_return_sequences``): so many samples; of a beam search, its so many best beams."""
     length_penalty: float | None = None
@@ -120,6 +125,8 @@ class ModelMetadata:
     decoupled: bool = True
     accumulates: bool = False
     """Each answer of a stream holds the whole text so far (bls with ``accumulate_tokens``, and every llmapi model)."""
+    vllm: str = ""
+    """The version of the vLLM in Triton's image that serves it, where forge wrote it into config.pbtxt."""
 
 
 class Client(Protocol):

@@ -1,9 +1,10 @@
 """``sampling_parameters`` of a vLLM model: one text of JSON for what other models have inputs of their own for. Pure."""
 
 import json
-from collections.abc import Mapping
+import re
 from typing import cast
 
+from forge.client.guide import Guide, GuideType
 from forge.client.sampling import samples
 from forge.client.types import Request
 from forge.errors import InferenceError
@@ -15,11 +16,14 @@ IMAGE = "embedding_request"
 UNNAMED = "'NoneType' object has no attribute 'lora_name'"
 """What that backend answers to sampling parameters that its vLLM refuses; why is in its log alone (up to 26.01)."""
 NAMED = "its vLLM refuses a name or a value in sampling_parameters: `forge logs` says which (TritonSamplingParams)"
-_STRUCTURED = "structured_outputs"
+_STRUCTURED, _GUIDED = "structured_outputs", "guided_decoding"
+"""What vLLM calls it from 0.11 on, and what it called it from 0.6.3 to 0.10: Triton's backend changed with 25.11."""
+_FIRST, _RENAMED = (0, 6, 3), (0, 11)
 _SAME = (
     "max_tokens",
     "top_k",
     "top_p",
+    "min_p",
     "seed",
     "repetition_penalty",
     "presence_penalty",
@@ -32,13 +36,14 @@ WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora"})
 """Every word of Request that goes in there."""
 
 
-def sampling(request: Request, *, image: bool = False) -> str:
+def sampling(request: Request, *, image: bool = False, version: str = "") -> str:
     """What ``request`` says of how its tokens are picked, and what was stated as the input itself over it.
 
     vLLM draws where nobody says otherwise; forge takes the likeliest token there, as TensorRT-LLM does.
 
     The backend in Triton's ``image`` takes structured outputs as a text of JSON, which forge's does too. It mixes several
     answers up: a step of vLLM (0.8 on) brings one of them with its index, and the backend goes by its place (up to 26.01).
+    ``version`` is the image's vLLM, where that is known: a guide has other words in older ones.
     """
     words: dict[str, object] = {word: value for word in _SAME if (value := getattr(request, word)) is not None}
     if request.top_p == 0:
@@ -55,14 +60,18 @@ def sampling(request: Request, *, image: bool = False) -> str:
         words["lora_name"] = request.lora
     if request.return_log_probs:
         words["logprobs"] = 0  # those of the tokens that were picked
-    words |= _given(request)
-    if isinstance(words.get(_STRUCTURED), dict):
-        words[_STRUCTURED] = json.dumps(words[_STRUCTURED])
-    if image and words.get("n") not in (None, 1, "1"):
-        what = f"n is {words['n']}, and the vLLM backend of Triton's images mixes several answers up"
-        hint = 'ask as often as answers are wanted; or serve it with runtime.executor = "local"'
-        raise InferenceError(what, where=request.model, hint=hint)
+    words |= _guided(request, version) | _given(request)
+    words |= {name: json.dumps(said) for name in (_STRUCTURED, _GUIDED) if isinstance(said := words.get(name), dict)}
+    if image:
+        _require_one(words.get("n"), request.model)
     return json.dumps(words)
+
+
+def _require_one(n: object, model: str) -> None:
+    if n not in (None, 1, "1"):
+        what = f"n is {n}, and the vLLM backend of Triton's images mixes several answers up"
+        hint = 'ask as often as answers are wanted; or serve it with runtime.executor = "local"'
+        raise InferenceError(what, where=model, hint=hint)
 
 
 def picked(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -76,7 +85,28 @@ def picked(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple(int(token) for token, _ in firsts), tuple(said["logprob"] for _, said in firsts)
 
 
-def _given(request: Request) -> Mapping[str, object]:
+def _guided(request: Request, version: str) -> dict[str, object]:
+    guide = request.guide
+    if guide is None:
+        return {}
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if numbers and numbers < _FIRST:
+        what = f"the model's vLLM {version} cannot hold its answer to JSON, a schema or a regular expression"
+        raise InferenceError(what, where=request.model, hint="images of Triton's from 25.01 on can")
+    return {_GUIDED if numbers and numbers < _RENAMED else _STRUCTURED: _words(guide)}
+
+
+def _words(guide: Guide) -> dict[str, object]:
+    match guide.type:
+        case GuideType.JSON:
+            return {"json_object": True}
+        case GuideType.JSON_SCHEMA:
+            return {"json": json.loads(guide.text)}
+        case GuideType.REGEX:
+            return {"regex": guide.text}
+
+
+def _given(request: Request) -> dict[str, object]:
     stated: Scalar | tuple[Scalar, ...] | None = request.inputs.get(SAMPLING)
     if stated is None:
         return {}

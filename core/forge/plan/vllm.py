@@ -30,6 +30,7 @@ from forge.schema.vllm_environment import (
     vllm_environment,
     vllm_sources,
 )
+from forge.schema.vllm_images import VERSION
 from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 
 ROLES = (Role.VLLM,)
@@ -95,7 +96,8 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     links += (*speculation.links(resolved, names.assets(recipe.name)), *adapters.links(resolved, names.assets(recipe.name)))
     chosen_gpus = "" if contained or recipe.runtime.gpus in ("all", NO_GPUS) else recipe.runtime.gpus
     skeleton = vllm_skeleton(image=contained, gpus=chosen_gpus)
-    action = Assemble(names, skeleton, {Role.VLLM: {}}, links, texts)
+    stated: dict[str, Scalar] = {VERSION: vllm_version(resolved)} if contained else {}
+    action = Assemble(names, skeleton, {Role.VLLM: stated}, links, texts)
     needs = (("model", model), *speculation.steps(resolved), *adapters.steps(resolved))
     needs = (("image", images.family_image(resolved)), *needs) if contained else needs
     return Entry(

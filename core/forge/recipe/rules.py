@@ -258,6 +258,11 @@ def _fewer_than_least(recipe: Recipe) -> str:
     return f"is {least}, above sampling.max_tokens ({most})" if least > most else ""
 
 
+def _min_p_of_nvidias(recipe: Recipe) -> str:
+    nvidias = recipe.sampling.min_p is not None and recipe.runtime.kind in (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
+    return f"is {recipe.sampling.min_p}, and NVIDIA's models have no input for it" if nvidias else ""
+
+
 def _draft_without_variant(recipe: Recipe) -> str:
     return "is given, and no variant reads it" if recipe.draft is not None and recipe.variant is None else ""
 
@@ -347,6 +352,7 @@ def _calibrated_on_articles(recipe: Recipe) -> str:
 _RULES = (
     _Rule(("sampling.beam_width", "build.max_beam_width"), _beams_above_engine, "raise build.max_beam_width"),
     _Rule(("sampling.max_tokens", "build.max_seq_len"), _no_room_for_a_prompt, "lower it, or raise build.max_seq_len"),
+    _Rule(("sampling.min_p", "runtime.kind"), _min_p_of_nvidias, "take it away; the runtimes twin and vllm have it"),
     _Rule(("sampling.min_tokens", "sampling.max_tokens"), _fewer_than_least, "lower it, or raise sampling.max_tokens"),
     _Rule(("draft", "variant"), _draft_without_variant, 'take [draft] away, or name one: variant = "eagle"'),
     _Rule(("variant", "draft"), _variant_without_draft, "add a [draft] table; its keys are those of [source]"),

@@ -242,6 +242,7 @@ class SamplingTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     temperature: Annotated[float, Meta(ge=0)] | None = None
     top_k: Natural | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     beam_width: Positive | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     presence_penalty: float | None = None

@@ -16,6 +16,8 @@ from forge.schema import tags
 from forge.schema.values import Toolchain
 
 SUFFIX = "-vllm-python-py3"
+VERSION = "vllm_version"
+"""Parameter of config.pbtxt by which forge tells clients which vLLM serves a model: its words changed."""
 
 
 @dataclass(frozen=True, slots=True)

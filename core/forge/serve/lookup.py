@@ -58,6 +58,7 @@ class Target:
             temperature=wanted.temperature,
             top_k=wanted.top_k,
             top_p=wanted.top_p,
+            min_p=wanted.min_p,
             seed=wanted.seed,
             beam_width=wanted.beam_width,
             repetition_penalty=wanted.repetition_penalty,

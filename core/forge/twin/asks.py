@@ -201,6 +201,7 @@ class _Row:
         return Sampling(
             top_k=self.whole("runtime_top_k", 0, least=0),
             top_p=self.real("runtime_top_p", 0.0, least=0.0, most=1.0),
+            min_p=self.real("min_p", 0.0, least=0.0, most=1.0),
             temperature=self.real("temperature", 1.0, least=0.0),
             seed=seed % (1 << _SEED_BITS),  # random_seed was signed once
             repetition_penalty=self._positive("repetition_penalty"),

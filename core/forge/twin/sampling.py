@@ -1,4 +1,4 @@
-"""From logits to a token, in TensorRT-LLM's order: bias, temperature, penalties, bans; then top-k, then top-p within it."""
+"""From logits to a token, in TensorRT-LLM's order: bias, temperature, penalties, bans; then min-p, top-k, and top-p within."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ class Sampling:
 
     top_k: int = 0
     top_p: float = 0.0
+    min_p: float = 0.0
     temperature: float = 1.0
     seed: int = 0
     repetition_penalty: float = 1.0
@@ -115,6 +116,8 @@ class Picker:
 
     def _draw(self, x: Floats) -> int:
         k, p = self._sampling.top_k, self._top_p
+        if self._sampling.min_p:
+            x = np.where(x < x.max() + np.log(np.float32(self._sampling.min_p)), np.float32(-np.inf), x)
         if k:
             ids = _largest(x, min(k, len(x)))
             weights = np.exp((x[ids] - x[ids[0]]).astype(np.float64))

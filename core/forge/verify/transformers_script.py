@@ -101,8 +101,8 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 def _template(tokenizer: Any) -> str:
     """Of several chat templates the default one."""
-    stated = getattr(tokenizer, "chat_template", None)
-    source = stated.get("default") if isinstance(stated, dict) else stated  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    stated: Any = getattr(tokenizer, "chat_template", None)
+    source: Any = stated if isinstance(stated, str | None) else stated.get("default")
     return hashlib.sha256(str(source).strip().encode()).hexdigest() if source else ""
 
 

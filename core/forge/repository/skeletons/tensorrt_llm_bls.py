@@ -50,7 +50,7 @@ FROM_PREPROCESSING = {
 TO_ENGINE = {"stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_top_p", "length_penalty": "len_penalty"} | {
     same: same for same in (
         "num_return_sequences", "beam_width", "temperature", "seed", "min_tokens", "repetition_penalty", "presence_penalty",
-        "frequency_penalty", "exclude_input_in_output", "return_log_probs",
+        "frequency_penalty", "min_p", "exclude_input_in_output", "return_log_probs",
         "return_num_input_tokens", "return_num_output_tokens",
     )
 }

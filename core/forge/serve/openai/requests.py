@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
 from forge.serve.openai.errors import Fault
@@ -35,8 +36,29 @@ class _StreamOptions(Struct, forbid_unknown_fields=True):
     """Of padding, which carries nothing: there is none."""
 
 
+class _Schema(Struct):
+    schema: dict[str, object] | None = None
+    name: str = ""
+
+
 class _Format(Struct):
     type: str = "text"
+    json_schema: _Schema | None = None
+
+    @property
+    def guide(self) -> Guide | None:
+        """Fault for a form that is not offered, and for a schema that is not there."""
+        match self.type:
+            case "text":
+                return None
+            case "json_object":
+                return Guide.any_json()
+            case "json_schema" if self.json_schema and self.json_schema.schema is not None:
+                return Guide.json_schema(self.json_schema.schema)
+            case "json_schema":
+                raise _refused("response_format", "json_schema: it needs json_schema.schema, an object")
+            case _:
+                raise _refused("response_format", f"text, json_object and json_schema are offered, not {self.type}")
 
 
 class _Part(Struct):
@@ -69,6 +91,7 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
 
     # Not OpenAI's: what the served models take beside it, under the names that other servers of this API use.
     top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     ignore_eos: bool | None = None
@@ -107,6 +130,11 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
         """Whether the tokens' log-probabilities are wanted."""
         return False
 
+    @property
+    def guide(self) -> Guide | None:
+        """What answers are held to; Fault for a schema that is none."""
+        return None
+
     def check(self) -> None:
         """Fault for what cannot be given."""
         if self.logit_bias:
@@ -122,6 +150,8 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
             "temperature": self.temperature,
             "top_k": 0 if self.top_k == -1 else self.top_k,
             "top_p": self.top_p,
+            "min_p": self.min_p,
+            "guide": self.guide,
             "seed": self.seed,
             "n": self.n,
             "presence_penalty": self.presence_penalty,
@@ -166,8 +196,7 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
             raise _refused("top_logprobs", "it needs logprobs: true")
         if self.top_logprobs:
             raise _refused("top_logprobs", "these models say the log-probability of the token that was chosen, of no other")
-        if self.response_format and self.response_format.type != "text":
-            raise _refused("response_format", f"text is all that is offered, not {self.response_format.type}")
+        _ = self.guide
         for name, value in (("tools", self.tools), ("functions", self.functions)):
             if value:
                 raise _refused(name, "calling of tools is not offered: nothing would read calls out of the answer")
@@ -176,6 +205,10 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
                 raise _refused(name, "calling of tools is not offered")
         if self.audio or (self.modalities or ["text"]) != ["text"]:
             raise _refused("modalities", "text is all that is offered")
+
+    @property
+    def guide(self) -> Guide | None:
+        return self.response_format.guide if self.response_format else None
 
     @property
     def conversation(self) -> tuple[Message, ...]:

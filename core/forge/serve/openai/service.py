@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from forge.client.client import AsyncClient
-from forge.client.tensors import inputs_of
+from forge.client.tensors import GUIDE_TYPE, inputs_of, offers
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError
 from forge.schema.values import LimitsTable
@@ -227,7 +227,9 @@ def _fitting(request: Request, known: ModelMetadata) -> Request:
     try:
         inputs_of(request, known)
     except InferenceError as error:
-        raise Fault(400, f"{error.what} ({error.hint})" if error.hint else error.what) from error
+        blamed = "response_format" if request.guide and not offers(GUIDE_TYPE, known) else None
+        said = f"{error.what} ({error.hint})" if error.hint else error.what
+        raise Fault(400, said, param=blamed, code="unsupported_value" if blamed else None) from error
     return request
 
 

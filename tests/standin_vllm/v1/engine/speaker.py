@@ -56,9 +56,10 @@ class Speaker:
 
     def _end_tokens(self, folder: Path) -> set[int]:
         """The tokenizer's own, and those of generation_config.json, as vLLM has it."""
-        stated = _json(folder / "generation_config.json").get("eos_token_id")
+        stated: Any = _json(folder / "generation_config.json").get("eos_token_id")
+        several: list[Any] = stated if isinstance(stated, list) else [stated]
         own = _json(folder / "tokenizer_config.json").get("eos_token")
-        return {*(stated if isinstance(stated, list) else [stated]), self._tokenizer.token_to_id(str(own))} - {None}
+        return {int(each) for each in (*several, self._tokenizer.token_to_id(str(own))) if each is not None}
 
 
 def _pick(log_probs: Any, params: SamplingParams, draws: np.random.Generator) -> int:
