@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 INFO = re.compile(r"/api/(models/)?(?P<repo>(datasets/)?[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
 ACCESS = re.compile(r"/api/(models/)?(?P<repo>(datasets/)?[^/]+/[^/]+)/auth-check")
@@ -22,6 +22,7 @@ Span = tuple[int, int | None]
 """Where a wanted range begins, and its last byte where it has one."""
 PLAIN = (".json", ".jsonl", ".txt", ".md", ".jinja")  # what git keeps itself; the rest is in LFS
 Files = Mapping[str, bytes]
+Query = Mapping[str, list[str]]
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Repository:
     names: dict[str, str] = field(default_factory=dict[str, str])
     token: str = ""
     gated: bool = False
+    about: dict[str, object] = field(default_factory=dict[str, object])
+    """What a list tells of it: config, downloads, gated, safetensors."""
 
 
 @dataclass
@@ -107,6 +110,18 @@ class LoopbackHub:
         about = listed(asked["repo"], commit, files, repository.gated) if listing else None
         return about or self._file(commit, files, asked["path"], span)
 
+    def listed(self, query: Query) -> Answer:
+        """Models whose name has the word, those before that come most, with no more of each than was asked for."""
+        word, limit, wanted = query["search"][0], int(query["limit"][0]), query["expand"]
+        assert query["sort"] == ["downloads"]
+        assert query["pipeline_tag"] == ["text-generation"]
+        found = [
+            {"id": name, **{key: value for key, value in each.about.items() if key in wanted}}
+            for name, each in sorted(self.repositories.items(), key=lambda pair: -int(str(pair[1].about.get("downloads", 0))))
+            if word in name and not name.startswith("datasets/")
+        ]
+        return Answer(200, json.dumps(found[:limit]).encode())
+
     def _access(self, repository: Repository | None, authorization: str) -> Answer:
         if repository is None:
             return refusal(404 if authorization else 401, "RepoNotFound")
@@ -166,7 +181,8 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             wanted = RANGE.fullmatch(stated) if self.command == "GET" else None
             authorization = self.headers.get("Authorization", "")
             span = (int(wanted[1]), int(wanted[2]) if wanted[2] else None) if wanted else None
-            answer = hub.answer(path, authorization, span)
+            searched = path == "/api/models"
+            answer = hub.listed(parse_qs(urlsplit(self.path).query)) if searched else hub.answer(path, authorization, span)
             hub.requests.append(Asked(self.command, path, answer.status, stated, authorization))
             self.send_response(answer.status)
             self.close_connection = True  # one request each, so that a hub that is gone is gone

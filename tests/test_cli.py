@@ -7,10 +7,12 @@ import click
 import jsonschema
 import pytest
 import tomli
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
 from cli_verbs import commands
-from forge.cli import VERBS, main
+from forge.cli import HABITS, VERBS, main
+from forge.fit.gpus import find
 from forge.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -197,3 +199,53 @@ def test_a_file_that_cannot_be_written_is_an_error_and_no_traceback(place: Path)
     assert result.exit_code == 1
     assert "tiny.toml.lock" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_what_each_verb_does_fits_into_its_line_of_the_list() -> None:
+    shown = CliRunner().invoke(main, ["--help"], env={"COLUMNS": "80"}).output
+    listed = shown.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(listed) == len(VERBS)
+    assert not [line for line in listed if line.endswith("...") or len(line) > 80]
+    assert "FORGE_HOME" in shown
+
+
+@pytest.mark.parametrize("word", sorted(HABITS))
+def test_a_word_of_another_tool_is_answered_with_the_verb_that_is_meant(word: str) -> None:
+    result = forge(word)
+    assert result.exit_code == 2
+    assert f"`forge {HABITS[word]}` is what does that here" in result.stderr
+    meant = HABITS[word].split()[0]
+    assert meant.startswith("--") or meant in commands()
+    assert word not in commands()
+
+
+def completed(*words: str, incomplete: str) -> list[str]:
+    shell = BashComplete(main, {}, "forge", "_FORGE_COMPLETE")
+    return [item.value for item in shell.get_completions(list(words), incomplete) if item.type == "plain"]
+
+
+def test_verbs_recipes_and_gpus_complete(place: Path) -> None:
+    assert completed(incomplete="pl") == ["plan", "plugins"]
+    assert completed("plan", incomplete="gemma-2b-") == ["gemma-2b-it"]
+    assert completed("run", incomplete="smol") == ["smollm2-135m-instruct", "smollm2-135m-storyteller"]
+    assert completed("new", "--example", incomplete="flan") == ["flan-t5-base"]
+    assert "RTX-4090" in completed("fit", "x", "--gpu", incomplete="rtx")
+    assert find("RTX-4090") == find("RTX 4090")
+    assert completed("chat", incomplete="") == []  # nothing is served, and no error is shown
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_a_shells_script_asks_forge_for_completions(shell: str) -> None:
+    script = forge("completion", shell).stdout
+    assert f"_FORGE_COMPLETE={shell}_complete" in script
+
+
+def test_a_shipped_recipe_is_copied_out_by_its_name(place: Path) -> None:
+    target = place / "mine.toml"
+    assert forge("new", "--example", "gemma-2b-it", "-o", target).exit_code == 0
+    assert target.read_text() == (ROOT / "recipes" / "gemma-2b-it.toml").read_text()
+    missing = forge("new", "--example", "gema-2b-it")
+    assert missing.exit_code == 5
+    assert "did you mean 'gemma-2b-it'?" in missing.stderr
+    assert forge("new").exit_code == 2
+    assert forge("new", "acme/x", "--example", "gemma-2b-it").exit_code == 2

@@ -315,3 +315,20 @@ def test_the_docs_name_every_key() -> None:
     for table in (Deployment, GpuTable, deployment.PortsTable, deployment.Replicas, deployment.Member):
         for key in table.__struct_fields__:
             assert re.search(rf"[`.]{key}\b", PAGE), key
+
+
+def test_what_is_wrong_in_it_and_in_its_recipes_is_told_at_once(shop: Forge, tmp_path: Path) -> None:
+    written(tmp_path, "a.toml", 'name = "a"\n[source]\nhub = "acme/a"\n[build]\nmax_seqlen = 3\n')
+    text = (
+        'recipes = ["a.toml", "gone.toml", 3]\nrepositry = "x"\n[ports]\nhttp = 8001\n[replicas]\ntensorrt_llm = 2\nbls = 0\n'
+    )
+    with pytest.raises(RecipeError) as error:
+        shop.joint([written(tmp_path, "bad.toml", text)])
+    assert {each.where.removeprefix(f"{tmp_path}/") for each in error.value.problems} == {
+        *("bad.toml: recipes[2]", "bad.toml: repositry", "bad.toml: replicas.bls", "bad.toml: replicas.tensorrt_llm"),
+        *("bad.toml: ports", "a.toml: build.max_seqlen", "bad.toml: recipes[1]"),
+    }
+
+
+def test_a_rule_between_keys_says_nothing_of_a_key_that_is_wrong_already() -> None:
+    assert wrong("recipes = 3\n").count("recipes") == 1

@@ -16,7 +16,7 @@ from patience import free_ports
 PAGE = (Path(__file__).parent.parent / "docs" / "python-api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r'^```python title="[^"]+"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
 ROWS = re.findall(r"^\| (`.+?) \| (.+) \|$", PAGE, re.MULTILINE)
-METHODS = {name: each for name, each in vars(Forge).items() if not name.startswith("_")}
+METHODS = {name: each for kind in Forge.__mro__[:-1] for name, each in vars(kind).items() if not name.startswith("_")}
 
 
 def test_every_public_method_is_in_a_table_and_no_other() -> None:

@@ -7,6 +7,15 @@ from forge.check.rules import Finding, Severity
 from forge.schema.manifest import PublishedModel
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A checkpoint that is held: the step that brought it, its bytes, and where it stands; nothing there may be written."""
+
+    name: str
+    size: int
+    path: Path
+
+
 @dataclass(frozen=True)
 class Built:
     """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""

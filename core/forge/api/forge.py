@@ -2,15 +2,18 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge.api.built import Built
+from forge.api.built import Built, Fetched
+from forge.api.run import Run
+from forge.api.served import Served
+from forge.api.shown import Exhibit
 from forge.api.wiring import Wiring
 from forge.bench.options import Wish as Benchmark
-from forge.bench.results import Results
+from forge.bench.results import Results as Measured
 from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.build import publish, unchanged
@@ -25,20 +28,20 @@ from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
 from forge.check.machine import Checkup
-from forge.client.types import Chunk, Request
 from forge.errors import RepositoryError
 from forge.events import Event, Listener
 from forge.fit.report import Report
 from forge.plan.plan import plan, require
 from forge.plan.preview import Outlook, Prospect, outlook
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Plan, Stage
+from forge.plan.steps import Fetch, Plan, Stage
+from forge.recipe import shipped
+from forge.recipe.shipped import located
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, Recipe, RuntimeKind
 from forge.serve.launch import Held, launch
-from forge.serve.log import lines
-from forge.serve.lookup import Listed, Target, listed, running_on, served
+from forge.serve.lookup import Listed, Target, listed
 from forge.serve.recovery import Care
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
@@ -54,7 +57,7 @@ Places = AnyPath | Sequence[AnyPath]
 USUAL = Benchmark()
 
 
-class Forge:
+class Forge(Served):
     """One home folder (store, servers, notes) and all that is asked of the world."""
 
     def __init__(
@@ -105,21 +108,21 @@ class Forge:
     def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
         """What is missing here for ``recipes`` and deployments, or for anything at all, and how to mend it."""
         checkup = Checkup(self.home, self.store, self._wiring.origins, self._wiring.machine, self._wiring.containers)
-        return checkup.findings([Path(path) for path in recipes], lambda path: self._together.asked(path, runtime))
+        return checkup.findings(_files(recipes), lambda path: self._together.asked(path, runtime))
 
     # -- planning
 
     def read(self, path: AnyPath, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        return self._resolver.read(Path(path), runtime)
+        return self._resolver.read(Path(located(path)), runtime)
 
     def resolve(self, path: AnyPath, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Resolved:
         """A recipe with its facts and its plugins, ready to be planned."""
-        return self._resolver.resolve(Path(path), runtime=runtime, locked=locked)
+        return self._resolver.resolve(Path(located(path)), runtime=runtime, locked=locked)
 
     def joint(self, recipes: Sequence[AnyPath], *, deployed: bool = False) -> Joint:
         """What ``recipes`` are together, or the deployment that is named; with ``deployed`` a recipe is refused."""
-        return self._together.joint([Path(path) for path in recipes], deployed=deployed)
+        return self._together.joint(_files(recipes), deployed=deployed)
 
     @cached_property
     def _together(self) -> JointResolver:
@@ -139,7 +142,7 @@ class Forge:
 
     def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
-        return self._resolver.lock(Path(path), upgrade=upgrade)
+        return self._resolver.lock(Path(located(path)), upgrade=upgrade)
 
     def plan(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
@@ -152,7 +155,7 @@ class Forge:
 
     def dockerfile(self, path: AnyPath) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
-        return self._resolver.dockerfile(Path(path))
+        return self._resolver.dockerfile(Path(located(path)))
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
@@ -171,6 +174,10 @@ class Forge:
         Paths in the recipe are relative to ``base``, the folder that it will stand in.
         """
         return self._resolver.draft(source, name, revision, Path(base))
+
+    def example(self, name: str) -> str:
+        """The text of a recipe that forge ships; SourceError with all their names where it ships none of this one."""
+        return shipped.text(name)
 
     # -- building
 
@@ -204,7 +211,7 @@ class Forge:
         if not (options.rename_plain or found):
             words = {name: getattr(options, name) for name in ("runtime", "locked", "prefixed", "inside")}
             words |= {} if repository else {"usual": self.settings.repository}
-            asked = unchanged.question(recipes, repository, os.getcwd(), words)
+            asked = unchanged.question(_files(recipes), repository, os.getcwd(), words)
             self._build_notes.after(asked, inputs, all_resolved, self._build_notes.done(place, models, steps))
         return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
 
@@ -224,9 +231,6 @@ class Forge:
         """Take a model out of ``repository``, and first out of a server that runs there; what it stands on stays held."""
         self._turnover.withdraw(self._place(repository), model)
 
-    def _place(self, repository: AnyPath | None = None) -> Path:
-        return Path(repository or self.settings.repository).absolute()
-
     def models(self, repository: AnyPath | None = None) -> tuple[Listed, ...]:
         """What ``repository`` holds, and which of it is served."""
         place = self._place(repository)
@@ -240,6 +244,16 @@ class Forge:
             self._builder.realise(wanted.steps)
             self._builder.share(wanted.steps)
         return wanted
+
+    def fetch(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> tuple[Fetched, ...]:
+        """Bring the checkpoints of ``recipes`` into the store, and make nothing of them; needs neither Docker nor a GPU."""
+        all_resolved = self._joined(self.joint(recipes), options)
+        require(all_resolved)
+        steps = [step for step in plan(all_resolved).steps if isinstance(step.action, Fetch)]
+        with self.store.using(step.key for step in steps):
+            self._builder.realise(steps)
+            held = [(step.name, self.store.find(step.key)) for step in steps]
+        return tuple(Fetched(name, each.size, each.path) for name, each in held if each is not None)
 
     def _prepared(self, all_resolved: list[Resolved], *, gpus: bool = True) -> list[Resolved]:
         """The recipes with what their images say of themselves; HostError, before any download, for what is missing here."""
@@ -260,6 +274,24 @@ class Forge:
         return lambda text: repository.relocate(text, str(place))
 
     # -- serving
+
+    def run(
+        self,
+        what: str,
+        runtime: RuntimeKind | None = None,
+        *,
+        repository: AnyPath | None = None,
+        ports: Ports | None = None,
+        rename_plain: bool = False,
+    ) -> Target:
+        """From a recipe, a hub id or a checkpoint here to a model that is served, detached; ``runs`` has it in two steps."""
+        runs = self.runs
+        return runs.serve(runs.choose(what, runtime, repository), repository, ports, rename_plain=rename_plain)
+
+    @property
+    def runs(self) -> Run:
+        """What would run, and why; then the running."""
+        return Run(self, self._resolver, self._wiring, self._say, self.settings)
 
     def manifest(self, repository: AnyPath) -> Manifest:
         """What forge has published into ``repository``."""
@@ -302,14 +334,6 @@ class Forge:
             raise
         return running
 
-    def servers(self) -> tuple[Running, ...]:
-        """The servers of this home folder that are alive."""
-        return self._wiring.server.running()
-
-    def server(self, repository: AnyPath | None = None) -> Running:
-        """The one that serves ``repository``, alone or with others."""
-        return running_on(str(self._place(repository)), self.servers())
-
     def reload(self, repository: AnyPath | None = None, model: str | None = None) -> Running:
         """Have the server on ``repository`` take in what has changed there, or one recipe's models; restart what is dead."""
         return self.care.revive(self._turnover.reload(self.server(repository), model))
@@ -319,6 +343,11 @@ class Forge:
         """Whether the models of servers answer, and bringing them back."""
         return Care(self._wiring.server, self._planned, lambda text: self._tell(Event("note", "server", text=text)))
 
+    @property
+    def exhibit(self) -> Exhibit:
+        """What stands behind a model, and what is served with what it uses."""
+        return Exhibit(self.store, self._wiring.server, self.servers, self.target, self._wiring.metadata, self._place)
+
     @cached_property
     def _turnover(self) -> Turnover:
         return Turnover(
@@ -327,23 +356,6 @@ class Forge:
 
     def _planned(self, held: Held, running: Running) -> Launch:
         return launch(held, self.store, running.ports, on=running.base)
-
-    def stop(self, running: Running) -> None:
-        """Stop it; returns when no process and no shared memory is left."""
-        self._wiring.server.stop(running)
-
-    def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
-        """The lines of the server's log; with ``follow`` until it ends."""
-        running = self.server(repository)
-        return lines(Path(running.log), (lambda: self._lives(running)) if follow else None)
-
-    def wait(self, running: Running) -> None:
-        """Return when the server has ended."""
-        while self._lives(running):
-            time.sleep(0.5)
-
-    def _lives(self, running: Running) -> bool:
-        return any(other.pid == running.pid for other in self.servers())
 
     @property
     def upkeep(self) -> Upkeep:
@@ -368,7 +380,7 @@ class Forge:
     def _prover(self) -> Prover:
         return Prover(self.home, self.store, self._wiring)
 
-    def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Results, Path]:
+    def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Measured, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""
         found = self._bench.run(*measured(self, what, repository), wish)
         return found, keep(found, self.home / "bench")
@@ -381,20 +393,7 @@ class Forge:
     def _bench(self) -> Bench:
         return Bench(self._wiring, self.store, Clocks(time.perf_counter, time.time), self._tell, lambda: self._builder)
 
-    # -- asking
 
-    def target(self, model: str, repository: AnyPath | None = None) -> Target:
-        """Find a served model by its recipe's name, among the running servers or in one repository's."""
-        return served(model, self.servers() if repository is None else (self.server(repository),))
-
-    def generate(self, address: str, request: Request) -> Iterator[Chunk]:
-        """Ask and stream the answer; closing the iterator cancels the request."""
-        return self._wiring.client.generate(address, request)
-
-    def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
-        """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
-        return self._wiring.spans(target.tokenizer, text)
-
-    def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
-        """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
-        return self._wiring.templated(target.tokenizer, messages, target.model.limits)
+def _files(recipes: Sequence[AnyPath]) -> list[Path]:
+    """The files that are meant: a shipped recipe is named without its folder."""
+    return [Path(located(each)) for each in recipes]

@@ -12,7 +12,7 @@ from forge.bench.workload import Tokenizer
 from forge.build.builder import Tools
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
-from forge.client.types import Client, Request
+from forge.client.types import Client, ModelMetadata, Request
 from forge.diagnoses import Diagnosis
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.interrupt import Halt
@@ -23,6 +23,9 @@ from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKin
 from forge.serve.types import Server
 from forge.verify.interview import Stages
 from forge.verify.reference import Reciter
+
+_LOOK = 10.0
+"""Seconds for a server to say what a model takes."""
 
 
 class Wiring:
@@ -143,6 +146,12 @@ class Wiring:
         from forge.verify.stages import TritonStages
 
         return TritonStages()
+
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        """What a served model takes and gives."""
+        from forge.client.inference import TritonClient
+
+        return TritonClient(timeout=_LOOK).metadata(address, model)
 
     def streams(self, address: str, model: str) -> bool:
         """Whether a served model may answer more than once."""

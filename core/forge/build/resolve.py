@@ -15,15 +15,17 @@ from forge.build.executor import Executors
 from forge.build.facts import World, adapters, gather, image
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import ForgeError, LockError, RecipeError, SourceError, StepError
+from forge.errors import ForgeError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
 from forge.plan import families, images, lock as locks, vllm
 from forge.plan.families import Family
+from forge.plan.plan import check
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
 from forge.recipe import new, prompts, reader as recipe
+from forge.recipe.new import Suited
 from forge.schema import vllm_known
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
@@ -108,10 +110,21 @@ class Resolver:
         """The text of a recipe for a checkpoint; its paths are relative to ``base``."""
         origin = source_of(source, revision, base)
         found = self.outside.origins[origin.kind]
-        checkpoint = found.read(found.pin(origin, base.absolute()))
+        pinned = found.pin(origin, base.absolute())
+        checkpoint = found.read(pinned)
         stem = Path(source).stem if origin.kind is SourceKind.GGUF else Path(source).name.removesuffix(".git")
-        family = families.find(checkpoint) if checkpoint.architectures else ""
-        return new.draft(name or safe_name(stem), origin, checkpoint, family)
+        able = families.serving(checkpoint.architectures, self._plugins)
+        family = families.find(checkpoint) if len(able) > 1 else next(iter(able), "")  # of several nobody but a person chooses
+        texts = [new.draft(name or safe_name(stem), origin, checkpoint, family, each) for each in _suits(checkpoint, family)]
+        return next((text for text in texts if not self._objections(text, pinned, checkpoint)), texts[0])
+
+    def _objections(self, text: str, pinned: Pinned, checkpoint: Checkpoint) -> tuple[Problem, ...]:
+        """What a plan would refuse of a recipe that is about to be written."""
+        try:
+            wanted = recipe.read(text, "")
+            return check(self._resolve(wanted, Facts(pinned, checkpoint, self.outside.host(), image(wanted))))
+        except RecipeError as error:
+            return error.problems
 
     def lock(self, path: Path, *, upgrade: bool = False) -> tuple[Path, bool]:
         """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
@@ -282,6 +295,19 @@ def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[st
         environment = serving_environment(facts.host, packages)
     pins = (re.split("==", package, maxsplit=1) for package in (*environment.packages, *environment.bare))
     return None, {pin[0]: pin[-1] if len(pin) > 1 else "" for pin in pins}
+
+
+def _suits(checkpoint: Checkpoint, family: str) -> list[Suited]:
+    """What a draft can say of a checkpoint, the usual first; no family: what needs none."""
+    if checkpoint.architectures and not family:
+        return [replace(new.USUAL, kind=RuntimeKind.VLLM)]
+    newer = [
+        replace(new.USUAL, image=each.tag, why=f"NVIDIA's image by month; TensorRT-LLM {each.trtllm}, which knows this model")
+        for each in compatibility.releases()
+        if RuntimeKind.ENGINE in each.kinds and each.tag > new.USUAL.image
+    ]
+    plain = [new.USUAL, *newer]
+    return [*plain, *(replace(each, dtype="bfloat16") for each in plain)]
 
 
 def source_of(text: str, revision: str, base: Path) -> Source:

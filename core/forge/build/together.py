@@ -1,6 +1,6 @@
 """What is built together: recipes as they were named, or those of a deployment file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +66,30 @@ class JointResolver:
             what = "a deployment says itself which recipes it has, so it is named alone"
             raise RecipeError((Problem(str(among[0]), what, "add the other recipes to its `recipes`, or build them apart"),))
         if among:
-            return Joint(deployment.read(texts[among[0]], str(among[0])), among[0].parent, among[0])
+            stated, problems = deployment.looked(texts[among[0]], str(among[0]))
+            joint = Joint(stated, among[0].parent, among[0])
+            if problems:
+                raise RecipeError((*problems, *self._misread(joint)))
+            return joint
         if deployed:
             what = "this is a recipe, and says nothing of where it is served (a deployment has the key `recipes`)"
             hint = "serve the repository that it was built into: `forge serve --repository DIR`"
             raise RecipeError(tuple(Problem(str(file), what, hint) for file in files))
         return Joint(Deployment(recipes=tuple(map(str, files))), Path())
+
+    def _misread(self, joint: Joint) -> Iterator[Problem]:
+        """What is wrong with the recipes that a deployment names, as far as their texts say it."""
+        for at, member in enumerate(joint.stated.members):
+            try:
+                self.resolver.read(joint.path(member))
+            except RecipeError as error:
+                yield from error.problems
+            except ForgeError as error:
+                yield self._absent(joint, at, member, error)
+
+    def _absent(self, joint: Joint, at: int, member: Member, error: ForgeError) -> Problem:
+        """A member that cannot be read at all, at its place in the deployment."""
+        return Problem(f"{joint.file}: recipes[{at}]", error.what, f"it is looked for at {joint.path(member)}")
 
     def asked(self, file: Path, runtime: RuntimeKind | None = None) -> tuple[Asked, ...]:
         """The recipe at ``file``, or each of the deployment there as that wants it, still to be read (for ``forge doctor``)."""
@@ -108,8 +126,7 @@ class JointResolver:
             except ForgeError as error:
                 if joint.file is None or joint.path(member).is_file():
                     raise
-                hint = f"it is looked for at {joint.path(member)}"
-                problems.append(Problem(f"{joint.file}: recipes[{at}]", error.what, hint))
+                problems.append(self._absent(joint, at, member, error))
         if not problems:
             named = tuple((o.recipe.name, joint.path(m)) for o, m in zip(found, joint.stated.members, strict=True))
             where = f"{joint.file}: " if joint.file else ""

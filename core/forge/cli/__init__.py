@@ -18,71 +18,85 @@ class Verb(NamedTuple):
 
 
 VERBS = (
-    Verb("add", "keep", "add", "Build RECIPES and publish them beside what the repository holds, each under its prefix."),
+    Verb("add", "keep", "add", "Build RECIPES and publish them beside what is there."),
     Verb("bench", "bench", "bench", "Measure what is served, and compare measurements."),
-    Verb("build", "build", "build", "Fetch, convert, and publish RECIPES into a model repository that is ready to serve."),
+    Verb("build", "build", "build", "Fetch, convert and publish RECIPES into a model repository."),
     Verb("cache", "cache", "cache", "Look after the store of finished artifacts."),
-    Verb("chat", "generate", "chat", "Talk with a served MODEL, in its own chat template, with history."),
-    Verb(
-        "check",
-        "check",
-        "check",
-        "Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.",
-    ),
-    Verb("config", "config", "config", "What is said once for a person or a site: the config file and FORGE_* variables."),
-    Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile that a build would make RECIPE's image from."),
-    Verb(
-        "doctor",
-        "check",
-        "doctor",
-        "Look at what RECIPES need of this machine and the network, and say how to mend what is missing.",
-    ),
-    Verb(
-        "fit",
-        "fit",
-        "fit",
-        "Say what RECIPES need in memory and on disk, and whether a GPU takes it, before any weights are fetched.",
-    ),
-    Verb("generate", "generate", "generate", "Ask a served MODEL to continue PROMPT and stream its answer."),
-    Verb(
-        "list",
-        "keep",
-        "list_models",
-        "List the models of a repository: runtime, names, size, the key of what was published, and where it is served.",
-    ),
+    Verb("chat", "generate", "chat", "Talk with a served MODEL, in its own chat template."),
+    Verb("check", "check", "check", "Find what is wrong in a Triton model REPOSITORY."),
+    Verb("completion", "completion", "completion", "Print what completes forge's words in a shell."),
+    Verb("config", "config", "config", "What is said once: the config file and FORGE_* variables."),
+    Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile of RECIPE's image."),
+    Verb("doctor", "check", "doctor", "Say what this machine lacks for RECIPES, and how to mend it."),
+    Verb("fetch", "hub", "fetch", "Download what RECIPES need, and build nothing."),
+    Verb("fit", "fit", "fit", "Say what RECIPES need in memory, and whether a GPU takes it."),
+    Verb("generate", "generate", "generate", "Ask a served MODEL to continue PROMPT."),
+    Verb("list", "keep", "list_models", "List the models of a repository, and where each is served."),
     Verb("lock", "build", "lock", "Pin RECIPE's commit, files and image in RECIPE.lock."),
     Verb("logs", "serve", "logs", "Show the log of the server on a model repository."),
-    Verb("new", "build", "new", "Write a recipe for the checkpoint SOURCE: a hub id, a git URL, a folder, or a .gguf file."),
-    Verb(
-        "plan",
-        "build",
-        "plan",
-        "Show what a build of RECIPES would do: each step, where it is, or why it is made; and whether it fits.",
-    ),
-    Verb(
-        "plugins",
-        "plugins",
-        "plugins",
-        "Show the installed families and variants, where they come from, and whether they work.",
-    ),
-    Verb(
-        "reload",
-        "serve",
-        "reload",
-        "Have a running server take in what has changed in its repositories, or only one recipe's models.",
-    ),
+    Verb("new", "build", "new", "Write a recipe for a checkpoint, or copy a shipped one."),
+    Verb("plan", "build", "plan", "Show what a build of RECIPES would do, and whether it fits."),
+    Verb("plugins", "plugins", "plugins", "Show the installed families and variants, and their health."),
+    Verb("ps", "served", "ps", "Show what is served: memory, uptime, requests so far."),
+    Verb("reload", "serve", "reload", "Have a running server take in what has changed."),
     Verb("remove", "keep", "remove", "Take MODEL out of a repository."),
-    Verb("schema", "plugins", "schema", "Print the JSON schema of a recipe or a deployment, for editors."),
-    Verb("serve", "serve", "serve", "Start Triton on a model repository, or on several, and wait until every model is ready."),
+    Verb("run", "run", "run", "Build, serve and talk: from a recipe or a hub id to a chat."),
+    Verb("schema", "plugins", "schema", "Print the JSON schema of a recipe or a deployment."),
+    Verb("search", "hub", "search", "Look for models on the hub, and say what runs here."),
+    Verb("serve", "serve", "serve", "Start Triton on one model repository, or on several."),
+    Verb("show", "served", "show", "Show what stands behind a served MODEL."),
     Verb("status", "serve", "status", "Show the servers that are running."),
-    Verb("stop", "serve", "stop", "Stop the server on a model repository; nothing of it stays behind."),
-    Verb(
-        "verify",
-        "verify",
-        "verify",
-        "Prove that what a served MODEL says is what its checkpoint says, and name the stage that is guilty when it is not.",
-    ),
+    Verb("stop", "serve", "stop", "Stop the server on a model repository."),
+    Verb("verify", "verify", "verify", "Prove that a served MODEL says what its checkpoint says."),
 )
+
+HABITS = {
+    "ask": "generate",
+    "benchmark": "bench",
+    "cat": "show",
+    "complete": "generate",
+    "convert": "build",
+    "create": "new",
+    "delete": "remove",
+    "deploy": "serve",
+    "down": "stop",
+    "download": "fetch",
+    "export": "build",
+    "find": "search",
+    "gc": "cache gc",
+    "help": "--help",
+    "images": "list",
+    "info": "show",
+    "init": "new",
+    "inspect": "show",
+    "install": "build",
+    "kill": "stop",
+    "launch": "serve",
+    "lint": "check",
+    "load": "add",
+    "log": "logs",
+    "ls": "list",
+    "make": "build",
+    "models": "list",
+    "perf_analyzer": "bench",
+    "prompt": "generate",
+    "prune": "cache gc",
+    "pull": "fetch",
+    "restart": "reload",
+    "rm": "remove",
+    "rmi": "remove",
+    "start": "serve",
+    "test": "verify",
+    "top": "ps",
+    "trtllm-build": "build",
+    "trtllm-serve": "serve",
+    "uninstall": "remove",
+    "unload": "remove",
+    "up": "serve",
+    "validate": "check",
+    "version": "--version",
+}
+"""Words of other tools -> what is meant here."""
 
 
 class Verbs(click.Group):
@@ -101,8 +115,10 @@ class Verbs(click.Group):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from difflib import get_close_matches
 
-            close = get_close_matches(args[0], [verb.name for verb in VERBS], 1)
-            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+            meant = HABITS.get(args[0].lower())
+            close = [] if meant else get_close_matches(args[0], [verb.name for verb in VERBS], 1)
+            hint = f" `forge {meant}` is what does that here." if meant else f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
@@ -119,13 +135,22 @@ def _width() -> int:
     return max(min(columns or 80, 80) - 2, 50)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _width()})
+EPILOG = """FORGE_HOME names the folder of the store, of servers' logs and of notes (default: forge in the user's cache folder,
+~/.cache/forge); ~/.config/forge/config.toml says it once, and more (`forge config show`). HF_TOKEN and HF_ENDPOINT say who asks
+which hub."""
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _width()}, epilog=EPILOG)
 @click.version_option(package_name="triton-forge", prog_name="forge")
 def main() -> None:
     """From a model id to tokens streaming out of Triton.
 
     \b
-    forge build recipes/smollm2-135m-instruct.toml
+    forge run smollm2-135m-instruct
+    forge run google/gemma-2b-it --runtime vllm
+
+    \b
+    forge build smollm2-135m-instruct
     forge serve --detach
     forge generate smollm2-135m-instruct "Why is the sky blue?"
     """

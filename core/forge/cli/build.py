@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from forge.cli.names import EXAMPLE, RECIPE
 from forge.cli.output import Output, verb
 from forge.cli.text import size, table
 
-RECIPES = click.argument("recipes", nargs=-1, required=True, type=click.Path())
+RECIPES = click.argument("recipes", nargs=-1, required=True, type=RECIPE)
 RUNTIME = click.option(
     "--runtime",
     type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
@@ -82,7 +83,7 @@ def build(
     remote: str | None,
     until: str | None,
 ) -> None:
-    """Fetch, convert, and publish RECIPES into a model repository that is ready to serve.
+    """Fetch, convert and publish RECIPES into a model repository.
 
     Several recipes share one repository; their models are then named <recipe>-<role>. What they share is made once, what
     does not wait for each other is made side by side; a GPU has one step at a time. Or one deployment file that names them.
@@ -173,9 +174,10 @@ def plan(
     executor: Any,
     remote: str | None,
 ) -> None:
-    """Show what a build of RECIPES would do: each step, where it is, or why it is made; and whether it fits. Runs nothing.
+    """Show what a build of RECIPES would do, and whether it fits.
 
-    A step is local, remote (taken from the shared store), a miss, or spared (all that needs it is there).
+    Each step and why; nothing runs. A step is local, remote (taken from the shared store), a miss, or spared (all that needs
+    it is there).
 
     \b
     Example:
@@ -197,7 +199,7 @@ def plan(
 
 
 @click.command()
-@click.argument("recipe", type=click.Path())
+@click.argument("recipe", type=RECIPE)
 @click.option("--upgrade", is_flag=True, help="Move every pin to what the world says now.")
 @verb
 def lock(output: Output, recipe: str, upgrade: bool) -> None:
@@ -214,17 +216,21 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", required=False)
+@click.option("--example", type=EXAMPLE, help="Copy this recipe of forge's out, in place of SOURCE.")
 @click.option("-o", "--output", "file", type=click.Path(), help="Write here instead of to stdout.")
 @click.option("--name", help="The recipe's name; made from the source's otherwise.")
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of a hub repository.")
 @verb
-def new(output: Output, source: str, file: str | None, name: str | None, revision: str) -> None:
-    """Write a recipe for the checkpoint SOURCE: a hub id, a git URL, a folder, or a .gguf file.
+def new(output: Output, source: str | None, example: str | None, file: str | None, name: str | None, revision: str) -> None:
+    """Write a recipe for a checkpoint, or copy a shipped one.
+
+    SOURCE is a hub id, a git URL, a folder, or a .gguf file.
 
     \b
     Example:
         forge new google/gemma-2b-it -o recipes/my-gemma.toml
+        forge new --example gemma-2b-it -o my-gemma.toml
     """
     from pathlib import Path
 
@@ -232,7 +238,10 @@ def new(output: Output, source: str, file: str | None, name: str | None, revisio
     from forge.errors import ForgeError
 
     target = Path(file) if file else None
-    text = Forge.here(output.listener).draft(source, name, revision, target.parent if target else Path())
+    if (source is None) == (example is None):
+        raise click.UsageError("name a SOURCE, or a shipped recipe with --example")
+    shop = Forge.here(output.listener)
+    text = shop.example(example) if example else shop.draft(source or "", name, revision, target.parent if target else Path())
     if target is None:
         output.result({"recipe": text}, text.rstrip("\n"))
         return
@@ -245,10 +254,12 @@ def new(output: Output, source: str, file: str | None, name: str | None, revisio
 
 
 @click.command()
-@click.argument("recipe", type=click.Path())
+@click.argument("recipe", type=RECIPE)
 @verb
 def dockerfile(output: Output, recipe: str) -> None:
-    """Print the Dockerfile that a build would make RECIPE's image from.
+    """Print the Dockerfile of RECIPE's image.
+
+    The one that a build would make it from.
 
     \b
     Example:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from forge.cli.build import RUNTIME
+from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
 
 COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
@@ -18,10 +19,10 @@ STATUSES = {"ok": "green", "remark": "cyan", "warning": "yellow", "problem": "re
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend, and say what was changed.")
 @verb
 def check(output: Output, repository: Path | None, image: str, sarif: Path | None, fix: bool) -> None:
-    """Find what is wrong in a Triton model REPOSITORY, forge's own or any other, before a server trips over it.
+    """Find what is wrong in a Triton model REPOSITORY.
 
-    A deployment's file names its repository, and where that is to be served. Exit code 8 when an error was found. What each
-    rule means: docs/rules.md.
+    Forge's own or any other, before a server trips over it. A deployment's file names its repository, and where that is to be
+    served. Exit code 8 when an error was found. What each rule means: docs/rules.md.
 
     \b
     Example:
@@ -62,14 +63,14 @@ def check(output: Output, repository: Path | None, image: str, sarif: Path | Non
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("recipes", nargs=-1, type=RECIPE)
 @RUNTIME
 @verb
-def doctor(output: Output, recipes: tuple[Path, ...], runtime: str | None) -> None:
-    """Look at what RECIPES need of this machine and the network, and say how to mend what is missing.
+def doctor(output: Output, recipes: tuple[str, ...], runtime: str | None) -> None:
+    """Say what this machine lacks for RECIPES, and how to mend it.
 
-    A deployment's file stands for its recipes and for where it is served. Without any file everything is looked at. Exit code
-    11 when a given recipe cannot be built or served here.
+    The network is looked at too. A deployment's file stands for its recipes and for where it is served. Without any file
+    everything is looked at. Exit code 11 when a given recipe cannot be built or served here.
 
     \b
     Example:

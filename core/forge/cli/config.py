@@ -9,7 +9,10 @@ from forge.settings import Worth
 
 @click.group()
 def config() -> None:
-    """What is said once for a person or a site: the config file and FORGE_* variables."""
+    """What is said once: the config file and FORGE_* variables.
+
+    For a person or a site; a verb's own option wins.
+    """
 
 
 @config.command()

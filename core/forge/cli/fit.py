@@ -3,18 +3,20 @@
 import click
 
 from forge.cli.build import RECIPES, RUNTIME
+from forge.cli.names import GPU
 from forge.cli.output import Output, verb
 
 
 @click.command()
 @RECIPES
-@click.option("--gpu", default="", help='A card to judge for, such as "RTX 4090"; the GPUs that are here otherwise.')
+@click.option("--gpu", default="", type=GPU, help='A card to judge for, such as "RTX 4090"; the GPUs that are here otherwise.')
 @RUNTIME
 @verb
 def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None) -> None:
-    """Say what RECIPES need in memory and on disk, and whether a GPU takes it, before any weights are fetched.
+    """Say what RECIPES need in memory, and whether a GPU takes it.
 
-    Several recipes share one GPU, in the order in which they are named. Exit code 11 when something does not fit.
+    And on disk; before any weights are fetched. Several recipes share one GPU, in the order in which they are named. Exit
+    code 11 when something does not fit.
 
     \b
     Example:

@@ -1,13 +1,14 @@
 """generate, chat."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
+from forge.cli.names import SERVED
 from forge.cli.output import Output, verb
 
 Function = Callable[..., None]
@@ -64,25 +65,28 @@ SAMPLING = (
         metavar="N",
         help="Give up when no more comes for so long; 0: wait for ever. [default: the recipe's]",
     ),
-    click.option("--lora", metavar="NAME", help="Ask with this adapter of the model's."),
-    click.option(
-        "--repository",
-        type=click.Path(file_okay=False),
-        help="Ask the server on this repository; any running one that offers MODEL otherwise.",
-    ),
+)
+LORA = click.option("--lora", metavar="NAME", help="Ask with this adapter of the model's.")
+REPOSITORY = click.option(
+    "--repository",
+    type=click.Path(file_okay=False),
+    help="Ask the server on this repository; any running one that offers MODEL otherwise.",
 )
 
 
-def _sampling(function: Function) -> Function:
+def with_sampling(function: Function) -> Function:
+    """A command with every option that says how to draw, and what to show of it."""
     for option in reversed(SAMPLING):
         function = option(function)
     return function
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=SERVED)
 @click.argument("prompt")
-@_sampling
+@with_sampling
+@LORA
+@REPOSITORY
 @click.option("-n", type=click.IntRange(1), help="So many answers: samples, or of a beam search its best.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--chat", "templated", is_flag=True, help="Ask PROMPT as a user's message, in the model's chat template.")
@@ -99,7 +103,9 @@ def generate(
     show_seed: bool,
     **sampling: object,
 ) -> None:
-    """Ask a served MODEL to continue PROMPT and stream its answer. PROMPT - reads standard input.
+    """Ask a served MODEL to continue PROMPT.
+
+    The answer comes as a stream. PROMPT - reads standard input.
 
     \b
     Example:
@@ -125,42 +131,33 @@ def generate(
 
 
 @click.command()
-@click.argument("model")
-@_sampling
+@click.argument("model", type=SERVED)
+@with_sampling
+@LORA
+@REPOSITORY
 @click.option("--system", help="Instructions that stand before the conversation.")
 @verb
 def chat(output: Output, model: str, lora: str | None, repository: str | None, system: str | None, **sampling: object) -> None:
-    """Talk with a served MODEL, in its own chat template, with history. An empty line or Ctrl-D ends it.
+    """Talk with a served MODEL, in its own chat template.
+
+    At a terminal with line editing, history and commands (/help shows them); Ctrl-C ends an answer, Ctrl-D the talk. Through a
+    pipe each line is a question, and an empty one ends it.
 
     \b
     Example:
         forge chat smollm2-135m-instruct
     """
     from forge.api.forge import Forge
-    from forge.cli.answer import asked, document, doubt, judge, tell
+    from forge.cli.talk import Talk
+    from forge.client.conversation import Conversation
+    from forge.errors import InferenceError
 
     shop = Forge.here(output.listener)
     target = shop.target(_named(model, lora), repository)
-    history = [("system", system)] if system else []
-    warned = False
-    judgements: list[Callable[[], None]] = []
-    for question in _questions(output):
-        history.append(("user", question))
-        request, wish = asked(target.request(shop.templated(target, history)), dict(sampling))
-        if not warned and (said := doubt(request, sampling)):
-            output.say(said)
-            warned = True
-        # A conversation goes on from one answer: of a beam search from the best.
-        wish = replace(wish, whole=wish.several, several=False, chunks=False)
-        chunks = (chunk for chunk in shop.generate(target.address, request) if chunk.index == 0)
-        answer = tell(output, request, chunks, wish, partial(shop.spans, target))
-        history.append(("assistant", answer.text))
-        if output.as_json:
-            output.line({"question": question, "answer": answer.text, "seed": request.seed, **document(answer, wish)})
-        if wish.threshold is not None and answer.below(wish.threshold) is not False:
-            judgements.append(partial(judge, output, answer, wish))
-    for each in judgements:
-        each()
+    if why := shop.untemplated(target):
+        hint = "base models have none: ask with `forge generate`, or take an instruction-tuned checkpoint"
+        raise InferenceError(f"this model has {why}", where=str(target.tokenizer), hint=hint)
+    Talk(output, shop, target, sampling, Conversation(system or "")).run()
 
 
 def _named(model: str, lora: str | None) -> str:
@@ -168,16 +165,3 @@ def _named(model: str, lora: str | None) -> str:
     from forge.schema.adapters import BETWEEN
 
     return model if lora is None else f"{model}{BETWEEN}{lora}"
-
-
-def _questions(output: Output) -> Iterator[str]:
-    """Lines typed at the prompt, or read from a pipe, until an empty one."""
-    asks = sys.stdin.isatty() and not output.as_json
-    while True:
-        try:
-            question = (input("> ") if asks else sys.stdin.readline()).strip()
-        except EOFError:
-            return
-        if not question:
-            return
-        yield question

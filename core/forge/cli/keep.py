@@ -3,6 +3,7 @@
 import click
 
 from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, REMOTE, RENAME, REPOSITORY, RUNTIME, conclude
+from forge.cli.names import SERVED
 from forge.cli.output import Output, verb
 from forge.cli.text import size, table
 
@@ -28,7 +29,9 @@ def add(
     jobs: int | None,
     remote: str | None,
 ) -> None:
-    """Build RECIPES and publish them beside what the repository holds, each under its prefix.
+    """Build RECIPES and publish them beside what is there.
+
+    Each gets its prefix; what the repository holds stays.
 
     \b
     Example:
@@ -44,7 +47,7 @@ def add(
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=SERVED)
 @REPOSITORY
 @verb
 def remove(output: Output, model: str, repository: str | None) -> None:
@@ -66,7 +69,9 @@ def remove(output: Output, model: str, repository: str | None) -> None:
 @REPOSITORY
 @verb
 def list_models(output: Output, repository: str | None) -> None:
-    """List the models of a repository: runtime, names, size, the key of what was published, and where it is served.
+    """List the models of a repository, and where each is served.
+
+    With runtime, names, size, and the key of what was published.
 
     \b
     Example:

@@ -9,7 +9,9 @@ from forge.cli.text import table
 @click.command()
 @verb
 def plugins(output: Output) -> None:
-    """Show the installed families and variants, where they come from, and whether they work.
+    """Show the installed families and variants, and their health.
+
+    And which distribution each comes from.
 
     \b
     Example:
@@ -27,7 +29,9 @@ def plugins(output: Output) -> None:
 @click.argument("what", type=click.Choice(["recipe", "deployment"]), default="recipe")
 @verb
 def schema(output: Output, what: str) -> None:
-    """Print the JSON schema of a recipe or a deployment, for editors.
+    """Print the JSON schema of a recipe or a deployment.
+
+    An editor that is told of it completes keys and marks mistakes.
 
     \b
     Example:

@@ -54,9 +54,10 @@ def serve(
     no_restart: bool,
     print_only: bool,
 ) -> None:
-    """Start Triton on a model repository, or on several, and wait until every model is ready.
+    """Start Triton on one model repository, or on several.
 
-    A DEPLOYMENT file says itself where its repository and its ports are; options win over it.
+    It is waited for until every model is ready. A DEPLOYMENT file says itself where its repository and its ports are; options
+    win over it.
 
     \b
     Example:
@@ -161,7 +162,9 @@ def logs(output: Output, repository: str | None, follow: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Stop every server of this FORGE_HOME.")
 @verb
 def stop(output: Output, repository: str | None, everything: bool) -> None:
-    """Stop the server on a model repository; nothing of it stays behind.
+    """Stop the server on a model repository.
+
+    Nothing of it stays behind.
 
     \b
     Example:
@@ -182,10 +185,11 @@ def stop(output: Output, repository: str | None, everything: bool) -> None:
 @click.argument("model", required=False)
 @verb
 def reload(output: Output, repository: str | None, model: str | None) -> None:
-    """Have a running server take in what has changed in its repositories, or only one recipe's models.
+    """Have a running server take in what has changed.
 
-    Each model goes on answering until its new version is ready. Then every model is asked for one token, and those that
-    do not answer are started anew. `forge build`, `add` and `remove` do this by themselves.
+    All of its repositories, or only one recipe's models. Each model goes on answering until its new version is ready. Then
+    every model is asked for one token, and those that do not answer are started anew. `forge build`, `add` and `remove` do
+    this by themselves.
 
     \b
     Example:

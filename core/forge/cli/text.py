@@ -19,3 +19,14 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Left-aligned columns, the first row being the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def age(seconds: float | None) -> str:
+    """A time that has passed, in its two largest units: 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    left, parts = int(seconds), list[str]()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        parts += [f"{count} {unit}"] if count or (unit == "s" and not parts) else []
+    return " ".join(parts[:2])

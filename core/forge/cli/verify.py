@@ -36,10 +36,11 @@ Row = Mapping[str, object]
 )
 @verb
 def verify(output: Output, model: str, repository: Path | None, no_streaming: bool, **wishes: object) -> None:
-    """Prove that what a served MODEL says is what its checkpoint says, and name the stage that is guilty when it is not.
+    """Prove that a served MODEL says what its checkpoint says.
 
-    Nothing is built: a running server that offers MODEL is asked, or the repository is served for the time being. Exit code 13
-    when something differs by more than its dtype and quantization allow (docs/verify.md).
+    Where it does not, the stage that is guilty is named. Nothing is built: a running server that offers MODEL is asked, or
+    the repository is served for the time being. Exit code 13 when something differs by more than its dtype and quantization
+    allow (docs/verify.md).
 
     \b
     Example:

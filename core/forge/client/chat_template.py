@@ -93,6 +93,15 @@ class ChatTemplate:
         return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=_MEND)
 
 
+def lacking(folder: Path) -> str:
+    """Why the tokenizer in ``folder`` has no template to use; empty where it has one. Nothing is rendered."""
+    try:
+        _source(folder, _json(folder / "tokenizer_config.json"))
+    except InferenceError as error:
+        return error.what.removeprefix("this model has ")
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A template that jinja cannot read: in which ``line`` of which ``file`` of the folder, from 1, and why."""

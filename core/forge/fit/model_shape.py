@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from forge.safetensors import Tensor
+from forge.schema.lengths import LENGTHS
 from forge.schema.quantized import Quantized, quantized
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -18,7 +19,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "kv_channels", "d_kv"),
     "intermediate": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "d_ff"),
     "vocabulary": ("vocab_size", "padded_vocab_size"),
-    "positions": ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+    "positions": LENGTHS,
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "used_experts": ("num_experts_per_tok", "num_experts_per_token", "moe_topk"),
     "expert_size": ("moe_intermediate_size", "expert_ffn_hidden_size"),

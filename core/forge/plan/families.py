@@ -289,6 +289,11 @@ def find(checkpoint: Checkpoint) -> str:
     return _serving(checkpoint, claimed()).name
 
 
+def serving(architectures: Sequence[str], among: Points) -> tuple[str, ...]:
+    """The names of the families that serve any of them."""
+    return tuple(plugin.name for plugin in _able(architectures, among)[0])
+
+
 def _info(name: str, point: EntryPoint, claims: int) -> PluginInfo:
     distribution, version = _owner(point)
     try:
@@ -323,9 +328,8 @@ def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
 
 
-def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
-    """The one installed family that serves the checkpoint's architectures. A broken plugin is passed over, and told."""
-    wanted = checkpoint.architectures
+def _able(wanted: Sequence[str], among: Points) -> tuple[list[Plugin], list[str], list[str]]:
+    """The families that serve one of ``wanted``, what all of them serve, and the plugins that are broken."""
     able: list[Plugin] = []
     served: list[str] = []
     broken: list[str] = []
@@ -338,6 +342,13 @@ def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
             continue
         served += [f"{name}: {', '.join(architectures)}"] if architectures else []
         able += [plugin] if set(wanted).intersection(architectures) else []
+    return able, served, broken
+
+
+def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
+    """The one installed family that serves the checkpoint's architectures. A broken plugin is passed over, and told."""
+    wanted = checkpoint.architectures
+    able, served, broken = _able(wanted, among)
     if len(able) == 1:
         return able[0]
     if able:

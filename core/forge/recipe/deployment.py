@@ -108,15 +108,21 @@ def is_deployment(text: str) -> bool:
 
 def read(text: str, where: str) -> Deployment:
     """The deployment that ``text`` states; RecipeError with all problems, each with ``where`` and its key."""
+    stated, problems = looked(text, where)
+    if problems:
+        raise RecipeError(problems)
+    return stated
+
+
+def looked(text: str, where: str) -> tuple[Deployment, tuple[Problem, ...]]:
+    """What can be used of a text, and all that is wrong with the rest: between keys too, where both can be used."""
     walk = Walk(_FORM)
     clean = walk.table(_FORM, document(text, where, "deployment"), "")
     problems = [Problem(path, what, hint) for path, (what, hint) in walk.problems.items()]
-    stated = msgspec.convert({MARK: (), **clean}, Deployment) if not walk.problems else None
-    problems += _contradictions(stated) if stated else ()
-    if problems:
-        raise RecipeError(tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in problems))
-    assert stated is not None  # noqa: S101 - without problems it was read
-    return stated
+    stated = msgspec.convert({MARK: (), **clean}, Deployment)
+    told = tuple(walk.problems)
+    problems += [each for each in _contradictions(stated) if not any(path.startswith(each.where) for path in told)]
+    return stated, tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in problems)
 
 
 def schema() -> dict[str, object]:

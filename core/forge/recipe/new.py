@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
 
 from forge.errors import Problem, RecipeError
+from forge.schema.lengths import longest
 from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Scalar, Source, SourceKind
 
 _LONGEST = 8192
@@ -24,21 +26,34 @@ _Line = tuple[str, Scalar | None, str]
 """Key, value (None for a comment alone), and what the choice does."""
 
 
-def draft(name: str, source: Source, checkpoint: Checkpoint, family: str = "") -> str:
+@dataclass(frozen=True, slots=True)
+class Suited:
+    """What a draft says where the usual does not suit a checkpoint: the runtime and the image with why, and the dtype."""
+
+    kind: RuntimeKind = RuntimeKind.ENGINE
+    image: str = "25.08"
+    why: str = "NVIDIA's image by month; this one holds TensorRT-LLM 0.21.0"
+    dtype: str = ""
+
+
+USUAL = Suited()
+
+
+def draft(name: str, source: Source, checkpoint: Checkpoint, family: str = "", suited: Suited = USUAL) -> str:
     """The TOML of a recipe for ``checkpoint``, with a comment at each choice.
 
-    ``family`` is the plugin that serves it, or empty where that is not known yet (a GGUF that nobody has fetched).
+    ``family`` is the plugin that serves it, or empty where none does, or nobody knows yet (a GGUF before it is fetched).
     """
     config = _language_part(checkpoint.config)
     room, trained = _room(config)
-    kind = RuntimeKind.TWIN if source.kind in (SourceKind.GGUF, SourceKind.WHEEL) else RuntimeKind.ENGINE
-    dtype, why = _dtype(config)
+    kind = RuntimeKind.TWIN if source.kind in (SourceKind.GGUF, SourceKind.WHEEL) else suited.kind
+    dtype, why = (suited.dtype, "the script of this family knows no auto") if suited.dtype else _dtype(config)
     blocks: tuple[list[_Line], ...] = (
-        [("name", name, "its folder in the repository; letters, digits, '.', '_' and '-'"), _family(family, checkpoint)],
+        [("name", name, "its folder in the repository; letters, digits, '.', '_' and '-'"), _family(family, checkpoint, kind)],
         [*_source(source)],
         [
-            ("kind", str(kind), "engine (NVIDIA GPU), llmapi (TensorRT-LLM without an engine) or twin (no GPU)"),
-            ("image", "25.08", "NVIDIA's image by month; this one holds TensorRT-LLM 0.21.0"),
+            ("kind", str(kind), "engine (NVIDIA GPU), llmapi (TensorRT-LLM without an engine), vllm or twin (no GPU)"),
+            ("image", suited.image, suited.why),
         ],
         [
             ("dtype", dtype, why),
@@ -85,10 +100,12 @@ def _block(table: str, lines: list[_Line], told: str) -> str:
     return "\n".join((*head, *body))
 
 
-def _family(family: str, checkpoint: Checkpoint) -> _Line:
+def _family(family: str, checkpoint: Checkpoint, kind: RuntimeKind) -> _Line:
     found = ", ".join(checkpoint.architectures)
     if family:
         return ("family", family, f"found from config.json: {found}" if found else "the plugin that knows this model")
+    if kind is RuntimeKind.VLLM:
+        return ("family", None, f"no installed family serves {found or 'it'}; vLLM needs none")
     return ("family", None, 'family = "llama"   name the plugin that knows this model; `forge plugins` shows all')
 
 
@@ -117,10 +134,10 @@ def _language_part(config: Mapping[str, object]) -> Mapping[str, object]:
 
 def _room(config: Mapping[str, object]) -> tuple[int, str]:
     """A max_seq_len that suits the model, and why."""
-    longest = config.get("max_position_embeddings")
-    if not isinstance(longest, int) or isinstance(longest, bool) or longest < 2:
+    name, tokens = longest(config)
+    if not name:
         return 2048, "config.json does not say how long a text the model knows"
-    return min(longest, _LONGEST), f"the model was trained for {longest}"
+    return min(tokens, _LONGEST), f"the model was trained for {tokens} ({name})"
 
 
 def _dtype(config: Mapping[str, object]) -> tuple[str, str]:

@@ -129,6 +129,12 @@ def running_on(place: str, servers: Sequence[Running]) -> Running:
     raise ServerError("no server runs on this repository", where=place, hint=hint)
 
 
+def offered(servers: Iterable[Running]) -> tuple[str, ...]:
+    """The names of all that ``servers`` offer, in order."""
+    places = (Path(place) for server in servers for place in server.repositories)
+    return tuple(sorted({model.name for place in places for model in publish.inventory(place).models}))
+
+
 def served(name: str, servers: Sequence[Running]) -> Target:
     """The model of that name among what ``servers`` offer, alone or with an adapter of its own (``MODEL:ADAPTER``).
 

@@ -37,6 +37,7 @@ class _Count(Struct):
 
 
 class _Inferences(Struct):
+    success: _Count = msgspec.field(default_factory=_Count)
     fail: _Count = msgspec.field(default_factory=_Count)
 
 
@@ -113,6 +114,15 @@ def signs(running: Running) -> Mapping[str, Signs] | None:
         )
         for each in stated
     }
+
+
+def answered(running: Running) -> Mapping[str, tuple[int, int]]:
+    """Model -> requests that it has answered, and those that ended in an error; empty of a server that does not speak."""
+    try:
+        stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return {}
+    return {each.name: (each.inference_stats.success.count, each.inference_stats.fail.count) for each in stated}
 
 
 def _instances(running: Running, model: str, *, seen: bool) -> int:

@@ -30,7 +30,8 @@ from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, reached, require_address, require_gpus, require_models
 from forge.serve.state import Guard, States
 from forge.serve.types import Launch, Running
-from forge.serve.vitals import Healths, Pulse, Signs
+from forge.serve.usage import usage
+from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
@@ -161,6 +162,10 @@ class Servers:
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         """What is seen of each model, as the port says; None of a server in whose place somebody else answers."""
         return None if imposter(running) else pulse.signs(running)
+
+    def usage(self, running: Running) -> Usage:
+        """What it uses, as the port says."""
+        return usage(running, self._environ)
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
         """Load ``models`` anew, as the port says. A process that hangs would keep its model's old version for ever: it is ended

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forge.schema.values import Command, Ports
-from forge.serve.vitals import Healths, Pulse, Signs
+from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,10 @@ class Server(Protocol):
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         """What is seen of each model that is loaded, without asking it; None while the server does not speak."""
+        ...
+
+    def usage(self, running: Running) -> Usage:
+        """Since when it runs, what it and its models hold in memory, and how often each was asked, as far as that is seen."""
         ...
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:

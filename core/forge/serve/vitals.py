@@ -1,4 +1,4 @@
-"""Whether the models of a server are alive: what each says when it is asked, and what can be seen without asking. Pure."""
+"""Whether the models of a server are alive, and what they use: what each says when asked, and what is seen without. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -47,6 +47,26 @@ class Signs(Struct, frozen=True, kw_only=True):
     """Requests that ended in an error, since it was loaded."""
     pending: int = 0
     """Requests that nobody has begun to work on."""
+
+
+class Used(Struct, frozen=True, kw_only=True):
+    """Bytes of this machine's memory and of its GPUs'; None where nobody here can see it."""
+
+    host: int | None = None
+    gpu: int | None = None
+    requests: int = 0
+    """Requests that were answered, since the model was loaded."""
+    failed: int = 0
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """One server; ``models`` by their folders. An engine lives in the server's own process: only the sum knows of it."""
+
+    seconds: float | None = None
+    """Since it was started."""
+    host: int | None = None
+    gpu: int | None = None
+    models: dict[str, Used] = {}
 
 
 def used(before: Times, after: Times) -> float:

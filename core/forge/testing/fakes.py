@@ -13,7 +13,7 @@ from forge.machine.containers import Job
 from forge.safetensors import PREFIX, Tensor, length, parse
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
 from forge.serve.types import Launch, Running
-from forge.serve.vitals import Health, Healths, Pulse, Signs
+from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 from forge.testing.conformance import PluginConformance, check_plugin
 
 __all__ = [
@@ -257,6 +257,10 @@ class FakeServer:
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         return {model: self.seen.get(model, Signs()) for model in running.models}
+
+    def usage(self, running: Running) -> Usage:
+        models = {model: Used(host=10**8, requests=2) for model in running.models}
+        return Usage(seconds=60.0, host=10**9, models=models)
 
     def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
         self.told.append(f"restart {' '.join(models)}")

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
 from forge.build.sources import hub_token
 from forge.build.sources.cache import checkpoint, named, recall, record
+from forge.build.sources.source import Offer
 from forge.build.sources.weights import apart, check, selected, stated
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
@@ -29,6 +30,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 3
 TIMEOUT = 15.0  # seconds for an answer about metadata
 WATCH = 0.2  # seconds between looks at how far a download is
+ANSWERS = "text-generation"
+"""The hub's word for models that continue a text."""
 TEXTS = "datasets/"
 """What the hub's own addresses, and a pin's name, put before the id of a data set."""
 DATASET = "dataset"
@@ -112,6 +115,20 @@ class HubOrigin:
         for fact in files:
             named(fact, f"{self._endpoint}/{source.address}")
         return Pinned(SourceKind.HUB, source.address, commit, files, f"{self._endpoint}/{source.address}")
+
+    def search(self, word: str, limit: int) -> tuple[Offer, ...]:
+        """Models whose name has ``word``, in one request, those before that are fetched most."""
+        self._online(word)
+
+        def look() -> tuple[Offer, ...]:
+            from huggingface_hub import HfApi
+
+            api = HfApi(endpoint=self._endpoint, token=self._token or False)
+            wanted = ["config", "downloads", "gated", "safetensors"]
+            found = api.list_models(search=word, pipeline_tag=ANSWERS, sort="downloads", limit=limit, expand=wanted)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            return tuple(_offer(info.id, info.config, info.safetensors, info.gated, info.downloads) for info in found)
+
+        return self._ask(look, f"models?search={word}", "main")
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
@@ -273,6 +290,16 @@ class HubOrigin:
     def _clean(self, error: BaseException) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return text.replace(self._token, "***") if self._token else text
+
+
+def _offer(name: str, config: object, safetensors: object, gated: object, downloads: object) -> Offer:
+    """What the hub's list says of one model; what it leaves out, or says in another shape, is not known."""
+    said = cast("dict[str, object]", config).get("architectures") if isinstance(config, dict) else None
+    architectures = tuple(map(str, cast("list[object]", said))) if isinstance(said, list) else ()
+    counted: object = getattr(safetensors, "parameters", None)
+    tensors = cast("dict[str, object]", counted) if isinstance(counted, dict) else {}
+    sizes = {kind: count for kind, count in tensors.items() if isinstance(count, int)}
+    return Offer(name, architectures, sizes, bool(gated), downloads if isinstance(downloads, int) else 0)
 
 
 def _repository(name: str) -> tuple[str | None, str]:

@@ -1,5 +1,7 @@
 """What each kind of source does: say exactly what it would fetch, and fetch it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -34,4 +36,27 @@ class Sealing(Protocol):
 
     def sealed(self, pinned: Pinned) -> Pinned:
         """The pin as a lock keeps it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model that a hub offers, as its list tells of it."""
+
+    name: str
+    architectures: tuple[str, ...] = ()
+    """As its config.json has them; empty where the hub does not say."""
+    tensors: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Dtype -> parameters, by the safetensors headers; empty where the hub has not counted them."""
+    gated: bool = False
+    """Its licence has to be accepted first."""
+    downloads: int = 0
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """An origin that can be looked through."""
+
+    def search(self, word: str, limit: int) -> tuple[Offer, ...]:
+        """Models whose name has ``word``, those before that are fetched most."""
         ...

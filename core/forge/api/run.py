@@ -1,0 +1,257 @@
+"""From a recipe, a hub id or a checkpoint on this disk to a model that is served: what ``forge run`` does before it talks."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+from forge.api.built import Built
+from forge.build.facts import image
+from forge.build.outside import Outside
+from forge.build.resolve import Resolver, safe_name, source_of
+from forge.errors import ForgeError, HostError, InferenceError, PluginError, RecipeError, ServerError, SourceError
+from forge.fit.report import Report
+from forge.machine import processes
+from forge.recipe import reader, shipped
+from forge.repository import publish
+from forge.schema.values import LOCAL, BuildOptions, Ports, Recipe, RuntimeKind
+from forge.serve.lookup import Target
+from forge.serve.types import Running
+from forge.settings import Settings
+
+_GPU = (RuntimeKind.ENGINE, RuntimeKind.VLLM, RuntimeKind.TWIN)
+_CPU = (RuntimeKind.TWIN, RuntimeKind.VLLM)
+"""What is tried, the best first."""
+
+
+class Verbs(Protocol):
+    """The part of Forge that makes and serves."""
+
+    home: Path
+
+    def fit(self, recipes: Sequence[str | Path], *, runtime: RuntimeKind | None = None) -> Report: ...
+    def build(
+        self, recipes: Sequence[str | Path], options: BuildOptions = ..., *, repository: str | Path | None = None
+    ) -> Built: ...
+    def serve(self, repository: str | Path, ports: Ports | None = None, *, detach: bool = False) -> Running: ...
+    def server(self, repository: str | Path) -> Running: ...
+    def target(self, model: str, repository: str | Path | None = None) -> Target: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be run, on which runtime and why; ``served`` where it answers already, and nothing has to be made."""
+
+    recipe: Path
+    name: str
+    runtime: RuntimeKind
+    why: str = ""
+    fit: Report | None = None
+    """None where it was not asked for, or ``unfit`` says why nobody knows."""
+    unfit: str = ""
+    drafted: bool = False
+    """The recipe was written just now."""
+    served: Target | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to a served model: ``choose`` says what would run and changes nothing but a recipe that it writes."""
+
+    verbs: Verbs
+    resolver: Resolver
+    outside: Outside
+    say: Callable[[str], None]
+    settings: Settings
+    """Where a model is published and served, unless told otherwise."""
+
+    def choose(self, what: str, runtime: RuntimeKind | None = None, repository: str | Path | None = None) -> Choice:
+        """The recipe that is meant by ``what``, and the runtime that this machine can do best, or the one that was named.
+
+        SourceError where ``what`` is nothing that can be run; HostError where no runtime can serve it here.
+        """
+        recipe, drafted = self.recipe(what)
+        wanted = self.resolver.read(recipe)
+        served = self._served(recipe, wanted.name, runtime, repository)
+        if served is not None:
+            return Choice(recipe, wanted.name, served.model.runtime, served=served)
+        if runtime is not None:
+            fit, unfit = self._fit(recipe, runtime)
+            if fit and not fit.fit:
+                hint = f"`forge fit {recipe} --runtime {runtime}` says what is missing and what would help"
+                raise HostError(f"{wanted.name} does not fit this machine on the {runtime} runtime", hint=hint)
+            return Choice(recipe, wanted.name, runtime, "as you said", fit, unfit, drafted)
+        return self._best(recipe, wanted, drafted=drafted)
+
+    def serve(
+        self, choice: Choice, repository: str | Path | None = None, ports: Ports | None = None, *, rename_plain: bool = False
+    ) -> Target:
+        """Build it and serve it, detached; what is served already is only found. The ports are others where those are taken."""
+        if choice.served is not None:
+            return choice.served
+        place = Path(repository).absolute() if repository else self._place(choice.runtime)
+        mine = publish.inventory(place).find(choice.name)
+        # A newcomer gets a prefix, so that the next one has room beside it.
+        options = BuildOptions(choice.runtime, prefixed=mine is None or bool(mine.prefix), rename_plain=rename_plain)
+        built = self.verbs.build([choice.recipe], options, repository=place)
+        if built.broken:
+            problems = "\n".join(f"{each.file}: {each.what}" for each in built.findings)
+            raise ServerError(f"what was built would not load:\n{problems}", where=str(place), hint=f"`forge check {place}`")
+        try:
+            self.verbs.server(place)
+        except ServerError:
+            self.verbs.serve(place, ports or self._free(self._usual), detach=True)
+        self._note(choice.recipe, place)
+        return self.verbs.target(choice.name, place)
+
+    # -- which recipe
+
+    def recipe(self, what: str) -> tuple[Path, bool]:
+        """The file of the recipe that is meant, and whether it was written just now: for a checkpoint, beside the caller."""
+        found = Path(shipped.located(what))
+        if found.is_file() and found.suffix != ".gguf":
+            return found, False
+        if what.endswith(".toml") or not (found.exists() or "/" in what):
+            close = shipped.close(Path(what).stem)
+            hint = f"did you mean {close!r}? " if close else ""
+            hint += f"forge ships {', '.join(shipped.names())}; a hub id is OWNER/NAME; `forge search WORD` looks for one"
+            raise SourceError("no recipe and no checkpoint has this name", where=what, hint=hint)
+        source = source_of(what, "main", Path())
+        name = safe_name(Path(what).stem if found.is_file() else Path(what).name.removesuffix(".git"))
+        beside = Path(f"{name}.toml")
+        for candidate in (beside, *self._shipped()):
+            if candidate.is_file() and self.resolver.read(candidate).source == source:
+                return candidate, False
+        return self._drafted(what, beside), True
+
+    def _drafted(self, what: str, beside: Path) -> Path:
+        text = self.resolver.draft(what, None, "main", Path())
+        try:
+            with beside.open("x", encoding="utf-8") as sink:
+                sink.write(text)
+        except FileExistsError:
+            hint = f"choose another name: `forge new {what} -o OTHER.toml`, then `forge run OTHER.toml`"
+            raise ForgeError("there is a recipe of another source already", where=str(beside), hint=hint) from None
+        return beside
+
+    def _shipped(self) -> list[Path]:
+        """The recipes that forge ships, those before that add nothing to their checkpoint."""
+        found = [shipped.folder() / f"{name}.toml" for name in shipped.names()]
+        return sorted(found, key=lambda file: (_special(reader.read(file.read_text(encoding="utf-8"), str(file))), file.name))
+
+    # -- which runtime
+
+    def _best(self, recipe: Path, wanted: Recipe, *, drafted: bool) -> Choice:
+        gpus = self.outside.gpus()
+        here = f"{len(gpus)} x {gpus[0].name}" if len(gpus) > 1 else gpus[0].name if gpus else "no GPU is here"
+        own = wanted.runtime.kind
+        stated = (own,) if own in (RuntimeKind.LLMAPI, RuntimeKind.VLLM) else ()
+        against: list[str] = []
+        for kind in dict.fromkeys((*stated, *(_GPU if gpus else _CPU))):
+            try:
+                if problem := self._missing(recipe, kind, gpus=bool(gpus)):
+                    against.append(f"{kind}: {problem}")
+                    continue
+                fit, unfit = self._fit(recipe, kind)
+            except (RecipeError, PluginError, HostError) as error:
+                against.append(f"{kind}: {_brief(error)}")
+                continue
+            if fit and not fit.fit:
+                against.append(f"{kind}: it does not fit (`forge fit {recipe} --runtime {kind}` says what would help)")
+                continue
+            why = "; ".join((here, *(["the recipe asks for it"] if kind in stated else []), *against))
+            return Choice(recipe, wanted.name, kind, why, fit, unfit, drafted)
+        raise HostError("\n".join((f"no runtime can serve {wanted.name} here ({here})", *against)), hint="see `forge doctor`")
+
+    def _missing(self, recipe: Path, kind: RuntimeKind, *, gpus: bool) -> str:
+        """What a runtime in a container lacks here; empty where it lacks nothing. Nobody wants 20 GB pulled without a word."""
+        wanted = self.resolver.read(recipe, kind)
+        if not wanted.runtime.contained:
+            return ""
+        if not gpus:
+            return "no GPU is here"
+        if wanted.runtime.executor == LOCAL or (not wanted.runtime.executor and self.outside.here.present()):
+            return ""
+        if problems := self.outside.containers.check(gpus=True):
+            return problems[0].what
+        reference = image(wanted).image
+        return "" if self.outside.containers.inspect(reference) else f"its image is not here (`docker pull {reference}`)"
+
+    def _fit(self, recipe: Path, kind: RuntimeKind) -> tuple[Report | None, str]:
+        """Whether it fits, and refusals of what cannot be built at all; why, where nobody can tell the size."""
+        self.resolver.resolve(recipe, runtime=kind)  # what keeps it from being had at all is no matter of its size
+        try:
+            return self.verbs.fit([recipe], runtime=kind), ""
+        except (RecipeError, PluginError):
+            raise
+        except ForgeError as error:
+            return None, error.what
+
+    # -- served already
+
+    def _served(self, recipe: Path, name: str, runtime: RuntimeKind | None, repository: str | Path | None) -> Target | None:
+        """The model where it answers as this recipe wants it; None where it has to be built first."""
+        try:
+            found = self.verbs.target(name, repository)
+        except (ServerError, InferenceError):
+            return None
+        if runtime not in (None, found.model.runtime):
+            return None
+        with suppress(OSError):
+            if self._noted(found.repository, name).read_text(encoding="utf-8") != _digest(recipe):
+                return None  # the recipe says something else by now
+        return found
+
+    def _place(self, kind: RuntimeKind) -> Path:
+        """The usual repository; one beside it where that holds models that another Triton serves."""
+        usual = Path(self.settings.repository).absolute()
+        if all(_triton(model.runtime) == _triton(kind) for model in publish.inventory(usual).models):
+            return usual
+        beside = usual.with_name(f"{usual.name}-{_triton(kind)}")
+        self.say(f"{usual} holds models of another runtime: this one goes into {beside}")
+        return beside
+
+    def _note(self, recipe: Path, place: Path) -> None:
+        file = self._noted(place, self.resolver.read(recipe).name)
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_digest(recipe), encoding="utf-8")
+
+    def _noted(self, place: Path, name: str) -> Path:
+        return self.verbs.home / "runs" / blake2b(f"{place}\0{name}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def _usual(self) -> Ports:
+        said = self.settings.ports
+        return Ports(said.http, said.grpc, said.metrics, said.host, said.openai or 0)
+
+    def _free(self, wanted: Ports) -> Ports:
+        """``wanted`` where those ports are free; others on the loopback that nobody has otherwise."""
+        if all(processes.free(wanted.host, port) for port in (wanted.http, wanted.grpc, wanted.metrics)):
+            return wanted
+        http, grpc, metrics = processes.spare(3)
+        self.say(f"ports {wanted.http} to {wanted.metrics} are taken: HTTP is at {http}, gRPC at {grpc}, metrics at {metrics}")
+        return Ports(http, grpc, metrics)
+
+
+def _triton(kind: RuntimeKind) -> str:
+    """Runtimes of one word can share a repository and its server."""
+    return "trtllm" if kind.contained else str(kind)
+
+
+def _special(recipe: Recipe) -> int:
+    """How much a recipe changes about its checkpoint."""
+    return (recipe.variant is not None) + (recipe.convert.quantization != "none") + (recipe.draft is not None)
+
+
+def _brief(error: ForgeError) -> str:
+    """An error in one line, as a reason."""
+    if isinstance(error, RecipeError):
+        return error.problems[0].what
+    return error.what.splitlines()[0]
+
+
+def _digest(recipe: Path) -> str:
+    return blake2b(recipe.read_bytes(), digest_size=16).hexdigest()

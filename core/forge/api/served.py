@@ -1,0 +1,81 @@
+"""The half of Forge that needs no recipe: which servers run, their logs and their end, and asking what they serve."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from forge.api.found import Results, search
+from forge.api.wiring import Wiring
+from forge.client.types import Chunk, Request
+from forge.serve.log import lines
+from forge.serve.lookup import Target, offered, running_on, served
+from forge.serve.types import Running
+from forge.settings import Settings
+
+AnyPath = str | Path
+
+
+class Served:
+    """What runs in one home folder."""
+
+    home: Path
+    settings: Settings
+    _wiring: Wiring
+
+    def servers(self) -> tuple[Running, ...]:
+        """The servers of this home folder that are alive."""
+        return self._wiring.server.running()
+
+    def server(self, repository: AnyPath | None = None) -> Running:
+        """The one that serves ``repository``, alone or with others."""
+        return running_on(str(self._place(repository)), self.servers())
+
+    def _place(self, repository: AnyPath | None = None) -> Path:
+        return Path(repository or self.settings.repository).absolute()
+
+    def offered(self) -> tuple[str, ...]:
+        """The names of all models that are served."""
+        return offered(self.servers())
+
+    def stop(self, running: Running) -> None:
+        """Stop it; returns when no process and no shared memory is left."""
+        self._wiring.server.stop(running)
+
+    def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
+        """The lines of the server's log; with ``follow`` until it ends."""
+        running = self.server(repository)
+        return lines(Path(running.log), (lambda: self._lives(running)) if follow else None)
+
+    def wait(self, running: Running) -> None:
+        """Return when the server has ended."""
+        while self._lives(running):
+            time.sleep(0.5)
+
+    def _lives(self, running: Running) -> bool:
+        return any(other.pid == running.pid for other in self.servers())
+
+    def target(self, model: str, repository: AnyPath | None = None) -> Target:
+        """Find a served model by its recipe's name, among the running servers or in one repository's."""
+        return served(model, self.servers() if repository is None else (self.server(repository),))
+
+    def generate(self, address: str, request: Request) -> Iterator[Chunk]:
+        """Ask and stream the answer; closing the iterator cancels the request."""
+        return self._wiring.client.generate(address, request)
+
+    def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
+        """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
+        return self._wiring.spans(target.tokenizer, text)
+
+    def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
+        """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
+        return self._wiring.templated(target.tokenizer, messages, target.model.limits)
+
+    def untemplated(self, target: Target) -> str:
+        """Why the model has no chat template to use; empty where it has one."""
+        from forge.client.chat_template import lacking
+
+        return lacking(target.tokenizer)
+
+    def search(self, word: str, gpu: str = "", limit: int = 20) -> Results:
+        """Models of the hub whose name has ``word``, each with the family that serves it and whether its weights fit."""
+        return search(self._wiring, word, gpu, limit)

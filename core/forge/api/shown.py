@@ -1,0 +1,180 @@
+"""What stands behind a served model (``forge show``), and what is served with what it uses (``forge ps``)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.client.types import ModelMetadata
+from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
+from forge.files import texts
+from forge.repository import publish
+from forge.schema.manifest import PublishedModel
+from forge.schema.values import LimitsTable, Role, RuntimeKind, SamplingTable
+from forge.serve.lookup import Target
+from forge.serve.types import Running, Server
+from forge.serve.vitals import Usage
+from forge.store.store import Store
+
+_BUILT = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
+_ASKED = (Role.BLS, Role.ENSEMBLE)
+"""What clients ask; the other models are asked by these."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """One recipe's models on one server, in bytes and requests; None is not known."""
+
+    name: str
+    runtime: RuntimeKind
+    repository: str
+    address: str
+    seconds: float | None
+    host: int | None
+    gpu: int | None
+    requests: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUse:
+    """One server and the recipes that it serves; its memory is that of all its processes, those of models among them."""
+
+    repository: str
+    address: str
+    seconds: float | None
+    host: int | None
+    gpu: int | None
+    models: tuple[ModelUse, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the weights come from, as the store noted it when they were fetched; empty where it has forgotten."""
+
+    name: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All that stands behind one published model. While nobody serves it ``address`` is empty, ``tensors`` and ``use`` None."""
+
+    name: str
+    runtime: RuntimeKind
+    repository: str
+    address: str
+    source: Source
+    prefix: str
+    models: Mapping[str, str]
+    built: Mapping[str, int]
+    """The limits that it was built for."""
+    sampling: SamplingTable
+    limits: LimitsTable
+    keys: Mapping[str, str]
+    tensors: ModelMetadata | None
+    use: ModelUse | None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Looks at what runs and at what was published; starts and changes nothing."""
+
+    store: Store
+    server: Server
+    running: Callable[[], tuple[Running, ...]]
+    target: Callable[[str, str | Path | None], Target]
+    metadata: Callable[[str, str], ModelMetadata]
+    place: Callable[[str | Path | None], Path]
+    """A repository as it was named, or the usual one."""
+
+    def uses(self) -> tuple[ServerUse, ...]:
+        """Every server of this home with what it uses."""
+        return tuple(self._use(each) for each in self.running())
+
+    def show(self, name: str, repository: str | Path | None = None) -> Shown:
+        """The served model of that name; one that is only published where none is. InferenceError where neither is there."""
+        try:
+            target = self.target(name, repository)
+        except (ServerError, InferenceError):
+            place = self.place(repository)
+            with suppress(RepositoryError):
+                if found := publish.inventory(place).find(name):
+                    return self._shown(Target("", found, place))
+            raise
+        return self._shown(target)
+
+    def _use(self, running: Running) -> ServerUse:
+        seen = self.server.usage(running)
+        address = f"{running.ports.host}:{running.ports.grpc}"
+        models = tuple(_recipes(running, seen, address))
+        return ServerUse(running.repository, address, seen.seconds, seen.host, seen.gpu, models)
+
+    def _shown(self, target: Target) -> Shown:
+        model, place = target.model, target.repository
+        tensors: ModelMetadata | None = None
+        use: ModelUse | None = None
+        if target.address:
+            with suppress(ForgeError):  # it is served and does not speak: `forge status` says more
+                tensors = self.metadata(target.address, model.front)
+            uses = (use for server in self.uses() for use in server.models)
+            use = next((each for each in uses if (each.name, each.repository) == (model.name, str(place))), None)
+        return Shown(
+            model.name,
+            model.runtime,
+            str(place),
+            target.address,
+            self._source(model),
+            model.prefix,
+            {str(role): folder for role, folder in model.roles.items()},
+            _built(place, model),
+            model.sampling,
+            model.limits,
+            model.keys,
+            tensors,
+            use,
+        )
+
+    def _source(self, model: PublishedModel) -> Source:
+        held = self.store.find(model.keys.get(f"{model.name}: model", ""))
+        if held is None:
+            return Source()
+        said = held.manifest.provenance.inputs
+        return Source(said.get("source.name", ""), said.get("source.revision", ""))
+
+
+def _recipes(running: Running, seen: Usage, address: str) -> Iterator[ModelUse]:
+    for place in running.repositories:
+        for model in publish.inventory(Path(place)).models:
+            if model.front not in running.models:
+                continue
+            parts = [seen.models[folder] for folder in model.roles.values() if folder in seen.models]
+            asked = [folder for role, folder in model.roles.items() if role in _ASKED] or [model.front]
+            counted = [seen.models[folder] for folder in asked if folder in seen.models]
+            yield ModelUse(
+                model.name,
+                model.runtime,
+                place,
+                address,
+                seen.seconds,
+                _sum([part.host for part in parts]),
+                _sum([part.gpu for part in parts]),
+                sum(each.requests for each in counted),
+                sum(each.failed for each in counted),
+            )
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+def _built(place: Path, model: PublishedModel) -> dict[str, int]:
+    """What the engine, or the twin, was built for, by the file that lies beside it."""
+    folder = place / model.asset("engines")
+    stated, _ = texts.document(folder / "build_config.json")
+    if not stated:
+        config, _ = texts.document(folder / "config.json")
+        inner = config.get("build_config")
+        stated = inner if isinstance(inner, dict) else {}
+    return {key: value for key in _BUILT if isinstance(value := stated.get(key), int)}

@@ -1,0 +1,68 @@
+"""Arguments that name something: how each is read, and what a shell completes."""
+
+from collections.abc import Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+
+class RecipeName(click.ParamType[str]):
+    """A recipe's or a deployment's file, or the name of a recipe that is here or that forge ships."""
+
+    name = "recipe"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        from forge.recipe.shipped import located
+
+        return located(str(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from forge.recipe.shipped import names
+
+        # The file first: a shell's own completion of files gives way to what comes after it.
+        return [CompletionItem(incomplete, type="file"), *_beginning(incomplete, names())]
+
+
+class ExampleName(click.ParamType[str]):
+    """The name of a recipe that forge ships."""
+
+    name = "name"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from forge.recipe.shipped import names
+
+        return _beginning(incomplete, names())
+
+
+class ServedName(click.ParamType[str]):
+    """The name of a model that is served."""
+
+    name = "model"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from forge.api.forge import Forge
+        from forge.errors import ForgeError
+
+        try:
+            return _beginning(incomplete, Forge.here().offered())
+        except (ForgeError, OSError):  # nobody wants an error in the middle of a line
+            return []
+
+
+class GpuName(click.ParamType[str]):
+    """The name of a card that forge knows."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from forge.fit.gpus import table
+
+        return _beginning(incomplete, (gpu.name.replace(" ", "-") for gpu in table()))
+
+
+def _beginning(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
+    start = incomplete.lower()
+    return [CompletionItem(word) for word in words if word.lower().startswith(start)]
+
+
+RECIPE, EXAMPLE, SERVED, GPU = RecipeName(), ExampleName(), ServedName(), GpuName()

@@ -1,0 +1,105 @@
+"""run."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from forge.cli.build import RENAME
+from forge.cli.generate import with_sampling
+from forge.cli.names import RECIPE
+from forge.cli.output import Output, verb
+
+PORT = click.IntRange(1, 65535)
+
+
+@click.command()
+@click.argument("what", metavar="RECIPE|HUB-ID|PATH", type=RECIPE)
+@click.argument("prompt", required=False)
+@click.option(
+    "--runtime",
+    type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
+    help="Serve by this runtime. [default: the best that this machine can do]",
+)
+@click.option(
+    "--repository",
+    type=click.Path(file_okay=False),
+    help="The model repository. [default: where it is served already, or model-repository]",
+)
+@click.option("--http-port", type=PORT, help="[default: 8000, or one that is free]")
+@click.option("--grpc-port", type=PORT, help="[default: 8001, or one that is free]")
+@click.option("--metrics-port", type=PORT, help="[default: 8002, or one that is free]")
+@RENAME
+@click.option("--system", help="Instructions that stand before the conversation.")
+@with_sampling
+@verb
+def run(
+    output: Output,
+    what: str,
+    prompt: str | None,
+    runtime: str | None,
+    repository: str | None,
+    http_port: int | None,
+    grpc_port: int | None,
+    metrics_port: int | None,
+    rename_plain: bool,
+    system: str | None,
+    **sampling: object,
+) -> None:
+    """Build, serve and talk: from a recipe or a hub id to a chat.
+
+    A recipe's file, the name of one that is here or that forge ships, a hub id, a checkpoint's folder or a .gguf file; where
+    there is no recipe yet, one is written beside you. The runtime is the best that this machine can do, and forge says why.
+    The server goes on when the talk ends, so the next `forge run` is at the prompt at once. With PROMPT, or with standard
+    input from a pipe, one question is answered.
+
+    \b
+    Example:
+        forge run smollm2-135m-instruct
+        forge run google/gemma-2b-it --runtime vllm
+        forge run smollm2-135m-instruct "Why is the sky blue?"
+    """
+    from forge.api.forge import Forge
+    from forge.cli.talk import Talk
+    from forge.client.conversation import Conversation
+    from forge.schema.values import Ports, RuntimeKind
+
+    shop = Forge.here(output.listener)
+    choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
+    if choice.served is None:
+        _tell(output, choice)
+    usual, ports = shop.settings.ports, None
+    if http_port or grpc_port or metrics_port:
+        ports = Ports(http_port or usual.http, grpc_port or usual.grpc, metrics_port or usual.metrics, usual.host)
+    target = shop.runs.serve(choice, repository, ports, rename_plain=rename_plain)
+    output.close()
+    if why := shop.untemplated(target):
+        output.say(f"{choice.name} has {why}: it continues what you write, and remembers nothing of it")
+    talk = Talk(output, shop, target, sampling, Conversation(system or ""), templated=not why)
+    question = prompt if prompt not in (None, "-") else None if talk.typed and prompt is None else sys.stdin.read().strip()
+    if question is None:
+        talk.run()
+    elif question:
+        talk.ask(question)
+    output.say(f"{choice.name} is served at {target.address}; `{_stop(target.repository, shop.settings.repository)}` ends it")
+
+
+def _stop(repository: Path, usual: str) -> str:
+    """What ends the server on ``repository``, as it is typed from here."""
+    if repository == Path(usual).absolute():
+        return "forge stop"
+    named = repository.relative_to(Path.cwd()) if repository.is_relative_to(Path.cwd()) else repository
+    return f"forge stop --repository {shlex.quote(str(named))}"
+
+
+def _tell(output: Output, choice: Any) -> None:
+    """What is about to happen (``forge.api.run.Choice``), and why so."""
+    from forge.cli.figures import verdicts
+
+    if choice.drafted:
+        output.say(f"{choice.recipe}: written for it; it is yours to change")
+    output.say(f"runtime {choice.runtime}: {choice.why}")
+    for line in verdicts(choice.fit) if choice.fit else [f"whether it fits is not known: {choice.unfit}"]:
+        output.say(line)

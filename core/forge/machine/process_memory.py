@@ -1,0 +1,77 @@
+"""What processes hold of this machine's memory and of its GPUs'. Linux's /proc, and NVML through nvidia-smi."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from forge.machine.bonds import bound
+from forge.machine.gpus import PATIENCE
+from forge.machine.processes import beside_driver
+from forge.schema.values import MIB
+
+_PROC = Path("/proc")
+_QUERY = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+
+
+def host(pids: Iterable[int]) -> int:
+    """Bytes that these processes hold together. What several share counts once among them all, by parts (PSS), where the
+    system says that; else each process's resident bytes."""
+    return sum(_one(pid) for pid in set(pids))
+
+
+def _one(pid: int) -> int:
+    for file, key in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
+        with suppress(OSError, ValueError, IndexError):
+            for line in (_PROC / str(pid) / file).read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith(key):
+                    return int(line.split()[1]) * 1024
+    return 0
+
+
+def on_gpus(environ: Mapping[str, str]) -> dict[int, int]:
+    """Process -> bytes that it holds on all GPUs; empty where no driver says so, as inside many containers."""
+    program = shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath))
+    if program is None:
+        return {}
+    try:
+        done = subprocess.run(
+            (program, *_QUERY), env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    found: dict[int, int] = {}
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        pid, _, used = (cell.strip() for cell in line.partition(","))
+        if pid.isdigit() and used.isdigit():  # [N/A] where a driver does not say
+            found[int(pid)] = found.get(int(pid), 0) + int(used) * MIB
+    return found
+
+
+def offspring(pids: Iterable[int]) -> frozenset[int]:
+    """These processes and all that they have started, as far as that is still theirs."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: set[int] = set()
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        if pid not in found:
+            found.add(pid)
+            left += children.get(pid, ())
+    return frozenset(found)
+
+
+def age(started: float) -> float | None:
+    """Seconds since a process started, of which ``started`` are the clock ticks since boot; None where nobody says."""
+    if not started:
+        return None
+    with suppress(OSError, ValueError, IndexError):
+        return max(0.0, float((_PROC / "uptime").read_text().split()[0]) - started / os.sysconf("SC_CLK_TCK"))
+    return None

@@ -1,0 +1,206 @@
+"""`forge chat` at a terminal: its commands, several lines, history, and what Ctrl-C ends."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forge.cli.lines import Typist, piped
+from forge.client.conversation import COMMANDS, Conversation, overview
+from patience import PATIENCE
+from tiny_served import Tiny
+
+TALK = [("user", "hello"), ("assistant", "hi"), ("user", "and?"), ("assistant", "no")]
+
+
+@pytest.fixture
+def talk() -> Conversation:
+    return Conversation("Be brief.", list(TALK))
+
+
+def test_the_system_text_stands_before_what_was_said(talk: Conversation) -> None:
+    assert talk.messages == [("system", "Be brief."), *TALK]
+    talk.command("/system Be long.")
+    assert talk.messages[0] == ("system", "Be long.")
+    talk.command("/system")
+    assert talk.messages == TALK
+
+
+def test_clear_forgets_the_talk_and_keeps_the_system_text(talk: Conversation) -> None:
+    talk.command("/clear")
+    assert talk.messages == [("system", "Be brief.")]
+
+
+def test_retry_takes_the_last_question_back_and_asks_it_again(talk: Conversation) -> None:
+    talk.command("/retry")
+    assert (talk.again, talk.turns) == ("and?", TALK[:2])
+    assert Conversation().command("/retry") == "nothing was asked yet"
+
+
+def test_temperature_and_seed_hold_until_they_are_taken_back(talk: Conversation) -> None:
+    assert talk.command("/temperature 0.5") == "temperature: 0.5"
+    talk.command("/seed 7")
+    assert talk.settings == {"temperature": 0.5, "seed": 7}
+    talk.command("/seed")
+    assert talk.settings == {"temperature": 0.5}
+
+
+@pytest.mark.parametrize(
+    "line", ["/temperature -1", "/temperature warm", "/temperature nan", "/seed 1.5", "/seed -1", f"/seed {2**64}"]
+)
+def test_a_value_that_is_none_is_said_and_changes_nothing(talk: Conversation, line: str) -> None:
+    assert "allowed: a" in talk.command(line)
+    assert talk.settings == {}
+
+
+def test_a_talk_is_saved_as_text_or_json_and_over_no_file(talk: Conversation, tmp_path: Path) -> None:
+    talk.command(f"/save {tmp_path}/talk.json")
+    assert json.loads((tmp_path / "talk.json").read_text())[0] == {"role": "system", "content": "Be brief."}
+    talk.command(f"/save {tmp_path}/talk.txt")
+    assert (tmp_path / "talk.txt").read_text().startswith("system: Be brief.\n\nuser: hello\n\n")
+    assert "there already" in talk.command(f"/save {tmp_path}/talk.txt")
+    assert "No such file" in talk.command(f"/save {tmp_path}/nowhere/talk.txt")
+
+
+def test_a_command_that_is_not_there_is_answered_with_the_one_that_is_meant(talk: Conversation) -> None:
+    assert talk.command("/temprature 3") == "there is no /temprature; did you mean /temperature?"
+    assert "/help" in talk.command("/zzz")
+
+
+@pytest.mark.parametrize("word", ["/bye", "/exit", "/quit", "/BYE"])
+def test_a_talk_ends_by_each_word_that_people_type(talk: Conversation, word: str) -> None:
+    talk.command(word)
+    assert talk.ended
+
+
+def test_help_names_every_command(talk: Conversation) -> None:
+    assert talk.command("/help") == overview()
+    assert all(name in overview() for name in COMMANDS)
+    assert max(map(len, overview().splitlines())) <= 80
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str | type[BaseException]) -> list[str]:
+    """The texts of what is typed line by line; Ctrl-D follows."""
+    left: Iterator[str | type[BaseException]] = iter((*lines, EOFError))
+
+    def line(_: str) -> str:
+        said = next(left)
+        if isinstance(said, str):
+            return said
+        raise said
+
+    monkeypatch.setattr("builtins.input", line)
+    return list(Typist(tmp_path / "history").texts())
+
+
+def test_several_lines_stand_between_quotes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert typed(monkeypatch, tmp_path, '"""one', "", 'two"""', "", "three") == ["one\n\ntwo", "three"]
+    assert typed(monkeypatch, tmp_path, '"""in one line"""') == ["in one line"]
+
+
+def test_ctrl_c_at_the_prompt_ends_no_talk_and_sigterm_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert typed(monkeypatch, tmp_path, KeyboardInterrupt, "go on", '"""half', KeyboardInterrupt, "on") == ["go on", "on"]
+
+    class Terminated(KeyboardInterrupt):
+        pass
+
+    with pytest.raises(Terminated):
+        typed(monkeypatch, tmp_path, Terminated)
+
+
+def test_lines_of_a_pipe_end_at_an_empty_one() -> None:
+    assert list(piped(["one\n", " two \n", "\n", "three\n"])) == ["one", "two"]
+
+
+class Terminal:
+    """`forge` on a terminal of its own."""
+
+    def __init__(self, home: Path, *words: str) -> None:
+        self.fd, child = pty.openpty()
+        environ = {**os.environ, "FORGE_HOME": str(home), "TERM": "dumb"}
+        program = [sys.executable, "-c", "from forge.cli import main; main()", *words]
+        self.process = subprocess.Popen(program, stdin=child, stdout=child, stderr=child, env=environ, start_new_session=True)
+        os.close(child)
+        self.seen = ""
+
+    def until(self, mark: str) -> str:
+        """What has come since, up to ``mark``."""
+        end, found = time.monotonic() + PATIENCE, ""
+        while mark not in self.seen and time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.fd, 4096).decode(errors="replace")
+                except OSError:  # the other end is closed
+                    break
+        assert mark in self.seen, self.seen
+        found, _, self.seen = self.seen.partition(mark)
+        return found
+
+    def type(self, line: str) -> None:
+        os.write(self.fd, f"{line}\n".encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def terminal(tiny: Tiny, home: Path) -> Iterator[Terminal]:
+    opened = Terminal(
+        home, "chat", "tiny", "--repository", str(tiny.target.repository), "--max-tokens", "100", "--min-tokens", "90"
+    )
+    yield opened
+    opened.close()
+
+
+@pytest.mark.slow
+def test_a_talk_at_a_terminal_outlives_ctrl_c_and_goes_on(terminal: Terminal, home: Path, tmp_path: Path) -> None:
+    assert "tiny (twin). /help shows" in terminal.until("> ")
+    terminal.type("hello")
+    terminal.until("hello\r\n")
+    terminal.process.send_signal(2)
+    assert "(stopped)" in terminal.until("> ")
+    terminal.type("/temperature 0")
+    assert "temperature: 0.0" in terminal.until("> ")
+    terminal.type('"""one')
+    terminal.until("... ")
+    terminal.type('two"""')
+    terminal.until("> ")
+    terminal.type("/retry")
+    assert "the answer stays the same" in terminal.until("> ")
+    terminal.type(f"/save {tmp_path}/talk.json")
+    terminal.until("written")
+    terminal.type("/bye")
+    assert terminal.process.wait(PATIENCE) == 0
+    said = json.loads((tmp_path / "talk.json").read_text())
+    assert [turn["content"] for turn in said if turn["role"] == "user"][-1] == "one\ntwo"
+    history = home / "chat_history"
+    assert "/temperature 0" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_a_model_without_a_chat_template_says_so_before_anything_is_asked(tiny: Tiny, home: Path) -> None:
+    settings = tiny.target.tokenizer / "tokenizer_config.json"
+    before = settings.read_text()
+    whole = json.loads(before)
+    del whole["chat_template"]
+    settings.unlink()
+    settings.write_text(json.dumps(whole))
+    try:
+        opened = Terminal(home, "chat", "tiny", "--repository", str(tiny.target.repository))
+        said = opened.until("forge generate")
+        assert "no chat template" in said
+        assert "> " not in said
+        assert opened.process.wait(PATIENCE) == 10
+        opened.close()
+    finally:
+        settings.write_text(before)
