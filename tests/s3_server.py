@@ -72,7 +72,7 @@ class S3:
         try:
             store = opened(f"s3://{BUCKET}/ready", self.environment())
             obstore.put(store, "ready", b"ready")
-            return any(obstore.list(store))
+            return any(obstore.list(store))  # pyright: ignore[reportUnknownMemberType]
         except BaseError:
             return False
 

@@ -31,5 +31,5 @@ class _Metrics(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'nv_inference_count{model="m",version="1"} 3\n')
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing on stderr."""

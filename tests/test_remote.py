@@ -85,7 +85,8 @@ class Machine:
 
     def __init__(self, home: Path, url: str, **words: Any) -> None:
         self.world, self.home = World(), home
-        self.settings = Settings(remote=RemoteTable(url=url, **{"access": "read-write", "deadline": 5.0, **words}))
+        stated: dict[str, Any] = {"access": "read-write", "deadline": 5.0, **words}
+        self.settings = Settings(remote=RemoteTable(url=url, **stated))
 
     @property
     def shop(self) -> Forge:
@@ -112,7 +113,11 @@ Machines = Callable[..., Machine]
 @pytest.fixture
 def machine(tmp_path: Path) -> Machines:
     count = iter(range(9))
-    return lambda url, **words: Machine(tmp_path / f"home{next(count)}", url, **words)
+
+    def made(url: str, **words: Any) -> Machine:
+        return Machine(tmp_path / f"home{next(count)}", url, **words)
+
+    return made
 
 
 class Sides:
@@ -132,7 +137,8 @@ class Sides:
 
     def blobs(self) -> dict[str, int]:
         found = opened(self.url)
-        return {one["path"]: one["size"] for page in obstore.list(found, prefix="files") for one in page}
+        pages = obstore.list(found, prefix="files")  # pyright: ignore[reportUnknownMemberType]
+        return {one["path"]: one["size"] for page in pages for one in page}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
@@ -176,5 +177,5 @@ def _built(place: Path, model: PublishedModel) -> dict[str, int]:
     if not stated:
         config, _ = texts.document(folder / "config.json")
         inner = config.get("build_config")
-        stated = inner if isinstance(inner, dict) else {}
+        stated = cast("dict[str, object]", inner) if isinstance(inner, dict) else {}
     return {key: value for key in _BUILT if isinstance(value := stated.get(key), int)}

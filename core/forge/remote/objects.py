@@ -129,7 +129,7 @@ class Objects:
     def _listed(self, folder: str) -> Iterator[tuple[str, float, int]]:
         """Name, time and size of all that stands in a folder."""
         with self._explained("listed"):
-            for page in self._sdk.list(self._moved, prefix=folder):
+            for page in self._sdk.list(self._moved, prefix=folder):  # pyright: ignore[reportUnknownMemberType]
                 for one in page:
                     yield one["path"].rpartition("/")[2], one["last_modified"].timestamp(), one["size"]
 

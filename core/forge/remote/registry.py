@@ -9,12 +9,12 @@ import base64
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
-from requests.utils import parse_dict_header
+from requests.utils import parse_dict_header  # pyright: ignore[reportUnknownVariableType]
 
 from forge.remote.lanes import each
 from forge.remote.place import Data, RemoteError, Written
@@ -159,14 +159,15 @@ class Registry:
 
     def _authorised(self, challenge: str) -> str:
         """What the registry asks for, out of Docker's own credentials: a name and password, or a token for them."""
-        from docker.auth import load_config
+        from docker.auth import load_config  # pyright: ignore[reportUnknownVariableType]
 
-        known: Any = load_config().resolve_authconfig(self._host) or {}
+        stored = load_config()
+        known = cast("dict[str, str | None]", stored.resolve_authconfig(self._host) or {})  # pyright: ignore[reportUnknownMemberType]
         who = (known.get("username") or known.get("Username") or "", known.get("password") or known.get("Password") or "")
         scheme, _, words = challenge.partition(" ")
         if scheme.lower() == "basic":
             return f"Basic {base64.b64encode(':'.join(who).encode()).decode()}"
-        stated: dict[str, str | None] = parse_dict_header(words)  # type: ignore[no-untyped-call,unused-ignore]
+        stated = cast("dict[str, str | None]", parse_dict_header(words))  # type: ignore[no-untyped-call,unused-ignore]
         realm = str(stated.get("realm", ""))
         if not realm.startswith("https://") and urlsplit(realm).hostname not in _LOCAL:
             raise RemoteError("it wants credentials where nothing protects them", where=self.name)

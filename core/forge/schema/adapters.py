@@ -7,6 +7,7 @@ the shape (r, inputs of the module), and ``...lora_B.weight`` with (outputs, r);
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from forge.safetensors import Tensor
 from forge.schema.values import Pinned
@@ -45,7 +46,9 @@ class Adapter:
         """Its rank, by its config; 0 where that says none. The largest where some modules have another."""
         given = self.config.get("r")
         pattern = self.config.get("rank_pattern")
-        ranks = [given, *(pattern.values() if isinstance(pattern, Mapping) else ())]
+        ranks: list[object] = [given]
+        if isinstance(pattern, Mapping):
+            ranks += cast("Mapping[str, object]", pattern).values()
         return max((each for each in ranks if isinstance(each, int) and not isinstance(each, bool)), default=0)
 
     @property

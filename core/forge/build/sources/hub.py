@@ -126,7 +126,16 @@ class HubOrigin:
             api = HfApi(endpoint=self._endpoint, token=self._token or False)
             wanted = ["config", "downloads", "gated", "safetensors"]
             found = api.list_models(search=word, pipeline_tag=ANSWERS, sort="downloads", limit=limit, expand=wanted)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-            return tuple(_offer(info.id, info.config, info.safetensors, info.gated, info.downloads) for info in found)
+            return tuple(
+                _offer(
+                    info.id,
+                    cast("object", info.config),  # pyright: ignore[reportUnknownMemberType]
+                    info.safetensors,
+                    info.gated,
+                    info.downloads,
+                )
+                for info in found
+            )
 
         return self._ask(look, f"models?search={word}", "main")
 

@@ -57,7 +57,7 @@ class Speaker:
     def _end_tokens(self, folder: Path) -> set[int]:
         """The tokenizer's own, and those of generation_config.json, as vLLM has it."""
         stated: Any = _json(folder / "generation_config.json").get("eos_token_id")
-        several: list[Any] = stated if isinstance(stated, list) else [stated]
+        several: list[Any] = stated if isinstance(stated, list) else [stated]  # pyright: ignore[reportUnknownVariableType]
         own = _json(folder / "tokenizer_config.json").get("eos_token")
         return {int(each) for each in (*several, self._tokenizer.token_to_id(str(own))) if each is not None}
 
