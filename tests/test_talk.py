@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -161,13 +162,18 @@ def terminal(tiny: Tiny, home: Path) -> Iterator[Terminal]:
     opened.close()
 
 
+def interrupted(terminal: Terminal) -> bool:
+    """Whether Ctrl-C came while the model answered."""
+    terminal.type("hello")
+    terminal.until("hello\r\n")
+    terminal.process.send_signal(signal.SIGINT)
+    return "(stopped)" in terminal.until("> ")
+
+
 @pytest.mark.slow
 def test_a_talk_at_a_terminal_outlives_ctrl_c_and_goes_on(terminal: Terminal, home: Path, tmp_path: Path) -> None:
     assert "tiny (twin). /help shows" in terminal.until("> ")
-    terminal.type("hello")
-    terminal.until("hello\r\n")
-    terminal.process.send_signal(2)
-    assert "(stopped)" in terminal.until("> ")
+    assert any(interrupted(terminal) for _ in range(20))  # an answer may be over before this gets to it
     terminal.type("/temperature 0")
     assert "temperature: 0.0" in terminal.until("> ")
     terminal.type('"""one')
