@@ -118,6 +118,8 @@ def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) 
     place.shop.add([place.recipe("second")], repository=place.repository)
     target = place.shop.target("second", place.repository)
     assert "".join(chunk.text for chunk in place.shop.generate(target.address, target.request("a"))) == " 0 1 2 3"
+    # A server that starts with both takes them in one after the other: vLLM counts what another loads meanwhile as its own.
+    assert place.shop.launch(place.repository, free_ports()).turns == (("second",),)
     place.shop.remove("second", place.repository)
     assert [model.name for model in place.shop.models(place.repository)] == ["counts"]
     with pytest.raises(ForgeError):

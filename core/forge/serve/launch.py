@@ -88,8 +88,8 @@ def launch(
         return plain
     ground = _common([_ground(place, model, store) for model in models], place, on)
     if ground.backends:
-        vllm = ground.vllm.path if ground.vllm else None
-        return replace(plain, environment=ground.stated.path, backends=ground.backends.path, triton=ground.triton, vllm=vllm)
+        local = replace(plain, environment=ground.stated.path, backends=ground.backends.path, triton=ground.triton)
+        return replace(local, vllm=ground.vllm.path, turns=_turns(models)) if ground.vllm else local
     tables = [model.serving or Serving() for model in models]
     gpus = {each for table in tables if table.gpus for each in table.gpus.split(",")}
     served = tuple(folder for model in models for folder in engines(model))
@@ -124,6 +124,7 @@ def engines(model: PublishedModel) -> tuple[str, ...]:
 
 def _turns(models: Sequence[PublishedModel]) -> tuple[tuple[str, ...], ...]:
     """Every recipe but the first, in the order of the manifests: each takes its share of the GPU memory that is free then.
+    vLLM takes its part of the whole card, less what it sees come into use while it looks: also what another loads meanwhile.
 
     Not where MPI starts a server for each part of an engine: only the first of those can be told to load something later.
     """

@@ -106,6 +106,7 @@ class _Ask:
         self.stream = bool(self._held.get("stream", False))
         self.excludes = bool(self._held.get("exclude_input_in_output", self.stream))
         self._parameters = request.parameters()
+        self._shown: dict[int, int] = {}
 
     def _words(self) -> dict[str, Any]:
         stated = self._held.get("sampling_parameters")
@@ -133,7 +134,8 @@ class _Ask:
         """What is new of each output, by its place."""
         outputs = said.outputs
         news = [output.token_ids[heard[place] :] for place, output in enumerate(outputs)]
-        texts = [before + "".join(f" {token}" for token in new) for new in news]
+        texts = [before + output.text[self._shown.get(place, 0) :] for place, output in enumerate(outputs)]
+        self._shown = {place: len(output.text) for place, output in enumerate(outputs)}
         made = {
             "finish_reason": lambda: np.array([str(output.finish_reason) for output in outputs], np.object_),
             "cumulative_logprob": lambda: np.array([output.cumulative_logprob for output in outputs], np.float32),
