@@ -72,7 +72,9 @@ def test_min_p_is_refused_where_the_model_has_no_input_for_it() -> None:
         inputs_of(Request("m", "a", 5, min_p=0.1), model("text_input", "max_tokens", "top_k", "top_p", "seed"))
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is no JSON"), ("[1]", "not an object"), ("true", "not an object")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is no JSON"), ("[" * 100_000, "is no JSON"), ("[1]", "not an object"), ("true", "not an object")]
+)
 def test_a_schema_that_is_no_object_is_refused_before_anything_is_asked(text: str, said: str) -> None:
     with pytest.raises(InferenceError, match=said) as caught:
         Guide.json_schema(text, "schema.json")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from forge.cli import main
 from forge.cli.lines import Typist, piped
 from forge.client.conversation import COMMANDS, Conversation, overview
 from patience import PATIENCE
@@ -210,3 +212,14 @@ def test_a_model_without_a_chat_template_says_so_before_anything_is_asked(tiny: 
         opened.close()
     finally:
         settings.write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("least", "code"), [("5", 17), ("-1000", 0)])
+def test_an_answer_of_run_is_judged_as_generates_is(tiny: Tiny, home: Path, least: str, code: int) -> None:
+    place = tiny.target.repository
+    recipe = place.parent / "tiny.toml"
+    words = ["run", str(recipe), "hello", "--repository", str(place), "--max-tokens", "3", "--min-logprob", least]
+    done = CliRunner(env={"FORGE_HOME": str(home)}).invoke(main, words)
+    assert done.exit_code == code, done.output
+    assert "is served at" in done.output

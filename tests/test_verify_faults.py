@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import VerifyError
-from forge.verify.judge import ENDS, Outcome, Stage
+from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
 from forge.verify.report import NEXT, Report
 from forge.verify.verify import Wish
 from patience import free_ports
@@ -57,7 +57,10 @@ def test_a_good_model_says_what_its_checkpoint_says(shop: Forge, repository: Pat
     assert found.faults == ()
     asked = {(each.prompt, each.stage) for each in found.verdicts if each.outcome is Outcome.SAME}
     stages = (Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT)
-    assert asked == {(str(prompt["name"]), stage) for prompt in PROMPTS for stage in stages} | {(ENDS, Stage.TOKENIZER)}
+    assert asked == {(str(prompt["name"]), stage) for prompt in PROMPTS for stage in stages} | {
+        (ENDS, Stage.TOKENIZER),
+        (TEMPLATE, Stage.TOKENIZER),
+    }
     assert {check.prompt: check.outcome for check in found.checks} == dict.fromkeys(
         ("stream and final flag", "max_tokens", "stop words", "streams at once", "seeds", "cancellation"), Outcome.SAME
     )

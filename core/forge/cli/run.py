@@ -83,7 +83,10 @@ def run(
         talk.run()
     elif question:
         talk.ask(question)
+    else:
+        output.say("nothing was asked: the prompt is empty")
     output.say(f"{choice.name} is served at {target.address}; `{_stop(target.repository, shop.settings.repository)}` ends it")
+    talk.judge()
 
 
 def _stop(repository: Path, usual: str) -> str:

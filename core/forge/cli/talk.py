@@ -47,6 +47,10 @@ class Talk:
             self._greet()
             with closing(Typist(self.shop.home / "chat_history")) as typist:
                 self._listen(typist.texts())
+        self.judge()
+
+    def judge(self) -> None:
+        """End as ``forge.cli.answer.judge`` does where an answer was to be judged."""
         for each in self._judgements:
             each()
 

@@ -36,7 +36,7 @@ class Guide:
             return cls(GuideType.JSON_SCHEMA, json.dumps(schema))
         try:
             found = json.loads(schema)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InferenceError(f"the JSON schema is no JSON: {error}", where=where, hint=_SHAPE) from error
         if not isinstance(found, dict):
             raise InferenceError(f"the JSON schema is {schema.strip()[:40]!r}, not an object", where=where, hint=_SHAPE)

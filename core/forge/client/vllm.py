@@ -112,7 +112,7 @@ def _given(request: Request) -> dict[str, object]:
         return {}
     try:
         found = json.loads(str(stated))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InferenceError(f"{SAMPLING} is no JSON: {error}", where=request.model) from error
     if not isinstance(found, dict):
         raise InferenceError(f"{SAMPLING} must be a JSON object, not {stated!r}", where=request.model)
