@@ -22,8 +22,8 @@ from forge.build.cleanup import Upkeep
 from forge.build.noted import BuildNotes
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
-from forge.build.sharing import Sharing, sharing
 from forge.build.sizes import Sizing
+from forge.build.supply import Sharing, sharing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding

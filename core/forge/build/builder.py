@@ -8,8 +8,8 @@ from pathlib import Path
 from forge.build import entry as assembling
 from forge.build.in_containers import Contained
 from forge.build.scheduler import Allowance, Scheduler
-from forge.build.sharing import Sharing
 from forge.build.sources.source import Origin
+from forge.build.supply import Sharing
 from forge.errors import StepError
 from forge.events import Event, Listener
 from forge.files import texts
