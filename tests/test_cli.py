@@ -249,3 +249,5 @@ def test_a_shipped_recipe_is_copied_out_by_its_name(place: Path) -> None:
     assert "did you mean 'gemma-2b-it'?" in missing.stderr
     assert forge("new").exit_code == 2
     assert forge("new", "acme/x", "--example", "gemma-2b-it").exit_code == 2
+    for ignored in ("--name", "--revision"):
+        assert forge("new", "--example", "gemma-2b-it", ignored, "mine").exit_code == 2

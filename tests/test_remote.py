@@ -219,6 +219,22 @@ def test_a_rotten_file_is_refused_built_instead_and_sent_anew(
     assert "tiny: engine" in third.told("taken")
 
 
+def test_a_rotten_file_is_mended_by_who_sends_its_artifact_again(sides: Sides) -> None:
+    """A build that does not need the step would never find it out, and what is there is not looked at otherwise."""
+    held = sides.made()
+    sides.shared.push(held)
+    store = opened(sides.url)
+    for path, size in sides.blobs().items():
+        obstore.put(store, path, bytes(size))
+    with pytest.raises(RemoteError) as error:
+        sides.shared.pull(KEY, sides.there)
+    assert "forge cache push --again" in error.value.hint
+    assert sides.shared.push(held).there
+    again = sides.shared.push(held, again=True)
+    assert (again.there, again.sent) == (False, held.size)
+    assert sides.shared.pull(KEY, sides.there)
+
+
 def test_a_store_that_is_away_is_said_once_and_the_build_goes_on(
     machine: Machines, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

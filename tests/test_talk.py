@@ -223,3 +223,11 @@ def test_an_answer_of_run_is_judged_as_generates_is(tiny: Tiny, home: Path, leas
     done = CliRunner(env={"FORGE_HOME": str(home)}).invoke(main, words)
     assert done.exit_code == code, done.output
     assert "is served at" in done.output
+
+
+def test_a_schema_that_is_none_is_said_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text("[" * 100_000)
+    words = ["run", "smollm2-135m-instruct", "hello", "--json-schema", str(tmp_path / "odd.json")]
+    done = CliRunner(env={"FORGE_HOME": str(tmp_path / "home")}).invoke(main, words)
+    assert (done.exit_code, "the JSON schema is no JSON" in done.output) == (10, True), done.output
+    assert not (tmp_path / "home").exists()

@@ -42,7 +42,7 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     """``request`` with what the person asked for, the recipe's sampling speaking for the rest; and what they want to see."""
     words = dict(options)
     logprobs, threshold, perf = bool(words.pop("logprobs")), words.pop("min_logprob"), bool(words.pop("perf"))
-    guide = _guide(words.pop("json_schema", None), words.pop("regex", None))
+    guide = guided(words.pop("json_schema", None), words.pop("regex", None))
     more = [each.partition("=") for each in cast("tuple[str, ...]", words.pop("more"))]
     if wrong := [name for name, equals, _ in more if not (name and equals)]:
         raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--input")
@@ -58,7 +58,7 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
 
 
-def _guide(schema: object, expression: object) -> Guide | None:
+def guided(schema: object, expression: object) -> Guide | None:
     """Of a schema's file and a regular expression, at most one of which is given."""
     if schema is not None and expression is not None:
         raise click.UsageError("--json-schema and --regex: an answer can be held to one of them")

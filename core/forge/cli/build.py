@@ -220,9 +220,11 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
 @click.option("--example", type=EXAMPLE, help="Copy this recipe of forge's out, in place of SOURCE.")
 @click.option("-o", "--output", "file", type=click.Path(), help="Write here instead of to stdout.")
 @click.option("--name", help="The recipe's name; made from the source's otherwise.")
-@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of a hub repository.")
+@click.option("--revision", help="Branch, tag or commit of a hub repository. [default: main]")
 @verb
-def new(output: Output, source: str | None, example: str | None, file: str | None, name: str | None, revision: str) -> None:
+def new(
+    output: Output, source: str | None, example: str | None, file: str | None, name: str | None, revision: str | None
+) -> None:
     """Write a recipe for a checkpoint, or copy a shipped one.
 
     SOURCE is a hub id, a git URL, a folder, or a .gguf file.
@@ -239,9 +241,12 @@ def new(output: Output, source: str | None, example: str | None, file: str | Non
 
     target = Path(file) if file else None
     if (source is None) == (example is None):
-        raise click.UsageError("name a SOURCE, or a shipped recipe with --example")
+        raise click.UsageError("name a SOURCE or a shipped recipe with --example, and not both")
+    if example and (name or revision):
+        raise click.UsageError("--example copies a recipe as it is: --name and --revision are for a SOURCE")
     shop = Forge.here(output.listener)
-    text = shop.example(example) if example else shop.draft(source or "", name, revision, target.parent if target else Path())
+    base = target.parent if target else Path()
+    text = shop.example(example) if example else shop.draft(source or "", name, revision or "main", base)
     if target is None:
         output.result({"recipe": text}, text.rstrip("\n"))
         return

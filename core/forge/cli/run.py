@@ -62,10 +62,12 @@ def run(
         forge run smollm2-135m-instruct "Why is the sky blue?"
     """
     from forge.api.forge import Forge
+    from forge.cli.answer import guided
     from forge.cli.talk import Talk
     from forge.client.conversation import Conversation
     from forge.schema.values import Ports, RuntimeKind
 
+    guided(sampling["json_schema"], sampling["regex"])  # what is wrong with these is said before anything is built
     shop = Forge.here(output.listener)
     choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
     if choice.served is None:

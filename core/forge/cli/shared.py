@@ -17,8 +17,9 @@ REMOTE = click.option("--remote", metavar="URL", help="The store that several ma
 @click.command()
 @KEYS
 @REMOTE
+@click.option("--again", is_flag=True, help="Send all bytes, also of files that are there: mends rotten ones.")
 @verb
-def push(output: Output, keys: tuple[str, ...], remote: str | None) -> None:
+def push(output: Output, keys: tuple[str, ...], remote: str | None, again: bool) -> None:
     """Send artifacts to the store that several machines share: those of KEYS (their beginnings do), or all.
 
     Only of the kinds that the config file allows (docs/remote.md). Files that are there already are not sent again.
@@ -35,7 +36,7 @@ def push(output: Output, keys: tuple[str, ...], remote: str | None) -> None:
     named = (
         _named(keys, held, f"no artifact of a kind that is shared ({', '.join(sharing.kinds)}) has this key") if keys else held
     )
-    done = [sharing.shared.push(held[key]) for key in named]
+    done = [sharing.shared.push(held[key], again=again) for key in named]
     rows = [("KEY", "STEP", "SIZE", "SENT")]
     rows += [(one.key[:12], one.step, size(one.size), _sent(one)) for one in done]
     output.result({"pushed": done}, table(rows) if done else "there is nothing here that could be shared")
@@ -104,7 +105,7 @@ def swept(output: Output, remote: str, older_than: int, *, dry_run: bool) -> Non
 
 
 def _shop(output: Output, remote: str | None, *, writes: bool = False) -> tuple[Any, Any]:
-    """A Forge and its ``forge.build.sharing.Sharing``; RemoteError where no shared store is named, or it may only be read."""
+    """A Forge and its ``forge.build.supply.Sharing``; RemoteError where no shared store is named, or it may only be read."""
     from forge.api.forge import Forge
     from forge.remote.place import RemoteError
 

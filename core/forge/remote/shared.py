@@ -125,14 +125,18 @@ class Shared:
         each(keys, lambda key: key if ask(key) else "", found.add, self.place.patience)
         return frozenset(found - {""})
 
-    def push(self, held: Artifact) -> Pushed:
-        """Send one artifact: its files, and when all are there its record. Another result for its key is said loudly."""
+    def push(self, held: Artifact, *, again: bool = False) -> Pushed:
+        """Send one artifact: its files, and when all are there its record. Another result for its key is said loudly.
+
+        With ``again`` all bytes are sent, whatever is there: that mends files which are no longer what was put there.
+        """
         step, key = held.manifest.provenance.step, held.key
         if problems := [problem for entry in held.files() if (problem := record.misplaced(entry))]:
             raise RemoteError(f"{step} cannot be shared: a file {problems[0]}", where=str(held.path))
-        anew = key in self._refused
-        there = None if anew else self.place.record(key)
-        if there is not None and (other := self._told(key, there, held)) is not None:
+        refused = key in self._refused
+        anew = refused or again
+        there = None if refused else self.place.record(key)
+        if there is not None and (other := self._told(key, there, held)) is not None and (other or not again):
             return Pushed(key, step, held.size, 0, there=True, other=other)
         name = f"{step}, to the shared store"
         self._tell(Event("start", name, key, total=held.size))
@@ -169,7 +173,8 @@ class Shared:
         except (Rotten, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             self._refused.add(key)
             self._tell(Event("failed", name, key))
-            raise RemoteError(f"{key[:12]} is not taken: {error}", where=self.name, hint="it is made here instead") from error
+            hint = "where it is held whole, `forge cache push --again KEY` mends it"
+            raise RemoteError(f"{key[:12]} is not taken: {error}", where=self.name, hint=hint) from error
         except TimeoutError as error:
             raise RemoteError(str(error), where=self.name) from error
         self._tell(Event("taken", name, key, seconds=self._clock() - began, size=taken.size))
@@ -211,7 +216,7 @@ class Shared:
         except RemoteError as error:
             if key not in self._refused:
                 raise
-            self._note(f"{step}: {error.what}; {error.hint}")
+            self._note(f"{step}: {error.what}; it is made here instead")
             return []
         return [taken] if taken else []
 
