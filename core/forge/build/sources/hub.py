@@ -137,7 +137,8 @@ class HubOrigin:
                 for info in found
             )
 
-        return self._ask(look, f"models?search={word}", "main")
+        # Lists are asked for again by the library itself, five times.
+        return self._ask(look, f"models?search={word}", "main", attempts=1)
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
@@ -228,21 +229,21 @@ class HubOrigin:
                     hint=f"unset {switch} for one build with a network; what that brings is held from then on",
                 )
 
-    def _ask(self, question: Callable[[], T], name: str, revision: str) -> T:
+    def _ask(self, question: Callable[[], T], name: str, revision: str, attempts: int = ATTEMPTS) -> T:
         """Ask the hub, again where it stumbled; whatever the library raises comes out as one of forge's errors."""
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
         from huggingface_hub.utils.logging import set_verbosity
 
         disable_progress_bars()
         set_verbosity(logging.ERROR)
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, attempts + 1):
             try:
                 return question()
             except ForgeError:
                 raise
             except Exception as error:  # noqa: BLE001 - the transport under the library changes with its version
                 meaning = self._meaning(_root(error), name, revision)
-                if attempt == ATTEMPTS or not isinstance(meaning, OutOfReachError):
+                if attempt == attempts or not isinstance(meaning, OutOfReachError):
                     raise meaning from None  # the cause holds request headers
                 time.sleep(attempt)
         raise AssertionError("the last attempt returns or raises")
