@@ -360,6 +360,7 @@ class Answered(msgspec.Struct):
     answers: list[str]
 
 
+@pytest.mark.usefixtures("built")  # Llama's image is made in the bench's home, which has its log, and not in this test's
 def test_the_real_smollm2_goes_from_its_wheel_to_tokens_by_the_command_line(
     bench: Bench, home: Path, say: Say, tmp_path: Path
 ) -> None:

@@ -111,12 +111,15 @@ def transcript(name: str, log_prob: float = -2.0) -> Transcript:
 
 
 REFERENCE = Reference(by="", checkpoint="", prompts="", max_tokens=8, transcripts=tuple(map(transcript, ANSWERS)))
-HEARD = tuple(Heard(name, texts=dict.fromkeys((UNARY, STREAM), "".join(words))) for name, words in ANSWERS.items())
+
+
+def heard() -> tuple[Heard, ...]:
+    return tuple(Heard(name, texts=dict.fromkeys((UNARY, STREAM), "".join(words))) for name, words in ANSWERS.items())
 
 
 def verdicts(speaker: Speaker, streams: bool = True, reference: Reference = REFERENCE) -> dict[str, Verdict]:
     interview = Interview("here", MODEL, speaker, Letters(), streams=streams, room=64, places=2)
-    checks = Checks(interview, reference, HEARD, BY_DTYPE["float32"], speaker.clock)
+    checks = Checks(interview, reference, heard(), BY_DTYPE["float32"], speaker.clock)
     return {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}
 
 
@@ -132,7 +135,7 @@ def test_a_client_without_faults_passes_every_check() -> None:
         ("no final flag", "stream and final flag", "0 chunks of 8 are marked as the last"),
         ("early final flag", "stream and final flag", "2 chunks of 9 are marked as the last"),
         ("breaks characters", "stream and final flag", "2 characters are broken at the edges of chunks"),
-        ("no max_tokens", "max_tokens", "as much as when it was asked for 8"),
+        ("no max_tokens", "max_tokens", "is more of its answer than 5 tokens are"),
         ("no stop words", "stop words", "goes on after the stop word"),
         ("cancels nothing", "cancellation", "they were not stopped"),
         ("no seeds", "seeds", "the same seed gives another text"),
@@ -143,6 +146,13 @@ def test_a_fault_is_found_by_its_check(fault: str, check: str, told: str) -> Non
     found = verdicts(Speaker(fault))[check]
     assert found.outcome is Outcome.DIFFERS
     assert told in found.what
+
+
+def test_tokens_that_show_no_text_do_not_make_an_answer_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five tokens say all that there is to see, as of a checkpoint that goes on with padding."""
+    monkeypatch.setitem(ANSWERS, "a", (" one", " two", " 🙂", " four", " five", "", "", ""))
+    silent = msgspec.structs.replace(REFERENCE, transcripts=(transcript("a"),))
+    assert verdicts(Speaker(), reference=silent)["max_tokens"].outcome is Outcome.SAME
 
 
 def test_seeds_of_a_checkpoint_that_is_sure_of_its_answers_are_no_fault() -> None:
@@ -190,6 +200,6 @@ def test_a_stop_word_that_would_be_other_tokens_is_not_asked_for() -> None:
 
     speaker = Speaker()
     interview = replace(Interview("here", MODEL, speaker, Letters()), stages=Strange())
-    checks = Checks(interview, REFERENCE, HEARD, BY_DTYPE["float32"], speaker.clock)
+    checks = Checks(interview, REFERENCE, heard(), BY_DTYPE["float32"], speaker.clock)
     found = {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}["stop words"]
     assert found.outcome is Outcome.SKIPPED

@@ -118,8 +118,9 @@ class Checks:
         kept = short.rstrip(BROKEN)
         if not whole.startswith(kept) and not text_tied(said, short, self.allowed):
             return f"asked for {_SHORT} tokens it says {short!r}, which its longer answer does not begin with"
-        if len(said.tokens) > _SHORT and len(kept) >= len(whole.rstrip(BROKEN)):
-            return f"asked for {_SHORT} tokens it says as much as when it was asked for {self.reference.max_tokens}"
+        # Only what those tokens cannot say by themselves is sure: tokens that show no text may follow them.
+        if len(said.tokens) > _SHORT and said.text.startswith(kept) and len(kept) > said.lengths[_SHORT - 1]:
+            return f"asked for {_SHORT} tokens it says {short!r}, which is more of its answer than {_SHORT} tokens are"
         return ""
 
     def _stop(self) -> str:
