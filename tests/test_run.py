@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,18 @@ def test_taken_ports_are_replaced_by_free_ones_and_said(shop: Forge, world: Worl
         shop.run(recipe)
     assert world.server.alive[0].ports.grpc != Ports().grpc
     assert any("are taken" in event.text for event in world.events if event.kind == "note")
+
+
+def test_a_server_whose_start_by_another_forge_comes_to_nothing_is_started_again(
+    shop: Forge, world: World, recipe: str
+) -> None:
+    first = shop.run(recipe)
+    for choice in (shop.runs.choose(recipe), replace(shop.runs.choose(recipe), served=None)):
+        world.server.failing = {str(first.repository)}
+        before = world.server.alive[0]
+        assert shop.runs.serve(choice).model == first.model
+        assert len(world.server.alive) == 1
+        assert world.server.alive[0] is not before
 
 
 def test_ports_that_were_said_are_not_replaced(shop: Forge, world: World, recipe: str) -> None:

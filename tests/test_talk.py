@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from forge.api.forge import Forge
 from forge.cli import main
 from forge.cli.lines import Typist, piped
 from forge.client.conversation import COMMANDS, Conversation, overview
@@ -223,6 +224,29 @@ def test_an_answer_of_run_is_judged_as_generates_is(tiny: Tiny, home: Path, leas
     done = CliRunner(env={"FORGE_HOME": str(home)}).invoke(main, words)
     assert done.exit_code == code, done.output
     assert "is served at" in done.output
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_end_at_one_server(tiny: Tiny, home: Path, shop: Forge, tmp_path: Path) -> None:
+    """Whoever comes second, and at whatever point of the other's start, waits for that and asks the same server."""
+    place = tmp_path / "repository"
+    words = ["run", str(tiny.recipe), "hello", "--repository", str(place), "--max-tokens", "3"]
+    program = [sys.executable, "-c", "from forge.cli import main; main()", *words]
+    both = [
+        subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "FORGE_HOME": str(home)}
+        )
+        for _ in range(2)
+    ]
+    said = [each.communicate(timeout=PATIENCE) for each in both]
+    try:
+        assert [each.returncode for each in both] == [0, 0], said
+        assert said[0][0] == said[1][0] != ""
+        assert len({line for _, told in said for line in told.splitlines() if "is served at" in line}) == 1
+    finally:
+        for running in shop.servers():
+            if running.repository == str(place):
+                shop.stop(running)
 
 
 def test_a_schema_that_is_none_is_said_before_anything_is_built(tmp_path: Path) -> None:

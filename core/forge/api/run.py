@@ -36,7 +36,7 @@ class Verbs(Protocol):
         self, recipes: Sequence[str | Path], options: BuildOptions = ..., *, repository: str | Path | None = None
     ) -> Built: ...
     def serve(self, repository: str | Path, ports: Ports | None = None, *, detach: bool = False) -> Running: ...
-    def server(self, repository: str | Path) -> Running: ...
+    def settled(self, repository: str | Path, model: str) -> Running: ...
     def target(self, model: str, repository: str | Path | None = None) -> Target: ...
 
 
@@ -88,9 +88,14 @@ class Run:
     def serve(
         self, choice: Choice, repository: str | Path | None = None, ports: Ports | None = None, *, rename_plain: bool = False
     ) -> Target:
-        """Build it and serve it, detached; what is served already is only found. The ports are others where those are taken."""
+        """Build it and serve it, detached; what is served already, or is being started by another forge, is only found.
+
+        The ports are others where those are taken.
+        """
         if choice.served is not None:
-            return choice.served
+            with suppress(ServerError):  # another forge's start may come to nothing yet
+                self.verbs.settled(choice.served.repository, choice.served.model.front)
+                return choice.served
         place = Path(repository).absolute() if repository else self._place(choice.runtime)
         mine = publish.inventory(place).find(choice.name)
         # A newcomer gets a prefix, so that the next one has room beside it.
@@ -99,12 +104,24 @@ class Run:
         if built.broken:
             problems = "\n".join(f"{each.file}: {each.what}" for each in built.findings)
             raise ServerError(f"what was built would not load:\n{problems}", where=str(place), hint=f"`forge check {place}`")
-        try:
-            self.verbs.server(place)
-        except ServerError:
-            self.verbs.serve(place, ports or self._free(self._usual), detach=True)
+        self._up(place, choice.name, ports)
         self._note(choice.recipe, place)
         return self.verbs.target(choice.name, place)
+
+    def _up(self, place: Path, name: str, ports: Ports | None) -> None:
+        """A server on ``place`` that is ready: the one that is there, another forge's that is on its way, or one of its own."""
+        model = publish.inventory(place).find(name)
+        front = model.front if model else ""
+        try:
+            self.verbs.settled(place, front)
+        except ServerError:
+            try:
+                self.verbs.serve(place, ports or self._free(self._usual), detach=True)
+            except ServerError as error:
+                try:
+                    self.verbs.settled(place, front)  # another forge was faster, in the same instant
+                except ServerError:
+                    raise error from None
 
     # -- which recipe
 

@@ -30,6 +30,13 @@ class Served:
         """The one that serves ``repository``, alone or with others."""
         return running_on(str(self._place(repository)), self.servers())
 
+    def settled(self, repository: AnyPath, model: str) -> Running:
+        """The server on ``repository`` once another forge that is starting it just now has it ready, or has ``model`` in it.
+
+        ServerError where none runs there, or that start came to nothing.
+        """
+        return self._wiring.server.settled(self.server(repository), model)
+
     def _place(self, repository: AnyPath | None = None) -> Path:
         return Path(repository or self.settings.repository).absolute()
 

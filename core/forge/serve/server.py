@@ -150,6 +150,13 @@ class Servers:
         found = next((one for one in self._states.kept() if one.shared_memory == marker), None)
         return found if found and self.alive(found) else None
 
+    def settled(self, running: Running, model: str) -> Running:
+        """The server once ``model`` is there to be asked, as the port says: a starting one is noted before it can answer."""
+        if control.answers(running, model):
+            return running
+        with self._changing(running) as now:
+            return now
+
     def watch(self, running: Running) -> None:
         """Look after it from a process that carries its mark, so that whoever ends it ends that process too."""
         watches.begin(running, self._home, self._way(running.container).guarded())

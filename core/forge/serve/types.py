@@ -145,6 +145,11 @@ class Server(Protocol):
         """The server with this ``shared_memory`` as it is now; None where it has ended. Nothing is cleared away."""
         ...
 
+    def settled(self, running: Running, model: str) -> Running:
+        """The server once it has ``model`` ready, or nobody starts it or changes its models any more. ServerError where it has
+        ended by then."""
+        ...
+
     def watch(self, running: Running) -> None:
         """Have a process of its own look after the server's models (``forge.api.vigil``) until the server ends."""
         ...

@@ -189,6 +189,8 @@ class FakeServer:
     stuck: set[str] = field(default_factory=set[str])
     interrupting: set[str] = field(default_factory=set[str])
     watched: list[str] = field(default_factory=list[str])
+    failing: set[str] = field(default_factory=set[str])
+    """Repositories whose server another forge is starting just now, and in vain: it is gone when that is over."""
     dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     """What models say in place of an answer, until they are restarted."""
     seen: dict[str, Signs] = field(default_factory=dict[str, Signs])
@@ -247,6 +249,13 @@ class FakeServer:
 
     def current(self, marker: str) -> Running | None:
         return next((each for each in self.alive if each.shared_memory == marker), None)
+
+    def settled(self, running: Running, model: str) -> Running:  # noqa: ARG002 - the port's
+        if running.repository in self.failing:
+            self.failing.remove(running.repository)
+            self.stop(running)
+            raise ServerError("the server has ended", where=running.repository)
+        return running
 
     def watch(self, running: Running) -> None:
         self.watched.append(running.repository)
