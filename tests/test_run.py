@@ -226,6 +226,32 @@ def test_a_server_whose_start_by_another_forge_comes_to_nothing_is_started_again
         assert world.server.alive[0] is not before
 
 
+def test_a_served_model_runs_by_its_name_where_its_recipe_is_not(
+    shop: Forge, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(shop.run(recipe).repository)
+    monkeypatch.chdir(tmp_path)
+    choice = shop.runs.choose("tiny", repository=place)
+    assert (choice.served, shop.runs.serve(choice)) == (shop.target("tiny", place),) * 2
+    with pytest.raises(SourceError, match="no recipe"):
+        shop.runs.choose("tiny", RuntimeKind.ENGINE, place)  # another runtime has to be built, and of what nobody knows
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("./nowhere", "no such file or folder"), ("../x.gguf", "no such file"), ("/dev/null", "neither")]
+)
+def test_a_path_where_no_checkpoint_stands_is_not_asked_of_the_hub(shop: Forge, world: World, what: str, why: str) -> None:
+    with pytest.raises(SourceError, match=why):
+        shop.runs.choose(what)
+    assert not list(Path().iterdir())
+
+
+def test_a_misspelt_name_is_answered_with_the_shipped_recipe_that_is_near(shop: Forge) -> None:
+    with pytest.raises(SourceError, match="there is no such file") as error:
+        shop.read("gema-2b-it")
+    assert "did you mean 'gemma-2b-it'" in error.value.hint
+
+
 def test_ports_that_were_said_are_not_replaced(shop: Forge, world: World, recipe: str) -> None:
     shop.run(recipe, ports=Ports(9100, 9101, 9102))
     assert world.server.alive[0].ports == Ports(9100, 9101, 9102)

@@ -79,6 +79,20 @@ def test_a_variable_that_says_nonsense_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "FORGE_JOBS: found text 'many'; allowed: a whole number" in forge("list").stderr
 
 
+def test_an_item_of_a_variables_list_is_blamed_on_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_REMOTE_PUSH", "engine,engines")
+    assert "error: FORGE_REMOTE_PUSH: found text 'engines'; allowed: one of checkpoint," in forge("list").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [('home = ["a"]', "a path that does not begin with '-'\n"), ('[remote]\nurl = "file://shared"', "file:///, http://")],
+)
+def test_what_is_allowed_is_said_whole(config: Path, text: str, allowed: str) -> None:
+    config.write_text(text)
+    assert allowed in forge("list").stderr
+
+
 def test_the_repository_of_the_file_is_the_one_that_verbs_mean(config: Path, tmp_path: Path) -> None:
     config.write_text(f'repository = "{tmp_path / "models"}"\n')
     assert forge("list").stdout.strip() == f"nothing was published into {tmp_path / 'models'}"

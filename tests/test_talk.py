@@ -249,6 +249,14 @@ def test_two_runs_at_once_end_at_one_server(tiny: Tiny, home: Path, shop: Forge,
                 shop.stop(running)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["chat", "generate"])
+def test_what_is_no_text_is_not_asked(tiny: Tiny, home: Path, verb: str) -> None:
+    words = [verb, "tiny", *(["-"] if verb == "generate" else []), "--repository", str(tiny.target.repository)]
+    done = CliRunner(env={"FORGE_HOME": str(home)}).invoke(main, words, input=b"a\xff\xfe b\n")
+    assert (done.exit_code, "standard input is not UTF-8 text" in done.output) == (2, True), done.output
+
+
 def test_a_schema_that_is_none_is_said_before_anything_is_built(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text("[" * 100_000)
     words = ["run", "smollm2-135m-instruct", "hello", "--json-schema", str(tmp_path / "odd.json")]

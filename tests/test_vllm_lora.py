@@ -111,6 +111,8 @@ def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Pa
         (tiny_adapter(4, QUERIES, (16, 8), peft_type="IA3"), "", ("lora.sql", "IA3")),
         (tiny_adapter(4, QUERIES, (16, 8), use_dora=True), "", ("lora.sql", "use_dora")),
         (tiny_adapter(4, QUERIES, (16, 8), modules_to_save=["lm_head"]), "", ("lora.sql", "lm_head whole")),
+        (tiny_adapter(4, QUERIES, (16, 8), target_modules=5), "", ("lora.sql", "target_modules = 5, and not names")),
+        (tiny_adapter(4, QUERIES, (16, 8), lora_alpha="16"), "", ("lora.sql", "lora_alpha = '16', and not a number")),
         (tiny_adapter(600, QUERIES, (16, 8)), "", ("lora.sql", "512 is the largest")),
         (tiny_adapter(4, QUERIES, (16, 8), r=2), "", ("lora.sql", "has the rank 4, above the r of its config (2)")),
         (tiny_adapter(4, QUERIES, (16, 8), r=None), "", ("lora.sql", "no rank")),
@@ -159,7 +161,7 @@ def test_a_runtime_without_adapters_says_so(shop: Forge, tmp_path: Path) -> None
         ('[[lora]]\nname = "a"\ngguf = "x"\n', "holds no adapter"),
         ('[[lora]]\nname = "a"\nhub = "x/y"\nallow_pickle = true\n', "safetensors alone"),
         ('[[lora]]\nhub = "x/y"\n', "lora[0].name: missing"),
-        ('[[lora]]\nname = "a"\n', "exactly one of"),
+        ('[[lora]]\nname = "a"\n', "exactly one of hub, git, path"),
         ('[lora]\nname = "a"\n', "write [[lora]] for each"),
     ],
 )

@@ -28,8 +28,8 @@ Url = Annotated[
     str,
     Meta(
         # no user, password or query: what is secret in an address would be shown and logged with it
-        pattern=r"^(|none|(s3|gs|az|file|http|https|oci)://[^\s@?#]*)\Z",
-        description="s3://, gs://, az://, file://, http://, https:// or oci://, without user, password and query; or none",
+        pattern=r"^(|none|file:///[^\s@?#]*|(s3|gs|az|http|https|oci)://[^\s@?#]*)\Z",
+        description="s3://, gs://, az://, file:///, http://, https:// or oci://, without user, password and query; or none",
     ),
 ]
 Executor = Literal["docker", "local"]
@@ -154,7 +154,7 @@ def _stated(file: Path, environ: Mapping[str, str], remote: str | None = None) -
 
 
 def _problem(sources: Mapping[str, str], file: Path, key: str, what: str, hint: str) -> Problem:
-    source = sources.get(key, str(file))
+    source = sources.get(key) or sources.get(key.partition("[")[0], str(file))  # an item of a list comes from where that does
     if key == "remote.url":  # what stands there may hold a password
         what = f"found another address; allowed: {what.partition('allowed: ')[2]}"
         hint = "credentials come from the usual places of S3, GCS, Azure and registries (docs/remote.md), never from an address"

@@ -1,5 +1,6 @@
 """From a recipe, a hub id or a checkpoint on this disk to a model that is served: what ``forge run`` does before it talks."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Choice:
     """What is to be run, on which runtime and why; ``served`` where it answers already, and nothing has to be made."""
 
     recipe: Path
+    """Its file; empty for a model that is served, was asked for by its own name, and has no recipe here."""
     name: str
     runtime: RuntimeKind
     why: str = ""
@@ -72,6 +74,8 @@ class Run:
 
         SourceError where ``what`` is nothing that can be run; HostError where no runtime can serve it here.
         """
+        if (found := self._named(what, runtime, repository)) is not None:
+            return Choice(Path(), what, found.model.runtime, served=found)
         recipe, drafted = self.recipe(what)
         wanted = self.resolver.read(recipe)
         served = self._served(recipe, wanted.name, runtime, repository)
@@ -93,8 +97,12 @@ class Run:
         The ports are others where those are taken.
         """
         if choice.served is not None:
-            with suppress(ServerError):  # another forge's start may come to nothing yet
+            try:
                 self.verbs.settled(choice.served.repository, choice.served.model.front)
+            except ServerError:  # another forge's start came to nothing
+                if choice.recipe == Path():
+                    raise
+            else:
                 return choice.served
         place = Path(repository).absolute() if repository else self._place(choice.runtime)
         mine = publish.inventory(place).find(choice.name)
@@ -220,6 +228,15 @@ class Run:
             if self._noted(found.repository, name).read_text(encoding="utf-8") != _digest(recipe):
                 return None  # the recipe says something else by now
         return found
+
+    def _named(self, what: str, runtime: RuntimeKind | None, repository: str | Path | None) -> Target | None:
+        """The served model of this name, where no recipe here and no shipped one has it."""
+        if os.sep in what or os.path.lexists(shipped.located(what)):
+            return None
+        with suppress(ServerError, InferenceError):
+            found = self.verbs.target(what, repository)
+            return found if runtime in (None, found.model.runtime) else None
+        return None
 
     def _place(self, kind: RuntimeKind) -> Path:
         """The usual repository; one beside it where that holds models that another Triton serves."""

@@ -24,7 +24,7 @@ from forge.plan.families import Family
 from forge.plan.plan import check
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
-from forge.recipe import new, prompts, reader as recipe
+from forge.recipe import new, prompts, reader as recipe, shipped
 from forge.recipe.new import Suited
 from forge.schema import vllm_known
 from forge.schema.twin_environment import serving_environment
@@ -34,6 +34,8 @@ from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
 
 _RECIPE = 16 << 20
+_OWN = "`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a shipped one"
+_PATH = "a path starts where you are; a hub id is OWNER/NAME; `forge search WORD` looks for one"
 """Bytes of the longest recipe or deployment that is read."""
 
 
@@ -58,7 +60,11 @@ class Resolver:
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
-        return texts.read(path, SourceError, "the recipe", most=_RECIPE)
+        if os.path.exists(path):
+            return texts.read(path, SourceError, "the recipe", most=_RECIPE)
+        near = shipped.close(path.stem)
+        hint = f"did you mean {near!r}, which forge ships? " if near else ""
+        return texts.read(path, SourceError, "the recipe", hint=f"{hint}{_OWN}")
 
     def resolve(
         self,
@@ -311,12 +317,19 @@ def _suits(checkpoint: Checkpoint, family: str) -> list[Suited]:
 
 
 def source_of(text: str, revision: str, base: Path) -> Source:
-    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository."""
+    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository.
+
+    SourceError for what looks like a path where nothing stands, and for what is neither a file nor a folder.
+    """
     local = Path(text).expanduser()
     remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
+    if not remote and not local.exists() and (text.startswith((".", "/", "~")) or text.endswith(".gguf")):
+        raise SourceError("there is no such file or folder", where=text, hint=_PATH)
     if remote or not local.exists():
         url = local.absolute().as_uri() if local.is_dir() else text
         return Source(git=url, revision=revision) if remote else Source(hub=text, revision=revision)
+    if not (local.is_file() or local.is_dir()):
+        raise SourceError("this is neither a file nor a folder", where=text, hint=_PATH)
     place = os.path.relpath(local.absolute(), base.absolute())
     return Source(gguf=place) if local.is_file() else Source(path=place)
 

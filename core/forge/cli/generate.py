@@ -1,6 +1,5 @@
 """generate, chat."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -113,10 +112,11 @@ def generate(
     """
     from forge.api.forge import Forge
     from forge.cli.answer import asked, document, doubt, judge, tell
+    from forge.cli.lines import whole
 
     shop = Forge.here(output.listener)
-    target = shop.target(_named(model, lora), repository)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    target = shop.target(named(model, lora), repository)
+    text = whole() if prompt == "-" else prompt
     if templated:
         text = shop.templated(target, [("user", text)])
     request, wish = asked(replace(target.request(text), stream=not no_stream), sampling)
@@ -153,14 +153,14 @@ def chat(output: Output, model: str, lora: str | None, repository: str | None, s
     from forge.errors import InferenceError
 
     shop = Forge.here(output.listener)
-    target = shop.target(_named(model, lora), repository)
+    target = shop.target(named(model, lora), repository)
     if why := shop.untemplated(target):
         hint = "base models have none: ask with `forge generate`, or take an instruction-tuned checkpoint"
         raise InferenceError(f"this model has {why}", where=str(target.tokenizer), hint=hint)
     Talk(output, shop, target, sampling, Conversation(system or "")).run()
 
 
-def _named(model: str, lora: str | None) -> str:
+def named(model: str, lora: str | None) -> str:
     """A model as it is looked up, with its adapter where one is asked with."""
     from forge.schema.adapters import BETWEEN
 

@@ -70,9 +70,21 @@ class Typist:
         return "\n".join(lines)
 
 
+def whole() -> str:
+    """All of standard input; a usage error where it is no UTF-8 text, whatever this shell's locale is."""
+    return _decoded(sys.stdin.buffer.read())
+
+
 def piped(lines: Iterable[str] | None = None) -> Iterator[str]:
     """Lines from a pipe, until an empty one."""
-    for line in lines if lines is not None else iter(sys.stdin.readline, ""):
+    for line in lines if lines is not None else map(_decoded, iter(sys.stdin.buffer.readline, b"")):
         if not line.strip():
             return
         yield line.strip()
+
+
+def _decoded(given: bytes) -> str:
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is not UTF-8 text ({error})") from None

@@ -1,14 +1,13 @@
 """run."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from forge.cli.build import RENAME
-from forge.cli.generate import with_sampling
+from forge.cli.generate import LORA, named, with_sampling
 from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
 
@@ -34,6 +33,7 @@ PORT = click.IntRange(1, 65535)
 @RENAME
 @click.option("--system", help="Instructions that stand before the conversation.")
 @with_sampling
+@LORA
 @verb
 def run(
     output: Output,
@@ -46,14 +46,15 @@ def run(
     metrics_port: int | None,
     rename_plain: bool,
     system: str | None,
+    lora: str | None,
     **sampling: object,
 ) -> None:
     """Build, serve and talk: from a recipe or a hub id to a chat.
 
-    A recipe's file, the name of one that is here or that forge ships, a hub id, a checkpoint's folder or a .gguf file; where
-    there is no recipe yet, one is written beside you. The runtime is the best that this machine can do, and forge says why.
-    The server goes on when the talk ends, so the next `forge run` is at the prompt at once. With PROMPT, or with standard
-    input from a pipe, one question is answered.
+    A recipe's file, the name of one that is here, that forge ships or whose model is served, a hub id, a checkpoint's folder or
+    a .gguf file; where there is no recipe yet, one is written beside you. The runtime is the best that this machine can do, and
+    forge says why. The server goes on when the talk ends, so the next `forge run` is at the prompt at once. With PROMPT, or
+    with standard input from a pipe, one question is answered.
 
     \b
     Example:
@@ -63,6 +64,7 @@ def run(
     """
     from forge.api.forge import Forge
     from forge.cli.answer import guided
+    from forge.cli.lines import whole
     from forge.cli.talk import Talk
     from forge.client.conversation import Conversation
     from forge.schema.values import Ports, RuntimeKind
@@ -76,11 +78,15 @@ def run(
     if http_port or grpc_port or metrics_port:
         ports = Ports(http_port or usual.http, grpc_port or usual.grpc, metrics_port or usual.metrics, usual.host)
     target = shop.runs.serve(choice, repository, ports, rename_plain=rename_plain)
+    if lora is not None:
+        target = shop.target(named(choice.name, lora), target.repository)
     output.close()
+    if ports and choice.served is not None:
+        output.say(f"{choice.name} is served already, where it is: the ports that you named are not used")
     if why := shop.untemplated(target):
         output.say(f"{choice.name} has {why}: it continues what you write, and remembers nothing of it")
     talk = Talk(output, shop, target, sampling, Conversation(system or ""), templated=not why)
-    question = prompt if prompt not in (None, "-") else None if talk.typed and prompt is None else sys.stdin.read().strip()
+    question = prompt if prompt not in (None, "-") else None if talk.typed and prompt is None else whole().strip()
     if question is None:
         talk.run()
     elif question:

@@ -123,7 +123,7 @@ def _named(keys: Sequence[str], there: Any, what: str) -> list[str]:
     """The whole keys that are meant, each once."""
     from forge.remote.explain import meant
 
-    return list(dict.fromkeys(meant(key, there, what) for key in keys))
+    return list(dict.fromkeys(meant(key, there, what, "forge cache ls --remote") for key in keys))
 
 
 def _sent(one: Any) -> str:

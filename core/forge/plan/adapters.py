@@ -1,6 +1,7 @@
 """LoRA adapters of a recipe: held against their checkpoint, fetched, and laid out beside it. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
@@ -9,6 +10,7 @@ from forge.safetensors import Tensor
 from forge.schema.adapters import FOLDER, Adapter, Pair
 from forge.schema.values import RuntimeKind, SourceKind
 
+_SAVED = "bring what PEFT's save_pretrained has written"
 _ANOTHER = "name an adapter that was made for this [source]"
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """dtypes of weights that have the shape that their module says; those that are quantized may be packed."""
@@ -84,8 +86,9 @@ def _of_itself(adapter: Adapter) -> Found:
     if kind != "LORA":
         yield f"is an adapter of PEFT's kind {kind}, and not LoRA", "name a LoRA adapter"
         return
+    yield from _odd(adapter.config)
     if not adapter.r:
-        yield "its adapter_config.json states no rank (r)", "bring what PEFT's save_pretrained has written"
+        yield "its adapter_config.json states no rank (r)", _SAVED
         return
     if adapter.stated is not None and adapter.r > adapter.stated:
         yield f"its rank (r) is {adapter.r}, above the {adapter.stated} of `rank`", f"set rank = {adapter.r}, or take it away"
@@ -97,6 +100,19 @@ def _of_itself(adapter: Adapter) -> Found:
         if wrong := _pair(pair, adapter.r):
             yield wrong, "bring the whole adapter, as PEFT has saved it"
             return
+
+
+def _odd(config: Mapping[str, object]) -> Found:
+    """Values of another type than PEFT's LoraConfig has there: every loader stumbles over them."""
+    modules, alpha = config.get("target_modules"), config.get("lora_alpha")
+    if not (modules is None or isinstance(modules, str) or _names(modules)):
+        yield f"its adapter_config.json has target_modules = {modules!r:.60}, and not names", _SAVED
+    if not (alpha is None or (isinstance(alpha, int | float) and not isinstance(alpha, bool))):
+        yield f"its adapter_config.json has lora_alpha = {alpha!r:.60}, and not a number", _SAVED
+
+
+def _names(given: object) -> bool:
+    return isinstance(given, list) and all(isinstance(each, str) for each in cast("list[object]", given))
 
 
 def _pair(pair: Pair, r: int) -> str:

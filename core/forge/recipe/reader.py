@@ -46,7 +46,7 @@ def _adapters(clean: dict[str, object], written: object, problems: dict[str, tup
     given, kept = _at(written, "lora"), clean.get("lora")
     tables = msgspec.convert(given, list[object]) if isinstance(given, list) else []
     for at, table in enumerate(tables):
-        problems.update(_source(table, table, f"lora[{at}]", problems))
+        problems.update(_source(table, table, f"lora[{at}]", problems, ADAPTERS))
     usable = msgspec.convert(kept, list[dict[str, object]]) if isinstance(kept, list) else []
     return [{"name": f"nameless-{at}", **table} for at, table in enumerate(usable)]
 
@@ -111,15 +111,17 @@ def _default(each: inspect.Field) -> str:
     return msgspec.json.encode(each.default).decode() if plain else ""
 
 
-def _source(clean: object, stated: object, path: str, known: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """What is wrong between the keys of one source table."""
+def _source(
+    clean: object, stated: object, path: str, known: dict[str, tuple[str, str]], offered: Iterable[SourceKind] = SourceKind
+) -> dict[str, tuple[str, str]]:
+    """What is wrong between the keys of one source table; ``offered`` are the kinds to choose from."""
     if not is_table(clean) or not is_table(stated) or path in known:
         return {}
     kinds = [str(kind) for kind in SourceKind if kind in stated]
     problems: dict[str, tuple[str, str]] = {}
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none of them"
-        problems[path] = (f"found {found}; allowed: exactly one of {one_of(SourceKind)}", "")
+        problems[path] = (f"found {found}; allowed: exactly one of {one_of(offered)}", "")
         return problems
     kind = kinds[0]
     if kind == "wheel" and "file" not in stated:

@@ -224,11 +224,12 @@ def allowed(tree: inspect.Type) -> str:
         case inspect.DictType():
             told = f"a table of {allowed(kind.key_type)} -> {allowed(kind.value_type)}"
         case inspect.UnionType() if len(some := _not_none(kind)) < _SCALARS:
-            told = " or ".join(map(allowed, some))
+            told = " or ".join(filter(None, map(allowed, some)))
         case inspect.UnionType():
             told = "text without control characters, a finite number, true or false"
         case _:
-            told = f"one of {one_of(_choices(kind))}"
+            named = one_of(filter(None, _choices(kind)))  # an empty text is what nobody writes
+            told = f"one of {named}" if named else ""
     return told
 
 

@@ -45,14 +45,14 @@ class Explanation:
     needs: Mapping[str, Need]
 
 
-def meant(beginning: str, keys: Iterable[str], what: str) -> str:
-    """The one key that begins so; StoreError with ``what`` where there is none, or where there are several."""
+def meant(beginning: str, keys: Iterable[str], what: str, listing: str) -> str:
+    """The one key that begins so; StoreError with ``what`` and the verb that lists them where there is none, or several."""
     found = sorted(key for key in keys if key.startswith(beginning)) if len(beginning) >= _LEAST else []
     if len(found) == 1:
         return found[0]
     if found:
         raise StoreError(f"{len(found)} keys begin so", where=beginning, hint="more of it tells which is meant")
-    raise StoreError(what, where=beginning, hint=f"`forge cache ls` shows keys; their first {_LEAST} characters or more do")
+    raise StoreError(what, where=beginning, hint=f"`{listing}` shows keys; their first {_LEAST} characters or more do")
 
 
 def explained(beginning: str, store: Store, shared: Shared | None) -> Explanation:
@@ -62,7 +62,8 @@ def explained(beginning: str, store: Store, shared: Shared | None) -> Explanatio
     what = (
         f"no artifact here has this key, and the other store is not seen: {unknown}" if unknown else "no artifact has this key"
     )
-    key = meant(beginning, here.keys() | there, what)
+    listing = "forge cache ls --remote" if shared else "forge cache ls"
+    key = meant(beginning, here.keys() | there, what, listing)
     held = here.get(key)
     away = shared.known(key) if shared and key in there else None
     manifest = held.manifest if held else away.manifest if away else None
