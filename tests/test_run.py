@@ -252,6 +252,15 @@ def test_a_misspelt_name_is_answered_with_the_shipped_recipe_that_is_near(shop: 
     assert "did you mean 'gemma-2b-it'" in error.value.hint
 
 
+@pytest.mark.parametrize("place", ["/proc/models", "tiny.toml/models"])
+def test_a_place_where_nothing_can_be_published_is_refused_before_anything_is_made(
+    shop: Forge, world: World, recipe: str, place: str
+) -> None:
+    with pytest.raises(RepositoryError, match="could not be written"):
+        shop.run(recipe, repository=place)
+    assert world.origin.fetches == 0
+
+
 def test_ports_that_were_said_are_not_replaced(shop: Forge, world: World, recipe: str) -> None:
     shop.run(recipe, ports=Ports(9100, 9101, 9102))
     assert world.server.alive[0].ports == Ports(9100, 9101, 9102)

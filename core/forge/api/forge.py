@@ -196,6 +196,7 @@ class Forge(Served):
         inputs = self._build_notes.before(joint)
         all_resolved = self._joined(joint, options)
         place = Path(os.path.abspath(repository or (joint.repository if joint.file else self.settings.repository)))
+        publishing.require_writable(place)
         renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
         all_resolved = self._prepared(all_resolved)
         wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)

@@ -264,7 +264,9 @@ def refusal(error: OSError, home: Path) -> ForgeError:
     ours = named is not None and (named == home or home in named.parents or named in home.parents)
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and copies.free(home) < _ROOM
     if ours or full:
-        return StoreError(f"FORGE_HOME cannot be written: {reason(error, home)}", where=str(named or home), hint=_MEND)
+        return StoreError(
+            f"forge's home folder (FORGE_HOME) cannot be written: {reason(error, home)}", where=str(named or home), hint=_MEND
+        )
     return ForgeError(error.strerror or str(error), where=str(named or ""))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -316,6 +317,13 @@ def _lock(repository: Path) -> FileLock:
     if file.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(file))
     return FileLock(file)
+
+
+def require_writable(repository: Path) -> None:
+    """RepositoryError where nothing can be published, for whoever builds for hours first. It leaves nothing there."""
+    nearest = next((folder for folder in (repository, *repository.parents) if os.path.lexists(folder)), repository)
+    with _explained(repository), tempfile.TemporaryFile(dir=nearest):
+        pass
 
 
 def _make(repository: Path) -> None:
