@@ -11,8 +11,9 @@ import pytest
 
 import shipped
 from forge import trtllm
-from forge.plan.families import Family, Plugin, Question, load
+from forge.plan.families import Family, load
 from forge.plan.plan import check, plan
+from forge.plan.plugin import Plugin, Question
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Run
 from forge.schema.values import Command, Facts, FileFact, Host, Pinned, Recipe, Role, SourceKind

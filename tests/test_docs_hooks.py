@@ -13,11 +13,11 @@ import pytest
 import tomli
 
 from forge import Checkpoint, hookspecs
-from forge.plan.families import Plugin, Question
+from forge.plan.plugin import Plugin, Question
 from forge.recipe.reader import read
 from forge.schema.values import Recipe, Source
 from forge.testing import LLAMA
-from forge.testing.conformance import PROMISES
+from forge.testing.questions import PROMISES
 from forge.trtllm.images import toolchain
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -47,13 +47,14 @@ def test_a_hooks_section_has_its_signature_and_since_line(name: str) -> None:
     since = re.search(r"Since API (\d+)\.", hook.__doc__ or "")
     assert since is not None
     assert f"\nSince {since.group()[6:]} Answers: " in section
+    assert int(since.group(1)) == hookspecs.SINCE.get(name, 1) <= hookspecs.API
 
 
 def _signature(hook: object) -> str:
     assert callable(hook)
     spelled = str(inspect.signature(hook))
     return (
-        re.sub(r"\bforge\.(schema\.values|schema\.recipe|errors|diagnoses)\.", "", spelled)
+        re.sub(r"\bforge\.(schema\.values|schema\.recipe|schema\.speculation_key|errors|diagnoses)\.", "", spelled)
         .replace("TextPatch | forge.schema.values.CallPatch | forge.schema.values.JsonPatch", "Patch")
         .replace("TextPatch | CallPatch | JsonPatch", "Patch")
     )
@@ -93,7 +94,7 @@ def test_the_walk_from_nothing_to_a_tested_plugin_works(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "13 passed" in ran.stdout
+    assert "17 passed" in ran.stdout
     asked = subprocess.run(
         [sys.executable, "-c", "from forge.testing import check_plugin; print(check_plugin('internlm'))"],
         cwd=tmp_path,

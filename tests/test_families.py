@@ -27,7 +27,8 @@ from forge import (
 )
 from forge.errors import PluginError, RecipeError
 from forge.plan import families
-from forge.plan.families import Family, Plugin
+from forge.plan.families import Family
+from forge.plan.plugin import Plugin
 from forge.schema.values import Source
 from forge.trtllm.images import toolchain
 
@@ -149,7 +150,7 @@ def test_a_broken_stranger_is_shown_and_stops_nobody_else(install: Install, sour
 
 def test_a_plugin_without_hooks_is_not_healthy(install: Install) -> None:
     install("empty-one", "empty", "")
-    assert next(info for info in families.installed() if info.name == "empty").health == "it answers no hook"
+    assert next(info for info in families.installed() if info.name == "empty").health.startswith("it answers no hook")
 
 
 def test_a_variant_in_the_familys_place_is_told(install: Install) -> None:

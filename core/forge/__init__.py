@@ -13,6 +13,7 @@ _MODULES = {
     "forge.errors": ("ForgeError", "Problem"),
     "forge.events": ("Event",),
     "forge.hookspecs": ("hookimpl",),
+    "forge.schema.speculation_key": ("SpeculationKey",),
     "forge.schema.values": (
         "BuildOptions",
         "CallPatch",

@@ -6,6 +6,7 @@ from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, Problem
 from forge.events import Event
 from forge.hookspecs import hookimpl
+from forge.schema.speculation_key import SpeculationKey
 from forge.schema.values import (
     BuildOptions,
     CallPatch,
@@ -49,6 +50,7 @@ __all__ = [
     "RuntimeKind",
     "Scalar",
     "Since",
+    "SpeculationKey",
     "TextPatch",
     "Tokenizer",
     "Toolchain",

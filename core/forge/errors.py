@@ -37,7 +37,11 @@ class ForgeError(Exception):
         located = f"{self.where}: {self.what}" if self.where else self.what
         if self.step and self.step not in located:
             located = f"{self.step}: {located}"
-        return f"{located}\n    {self.hint}" if self.hint else located
+        return "\n    ".join((located, *self._more(), *([self.hint] if self.hint else [])))
+
+    def _more(self) -> tuple[str, ...]:
+        """Further lines between what happened and what to do."""
+        return ()
 
 
 class RecipeError(ForgeError):
@@ -51,14 +55,28 @@ class RecipeError(ForgeError):
 
 
 class PluginError(ForgeError):
-    """A plugin is missing, broken, raised, or answered with the wrong type."""
+    """A plugin is missing, broken, raised, or answered with the wrong type.
+
+    ``where`` is the file and line of its own that is at fault, ``source`` that line as it stands there, after its number;
+    ``distribution`` is what was installed, with its version. Each is empty where nobody knows it. What a plugin raised is the
+    error's ``__cause__``.
+    """
 
     exit_code = 4
 
-    def __init__(self, plugin: str, hook: str, problem: str, *, hint: str = "") -> None:
-        super().__init__(f"plugin {plugin!r} failed in {hook}: {problem}", hint=hint)
+    def __init__(  # noqa: PLR0913 - each is told apart
+        self, plugin: str, hook: str, problem: str, *, hint: str = "", where: str = "", source: str = "", distribution: str = ""
+    ) -> None:
+        owner = f" of {distribution}" if distribution else ""
+        super().__init__(f"plugin {plugin!r}{owner} failed in {hook}: {problem}", where=where, hint=hint)
         self.plugin = plugin
         self.hook = hook
+        self.problem = problem
+        self.source = source
+        self.distribution = distribution
+
+    def _more(self) -> tuple[str, ...]:
+        return (self.source,) if self.source else ()
 
 
 class SourceError(ForgeError):

@@ -1,17 +1,21 @@
-"""The contract between forge and its plugins, API 4. Every hook takes values and returns a value; none runs anything.
+"""The contract between forge and its plugins, API 5. Every hook takes values and returns a value; none runs anything.
 
 A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
 recipe asks for. A hook names whichever of its arguments it wants. ``None`` leaves the question to the plugin below: a variant
 stands over a family. Each hook is described in docs/hooks.md.
 
 API 2 added ``forge_engines``, ``draft`` and ``toolchain`` in ``forge_check``, and ``base`` in the two hooks that answer
-commands. API 3 added ``forge_diagnoses``, API 4 ``forge_since``. A plugin that was written for an earlier API works as it did.
+commands. API 3 added ``forge_diagnoses``, API 4 ``forge_since``, API 5 ``forge_speculation``. A plugin that was written for an
+earlier API works as it did.
 """
+
+from collections.abc import Mapping
 
 import pluggy
 
 from forge.diagnoses import Diagnosis
 from forge.errors import Problem
+from forge.schema.speculation_key import SpeculationKey
 from forge.schema.values import (
     Checkpoint,
     Command,
@@ -26,7 +30,18 @@ from forge.schema.values import (
 )
 
 PROJECT = "forge"
-API = 4
+API = 5
+SINCE: Mapping[str, int] = {
+    "forge_engines": 2,
+    "forge_check.draft": 2,
+    "forge_check.toolchain": 2,
+    "forge_convert_commands.base": 2,
+    "forge_build_commands.base": 2,
+    "forge_diagnoses": 3,
+    "forge_since": 4,
+    "forge_speculation": 5,
+}
+"""Hooks, and arguments of hooks, that were not there from the beginning -> the API that brought them."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -88,3 +103,8 @@ def forge_diagnoses() -> tuple[Diagnosis, ...] | None:
 @hookspec(firstresult=True)
 def forge_since() -> tuple[Since, ...] | None:
     """The first TensorRT-LLM that has each architecture, where not every image has it. Joined. Since API 4."""
+
+
+@hookspec(firstresult=True)
+def forge_speculation() -> tuple[SpeculationKey, ...] | None:
+    """The keys of [speculation] that a variant reads; all others are refused. The variant's alone. Since API 5."""

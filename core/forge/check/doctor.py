@@ -301,7 +301,8 @@ def _plugins(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         foreign = bool(wishes) and not wanted and all(wish.plugins for wish in wishes)
         status = Status.PROBLEM if wanted else Status.REMARK if foreign else Status.WARNING
         hint = f"update or uninstall {plugin.distribution} {plugin.version}".rstrip()
-        yield Finding("plugins", status, f"{plugin.name}: {plugin.health}", hint)
+        at = f" ({plugin.where})" if plugin.where else ""
+        yield Finding("plugins", status, f"{plugin.name}: {plugin.health}{at}", hint)
 
 
 def _store(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import click
 
-from forge.errors import ConfigError, ForgeError, RecipeError
+from forge.errors import ConfigError, ForgeError, PluginError, RecipeError
 
 P = ParamSpec("P")
 INTERRUPTED, TERMINATED = 130, 143
@@ -99,22 +99,29 @@ class Output:
 
     def fail(self, error: ForgeError) -> None:
         """Say what went wrong; with --json as the one document on stdout, otherwise on stderr."""
+        raised = error.__cause__ if isinstance(error, PluginError) else None
+        if raised and self.verbose:
+            import traceback
+
+            click.echo("".join(traceback.format_exception(raised)), err=True, nl=False)
         if self.as_json:
             problems = error.problems if isinstance(error, RecipeError | ConfigError) else ()
-            self.line(
-                {
-                    "error": {
-                        "kind": type(error).__name__,
-                        "message": error.what,
-                        "where": error.where,
-                        "hint": error.hint,
-                        "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
-                        "exit_code": error.exit_code,
-                    }
-                }
-            )
+            document: dict[str, object] = {
+                "kind": type(error).__name__,
+                "message": error.what,
+                "where": error.where,
+                "hint": error.hint,
+                "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
+                "exit_code": error.exit_code,
+            }
+            if isinstance(error, PluginError):
+                document |= {"plugin": error.plugin, "hook": error.hook, "distribution": error.distribution}
+                document["source"] = error.source
+            self.line({"error": document})
             return
         click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        if raised and not self.verbose:
+            click.echo("    -v shows the traceback", err=True)
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:

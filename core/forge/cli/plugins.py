@@ -1,5 +1,8 @@
 """plugins, schema."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 from forge.cli.output import Output, verb
@@ -22,7 +25,16 @@ def plugins(output: Output) -> None:
     found = installed()
     rows = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "HEALTH")]
     rows += [(p.name, p.kind, p.distribution, p.version, p.health) for p in found]
-    output.result({"plugins": found}, table(rows))
+    output.result({"plugins": found}, "\n".join((table(rows), *(line for p in found for line in _blamed(p, output.verbose)))))
+
+
+def _blamed(plugin: Any, verbose: bool) -> Iterator[str]:
+    """Where a broken plugin is at fault; with -v how it came there."""
+    if plugin.where:
+        yield f"\n{plugin.name}: {plugin.where}"
+        yield f"    {plugin.source}"
+    if plugin.trace:
+        yield plugin.trace.rstrip() if verbose else "    -v shows the traceback"
 
 
 @click.command()

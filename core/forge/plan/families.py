@@ -1,20 +1,23 @@
 """The only way to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
-
-import pluggy
 
 from forge import hookspecs
 from forge.diagnoses import Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem, RecipeError
-from forge.plan.answers import mismatch
+from forge.hookspecs import SINCE
+from forge.plan.blame import found as sources, raised
+from forge.plan.plugin import LOADING, Plugin, Question
+from forge.plan.speculation import unread
+from forge.recipe.rules import SPECULATIVE
+from forge.schema.speculation_key import SpeculationKey
 from forge.schema.values import (
     Checkpoint,
     Command,
@@ -31,12 +34,14 @@ from forge.schema.values import (
 T = TypeVar("T")
 Points = Mapping[str, tuple[EntryPoint, ...]]
 """What claims each name of a family or variant."""
-_LOADING = "import"
 
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One installed plugin. ``api`` is the hook API it was written for; ``health`` is "ok" or what is wrong with it."""
+    """One installed plugin. ``api`` is the hook API it was written for; ``health`` is "ok" or what is wrong with it.
+
+    ``where`` is the file and line that is at fault, ``source`` that line; ``trace`` is the traceback of what it raised.
+    """
 
     name: str
     kind: str
@@ -44,60 +49,9 @@ class PluginInfo:
     version: str
     api: int
     health: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a hook may ask to be told."""
-
-    recipe: Recipe | None = None
-    checkpoint: Checkpoint | None = None
-    toolchain: Toolchain | None = None
-    draft: Checkpoint = field(default_factory=Checkpoint)
-    base: tuple[Command, ...] = ()
-    """For a variant: what the family below it answers to the same question."""
-
-
-class Plugin:
-    """One plugin behind guarded calls, with a pluggy manager of its own: no other plugin can disturb it."""
-
-    def __init__(self, name: str, module: object) -> None:
-        self.name = name
-        self.api = _api(module)
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        if self.api > hookspecs.API:
-            raise PluginError(name, _LOADING, f"it needs hook API {self.api}, and this forge speaks {hookspecs.API}")
-        try:
-            self._manager.register(module, name)
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise PluginError(name, "registration", _meant(str(error)), hint="docs/hooks.md lists every hook") from error
-
-    def ask(self, hook: str, promised: object, question: Question) -> object:
-        """The answer to one hook: None, or a value of the type ``promised``."""
-        caller = cast("pluggy.HookCaller", getattr(self._manager.hook, hook))
-        told = {name: getattr(question, name) for name in (caller.spec.argnames if caller.spec else ())}
-        try:
-            answer: object = caller(**told)
-        except ForgeError:
-            raise  # the plugin's own words to the person
-        except (Exception, SystemExit) as error:  # a stranger's code can raise anything
-            raise PluginError(self.name, hook, f"{type(error).__name__}: {error}") from error
-        if answer is not None and (wrong := mismatch(answer, promised)):
-            raise PluginError(self.name, hook, wrong)
-        return answer
-
-    def hooks(self) -> tuple[str, ...]:
-        """The hooks that it answers."""
-        plugin = self._manager.get_plugin(self.name)
-        callers = self._manager.get_hookcallers(plugin) if plugin is not None else None
-        return tuple(sorted(caller.name for caller in callers or ()))
-
-    @cached_property
-    def architectures(self) -> tuple[str, ...] | None:
-        """What config.json says of the models it serves; None for a variant, which serves what its family serves."""
-        return cast("tuple[str, ...] | None", self.ask("forge_architectures", tuple[str, ...], Question()))
+    where: str = ""
+    source: str = ""
+    trace: str = ""
 
 
 class Family:
@@ -120,6 +74,7 @@ class Family:
         self.name = family.name if family else ""
         self._draft = draft or Checkpoint()
         self._family = family
+        self._variant = variant
         self._upward = tuple(plugin for plugin in (family, variant) if plugin is not None)
         self._answers: dict[tuple[str, str, Toolchain | None], object] = {}
 
@@ -157,7 +112,16 @@ class Family:
     def check(self, toolchain: Toolchain) -> tuple[Problem, ...]:
         """What the plugins find wrong with the recipe for these checkpoints and this image."""
         found = self._joined("forge_check", tuple[Problem, ...], self._question(toolchain))
-        return cast("tuple[Problem, ...]", found)
+        return (*cast("tuple[Problem, ...]", found), *self._unread())
+
+    def _unread(self) -> Iterator[Problem]:
+        """Keys of [speculation] that the variant does not declare. What forge's own read was checked with the recipe's text."""
+        if self._variant is None or self.recipe.variant in SPECULATIVE:
+            return
+        declared = self._ask(self._variant, "forge_speculation", tuple[SpeculationKey, ...], self._question())
+        if declared is None and self._variant.api >= SINCE["forge_speculation"]:
+            declared = ()  # its author knows the hook, and names no key
+        yield from unread(self.recipe, cast("tuple[SpeculationKey, ...] | None", declared))
 
     def since(self) -> tuple[Since, ...]:
         """From which TensorRT-LLM on architectures are there."""
@@ -189,9 +153,8 @@ class Family:
         if answer is None:
             return (Engine(),)
         if not answer or len({each.folder for each in answer}) < len(answer) or len(_told(answer)) < len(answer):
-            names = " and ".join(plugin.name for plugin in reversed(self._upward))
             problem = f"each engine has a folder and a parameter of its own, and there is at least one; answered {answer!r}"
-            raise PluginError(names, "forge_engines", problem, hint="see docs/hooks.md")
+            raise self._wrong("forge_engines", problem, "see docs/hooks.md")
         return answer
 
     def tokenizer(self) -> Tokenizer:
@@ -231,9 +194,16 @@ class Family:
             given = self._ask(plugin, hook, tuple[Command, ...], replace(self._question(toolchain), base=answer))
             answer = answer if given is None else cast("tuple[Command, ...]", given)
         if not answer:
-            names = " and ".join(plugin.name for plugin in reversed(self._upward))
-            raise PluginError(names, hook, "answered no command", hint="this recipe's runtime needs one; see docs/hooks.md")
+            raise self._wrong(hook, "answered no command", "this recipe's runtime needs one; see docs/hooks.md")
         return answer
+
+    def _wrong(self, hook: str, problem: str, hint: str) -> PluginError:
+        """The plugins' answer together will not do: the line is that of the uppermost that has the hook."""
+        answered = [plugin for plugin in reversed(self._upward) if hook in plugin.hooks()]
+        error = answered[0].wrong(hook, problem) if answered else PluginError("", hook, problem)
+        names = " and ".join(plugin.name for plugin in reversed(self._upward))
+        owners = " and ".join(dict.fromkeys(plugin.distribution for plugin in reversed(self._upward) if plugin.distribution))
+        return PluginError(names, hook, problem, hint=hint, where=error.where, source=error.source, distribution=owners)
 
 
 def names() -> tuple[str, ...]:
@@ -257,15 +227,20 @@ def _load(name: str, known: Points) -> Plugin:
         close = difflib.get_close_matches(name, sorted(known), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         hint += f"installed: {', '.join(sorted(known)) or 'none'}"
-        raise PluginError(name, _LOADING, "no such plugin is installed", hint=hint)
+        raise PluginError(name, LOADING, "no such plugin is installed", hint=hint)
     if len(points) > 1:
         claims = " and ".join(sorted(f"{_owner(point)[0]} ({point.value})" for point in points))
-        raise PluginError(name, _LOADING, f"two distributions claim this name: {claims}", hint="uninstall one of them")
+        raise PluginError(name, LOADING, f"two distributions claim this name: {claims}", hint="uninstall one of them")
+    distribution = " ".join(_owner(points[0])).strip()
     try:
         module = points[0].load()
     except (Exception, SystemExit) as error:  # a stranger's module can raise anything
-        raise PluginError(name, _LOADING, f"{type(error).__name__}: {error}", hint=f"from {points[0].value}") from error
-    return Plugin(name, module)
+        at = raised(error, sources(points[0].module.partition(".")[0]))
+        what, hint = f"{type(error).__name__}: {error}", f"the entry point is {name} = {points[0].value!r}"
+        raise PluginError(
+            name, LOADING, what, hint=hint, where=at.where, source=at.source, distribution=distribution
+        ) from error
+    return Plugin(name, module, distribution)
 
 
 def diagnoses() -> tuple[Diagnosis, ...]:
@@ -299,10 +274,14 @@ def _info(name: str, point: EntryPoint, claims: int) -> PluginInfo:
     try:
         plugin = load(name)
         kind = "variant" if plugin.architectures is None else "family"
-        health = "ok" if plugin.hooks() else "it answers no hook"
-    except ForgeError as error:
-        problem = f"{claims} distributions claim this name" if claims > 1 else getattr(error, "problem", error.what)
-        return PluginInfo(name, "unknown", distribution, version, hookspecs.API, problem)
+        health = "; ".join(plugin.lacking()) or "ok"
+    except PluginError as error:
+        problem = f"{claims} distributions claim this name" if claims > 1 else f"{error.hook}: {error.problem}"
+        trace = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
+        told = (error.where, error.source, trace) if claims == 1 else ("", "", "")
+        return PluginInfo(name, "unknown", distribution, version, hookspecs.API, problem, *told)
+    except ForgeError as error:  # the plugin's own words, where a person has asked it nothing
+        return PluginInfo(name, "unknown", distribution, version, hookspecs.API, error.what, error.where)
     return PluginInfo(name, kind, distribution, version, plugin.api, health)
 
 
@@ -338,7 +317,7 @@ def _able(wanted: Sequence[str], among: Points) -> tuple[list[Plugin], list[str]
             plugin = _load(name, among)
             architectures = plugin.architectures or ()
         except ForgeError as error:
-            broken.append(f"{name} ({error.what})")
+            broken.append(f"{name} ({error.where}: {error.what})" if error.where else f"{name} ({error.what})")
             continue
         served += [f"{name}: {', '.join(architectures)}"] if architectures else []
         able += [plugin] if set(wanted).intersection(architectures) else []
@@ -381,18 +360,3 @@ def _told(engines: Sequence[Engine]) -> set[tuple[str, str]]:
 
 def _wrong(where: str, what: str, hint: str) -> RecipeError:
     return RecipeError((Problem(where, what, hint),))
-
-
-def _api(module: object) -> int:
-    """The hook API that a plugin was written for: its ``FORGE_API``, or 1."""
-    stated = getattr(module, "FORGE_API", 1)
-    return stated if isinstance(stated, int) else 1
-
-
-def _meant(complaint: str) -> str:
-    """pluggy's complaint, with the hook that was probably meant."""
-    hooks = [name for name in vars(hookspecs) if name.startswith("forge_")]
-    words = [word.strip("'\".,") for word in complaint.split()]
-    wrong = [word for word in words if word.startswith("forge_") and word not in hooks]
-    close = difflib.get_close_matches(wrong[0], hooks, n=1) if wrong else []
-    return " ".join(complaint.split()) + (f"; did you mean {close[0]!r}?" if close else "")

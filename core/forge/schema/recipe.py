@@ -198,7 +198,10 @@ class BuildTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class SpeculationTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[speculation]: how far a variant guesses ahead. Each variant reads keys of its own, with defaults (docs/families.md)."""
+    """[speculation]: how far a variant guesses ahead. Each variant reads keys of its own, with defaults (docs/families.md).
+
+    A stranger's variant may have further ones, in ``args``: its hook ``forge_speculation`` says which.
+    """
 
     max_draft_len: Guess | None = None
     num_medusa_heads: Guess | None = None
@@ -210,6 +213,9 @@ class SpeculationTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     window_size: Guess | None = None
     ngram_size: Guess | None = None
     verification_set_size: Annotated[int, Meta(ge=0, le=_FAR)] | None = None
+    args: Annotated[
+        dict[FlagName, Scalar], Meta(description="keys of a variant that forge does not ship, as its plugin declares them")
+    ] = {}
 
 
 class ServeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

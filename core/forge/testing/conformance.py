@@ -7,70 +7,34 @@ A plugin's author writes one class, and pytest runs every check of it::
 """
 
 import copy
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import cast
-
-import msgspec
+from unittest import SkipTest
 
 from forge import hookspecs
 from forge.diagnoses import DIAGNOSES, Diagnosis, fault
 from forge.errors import ForgeError, PluginError, Problem
-from forge.plan.families import Plugin, Question, load
-from forge.schema.recipe import QUANTIZED, WEIGHT_ONLY
+from forge.plan.plugin import REQUIRED, Plugin
+from forge.repository import config
+from forge.schema.speculation_key import SpeculationKey
 from forge.schema.values import (
     CallPatch,
-    Checkpoint,
-    Command,
     ConfigOverrides,
-    Engine,
     JsonPatch,
     Patch,
     Recipe,
-    Requirements,
-    ServeTable,
-    Since,
+    Role,
     Source,
+    TextFile,
     TextPatch,
-    Tokenizer,
 )
-from forge.trtllm import commands, images, patches
+from forge.testing.commands import OURS, engines, own_flags, paths, well_formed
+from forge.testing.questions import PROMISES, Case, Fault, answer, cases, demanded, loaded, put, told
+from forge.trtllm import patches
 
-PROMISES: dict[str, object] = {
-    "forge_architectures": tuple[str, ...],
-    "forge_check": tuple[Problem, ...],
-    "forge_requirements": Requirements,
-    "forge_patches": tuple[Patch, ...],
-    "forge_convert_commands": tuple[Command, ...],
-    "forge_build_commands": tuple[Command, ...],
-    "forge_engines": tuple[Engine, ...],
-    "forge_tokenizer": Tokenizer,
-    "forge_config_overrides": ConfigOverrides,
-    "forge_diagnoses": tuple[Diagnosis, ...],
-    "forge_since": tuple[Since, ...],
-}
-"""What each hook answers with."""
-
-_COMMANDS = ("forge_convert_commands", "forge_build_commands")
-_IMAGES = ("25.01", "25.08", "26.07")
-"""Old layout, today's, and the last image that is known to hold the engine path."""
-_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_-]*(=.*)?")
-_NUMBER = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")
-_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "env", "sudo", "eval"})
-_PROBE = "forge-probe"
-_OURS = ("/forge/", "/app/", "/opt/tritonserver/")
-"""Where a command's paths may point: forge's constants, and what NVIDIA's image brings."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question that a plugin is asked, with a name for messages."""
-
-    name: str
-    question: Question
+Check = Callable[[Plugin, tuple[Case, ...]], Iterable[Fault]]
 
 
 class PluginConformance:
@@ -79,251 +43,182 @@ class PluginConformance:
     plugin: ModuleType | str
     recipe: Recipe = Recipe(name="conformance", source=Source(hub="owner/model"))
 
+    def test_it_loads(self) -> None:
+        loaded(self.plugin)
+
     def test_hooks_are_spelled_right(self) -> None:
-        _expect(_misspelled(self.plugin, self._plugin()))
+        self._expect(lambda plugin, _: _misspelled(self.plugin, plugin))
 
     def test_a_family_names_its_architectures(self) -> None:
-        _expect(_architectures(self._plugin()))
+        self._expect(_architectures)
 
     def test_a_family_answers_how_to_convert_and_build(self) -> None:
-        _expect(_whole(self._plugin()))
+        self._expect(_whole)
+
+    def test_its_api_is_that_of_its_hooks(self) -> None:
+        self._expect(_api)
 
     def test_answers_have_the_promised_types(self) -> None:
-        _expect(_typed(self._plugin(), self._cases()))
+        self._expect(_typed)
 
     def test_the_same_question_has_the_same_answer(self) -> None:
-        _expect(_pure(self._plugin(), self._cases()))
+        self._expect(_pure)
 
     def test_commands_name_constant_paths_only(self) -> None:
-        _expect(_paths(self._plugin(), self._cases()))
+        self._expect(paths)
 
     def test_commands_are_well_formed(self) -> None:
-        _expect(_well_formed(self._plugin(), self._cases()))
+        self._expect(well_formed)
 
     def test_the_recipes_own_flags_reach_the_command(self) -> None:
-        _expect(_own_flags(self._plugin(), self._cases()))
+        self._expect(own_flags)
 
     def test_engines_stand_where_the_build_leaves_them(self) -> None:
-        _expect(_engines(self._plugin(), self._cases()))
+        self._expect(engines)
 
     def test_patches_can_be_applied_again(self) -> None:
-        _expect(_patches(self._plugin(), self._cases()))
+        self._expect(_patches)
+
+    def test_config_overrides_name_parameters_that_there_are(self) -> None:
+        self._expect(_overrides)
 
     def test_diagnoses_can_be_used(self) -> None:
-        _expect(_diagnoses(self._plugin(), self._cases()))
+        self._expect(_diagnoses)
 
-    def _plugin(self) -> Plugin:
-        return _loaded(self.plugin)
+    def test_keys_of_speculation_can_be_written(self) -> None:
+        self._expect(_speculation)
 
-    def _cases(self) -> tuple[Case, ...]:
-        return cases(self._plugin(), self.recipe)
+    def _expect(self, check: Check) -> None:
+        """What does not load is one fault, and told by the first check."""
+        try:
+            plugin = loaded(self.plugin)
+        except PluginError as error:
+            raise SkipTest(f"it does not load: {error.what}") from error
+        if wrong := told(plugin, check(plugin, cases(plugin, self.recipe))):
+            raise AssertionError("\n".join(map(str, wrong)))
 
 
 def check_plugin(plugin: ModuleType | str, recipe: Recipe = PluginConformance.recipe) -> tuple[Problem, ...]:
     """Everything that is wrong with a plugin: a module, or the name of an installed one. Empty for a good one."""
     try:
-        loaded = _loaded(plugin)
-        asked = cases(loaded, recipe)
-        typed = tuple(_typed(loaded, asked))
+        found = loaded(plugin)
+        asked = cases(found, recipe)
     except ForgeError as error:
-        return (Problem(str(plugin), error.what, error.hint),)
-    found = (*_misspelled(plugin, loaded), *_architectures(loaded), *_whole(loaded), *typed)
-    if not typed:  # a wrong type would only be told again by each of these
-        for check in (_pure, _paths, _well_formed, _own_flags, _engines, _patches, _diagnoses):
-            found += tuple(check(loaded, asked))
-    return tuple(Problem(loaded.name, what) for what in found)
+        return (Problem(error.where or str(plugin), error.what, error.hint),)
+    return told(found, [*_misspelled(plugin, found), *(each for check in _CHECKS for each in check(found, asked))])
 
 
-def cases(plugin: Plugin, recipe: Recipe) -> tuple[Case, ...]:
-    """What a plugin is asked: every quantization, several GPUs, images old and new, and a checkpoint not yet seen."""
-    shape = {"num_attention_heads": 8, "num_hidden_layers": 8, "max_position_embeddings": 8192, "hidden_size": 64}
-    seen = [Checkpoint({"architectures": [name], **shape}) for name in plugin.architectures or ("LlamaForCausalLM",)]
-    tools = images.toolchain("25.08")
-    narrowed = [_with(recipe, quantization=form) for form in ("none", *WEIGHT_ONLY, *QUANTIZED)]
-    reuse = msgspec.structs.replace(recipe, serve=ServeTable(enable_kv_cache_reuse=True))
-    return (
-        *(Case(f"for {', '.join(each.architectures)}", Question(recipe, each, tools)) for each in seen),
-        *(Case(f"with image {tag}", Question(recipe, seen[0], images.toolchain(tag))) for tag in _IMAGES),
-        *(Case(f"with quantization {each.convert.quantization}", Question(each, seen[0], tools)) for each in narrowed),
-        Case("on two GPUs", Question(_with(recipe, tp=2), seen[0], tools)),
-        Case("with cache reuse", Question(reuse, seen[0], tools)),
-        Case("with a draft", Question(recipe, seen[0], tools, draft=seen[0])),
-        Case("before the checkpoint was fetched", Question(recipe, Checkpoint(), tools)),
-    )
-
-
-def _with(recipe: Recipe, **convert: str | int) -> Recipe:
-    return msgspec.structs.replace(recipe, convert=msgspec.structs.replace(recipe.convert, **convert))
-
-
-def _loaded(plugin: ModuleType | str) -> Plugin:
-    return load(plugin) if isinstance(plugin, str) else Plugin(plugin.__name__, plugin)
-
-
-def _expect(wrong: Sequence[str]) -> None:
-    if wrong:
-        raise AssertionError("\n".join(wrong))
-
-
-def _answer(plugin: Plugin, hook: str, case: Case) -> object:
-    """The answer to a copy of the question: a plugin that changes what it is given must not spoil the next check."""
-    return plugin.ask(hook, PROMISES[hook], _asked(plugin, hook, case))
-
-
-def _asked(plugin: Plugin, hook: str, case: Case) -> Question:
-    """The case's question; a variant is told besides what a family such as llama answers to it."""
-    question = copy.deepcopy(case.question)
-    recipe, toolchain = question.recipe, question.toolchain
-    if plugin.architectures is not None or hook not in _COMMANDS or recipe is None or toolchain is None:
-        return question
-    converts = hook == _COMMANDS[0]
-    return replace(question, base=commands.convert(recipe, toolchain, "llama") if converts else commands.build(recipe))
-
-
-def _misspelled(source: ModuleType | str, plugin: Plugin) -> list[str]:
+def _misspelled(source: ModuleType | str, plugin: Plugin) -> Iterator[Fault]:
     """pluggy refuses an unknown hook; a hook without its marker it would never find."""
-    if isinstance(source, str):
-        return [] if plugin.hooks() else ["it answers no hook"]
     known = plugin.hooks()
-    wrong = [
-        f"{name} lacks @forge.hookimpl, so nobody will ask it"
-        for name, thing in vars(source).items()
-        if name.startswith(f"{hookspecs.PROJECT}_") and callable(thing) and name not in known
-    ]
-    return wrong or ([] if known else ["it answers no hook: mark its functions with @forge.hookimpl"])
+    for name, thing in vars(source).items() if isinstance(source, ModuleType) else ():
+        if name.startswith(f"{hookspecs.PROJECT}_") and callable(thing) and name not in known:
+            yield Fault(name, f"{name} lacks @forge.hookimpl, so nobody will ask it")
 
 
-def _architectures(plugin: Plugin) -> list[str]:
-    stated = plugin.architectures
-    if stated is None:
-        return []
-    if not stated:
-        return ["forge_architectures names none: a variant answers None, a family at least one"]
-    return [f"forge_architectures names {each!r}" for each in stated if not each.isidentifier() or stated.count(each) > 1]
+def _architectures(plugin: Plugin, _: tuple[Case, ...]) -> Iterator[Fault]:
+    stated = plugin.architectures or ()
+    for each in dict.fromkeys(stated):
+        if not each.isidentifier() or stated.count(each) > 1:
+            twice = " twice" if stated.count(each) > 1 else ""
+            yield Fault("forge_architectures", f"forge_architectures names {each!r}{twice}")
 
 
-def _whole(plugin: Plugin) -> list[str]:
-    if plugin.architectures is None:
-        return []
-    return [f"a family answers {hook}, and this one does not" for hook in _COMMANDS if hook not in plugin.hooks()]
+def _whole(plugin: Plugin, _: tuple[Case, ...]) -> Iterator[Fault]:
+    for what in plugin.lacking():
+        yield Fault(next((hook for hook in REQUIRED if hook in what), "forge_architectures"), what)
 
 
-def _typed(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    wrong: list[str] = []
+def _api(plugin: Plugin, _: tuple[Case, ...]) -> Iterator[Fault]:
+    """A forge of before would not ask a hook that it does not know, and not say why."""
+    for hook in plugin.hooks():
+        uses = [(hook, hook), *((f"{hook}.{each}", f"{each} in {hook}") for each in plugin.arguments(hook))]
+        for key, named in uses:
+            since = hookspecs.SINCE.get(key, 1)
+            if since > plugin.api:
+                what = f"{named} came with API {since}, and the plugin says {plugin.api}"
+                yield Fault(hook, what, hint=f"say FORGE_API = {since} in the module, or higher")
+
+
+def _typed(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
     for hook in plugin.hooks():
         for case in asked:
             try:
-                _answer(plugin, hook, case)
+                demanded(plugin, hook, case)
             except PluginError as error:
-                wrong.append(f"{case.name}: {error.what}")
-    return wrong
+                yield Fault(hook, error.what, case.name, error.where, error.source or error.hint)
+            except ForgeError as error:
+                yield Fault(hook, f"{hook} raises {type(error).__name__}: {error.what}", case.name, hint=error.hint)
 
 
-def _pure(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    wrong: list[str] = []
+def _pure(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
     for hook in plugin.hooks():
         for case in asked:
-            given = _asked(plugin, hook, case)
+            given = put(plugin, hook, case)
             before = copy.deepcopy(given)
-            first = copy.deepcopy(plugin.ask(hook, PROMISES[hook], given))
+            try:
+                first = copy.deepcopy(plugin.ask(hook, PROMISES[hook], given))
+            except ForgeError:
+                continue  # that it raises is told already
             if given != before:
-                wrong.append(f"{case.name}: {hook} changes what it is given")
-            if _answer(plugin, hook, case) != first:
-                wrong.append(f"{case.name}: {hook} answers the same question differently each time")
-    return wrong
+                yield Fault(hook, f"{hook} changes what it is given", case.name)
+            if answer(plugin, hook, case) != first:
+                yield Fault(hook, f"{hook} answers the same question differently each time", case.name)
 
 
-def _commands(plugin: Plugin, asked: Sequence[Case]) -> Iterator[tuple[str, Command]]:
-    for hook in _COMMANDS:
-        for case in asked if hook in plugin.hooks() else ():
-            for command in cast("tuple[Command, ...] | None", _answer(plugin, hook, case)) or ():
-                yield f"{case.name}: {hook}", command
+def _diagnoses(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
+    hook, ours = "forge_diagnoses", {row.name for row in DIAGNOSES}
+    for row in cast("tuple[Diagnosis, ...] | None", answer(plugin, hook, asked[0])) or ():
+        if what := fault(row):
+            yield Fault(hook, f"{hook}: {row.name}: {what}")
+        if row.name in ours:
+            yield Fault(hook, f"{hook}: {row.name} is the name of a row of forge's own")
 
 
-def _paths(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    wrong: list[str] = []
-    for where, command in _commands(plugin, asked):
-        words = (*command.argv, *command.env.values())
-        named = [word.partition("=")[2] if word.startswith("-") and "=" in word else word for word in words]
-        for path in named:
-            strange = path.startswith(("/", "~")) and not path.startswith(_OURS)
-            if strange or ".." in PurePosixPath(path).parts:
-                wrong.append(f"{where} names {path!r}; allowed are /forge/<need>, /forge/out and the image's own folders")
-        if not any(path == commands.OUT or path.startswith(f"{commands.OUT}/") for path in named):
-            wrong.append(f"{where} never names {commands.OUT}, so its result would be lost")
-    return wrong
-
-
-def _well_formed(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    wrong: list[str] = []
-    for where, command in _commands(plugin, asked):
-        if not command.argv or not all(command.argv):
-            wrong.append(f"{where} has an empty word in {command.argv!r}")
-            continue
-        if PurePosixPath(command.argv[0]).name in _SHELLS:
-            wrong.append(f"{where} goes through {command.argv[0]!r}; say the program and its arguments")
-        for word in command.argv:
-            if any(char in word for char in "\0\n\r"):
-                wrong.append(f"{where} has a control character in {word!r}")
-            elif word.startswith("-") and not _FLAG.fullmatch(word) and not _NUMBER.fullmatch(word):
-                wrong.append(f"{where} has {word!r}, which is no flag")
-    return wrong
-
-
-def _own_flags(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    """What a recipe says in convert.args and build.args belongs on the command line, and cannot pass for another flag."""
-    wrong: list[str] = []
-    for hook, table in zip(_COMMANDS, ("convert", "build"), strict=True):
-        if hook not in plugin.hooks():
-            continue
-        recipe = asked[0].question.recipe
-        limits = msgspec.structs.replace(getattr(recipe, table), args={_PROBE: "--evil"})
-        probing = msgspec.structs.replace(cast("Recipe", recipe), **{table: limits})
-        question = Question(probing, asked[0].question.checkpoint, asked[0].question.toolchain)
-        answer = cast("tuple[Command, ...] | None", _answer(plugin, hook, Case("probe", question)))
-        words = [word for command in answer or () for word in command.argv]
-        if answer and f"--{_PROBE}=--evil" not in words:
-            wrong.append(f"{hook} loses what {table}.args says, or lets it pass for a flag; use forge.trtllm.flags")
-    return wrong
-
-
-def _engines(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    """Every engine's folder is a plain relative one, and a command of the build names it as its result."""
-    wrong: list[str] = []
-    if "forge_engines" not in plugin.hooks():
-        return wrong
+def _overrides(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
+    """Held to forge's own skeletons, which have every parameter that NVIDIA's have had."""
+    hook = "forge_config_overrides"
+    engine = [TextFile(f"{Role.DRAFT}/{config.CONFIG}", file.content) for file in config.skeletons() if _of_engine(file)]
     for case in asked:
-        built = {word for where, command in _commands(plugin, (case,)) if where.endswith(_COMMANDS[1]) for word in command.argv}
-        for engine in cast("tuple[Engine, ...] | None", _answer(plugin, "forge_engines", case)) or ():
-            place = f"{commands.OUT}/{engine.folder}".rstrip("/")
-            if PurePosixPath(engine.folder).is_absolute() or ".." in PurePosixPath(engine.folder).parts:
-                wrong.append(f"{case.name}: forge_engines: {engine.folder!r} leaves {commands.OUT}")
-            elif built and place not in built:
-                wrong.append(f"{case.name}: forge_engines: no command of the build leaves an engine in {place}")
-    return wrong
+        given = cast("ConfigOverrides | None", answer(plugin, hook, case))
+        recipe = case.question.recipe
+        if given is None or recipe is None:
+            continue
+        if Role.VLLM in given.roles:
+            yield Fault(hook, f"{hook}: {Role.VLLM} has no config.pbtxt with parameters", case.name)
+        chosen = config.settings(recipe, given)
+        for each in config.check((*config.skeletons(), *engine), chosen, hook):
+            yield Fault(hook, f"{each.where.replace('serve.parameters.', '')}: {each.what}", case.name, hint=each.hint)
 
 
-def _diagnoses(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    if "forge_diagnoses" not in plugin.hooks():
-        return []
-    rows = cast("tuple[Diagnosis, ...] | None", _answer(plugin, "forge_diagnoses", asked[0])) or ()
-    wrong = [f"forge_diagnoses: {row.name}: {what}" for row in rows if (what := fault(row))]
-    ours = {row.name for row in DIAGNOSES}
-    return wrong + [f"forge_diagnoses: {row.name} is the name of a row of forge's own" for row in rows if row.name in ours]
+def _of_engine(file: TextFile) -> bool:
+    return file.path == f"{Role.TENSORRT_LLM}/{config.CONFIG}"
 
 
-def _patches(plugin: Plugin, asked: Sequence[Case]) -> list[str]:
-    wrong: list[str] = []
-    if "forge_patches" not in plugin.hooks():
-        return wrong
+def _speculation(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
+    hook = "forge_speculation"
+    keys = cast("tuple[SpeculationKey, ...] | None", answer(plugin, hook, asked[0])) or ()
+    if keys and plugin.architectures is not None:
+        yield Fault(hook, f"{hook}: only a variant is asked, and this is a family")
+    for each in dict.fromkeys(keys):
+        if not each.writable:
+            yield Fault(
+                hook, f"{hook}: {each.name!r} is no name of a key", hint="letters, digits, '.', '_', '-'; a letter first"
+            )
+        if sum(other.name == each.name for other in keys) > 1:
+            yield Fault(hook, f"{hook}: {each.name!r} is there twice")
+
+
+def _patches(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
+    hook = "forge_patches"
     for case in asked:
-        for patch in cast("tuple[Patch, ...] | None", _answer(plugin, "forge_patches", case)) or ():
-            wrong += [f"{case.name}: forge_patches: {what}" for what in _of_patch(patch)]
-    return list(dict.fromkeys(wrong))
+        for patch in cast("tuple[Patch, ...] | None", answer(plugin, hook, case)) or ():
+            for what in _of_patch(patch):
+                yield Fault(hook, f"{hook}: {what}", case.name)
 
 
 def _of_patch(patch: Patch) -> Iterator[str]:
-    in_image = patch.file.startswith(_OURS[1:])
+    in_image = patch.file.startswith(OURS[1:])
     if ".." in PurePosixPath(patch.file).parts or (isinstance(patch, JsonPatch) == in_image):
         yield f"{patch.file!r} is neither a script of the image nor a JSON file of the checkpoint"
     match patch:
@@ -340,3 +235,9 @@ def _of_patch(patch: Patch) -> Iterator[str]:
         case JsonPatch():
             if not patch.keys:
                 yield f"the patch of {patch.file!r} sets nothing"
+
+
+_CHECKS: tuple[Check, ...] = (
+    *(_architectures, _whole, _api, _typed, _pure, paths, well_formed, own_flags),
+    *(engines, _patches, _overrides, _diagnoses, _speculation),
+)
