@@ -209,6 +209,46 @@ def test_log_probabilities_are_those_of_the_tokens(tiny: Tiny, client: openai.Op
     assert streamed == tokens
 
 
+def test_the_likeliest_tokens_of_each_place_are_told_beside_the_one_that_was_picked(tiny: Tiny, client: openai.OpenAI) -> None:
+    torch = tiny_checkpoints.torch
+    words = {"model": "tiny", "prompt": PROMPT, "max_tokens": COUNT, "seed": 5, "temperature": 1.5, "logprobs": 4}
+    whole = client.completions.create(**words).choices[0].logprobs  # type: ignore[call-overload]
+    said = [chunk.choices[0].logprobs for chunk in client.completions.create(**words, stream=True)]  # type: ignore[call-overload]
+    streamed = [top for each in said if each is not None for top in each.top_logprobs or []]
+    assert whole.top_logprobs == streamed
+    assert {len(top) for top in whole.top_logprobs} <= {1, 2, 3, 4}  # by their texts: parts of characters have one for all
+    with torch.no_grad():
+        logits = tiny.model(torch.tensor([ids(PROMPT)])).logits[0, -1] / 1.5
+    likeliest = logits.log_softmax(-1).topk(4).values.tolist()
+    assert sorted(whole.top_logprobs[0].values(), reverse=True) == pytest.approx(likeliest, abs=1e-3)
+    chat = client.chat.completions.create(
+        model="tiny", messages=ASKED, max_tokens=COUNT, logprobs=True, top_logprobs=3
+    ).choices[0]
+    assert chat.logprobs is not None
+    for token in chat.logprobs.content or []:  # greedy: it is the likeliest
+        assert [top.logprob for top in token.top_logprobs] == sorted((top.logprob for top in token.top_logprobs), reverse=True)
+        assert token.top_logprobs[0].logprob == token.logprob
+
+
+def test_the_best_beams_of_one_search_are_the_answers(tiny: Tiny, client: openai.OpenAI) -> None:
+    how = {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.0, "early_stopping": True}
+    said = tiny.model.generate(tiny_checkpoints.torch.tensor([ids(PROMPT)]), max_new_tokens=COUNT, do_sample=False, **how)[
+        :, len(ids(PROMPT)) :
+    ].tolist()
+    found = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=COUNT, n=3, logprobs=2, extra_body={"beam_width": 4}
+    )
+    assert [choice.text for choice in found.choices] == [str(TOKENIZERS["byte_level"].decode(each)) for each in said]
+    sums = [sum(choice.logprobs.token_logprobs or []) for choice in found.choices if choice.logprobs is not None]
+    assert sums == sorted(sums, reverse=True)
+    for choice in found.choices:
+        assert choice.logprobs is not None
+        assert "".join(choice.logprobs.tokens or []) == choice.text
+        assert len(choice.logprobs.tokens or []) == len(choice.logprobs.top_logprobs or [])
+    assert found.usage is not None
+    assert found.usage.completion_tokens == sum(len(c.logprobs.tokens or []) for c in found.choices if c.logprobs is not None)
+
+
 def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI) -> None:
     prompts = [f"{PROMPT} {'ab' * number}" for number in range(12)]
     alone = [client.completions.create(model="tiny", prompt=prompt).choices[0].text for prompt in prompts]
@@ -238,7 +278,8 @@ def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI)
         ({"response_format": {"type": "json_object"}}, "response_format", "cannot hold its answer to JSON"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema.schema"),
         ({"response_format": {"type": "grammar"}}, "response_format", "are offered, not grammar"),
-        ({"logprobs": True, "top_logprobs": 2}, "top_logprobs", "of no other"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "<= 20"),
+        ({"beam_width": 2, "n": 3}, "n", "more than beam_width 2"),
         ({"top_logprobs": 0}, "top_logprobs", "needs logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only for streams"),
         ({"stream": True, "stream_options": {"usage": True}}, "usage", "unknown field"),

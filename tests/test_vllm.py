@@ -9,8 +9,8 @@ from fake_wiring import World
 from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of
-from forge.client.types import ModelMetadata, Request, TensorMetadata
-from forge.client.vllm import picked, sampling
+from forge.client.types import Alternative, ModelMetadata, Request, TensorMetadata
+from forge.client.vllm import places, sampling
 from forge.errors import InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
@@ -278,9 +278,14 @@ def test_sampling_parameters_that_are_no_object_are_refused(text: str) -> None:
 
 
 def test_tokens_and_log_probabilities_are_those_of_the_tokens_that_were_picked() -> None:
-    places = '[{"5": {"logprob": -1.5}, "2": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]'
-    assert picked(places) == ((5, 7), (-1.5, -2.0))
-    assert picked("null") == ((), ())
+    told = '[{"5": {"logprob": -1.5, "decoded_token": "a"}, "2": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]'
+    assert places(told) == ((Alternative("a", -1.5, 5), Alternative("", -0.1, 2)), (Alternative("", -2.0, 7),))
+    assert places("null") == ()
+
+
+def test_so_many_likeliest_tokens_are_asked_for_as_vllm_calls_it() -> None:
+    assert json.loads(sampling(Request("m", "a", 5, top_log_probs=3)))["logprobs"] == 3
+    assert json.loads(sampling(Request("m", "a", 5, return_log_probs=True)))["logprobs"] == 0
 
 
 def test_a_chunk_has_its_tokens_where_log_probabilities_are_told() -> None:

@@ -133,7 +133,7 @@ def spaces_dropped(repository: Path, name: str) -> None:
 
 def streams_mixed(repository: Path, name: str) -> None:
     """While several streams are open, each gets the piece that was meant for the one before."""
-    line = "        held = [_text_tensor([texts])]\n"
+    line = "        held = [text_tensor([texts])]\n"
     wrong = '        if len(self._open) > 1:\n            texts, self._other = getattr(self, "_other", [""]), texts\n'
     edited(repository / f"{name}-tensorrt_llm_bls" / "1" / "model.py", lambda text: text.replace(line, wrong + line))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 
-from forge.client.types import Acceptance, Chunk, Request
+from forge.client.types import Acceptance, Alternative, Chunk, Request
 
 BROKEN = "\ufffd"
 """What tokenizers decode to where the last tokens are a part of a character (U+FFFD)."""
@@ -27,11 +27,27 @@ class Piece:
 
     text: str
     log_probs: tuple[float, ...] = ()
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    """For each of its tokens the likeliest in its place, where they were asked for."""
 
     @property
     def probability(self) -> float | None:
         """The geometric mean of its tokens' probabilities; None where they are not known."""
         return math.exp(math.fsum(self.log_probs) / len(self.log_probs)) if self.log_probs else None
+
+
+def apart(piece: Piece, spans: Sequence[tuple[str, int]]) -> tuple[Piece, ...]:
+    """``piece`` cut as ``spans`` say: texts with how many tokens each is made of. None where they do not fit it."""
+    if sum(count for _, count in spans) != len(piece.log_probs) or "".join(text for text, _ in spans) != piece.text:
+        return ()
+    left, others = iter(piece.log_probs), iter(piece.alternatives)
+    return tuple(Piece(text, tuple(islice(left, count)), tuple(islice(others, count))) for text, count in spans)
+
+
+def pieces(chunk: Chunk) -> tuple[Piece, ...]:
+    """What a chunk brings, token by token where the model says their texts; of those that a character spans the last has it."""
+    whole = Piece(chunk.text, chunk.log_probs, chunk.alternatives)
+    return (len(chunk.spelled) > 1 and apart(whole, [(text, 1) for text in chunk.spelled])) or (whole,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +83,9 @@ class Reply:
 
     def spelled(self, spans: Sequence[tuple[str, int]]) -> "Reply":
         """With its pieces cut as ``spans`` say: texts with how many tokens each is made of. Unchanged where they do not fit."""
-        if sum(count for _, count in spans) != len(self.log_probs) or "".join(text for text, _ in spans) != self.text:
-            return self
-        left = iter(self.log_probs)
-        return replace(self, pieces=tuple(Piece(text, tuple(islice(left, count))) for text, count in spans))
+        whole = Piece(self.text, self.log_probs, tuple(each for piece in self.pieces for each in piece.alternatives))
+        cut = apart(whole, spans)
+        return replace(self, pieces=cut) if cut else self
 
     def below(self, threshold: float) -> bool | None:
         """Whether its log-probability is less than ``threshold``; None where it is not known."""
@@ -216,10 +231,11 @@ class _Voice:
         self.log_probs += chunk.log_probs
         self.cum_log_prob = self.cum_log_prob if chunk.cum_log_prob is None else chunk.cum_log_prob
         self.count += bool(chunk.text or chunk.tokens or chunk.log_probs)
-        # Text that is held back until its character is whole comes with the last of its tokens.
-        held = self.pieces.pop() if self.pieces and not self.pieces[-1].text else Piece("")
-        piece = Piece(chunk.text, held.log_probs + chunk.log_probs)
-        self.pieces += [piece] if piece.text or piece.log_probs else []
+        for new in pieces(chunk):
+            # Text that is held back until its character is whole comes with the last of its tokens.
+            held = self.pieces.pop() if self.pieces and not self.pieces[-1].text else Piece("")
+            piece = Piece(new.text, held.log_probs + new.log_probs, held.alternatives + new.alternatives)
+            self.pieces += [piece] if piece.text or piece.log_probs else []
 
     def reply(self, count: Callable[[str], int], *, apart: bool) -> Reply:
         joined = "".join(self.texts)

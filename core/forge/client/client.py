@@ -17,11 +17,12 @@ from forge.client.answer import Answer, Perf, Piece, Reply
 from forge.client.grpc import Connection, closed
 from forge.client.grpc_aio import AsyncConnection
 from forge.client.guide import Guide
-from forge.client.types import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
+from forge.client.types import Acceptance, Alternative, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
 
 __all__ = [
     "Acceptance",
+    "Alternative",
     "Answer",
     "AsyncClient",
     "Chunk",

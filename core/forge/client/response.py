@@ -6,8 +6,8 @@ from typing import Protocol
 
 from forge.client.answer import BROKEN
 from forge.client.tensors import LLMAPI
-from forge.client.types import Acceptance, Chunk, ModelMetadata, Request
-from forge.client.vllm import SAMPLING, picked
+from forge.client.types import Acceptance, Alternative, Chunk, ModelMetadata, Request
+from forge.client.vllm import SAMPLING, places
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
@@ -61,7 +61,7 @@ class Ear:
         texts, ids, reasons = held.texts(), held.tokens(), held.texts("finish_reason")
         count = max(len(texts), len(ids))
         sums = held.floats("cum_log_probs") or held.numbers("cumulative_logprob")
-        said = [picked(text) for text in held.texts("logprobs")]
+        said = [places(text) for text in held.texts("logprobs")]
         counted = held.wholes("num_output_tokens") if self._request.return_token_counts else ()
         first = held.whole("sequence_index") if count == 1 else 0
         for place in range(count):
@@ -69,12 +69,17 @@ class Ear:
             text = texts[place] if place < len(texts) else ""
             if self._repeats:
                 text = self._news(index, text) + (self._kept_back(index) if final else "")
+            told = said[place] if place < len(said) else ()
             chunk = Chunk(
                 text,
                 final and place == count - 1,
                 index=index,
-                tokens=ids[place] if place < len(ids) else said[place][0] if said else (),
-                log_probs=said[place][1] if said else self._log_probs(index, held.rows("output_log_probs"), place, count),
+                tokens=ids[place] if place < len(ids) else tuple(each[0].token for each in told),
+                log_probs=tuple(each[0].log_prob for each in told)
+                if said
+                else self._log_probs(index, held.rows("output_log_probs"), place, count),
+                alternatives=self._alternatives(told),
+                spelled=tuple(each[0].text for each in told),
                 cum_log_prob=sums[place] if self._request.return_log_probs and place < len(sums) else None,
                 acceptance=held.acceptance() if self._request.return_perf_metrics else None,
                 input_tokens=held.whole("num_input_tokens") if self._request.return_token_counts and not place else None,
@@ -114,6 +119,13 @@ class Ear:
         repeats = row[: len(known)] == known
         self._known[index] = row if repeats else (*known, *row)
         return row[len(known) :] if repeats else row
+
+    def _alternatives(self, told: tuple[tuple[Alternative, ...], ...]) -> tuple[tuple[Alternative, ...], ...]:
+        """As many as were asked for, likeliest first: the one that was picked comes beside those, wherever it ranks."""
+        most = self._request.top_log_probs
+        if not most:
+            return ()
+        return tuple(tuple(sorted(each, key=lambda one: -one.log_prob)[:most]) for each in told)
 
     def _news(self, index: int, text: str) -> str:
         """The text less what was said before. What ends in broken characters is not whole yet (``end`` says what stays so); at

@@ -53,6 +53,7 @@ _RENAMED = {
     "stop": ("stop_words", f"{LLMAPI}stop"),
     "bad": ("bad_words", f"{LLMAPI}bad"),
     "stream": ("stream", "streaming"),
+    "top_log_probs": ("num_top_log_probs",),
     "return_log_probs": ("return_log_probs", "return_cumulative_logprob"),
     "exclude_input_in_output": ("exclude_input_in_output", f"{LLMAPI}exclude_input_from_output"),
 }
@@ -125,7 +126,7 @@ def _folded(request: Request, model: ModelMetadata) -> dict[str, Values]:
     """What goes to a vLLM model otherwise: the sampling in one input, and a switch for each output."""
     if SAMPLING not in model.inputs:
         return {}
-    switches = ("return_logprobs", "return_cumulative_logprob") if request.return_log_probs else ()
+    switches = ("return_logprobs", "return_cumulative_logprob") if request.return_log_probs or request.top_log_probs else ()
     return {
         SAMPLING: (sampling(request, image=IMAGE in model.inputs, version=model.vllm),),
         **{name: (True,) for name in switches if name in model.inputs},
@@ -189,7 +190,8 @@ def _words(request: Request) -> dict[str, Values]:
     single["lora"] = request.lora or None
     for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
         single[word] = getattr(request, word)
-    single["return_log_probs"] = request.return_log_probs or None
+    single["return_log_probs"] = request.return_log_probs or bool(request.top_log_probs) or None
+    single["top_log_probs"] = request.top_log_probs or None
     single["return_perf_metrics"] = request.return_perf_metrics or None
     single["return_num_input_tokens"] = single["return_num_output_tokens"] = request.return_token_counts or None
     if request.guide:

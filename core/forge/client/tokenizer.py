@@ -18,6 +18,8 @@ _ENOUGH = 4096
 class _Encoding(Protocol):
     @property
     def ids(self) -> Sequence[int]: ...
+    @property
+    def offsets(self) -> Sequence[tuple[int, int]]: ...
 
 
 class _Tokenizer(Protocol):
@@ -59,6 +61,10 @@ class TokenizerFolder:
     def spoken(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def spans(self, text: str) -> tuple[tuple[str, int], ...]:
+        """``spans`` by this tokenizer."""
+        return _grouped(text, self._tokenizer.encode(text, add_special_tokens=False).offsets)
+
     def words(self) -> tuple[str, ...]:
         """Plain lower-case words. They are tried behind others, as they will stand in a prompt."""
         vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda pair: pair[1])
@@ -87,14 +93,11 @@ def spans(folder: Path, text: str) -> tuple[tuple[str, int], ...]:
 
     Empty where the folder has no tokenizer.json, or the package ``tokenizers`` is not installed here.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return ()
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        return ()
-    offsets: list[tuple[int, int]] = Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).offsets
+    held = TokenizerFolder(folder)
+    return () if held.missing else held.spans(text)
+
+
+def _grouped(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[tuple[str, int], ...]:
     groups: list[tuple[int, int]] = []  # where each ends, and of how many tokens it is
     for begin, end in offsets:
         if groups and begin < groups[-1][0]:  # tokens of one character all state that character

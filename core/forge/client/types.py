@@ -55,6 +55,8 @@ class Request:
     end_id: int | None = None
     pad_id: int | None = None
     return_log_probs: bool = False
+    top_log_probs: int | None = None
+    """So many of the likeliest tokens at each place too, with their log-probabilities (the twin, vLLM; 20 at most)."""
     return_perf_metrics: bool = False
     return_token_counts: bool = False
     """What speculative decoding accepted, how many tokens there are; a model without such an input is asked all the same."""
@@ -75,6 +77,15 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been picked at one place, and the natural logarithm of its probability there."""
+
+    text: str
+    log_prob: float
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer: a token, or several, as the model cuts it; ``text`` is new in a stream, the whole otherwise."""
 
@@ -88,6 +99,10 @@ class Chunk:
     bls, ensemble and llmapi give text only)."""
     log_probs: tuple[float, ...] = ()
     """Natural logarithm of each new token's probability, where asked for; of tokens too whose text is held back as yet."""
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    """For each new token the likeliest in its place, likeliest first, where asked for; it can be among them."""
+    spelled: tuple[str, ...] = ()
+    """The text of each new token, from a model that tells alternatives; of those that one character spans the last has it."""
     cum_log_prob: float | None = None
     """The sequence's log-probability so far, where log-probabilities were asked for."""
     acceptance: Acceptance | None = None

@@ -2,11 +2,11 @@
 
 import json
 import re
-from typing import cast
+from typing import Any, cast
 
 from forge.client.guide import Guide, GuideType
 from forge.client.sampling import samples
-from forge.client.types import Request
+from forge.client.types import Alternative, Request
 from forge.errors import InferenceError
 from forge.schema.values import Scalar
 
@@ -32,7 +32,7 @@ _SAME = (
     "n",
 )
 """Words that vLLM calls as Request does."""
-WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora"})
+WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora", "top_log_probs"})
 """Every word of Request that goes in there."""
 
 
@@ -58,8 +58,8 @@ def sampling(request: Request, *, image: bool = False, version: str = "") -> str
         words["bad_words"] = request.bad
     if request.lora:
         words["lora_name"] = request.lora
-    if request.return_log_probs:
-        words["logprobs"] = 0  # those of the tokens that were picked
+    if request.return_log_probs or request.top_log_probs:
+        words["logprobs"] = request.top_log_probs or 0  # 0: those of the tokens that were picked
     words |= _guided(request, version) | _given(request)
     words |= {name: json.dumps(said) for name in (_STRUCTURED, _GUIDED) if isinstance(said := words.get(name), dict)}
     if image:
@@ -74,15 +74,18 @@ def _require_one(n: object, model: str) -> None:
         raise InferenceError(what, where=model, hint=hint)
 
 
-def picked(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The ids of the tokens that were picked and the log-probability of each, out of one element of ``logprobs``; none where
-    nobody asked for them. An end token is among them, as it is among the tokens that the backend counts.
+def places(text: str) -> tuple[tuple[Alternative, ...], ...]:
+    """The tokens that one element of ``logprobs`` tells of, place by place, the one that was picked first; none where nobody
+    asked for them. An end token is among them, as it is among the tokens that the backend counts.
 
     A position is an object: token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
     """
-    places = cast("list[dict[str, dict[str, float]]] | None", json.loads(text or "null"))
-    firsts = [next(iter(place.items())) for place in places or () if place]
-    return tuple(int(token) for token, _ in firsts), tuple(said["logprob"] for _, said in firsts)
+    said = cast("list[dict[str, dict[str, Any]]] | None", json.loads(text or "null"))
+    return tuple(
+        tuple(Alternative(each.get("decoded_token") or "", each["logprob"], int(token)) for token, each in place.items())
+        for place in said or ()
+        if place
+    )
 
 
 def _guided(request: Request, version: str) -> dict[str, object]:

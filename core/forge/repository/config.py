@@ -81,7 +81,7 @@ PASSED_OVER = frozenset(
 
 STREAMS_PER_INSTANCE = 24
 """How many requests one instance of forge's own tensorrt_llm_bls carries at once (skeletons/tensorrt_llm_bls.py)."""
-IMPORTED: Mapping[Role, tuple[str, ...]] = {Role.BLS: ("detokenizer.py", "pipe.py")}
+IMPORTED: Mapping[Role, tuple[str, ...]] = {Role.BLS: ("alternatives.py", "detokenizer.py", "pipe.py", "whole.py")}
 """What stands beside the model.py of forge's own models, which import it."""
 
 _PIECES = re.compile(

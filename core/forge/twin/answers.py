@@ -82,7 +82,7 @@ class Answer:
             return
         self._sent[row, sample] = len(line.tokens)
         # Ids are the new ones, log-probabilities all so far: that is how TensorRT-LLM streams them (LlmRequest::createResult).
-        part = Line(fresh, line.log_probs, line.logits[begin:])
+        part = Line(fresh, line.log_probs, line.logits[begin:], line.tops[begin:])
         self._send(self._arrays([(ask, [part])], row, sample, line.cumulative))
 
     def _send(self, arrays: Mapping[str, Array]) -> None:
@@ -102,6 +102,8 @@ class Answer:
             "sequence_length": table.sequence_length,
             "cum_log_probs": table.cum_log_probs,
             "output_log_probs": table.output_log_probs,
+            "top_ids": lambda: table.tops(0),
+            "top_log_probs": lambda: table.tops(1),
             "context_logits": table.context_logits,
             "generation_logits": table.generation_logits,
             "batch_index": lambda: table.each(range(row, row + len(said))),
@@ -178,6 +180,18 @@ class _Table:
         for row, (_, lines) in enumerate(self._said):
             for place, line in enumerate(lines):
                 out[row, place, : len(line.log_probs)] = line.log_probs
+        return out
+
+    def tops(self, part: int) -> Array:
+        """[rows, lines, longest, tokens told]: ids (part 0) or log-probabilities (1); a single 0 where no row asked."""
+        most = max((ask.tops for ask, _ in self._said), default=0)
+        if not most:
+            return np.zeros((len(self._said), 1, 1, 1), np.float32)
+        out = np.zeros((len(self._said), self._lines, self._longest(), most), np.float64)
+        for row, (_, lines) in enumerate(self._said):
+            for place, line in enumerate(lines):
+                for step, top in enumerate(line.tops):
+                    out[row, place, step, : len(top[part])] = top[part]
         return out
 
     def context_logits(self) -> Array:

@@ -22,6 +22,8 @@ _FOREIGN = (
 _SEED_BITS = 64
 MAX_ANSWERS = 128
 """Answers to one request where the model's folder states no limit."""
+MAX_TOPS = 20
+"""Tokens of which the log-probability is told at one place: as many as OpenAI's API and vLLM tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Ask:
     streaming: bool = False
     exclude_input: bool = False
     log_probs: bool = False
+    tops: int = 0
+    """How many of the likeliest tokens to tell at each place."""
     context_logits: bool = False
     generation_logits: bool = False
 
@@ -133,12 +137,19 @@ class _Row:
             streaming=streaming,
             exclude_input=self.switch("exclude_input_in_output", default=limits.exclude_input),
             log_probs=self.switch("return_log_probs"),
+            tops=self._tops(),
             context_logits=self._logits("context_logits", beams),
             generation_logits=self._logits("generation_logits", beams),
         )
         if ask.end_id >= limits.vocabulary:
             raise RequestFault(f"end_id is {ask.end_id}; the vocabulary has {limits.vocabulary} tokens")
         return ask
+
+    def _tops(self) -> int:
+        count = self.whole("num_top_log_probs", 0, least=0)
+        if count > MAX_TOPS:
+            raise RequestFault(f"num_top_log_probs is {count}; at most {MAX_TOPS} are told")
+        return count
 
     def _refuse_beginning(self) -> None:
         """An answer begins with the model's own token.

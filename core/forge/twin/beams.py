@@ -8,7 +8,7 @@ import numpy as np
 from .arrays import Floats
 from .asks import Ask
 from .decoder import Memory
-from .sampling import Shaper, log_softmax
+from .sampling import Shaper, Top, likeliest, log_softmax
 from .voices import Line, check, ends_with
 
 _ENOUGH = 2  # candidates per beam, so that enough go on even if as many as there are beams end
@@ -23,6 +23,7 @@ class _Beam:
     shaper: Shaper
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
+    tops: tuple[Top, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class _Candidate:
     score: float
     log_prob: float
     ended: bool
+    tops: tuple[Top, ...] = ()
+    """The likeliest in its place, if asked: of one, or none."""
 
 
 class BeamSearch:
@@ -72,12 +75,13 @@ class BeamSearch:
         steps = np.stack([log_softmax(row) for row in shaped])
         scores = (steps + np.array([[beam.score] for beam in self._running], np.float32)).reshape(-1)
         best: list[int] = np.argsort(-scores, kind="stable")[: _ENOUGH * self._ask.beams.width].tolist()
-        found: list[_Candidate] = []
+        wanted, found = self._ask.tops, list[_Candidate]()
+        tops = [(likeliest(row, wanted),) if wanted else () for row in steps]
         for place in best:
             beam, token = divmod(place, logits.shape[1])
             said = [*self._running[beam].tokens, token]
             ended = token == self._ask.end_id or len(said) >= self._ask.max_tokens or ends_with(said, self._ask)
-            found.append(_Candidate(beam, token, float(scores[place]), float(steps[beam, token]), ended))
+            found.append(_Candidate(beam, token, float(scores[place]), float(steps[beam, token]), ended, tops[beam]))
         return [candidate for candidate in found if np.isfinite(candidate.score)]
 
     def _finish(self, candidate: _Candidate) -> None:
@@ -87,6 +91,7 @@ class BeamSearch:
         line = Line(
             [*beam.tokens, candidate.token] if spoken else list(beam.tokens),
             [*beam.log_probs, candidate.log_prob] if spoken else list(beam.log_probs),
+            tops=[*beam.tops, *candidate.tops] if spoken else list(beam.tops),
         )
         self._finished.append((candidate.score / length**ask.beams.length_penalty, line))
         self._finished.sort(key=lambda pair: -pair[0])
@@ -114,6 +119,7 @@ class BeamSearch:
                     shaper,
                     (*parent.tokens, candidate.token),
                     (*parent.log_probs, candidate.log_prob),
+                    (*parent.tops, *candidate.tops),
                 )
             )
         for beam in beams:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from .arrays import Floats, Ints
 
 Words = tuple[tuple[int, ...], ...]
+Top = tuple[Ints, Floats]
+"""Ids of the likeliest tokens at one place, likeliest first, and the logarithms of their probabilities."""
 
 # The nucleus nearly always lies within these many tokens; a whole sort of the vocabulary costs ten times more.
 _NUCLEUS = 1024
@@ -155,6 +157,12 @@ def _largest(x: Floats, count: int) -> Ints:
     """The ids of the ``count`` largest logits, largest first, equal ones by id."""
     ids = np.arange(len(x)) if count == len(x) else np.sort(np.argpartition(x, -count)[-count:])
     return ids[np.argsort(-x[ids], kind="stable")]
+
+
+def likeliest(log_probs: Floats, count: int) -> Top:
+    """The ``count`` likeliest tokens."""
+    ids = _largest(log_probs, min(count, len(log_probs)))
+    return ids, log_probs[ids]
 
 
 def log_softmax(x: Floats) -> Floats:

@@ -9,16 +9,18 @@ import numpy as np
 from .arrays import Floats
 from .asks import Ask
 from .decoder import Memory
-from .sampling import Picker, Shaper, log_softmax
+from .sampling import Picker, Shaper, Top, likeliest, log_softmax
 
 
 @dataclass(slots=True)
 class Line:
-    """What was said so far: tokens without the end token, the logarithm of each one's probability, and logits if asked."""
+    """What was said so far: tokens without the end token, the logarithm of each one's probability, and, if asked, which were
+    the likeliest in its place, and logits."""
 
     tokens: list[int] = field(default_factory=list[int])
     log_probs: list[float] = field(default_factory=list[float])
     logits: list[Floats] = field(default_factory=list[Floats])
+    tops: list[Top] = field(default_factory=list[Top])
 
     @property
     def cumulative(self) -> float:
@@ -82,8 +84,10 @@ class Sample:
         if self._shaper is not None:
             self._shaper.heard(token)
         line.tokens.append(token)
-        if ask.log_probs:
-            line.log_probs.append(float(log_softmax(shaped)[token]))
+        if ask.log_probs or ask.tops:
+            log_probs = log_softmax(shaped)
+            line.log_probs += [float(log_probs[token])] * ask.log_probs
+            line.tops += [likeliest(log_probs, ask.tops)] * bool(ask.tops)
         if ask.generation_logits:
             line.logits.append(logits[0].copy())
         self._last = [token]

@@ -97,8 +97,14 @@ class Detokenizer:
 
 def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool) -> str:
     """The text of a whole answer: what a stream of it says."""
+    return "".join(spelled(tokenizer, ids, skip_special_tokens))
+
+
+def spelled(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool) -> list[str]:
+    """The same, token by token: of those that one character spans, the last has it and the others are empty."""
     stream = Detokenizer(tokenizer, skip_special_tokens)
-    return stream.push(ids) + stream.flush()
+    parts = [stream.push([token]) for token in ids]
+    return [*parts[:-1], *(part + stream.flush() for part in parts[-1:])]
 
 
 def _bytes(tokenizer: Tokenizer) -> dict[int, int]:

@@ -24,8 +24,10 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .detokenizer import Detokenizer, decoded
+from . import alternatives
+from .detokenizer import Detokenizer, spelled
 from .pipe import PARAMETER, Pipe, PipeFault
+from .whole import LOG_PROBS, Whole, joined, text_tensor
 
 STREAMS = 24
 """Requests carried at once. Triton gives an instance 32 threads: each request that it makes holds one to its end, and its
@@ -51,11 +53,10 @@ TO_ENGINE = {"stream": "streaming", "top_k": "runtime_top_k", "top_p": "runtime_
     same: same for same in (
         "num_return_sequences", "beam_width", "temperature", "seed", "min_tokens", "repetition_penalty", "presence_penalty",
         "frequency_penalty", "min_p", "exclude_input_in_output", "return_log_probs",
-        "return_num_input_tokens", "return_num_output_tokens",
+        "return_num_input_tokens", "return_num_output_tokens", alternatives.COUNT,
     )
 }
 # fmt: on
-LOG_PROBS = ("cum_log_probs", "output_log_probs")
 YES = ("true", "1", "yes", "t")
 COUNTS = ("num_input_tokens", "num_output_tokens")
 
@@ -69,16 +70,6 @@ class Refused(Exception):  # noqa: N818 (an answer to the client, not a fault of
     def __init__(self, why: str, code: int | None = None) -> None:
         super().__init__(why)
         self.code = pb_utils.TritonError.INVALID_ARG if code is None else code
-
-
-@dataclass(slots=True)
-class Whole:
-    """One row's answer when it does not stream: a text and log probs for each of its sequences."""
-
-    texts: list[str] = field(default_factory=list[str])
-    sums: list[float] = field(default_factory=list[float])
-    log_probs: list[list[float]] = field(default_factory=list[list[float]])
-    counts: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -255,6 +246,7 @@ class TritonPythonModel:
     def _answers(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> Iterator[dict[str, NDArray[np.generic]]]:
         wanted = ["output_ids", "sequence_length", "sequence_index", *(LOG_PROBS if call.wants("return_log_probs") else ())]
         wanted += [name for name in COUNTS if call.wants(f"return_{name}")]
+        wanted += alternatives.NEEDED[:2] if call.wants(alternatives.COUNT) and LOG_PROBS[1] in wanted else ()
         if call.idle:
             return
         ask = partial(
@@ -285,24 +277,28 @@ class TritonPythonModel:
         for found in self._answers(call, number, inputs):
             if found["output_ids"].shape[1] > 1:
                 # Beams are told whole each time: which of them lead can change with every token.
-                call.send(self._tensors(call, number, list(self._texts(found)), found))
+                beams = list(self._parts(found))
+                call.send(self._tensors(call, number, list(map("".join, beams)), found, beams))
                 continue
             index = _sequence_index(found)
             piece = pieces.setdefault(index, Detokenizer(self._tokenizer, self._skip))
-            new = piece.push(next(_sequences(found)))
+            parts = [piece.push([token]) for token in next(_sequences(found))]
+            new = "".join(parts)
             told[index] = told.get(index, "") + new if self._accumulate else new
             if new or any(name in found for name in (*LOG_PROBS, *COUNTS)):
-                call.send(self._tensors(call, number, [told[index]], found))
+                call.send(self._tensors(call, number, [told[index]], found, [parts]))
         for index, piece in pieces.items():
             if rest := piece.flush():
                 said = told[index] + rest if self._accumulate else rest
                 last = {"sequence_index": np.array([[index]], np.int32)} if len(pieces) > 1 else {}
-                call.send(self._tensors(call, number, [said], last))
+                call.send(self._tensors(call, number, [said], last, []))
 
     def _whole(self, call: Call, number: int, inputs: Sequence[pb_utils.Tensor]) -> None:
         whole = Whole()
         for found in sorted(self._answers(call, number, inputs), key=_sequence_index):
-            whole.texts += self._texts(found)
+            parts = list(self._parts(found))
+            whole.texts += map("".join, parts)
+            whole.tops += self._tops(found, parts)
             told = {name: int(found[name].flat[0]) for name in COUNTS if name in found}
             whole.counts |= {name: count + (name == COUNTS[1] and whole.counts.get(name, 0)) for name, count in told.items()}
             if all(name in found for name in LOG_PROBS):
@@ -312,15 +308,20 @@ class TritonPythonModel:
             call.texts[number] = whole
             complete = len(call.texts) == call.batch
         if complete:
-            call.send(_joined([call.texts[row] for row in range(call.batch)]), final=True)
+            call.send(joined([call.texts[row] for row in range(call.batch)]), final=True)
 
-    def _texts(self, found: Arrays) -> Iterator[str]:
-        for ids in _sequences(found):
-            yield decoded(self._tokenizer, ids, self._skip)
+    def _parts(self, found: Arrays) -> Iterator[list[str]]:
+        return (spelled(self._tokenizer, ids, self._skip) for ids in _sequences(found))
 
-    def _tensors(self, call: Call, number: int, texts: list[str], found: Arrays) -> list[pb_utils.Tensor]:
-        held = [_text_tensor([texts])]
+    def _tops(self, found: Arrays, parts: list[list[str]]) -> list[str]:
+        return alternatives.told(self._tokenizer, found, parts) if "top_ids" in found else []
+
+    def _tensors(
+        self, call: Call, number: int, texts: list[str], found: Arrays, parts: list[list[str]]
+    ) -> list[pb_utils.Tensor]:
+        held = [text_tensor([texts])]
         held += [pb_utils.Tensor(name, found[name]) for name in (*LOG_PROBS, *COUNTS, "sequence_index") if name in found]
+        held += [text_tensor([tops], "logprobs")] if (tops := self._tops(found, parts)) else []
         if call.batch > 1:
             held.append(pb_utils.Tensor("batch_index", np.array([[number]], np.int32)))
         return held
@@ -378,22 +379,3 @@ def _sequences(found: Arrays) -> Iterator[list[int]]:
     """output_ids [1, beams, length], cut to sequence_length [1, beams]."""
     for ids, length in zip(found["output_ids"][0], found["sequence_length"].reshape(-1), strict=False):
         yield ids[: int(length)].tolist()
-
-
-def _joined(rows: Sequence[Whole]) -> list[pb_utils.Tensor]:
-    """One answer of all rows; short rows are filled up with empty texts, sums of 0, and log probs of -1 as TensorRT-LLM's."""
-    most = max(len(row.texts) for row in rows)
-    tensors = [_text_tensor([row.texts + [""] * (most - len(row.texts)) for row in rows])]
-    if all(row.sums for row in rows):
-        longest = max(len(each) for row in rows for each in row.log_probs)
-        sums = [row.sums + [0.0] * (most - len(row.sums)) for row in rows]
-        logs = [[(each + [-1.0] * longest)[:longest] for each in (row.log_probs + [[]] * most)[:most]] for row in rows]
-        tensors += [
-            pb_utils.Tensor(name, np.array(held, np.float32)) for name, held in zip(LOG_PROBS, (sums, logs), strict=True)
-        ]
-    counts = {name: np.array([[row.counts[name]] for row in rows], np.int32) for name in rows[0].counts}
-    return [*tensors, *(pb_utils.Tensor(name, array) for name, array in counts.items())]
-
-
-def _text_tensor(rows: list[list[str]]) -> pb_utils.Tensor:
-    return pb_utils.Tensor("text_output", np.array([[text.encode() for text in row] for row in rows], dtype=object))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from forge.schema.values import LimitsTable
-from forge.serve.openai.errors import beyond, too_large
+from forge.serve.openai.errors import Fault, beyond, too_large
 from forge.serve.openai.requests import Ask
 
 
@@ -20,6 +20,12 @@ def check(ask: Ask, limits: LimitsTable) -> None:
     longest = max(map(len, ask.stops), default=0)
     if longest > limits.max_word_chars:
         raise beyond("stop", f"a text of {longest} characters", limits.max_word_chars, "max_word_chars")
+
+
+def check_beams(ask: Ask, width: int) -> None:
+    """Fault for more answers than a beam search has beams."""
+    if width > 1 and (ask.n or 1) > width:
+        raise Fault(400, f"n is {ask.n}, more than beam_width {width}: its best beams are the answers", param="n")
 
 
 def check_prompts(ask: Ask, prompts: Sequence[str], param: str, limits: LimitsTable) -> None:

@@ -93,6 +93,12 @@ class Offers:
             return 0
         return held.count(text) if prompt else held.spoken(text)
 
+    def spans(self, offer: Offer, text: str) -> tuple[tuple[str, int], ...]:
+        """``text`` cut into the tokens of the model's tokenizer, with how many each piece is made of; none where it has none
+        that can be read here."""
+        held = self._tokenizers.setdefault(offer.key, TokenizerFolder(offer.target.tokenizer))
+        return () if held.missing else held.spans(text)
+
 
 class _Renders:
     """One model's chat template, in a thread of its own: who asks another model does not wait for it."""

@@ -94,6 +94,8 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    beam_width: Annotated[int, Meta(ge=1)] | None = None
+    """Beam search, so many beams wide; ``n`` are then its best beams."""
     ignore_eos: bool | None = None
 
     # These label a request and do not change its answer.
@@ -131,6 +133,11 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
         return False
 
     @property
+    def tops(self) -> int:
+        """So many of the likeliest tokens at each place are wanted too."""
+        return 0
+
+    @property
     def guide(self) -> Guide | None:
         """What answers are held to; Fault for a schema that is none."""
         return None
@@ -157,9 +164,11 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
+            "beam_width": self.beam_width,
             "min_tokens": limit if self.ignore_eos else self.min_tokens,
             "stop": self.stops or None,
             "return_log_probs": self.log_probs,
+            "top_log_probs": self.tops or None,
             "return_token_counts": True,
         }
         request = seeded(over(usual, said))
@@ -190,12 +199,14 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
     def log_probs(self) -> bool:
         return bool(self.logprobs)
 
+    @property
+    def tops(self) -> int:
+        return self.top_logprobs or 0
+
     def check(self) -> None:
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
             raise _refused("top_logprobs", "it needs logprobs: true")
-        if self.top_logprobs:
-            raise _refused("top_logprobs", "these models say the log-probability of the token that was chosen, of no other")
         _ = self.guide
         for name, value in (("tools", self.tools), ("functions", self.functions)):
             if value:
@@ -229,10 +240,12 @@ class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
     def log_probs(self) -> bool:
         return self.logprobs is not None
 
+    @property
+    def tops(self) -> int:
+        return self.logprobs or 0
+
     def check(self) -> None:
         super().check()
-        if self.logprobs:
-            raise _refused("logprobs", "0 is all that is offered: the log-probability of the chosen token, of no other")
         if self.echo:
             raise _refused("echo", "the prompt is not repeated")
         if self.suffix:

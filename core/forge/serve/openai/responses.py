@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from forge.client.answer import Finish, Piece
+from forge.client.types import Alternative
 from forge.serve.openai.stream import Counts
 
 
@@ -16,11 +17,14 @@ class _Usage(Struct):
     total_tokens: int
 
 
-class _Token(Struct):
+class _Top(Struct):
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[object]
+
+
+class _Token(_Top):
+    top_logprobs: list[_Top]
 
 
 class _ChatLogprobs(Struct):
@@ -32,7 +36,7 @@ class _TextLogprobs(Struct):
     tokens: list[str]
     token_logprobs: list[float]
     text_offset: list[int]
-    top_logprobs: None = None
+    top_logprobs: list[dict[str, float]] | None = None
 
 
 class _Message(Struct):
@@ -161,22 +165,39 @@ def _usage(counts: Counts) -> _Usage:
     return _Usage(counts.prompt, counts.completion, counts.prompt + counts.completion)
 
 
-def _tokens(told: Told) -> list[tuple[str, float]]:
-    """Text and log-probability of each token. Of those that one character spans, the last has it and the others are empty."""
-    found: list[tuple[str, float]] = []
+def _tokens(told: Told) -> list[tuple[str, float, Sequence[Alternative]]]:
+    """Text, log-probability and alternatives of each token. Of those that one character spans, the last has it and the others
+    are empty."""
+    found: list[tuple[str, float, Sequence[Alternative]]] = []
     for piece in told.pieces:
-        found += [("", log_prob) for log_prob in piece.log_probs[:-1]]
-        found += [(piece.text, log_prob) for log_prob in piece.log_probs[-1:]]
+        last = len(piece.log_probs) - 1
+        for place, log_prob in enumerate(piece.log_probs):
+            others = piece.alternatives[place] if place < len(piece.alternatives) else ()
+            found.append((piece.text if place == last else "", log_prob, others))
     return found
 
 
 def _chat_logprobs(told: Told) -> _ChatLogprobs:
-    return _ChatLogprobs([_Token(text, log_prob, list(text.encode()), []) for text, log_prob in _tokens(told)])
+    return _ChatLogprobs(
+        [
+            _Token(
+                text,
+                log_prob,
+                list(text.encode()),
+                [_Top(each.text, each.log_prob, list(each.text.encode())) for each in others],
+            )
+            for text, log_prob, others in _tokens(told)
+        ]
+    )
 
 
 def _text_logprobs(told: Told) -> _TextLogprobs:
     tokens, offsets, place = _tokens(told), list[int](), told.offset
-    for text, _ in tokens:
+    for text, _, _ in tokens:
         offsets.append(place)
         place += len(text)
-    return _TextLogprobs([text for text, _ in tokens], [log_prob for _, log_prob in tokens], offsets)
+    # Two tokens can have one text: the likelier one stands for both.
+    tops = [{each.text: each.log_prob for each in reversed(others)} for _, _, others in tokens]
+    return _TextLogprobs(
+        [text for text, _, _ in tokens], [log_prob for _, log_prob, _ in tokens], offsets, tops if any(tops) else None
+    )

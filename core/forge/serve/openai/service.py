@@ -37,6 +37,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """One request to Triton, and who tells of its sequences: the choices from ``first`` on."""
+
+    first: int
+    request: Request
+    tellings: tuple[Telling, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Clocks:
     """Seconds since 1970, seconds for measuring, and new ids."""
 
@@ -117,17 +126,15 @@ class Desk:
 
     async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], *, chat: bool) -> Answered:
         known = await self._known(offer)
-        copies = range(ask.n or 1)
-        requests = [_fitting(ask.applied(offer.target.request(prompt), copy), known) for prompt in prompts for copy in copies]
-        tellings = [Telling(each, self._counter(offer)) for each in requests]
+        turns = self._turns(ask, offer, prompts, known)
+        tellings = [telling for turn in turns for telling in turn.tellings]
+        copies = ask.n or 1
 
         def so_far(index: int) -> Counts:
-            prompt = tellings[index].prompt(
-                prompts[index // len(copies)], lambda words: self._offers.count(offer, words, prompt=True)
-            )
+            prompt = tellings[index].prompt(prompts[index // copies], lambda text: self._offers.count(offer, text, prompt=True))
             return Counts(prompt, tellings[index].completion)
 
-        told = self._told(offer, requests, tellings, so_far if ask.wants_usage_throughout else None)
+        told = self._told(offer, turns, so_far if ask.wants_usage_throughout else None)
         number = self._clocks.fresh()
         head = Head(
             id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
@@ -140,20 +147,36 @@ class Desk:
         )
 
         def summed() -> Counts:
-            each = [so_far(index) for index in range(len(requests))]
-            return Counts(sum(one.prompt for one in each[:: len(copies)]), sum(one.completion for one in each))
+            each = [so_far(index) for index in range(len(tellings))]
+            return Counts(sum(one.prompt for one in each[::copies]), sum(one.completion for one in each))
 
         def counts() -> Awaitable[Counts]:
             return _aside(summed, tellings)
 
         if not ask.stream:
-            whole = await _gathered(told, len(requests))
+            whole = await _gathered(told, len(tellings))
             return Answered(head.whole(whole, await counts()))
         # What is wrong with the request is said by now, while there is still a status to say it with.
         return Answered(events=_events(head, await anext(told), told, counts))
 
-    def _counter(self, offer: Offer) -> Callable[[str], int]:
-        return lambda text: self._offers.count(offer, text, prompt=False)
+    def _turns(self, ask: Ask, offer: Offer, prompts: Sequence[str], known: ModelMetadata) -> list[_Turn]:
+        """The requests to Triton: one for each answer; one for all beams of a prompt, of which the best are the answers."""
+        copies, turns = ask.n or 1, list[_Turn]()
+        for prompt in prompts:
+            usual = offer.target.request(prompt)
+            width = ask.beam_width or usual.beam_width or 1
+            bounds.check_beams(ask, width)
+            for copy in range(1 if width > 1 else copies):
+                request = _fitting(ask.applied(usual, copy), known)
+                tellings = [self._telling(offer, request) for _ in range(copies if width > 1 else 1)]
+                turns.append(_Turn(len(turns) if width == 1 else len(turns) * copies, request, tuple(tellings)))
+        return turns
+
+    def _telling(self, offer: Offer, request: Request) -> Telling:
+        def count(text: str) -> int:
+            return self._offers.count(offer, text, prompt=False)
+
+        return Telling(request, count, partial(self._offers.spans, offer))
 
     async def _known(self, offer: Offer) -> ModelMetadata:
         """What the model takes."""
@@ -165,31 +188,23 @@ class Desk:
         except InferenceError as error:
             raise translated(error, offer.target.model.name) from error
 
-    async def _told(
-        self,
-        offer: Offer,
-        requests: Sequence[Request],
-        tellings: Sequence[Telling],
-        so_far: Callable[[int], Counts] | None,
-    ) -> AsyncGenerator[Told]:
+    async def _told(self, offer: Offer, turns: Sequence[_Turn], so_far: Callable[[int], Counts] | None) -> AsyncGenerator[Told]:
         """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server."""
 
         async def put(told: Told | Fault) -> None:
             if so_far and isinstance(told, Told):
                 count = partial(so_far, told.index)
-                told = replace(told, counts=await _aside(count, (tellings[told.index],)))
+                told = replace(told, counts=await _aside(count, tellings[told.index : told.index + 1]))
             await queue.put(told)
 
+        tellings = [telling for turn in turns for telling in turn.tellings]
         name, most = offer.target.model.name, offer.limits.max_requests
-        if self._under_way[name] + len(requests) > most:
+        if self._under_way[name] + len(tellings) > most:
             raise busy(name, most)
-        self._under_way[name] += len(requests)
+        self._under_way[name] += len(tellings)
         queue: asyncio.Queue[Told | Fault] = asyncio.Queue(_UNREAD)
-        tasks = [
-            asyncio.create_task(self._tell(name, index, request, telling, put))
-            for index, (request, telling) in enumerate(zip(requests, tellings, strict=True))
-        ]
-        open_ends = len(tasks)
+        tasks = [asyncio.create_task(self._tell(name, turn, put)) for turn in turns]
+        open_ends = len(tellings)
         try:
             while open_ends:
                 told = await queue.get()
@@ -198,24 +213,27 @@ class Desk:
                 open_ends -= told.finish is not None
                 yield told
         finally:
-            self._under_way[name] -= len(requests)
+            self._under_way[name] -= len(tellings)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self, name: str, index: int, request: Request, telling: Telling, put: Put) -> None:
-        offset = 0
+    async def _tell(self, name: str, turn: _Turn, put: Put) -> None:
+        offsets = [0] * len(turn.tellings)
         try:
-            async with aclosing(self._client.generate(request)) as chunks:
+            async with aclosing(self._client.generate(turn.request)) as chunks:
                 async for chunk in chunks:
                     self._rounds.heard(name)
-                    if pieces := telling.hear(chunk):
-                        await put(told := Told(index, pieces, offset=offset))
-                        offset += len(told.text)
+                    if (turn.request.beam_width or 1) > 1:  # the model counts the tokens of all beams together
+                        chunk = replace(chunk, output_tokens=None)  # noqa: PLW2901
+                    if chunk.index < len(offsets) and (pieces := turn.tellings[chunk.index].hear(chunk)):
+                        await put(told := Told(turn.first + chunk.index, pieces, offset=offsets[chunk.index]))
+                        offsets[chunk.index] += len(told.text)
         except InferenceError as error:
-            await put(translated(error, request.model))
+            await put(translated(error, turn.request.model))
             return
-        await put(Told(index, (), telling.finish, offset))
+        for place, telling in enumerate(turn.tellings):
+            await put(Told(turn.first + place, (), telling.finish, offsets[place]))
 
 
 def _fitting(request: Request, known: ModelMetadata) -> Request:
@@ -227,10 +245,17 @@ def _fitting(request: Request, known: ModelMetadata) -> Request:
     try:
         inputs_of(request, known)
     except InferenceError as error:
-        blamed = "response_format" if request.guide and not offers(GUIDE_TYPE, known) else None
+        blamed = _blamed(request, known)
         said = f"{error.what} ({error.hint})" if error.hint else error.what
         raise Fault(400, said, param=blamed, code="unsupported_value" if blamed else None) from error
     return request
+
+
+def _blamed(request: Request, known: ModelMetadata) -> str | None:
+    """The API's field that the model has no input for."""
+    if request.guide and not offers(GUIDE_TYPE, known):
+        return "response_format"
+    return "top_logprobs" if request.top_log_probs and not offers("top_log_probs", known) else None
 
 
 async def _aside(count: Callable[[], Counts], tellings: Sequence[Telling]) -> Counts:

@@ -1,10 +1,12 @@
 """One answer as it is told to a client: with its log-probabilities, its counts and why it ended. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forge.client.answer import Ending, Finish, Piece
+from forge.client.answer import Ending, Finish, Piece, apart, pieces
 from forge.client.types import Chunk, Request
+
+Spans = Callable[[str], Sequence[tuple[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,26 +20,28 @@ class Counts:
 class Telling:
     """Hears the answer to ``request``, cut at its stop texts, and says what is told of it.
 
-    ``count`` gives the number of tokens of a text, 0 where it cannot be known.
+    ``count`` gives the number of tokens of a text, 0 where it cannot be known; ``spans`` how it is cut into tokens.
     """
 
-    def __init__(self, request: Request, count: Callable[[str], int]) -> None:
+    def __init__(self, request: Request, count: Callable[[str], int], spans: Spans) -> None:
         self._count = count
+        self._spans = spans
         self._said: list[str] = []
         self._prompt: int | None = None
         self._ending = Ending(request.max_tokens, request.stream)
 
     def hear(self, chunk: Chunk) -> tuple[Piece, ...]:
-        """What is told now. Several sequences in one response are beams: the best comes first and is the answer."""
+        """What is told now."""
         if self._prompt is None:
             self._prompt = chunk.input_tokens
-        if chunk.index:
-            return ()
         self._ending.hear(chunk)
         if not (chunk.text or chunk.log_probs):
             return ()
         self._said.append(chunk.text)
-        return (Piece(chunk.text, chunk.log_probs),)
+        found = pieces(chunk)
+        if len(found) == 1 and len(chunk.log_probs) > 1:  # it came whole, of a model that does not say its tokens' texts
+            return apart(found[0], self._spans(chunk.text)) or found
+        return found
 
     @property
     def completion(self) -> int:
