@@ -23,7 +23,7 @@ class Telling:
     ``count`` gives the number of tokens of a text, 0 where it cannot be known; ``spans`` how it is cut into tokens.
     """
 
-    def __init__(self, request: Request, count: Callable[[str], int], spans: Spans) -> None:
+    def __init__(self, request: Request, count: Callable[[str], int], spans: Spans = lambda _: ()) -> None:
         self._count = count
         self._spans = spans
         self._said: list[str] = []
