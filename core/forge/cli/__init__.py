@@ -35,6 +35,7 @@ VERBS = (
     Verb("lock", "build", "lock", "Pin RECIPE's commit, files and image in RECIPE.lock."),
     Verb("logs", "serve", "logs", "Show the log of the server on a model repository."),
     Verb("new", "build", "new", "Write a recipe for a checkpoint, or copy a shipped one."),
+    Verb("new-plugin", "plugins", "new_plugin", "Write a plugin for a family: a distribution with tests."),
     Verb("plan", "build", "plan", "Show what a build of RECIPES would do, and whether it fits."),
     Verb("plugins", "plugins", "plugins", "Show the installed families and variants, and their health."),
     Verb("ps", "served", "ps", "Show what is served: memory, uptime, requests so far."),

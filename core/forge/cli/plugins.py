@@ -1,4 +1,4 @@
-"""plugins, schema."""
+"""plugins, new-plugin, schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +35,34 @@ def _blamed(plugin: Any, verbose: bool) -> Iterator[str]:
         yield f"    {plugin.source}"
     if plugin.trace:
         yield plugin.trace.rstrip() if verbose else "    -v shows the traceback"
+
+
+@click.command("new-plugin")
+@click.argument("name")
+@click.option("--architecture", "architectures", multiple=True, required=True, help="As config.json names it; may be repeated.")
+@click.option("--scripts", default="", help="Folder of its scripts in NVIDIA's image. [default: NAME]")
+@click.option("-o", "--output", "folder", type=click.Path(), help="The new folder. [default: forge-NAME]")
+@verb
+def new_plugin(output: Output, name: str, architectures: tuple[str, ...], scripts: str, folder: str | None) -> None:
+    """Write a plugin for a family: a distribution with tests.
+
+    The tests pass: what differs for the family NAME is changed there.
+
+    \b
+    Example:
+        forge new-plugin internlm --architecture InternLM2ForCausalLM
+    """
+    from pathlib import Path
+
+    from forge.plan.families import claimed, serving
+    from forge.testing import new_plugin as write
+
+    files = [str(file) for file in write(name, architectures, scripts, Path(folder) if folder else None)]
+    if others := serving(architectures, claimed()):
+        output.warn(f'served already by {" and ".join(others)}: a recipe has to say family = "{name}", or theirs')
+    place = str(Path(files[0]).parent)
+    told = [*files, "", f"go on with: cd {place} && pip install -e . pytest && pytest"]
+    output.result({"folder": place, "files": files}, "\n".join(told))
 
 
 @click.command()

@@ -11,6 +11,7 @@ from forge.testing.fakes import (
     tiny_adapter,
     tiny_checkpoint,
 )
+from forge.testing.new_plugin import new_plugin
 
 __all__ = [
     "LLAMA",
@@ -21,6 +22,7 @@ __all__ = [
     "FakeServer",
     "PluginConformance",
     "check_plugin",
+    "new_plugin",
     "tiny_adapter",
     "tiny_checkpoint",
 ]
