@@ -18,6 +18,10 @@ HEAD = """# Images and cards that forge knows
 digest is taken as it is, and asked for its version. The figures are package data: `core/forge/trtllm/images.toml` and
 `core/forge/fit/gpus.toml` say where they are from.
 
+`forge toolchain 25.08` lists the conversion scripts of an image that is here, as a plugin names them; `forge toolchain 25.08
+gemma` the flags of one, with what each takes, its default and its meaning: its own `--help`, asked in the image (its source,
+where it says nothing without a GPU). `local` is the container that forge runs in.
+
 | image | TensorRT-LLM | CUDA | least driver | runtimes |
 |---|---|---|---|---|
 """

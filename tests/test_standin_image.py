@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from docker_fixture import environ
+from forge.api.forge import Forge
 from forge.client.inference import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError
@@ -220,3 +221,12 @@ def test_llmapi_serves_the_checkpoint_itself(engine: str, standin: Image, tmp_pa
         assert "".join(ask(ports, replace(request, stream=False))) == "".join(pieces)
         with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
             ask(ports, replace(request, max_tokens=100))
+
+
+def test_its_scripts_and_their_flags_can_be_looked_up(engine: str, standin: Image, tmp_path: Path) -> None:
+    forge = Forge(tmp_path, environ(engine))
+    listed = {each.called for each in forge.toolchain(standin.reference).scripts}
+    assert {'trtllm.script(toolchain, "gemma")', 'trtllm.tool(toolchain, "medusa/convert_checkpoint.py")'} <= listed
+    (script,) = forge.toolchain(standin.reference, "gemma").scripts
+    assert script.asked
+    assert "--weight_only_precision" in {name for flag in script.flags for name in flag.names}

@@ -1,11 +1,13 @@
 """The half of Forge that needs no recipe: which servers run, their logs and their end, and asking what they serve."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from forge.api.found import Results, search
 from forge.api.wiring import Wiring
+from forge.build.executor import Executors
+from forge.build.toolbox import Toolbox, toolbox
 from forge.client.types import Chunk, Request
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
@@ -21,6 +23,7 @@ class Served:
     home: Path
     settings: Settings
     _wiring: Wiring
+    _say: Callable[[str], None]
 
     def servers(self) -> tuple[Running, ...]:
         """The servers of this home folder that are alive."""
@@ -86,3 +89,8 @@ class Served:
     def search(self, word: str, gpu: str = "", limit: int = 20) -> Results:
         """Models of the hub whose name has ``word``, each with the family that serves it and whether its weights fit."""
         return search(self._wiring, word, gpu, limit)
+
+    def toolchain(self, image: str, program: str = "") -> Toolbox:
+        """The scripts of an image (a tag, a reference, "local"); with ``program`` those of that name, with all their flags."""
+        tools = Executors(self._wiring.containers, self._wiring.here, self._wiring.answers, "", self._say)
+        return toolbox(tools, image, program, "all" if self._wiring.gpus() else "", self._say)

@@ -48,6 +48,7 @@ VERBS = (
     Verb("show", "served", "show", "Show what stands behind a served MODEL."),
     Verb("status", "serve", "status", "Show the servers that are running."),
     Verb("stop", "serve", "stop", "Stop the server on a model repository."),
+    Verb("toolchain", "plugins", "toolchain", "List an image's conversion scripts, and the flags of one."),
     Verb("verify", "verify", "verify", "Prove that a served MODEL says what its checkpoint says."),
 )
 

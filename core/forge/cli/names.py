@@ -60,9 +60,20 @@ class GpuName(click.ParamType[str]):
         return _beginning(incomplete, (gpu.name.replace(" ", "-") for gpu in table()))
 
 
+class ImageName(click.ParamType[str]):
+    """An image of NVIDIA's by its tag, any other by its reference, or "local"."""
+
+    name = "image"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from forge.trtllm.images import releases
+
+        return _beginning(incomplete, (*(each.tag for each in releases() if not each.bare), "local"))
+
+
 def _beginning(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
     start = incomplete.lower()
     return [CompletionItem(word) for word in words if word.lower().startswith(start)]
 
 
-RECIPE, EXAMPLE, SERVED, GPU = RecipeName(), ExampleName(), ServedName(), GpuName()
+RECIPE, EXAMPLE, SERVED, GPU, IMAGE = RecipeName(), ExampleName(), ServedName(), GpuName(), ImageName()

@@ -1,10 +1,11 @@
-"""plugins, new-plugin, schema."""
+"""plugins, new-plugin, toolchain, schema."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from forge.cli.names import IMAGE
 from forge.cli.output import Output, verb
 from forge.cli.text import table
 
@@ -63,6 +64,48 @@ def new_plugin(output: Output, name: str, architectures: tuple[str, ...], script
     place = str(Path(files[0]).parent)
     told = [*files, "", f"go on with: cd {place} && pip install -e . pytest && pytest"]
     output.result({"folder": place, "files": files}, "\n".join(told))
+
+
+@click.command()
+@click.argument("image", type=IMAGE)
+@click.argument("program", required=False, default="")
+@click.option("--all", "every", is_flag=True, help="Also scripts that convert, quantize and build nothing.")
+@verb
+def toolchain(output: Output, image: str, program: str, every: bool) -> None:
+    """List an image's conversion scripts, and the flags of one.
+
+    IMAGE is a tag of NVIDIA's (25.08), a reference, or "local" inside NVIDIA's container. PROGRAM is a folder of
+    scripts, a script, or trtllm-build; it is asked with --help, in the image.
+
+    \b
+    Example:
+        forge toolchain 25.08
+        forge toolchain 25.08 gemma
+        forge toolchain 25.08 trtllm-build
+    """
+    from forge.api.forge import Forge
+    from forge.build.toolbox import Toolbox
+
+    found = Forge.here(output.listener).toolchain(image, program)
+    shown = [each for each in found.scripts if program or every or each.maker]
+    document = Toolbox(found.image, found.trtllm, found.examples, tuple(shown))
+    head = f"{found.image}" + (f" (TensorRT-LLM {found.trtllm})" if found.trtllm else "")
+    if program:
+        output.result(document, "\n\n".join((head, *map(_flags, shown))))
+        return
+    rows = [("SCRIPT", "FLAGS", "IN A PLUGIN"), *((each.path, str(len(each.flags) or "?"), each.called) for each in shown)]
+    left = len(found.scripts) - len(shown)
+    more = f"\n\n{left} more scripts run or measure models: --all shows them" if left else ""
+    output.result(document, f"{head}\n\n{table(rows)}{more}")
+
+
+def _flags(script: Any) -> str:
+    """A script's flags, a line each."""
+    source = "" if script.asked else ", by its source"
+    rows = [("FLAG", "VALUE", "DEFAULT", "MEANING")]
+    rows += [(", ".join(f.names), " ".join(f.choices) or f.takes, f.default, f.meaning) for f in script.flags]
+    called = f"\nin a plugin: {script.called}" if script.called else ""
+    return f"{script.path}{source}{called}\n{table(rows)}"
 
 
 @click.command()

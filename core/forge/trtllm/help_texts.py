@@ -16,6 +16,9 @@ _SPELLING = re.compile(r"(?:^|(?<=\s))(-{1,2}[^\s,=\[\]{}-][^\s,=\[\]{}]*)")
 _CHOICES = re.compile(r"\s(\{.*\})")
 _REST = re.compile(r"(?<=\s)\.\.\.(?=\s|$)")
 """How usage shows subcommands and arguments that take all that follows (argparse.REMAINDER): more than this parser's flags."""
+_DEFAULT = re.compile(r"\s*\(default: (.*?)\)$")
+_INDENTED = 4
+"""Columns at which a line goes on with the option above it."""
 _LEAST = 2
 """Choices below which braces may be a metavar."""
 
@@ -27,6 +30,17 @@ class Complaint:
     flag: str
     what: str
     hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its spellings; what stands for its value (nothing for a switch); choices, default and meaning if known."""
+
+    names: tuple[str, ...]
+    takes: str = ""
+    choices: tuple[str, ...] = ()
+    default: str = ""
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,32 @@ def flags(text: str) -> Mapping[str, tuple[str, ...]]:
         for flag in _SPELLING.findall(entry):
             found[flag] = allowed if found.get(flag, allowed) == allowed else ()
     return found
+
+
+def options(text: str) -> tuple[Option, ...]:
+    """Every option of a help text, in its order, but for ``--help`` itself."""
+    known = flags(text)
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        if _OPTION.match(line):
+            blocks.append([line])
+        elif blocks and blocks[-1] and line.startswith(" " * _INDENTED):
+            blocks[-1].append(line)
+        else:
+            blocks.append([])
+    made = (_option(block, known) for block in blocks if block)
+    return tuple(each for each in made if "--help" not in each.names)
+
+
+def _option(block: list[str], known: Mapping[str, tuple[str, ...]]) -> Option:
+    spelled, _, first = block[0].strip().partition("  ")
+    names = tuple(_SPELLING.findall(spelled))
+    value = spelled.rpartition(names[-1])[2].strip(" ,=[]")
+    meaning = " ".join(" ".join((first, *block[1:])).split())
+    default = _DEFAULT.search(meaning)
+    told = _DEFAULT.sub("", meaning).strip()
+    choices = known.get(names[-1], ())
+    return Option(names, "" if choices else value, choices, default[1] if default and default[1] != "None" else "", told)
 
 
 def complaints(argv: Iterable[str], text: str, source: str = "") -> tuple[Complaint, ...]:
