@@ -1,8 +1,9 @@
 """A container engine in miniature: one image, whose programs are Python functions, on real folders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from forge.errors import HostError, Problem, StepError
 from forge.machine.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
@@ -86,6 +87,7 @@ class FakeContainers:
     pulled: int = 0
     away: bool = False
     overlaid: dict[str, str] = field(default_factory=dict[str, str])
+    loaded: list[str] = field(default_factory=list[str])
 
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:
         return self.problems if gpus else ()
@@ -153,6 +155,17 @@ class FakeContainers:
                 raise StepError("PackageNotFoundError: No package metadata was found")
             return f"{version}\n"
         return HELP.replace("PROGRAM", argv[-2])
+
+    def save(self, references: Sequence[str]) -> Iterator[bytes]:
+        for reference in references:
+            yield f"{reference}\n".encode()
+
+    def load(self, stream: Iterable[bytes]) -> tuple[str, ...]:
+        self.loaded = b"".join(stream).decode().split()
+        self.here = True
+        made = [name.removeprefix("forge/").partition(":") for name in self.loaded if name.startswith("forge/")]
+        self.built += [ImageBuild(family, key, "loaded", Path()) for family, _, key in made]
+        return tuple(self.loaded)
 
     def reap(self) -> tuple[str, ...]:
         return ()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fake_containers import FakeContainers
 from forge.api.forge import Forge
-from forge.api.wiring import Wiring
+from forge.api.wiring import PackedWiring, Wiring
 from forge.build.builder import Tools
+from forge.build.bundle.opened import Opened
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
 from forge.client.types import Client
@@ -101,3 +102,15 @@ class FakeWiring(Wiring):
     @property
     def patient(self) -> Client:
         return self.client
+
+    def packed(self, bundle: Opened) -> Wiring:
+        wiring = FakePackedWiring(self._home, self._world)
+        wiring.bundle = bundle
+        return wiring
+
+
+class FakePackedWiring(PackedWiring, FakeWiring):
+    """The same world, and a bundle in the place of its network."""
+
+    def __init__(self, home: Path, world: World) -> None:
+        FakeWiring.__init__(self, home, world)

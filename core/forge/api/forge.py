@@ -7,7 +7,11 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from msgspec import structs
+
 from forge.api.built import Built, Fetched
+from forge.api.bundle import Bundled, Bundler
+from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
 from forge.api.served import Served
 from forge.api.shown import Exhibit
@@ -18,12 +22,13 @@ from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.build import publish, unchanged
 from forge.build.builder import Builder
+from forge.build.bundle.opened import opened
 from forge.build.cleanup import Upkeep
 from forge.build.noted import BuildNotes
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
 from forge.build.sizes import Sizing
-from forge.build.supply import Sharing, sharing
+from forge.build.supply import Sharing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
@@ -35,11 +40,10 @@ from forge.plan.plan import plan, require
 from forge.plan.preview import Outlook, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Plan, Stage
-from forge.recipe import shipped
 from forge.recipe.shipped import located
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
-from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, Recipe, RuntimeKind
+from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, RuntimeKind
 from forge.serve.launch import Held, launch
 from forge.serve.lookup import Listed, Target, listed
 from forge.serve.recovery import Care
@@ -51,13 +55,12 @@ from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
 from forge.verify.verify import PLAIN, Prover, Wish
 
-AnyPath = str | Path
 Places = AnyPath | Sequence[AnyPath]
 
 USUAL = Benchmark()
 
 
-class Forge(Served):
+class Forge(Served, Recipes):
     """One home folder (store, servers, notes) and all that is asked of the world."""
 
     def __init__(
@@ -75,7 +78,7 @@ class Forge(Served):
         self._tell = listener
         self._allowance = Allowance(settings.jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
         self._wiring = wiring or Wiring(home, environ, self._say)
-        self._resolver = Resolver(self.store, self._wiring, Path("Dockerfiles"), self._say, settings.executor or "")
+        self._resolver = Resolver(self.store, self._wiring, self._wiring.templates, self._say, settings.executor or "")
 
     @classmethod
     def here(
@@ -112,14 +115,6 @@ class Forge(Served):
 
     # -- planning
 
-    def read(self, path: AnyPath, runtime: RuntimeKind | None = None) -> Recipe:
-        """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        return self._resolver.read(Path(located(path)), runtime)
-
-    def resolve(self, path: AnyPath, *, runtime: RuntimeKind | None = None, locked: bool = False) -> Resolved:
-        """A recipe with its facts and its plugins, ready to be planned."""
-        return self._resolver.resolve(Path(located(path)), runtime=runtime, locked=locked)
-
     def joint(self, recipes: Sequence[AnyPath], *, deployed: bool = False) -> Joint:
         """What ``recipes`` are together, or the deployment that is named; with ``deployed`` a recipe is refused."""
         return self._together.joint(_files(recipes), deployed=deployed)
@@ -133,16 +128,12 @@ class Forge(Served):
     @cached_property
     def sharing(self) -> Sharing | None:
         """The store that several machines share, where the settings name one."""
-        return sharing(self.settings.remote, self._wiring.place, self._tell, time.time)
+        return self._wiring.sharing(self.settings.remote, self._tell, time.time)
 
     def _joined(self, joint: Joint, options: BuildOptions) -> list[Resolved]:
         """Its recipes, ready to be planned together."""
         all_resolved = self._together.resolve(joint, runtime=options.runtime, locked=options.locked)
         return self._together.shared(joint, all_resolved)
-
-    def lock(self, path: AnyPath, *, upgrade: bool = False) -> tuple[Path, bool]:
-        """Write ``<recipe>.lock``; what a valid one pins stays unless ``upgrade``. Says whether the file changed."""
-        return self._resolver.lock(Path(located(path)), upgrade=upgrade)
 
     def plan(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
@@ -152,10 +143,6 @@ class Forge(Served):
         """The plan, what of it is held, and whether it fits this machine as far as that can be known."""
         joint = self.joint(recipes)
         return self._together.foresee(joint, self._joined(joint, options), options)
-
-    def dockerfile(self, path: AnyPath) -> str:
-        """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
-        return self._resolver.dockerfile(Path(located(path)))
 
     def outlook(self, wanted: Plan) -> tuple[Outlook, ...]:
         """For each step: held, or to be made and why."""
@@ -167,17 +154,6 @@ class Forge(Served):
         all_resolved = self._together.resolve(joint, runtime=runtime)
         require(all_resolved)  # what cannot be built has no size
         return self._together.fit(joint, all_resolved, gpu)
-
-    def draft(self, source: str, name: str | None = None, revision: str = "main", base: AnyPath = ".") -> str:
-        """The text of a recipe for a checkpoint: a hub id, a git URL, or a folder or .gguf file seen from here.
-
-        Paths in the recipe are relative to ``base``, the folder that it will stand in.
-        """
-        return self._resolver.draft(source, name, revision, Path(base))
-
-    def example(self, name: str) -> str:
-        """The text of a recipe that forge ships; SourceError with all their names where it ships none of this one."""
-        return shipped.text(name)
 
     # -- building
 
@@ -255,6 +231,24 @@ class Forge(Served):
             self._builder.realise(steps)
             held = [(step.name, self.store.find(step.key)) for step in steps]
         return tuple(Fetched(name, each.size, each.path) for name, each in held if each is not None)
+
+    def bundle(
+        self, recipes: Sequence[AnyPath], file: AnyPath, options: BuildOptions = AS_STATED, *, weights: bool = False
+    ) -> Bundled:
+        """Build ``recipes`` (or one deployment), publish nothing, and write all that a build of them needs into one file.
+
+        What was fetched goes in with ``weights`` alone, or where the settings allow to push it.
+        """
+        tools = (self._wiring, self._resolver, self._builder, self.settings, self._tell, time.time)
+        return Bundler(self.home, self.store, *tools).bundle(_files(recipes), Path(file), options, weights=weights)
+
+    def unbundle(self, file: AnyPath, into: AnyPath | None = None, *, repository: AnyPath | None = None) -> Built:
+        """Build what a bundle was made of, and ask no network; its recipes are laid into ``into``, by default its name's."""
+        place = Path(file)
+        with opened(place, Path(into or place.stem)) as bundle:
+            settings = structs.replace(self.settings, executor=bundle.contents.executor or None)
+            there = type(self)(self.home, {}, self._tell, self._wiring.packed(bundle), settings=settings)
+            return there.build(bundle.recipes, bundle.options, repository=repository)
 
     def _prepared(self, all_resolved: list[Resolved], *, gpus: bool = True) -> list[Resolved]:
         """The recipes with what their images say of themselves; HostError, before any download, for what is missing here."""

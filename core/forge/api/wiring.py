@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from forge.bench.driver import Driver
 from forge.bench.metrics import Instruments
 from forge.bench.workload import Tokenizer
 from forge.build.builder import Tools
+from forge.build.bundle.opened import Opened
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
+from forge.build.supply import Sharing, sharing
 from forge.client.types import Client, ModelMetadata, Request
 from forge.diagnoses import Diagnosis
+from forge.events import Listener
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.interrupt import Halt
 from forge.machine.machine import Machine
@@ -21,6 +25,7 @@ from forge.plan.known_failures import Known
 from forge.remote.place import Place
 from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKind
 from forge.serve.types import Server
+from forge.settings import RemoteTable
 from forge.verify.interview import Stages
 from forge.verify.reference import Reciter
 
@@ -60,6 +65,21 @@ class Wiring:
         from forge.remote.open import place
 
         return place(url, deadline)
+
+    def sharing(self, said: RemoteTable, tell: Listener, clock: Callable[[], float]) -> Sharing | None:
+        """The store that several machines share, where ``said`` names one."""
+        return sharing(said, self.place, tell, clock)
+
+    def packed(self, bundle: Opened) -> "Wiring":
+        """The same over a bundle in the place of a network."""
+        wiring = PackedWiring(self._home, self._environ, self._say)
+        wiring.bundle = bundle
+        return wiring
+
+    @property
+    def templates(self) -> Path:
+        """Where a person's own Dockerfiles for families stand."""
+        return Path("Dockerfiles")
 
     @cached_property
     def machine(self) -> Machine:
@@ -249,3 +269,54 @@ class Wiring:
         from forge.machine.probe import processor
 
         return processor()
+
+
+class PackedWiring(Wiring):
+    """Adapters over a bundle: where a network would be asked, it answers. ``bundle`` is set before anything is asked."""
+
+    bundle: Opened
+
+    @cached_property
+    def origins(self) -> Mapping[SourceKind, Origin]:
+        from forge.build.bundle.replay import PackedOrigin
+
+        return dict.fromkeys(SourceKind, PackedOrigin(self.bundle.contents, self.bundle.place))
+
+    @cached_property
+    def containers(self) -> Containers:
+        from forge.build.bundle.replay import PackedContainers
+
+        return PackedContainers(super().containers, self.bundle.packed, self.bundle.contents)
+
+    @cached_property
+    def answers(self) -> Answers:
+        from forge.build.bundle.replay import PackedAnswers
+
+        return PackedAnswers(self.bundle.contents, super().answers)
+
+    @cached_property
+    def tools(self) -> Tools:
+        from forge.build.bundle.replay import PackedEnvironments
+
+        environments = PackedEnvironments(self.bundle.packed, self.bundle.contents)
+        tools = super().tools
+        return replace(
+            tools,
+            origins=self.origins,
+            environments=environments,
+            contained=lambda: Contained(self.containers, tools.logs, self.here),
+        )
+
+    @property
+    def templates(self) -> Path:
+        return self.bundle.templates
+
+    def host(self) -> Host:
+        from forge.machine.environments import host_with
+
+        return self.bundle.host(super().host(), lambda python: host_with(python, self._environ))
+
+    def sharing(self, said: RemoteTable, tell: Listener, clock: Callable[[], float]) -> Sharing:  # noqa: ARG002 - no network is asked
+        from forge.build.bundle.supply import supplied
+
+        return supplied(self.bundle, tell, clock)

@@ -190,11 +190,16 @@ class Resolver:
             raise RecipeError(problems)
         return self._tooled(replace(resolved, facts=replace(resolved.facts, toolchain=tools)))
 
-    def _unread(self, resolved: Resolved) -> tuple[Step, ...]:
-        """The steps that read it; none where that was done, or there is nothing to be read."""
+    def reading(self, resolved: Resolved) -> tuple[Step, ...]:
+        """The steps that read its image, or its vLLM; none where there is nothing to be read."""
         if resolved.recipe.runtime.kind is RuntimeKind.VLLM:
-            return vllm.reading(resolved) if resolved.vllm is None else ()
-        return (images.tools(resolved),) if resolved.recipe.runtime.contained and resolved.tooling is None else ()
+            return vllm.reading(resolved)
+        return (images.tools(resolved),) if resolved.recipe.runtime.contained else ()
+
+    def _unread(self, resolved: Resolved) -> tuple[Step, ...]:
+        """The same, where it was not done yet."""
+        known = resolved.vllm if resolved.recipe.runtime.kind is RuntimeKind.VLLM else resolved.tooling
+        return self.reading(resolved) if known is None else ()
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
         facts = gather(wanted, path.absolute().parent, self._world, lock)
@@ -250,6 +255,11 @@ class Resolver:
             if (text := texts.there(file, SourceError, "the Dockerfile of your own")) is not None:
                 return text
         return toolchain.template()
+
+    def own_dockerfiles(self) -> dict[str, str]:
+        """A person's own Dockerfiles for families, by name."""
+        found = sorted(self.templates.glob("*.Dockerfile")) if self.templates.is_dir() else ()
+        return {file.name: texts.read(file, SourceError, "the Dockerfile of your own") for file in found}
 
     def _fitting(self, text: str, file: Path, wanted: Recipe) -> locks.Lock | None:
         with suppress(LockError):  # one that cannot be read is written anew

@@ -53,7 +53,18 @@ RENAME = click.option(
 
 
 @click.command()
-@RECIPES
+@click.argument("recipes", nargs=-1, type=RECIPE)
+@click.option(
+    "--bundle",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Build what this bundle was made of, in place of RECIPES, and ask no network (docs/bundle.md).",
+)
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False),
+    help="Where the bundle's recipes are laid. [default: a folder of the bundle's name]",
+)
 @click.option(
     "--repository",
     type=click.Path(file_okay=False),
@@ -72,6 +83,8 @@ RENAME = click.option(
 def build(
     output: Output,
     recipes: tuple[str, ...],
+    bundle: str | None,
+    into: str | None,
     repository: str | None,
     runtime: str | None,
     locked: bool,
@@ -91,7 +104,17 @@ def build(
     \b
     Example:
         forge build recipes/smollm2-135m-instruct.toml
+        forge build --bundle smollm2.forge
     """
+    if bundle:
+        if recipes or runtime or locked or prefixed or assets == "inside" or rename_plain or executor or remote or until:
+            raise click.UsageError("a bundle says itself what is built and how: --repository, --into and -j go with --bundle")
+        from forge.api.forge import Forge
+
+        conclude(output, Forge.here(output.listener, jobs=jobs).unbundle(bundle, into, repository=repository))
+        return
+    if not recipes or into:
+        raise click.UsageError("--into goes with --bundle" if into else "Missing argument 'RECIPES...'.")
     if not (until or rename_plain or output.verbose):
         words = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
         if done := done_already(recipes, repository, words):

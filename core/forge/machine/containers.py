@@ -5,10 +5,10 @@ Constant places inside a container: inputs at ``/forge/<name>`` (read-only), the
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from forge.errors import Problem
 from forge.schema.values import Command, Environment, Requirements, Toolchain
@@ -40,7 +40,8 @@ class ImageFacts:
     """One image that this machine holds.
 
     ``identity`` is what a key may hold: the registry's digest, or for an image that no registry knows a hash of its layers and
-    of what it starts (ids change with every rebuild). ``base`` is how a Dockerfile names exactly this image.
+    of what it starts (ids change with every rebuild). ``base`` is how a Dockerfile names exactly this image. ``content`` is
+    that hash, whether a registry knows the image or not.
     """
 
     reference: str
@@ -49,6 +50,7 @@ class ImageFacts:
     base: str
     size: int = 0
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,19 @@ class Containers(Protocol):
 
     def reap(self) -> tuple[str, ...]:
         """Remove the containers that dead forges left; their names."""
+        ...
+
+
+@runtime_checkable
+class Archiving(Protocol):
+    """A container engine whose images can be taken elsewhere."""
+
+    def save(self, references: Sequence[str]) -> Iterator[bytes]:
+        """The images as one stream, in which layers that several share are once; its length is not known before."""
+        ...
+
+    def load(self, stream: Iterable[bytes]) -> tuple[str, ...]:
+        """Take in what ``save`` gave; the names or ids of the images, as far as the engine says them."""
         ...
 
 

@@ -35,6 +35,12 @@ print(json.dumps(["%d.%d.%d" % sys.version_info[:3], base, sysconfig.get_config_
 """
 
 
+def host_with(python: str, environ: Mapping[str, str]) -> Host | None:
+    """This machine with a Python of exactly this minor version, and no installed Triton; None where it has no such Python."""
+    interpreter = _interpreter(python, environ)
+    return Host(python, interpreter, sysconfig.get_platform()) if interpreter else None
+
+
 def host(environ: Mapping[str, str]) -> Host:
     """What this machine brings for serving the twin; never fails, since engines need none of it: ``check`` judges it.
 
@@ -141,6 +147,19 @@ class PrivateEnvironments:
                     kill_group(process.pid)
         if process.returncode:
             raise _failure(lines)
+
+
+def adopt(environment: Environment, interpreter: str, into: Path, lay: Callable[[Path], None]) -> None:
+    """An environment that another machine has made, for ``interpreter`` of this one; ``lay`` brings the files.
+
+    Two files of one name places of its machine, ``bin/python3`` and ``pyvenv.cfg``: they are written anew here, and ``lay``
+    leaves them out. HostError for what this machine lacks.
+    """
+    check(environment)
+    layout = _lay(interpreter, into)
+    lay(into)
+    if TRITON in environment.bare:
+        require_libraries(layout.server_programs(), layout.library_path())
 
 
 def backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile, ...]) -> None:

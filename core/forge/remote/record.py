@@ -79,8 +79,11 @@ def encode(held: Artifact, parts: Mapping[str, tuple[str, ...]], by: Builder) ->
     return msgspec.json.encode(Record(manifest=text, listing=listing, by=by, part=PART, parts=parts))
 
 
-def decode(key: str, text: bytes) -> tuple[Record, Manifest, tuple[Entry, ...]]:
-    """A record with its manifest and listing; Rotten unless it is of this key, sealed, and safe to be laid out."""
+def decode(key: str, text: bytes, apart: frozenset[str] = frozenset()) -> tuple[Record, Manifest, tuple[Entry, ...]]:
+    """A record with its manifest and listing; Rotten unless it is of this key, sealed, and safe to be laid out.
+
+    Paths ``apart`` are the caller's own: they are left out of the listing.
+    """
     try:
         record = msgspec.json.decode(text, type=Record)
         manifest = msgspec.json.decode(record.manifest, type=Manifest)
@@ -93,6 +96,7 @@ def decode(key: str, text: bytes) -> tuple[Record, Manifest, tuple[Entry, ...]]:
         raise Rotten("its manifest is not as it was written")
     if blake3(record.listing.encode()).hexdigest() != manifest.listing:
         raise Rotten("its listing is not as it was written")
+    files = tuple(entry for entry in files if entry.path not in apart)
     for entry in files:
         if problem := misplaced(entry):
             raise Rotten(f"{entry.path!r} {problem}")

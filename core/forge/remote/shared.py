@@ -78,8 +78,17 @@ class Swept:
 class Shared:
     """One shared store as a build sees it: where it does not answer, work goes on without it, and that is said once."""
 
-    def __init__(self, open_place: Callable[[], Place], name: str, tell: Listener, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        open_place: Callable[[], Place],
+        name: str,
+        tell: Listener,
+        clock: Callable[[], float],
+        called: str = "the shared store",
+    ) -> None:
+        """``called`` is what it is to a person, ``name`` its address."""
         self.name = name
+        self._called = called
         self._open = open_place
         self._tell = tell
         self._clock = clock
@@ -138,7 +147,7 @@ class Shared:
         there = None if refused else self.place.record(key)
         if there is not None and (other := self._told(key, there, held)) is not None and (other or not again):
             return Pushed(key, step, held.size, 0, there=True, other=other)
-        name = f"{step}, to the shared store"
+        name = f"{step}, to {self._called}"
         self._tell(Event("start", name, key, total=held.size))
         try:
             done = transfer.send(held, self.place, self._progress(name, key), anew=anew)
@@ -157,12 +166,12 @@ class Shared:
         if text is None:
             return None
         told: list[Record] = []
-        name = f"{key[:12]}, from the shared store"
+        name = f"{key[:12]}, from {self._called}"
 
         def fill(out: Path) -> None:
             nonlocal name
             _, manifest, _ = record.decode(key, text)
-            name = f"{manifest.provenance.step}, from the shared store"
+            name = f"{manifest.provenance.step}, from {self._called}"
             self._tell(Event("start", name, key, total=manifest.size))
             told.append(transfer.fetch(key, text, self.place, out, self._progress(name, key)))
             (out / record.ORIGIN).write_bytes(msgspec.json.encode(Origin(remote=self.name, by=told[0].by)))

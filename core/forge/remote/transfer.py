@@ -81,12 +81,19 @@ def fetch(key: str, text: bytes, place: Place, into: Path, progress: Progress) -
 
     Rotten where a file is missing there, or is not what its digest says.
     """
-    told, manifest, files = record.decode(key, text)
-    tree = into / TREE
+    told, _, files = record.decode(key, text)
+    lay(told, files, place, into / TREE, progress)
+    (into / LISTING).write_text(told.listing, encoding="utf-8")
+    (into / MANIFEST).write_text(told.manifest, encoding="utf-8")
+    return told
+
+
+def lay(told: Record, files: Sequence[Entry], place: Place, tree: Path, progress: Progress) -> None:
+    """Lay ``files`` of a record into the folder ``tree``; Rotten where one is missing there, or is not what its digest says."""
     _folders(tree, files)
     whole = _Whole(tree, {})
     parts = tuple(_stated(told, files))
-    total, done = manifest.size, 0
+    total, done = sum(file.size for file in files), 0
 
     def get(part: _Part) -> int:
         try:
@@ -104,9 +111,6 @@ def fetch(key: str, text: bytes, place: Place, into: Path, progress: Progress) -
     whole.begin(parts)
     each(parts, get, heard, place.patience)
     _links(tree, files)
-    (into / LISTING).write_text(told.listing, encoding="utf-8")
-    (into / MANIFEST).write_text(told.manifest, encoding="utf-8")
-    return told
 
 
 @dataclass

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import Problem
 from forge.machine.containers import DaemonFacts
+from forge.machine.docker.archives import Archives
 from forge.machine.docker.daemon import Daemon
 from forge.machine.docker.images import Images
 from forge.machine.docker.read import Reading
@@ -12,7 +13,7 @@ from forge.machine.docker.run import Runs
 from forge.machine.interrupt import Halt
 
 
-class DockerContainers(Images, Reading, Runs):
+class DockerContainers(Images, Archives, Reading, Runs):
     """Containers by Docker. ``table`` may hold more diagnoses than forge's own, asked in its order."""
 
     def __init__(self, environ: Mapping[str, str], table: Iterable[Diagnosis] = DIAGNOSES, halt: Halt | None = None) -> None:

@@ -25,7 +25,7 @@ Frame = tuple[bytes | None, bytes | None]
 _SOCKET = Path("/var/run/docker.sock")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _WSL = Path("/dev/dxg")  # how Windows gives its GPU to Linux, without a driver in /proc
-_PATIENCE = 600  # seconds for one answer: a storage driver that copies needs minutes to make a container of a 20 GB image
+PATIENCE = 600  # seconds for one answer: a storage driver that copies needs minutes to make a container of a 20 GB image
 _GONE = (
     "the daemon stopped answering; look at its log (`journalctl -u docker`), start it, and build again: finished steps are kept"
 )
@@ -38,9 +38,25 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
+class Raw(Protocol):
+    """An answer that is no JSON (requests' Response)."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def text(self) -> str: ...
+    def iter_content(self, chunk_size: int) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
 class Api(Protocol):
     """docker.APIClient; an answer is what JSON holds."""
 
+    base_url: str
+    api_version: str
+
+    def get(self, url: str, /, *, params: Mapping[str, list[str]], stream: bool, timeout: float) -> Raw: ...
+    def load_image(self, data: Iterator[bytes], /) -> Generator[Mapping[str, object]]: ...
     def close(self) -> None: ...
     def info(self) -> object: ...
     def networks(self, names: list[str]) -> list[object]: ...
@@ -105,7 +121,7 @@ class Daemon:
         import docker
 
         with ours("answer", self.address):
-            made = docker.DockerClient.from_env(environment=self._environ, version=self._version, timeout=_PATIENCE).api
+            made = docker.DockerClient.from_env(environment=self._environ, version=self._version, timeout=PATIENCE).api
             self._version = made.api_version
             api = cast("Api", made)
         try:

@@ -162,14 +162,15 @@ def _inspected(api: Api, reference: str) -> ImageFacts | None:
         except docker.errors.ImageNotFound:
             return None
     config = image.config or _Config()
-    digest = _digest(image, reference)
+    digest, content = _digest(image, reference), _content(image, config)
     return ImageFacts(
         reference=reference,
         id=image.id,
-        identity=digest.partition("@")[2] or _content(image, config),
+        identity=digest.partition("@")[2] or content,
         base=digest or image.id,
         size=image.size,
         labels=config.labels or {},
+        content=content,
     )
 
 
