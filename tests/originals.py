@@ -133,6 +133,13 @@ def vllm_backend() -> Path | None:
     return next((place for place in reversed(places) if (place / "model.py").is_file()), None)
 
 
+def kserve(plural: str) -> Path | None:
+    """KServe's own definition of a resource, of the newest version that is here."""
+    places = [cache() / one.folder / "config/crd/full" for one in wanted() if one.repository == "kserve/kserve"]
+    files = [place / f"serving.kserve.io_{plural}.yaml" for place in places]
+    return next((file for file in reversed(files) if file.is_file()), None)
+
+
 def table_of_flags() -> Path | None:
     """A list of NVIDIA's flags that was made by hand for 0.21, beside some checkouts."""
     file = _SHARED / "flags-0.21.json"
