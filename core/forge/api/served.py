@@ -1,7 +1,7 @@
 """The half of Forge that needs no recipe: which servers run, their logs and their end, and asking what they serve."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from forge.api.found import Results, search
@@ -71,6 +71,12 @@ class Served:
     def generate(self, address: str, request: Request) -> Iterator[Chunk]:
         """Ask and stream the answer; closing the iterator cancels the request."""
         return self._wiring.client.generate(address, request)
+
+    def definition(self) -> Mapping[str, str]:
+        """KServe's service definition with Triton's extensions: the text of each .proto file by its name."""
+        from forge.client.definition import definition
+
+        return definition()
 
     def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
         """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""

@@ -40,6 +40,7 @@ VERBS = (
     Verb("new-plugin", "plugins", "new_plugin", "Write a plugin for a family: a distribution with tests."),
     Verb("plan", "build", "plan", "Show what a build of RECIPES would do, and whether it fits."),
     Verb("plugins", "plugins", "plugins", "Show the installed families and variants, and their health."),
+    Verb("proto", "proto", "proto", "Write KServe's service definition, for clients without one."),
     Verb("ps", "served", "ps", "Show what is served: memory, uptime, requests so far."),
     Verb("reload", "serve", "reload", "Have a running server take in what has changed."),
     Verb("remove", "keep", "remove", "Take MODEL out of a repository."),

@@ -1,0 +1,34 @@
+"""proto."""
+
+import click
+
+from forge.cli.output import Output, verb
+
+
+@click.command()
+@click.option("-o", "--output", "folder", type=click.Path(), default=".", help="Folder to write into. [default: .]")
+@verb
+def proto(output: Output, folder: str) -> None:
+    """Write KServe's service definition, for clients without one.
+
+    Two .proto files with Triton's extensions: Postman, grpcurl and clients in other languages stream with them.
+
+    \b
+    Example:
+        forge proto -o proto
+    """
+    from pathlib import Path
+
+    from forge.api.forge import Forge
+    from forge.errors import ForgeError
+
+    place = Path(folder)
+    files = {place / name: text for name, text in Forge.here(output.listener).definition().items()}
+    for file, text in files.items():
+        if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text):
+            raise ForgeError("there is another file already", where=str(file), hint="choose another folder with --output")
+    place.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+    names = [str(file) for file in files]
+    output.result({"files": names}, "\n".join(names))
