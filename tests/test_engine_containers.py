@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from conftest import Say
-from docker_fixture import containers_made, environ, images_removed
+from docker_fixture import containers_made, environ, images_removed, private_engine
 from forge.api.built import Built
 from forge.api.forge import Forge
 from forge.client.types import Request
@@ -390,3 +390,24 @@ def test_the_real_smollm2_goes_from_its_wheel_to_tokens_by_the_command_line(
         assert "Started GRPCInferenceService" in forge("logs", "--repository", repository)
     finally:
         forge("stop", "--repository", repository)
+
+
+def test_a_bundle_is_built_and_served_by_another_docker_that_holds_no_image(
+    bench: Bench, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Image, family image, engine and this person's Dockerfile come out of the file; nothing is converted, built or pulled."""
+    assert built.models
+    file = bench.shop.bundle([bench.folder / "llama.toml"], tmp_path / "llama.forge").file
+    monkeypatch.chdir(tmp_path)
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a second Docker engine")
+    with private_engine() as (address, _):
+        there = Forge(tmp_path / "home", environ(address), bench.events.append)
+        bench.made()
+        moved = there.unbundle(file, repository=tmp_path / "models")
+        assert set(bench.made()) <= {"image", "llama: entry"}
+        running = there.serve(moved.repository, free_ports())
+        try:
+            assert "".join(said(there, moved, "llama")) == checkpoints.greedy(bench.folder / "llama", "Why?", 12)
+        finally:
+            there.stop(running)
