@@ -20,6 +20,8 @@ DEFAULT = "default"
 _PREFIX = "FORGE_"
 _HOME = "FORGE_HOME"
 _OPTION = "--remote"
+PASSPHRASE = "FORGE_SIGN_PASSPHRASE"  # noqa: S105 - the name of one
+"""The variable that opens an encrypted key of ``[remote] sign``: a secret, and so no key of the file."""
 Jobs = Annotated[int, Meta(ge=1, le=256)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:-]+\Z", description="a host name or an address of this machine")]
@@ -45,6 +47,12 @@ class RemoteTable(Struct, frozen=True, kw_only=True):
     deadline: Annotated[float, Meta(gt=0, le=600)] = 10.0
     """Seconds without an answer after which forge goes on alone."""
     push: tuple[Pushed, ...] = ("toolchain", "checkpoint", "engine")
+    sign: Kept | Literal[""] = ""
+    """The file of the private key that signs what is sent; relative to the config file, as ``keys``."""
+    verify: Literal["off", "require"] = "off"
+    """Whether nothing is taken that no trusted key has signed."""
+    keys: tuple[Kept, ...] = ()
+    """The files of the public keys whose signatures count."""
 
 
 class PortsTable(Struct, frozen=True, kw_only=True):
@@ -146,6 +154,11 @@ def _stated(file: Path, environ: Mapping[str, str], remote: str | None = None) -
     if walk.problems:
         raise ConfigError(tuple(_problem(sources, file, key, *told) for key, told in walk.problems.items()))
     settings = msgspec.convert(clean, Settings)
+    if settings.remote.verify == "require" and not settings.remote.keys:
+        hint = 'name the public keys of those who may sign: keys = ["ci.pub"] (docs/signing.md)'
+        raise ConfigError(
+            (Problem(f"{file}: remote.keys", "is empty, and [remote] verify wants a signature by one of them", hint),)
+        )
     ports = (settings.ports.http, settings.ports.grpc, settings.ports.metrics, settings.ports.openai)
     if len(set(ports)) < len(ports):
         what = f"each of them needs a port of its own; found {', '.join(str(port) for port in ports if port)}"

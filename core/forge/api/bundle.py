@@ -21,6 +21,7 @@ from forge.plan.plan import plan, require
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
 from forge.remote import record
+from forge.remote.signature import Notary
 from forge.remote.tarred import BundleError, replaceable
 from forge.schema.values import BuildOptions, SourceKind
 from forge.settings import Settings
@@ -49,6 +50,7 @@ class Bundler:
     settings: Settings
     tell: Listener
     clock: Callable[[], float]
+    notary: Notary
 
     def bundle(self, files: Sequence[Path], target: Path, options: BuildOptions, *, weights: bool) -> Bundled:
         """Build what ``files`` need, publish nothing, and write all of it to ``target``."""
@@ -65,7 +67,7 @@ class Bundler:
             self.builder.realise(steps)
             chosen = choose(steps, self.store, kinds)
             contents = self._contents(found, options, all_resolved, steps, memory)
-            size = Writer(target, self.tell, self.clock).write(contents, chosen, self.world.containers)
+            size = Writer(target, self.tell, self.notary).write(contents, chosen, self.world.containers)
         return Bundled(target, size, _named(chosen), tuple(each.reference for each in contents.images))
 
     def _together(self, resolver: Resolver) -> JointResolver:

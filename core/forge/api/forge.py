@@ -41,6 +41,7 @@ from forge.plan.preview import Outlook, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Plan, Stage
 from forge.recipe.shipped import located
+from forge.remote.signature import Notary
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, RuntimeKind
@@ -128,7 +129,12 @@ class Forge(Served, Recipes):
     @cached_property
     def sharing(self) -> Sharing | None:
         """The store that several machines share, where the settings name one."""
-        return self._wiring.sharing(self.settings.remote, self._tell, time.time)
+        return self._wiring.sharing(self.settings.remote, self._tell, time.time, self.notary)
+
+    @cached_property
+    def notary(self) -> Notary:
+        """Signs what is sent or bundled, and says whose signatures count, as the settings have it."""
+        return self._wiring.notary(self.settings.remote, self.store)
 
     def _joined(self, joint: Joint, options: BuildOptions) -> list[Resolved]:
         """Its recipes, ready to be planned together."""
@@ -239,13 +245,13 @@ class Forge(Served, Recipes):
 
         What was fetched goes in with ``weights`` alone, or where the settings allow to push it.
         """
-        tools = (self._wiring, self._resolver, self._builder, self.settings, self._tell, time.time)
+        tools = (self._wiring, self._resolver, self._builder, self.settings, self._tell, time.time, self.notary)
         return Bundler(self.home, self.store, *tools).bundle(_files(recipes), Path(file), options, weights=weights)
 
     def unbundle(self, file: AnyPath, into: AnyPath | None = None, *, repository: AnyPath | None = None) -> Built:
         """Build what a bundle was made of, and ask no network; its recipes are laid into ``into``, by default its name's."""
         place = Path(file)
-        with opened(place, Path(into or place.stem)) as bundle:
+        with opened(place, Path(into or place.stem), self.notary.trust) as bundle:
             settings = structs.replace(self.settings, executor=bundle.contents.executor or None)
             there = type(self)(self.home, {}, self._tell, self._wiring.packed(bundle), settings=settings)
             return there.build(bundle.recipes, bundle.options, repository=repository)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge import diagnoses
+from forge import diagnoses, settings
 from forge.bench.driver import Driver
 from forge.bench.metrics import Instruments
 from forge.bench.workload import Tokenizer
@@ -14,7 +14,7 @@ from forge.build.builder import Tools
 from forge.build.bundle.opened import Opened
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
-from forge.build.supply import Sharing, sharing
+from forge.build.supply import Sharing, notary, sharing
 from forge.client.types import Client, ModelMetadata, Request
 from forge.diagnoses import Diagnosis
 from forge.events import Listener
@@ -23,9 +23,11 @@ from forge.machine.interrupt import Halt
 from forge.machine.machine import Machine
 from forge.plan.known_failures import Known
 from forge.remote.place import Place
+from forge.remote.signature import Notary
 from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKind
 from forge.serve.types import Server
 from forge.settings import RemoteTable
+from forge.store.store import Store
 from forge.verify.interview import Stages
 from forge.verify.reference import Reciter
 
@@ -66,9 +68,13 @@ class Wiring:
 
         return place(url, deadline)
 
-    def sharing(self, said: RemoteTable, tell: Listener, clock: Callable[[], float]) -> Sharing | None:
+    def sharing(self, said: RemoteTable, tell: Listener, clock: Callable[[], float], notary: Notary) -> Sharing | None:
         """The store that several machines share, where ``said`` names one."""
-        return sharing(said, self.place, tell, clock)
+        return sharing(said, self.place, tell, clock, notary)
+
+    def notary(self, said: RemoteTable, store: Store) -> Notary:
+        """Who signs here, and whose signatures count."""
+        return notary(said, settings.place().parent, self._environ, store)
 
     def packed(self, bundle: Opened) -> "Wiring":
         """The same over a bundle in the place of a network."""
@@ -316,7 +322,13 @@ class PackedWiring(Wiring):
 
         return self.bundle.host(super().host(), lambda python: host_with(python, self._environ))
 
-    def sharing(self, said: RemoteTable, tell: Listener, clock: Callable[[], float]) -> Sharing:  # noqa: ARG002 - no network is asked
+    def sharing(  # no network is asked
+        self,
+        said: RemoteTable,  # noqa: ARG002
+        tell: Listener,
+        clock: Callable[[], float],
+        notary: Notary,  # noqa: ARG002 - the bundle's own signature was looked at
+    ) -> Sharing:
         from forge.build.bundle.supply import supplied
 
         return supplied(self.bundle, tell, clock)

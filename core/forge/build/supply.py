@@ -1,14 +1,16 @@
 """What a build takes from the store that several machines share, and what it sends there."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from forge.events import Listener
 from forge.plan.preview import provenance
 from forge.plan.steps import Step, demanded
 from forge.remote.place import Place
 from forge.remote.shared import Pushed, Shared, kind
-from forge.settings import RemoteTable
+from forge.remote.signature import Notary, Signer, Trust
+from forge.settings import PASSPHRASE, RemoteTable
 from forge.store.artifact import Artifact
 from forge.store.store import Store
 
@@ -22,13 +24,28 @@ class Supply:
 
 
 def sharing(
-    said: RemoteTable, place: Callable[[str, float], Place], tell: Listener, clock: Callable[[], float]
+    said: RemoteTable,
+    place: Callable[[str, float], Place],
+    tell: Listener,
+    clock: Callable[[], float],
+    notary: Notary,
 ) -> "Sharing | None":
     """What ``said`` allows with the shared store it names; None where it names none. ``place`` opens an address."""
     if said.url in ("", "none"):
         return None
-    shared = Shared(lambda: place(said.url, said.deadline), said.url, tell, clock)
+    shared = Shared(lambda: place(said.url, said.deadline), said.url, tell, clock, notary=notary)
     return Sharing(shared, said.access == "read-write", said.push)
+
+
+def notary(said: RemoteTable, base: Path, environ: Mapping[str, str], store: Store) -> Notary:
+    """Who signs here, and whose signatures count; paths are relative to ``base``. No file is read before it is needed."""
+    signer = Signer(_placed(base, said.sign), environ.get(PASSPHRASE, "")) if said.sign else None
+    trust = Trust([_placed(base, each) for each in said.keys], needed=said.verify == "require")
+    return Notary(signer, trust, store.find)
+
+
+def _placed(base: Path, stated: str) -> Path:
+    return base / Path(stated).expanduser()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,10 @@ def bundle(
 
 
 def _show(output: Output, file: Any) -> None:
+    from forge.api.forge import Forge
     from forge.build.bundle.opened import look
 
-    found = look(file)
+    found = look(file, Forge.here().notary.trust)
     said = found.contents
     rows = [("KEY", "STEP", "SIZE", "HOW")]
     rows += [
@@ -84,6 +85,7 @@ def _show(output: Output, file: Any) -> None:
     lines = [
         f"{names}, {size(found.size)}, made {found.date} by {said.by}",
         f"for {said.platform}, Python {said.python}" if said.environments else f"for {said.platform}",
+        f"signed: {found.signed}",
         "",
         table([*rows, *images]),
         "",
@@ -98,5 +100,7 @@ def _show(output: Output, file: Any) -> None:
         "by": said.by,
         "platform": said.platform,
         "python": said.python,
+        "signed": found.signed,
+        "attestation": said.attestation,
     }
     output.result(document, "\n".join(lines))

@@ -78,7 +78,7 @@ def explain(output: Output, key: str, remote: str | None) -> None:
     from forge.remote.explain import explained
 
     shop = Forge.here(output.listener, remote=remote)
-    found = explained(key, shop.store, shop.sharing.shared if shop.sharing else None)
+    found = explained(key, shop.store, shop.sharing.shared if shop.sharing else None, shop.notary)
     output.result(found, _told(found))
 
 
@@ -159,6 +159,7 @@ def _told(found: Any) -> str:
         f"made     {_date(found.made_at)} in {found.seconds:.1f} s, by {found.by or 'this machine'}",
         f"local    {found.local or 'no'}",
         f"remote   {found.remote}",
+        f"signed   {found.signed}",
     ]
     lines += [f"from     {name}: {need.step or '?'}  {need.key[:12]}  {need.where}" for name, need in found.needs.items()]
     return "\n".join([*lines, *(f"  {label} = {value}" for label, value in found.inputs.items())])

@@ -10,6 +10,7 @@ from forge.files import texts
 from forge.remote.place import RemoteError
 from forge.remote.record import ORIGIN, Origin
 from forge.remote.shared import Held, Shared
+from forge.remote.signature import Notary
 from forge.store.artifact import Artifact
 from forge.store.store import Store
 
@@ -41,8 +42,12 @@ class Explanation:
     by: str
     local: str
     remote: str
+    signed: str
+    """Whose signature it has, in words: of what is here where that came with one, else of what is there."""
     inputs: Mapping[str, str]
     needs: Mapping[str, Need]
+    attestation: str = ""
+    """That signature: a DSSE envelope, as JSON."""
 
 
 def meant(beginning: str, keys: Iterable[str], what: str, listing: str) -> str:
@@ -55,7 +60,7 @@ def meant(beginning: str, keys: Iterable[str], what: str, listing: str) -> str:
     raise StoreError(what, where=beginning, hint=f"`{listing}` shows keys; their first {_LEAST} characters or more do")
 
 
-def explained(beginning: str, store: Store, shared: Shared | None) -> Explanation:
+def explained(beginning: str, store: Store, shared: Shared | None, notary: Notary) -> Explanation:
     """What is known of the artifact whose key begins so; StoreError where it is neither here nor there."""
     here = {one.key: one for one in store.artifacts()}
     there, unknown = _keys(shared)
@@ -71,6 +76,7 @@ def explained(beginning: str, store: Store, shared: Shared | None) -> Explanatio
         raise StoreError(f"its record is damaged: {away.problem if away else 'unreadable'}", where=key)
     made = manifest.provenance
     needs = {name: _need(need, here, there, shared) for name, need in made.needs.items()}
+    attestation, signed = _signature(held, away, notary)
     remote = unknown or (f"{shared.name}, sent by {away.by}" if shared and away and away.by else "no")
     return Explanation(
         key,
@@ -82,9 +88,20 @@ def explained(beginning: str, store: Store, shared: Shared | None) -> Explanatio
         _maker(held, away),
         str(held.path) if held else "",
         remote if shared else "no shared store is named",
+        signed,
         made.inputs,
         needs,
+        attestation,
     )
+
+
+def _signature(held: Artifact | None, away: Held | None, notary: Notary) -> tuple[str, str]:
+    """The signature of what is here, or else of what is there, and whose it is."""
+    here = notary.of_held(held) if held else ("", "no")
+    told = away.record if away else None
+    if here[0] or told is None:
+        return here
+    return told.attestation, notary.whose(told.attestation, (told.manifest, told.listing))
 
 
 def _keys(shared: Shared | None) -> tuple[frozenset[str], str]:

@@ -48,6 +48,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """Bytes of each part of a file that has several; the last may have fewer."""
     parts: Mapping[str, tuple[str, ...]] = {}
     """Hex blake3 of a file -> the blobs that make it up, where that is not one of the same name."""
+    attestation: str = ""
+    """A signed statement about it (``forge.remote.signature``), as JSON; empty for one that nobody signed."""
 
     def blobs(self, file: Entry) -> tuple[str, ...]:
         """What a file's bytes are made of, in order."""
@@ -71,12 +73,12 @@ def builder(now: float) -> Builder:
     return Builder(user=user, host=platform.node() or "?", system=system, forge=version("triton-forge"), at=now)
 
 
-def encode(held: Artifact, parts: Mapping[str, tuple[str, ...]], by: Builder) -> bytes:
+def encode(held: Artifact, parts: Mapping[str, tuple[str, ...]], by: Builder, attestation: str = "") -> bytes:
     """The record of an artifact; StoreError where its listing is damaged."""
     held.files()
     listing = (held.path.parent / artifact.LISTING).read_text(encoding="utf-8")
     text = artifact.written(held.manifest).decode()
-    return msgspec.json.encode(Record(manifest=text, listing=listing, by=by, part=PART, parts=parts))
+    return msgspec.json.encode(Record(manifest=text, listing=listing, by=by, part=PART, parts=parts, attestation=attestation))
 
 
 def decode(key: str, text: bytes, apart: frozenset[str] = frozenset()) -> tuple[Record, Manifest, tuple[Entry, ...]]:

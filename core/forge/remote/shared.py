@@ -14,6 +14,7 @@ from forge.remote import record, transfer
 from forge.remote.lanes import each
 from forge.remote.place import Place, RemoteError, Written
 from forge.remote.record import Builder, Origin, Record, Rotten
+from forge.remote.signature import ATTESTATION, Notary, UntrustedError
 from forge.store.artifact import Artifact, Manifest, Provenance
 from forge.store.store import Store
 
@@ -61,6 +62,7 @@ class Held:
     manifest: Manifest | None
     by: Builder | None
     problem: str = ""
+    record: Record | None = None
 
     @property
     def size(self) -> int:
@@ -85,8 +87,10 @@ class Shared:
         tell: Listener,
         clock: Callable[[], float],
         called: str = "the shared store",
+        notary: Notary | None = None,
     ) -> None:
-        """``called`` is what it is to a person, ``name`` its address."""
+        """``called`` is what it is to a person, ``name`` its address. ``notary`` signs, and says whose signatures count."""
+        self.notary = notary or Notary()
         self.name = name
         self._called = called
         self._open = open_place
@@ -95,6 +99,7 @@ class Shared:
         self._opened: Place | None = None
         self._away = 0.0
         self._refused: set[str] = set()
+        self._untrusted: set[str] = set()
 
     @property
     def place(self) -> Place:
@@ -145,6 +150,9 @@ class Shared:
         refused = key in self._refused
         anew = refused or again
         there = None if refused else self.place.record(key)
+        by = record.builder(self._clock())
+        attestation = self.notary.attest(held, by)
+        again = again or (bool(attestation) and there is not None and self._lacks_signature(key, there))
         if there is not None and (other := self._told(key, there, held)) is not None and (other or not again):
             return Pushed(key, step, held.size, 0, there=True, other=other)
         name = f"{step}, to {self._called}"
@@ -153,7 +161,7 @@ class Shared:
             done = transfer.send(held, self.place, self._progress(name, key), anew=anew)
         except OSError as error:
             raise RemoteError(f"it was not sent: {error}", where=name) from error
-        text = record.encode(held, done.parts, record.builder(self._clock()))
+        text = record.encode(held, done.parts, by, attestation)
         fresh = self.place.write(key, text, done.blobs, anew=anew or there is not None)
         self._refused.discard(key)
         other = "" if fresh else self._told(key, self.place.record(key) or b"", held) or ""
@@ -170,11 +178,14 @@ class Shared:
 
         def fill(out: Path) -> None:
             nonlocal name
-            _, manifest, _ = record.decode(key, text)
+            stated, manifest, _ = record.decode(key, text)
+            self.notary.require(stated)
             name = f"{manifest.provenance.step}, from {self._called}"
             self._tell(Event("start", name, key, total=manifest.size))
             told.append(transfer.fetch(key, text, self.place, out, self._progress(name, key)))
             (out / record.ORIGIN).write_bytes(msgspec.json.encode(Origin(remote=self.name, by=told[0].by)))
+            if told[0].attestation:
+                (out / ATTESTATION).write_text(told[0].attestation, encoding="utf-8")
 
         began = self._clock()
         try:
@@ -184,6 +195,9 @@ class Shared:
             self._tell(Event("failed", name, key))
             hint = "where it is held whole, `forge cache push --again KEY` mends it"
             raise RemoteError(f"{key[:12]} is not taken: {error}", where=self.name, hint=hint) from error
+        except UntrustedError as error:
+            self._untrusted.add(key)
+            raise UntrustedError(f"{key[:12]} is not taken: {error.what}", where=self.name, hint=error.hint) from error
         except TimeoutError as error:
             raise RemoteError(str(error), where=self.name) from error
         self._tell(Event("taken", name, key, seconds=self._clock() - began, size=taken.size))
@@ -223,7 +237,7 @@ class Shared:
         try:
             taken = self.pull(key, store)
         except RemoteError as error:
-            if key not in self._refused:
+            if key not in self._refused | self._untrusted:
                 raise
             self._note(f"{step}: {error.what}; it is made here instead")
             return []
@@ -254,6 +268,15 @@ class Shared:
         self._tell(Event("note", held.manifest.provenance.step, key, text=differ(manifest, there.by, held.manifest, ours)))
         return str(there.by)
 
+    def _lacks_signature(self, key: str, text: bytes) -> bool:
+        """Whether what stands there was signed by nobody, or by nobody whose signature counts here."""
+        try:
+            stated, _, _ = record.decode(key, text)
+            self.notary.require(stated)
+        except (Rotten, UntrustedError):
+            return True
+        return not stated.attestation
+
     def _read(self, one: Written) -> Held:
         text = self.place.record(one.key)
         if text is None:
@@ -262,7 +285,7 @@ class Shared:
             told, manifest, _ = record.decode(one.key, text)
         except Rotten as error:
             return Held(one.key, one.at, None, None, str(error))
-        return Held(one.key, one.at or told.by.at, manifest, told.by)
+        return Held(one.key, one.at or told.by.at, manifest, told.by, record=told)
 
     def _blobs(self, key: str) -> frozenset[str]:
         text = self.place.record(key)

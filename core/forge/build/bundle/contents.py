@@ -9,7 +9,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.files.trees import Entry
+from forge.remote import statement
+from forge.remote.place import RemoteError
 from forge.remote.record import Builder, misplaced
+from forge.remote.signature import Signer, Trust
 from forge.remote.tarred import BundleError, Packed, damaged
 from forge.safetensors import Tensor
 from forge.schema.values import Pinned
@@ -65,12 +68,37 @@ class Contents(Struct, frozen=True, kw_only=True):
     images: tuple[Image, ...] = ()
     archive: tuple[str, ...] = ()
     """The blobs that are, one after the other, what `docker save` gave for all images."""
+    attestation: str = ""
+    """A signed statement about all of it but the seal, as JSON; empty where nobody signed."""
     seal: str = ""
 
 
-def encode(contents: Contents) -> bytes:
-    """Its text, sealed."""
+def encode(contents: Contents, signer: Signer | None = None) -> bytes:
+    """Its text, signed where there is a key, and sealed."""
+    if signer:
+        bare = replace(contents, attestation="", seal="")
+        stated = statement.of_bundle(", ".join(bare.named), _text(bare), bare.by, bare.records)
+        contents = replace(contents, attestation=signer.sign(stated))
     return _text(replace(contents, seal=_seal(contents)))
+
+
+def require(contents: Contents, trust: Trust) -> None:
+    """UntrustedError, unless a trusted key has signed the bundle, or none has to."""
+    trust.require(contents.attestation, _subjects(contents))
+
+
+def whose(contents: Contents, trust: Trust) -> str:
+    """Whose signature it has, in words."""
+    if not contents.attestation:
+        return "no"
+    try:
+        return str(trust.about(contents.attestation, _subjects(contents)))
+    except RemoteError as error:
+        return f"not known: {error.what}"
+
+
+def _subjects(contents: Contents) -> tuple[statement.Resource, ...]:
+    return statement.about_bundle(_text(replace(contents, attestation="", seal="")))
 
 
 def read(packed: Packed) -> Contents:

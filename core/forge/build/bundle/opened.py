@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from forge.build.bundle.contents import Contents, read
+from forge.build.bundle.contents import Contents, read, require, whose
 from forge.build.bundle.replay import OWN
 from forge.errors import HostError
 from forge.files import texts, trees
 from forge.remote import record
 from forge.remote.record import Rotten
+from forge.remote.signature import NOBODY, Trust, UntrustedError
 from forge.remote.tarred import BundleError, Packed, damaged
 from forge.schema.values import BuildOptions, Host, RuntimeKind
 
@@ -65,11 +66,20 @@ class Opened:
 
 
 @contextmanager
-def opened(file: Path, folder: Path) -> Generator[Opened]:
-    """A bundle for a build, its recipes laid into ``folder``; BundleError where it is not whole, or other files stand there."""
+def opened(file: Path, folder: Path, trust: Trust) -> Generator[Opened]:
+    """A bundle for a build, its recipes laid into ``folder``; BundleError where it is not whole, or other files stand there.
+
+    UntrustedError where ``trust`` wants a signature that it has not.
+    """
     packed = Packed(file)
     try:
         contents = read(packed)
+        try:
+            require(contents, trust)
+        except UntrustedError as error:
+            raise UntrustedError(
+                f"nothing is built from this bundle: {error.what}", where=packed.name, hint=error.hint
+            ) from error
         found = Opened(packed, contents, folder.absolute())
         _lay(found)
         yield found
@@ -94,6 +104,8 @@ class Inside:
     contents: Contents
     held: tuple[Packable, ...]
     size: int
+    signed: str
+    """Whose signature it has, in words."""
 
     @property
     def date(self) -> str:
@@ -101,12 +113,12 @@ class Inside:
         return f"{datetime.fromtimestamp(self.contents.by.at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def look(file: Path) -> Inside:
+def look(file: Path, trust: Trust = NOBODY) -> Inside:
     """What a bundle says of itself and of its artifacts, whose own bytes are not read. BundleError where it is not whole."""
     packed = Packed(file)
     try:
         contents = read(packed)
-        return Inside(contents, tuple(_held(packed, key) for key in contents.records), packed.size)
+        return Inside(contents, tuple(_held(packed, key) for key in contents.records), packed.size, whose(contents, trust))
     finally:
         packed.close()
 

@@ -1,7 +1,7 @@
 """Writes a bundle: artifacts and environments by their files, images as `docker save` gives them, and what all of it is."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from forge.plan.resolved import Resolved
 from forge.plan.steps import MakeImage, Step
 from forge.remote import record, transfer
 from forge.remote.record import Builder
+from forge.remote.signature import Notary
 from forge.remote.tarred import BundleError, Packing, parts
 from forge.schema.values import LOCAL
 from forge.store.artifact import Artifact, noted
@@ -108,7 +109,7 @@ class Writer:
 
     file: Path
     tell: Listener
-    clock: Callable[[], float]
+    notary: Notary
 
     def write(self, contents: Contents, chosen: Chosen, containers: Containers) -> int:
         """The bytes of the file. Its artifacts and images are stated in ``contents`` anew, as they were written."""
@@ -127,7 +128,7 @@ class Writer:
                     environments=tuple(one.key for one in chosen.environments),
                     archive=archive,
                 )
-                return packing.publish(encode(held))
+                return packing.publish(encode(held, self.notary.signer))
             except OSError as error:
                 hint = _ROOM if error.errno else ""
                 raise BundleError(f"it is not written: {error.strerror or error}", where=str(self.file), hint=hint) from error
@@ -152,7 +153,8 @@ class Writer:
             self.tell(Event("progress", name, artifact.key, done=done, total=total))
 
         done = transfer.send(artifact, packing, progress, anew=False)
-        packing.write(artifact.key, record.encode(artifact, done.parts, by), done.blobs, anew=False)
+        text = record.encode(artifact, done.parts, by, self.notary.attest(artifact, by))
+        packing.write(artifact.key, text, done.blobs, anew=False)
         self.tell(Event("sent", name, artifact.key, size=done.sent))
 
     def _save(self, wanted: Sequence[Image], packing: Packing, containers: Containers) -> tuple[str, ...]:

@@ -1,0 +1,377 @@
+"""Signed provenance: what a statement says, whose signature counts, and what is refused without one. Keys are real."""
+
+import base64
+import hashlib
+import json
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from msgspec.structs import replace
+
+from fake_wiring import World
+from forge.api.built import Built
+from forge.api.forge import Forge
+from forge.build.bundle.contents import Contents, encode, read
+from forge.build.bundle.opened import look
+from forge.build.supply import notary
+from forge.cli import main
+from forge.errors import ConfigError
+from forge.remote.open import place
+from forge.remote.place import RemoteError
+from forge.remote.record import Record
+from forge.remote.shared import Shared
+from forge.remote.signature import Notary, UntrustedError
+from forge.remote.tarred import Packed, Packing
+from forge.settings import RemoteTable, Settings, read as stated
+from forge.store.store import Artifact, Provenance, Store
+from store_makers import KEY, fill, key
+from test_engine_path import ENGINE
+
+pytest.importorskip("securesystemslib", reason="signing is the extra `sign`: pip install 'triton-forge[sign]'")
+pytest.importorskip("obstore", reason="a shared store is the extra `remote`: pip install 'triton-forge[remote]'")
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+PASSPHRASE = "open sesame"
+KINDS: dict[str, Callable[[], Any]] = {
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ecdsa p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "ecdsa p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "rsa": lambda: rsa.generate_private_key(65537, 2048),
+}
+MADE = Provenance("tiny: engine", "Run", {"gpu": "sm_89", "commands.0": "trtllm-build"}, {"checkpoint": key(7)})
+
+
+class Keys:
+    """Key pairs in files, as openssl writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pair(self, name: str, kind: str = "ed25519", passphrase: str = "") -> tuple[Path, Path]:
+        """(private, public) key files."""
+        made = KINDS[kind]()
+        locked = serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
+        private, public = self.folder / f"{name}.key", self.folder / f"{name}.pub"
+        private.write_bytes(made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+        spki = serialization.PublicFormat.SubjectPublicKeyInfo
+        public.write_bytes(made.public_key().public_bytes(serialization.Encoding.PEM, spki))
+        return private, public
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+class Side:
+    """One machine at a shared store, with what its config file says of signatures."""
+
+    def __init__(self, root: Path, name: str, passphrase: str = "", **said: Any) -> None:
+        self.url = f"file://{root / 'shared'}"
+        self.store = Store(root / name, clock=time.time)
+        environ = {"FORGE_SIGN_PASSPHRASE": passphrase} if passphrase else {}
+        self.notary: Notary = notary(RemoteTable(**said), root, environ, self.store)
+
+    @property
+    def shared(self) -> Shared:
+        return Shared(lambda: place(self.url, 5.0), self.url, lambda _: None, time.time, notary=self.notary)
+
+    def made(self, made: Provenance = MADE, name: str = KEY) -> Artifact:
+        return self.store.make(name, made, fill_without_links)[0]
+
+    def record(self) -> Record:
+        (held,) = self.shared.records()
+        assert held.record is not None
+        return held.record
+
+
+def fill_without_links(out: Path) -> None:
+    fill(out)
+    (out / "python3").unlink()
+
+
+def statement(record: Record) -> Any:
+    envelope = json.loads(record.attestation)
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    return json.loads(base64.b64decode(envelope["payload"]))
+
+
+# -- what it says
+
+
+def test_a_statement_says_who_made_it_from_what_on_which_image_and_gpu(tmp_path: Path, keys: Keys) -> None:
+    """The field names are in-toto's (Statement v1) and SLSA's (Provenance v1)."""
+    private, _ = keys.pair("ci")
+    side = Side(tmp_path, "here", sign=private.name)
+    image = Provenance("image", "MakeImage", {"base": f"sha256:{'a' * 64}"}, {})
+    side.store.make(key(8), image, lambda out: (out / "image.json").write_text('{"id": "sha256:1", "reference": "r/t:1"}'))
+    side.shared.push(side.made(replace_needs(image=key(8))))
+    record = side.record()
+    said = statement(record)
+    assert (said["_type"], said["predicateType"]) == ("https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1")
+    assert {one["name"]: one["digest"]["sha256"] for one in said["subject"]} == {
+        "manifest.json": hashlib.sha256(record.manifest.encode()).hexdigest(),
+        "files.json": hashlib.sha256(record.listing.encode()).hexdigest(),
+    }
+    definition, run = said["predicate"]["buildDefinition"], said["predicate"]["runDetails"]
+    assert definition["externalParameters"]["inputs"] == MADE.inputs
+    assert definition["internalParameters"] == {"key": KEY, "gpu": "sm_89"}
+    assert {one["name"]: one for one in definition["resolvedDependencies"]} == {
+        "checkpoint": {"name": "checkpoint", "uri": f"forge:{key(7)}"},
+        "image": {"name": "image", "uri": "docker:r/t:1", "digest": {"sha256": "a" * 64}},
+    }
+    assert run["builder"]["id"] == f"urn:triton-forge:builder:{record.by.user}@{record.by.host}"
+    assert run["metadata"]["startedOn"] <= run["metadata"]["finishedOn"]
+
+
+def replace_needs(**more: str) -> Provenance:
+    return Provenance(MADE.step, MADE.action, MADE.inputs, {**MADE.needs, **more})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_key_signs_and_its_public_half_is_trusted(tmp_path: Path, keys: Keys, kind: str) -> None:
+    private, public = keys.pair("ci", kind)
+    maker, taker = Side(tmp_path, "here", sign=str(private)), Side(tmp_path, "there", verify="require", keys=(public.name,))
+    maker.shared.push(maker.made())
+    assert taker.shared.pull(KEY, taker.store)
+    der = serialization.load_pem_public_key(public.read_bytes()).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (signature,) = json.loads(maker.record().attestation)["signatures"]
+    assert signature["keyid"] == hashlib.sha256(der).hexdigest()
+    assert private.read_bytes().splitlines()[1] not in b"".join(each.read_bytes() for each in files(tmp_path / "shared"))
+
+
+def files(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if each.is_file()]
+
+
+def test_an_encrypted_key_is_opened_by_a_variable_and_by_nothing_else(tmp_path: Path, keys: Keys) -> None:
+    private, public = keys.pair("ci", passphrase=PASSPHRASE)
+    Side(tmp_path, "here", PASSPHRASE, sign=str(private)).shared.push(Side(tmp_path, "here").made())
+    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    assert taker.shared.pull(KEY, taker.store)
+    for passphrase, what in (("", "is encrypted"), ("wrong-one", "does not open")):
+        side = Side(tmp_path, f"with {passphrase}", passphrase, sign=str(private))
+        with pytest.raises(RemoteError, match=what) as error:
+            side.shared.push(side.made(name=key(9)))
+        assert "FORGE_SIGN_PASSPHRASE" in str(error.value)
+        assert "wrong-one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no private key in PEM"),
+        ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nabc\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "cosign's own"),
+        (None, "there is no such file"),
+    ],
+)
+def test_what_is_no_key_is_said_with_what_to_do(tmp_path: Path, text: str | None, what: str) -> None:
+    file = tmp_path / "ci.key"
+    if text is not None:
+        file.write_text(text)
+    side = Side(tmp_path, "here", sign=str(file))
+    with pytest.raises(RemoteError, match=what) as error:
+        side.shared.push(side.made())
+    assert str(file) in str(error.value)
+    assert error.value.hint
+
+
+# -- what is refused
+
+
+def harmed(record: Record, how: str, other: Record) -> Record:
+    envelope = json.loads(record.attestation)
+    if how == "none":
+        return replace(record, attestation="")
+    if how == "another artifact's":
+        return replace(record, attestation=other.attestation)
+    if how == "no envelope":
+        return replace(record, attestation='{"payload": 3}')
+    if how == "altered signature":
+        bad = bytearray(base64.b64decode(envelope["signatures"][0]["sig"]))
+        bad[0] ^= 1
+        envelope["signatures"][0]["sig"] = base64.b64encode(bad).decode()
+    if how == "altered statement":
+        text = base64.b64decode(envelope["payload"]).replace(b"sm_89", b"sm_90")
+        envelope["payload"] = base64.b64encode(text).decode()
+    return replace(record, attestation=json.dumps(envelope))
+
+
+REFUSED = {
+    "none": "it is not signed",
+    "another artifact's": "one of something else",
+    "no envelope": "cannot be read",
+    "altered signature": "is not that of",
+    "altered statement": "is not that of",
+    "foreign": "which is not trusted here",
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_nothing_is_taken_without_a_signature_that_counts(tmp_path: Path, keys: Keys, how: str) -> None:
+    private, public = keys.pair("ci")
+    foreign, _ = keys.pair("stranger")
+    maker = Side(tmp_path, "here", sign=str(foreign if how == "foreign" else private))
+    maker.shared.push(maker.made(name=key(1)))
+    other = maker.record()
+    maker.shared.place.drop([key(1)])
+    maker.shared.push(maker.made())
+    record = harmed(maker.record(), how, other) if how != "foreign" else maker.record()
+    maker.shared.place.write(KEY, msgspec.json.encode(record), {}, anew=True)
+    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    with pytest.raises(UntrustedError, match=REFUSED[how]) as error:
+        taker.shared.pull(KEY, taker.store)
+    assert "[remote] keys" in error.value.hint
+    assert taker.store.find(KEY) is None
+    careless = Side(tmp_path, "careless")
+    assert careless.shared.pull(KEY, careless.store), "who does not ask for signatures takes it as ever"
+
+
+def test_a_build_makes_what_is_not_signed_itself_and_signs_what_stands_there_unsigned(tmp_path: Path, keys: Keys) -> None:
+    private, public = keys.pair("ci")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(ENGINE)
+    url = f"file://{tmp_path / 'shared'}"
+
+    def built(name: str, **said: Any) -> World:
+        world = World()
+        table = RemoteTable(url=url, access="read-write", deadline=5.0, **said)
+        world.shop(tmp_path / name, settings=Settings(remote=table)).build([recipe], repository=tmp_path / name / "models")
+        return world
+
+    built("unsigned")
+    careful = built("careful", verify="require", keys=(str(public),), sign=str(private))
+    notes = "\n".join(event.text for event in careful.events if event.kind == "note")
+    assert "tiny: engine" in notes
+    assert "is not taken: it is not signed; it is made here instead" in notes
+    assert [run.command.argv[0] for run in careful.containers.ran] == ["python3", "trtllm-build"]
+    third = built("third", verify="require", keys=(str(public),))
+    assert third.containers.ran == []
+
+
+def test_what_was_taken_goes_on_with_the_signature_it_came_with_and_gets_no_other(tmp_path: Path, keys: Keys) -> None:
+    private, public = keys.pair("ci")
+    maker = Side(tmp_path, "here", sign=str(private))
+    maker.shared.push(maker.made())
+    own, _ = keys.pair("mine")
+    middle = Side(tmp_path, "middle", sign=str(own))
+    taken = middle.shared.pull(KEY, middle.store)
+    assert taken
+    before = maker.record().attestation
+    maker.shared.place.drop([KEY])
+    middle.shared.push(taken)
+    assert maker.record().attestation == before
+    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    assert taker.shared.pull(KEY, taker.store)
+
+
+# -- what a person says and sees
+
+
+def test_signatures_that_are_wanted_need_keys_and_a_keys_content_is_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "forge" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('[remote]\nverify = "require"\n')
+    with pytest.raises(ConfigError, match=r"remote\.keys: is empty"):
+        stated({})
+    file.write_text('[remote]\nverify = "require"\nkeys = ["ci.pub"]\nsign = "ci.key"\n')
+    assert stated({}).remote.keys == ("ci.pub",)
+    assert stated({"FORGE_REMOTE_KEYS": "a.pub,b.pub"}).remote.keys == ("a.pub", "b.pub")
+    file.write_text('[remote]\nsign = """-----BEGIN PRIVATE KEY-----\nMC4CAQ\n"""\n')
+    with pytest.raises(ConfigError, match=r"remote\.sign"):
+        stated({})
+
+
+def forge(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+def test_explain_says_whose_signature_an_artifact_has_here_and_there(
+    tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = keys.pair("ci")
+    maker = Side(tmp_path, "here", sign=str(private))
+    maker.shared.push(maker.made())
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FORGE_REMOTE_URL", maker.url)
+    assert "which is not trusted here" in forge("cache", "explain", KEY).output
+    monkeypatch.setenv("FORGE_REMOTE_KEYS", str(public))
+    monkeypatch.setenv("FORGE_REMOTE_VERIFY", "require")
+    assert f"trusted: {public}" in forge("cache", "explain", KEY).output
+    assert forge("cache", "pull", KEY).exit_code == 0
+    monkeypatch.setenv("FORGE_REMOTE_URL", "none")
+    alone = json.loads(forge("cache", "explain", KEY, "--json").stdout)
+    assert f"trusted: {public}" in alone["signed"]
+    assert json.loads(alone["attestation"])["payloadType"] == "application/vnd.in-toto+json"
+
+
+# -- bundles
+
+
+class Bundles:
+    """A bundle of a tiny engine, and a machine that wants signatures."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe = root / "tiny.toml"
+        self.recipe.write_text(ENGINE)
+
+    def shop(self, name: str, **said: Any) -> Forge:
+        return World().shop(self.root / name, settings=Settings(remote=RemoteTable(**said)))
+
+    def made(self, **said: Any) -> Path:
+        return self.shop("here", **said).bundle([self.recipe], self.root / "tiny.forge").file
+
+    def built(self, file: Path, public: Path) -> Built:
+        there = self.shop("there", verify="require", keys=(str(public),))
+        return there.unbundle(file, self.root / "laid", repository=self.root / "models")
+
+    def resealed(self, file: Path, change: Callable[[Contents], Contents]) -> Path:
+        packed, target = Packed(file), file.with_name("resealed.forge")
+        packing = Packing(target)
+        with tarfile.open(file) as tar:
+            for member in tar.getmembers()[:-1]:
+                data = tar.extractfile(member)
+                assert data is not None
+                folder, _, name = member.name.split("/")
+                if folder == "files":
+                    packing.put(name, data.read())
+                else:
+                    packing.write(name, data.read(), {}, anew=False)
+        packing.publish(encode(change(read(packed))))
+        packed.close()
+        return target
+
+
+def test_a_signed_bundle_is_built_where_signatures_are_wanted(tmp_path: Path, keys: Keys) -> None:
+    private, public = keys.pair("ci")
+    bundles = Bundles(tmp_path)
+    file = bundles.made(sign=str(private))
+    assert bundles.built(file, public).models[0].name == "tiny"
+    assert f"trusted: {public}" in look(file, bundles.shop("x", keys=(str(public),)).notary.trust).signed
+
+
+def test_a_bundle_is_refused_unsigned_and_when_anything_in_it_was_changed_since(tmp_path: Path, keys: Keys) -> None:
+    private, public = keys.pair("ci")
+    bundles = Bundles(tmp_path)
+    with pytest.raises(UntrustedError, match="nothing is built from this bundle: it is not signed"):
+        bundles.built(bundles.made(), public)
+    signed = bundles.made(sign=str(private))
+    changed = bundles.resealed(signed, lambda held: replace(held, texts={**held.texts, "tiny.toml": "name = 'evil'"}))
+    with pytest.raises(UntrustedError, match="one of something else"):
+        bundles.built(changed, public)
+    assert not (tmp_path / "laid").exists()
