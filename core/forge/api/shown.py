@@ -4,20 +4,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
-from forge.files import texts
 from forge.repository import publish
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import LimitsTable, Role, RuntimeKind, SamplingTable
+from forge.serve.built import limits
 from forge.serve.lookup import Target
 from forge.serve.types import Running, Server
 from forge.serve.vitals import Usage
 from forge.store.store import Store
 
-_BUILT = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
 _ASKED = (Role.BLS, Role.ENSEMBLE)
 """What clients ask; the other models are asked by these."""
 
@@ -128,7 +126,7 @@ class Exhibit:
             self._source(model),
             model.prefix,
             {str(role): folder for role, folder in model.roles.items()},
-            _built(place, model),
+            limits(place, model),
             model.sampling,
             model.limits,
             model.keys,
@@ -168,14 +166,3 @@ def _recipes(running: Running, seen: Usage, address: str) -> Iterator[ModelUse]:
 def _sum(parts: Sequence[int | None]) -> int | None:
     known = [part for part in parts if part is not None]
     return sum(known) if known else None
-
-
-def _built(place: Path, model: PublishedModel) -> dict[str, int]:
-    """What the engine, or the twin, was built for, by the file that lies beside it."""
-    folder = place / model.asset("engines")
-    stated, _ = texts.document(folder / "build_config.json")
-    if not stated:
-        config, _ = texts.document(folder / "config.json")
-        inner = config.get("build_config")
-        stated = cast("dict[str, object]", inner) if isinstance(inner, dict) else {}
-    return {key: value for key in _BUILT if isinstance(value := stated.get(key), int)}

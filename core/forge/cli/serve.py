@@ -32,6 +32,8 @@ PORT = click.IntRange(1, 65535)
 @click.option("--grpc-port", type=PORT, help="[default: 8001]")
 @click.option("--metrics-port", type=PORT, help="[default: 8002]")
 @click.option("--openai-port", type=PORT, help="Serve OpenAI's API too, at this port.")
+@click.option("--ui", is_flag=True, help="Serve the page to look at too, at the OpenAI port. [default port: 9000]")
+@click.option("--api-key-file", type=click.Path(dir_okay=False), help="Ask for the key in this file at the OpenAI port.")
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option("--exposed", is_flag=True, help="Serve also where model control cannot be kept from others (docs/security.md).")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
@@ -47,6 +49,8 @@ def serve(
     grpc_port: int | None,
     metrics_port: int | None,
     openai_port: int | None,
+    ui: bool,
+    api_key_file: str | None,
     host: str | None,
     exposed: bool,
     detach: bool,
@@ -63,11 +67,13 @@ def serve(
     Example:
         forge serve --detach
         forge serve --openai-port 9000
+        forge serve --ui
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
     from forge.api.forge import Forge
-    from forge.schema.values import Ports
+    from forge.schema.values import PAGE_PORT, Ports
+    from forge.serve.openai.process import line, page
 
     shop = Forge.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None
@@ -75,11 +81,10 @@ def serve(
     usual = stated.ports if stated else Ports(said.http, said.grpc, said.metrics, said.host, said.openai or 0)
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
     metrics_port, host = metrics_port or usual.metrics, host or usual.host
-    ports = Ports(http_port, grpc_port, metrics_port, host, openai_port or usual.openai, exposed)
+    door = openai_port or usual.openai or (PAGE_PORT if ui or api_key_file else 0)
+    ports = Ports(http_port, grpc_port, metrics_port, host, door, page=ui, key_file=api_key_file or "", exposed=exposed)
     places = repositories or (stated.repository if stated else shop.settings.repository,)
     if print_only:
-        from forge.serve.openai.process import line
-
         command, front = shop.command(places, ports, room=room_for_more), line(places, ports)
         env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
         shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
@@ -89,7 +94,8 @@ def serve(
     try:  # at once: a signal may come as soon as a reader knows that it is ready
         api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
         where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
-        output.result(running, f"ready: {', '.join(running.models)}\n{where}")
+        look = f"\npage {page(running.ports)}" if page(running.ports) else ""
+        output.result(running, f"ready: {', '.join(running.models)}\n{where}{look}")
         if not detach:
             output.say("Ctrl-C stops it")
             shop.wait(running)

@@ -116,6 +116,10 @@ class AsyncClient:
         """The models that are ready."""
         return await self._connected().ready()
 
+    async def version(self) -> str:
+        """Triton's version, as it says it."""
+        return await self._connected().version()
+
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer's chunks as they come, the last one ``final``. ``aclose()`` cancels the request at the server."""
         async with aclosing(self._connected().generate(request)) as chunks:

@@ -116,6 +116,7 @@ class _Messages(Protocol):
     def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
+    def ServerMetadataRequest(self) -> object: ...  # noqa: N802
 
 
 class _Stub(Protocol):

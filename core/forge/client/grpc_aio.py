@@ -31,8 +31,17 @@ class _Call(Protocol):
     def cancel(self) -> bool: ...
 
 
+class _Server(Protocol):
+    """KServe's ServerMetadataResponse."""
+
+    @property
+    def version(self) -> str: ...
+
+
 class _Stub(Protocol):
     """GRPCInferenceServiceStub over a channel of grpc.aio."""
+
+    def ServerMetadata(self, request: object, *, timeout: float) -> Awaitable[_Server]: ...  # noqa: N802
 
     def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
@@ -74,6 +83,12 @@ class AsyncConnection:
         async with self._translated(""):
             found = await self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
         return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
+
+    async def version(self) -> str:
+        """The server's own version."""
+        async with self._translated(""):
+            told = await self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
+        return told.version
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""

@@ -42,10 +42,10 @@ def _gpu(row: list[str]) -> Gpu | None:
     return Gpu(name, int(total) * MIB, capability, int(free) * MIB)
 
 
-def host_memory(meminfo: Path = MEMINFO) -> int:
-    """Bytes that a new process can have without swapping; 0 where the system does not say."""
+def host_memory(meminfo: Path = MEMINFO, *, whole: bool = False) -> int:
+    """Bytes that a new process can have without swapping, or all that the machine has; 0 where the system does not say."""
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return int(lines["MemTotal" if whole else "MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError, IndexError):
         return 0

@@ -351,6 +351,10 @@ class Environment:
     """Installed without their dependencies."""
 
 
+PAGE_PORT = 9000
+"""Where OpenAI's API and the page are where nobody says another port."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The addresses of one server."""
@@ -360,6 +364,10 @@ class Ports:
     metrics: int = 8002
     host: str = "127.0.0.1"
     openai: int = 0  # OpenAI's API; 0 where that is not served
+    page: bool = False
+    """The page to look at is wanted at any address: beyond the loopback with the key in ``key_file``, or one that is drawn."""
+    key_file: str = ""
+    """Holds what to show at the OpenAI port; empty where nothing is asked for."""
     exposed: bool = False
     """Serve also where model control cannot be kept to forge: who reaches a port, or lists processes here, may run code."""
 

@@ -31,7 +31,8 @@ def main(marker: str, state: str, log: str, container: str) -> None:
         if not _ended(container, Path(log)):
             return  # its owner's label has the next forge remove it
     Path(state).unlink(missing_ok=True)
-    Path(state).with_suffix(".key").unlink(missing_ok=True)
+    for secret in (".key", ".openai.key"):
+        Path(state).with_suffix(secret).unlink(missing_ok=True)
 
 
 def _ended(container: str, log: Path) -> bool:

@@ -197,12 +197,13 @@ def _listed(place: Path, model: PublishedModel, servers: tuple[Running, ...]) ->
         model.prefix,
         {str(role): folder for role, folder in model.roles.items()},
         model.assets,
-        _size(place, model),
+        size(place, model),
         model.entry,
         f"{server.ports.host}:{server.ports.grpc}" if server else "",
     )
 
 
-def _size(place: Path, model: PublishedModel) -> int:
+def size(place: Path, model: PublishedModel) -> int:
+    """Bytes of its folders in the repository."""
     folders = [place / folder for folder in model.folders if (place / folder).is_dir()]
     return sum(item.status.st_size for folder in folders for item in trees.walk(folder) if item.is_file)

@@ -25,6 +25,8 @@ DISMISSED = b"."
 
 _KEY = ".key"
 """Suffix of the file that holds the secret of a server's model control, beside its log."""
+DOOR_KEY = ".openai.key"
+"""Suffix of the file with the key of its OpenAI port, where one was drawn."""
 HEALTH = ".health"
 """Suffix of the note on what was done about its models, beside its state file."""
 VIEW = ".view"
@@ -91,6 +93,7 @@ class States:
     def forget(self, repository: Path) -> None:
         self.file(repository).unlink(missing_ok=True)
         self.file(repository).with_suffix(_KEY).unlink(missing_ok=True)
+        self.file(repository).with_suffix(DOOR_KEY).unlink(missing_ok=True)
         self.file(repository).with_suffix(HEALTH).unlink(missing_ok=True)
         shutil.rmtree(self.file(repository).with_suffix(VIEW), ignore_errors=True)
 

@@ -1,37 +1,44 @@
 """What a server uses: since when it runs, what it and each of its models hold in memory, and how often each was asked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from forge.machine import process_memory, processes
 from forge.serve import pulse
 from forge.serve.types import Running
 from forge.serve.vitals import Usage, Used
 
+Pair = tuple[int | None, int | None]
+"""Bytes of this machine's memory, and of its GPUs'; None where nobody here can see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What all processes of a server hold together, and those of each model, by its folder."""
+
+    whole: Pair
+    models: Mapping[str, Pair]
+
 
 def usage(running: Running, environ: Mapping[str, str]) -> Usage:
     """What can be seen of it from outside; nothing of what another machine holds."""
-    marker = running.shared_memory
-    mine = process_memory.offspring((*processes.marked(marker), *((running.pid,) if running.started else ())))
-    on_gpus = process_memory.on_gpus(environ)
+    seen = held(running.shared_memory, environ, (running.pid,) if running.started else ())
     counted = pulse.answered(running)
     models: dict[str, Used] = {}
-    stubs = processes.stubs(marker)
     for model in running.models:
-        own = process_memory.offspring(stub.pid for stub in stubs.get(model, ()))
-        answered, failed = counted.get(model, (0, 0))
-        seen = bool(own)
-        models[model] = Used(
-            host=process_memory.host(own) if seen else None,
-            gpu=_together(on_gpus, own) if seen else None,
-            requests=answered,
-            failed=failed,
-        )
-    return Usage(
-        seconds=process_memory.age(running.started),
-        host=process_memory.host(mine) if mine else None,
-        gpu=_together(on_gpus, mine),
-        models=models,
-    )
+        (host, gpu), (answered, failed) = seen.models.get(model, (None, None)), counted.get(model, (0, 0))
+        models[model] = Used(host=host, gpu=gpu, requests=answered, failed=failed)
+    return Usage(seconds=process_memory.age(running.started), host=seen.whole[0], gpu=seen.whole[1], models=models)
+
+
+def held(marker: str, environ: Mapping[str, str], pids: Iterable[int] = ()) -> Held:
+    """What the processes that carry ``marker``, and ``pids``, hold; nothing without a marker."""
+    mine = process_memory.offspring((*processes.marked(marker), *pids)) if marker else frozenset[int]()
+    on_gpus = process_memory.on_gpus(environ)
+    stubs = processes.stubs(marker) if marker else {}
+    own = {model: process_memory.offspring(stub.pid for stub in each) for model, each in stubs.items()}
+    models = {model: (process_memory.host(each), _together(on_gpus, each)) for model, each in own.items() if each}
+    return Held((process_memory.host(mine) if mine else None, _together(on_gpus, mine)), models)
 
 
 def _together(on_gpus: Mapping[int, int], pids: frozenset[int]) -> int | None:

@@ -1,37 +1,63 @@
-"""``python -m forge.serve.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs.
+"""``python -m forge.serve.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs,
+and the page to look at.
 
-With ``--kept`` in front it ends when its standard input does. `forge serve --openai-port` starts it so.
+With ``--key-file FILE`` whoever asks has to show the key that it holds; with ``--kept`` it ends when its standard input does.
+`forge serve --openai-port` starts it so.
 """
 
+import argparse
 import asyncio
 import os
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from forge.client.client import AsyncClient
+from forge.machine import gpus
 from forge.machine.processes import MARKER
-from forge.serve import pulse
+from forge.schema.values import Ports
+from forge.serve import pulse, usage
+from forge.serve.openai.access import Access, key
+from forge.serve.openai.cards import Cards, Sight
 from forge.serve.openai.errors import Fault, too_large
 from forge.serve.openai.models import Offers
 from forge.serve.openai.rounds import Rounds
 from forge.serve.openai.service import Clocks, Desk
-from forge.serve.openai.web import application, clocks, serve
+from forge.serve.openai.web import Door, application, clocks, serve
 
 
-async def main(host: str, port: int, address: str, repositories: list[Path], *, kept: bool) -> None:
+async def main(said: argparse.Namespace) -> None:
     """Answer until told to end."""
-    async with AsyncClient(address) as client:
-        offers, times = Offers(address, repositories), Clocks(*clocks())
-        rounds = Rounds(partial(pulse.ask, address, os.environ.get(MARKER, "")), offers, times.steady)
+    marker = os.environ.get(MARKER, "")
+    access = Access(Ports(host=said.host).local, key(said.key_file) if said.key_file else "")
+    async with AsyncClient(said.address) as client:
+        offers, times = Offers(said.address, said.repositories), Clocks(*clocks())
+        rounds = Rounds(partial(pulse.ask, said.address, marker), offers, times.steady)
         desk = Desk(client, offers, rounds, times)
-        await serve(application(desk, Fault, Fault, too_large), host, port, kept=kept)
+        cards = Cards(offers, rounds, partial(_look, marker), desk.known, client.version)
+        app = application(desk, Fault, Fault, too_large, door=Door(access, cards.document))
+        await serve(app, said.host, said.port, kept=said.kept)
+
+
+def _look(marker: str) -> Sight:
+    return Sight(
+        memory=gpus.host_memory(whole=True) or None,
+        gpus=gpus.present(os.environ),
+        held=usage.held(marker, os.environ),
+    )
+
+
+def _words() -> argparse.Namespace:
+    words = argparse.ArgumentParser(prog="python -m forge.serve.openai", allow_abbrev=False)
+    words.add_argument("--kept", action="store_true")
+    words.add_argument("--key-file", type=Path)
+    words.add_argument("host")
+    words.add_argument("port", type=int)
+    words.add_argument("address")
+    words.add_argument("repositories", type=Path, nargs="*")
+    return words.parse_args()
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    held = words[:1] == ["--kept"]
-    where, number, server, *places = words[1:] if held else words
     with suppress(KeyboardInterrupt):
-        asyncio.run(main(where, int(number), server, [Path(place) for place in places], kept=held))
+        asyncio.run(main(_words()))

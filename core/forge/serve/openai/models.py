@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forge.client.chat_template import ChatTemplate, Message
+from forge.client.chat_template import ChatTemplate, Message, lacking
 from forge.client.tokenizer import TokenizerFolder
 from forge.errors import ForgeError
 from forge.repository import publish
 from forge.schema import manifest
 from forge.schema.adapters import BETWEEN
 from forge.schema.values import LimitsTable
-from forge.serve.lookup import Target
+from forge.serve.lookup import Target, size
 from forge.serve.openai.errors import Fault, unknown_model, waiting
 
 _Stamp = tuple[int, int, int]
@@ -49,6 +49,7 @@ class Offers:
         self._held: dict[str, Offer] = {}
         self._templates: dict[str, _Renders] = {}
         self._tokenizers: dict[str, TokenizerFolder] = {}
+        self._sizes: dict[str, int] = {}
 
     def all(self) -> dict[str, Offer]:
         """By name."""
@@ -98,6 +99,16 @@ class Offers:
         that can be read here."""
         held = self._tokenizers.setdefault(offer.key, TokenizerFolder(offer.target.tokenizer))
         return () if held.missing else held.spans(text)
+
+    def size(self, offer: Offer) -> int:
+        """Bytes of its folders."""
+        if offer.key not in self._sizes:
+            self._sizes[offer.key] = size(offer.target.repository, offer.target.model)
+        return self._sizes[offer.key]
+
+    def without_template(self, offer: Offer) -> str:
+        """Why it has no chat template; empty where it has one."""
+        return lacking(offer.target.tokenizer)
 
 
 class _Renders:

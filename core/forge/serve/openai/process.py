@@ -2,6 +2,8 @@
 
 import http.client
 import os
+import platform
+import secrets
 import shlex
 import signal
 import sys
@@ -15,12 +17,15 @@ import forge
 from forge.errors import HostError, ServerError
 from forge.machine import processes
 from forge.schema.values import Command, Ports
+from forge.serve.openai.access import key
 from forge.serve.ready import reached
+from forge.serve.state import DOOR_KEY, make_private
 from forge.serve.types import Running
 
 SUFFIX = ".openai.log"
 """Of its log, beside the server's."""
 _NEEDED = ("starlette", "uvicorn")
+_ANY = ("0.0.0.0", "::")  # noqa: S104  # every address of this machine, which a browser cannot go to
 _PATIENCE = 30.0
 _LOOK = 0.05
 _ROOM = 15
@@ -29,7 +34,8 @@ _ROOM = 15
 def command(ports: Ports, repositories: Sequence[str]) -> Command:
     """What serves the API by itself, in front of a server that runs."""
     address = f"{reached(ports.host)}:{ports.grpc}"
-    argv = (sys.executable, "-P", "-m", "forge.serve.openai", ports.host, str(ports.openai), address, *repositories)
+    key = ("--key-file", os.path.abspath(ports.key_file)) if ports.key_file else ()
+    argv = (sys.executable, "-P", "-m", "forge.serve.openai", *key, ports.host, str(ports.openai), address, *repositories)
     return Command(argv, {"PYTHONPATH": str(Path(forge.__file__).parents[1])})
 
 
@@ -42,8 +48,18 @@ def line(repositories: Sequence[str | Path], ports: Ports) -> str:
     return f"{env}{shlex.join(wanted.argv)}"
 
 
+def page(ports: Ports) -> str:
+    """Where the page is, with its key behind the #, which no browser sends; empty where there is none."""
+    if not ports.openai or not (ports.local or ports.key_file):
+        return ""
+    host = platform.node() if ports.host in _ANY else f"[{ports.host}]" if ":" in ports.host else ports.host
+    return f"http://{host}:{ports.openai}/" + (f"#key={key(Path(ports.key_file))}" if ports.key_file else "")
+
+
 def require(ports: Ports) -> None:
-    """HostError where the API is wanted and what it is served with is not installed."""
+    """HostError where the API is wanted and what it is served with is not installed; ServerError where its key is none."""
+    if ports.openai and ports.key_file:
+        key(Path(ports.key_file))
     if ports.openai and any(find_spec(name) is None for name in _NEEDED):
         raise HostError(
             f"OpenAI's API needs {' and '.join(_NEEDED)}, which are not installed here",
@@ -58,6 +74,7 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     """
     if not running.ports.openai:
         return running
+    running = _locked(running)
     log = Path(running.log).with_suffix(SUFFIX)
     wanted = command(running.ports, running.repositories)
     python, *words = wanted.argv
@@ -81,6 +98,16 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     found = replace(running, front=pid, front_started=processes.started(pid) or 0.0)
     _await(found, log)
     return found
+
+
+def _locked(running: Running) -> Running:
+    """With a key of its own where the page is wanted beyond the loopback and none was named."""
+    ports = running.ports
+    if not ports.page or ports.local or ports.key_file:
+        return running
+    file = Path(running.log).with_suffix(DOOR_KEY)
+    make_private(file, secrets.token_urlsafe(24).encode())
+    return replace(running, ports=replace(ports, key_file=str(file)))
 
 
 def alive(running: Running) -> bool:

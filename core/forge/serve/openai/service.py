@@ -125,7 +125,7 @@ class Desk:
             raise translated(error) from error
 
     async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], *, chat: bool) -> Answered:
-        known = await self._known(offer)
+        known = await self.known(offer)
         turns = self._turns(ask, offer, prompts, known)
         tellings = [telling for turn in turns for telling in turn.tellings]
         copies = ask.n or 1
@@ -178,8 +178,8 @@ class Desk:
 
         return Telling(request, count, partial(self._offers.spans, offer))
 
-    async def _known(self, offer: Offer) -> ModelMetadata:
-        """What the model takes."""
+    async def known(self, offer: Offer) -> ModelMetadata:
+        """What the model takes; Fault where it is not ready."""
         if self._clocks.steady() - self._learnt > _FRESH:
             self._client.forget()
             self._learnt = self._clocks.steady()

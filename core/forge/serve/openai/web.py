@@ -5,18 +5,23 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol, cast
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from forge.serve.openai.assets import Assets
 from forge.serve.openai.patience import Patience, protocol
 
 _DROPPED = 64 * 2**20
@@ -58,6 +63,22 @@ class Desk(Protocol):
     async def complete(self, body: bytes) -> Answered: ...
 
 
+class Access(Protocol):
+    """Who may ask; raises a fault for who may not."""
+
+    @property
+    def page(self) -> bool: ...
+    def require(self, path: str, headers: Mapping[str, str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What stands before the desk: who is let in, and what the page says of the models."""
+
+    access: Access
+    cards: Callable[[], Awaitable[bytes]]
+
+
 Fail = Callable[[int, str], Fault]
 """Makes a fault of an HTTP status and a text."""
 TooLarge = Callable[[int], Exception]
@@ -96,10 +117,54 @@ class _Asking(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class _Gate:
+    """Lets in whom ``access`` lets in."""
+
+    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception]) -> None:
+        self._app = app
+        self._access = access
+        self._faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._access.require(scope["path"], Headers(scope=scope))
+            except self._faults as fault:
+                response = _failed(cast("Fault", fault))
+                if response.status_code == HTTPStatus.UNAUTHORIZED:
+                    response.headers["www-authenticate"] = "Bearer"
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _page(door: Door | None) -> list[Route]:
+    """Its routes, where there is one."""
+    if door is None or not door.access.page:
+        return []
+    assets, known = Assets(), door
+
+    async def page(request: Request) -> Response:
+        found = assets.response(str(request.path_params.get("name", "index.html")))
+        if found is None:
+            raise HTTPException(404)
+        return found
+
+    async def cards(_: Request) -> Response:
+        return _json(await known.cards())
+
+    return [Route("/", page), Route("/ui/models", cards), Route("/ui/{name}", page)]
+
+
 def application(
-    desk: Desk, faults: type[Exception], fail: Fail, too_large: TooLarge, patience: Patience = _PATIENCE
+    desk: Desk,
+    faults: type[Exception],
+    fail: Fail,
+    too_large: TooLarge,
+    patience: Patience = _PATIENCE,
+    door: Door | None = None,
 ) -> Starlette:
-    """The routes; every error has the API's form."""
+    """The routes; every error has the API's form. Without a ``door`` whoever comes may ask, and there is no page."""
 
     async def models(_: Request) -> Response:
         return _json(await desk.models())
@@ -136,7 +201,9 @@ def application(
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/health", health),
             Route("/live", live),
+            *_page(door),
         ],
+        middleware=[Middleware(_Gate, access=door.access, faults=faults)] if door else [],
         exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
     )
 
