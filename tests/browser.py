@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 
 from patience import PATIENCE
 
@@ -28,13 +29,17 @@ class Browser:
 
     def open(self, page: Path, *, dark: bool = False, phone: bool = False) -> None:
         """Show a file as a desktop or a phone, and wait until its plots are drawn."""
+        self.visit(page.as_uri(), dark=dark, phone=phone)
+        self.until(DRAWN)
+
+    def visit(self, address: str, *, dark: bool = False, phone: bool = False) -> None:
+        """Show what is at an address; what was logged and asked for before is forgotten."""
         self.scheme(dark=dark)
         size = {"width": 390, "height": 844, "mobile": True} if phone else {"width": 1280, "height": 900, "mobile": False}
         self._command("Emulation.setDeviceMetricsOverride", {**size, "deviceScaleFactor": 1})
         self.logged()
         self.requests()
-        self.driver.get(page.as_uri())
-        self.until(DRAWN)
+        self.driver.get(address)
 
     def scheme(self, *, dark: bool) -> None:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -54,6 +59,10 @@ class Browser:
             assert time.monotonic() < end, f"never as wished, but {found}"
             time.sleep(0.05)
         return found
+
+    def press(self, *keys: str) -> None:
+        """Real key strokes, into what has the focus."""
+        ActionChains(self.driver).send_keys(*keys).perform()
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse there, from a little beside."""

@@ -1,5 +1,6 @@
 """OpenAI's API in front of a server, as a process of its own."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Generator
@@ -12,10 +13,11 @@ from patience import PATIENCE, spare
 
 
 @contextmanager
-def front(grpc: str, repository: Path) -> Generator[str]:
-    """The API's address, served in front of the server at ``grpc``."""
-    (port,) = spare(1)
-    command = fronts.command(Ports(grpc=int(grpc.rpartition(":")[2]), openai=port), [str(repository)])
+def front(grpc: str, repository: Path, port: int = 0, key_file: str = "", *, killed: bool = False) -> Generator[str]:
+    """The API's address, served in front of the server at ``grpc``; at the end told to end, or ``killed``."""
+    port = port or spare(1)[0]
+    ports = Ports(grpc=int(grpc.rpartition(":")[2]), openai=port, key_file=key_file)
+    command = fronts.command(ports, [str(repository)])
     with subprocess.Popen(command.argv, env=dict(command.env), stderr=subprocess.PIPE, text=True) as process:
         try:
             while not fronts.answers(Ports(openai=port)):
@@ -23,7 +25,7 @@ def front(grpc: str, repository: Path) -> Generator[str]:
                 time.sleep(0.02)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
             process.wait(PATIENCE)
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -130,6 +130,7 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
         assert forge.stdout is not None
         assert "ready" in forge.stdout.readline()
         assert f"openai http://127.0.0.1:{ports[3]}/v1" in forge.stdout.readline()
+        assert forge.stdout.readline() == f"page http://127.0.0.1:{ports[3]}/\n"
         running = shop.server(repository)
         assert (running.ports.openai, bool(running.front)) == (ports[3], True)
         client = stack.enter_context(

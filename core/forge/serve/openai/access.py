@@ -62,7 +62,7 @@ def key(file: Path) -> str:
     """The key that ``file`` holds; ServerError where it holds none."""
     try:
         said = texts.content(file).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (texts.Odd, UnicodeDecodeError) as error:
         raise ServerError("the file with the key cannot be read", where=str(file), hint=str(error)) from error
     if not _KEY.fullmatch(said):
         hint = "one line of 8 to 512 letters, digits and signs: `openssl rand -hex 24 > FILE`"

@@ -148,11 +148,12 @@ class Cards:
             built=built,
             sampling=msgspec.structs.asdict(model.sampling),
             chat=self._offers.without_template(offer),
-            controls=dict(_controls(known, model.runtime, built)),
+            controls=dict(controls(known, model.runtime, built)),
         )
 
 
-def _controls(known: ModelMetadata, runtime: RuntimeKind, built: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+def controls(known: ModelMetadata, runtime: RuntimeKind, built: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Each field of the API with why a model that takes ``known`` cannot obey it, empty where it can."""
     for field, word in WORDS.items():
         yield field, _why_not(field, word, known, runtime, built)
 

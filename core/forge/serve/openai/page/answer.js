@@ -5,7 +5,7 @@ import { events, Fault } from "./door.js";
 import { element } from "./element.js";
 import { logarithm, milliseconds, percent } from "./figures.js";
 import { judged } from "./threshold.js";
-import { Piece, shown, Spelling } from "./tokens.js";
+import { shown, Spelling } from "./tokens.js";
 
 const TOPS = 5;
 /** Why an answer ended, in words. */
@@ -23,23 +23,13 @@ class Choice {
 
   /** New pieces of one event's choice. */
   hear(said) {
-    this.text += said.delta?.content ?? said.text ?? "";
+    const text = said.delta?.content ?? said.text ?? "";
+    this.text += text;
     this.finish = said.finish_reason ?? this.finish;
     const tokens = heard(said);
-    if (!tokens.length) {
-      const text = said.delta?.content ?? said.text ?? "";
-      if (!text) return [];
-      const piece = new Piece(text, [], []);
-      this.pieces.push(piece);
-      return [piece];
-    }
-    const found = [];
-    for (const token of tokens) {
-      this.logProb += token.logProb;
-      this.count += 1;
-      const piece = this.#spelling.hear(token);
-      if (piece) found.push(piece);
-    }
+    const found = tokens.length || !text ? tokens.map((token) => this.#spelling.hear(token)).filter(Boolean) : [this.#spelling.close(text)];
+    this.logProb += tokens.reduce((sum, token) => sum + token.logProb, 0);
+    this.count += tokens.length;
     this.pieces.push(...found);
     return found;
   }

@@ -9,7 +9,7 @@ const STATES = { answers: "answers", busy: "busy", dead: "does not answer" };
 export function fill(dialog, { machine, models }, ask) {
   const close = () => dialog.close();
   dialog.replaceChildren(
-    element("header", {}, element("h2", { id: "cards-title" }, "What is served"), element("button", { type: "button", onclick: close }, "Close")),
+    element("header", {}, element("h2", {}, "What is served"), element("button", { type: "button", onclick: close }, "Close")),
     element("p", { class: "soft" }, onMachine(machine)),
     element("div", { class: "grid" }, ...models.map((model) => card(model, machine, () => { ask(model.name); close(); }))),
   );

@@ -37,10 +37,14 @@ export class Spelling {
 
   hear(token) {
     this.#held.push(token);
-    if (!token.text) return null;
-    const piece = new Piece(token.text, this.#held.flatMap((each) => each.logProb ?? []), token.tops ?? []);
+    return token.text ? this.close(token.text) : null;
+  }
+
+  /** Text that came without a token: it is of those that wait. */
+  close(text) {
+    const held = this.#held;
     this.#held = [];
-    return piece;
+    return new Piece(text, held.map((each) => each.logProb), held.at(-1)?.tops ?? []);
   }
 }
 
