@@ -165,8 +165,9 @@ def known(*inputs: str) -> ModelMetadata:
     return ModelMetadata("m", {name: TensorMetadata(name, "FP32", (1,)) for name in inputs}, {})
 
 
-ENGINE = ("text_input", "max_tokens", "temperature", "top_k", "top_p", "random_seed", "beam_width", "repetition_penalty")
-ENGINE += ("presence_penalty", "frequency_penalty", "stop_words", "return_log_probs")
+SAMPLING = ("text_input", "max_tokens", "temperature", "top_k", "top_p", "random_seed", "beam_width")
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+ENGINE = (*SAMPLING, *PENALTIES, "stop_words", "return_log_probs")
 
 
 @pytest.mark.parametrize(
