@@ -94,7 +94,11 @@ def before(real: str) -> Generator[Paced]:
 
 def _passed(call: Any) -> Any:
     """A method that hands its request on."""
-    return lambda _, request, __: call(request, timeout=PATIENCE)
+
+    def passed(_: object, request: object, __: object) -> Any:
+        return call(request, timeout=PATIENCE)
+
+    return passed
 
 
 def _streams(request: Any) -> bool:

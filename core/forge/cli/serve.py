@@ -72,8 +72,8 @@ def serve(
         forge serve --repository chat-models --repository code-models
     """
     from forge.api.forge import Forge
-    from forge.schema.values import PAGE_PORT, Ports
-    from forge.serve.openai.process import line, page
+    from forge.schema.values import Ports
+    from forge.serve.openai.process import PAGE_PORT, line, page
 
     shop = Forge.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None

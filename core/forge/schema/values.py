@@ -351,10 +351,6 @@ class Environment:
     """Installed without their dependencies."""
 
 
-PAGE_PORT = 9000
-"""Where OpenAI's API and the page are where nobody says another port."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The addresses of one server."""
@@ -364,12 +360,9 @@ class Ports:
     metrics: int = 8002
     host: str = "127.0.0.1"
     openai: int = 0  # OpenAI's API; 0 where that is not served
-    page: bool = False
-    """The page to look at is wanted at any address: beyond the loopback with the key in ``key_file``, or one that is drawn."""
-    key_file: str = ""
-    """Holds what to show at the OpenAI port; empty where nothing is asked for."""
-    exposed: bool = False
-    """Serve also where model control cannot be kept to forge: who reaches a port, or lists processes here, may run code."""
+    page: bool = False  # the page is wanted beyond the loopback too, with the key in ``key_file``, or one that is drawn
+    key_file: str = ""  # holds what to show at the OpenAI port; empty where nothing is asked for
+    exposed: bool = False  # serve also where model control cannot be kept to forge: who gets at a port may run code
 
     @property
     def local(self) -> bool:
@@ -386,8 +379,7 @@ class Gpu:
 
     name: str
     memory: int
-    capability: str
-    """Compute capability, as ``8.9``; empty where nobody says."""
+    capability: str  # compute capability, as ``8.9``; empty where nobody says
     free: int | None = None
     """None for a card that is only named: all of its memory is taken for free."""
 

@@ -22,6 +22,8 @@ from forge.serve.ready import reached
 from forge.serve.state import DOOR_KEY, make_private
 from forge.serve.types import Running
 
+PAGE_PORT = 9000
+"""Where OpenAI's API and the page are where nobody says another port."""
 SUFFIX = ".openai.log"
 """Of its log, beside the server's."""
 _NEEDED = ("starlette", "uvicorn")
