@@ -73,7 +73,7 @@ def test_a_dtype_that_a_familys_script_does_not_know_is_not_written(world: World
 def test_what_no_family_serves_goes_to_vllm_and_the_recipe_says_so(world: World, tmp_path: Path) -> None:
     recipe = planned(world, tmp_path / "home", GPT2)
     assert (recipe.runtime.kind, recipe.family, recipe.build.max_seq_len) == (RuntimeKind.VLLM, None, 1024)
-    assert "no installed family serves GPT2LMHeadModel; vLLM needs none" in Path("drafted.toml").read_text()
+    assert "no installed family serves GPT2LMHeadModel; vllm, llmapi and twin need none" in Path("drafted.toml").read_text()
 
 
 @pytest.mark.parametrize("name", LENGTHS)

@@ -148,3 +148,28 @@ def test_what_transformers_cannot_run_either_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["NobodyKnows"], "model_type": "nobody"}))
     with pytest.raises(CheckpointFault, match="architecture NobodyKnows"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+        ("Falcon", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}),
+        (
+            "OPT",
+            {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+        ),
+    ],
+)
+def test_a_model_of_no_family_says_what_transformers_says(kind: str, shape: dict[str, int], tmp_path: Path) -> None:
+    """No plugin serves these: the twin asks transformers, and wants none."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        **shape, vocab_size=tiny_checkpoints.VOCABULARY, bos_token_id=0, eos_token_id=END, pad_token_id=END
+    )
+    named = {"GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, named)(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    assert served(load(tmp_path), PROMPT[:20], 12) == generated(model, PROMPT[:20], 12)

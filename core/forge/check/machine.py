@@ -139,7 +139,8 @@ class _Case:
         except ForgeError as error:
             self.found += doctor.failed("plugins", recipe.name, error)
             return
-        self.found.append(Finding("plugins", doctor.Status.OK, f"{recipe.name}: served by {family.name}"))
+        by = f"served by {family.name}" if family.name else f"{recipe.runtime.kind} needs no family for it"
+        self.found.append(Finding("plugins", doctor.Status.OK, f"{recipe.name}: {by}"))
 
     def _source(self, name: str, source: Source, base: Path) -> tuple[Pinned | None, Checkpoint | None]:
         """Whether it can be found and read: a gated model is found by everybody."""

@@ -26,6 +26,7 @@ from forge.schema.values import (
     Patch,
     Recipe,
     Requirements,
+    RuntimeKind,
     Since,
     Tokenizer,
     Toolchain,
@@ -84,16 +85,17 @@ class Family:
     ) -> "Family":
         """The plugins that the recipe names; the family is found by config.json's architectures where it names none.
 
-        Raises PluginError where one is missing or broken, RecipeError where none or several serve the checkpoint.
+        Where nothing is converted there may be none. Raises PluginError where one is missing or broken, RecipeError where none
+        that is needed, or several, serve the checkpoint.
         """
         points = claimed() if among is None else among
-        family = _load(recipe.family, points) if recipe.family is not None else _serving(checkpoint, points)
+        family = _chosen(recipe, checkpoint, points)
         variant = _load(recipe.variant, points) if recipe.variant is not None else None
-        if recipe.family is not None and (owner := _rightful(family, checkpoint, points)):
+        if family and recipe.family is not None and (owner := _rightful(family, checkpoint, points)):
             served = ", ".join(family.architectures or ())
             what = f"{family.name!r} serves {served}; this checkpoint is {checkpoint.architectures[0]}"
             raise _wrong("family", what, f'say family = "{owner}", or take the line away')
-        if family.architectures is None:
+        if family and family.architectures is None:
             raise _wrong("family", f"{family.name!r} is a variant", f'say variant = "{family.name}"')
         if variant is not None and variant.architectures is not None:
             raise _wrong("variant", f"{variant.name!r} is a family", f'say family = "{variant.name}"')
@@ -305,6 +307,16 @@ def _claims(points: list[EntryPoint]) -> tuple[EntryPoint, ...]:
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+
+
+def _chosen(recipe: Recipe, checkpoint: Checkpoint, among: Points) -> Plugin | None:
+    """The family that the recipe names, or that serves the checkpoint; None where nobody does and nothing is converted."""
+    if recipe.family is not None:
+        return _load(recipe.family, among)
+    wanted = checkpoint.architectures
+    if wanted and recipe.runtime.kind is not RuntimeKind.ENGINE and not _able(wanted, among)[0]:
+        return None
+    return _serving(checkpoint, among)
 
 
 def _able(wanted: Sequence[str], among: Points) -> tuple[list[Plugin], list[str], list[str]]:

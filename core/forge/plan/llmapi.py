@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from forge import trtllm
 from forge.errors import Problem, StepError
 from forge.plan import images, llmapi_rules
 from forge.plan.resolved import Resolved
@@ -41,6 +42,9 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     """What this path cannot do for the recipe, and what its image's llmapi model refuses, as far as that has been read."""
     for found in llmapi_rules.problems(resolved):
         yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+    if not resolved.family.name:  # what every family checks, for who has none
+        for found in trtllm.check(resolved.recipe, resolved.facts.checkpoint):
+            yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
     if resolved.tooling is None:
         return
     if not resolved.tooling.llmapi:

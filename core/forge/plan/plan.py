@@ -87,7 +87,9 @@ def _doubts(resolved: Resolved) -> Iterator[str]:
         end = "reads that as it is" if known else "has the last word on whether it reads that"
         yield f"the checkpoint's weights are quantized already ({found}); {reader} {end}"
     family, wanted = resolved.family, facts.checkpoint.architectures
-    if wanted and not set(wanted).intersection(family.architectures()):
+    if wanted and not family.name:
+        yield f"no family serves {', '.join(wanted)}, and this runtime needs none; LLM() of the image has the last word"
+    elif wanted and not set(wanted).intersection(family.architectures()):
         yield f"family {family.name} does not name {', '.join(wanted)} as its own; the image's script has the last word"
 
 

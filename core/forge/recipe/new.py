@@ -105,7 +105,7 @@ def _family(family: str, checkpoint: Checkpoint, kind: RuntimeKind) -> _Line:
     if family:
         return ("family", family, f"found from config.json: {found}" if found else "the plugin that knows this model")
     if kind is RuntimeKind.VLLM:
-        return ("family", None, f"no installed family serves {found or 'it'}; vLLM needs none")
+        return ("family", None, f"no installed family serves {found or 'it'}; vllm, llmapi and twin need none")
     return ("family", None, 'family = "llama"   name the plugin that knows this model; `forge plugins` shows all')
 
 
