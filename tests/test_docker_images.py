@@ -6,10 +6,11 @@ from secrets import token_hex
 
 import pytest
 
-from docker_fixture import PLAIN, listed
+from docker_fixture import PLAIN, environ, listed
 from forge.errors import HostError, StepError
 from forge.machine.containers import HOME, FamilyImage, ImageBuild, dockerfile
 from forge.machine.docker.containers import DockerContainers
+from forge.machine.docker.images import mirrored
 from forge.schema.values import Requirements
 from loopback_registry import registry
 
@@ -141,6 +142,38 @@ def test_an_image_that_came_broken_is_not_held(containers: DockerContainers) -> 
         with pytest.raises(HostError, match="pull the image"):
             containers.hold(source.reference, lambda done, total: None)
         assert containers.inspect(source.reference) is None
+
+
+def test_an_image_of_nvidias_comes_from_the_mirror_and_is_named_and_known_as_ever(engine: str, plain: str) -> None:
+    with registry() as source:
+        host, _, path = source.reference.partition("/")
+        repository, _, tag = path.rpartition(":")
+        theirs = f"nvcr.io/{repository}:{tag}"
+        through = DockerContainers(environ(engine), mirror=host)
+        facts = through.hold(theirs, lambda done, total: None)
+    assert (facts.reference, facts.identity) == (theirs, source.digest)
+    # The mirror is gone, and so is the need of it: also for who knows of none.
+    plainly = DockerContainers(environ(engine))
+    assert plainly.hold(theirs, lambda done, total: pytest.fail("pulled")).identity == source.digest
+    assert through.discard(FamilyImage(theirs, ""))
+
+
+def test_a_mirror_stands_for_nvidias_registry_alone() -> None:
+    asked = ("nvcr.io/nvidia/tritonserver:25.08", "docker.io/library/busybox", "nvcr.io/nvidia/x@sha256:1", "mine.example/x:1")
+    assert [mirrored(each, "harbor.example.com/nvcr") for each in asked] == [
+        "harbor.example.com/nvcr/nvidia/tritonserver:25.08",
+        *asked[1:],
+    ]
+    assert mirrored(asked[0], "") == asked[0]
+
+
+def test_a_mirror_that_does_not_have_the_image_is_named(engine: str, plain: str) -> None:
+    with registry() as source:
+        host, _, path = source.reference.partition("/")
+        through = DockerContainers(environ(engine), mirror=host)
+        with pytest.raises(StepError, match="unknown") as caught:
+            through.hold(f"nvcr.io/{path.partition(':')[0]}:none", lambda done, total: None)
+    assert host in str(caught.value)
 
 
 def test_a_registry_that_asks_for_a_login_is_told_with_its_mend(containers: DockerContainers) -> None:

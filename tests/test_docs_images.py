@@ -18,6 +18,11 @@ HEAD = """# Images and cards that forge knows
 digest is taken as it is, and asked for its version. The figures are package data: `core/forge/trtllm/images.toml` and
 `core/forge/fit/gpus.toml` say where they are from.
 
+A site that reaches no nvcr.io says once where its copy is, in [config.toml](config.md): `mirror = "harbor.example.com/nvcr"`
+under `[images]` has the image 25.08 pulled from `harbor.example.com/nvcr/nvidia/tritonserver:25.08-trtllm-python-py3`, and
+named as ever in plans, keys and Docker. An image that a recipe names by its digest comes from its own registry. Without any
+registry: [bundle.md](bundle.md).
+
 `forge toolchain 25.08` lists the conversion scripts of an image that is here, as a plugin names them; `forge toolchain 25.08
 gemma` the flags of one, with what each takes, its default and its meaning: its own `--help`, asked in the image (its source,
 where it says nothing without a GPU). `local` is the container that forge runs in.

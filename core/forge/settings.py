@@ -34,6 +34,13 @@ Url = Annotated[
         description="s3://, gs://, az://, file:///, http://, https:// or oci://, without user, password and query; or none",
     ),
 ]
+Mirror = Annotated[
+    str,
+    Meta(
+        pattern=r"^(|[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*)\Z",
+        description="a registry as Docker names it, with a path there or without: harbor.example.com/nvcr",
+    ),
+]
 Executor = Literal["docker", "local"]
 Worth = str | int | float | tuple[str, ...] | None
 Pushed = Literal["toolchain", "checkpoint", "engine", "weights"]
@@ -53,6 +60,13 @@ class RemoteTable(Struct, frozen=True, kw_only=True):
     """Whether nothing is taken that no trusted key has signed."""
     keys: tuple[Kept, ...] = ()
     """The files of the public keys whose signatures count."""
+
+
+class ImagesTable(Struct, frozen=True, kw_only=True):
+    """[images]: where container images are pulled from."""
+
+    mirror: Mirror = ""
+    """In the place of nvcr.io: a registry, and a path there; images keep their name."""
 
 
 class PortsTable(Struct, frozen=True, kw_only=True):
@@ -75,6 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     jobs: Jobs | None = None
     """Steps of a build that may compute side by side; None is half the processors, 2 to 4."""
     remote: RemoteTable = RemoteTable()
+    images: ImagesTable = ImagesTable()
     ports: PortsTable = PortsTable()
 
     def over(self, jobs: int | None, executor: Executor | None) -> "Settings":

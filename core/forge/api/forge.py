@@ -78,7 +78,7 @@ class Forge(Served, Recipes):
         self.settings = settings
         self._tell = listener
         self._allowance = Allowance(settings.jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
-        self._wiring = wiring or Wiring(home, environ, self._say)
+        self._wiring = wiring or Wiring(home, environ, self._say, settings.images.mirror)
         self._resolver = Resolver(self.store, self._wiring, self._wiring.templates, self._say, settings.executor or "")
 
     @classmethod

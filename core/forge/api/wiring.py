@@ -38,8 +38,10 @@ _LOOK = 10.0
 class Wiring:
     """One set of adapters over one home folder and one environment."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str], say: Callable[[str], None], mirror: str = "") -> None:
+        """``mirror`` is where NVIDIA's images are pulled from, in the place of nvcr.io."""
         self._home = home
+        self._mirror = mirror
         self._say = say
         self._environ = environ
         self._halt = Halt()
@@ -97,7 +99,7 @@ class Wiring:
     def containers(self) -> Containers:
         from forge.machine.docker.containers import DockerContainers
 
-        return DockerContainers(self._environ, self._known, halt=self._halt)
+        return DockerContainers(self._environ, self._known, self._halt, self._mirror)
 
     @cached_property
     def answers(self) -> Answers:

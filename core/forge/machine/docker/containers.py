@@ -16,8 +16,16 @@ from forge.machine.interrupt import Halt
 class DockerContainers(Images, Archives, Reading, Runs):
     """Containers by Docker. ``table`` may hold more diagnoses than forge's own, asked in its order."""
 
-    def __init__(self, environ: Mapping[str, str], table: Iterable[Diagnosis] = DIAGNOSES, halt: Halt | None = None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        table: Iterable[Diagnosis] = DIAGNOSES,
+        halt: Halt | None = None,
+        mirror: str = "",
+    ) -> None:
+        """``mirror`` is a registry and a path there, in the place of NVIDIA's."""
         Runs.__init__(self, Daemon(environ), table, halt)
+        self._mirror = mirror
 
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:
         return self._daemon.check(gpus)

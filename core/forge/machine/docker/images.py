@@ -16,6 +16,8 @@ from forge.machine.docker.daemon import Api, Daemon, each, fault, network, ours
 from forge.machine.docker.owners import KEY
 from forge.machine.transcript import Transcript
 
+MIRRORED = "nvcr.io/"
+"""The registry that a mirror stands for: NVIDIA's, where every image that forge knows is from."""
 _NAMES = "forge/"
 _PLAIN = re.compile(r"[^a-z0-9]+")
 
@@ -74,24 +76,28 @@ class _Listed(Struct, rename="pascal"):
 
 
 class Images:
-    """The images of one daemon. ``table`` is what a failed build is looked up in."""
+    """The images of one daemon. ``table`` is what a failed build is looked up in, ``mirror`` where NVIDIA's are pulled from."""
 
-    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis]) -> None:
+    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis], mirror: str = "") -> None:
         self._daemon = daemon
         self._table = table
+        self._mirror = mirror
 
     def inspect(self, reference: str) -> ImageFacts | None:
         with self._daemon.connected() as api:
             return _inspected(api, reference)
 
     def hold(self, reference: str, progress: Progress) -> ImageFacts:
-        """The image's facts; pulled first if this machine does not hold it."""
+        """The image's facts; pulled first if this machine does not hold it, and named as it was asked for."""
         with self._daemon.connected() as api:
             if held := _inspected(api, reference):
                 return held
             if reference.startswith("sha256:"):
                 raise HostError("this machine holds no such image", where=reference, hint="name it by its registry and tag")
-            _pull(api, reference, progress)
+            place = mirrored(reference, self._mirror)
+            _pull(api, place, progress)
+            if place != reference:
+                _name(api, place, reference)
             if pulled := _inspected(api, reference):
                 return pulled
         raise HostError("the pull ended and the image is not there", where=reference, hint="run it again")
@@ -195,6 +201,25 @@ def _content(image: _Image, config: _Config) -> str:
         config.user,
     ]
     return f"blake3:{blake3(msgspec.json.encode(words)).hexdigest()}"
+
+
+def mirrored(reference: str, mirror: str) -> str:
+    """Where an image is pulled from: NVIDIA's at ``mirror``, where there is one.
+
+    One that is named by its digest comes from its own registry: a daemon gives nothing that it pulled elsewhere such a name.
+    """
+    if not mirror or not reference.startswith(MIRRORED) or "@" in reference:
+        return reference
+    return f"{mirror}/{reference.removeprefix(MIRRORED)}"
+
+
+def _name(api: Api, place: str, reference: str) -> None:
+    """Give what was pulled from ``place`` the name that recipes, plans and keys know it by."""
+    from docker.utils import parse_repository_tag
+
+    repository, tag = parse_repository_tag(reference)
+    with ours("name an image", reference):
+        api.tag(place, repository, tag or "latest")
 
 
 def _pull(api: Api, reference: str, progress: Progress) -> None:
