@@ -13,10 +13,11 @@ import tiny_checkpoints
 from forge.twin.architectures import knows, objection
 from forge.twin.arrays import Ints
 from forge.twin.checkpoint import Weights, read_json
+from forge.twin.cores import Cores
 from forge.twin.decoder import Decoder, NumpyDecoder
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
-from forge.twin.parts import Linear
+from forge.twin.parts import Linear, each
 from forge.twin.shape import Rotary, read_shape
 from tiny_checkpoints import torch, transformers
 
@@ -93,10 +94,36 @@ def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has() -> None:
     for outputs, inputs in ((7, 5), (997, 576), (1024, 576), (3001, 1536)):
         linear = Linear(draw.standard_normal((outputs, inputs), dtype=np.float32))
         rows = draw.standard_normal((6, inputs), dtype=np.float32)
-        among = linear.each(rows)
+        (among,) = each((linear,), rows, Cores(1))
         for row in range(6):
-            np.testing.assert_array_equal(linear.each(rows[row : row + 1])[0], among[row])
+            np.testing.assert_array_equal(each((linear,), rows[row : row + 1], Cores(1))[0][0], among[row])
         np.testing.assert_allclose(among, linear.together(rows), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_several_cores_change_no_bit_of_any_projection(count: int) -> None:
+    draw = np.random.default_rng(2)
+    shapes = ((7, 96), (997, 96), (3001, 96))
+    linears = [Linear(*(draw.standard_normal(size, dtype=np.float32) for size in (shape, shape[0]))) for shape in shapes]
+    cores = Cores(count, worth=1)
+    for rows in (1, 2, 5):
+        x = draw.standard_normal((rows, 96), dtype=np.float32)
+        for mine in (linears, linears[:1], linears[2:]):
+            for here, there in zip(each(mine, x, cores), each(mine, x, Cores(1)), strict=True):
+                np.testing.assert_array_equal(here, there)
+
+
+def test_what_fails_on_another_core_is_raised_where_it_was_asked_for() -> None:
+    blocks, vectors, out = (
+        np.ones((4, 1, 2, 3), np.float32),
+        np.ones((1, 2, 3, 1), np.float32),
+        np.ones((4, 2, 2, 1), np.float32),
+    )
+    cores = Cores(2, worth=1)
+    with pytest.raises(ValueError, match="matmul"):
+        cores.multiply([(blocks, vectors, out), (blocks, vectors, np.ones((4, 9, 9, 1), np.float32))])
+    cores.multiply([(blocks, vectors, out), (blocks, vectors, out.copy())])
+    np.testing.assert_array_equal(out, 3)
 
 
 def test_a_forked_memory_goes_its_own_way(tmp_path: Path) -> None:

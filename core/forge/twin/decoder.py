@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from .arrays import Floats, Ints
+from .cores import Cores
 from .faults import CheckpointFault
-from .parts import Linear, Norm, Turns, gelu, silu, soften, softmax, turn
+from .parts import Linear, Norm, Turns, each, gelu, silu, soften, softmax, together, turn
 from .shape import Rotary, Shape
 
 CHUNK = 128
@@ -100,7 +101,7 @@ class Block:
     after_mlp: Norm | None
 
 
-Project = Callable[[Linear, Floats], Floats]
+Project = Callable[[Sequence[Linear], Floats], tuple[Floats, ...]]
 Attend = Callable[[int, Floats, Floats], Floats]
 
 
@@ -115,6 +116,7 @@ class NumpyDecoder:
         self.vocabulary, self.positions, self._shape = shape.vocabulary, shape.positions, shape
         self._embedding = reader.tensor("embed_tokens.weight")
         self._norm = reader.norm("norm")
+        self._cores = Cores()
         self._head = Linear(reader.head(self._embedding))
         self._blocks = [reader.block(index) for index in range(len(shape.layers))]
         self._turns: dict[Rotary, Turns] = {
@@ -134,9 +136,9 @@ class NumpyDecoder:
         def attend(layer: int, heads: Floats, values: Floats) -> Floats:
             return self._attend(layer, cache, heads, values)
 
-        x = self._run(self._embed(tokens), positions, Linear.together, attend)
+        x = self._run(self._embed(tokens), positions, together, attend)
         cache.length += count
-        return self._logits(x, Linear.together) if every else self._logits(x[-1:], Linear.each)
+        return self._logits(x, together) if every else self._logits(x[-1:], self._each)
 
     def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
         caches = [_cache(memory) for memory in memories]
@@ -150,17 +152,21 @@ class NumpyDecoder:
                 out[row] = self._attend_one(layer, cache, heads[row], values[row])
             return out
 
-        x = self._run(self._embed(np.array(tokens)), positions, Linear.each, attend)
+        x = self._run(self._embed(np.array(tokens)), positions, self._each, attend)
         for cache in caches:
             cache.length += 1
-        return self._logits(x, Linear.each)
+        return self._logits(x, self._each)
+
+    def _each(self, linears: Sequence[Linear], x: Floats) -> tuple[Floats, ...]:
+        return each(linears, x, self._cores)
 
     def _embed(self, tokens: Ints) -> Floats:
         x = self._embedding[tokens]
         return x if self._shape.embedding_scale == 1.0 else x * np.float32(self._shape.embedding_scale)
 
     def _logits(self, x: Floats, project: Project) -> Floats:
-        return soften(project(self._head, self._norm(x)), self._shape.logit_cap)
+        (scores,) = project((self._head,), self._norm(x))
+        return soften(scores, self._shape.logit_cap)
 
     def _run(self, x: Floats, positions: Ints, project: Project, attend: Attend) -> Floats:
         """Rows [n, hidden] through every layer. Queries reach ``attend`` turned and scaled, keys turned behind them."""
@@ -170,20 +176,21 @@ class NumpyDecoder:
         with np.errstate(over="ignore", under="ignore"):
             for index, block in enumerate(self._blocks):
                 h = block.before(x)
-                both = np.concatenate((project(block.query, h), project(block.key, h)), axis=1)
-                heads = both.reshape(len(x), -1, shape.head_dim)
+                queries, keys, values = project((block.query, block.key, block.value), h)
+                heads = np.concatenate((queries, keys), axis=1).reshape(len(x), -1, shape.head_dim)
                 if block.heads_norm is not None:
                     heads = block.heads_norm(heads)
                 heads = turn(heads.reshape(len(x), -1, 2, half), *angles[shape.layers[index].rotary])
                 heads = heads.reshape(len(x), -1, shape.head_dim)
                 heads[:, : shape.heads] *= np.float32(shape.query_scale)
-                values = project(block.value, h).reshape(len(x), shape.kv_heads, shape.head_dim)
-                h = project(block.output, attend(index, heads, values))
+                values = values.reshape(len(x), shape.kv_heads, shape.head_dim)
+                (h,) = project((block.output,), attend(index, heads, values))
                 x = x + (h if block.after is None else block.after(h))
                 h = block.before_mlp(x)
-                gated = act(project(block.gate, h))
-                gated *= project(block.up, h)
-                h = project(block.down, gated)
+                gated, up = project((block.gate, block.up), h)
+                gated = act(gated)
+                gated *= up
+                (h,) = project((block.down,), gated)
                 x += h if block.after_mlp is None else block.after_mlp(h)
         return x
 
