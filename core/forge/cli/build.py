@@ -1,6 +1,7 @@
 """build, plan, lock, new."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from forge.cli.output import Output, verb
 from forge.cli.text import size, table
 
 RECIPES = click.argument("recipes", nargs=-1, required=True, type=RECIPE)
+DRAWN = (".svg", ".html")
 RUNTIME = click.option(
     "--runtime",
     type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
@@ -186,6 +188,7 @@ def said(built: Any) -> tuple[object, str]:
 @ASSETS
 @EXECUTOR
 @REMOTE
+@click.option("--graph", type=click.Path(dir_okay=False), help="Draw the steps too, into this .svg or .html file.")
 @verb
 def plan(
     output: Output,
@@ -196,6 +199,7 @@ def plan(
     assets: str,
     executor: Any,
     remote: str | None,
+    graph: str | None,
 ) -> None:
     """Show what a build of RECIPES would do, and whether it fits.
 
@@ -205,6 +209,7 @@ def plan(
     \b
     Example:
         forge plan recipes/gemma-2b-it.toml
+        forge plan recipes/gemma-2b-it.toml --graph plan.svg
     """
     from forge.api.forge import Forge
     from forge.cli.figures import document as figures, lines, reason
@@ -212,13 +217,25 @@ def plan(
 
     shop = Forge.here(output.listener, executor=executor, remote=remote)
     options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
+    if graph and Path(graph).suffix not in DRAWN:
+        raise click.BadParameter(f"a name that ends in {' or '.join(DRAWN)} says what is drawn", param_hint="--graph")
     found = shop.foresee(recipes, options)
+    if graph:
+        _draw(output, found, Path(graph))
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
     rows += [(o.name, o.key[:12], str(o.state), size(o.size), reason(o)) for o in found.steps]
     told = "\n".join(lines(found.fit)) if found.fit else f"whether it fits is not known: {found.unfit}"
     document = figures(found.fit) if found.fit else None
     answer = {"steps": found.steps, "notes": found.plan.notes, "fit": document, "unfit": found.unfit}
     output.result(answer, f"{table(rows)}\n\n{told}".rstrip())
+
+
+def _draw(output: Output, found: Any, file: Path) -> None:
+    from forge.cli.charts import plan as charts
+    from forge.files.trees import write_whole
+
+    write_whole(file, (charts.picture_of if file.suffix == ".svg" else charts.page_of)(found))
+    output.say(f"drawn: {file}")
 
 
 @click.command()

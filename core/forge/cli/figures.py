@@ -61,26 +61,29 @@ def verdicts(report: Report) -> Iterator[str]:
         yield f"{each.name}: {_verdict(each, report)}"
         yield from (f"    {reason}" for reason in each.objections)
         if each.judgement and each.judgement.verdict is Verdict.NO:
-            yield from (f"    would fit: {_change(change)}" for change in each.changes)
+            yield from (f"    would fit: {change(held)}" for held in each.changes)
 
 
 def _fit(each: Fit, report: Report) -> Iterator[str]:
     yield click.style(f"{each.name} ({each.runtime}), by {each.basis}", bold=True)
-    rows = list(_figures(each))
+    rows = list(figures(each))
     width = max(len(label) for label, _ in rows)
     yield from (f"  {label:<{width}}  {figure}" for label, figure in rows)
     yield f"  {_verdict(each, report)}"
     for reason in each.objections:
         yield f"    {reason}"
     if each.changes:
-        aim = (
-            "would fit" if each.judgement and each.judgement.verdict is Verdict.NO else "would give every slot its full length"
-        )
-        yield f"  what alone {aim}, the least intrusive first:"
-        yield from (f"    {_change(change)}" for change in each.changes)
+        yield f"  what alone {aim(each)}, the least intrusive first:"
+        yield from (f"    {change(held)}" for held in each.changes)
 
 
-def _figures(each: Fit) -> Iterator[tuple[str, str]]:
+def aim(each: Fit) -> str:
+    """What its changes would do."""
+    return "would fit" if each.judgement and each.judgement.verdict is Verdict.NO else "would give every slot its full length"
+
+
+def figures(each: Fit) -> Iterator[tuple[str, str]]:
+    """Every figure of one recipe, with what it is."""
     built = each.runtime is RuntimeKind.ENGINE
     yield "parameters", f"{each.parameters:,}"
     for kind, count in sorted(each.weights.items(), key=lambda pair: -pair[1]):
@@ -127,6 +130,11 @@ def _span(about: Estimate) -> str:
     return f"about {size(about.size)} ({size(about.low)} to {size(about.high)})"
 
 
+def plain_verdict(each: Fit, report: Report) -> str:
+    """What is said of one recipe, without a terminal's colours."""
+    return click.unstyle(_verdict(each, report))
+
+
 def _verdict(each: Fit, report: Report) -> str:
     judged = each.judgement
     if judged is None:
@@ -134,8 +142,8 @@ def _verdict(each: Fit, report: Report) -> str:
             return "not judged: this machine does not say how much memory is free"
         known = f"; the smallest card that forge knows and that takes it: {each.smallest}" if each.smallest else ""
         return f'not judged: no GPU is here (name one: --gpu "RTX 4090"){known}'
-    place = f"{size(report.host)} of memory" if each.in_host_memory else _place(report)
-    text = click.style(f"{judged.verdict}", fg=COLOURS[judged.verdict]) + f" in {place}"
+    where = f"{size(report.host)} of memory" if each.in_host_memory else place(report)
+    text = click.style(f"{judged.verdict}", fg=COLOURS[judged.verdict]) + f" in {where}"
     if judged.absent:
         text += f": vLLM starts with all that it asks for, and {size(judged.absent)} of it are not free"
     elif judged.verdict is Verdict.NO:
@@ -147,7 +155,8 @@ def _verdict(each: Fit, report: Report) -> str:
     return text if judged.certain else f"{text} (a close call: the estimates' span decides otherwise)"
 
 
-def _place(report: Report) -> str:
+def place(report: Report) -> str:
+    """The card, with what is free of it."""
     gpu = report.gpu
     if gpu is None:
         return "no GPU"
@@ -158,7 +167,8 @@ def _place(report: Report) -> str:
     )
 
 
-def _change(change: Change) -> str:
-    pairs = ", ".join(f"{key} = {value}" for key, value in change.set)
-    holds = f"weights {size(change.weights)}, {change.tokens:,} tokens of cache"
-    return f"{pairs}: {change.why} ({holds}; {change.verdict})"
+def change(held: Change) -> str:
+    """What to set, why it helps, and what then holds."""
+    pairs = ", ".join(f"{key} = {value}" for key, value in held.set)
+    holds = f"weights {size(held.weights)}, {held.tokens:,} tokens of cache"
+    return f"{pairs}: {held.why} ({holds}; {held.verdict})"

@@ -1,5 +1,7 @@
 """fit."""
 
+from pathlib import Path
+
 import click
 
 from forge.cli.build import RECIPES, RUNTIME
@@ -11,8 +13,9 @@ from forge.cli.output import Output, verb
 @RECIPES
 @click.option("--gpu", default="", type=GPU, help='A card to judge for, such as "RTX 4090"; the GPUs that are here otherwise.')
 @RUNTIME
+@click.option("--page", "file", type=click.Path(dir_okay=False), help="Draw it too, as bars in one HTML file.")
 @verb
-def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None) -> None:
+def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None, file: str | None) -> None:
     """Say what RECIPES need in memory, and whether a GPU takes it.
 
     And on disk; before any weights are fetched. Several recipes share one GPU, in the order in which they are named. Exit
@@ -21,6 +24,7 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None)
     \b
     Example:
         forge fit recipes/llama-7b.toml --gpu "RTX 4090"
+        forge fit gemma-2b-it llama-7b --gpu "RTX 4090" --page fit.html
     """
     from forge.api.forge import Forge
     from forge.cli.figures import document, lines
@@ -29,6 +33,12 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None)
 
     shop = Forge.here(output.listener)
     found = shop.fit(recipes, gpu=gpu, runtime=RuntimeKind(runtime) if runtime else None)
+    if file:
+        from forge.cli.charts.fit import page_of
+        from forge.files.trees import write_whole
+
+        write_whole(Path(file), page_of(found))
+        output.say(f"drawn: {file}")
     output.result(document(found), "\n".join(lines(found)))
     if not found.fit:
         raise SystemExit(HostError.exit_code)

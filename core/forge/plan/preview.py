@@ -68,6 +68,10 @@ class Outlook:
     state: State
     copy: Copy | None = None
     """Of files of a person's own; None for a step that takes none."""
+    needs: tuple[str, ...] = ()
+    """Keys of the steps that it waits for."""
+    seconds: float | None = None
+    """How long it took, or the one nearest to it that the store holds; None where nobody made such a step here."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,10 @@ def _prospect(step: Step, state: State, store: Store, origins: Mapping[SourceKin
     why = _why(provenance(step), store) if state is State.MISS else ""
     copy = _copy(step, store, origins, held=held is not None) if state in (State.LOCAL, State.MISS) else None
     size = held.size if held else copy.size if copy else step.size
-    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, state, copy)
+    needs = tuple(need.key for _, need in step.needs)
+    timed = held or store.nearest(provenance(step))
+    seconds = timed.seconds if timed else None
+    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, state, copy, needs, seconds)
 
 
 def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, held: bool) -> Copy | None:
