@@ -1,6 +1,6 @@
 """Elements of SVG and HTML, and the style that all pictures share: that of the page of `forge bench`, light and dark."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from xml.etree.ElementTree import Element, tostring
 
@@ -72,7 +72,7 @@ def document(made: Element) -> str:
     return tostring(made, encoding="unicode") + "\n"
 
 
-def table(rows: list[tuple[str, ...]]) -> Element:
+def table(rows: Sequence[tuple[str, ...]]) -> Element:
     """The first row is the header."""
     head, *body = rows
     lines = [element("tr", "", [element("td", cell) for cell in row]) for row in body]
