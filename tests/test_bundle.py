@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,26 +17,29 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from conftest import SMOLLM2
+from conftest import ROOT, SMOLLM2
 from docker_fixture import PLAIN
 from fake_wiring import World
 from forge.api.built import Built
 from forge.api.bundle import Bundled
 from forge.api.forge import Forge
 from forge.build.bundle.contents import Contents, Image, encode, read
-from forge.build.bundle.opened import look
+from forge.build.bundle.opened import Opened, look, named_after
 from forge.build.bundle.replay import PackedContainers
 from forge.cli import main
-from forge.errors import ForgeError
+from forge.errors import ForgeError, HostError
 from forge.machine.containers import FamilyImage, ImageBuild
 from forge.machine.docker.containers import DockerContainers
 from forge.remote.place import PART
 from forge.remote.record import Builder
 from forge.remote.tarred import BundleError, Packed, Packing, parts
+from forge.schema.values import Host
 from forge.settings import RemoteTable, Settings
 from patience import free_ports
+from store_makers import child
 from test_engine_path import ENGINE
 
+PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
 ENGINE_FILES = "_assets/tiny/engines/rank0.engine"
 
 
@@ -216,6 +220,42 @@ def test_a_bundle_that_is_not_finished_is_not_seen_and_the_one_before_stays(
     assert sorted(each.name for each in here.root.iterdir()) == ["all.forge", "home", "recipes"]
 
 
+def test_a_writer_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, time; from pathlib import Path; from forge.remote.tarred import Packing
+packing = Packing(Path(sys.argv[1])); packing.put(packing.address(b"x" * 99999, ""), b"x" * 99999)
+print("there", flush=True); time.sleep(600)
+"""
+    running = child(code, tmp_path / "all.forge")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "there\n"
+    running.kill()
+    running.communicate()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_a_file_needs_a_name_it_has_one_aside_until_it_is_whole(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "O_TMPFILE", 0)
+    assert look(here.bundle(here.recipe()).file).held
+    assert sorted(each.name for each in here.root.iterdir()) == ["all.forge", "home", "recipes"]
+
+
+def test_the_bundles_python_is_taken_where_it_is_here_and_said_where_it_is_not(here: Site, tmp_path: Path) -> None:
+    made = here.bundle(here.recipe())
+    contents = replace(look(made.file).contents, python="3.12", environments=("e" * 64,))
+    packed = Packed(made.file)
+    bundle = Opened(packed, contents, tmp_path)
+    found = Host("3.11", "/usr/bin/python3.11", "linux-x86_64", "/opt/tritonserver")
+    other = Host("3.12", "/usr/bin/python3.12", "linux-x86_64")
+    assert bundle.host(found, lambda python: other if python == "3.12" else None) == other
+    with pytest.raises(HostError, match=r"for Python 3\.12, and none is here") as error:
+        bundle.host(found, lambda _: None)
+    assert "install Python 3.12" in error.value.hint
+    with pytest.raises(HostError, match="made with the Triton at /opt/t"):
+        Opened(packed, replace(contents, triton="/opt/t"), tmp_path).host(found, lambda _: other)
+    packed.close()
+
+
 def test_something_else_is_not_replaced_by_a_bundle(here: Site) -> None:
     (here.root / "all.forge").write_text("my thesis")
     with pytest.raises(BundleError, match="something else than a bundle"):
@@ -239,7 +279,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(here: Site, tmp_path: Path) -> N
     whole = file.read_bytes()
     with tarfile.open(file) as tar:
         members = [(member.offset, member.offset_data, member.size) for member in tar.getmembers()]
-    places = [place for offset, data, size in members for place in (offset + 5, data, data + size - 1) if size]
+    places = [place for offset, data, size in members for place in (offset + 5, data + size // 2) if size]
     for number, place in enumerate(places):
         site = Site(tmp_path / f"site{number}", away=True)
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -317,6 +357,10 @@ def test_a_stream_is_kept_in_parts_one_at_a_time(tmp_path: Path) -> None:
     assert kept == [PART, PART, 1]
 
 
+def test_recipes_get_a_folder_of_the_bundles_name_beside_the_file() -> None:
+    assert [named_after(Path(name)) for name in ("a/smollm2.forge", "fleet")] == ["smollm2", "fleet-recipes"]
+
+
 def test_no_bundle_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "some.tar").write_bytes(tarred())
     for file, what in ((tmp_path / "some.tar", "no bundle of forge's"), (tmp_path / "none", "cannot be read")):
@@ -377,14 +421,21 @@ finally:
 """
 
 
+def namespace() -> list[str]:
+    """What starts a program in a network namespace of its own."""
+    if shutil.which("unshare") and shutil.which("ip"):
+        for words in (["unshare", "--net", "--"], ["unshare", "--map-root-user", "--net", "--"]):
+            if subprocess.run([*words, "ip", "link", "set", "lo", "up"], check=False, capture_output=True).returncode == 0:
+                return words
+    pytest.skip("no network namespace can be made: that takes util-linux's unshare, iproute2's ip, and root or user namespaces")
+
+
 @pytest.mark.slow
 def test_a_real_model_is_built_and_served_in_a_namespace_without_routes(
     shop: Forge, smollm2: Built, home: Path, tmp_path: Path
 ) -> None:
     """All from nothing but the file: an empty home, no address but the loopback's, no index, no hub."""
-    alone = ["unshare", "--net", "--"]
-    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs root (or CAP_SYS_ADMIN) and util-linux's unshare, to make a network namespace")
+    alone = namespace()
     made = shop.bundle([SMOLLM2], tmp_path / "smollm2.forge")
     held = look(made.file)
     assert {one.action for one in held.held} == {"Run", "MakeEnvironment"}
@@ -403,6 +454,13 @@ def test_a_real_model_is_built_and_served_in_a_namespace_without_routes(
     assert done.returncode == 0, done.stderr
     assert "said: The capital of France is Paris." in done.stdout
     assert made.size < 1.01 * sum(one.size for one in held.held)
+    shown = forge("bundle", "--list", made.file).output
+    assert shape(shown) == shape(PAGE.partition("$ forge bundle --list smollm2.forge\n")[2].partition("```")[0])
+
+
+def shape(text: str) -> list[str]:
+    """What is shown, whatever the keys, figures and names of the day are."""
+    return [re.sub(r"\S+@\S+|[0-9a-f]{12}|\S*[0-9]\S*", "?", " ".join(line.split())) for line in text.strip().splitlines()]
 
 
 @pytest.mark.slow

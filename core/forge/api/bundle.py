@@ -96,6 +96,7 @@ class Bundler:
         self, found: Texts, options: BuildOptions, all_resolved: Sequence[Resolved], steps: Sequence[Step], memory: Memory
     ) -> Contents:
         host = self.world.host()
+        templates = self.resolver.own_dockerfiles() if any(each.dockerfile for each in all_resolved) else {}
         return Contents(
             by=record.builder(self.clock()),
             python=host.python,
@@ -106,7 +107,7 @@ class Bundler:
             inside=options.inside,
             executor=self.settings.executor or "",
             named=tuple(found.place(each) for each in found.named),
-            texts=read(found, self.resolver.own_dockerfiles()),
+            texts=read(found, templates),
             answers=memory.noted(),
             images=images(all_resolved, steps, self.store, self.world.containers, self.home),
         )

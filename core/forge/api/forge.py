@@ -22,7 +22,7 @@ from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.build import publish, unchanged
 from forge.build.builder import Builder
-from forge.build.bundle.opened import opened
+from forge.build.bundle.opened import named_after, opened
 from forge.build.cleanup import Upkeep
 from forge.build.noted import BuildNotes
 from forge.build.resolve import Resolver
@@ -251,7 +251,7 @@ class Forge(Served, Recipes):
     def unbundle(self, file: AnyPath, into: AnyPath | None = None, *, repository: AnyPath | None = None) -> Built:
         """Build what a bundle was made of, and ask no network; its recipes are laid into ``into``, by default its name's."""
         place = Path(file)
-        with opened(place, Path(into or place.stem), self.notary.trust) as bundle:
+        with opened(place, Path(into or named_after(place)), self.notary.trust) as bundle:
             settings = structs.replace(self.settings, executor=bundle.contents.executor or None)
             there = type(self)(self.home, {}, self._tell, self._wiring.packed(bundle), settings=settings)
             return there.build(bundle.recipes, bundle.options, repository=repository)

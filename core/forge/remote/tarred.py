@@ -65,7 +65,10 @@ class _Tar:
 
 
 class Packing(_Tar):
-    """A bundle that is being written, beside its final name; whoever looks under that name sees it whole or not at all."""
+    """A bundle that is being written; whoever looks under its name sees it whole or not at all.
+
+    It has no name before, where the filesystem can: whoever kills its writer finds nothing of it.
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
@@ -73,7 +76,7 @@ class Packing(_Tar):
         self._lock = Lock()
         self._names: set[str] = set()
         self._records: dict[str, bytes] = {}
-        self._stream: BinaryIO = self._unfinished.open("xb")
+        self._stream: BinaryIO = _nameless(file.parent) or self._unfinished.open("xb")
 
     def has(self, blob: str) -> bool:
         return _name("files", blob) in self._names
@@ -110,6 +113,10 @@ class Packing(_Tar):
             self._stream.flush()
             os.fsync(self._stream.fileno())
             size = self._stream.tell()
+            if not self._unfinished.exists():
+                # The folder is of no matter for a whole path; without one Python asks the kernel not to follow the link.
+                ours = self._stream.fileno()
+                os.link(f"/proc/self/fd/{ours}", self._unfinished, src_dir_fd=ours, follow_symlinks=True)
         self._unfinished.replace(self._file)
         trees.flush_one(self._file.parent)
         return size
@@ -239,6 +246,17 @@ class Packed(_Tar):
         if not self._places:
             return BundleError(f"this is no bundle of forge's: {what}", where=self.name, hint="`forge bundle` makes one")
         return damaged(what, self._file)
+
+
+def _nameless(folder: Path) -> BinaryIO | None:
+    """A file in ``folder`` that has no name yet; None where the filesystem, or the system, has none such."""
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.fdopen(os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o644), "wb")
+    except OSError:
+        return None
 
 
 def replaceable(file: Path) -> bool:

@@ -65,6 +65,11 @@ class Opened:
         raise HostError(f"the bundle's environments are for Python {said.python}, and none is here", where=where, hint=hint)
 
 
+def named_after(file: Path) -> str:
+    """The folder for a bundle's recipes, where nobody names one: its name without what follows the dot."""
+    return file.stem if file.suffix else f"{file.name}-recipes"
+
+
 @contextmanager
 def opened(file: Path, folder: Path, trust: Trust) -> Generator[Opened]:
     """A bundle for a build, its recipes laid into ``folder``; BundleError where it is not whole, or other files stand there.
