@@ -35,13 +35,13 @@ class Fault(Exception):  # noqa: N818  # the API's word for it is "error"; here 
         self.status = status
         self._message = message
         self._param = param
-        self._code = code
+        self.code = code
 
     @property
     def body(self) -> bytes:
         """The JSON document."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return msgspec.json.encode(_Body(_Error(self._message, kind, self._param, self._code)))
+        return msgspec.json.encode(_Body(_Error(self._message, kind, self._param, self.code)))
 
 
 def beyond(param: str, what: str, most: int, key: str) -> Fault:

@@ -26,7 +26,7 @@ PAGE_PORT = 9000
 """Where OpenAI's API and the page are where nobody says another port."""
 SUFFIX = ".openai.log"
 """Of its log, beside the server's."""
-_NEEDED = ("starlette", "uvicorn")
+_NEEDED = ("starlette", "uvicorn", "prometheus_client")
 _ANY = ("0.0.0.0", "::")  # noqa: S104  # every address of this machine, which a browser cannot go to
 _PATIENCE = 30.0
 _LOOK = 0.05
@@ -64,7 +64,7 @@ def require(ports: Ports) -> None:
         key(Path(ports.key_file))
     if ports.openai and any(find_spec(name) is None for name in _NEEDED):
         raise HostError(
-            f"OpenAI's API needs {' and '.join(_NEEDED)}, which are not installed here",
+            f"OpenAI's API needs {', '.join(_NEEDED)}, which are not all installed here",
             hint="pip install 'triton-forge[openai]'",
         )
 

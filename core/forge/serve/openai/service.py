@@ -14,6 +14,7 @@ from forge.errors import InferenceError
 from forge.schema.values import LimitsTable
 from forge.serve.openai import bounds, requests as asks, responses
 from forge.serve.openai.errors import Fault, busy, translated
+from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Offer, Offers
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
@@ -43,6 +44,8 @@ class _Turn:
     first: int
     request: Request
     tellings: tuple[Telling, ...]
+    asked: float = 0.0
+    """When the client's request was whole, by the clock for measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Desk:
     """``client`` speaks to the server behind ``offers``."""
 
     def __init__(self, client: AsyncClient, offers: Offers, rounds: Rounds, clocks: Clocks) -> None:
+        self._meter = Meter(clocks.steady)
         self._client = client
         self._offers = offers
         self._rounds = rounds
@@ -96,20 +100,30 @@ class Desk:
             raise Fault(503, said, code="server_unavailable") from error
         return await self._rounds.document()
 
+    def metrics(self) -> bytes:
+        """What was counted so far, as Prometheus reads it."""
+        return self._meter.text()
+
+    def refused(self, status: int, code: str | None) -> None:
+        """Count a request that gets an error."""
+        self._meter.refused(status, code)
+
     async def chat(self, body: bytes) -> Answered:
         """POST /v1/chat/completions."""
+        asked = self._clocks.steady()
         ask = asks.read(body, ChatAsk)
         offer = self._admitted(ask, body)
         prompts = (await self._offers.templated(offer, ask.conversation),)
         bounds.check_prompts(ask, prompts, "messages", offer.limits)
-        return await self._answered(ask, offer, prompts, chat=True)
+        return await self._answered(ask, offer, prompts, asked, chat=True)
 
     async def complete(self, body: bytes) -> Answered:
         """POST /v1/completions."""
+        asked = self._clocks.steady()
         ask = asks.read(body, TextAsk)
         offer = self._admitted(ask, body)
         bounds.check_prompts(ask, ask.prompts, "prompt", offer.limits)
-        return await self._answered(ask, offer, ask.prompts, chat=False)
+        return await self._answered(ask, offer, ask.prompts, asked, chat=False)
 
     def _admitted(self, ask: Ask, body: bytes) -> Offer:
         """Who is asked; Fault for an unknown model, and for more than it takes."""
@@ -124,9 +138,9 @@ class Desk:
         except InferenceError as error:
             raise translated(error) from error
 
-    async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], *, chat: bool) -> Answered:
+    async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], asked: float, *, chat: bool) -> Answered:
         known = await self.known(offer)
-        turns = self._turns(ask, offer, prompts, known)
+        turns = [replace(turn, asked=asked) for turn in self._turns(ask, offer, prompts, known)]
         tellings = [telling for turn in turns for telling in turn.tellings]
         copies = ask.n or 1
 
@@ -220,6 +234,7 @@ class Desk:
 
     async def _tell(self, name: str, turn: _Turn, put: Put) -> None:
         offsets = [0] * len(turn.tellings)
+        course, outcome = self._meter.course(name, turn.asked), Outcome.LEFT
         try:
             async with aclosing(self._client.generate(turn.request)) as chunks:
                 async for chunk in chunks:
@@ -227,11 +242,16 @@ class Desk:
                     if (turn.request.beam_width or 1) > 1:  # the model counts the tokens of all beams together
                         chunk = replace(chunk, output_tokens=None)  # noqa: PLW2901
                     if chunk.index < len(offsets) and (pieces := turn.tellings[chunk.index].hear(chunk)):
+                        course.piece()
                         await put(told := Told(turn.first + chunk.index, pieces, offset=offsets[chunk.index]))
                         offsets[chunk.index] += len(told.text)
+            outcome = Outcome.OK
         except InferenceError as error:
+            outcome = Outcome.FAILED
             await put(translated(error, turn.request.model))
             return
+        finally:
+            course.end(outcome, turn.tellings[0].read, sum(telling.known for telling in turn.tellings))
         for place, telling in enumerate(turn.tellings):
             await put(Told(turn.first + place, (), telling.finish, offsets[place]))
 

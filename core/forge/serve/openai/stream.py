@@ -44,6 +44,16 @@ class Telling:
         return found
 
     @property
+    def known(self) -> int:
+        """New tokens as far as that is known without looking into the text: as the model counts them, or pieces."""
+        return self._ending.known or self._ending.pieces
+
+    @property
+    def read(self) -> int | None:
+        """Tokens of the prompt, where they are known by now."""
+        return self._prompt
+
+    @property
     def completion(self) -> int:
         """New tokens: as the model counts them, by its log-probabilities, by its tokenizer, or by the pieces that came."""
         return self._ending.known or self._by_tokenizer() or self._ending.pieces

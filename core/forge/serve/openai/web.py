@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forge.serve.openai.assets import Assets
+from forge.serve.openai.metrics import TYPE
 from forge.serve.openai.patience import Patience, protocol
 
 _DROPPED = 64 * 2**20
@@ -40,6 +41,8 @@ class Fault(Protocol):
     def status(self) -> int: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def code(self) -> str | None: ...
 
 
 class Answered(Protocol):
@@ -61,6 +64,8 @@ class Desk(Protocol):
     async def health(self) -> bytes: ...
     async def chat(self, body: bytes) -> Answered: ...
     async def complete(self, body: bytes) -> Answered: ...
+    def metrics(self) -> bytes: ...
+    def refused(self, status: int, code: str | None) -> None: ...
 
 
 class Access(Protocol):
@@ -120,17 +125,18 @@ class _Asking(Response):
 class _Gate:
     """Lets in whom ``access`` lets in."""
 
-    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception]) -> None:
+    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception], desk: Desk) -> None:
         self._app = app
         self._access = access
         self._faults = faults
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 self._access.require(scope["path"], Headers(scope=scope))
             except self._faults as fault:
-                response = _failed(cast("Fault", fault))
+                response = _counted(cast("Fault", fault), self._desk)
                 if response.status_code == HTTPStatus.UNAUTHORIZED:
                     response.headers["www-authenticate"] = "Bearer"
                 await response(scope, receive, send)
@@ -186,8 +192,11 @@ def application(
     async def live(_: Request) -> Response:
         return Response()
 
+    async def metrics(_: Request) -> Response:
+        return Response(desk.metrics(), headers={"content-type": TYPE})
+
     async def faulty(_: Request, error: Exception) -> Response:
-        return _failed(cast("Fault", error))
+        return _counted(cast("Fault", error), desk)
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -201,9 +210,10 @@ def application(
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/health", health),
             Route("/live", live),
+            Route("/metrics", metrics),
             *_page(door),
         ],
-        middleware=[Middleware(_Gate, access=door.access, faults=faults)] if door else [],
+        middleware=[Middleware(_Gate, access=door.access, faults=faults, desk=desk)] if door else [],
         exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
     )
 
@@ -278,6 +288,11 @@ async def _drop(parts: AsyncGenerator[bytes], stated: int) -> None:
 
 def _json(document: bytes, status: int = 200) -> Response:
     return Response(document, status, media_type="application/json")
+
+
+def _counted(fault: Fault, desk: Desk) -> Response:
+    desk.refused(fault.status, fault.code)
+    return _failed(fault)
 
 
 def _failed(fault: Fault) -> Response:
