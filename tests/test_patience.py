@@ -52,6 +52,12 @@ class Desk:
     async def complete(self, body: bytes) -> Answered:
         return Answered(events=self._events()) if self.endless else Answered()
 
+    def metrics(self) -> bytes:
+        return b""
+
+    def refused(self, status: int, code: str | None) -> None:
+        pass
+
     async def _events(self) -> AsyncGenerator[bytes]:
         try:
             while True:

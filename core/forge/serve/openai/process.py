@@ -62,9 +62,10 @@ def require(ports: Ports) -> None:
     """HostError where the API is wanted and what it is served with is not installed; ServerError where its key is none."""
     if ports.openai and ports.key_file:
         key(Path(ports.key_file))
-    if ports.openai and any(find_spec(name) is None for name in _NEEDED):
+    if ports.openai and (missing := [name for name in _NEEDED if find_spec(name) is None]):
+        are = "is" if len(missing) == 1 else "are"
         raise HostError(
-            f"OpenAI's API needs {', '.join(_NEEDED)}, which are not all installed here",
+            f"OpenAI's API needs {' and '.join(missing)}, which {are} not installed here",
             hint="pip install 'triton-forge[openai]'",
         )
 
