@@ -162,6 +162,21 @@ def _page(door: Door | None) -> list[Route]:
     return [Route("/", page), Route("/ui/models", cards), Route("/ui/{name}", page)]
 
 
+def _signs(desk: Desk) -> list[Route]:
+    """By which whoever watches over it sees how it is."""
+
+    async def health(_: Request) -> Response:
+        return _json(await desk.health())
+
+    async def live(_: Request) -> Response:
+        return Response()
+
+    async def metrics(_: Request) -> Response:
+        return Response(desk.metrics(), headers={"content-type": TYPE})
+
+    return [Route("/health", health), Route("/live", live), Route("/metrics", metrics)]
+
+
 def application(
     desk: Desk,
     faults: type[Exception],
@@ -186,15 +201,6 @@ def application(
         body = await _body(request, desk.largest, too_large, patience)
         return _Asking(lambda: desk.complete(body))
 
-    async def health(_: Request) -> Response:
-        return _json(await desk.health())
-
-    async def live(_: Request) -> Response:
-        return Response()
-
-    async def metrics(_: Request) -> Response:
-        return Response(desk.metrics(), headers={"content-type": TYPE})
-
     async def faulty(_: Request, error: Exception) -> Response:
         return _counted(cast("Fault", error), desk)
 
@@ -208,9 +214,7 @@ def application(
             Route("/v1/models/{name:path}", model),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
-            Route("/health", health),
-            Route("/live", live),
-            Route("/metrics", metrics),
+            *_signs(desk),
             *_page(door),
         ],
         middleware=[Middleware(_Gate, access=door.access, faults=faults, desk=desk)] if door else [],
