@@ -28,6 +28,11 @@ def names() -> tuple[str, ...]:
     return (*(f"{time}_{kind}" for time in TIMES for kind in _kinds()), *_PLAIN)
 
 
+def better(name: str) -> Better:
+    """Which way is an improvement of a figure of this name."""
+    return _PLAIN.get(name, ("s", "lower"))[1]
+
+
 def _kinds() -> tuple[str, ...]:
     return ("mean", *(f"p{share}" for share in PERCENTILES))
 

@@ -52,6 +52,7 @@ VERBS = (
     Verb("status", "serve", "status", "Show the servers that are running."),
     Verb("stop", "serve", "stop", "Stop the server on a model repository."),
     Verb("toolchain", "plugins", "toolchain", "List an image's conversion scripts, and the flags of one."),
+    Verb("tune", "tune", "tune", "Find the settings of RECIPE that serve best, by measuring."),
     Verb("verify", "verify", "verify", "Prove that a served MODEL says what its checkpoint says."),
 )
 

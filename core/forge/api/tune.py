@@ -1,0 +1,163 @@
+"""`forge tune`: each candidate is built, served and put under load in a place of its own; the best goes into the recipe."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from forge.api.built import Built
+from forge.bench.options import Wish
+from forge.bench.results import Figure, Results
+from forge.bench.tune.evidence import note, only, stated
+from forge.bench.tune.goal import QUALITY, Goal
+from forge.bench.tune.search import Figures, Trial, Tuned, search
+from forge.bench.tune.space import Axes, Pairs, candidates, usual
+from forge.errors import ForgeError, ServerError, SourceError
+from forge.files import texts, trees
+from forge.machine import processes
+from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
+from forge.serve.types import Running
+
+
+class Verbs(Protocol):
+    """The part of Forge that makes, serves and measures."""
+
+    home: Path
+
+    def read(self, path: str | Path, runtime: RuntimeKind | None = None) -> Recipe: ...
+    def build(
+        self, recipes: Sequence[str | Path], options: BuildOptions = ..., *, repository: str | Path | None = None
+    ) -> Built: ...
+    def serve(self, repository: str | Path, ports: Ports | None = None, *, detach: bool = False) -> Running: ...
+    def stop(self, running: Running) -> None: ...
+    def bench(self, what: str, repository: str | Path | None = None, wish: Wish = ...) -> tuple[Results, Path]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be tuned: the goal, keys and their values (the usual ones where none are named), and how each is measured.
+
+    ``requests`` is what the first round asks of each candidate; ``wish`` says lengths, prompts and quality.
+    """
+
+    goal: Goal
+    axes: Axes
+    requests: int = 16
+    turns: int = 3
+    """How often the best and the recipe as it is are measured in the end."""
+    wish: Wish = Wish()  # noqa: RUF009 - it is frozen
+    runtime: RuntimeKind | None = None
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Tunes one recipe; nothing of it is changed but by ``write``."""
+
+    verbs: Verbs
+    say: Callable[[str], None]
+
+    def tune(self, recipe: Path, asked: Asked) -> tuple[Tuned, Path]:
+        """What was found, and the file that keeps all of it. RecipeError for settings that no recipe may have, before anything
+        is built."""
+        wanted = self.verbs.read(recipe, asked.runtime)
+        given = candidates(asked.axes or usual(wanted), wanted)
+        with self._place(recipe) as place:
+            trials = _Trials(self.verbs, recipe, place, asked)
+            for settings in dict.fromkeys(each.settings for each in given):
+                with trials.written(settings):
+                    pass  # it can be read
+            found = search(given, trials, asked.goal, asked.requests, self.say, asked.turns)
+        return found, self._kept(recipe, found)
+
+    def write(self, recipe: Path, tuned: Tuned) -> bool:
+        """Put what is better into the recipe, with the evidence beside each key; whether there was anything to put."""
+        if not tuned.better or not tuned.best.settings:
+            return False
+        text = stated(_text(recipe), tuned.best.settings, note(tuned, f"{datetime.now(UTC):%Y-%m-%d}"))
+        try:
+            trees.write_whole(recipe, text)
+        except OSError as error:
+            hint = "copy it with `forge new --example` where you may write, or set these keys yourself"
+            raise ForgeError(
+                f"the recipe cannot be written: {trees.reason(error, recipe)}", where=str(recipe), hint=hint
+            ) from error
+        return True
+
+    @contextmanager
+    def _place(self, recipe: Path) -> Generator[Path]:
+        """A folder of its own on the store's filesystem, cleared away in the end."""
+        parent = self.verbs.home / "tune"
+        parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{recipe.stem}-", dir=parent))
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _kept(self, recipe: Path, tuned: Tuned) -> Path:
+        file = self.verbs.home / "tune" / f"{recipe.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(tuned), indent=1) + b"\n")
+        return file
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Candidates as servers of their own, one after the other."""
+
+    verbs: Verbs
+    recipe: Path
+    place: Path
+    asked: Asked
+
+    def measure(self, settings: Pairs, loads: Sequence[Pairs], requests: int) -> list[Figures]:
+        repository = self.place / "models"
+        with self.written(settings) as recipe:
+            built = self.verbs.build([recipe], BuildOptions(self.asked.runtime), repository=repository)
+        if built.broken:
+            raise ServerError("; ".join(each.what for each in built.findings), where=str(repository))
+        http, grpc, metrics = processes.spare(3)
+        running = self.verbs.serve(repository, Ports(http, grpc, metrics))
+        try:
+            name = built.models[0].name
+            return [self._figures(name, repository, dict(load), requests) for load in loads]
+        finally:
+            self.verbs.stop(running)
+
+    @contextmanager
+    def written(self, settings: Pairs) -> Generator[Path]:
+        """The recipe with these settings, for as long as it is needed: beside the recipe, whose paths start there, where that
+        can be written. RecipeError where it is none."""
+        text = stated(_text(self.recipe), dict(settings))
+        writable = os.access(self.recipe.parent, os.W_OK)
+        file = (self.recipe.parent if writable else self.place) / f".{self.recipe.stem}-{self.place.name[-8:]}.toml"
+        lock, copied = (each.with_name(f"{each.name}.lock") for each in (self.recipe, file))
+        try:
+            file.write_text(text, encoding="utf-8")
+            if lock.exists():
+                shutil.copyfile(lock, copied)
+            self.verbs.read(file, self.asked.runtime)
+            yield file
+        finally:
+            for each in (file, copied):
+                each.unlink(missing_ok=True)
+
+    def _figures(self, name: str, place: Path, load: dict[str, object], requests: int) -> dict[str, Figure]:
+        wish = replace(self.asked.wish, requests=requests, repeats=1, **load)  # type: ignore[arg-type]
+        (point,) = self.verbs.bench(name, place, wish)[0].points
+        found = dict(point.figures)
+        if point.quality is not None:
+            it = point.quality
+            found[QUALITY] = Figure(value=it.score, unit="share", better="higher", low=it.low, high=it.high)
+        trial = Trial(settings={}, load={}, requests=requests, figures=found)
+        return only(trial, (*self.asked.goal.figures, "output_tokens_per_s", "ttft_p95", "itl_p95"))
+
+
+def _text(recipe: Path) -> str:
+    return texts.read(recipe, SourceError, "the recipe")

@@ -1,0 +1,111 @@
+"""What is tried: keys of a recipe and of the load, each with its values, and every combination of them. Pure."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import tomli
+
+from forge.bench.results import Value
+from forge.errors import BenchError
+from forge.schema.values import Recipe, RuntimeKind
+
+LOADS = ("concurrency", "rate")
+"""Of the load, and not of the recipe."""
+USUAL_LOADS = (1, 4, 8)
+MOST = 64
+"""Combinations that are begun with: each server that they need is started at least once."""
+Pairs = tuple[tuple[str, Value], ...]
+Axes = Mapping[str, tuple[Value, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """``settings`` change the recipe, key -> value, and are empty where it stays as it is; ``load`` is what it is put under."""
+
+    settings: Pairs
+    load: Pairs
+
+    @property
+    def label(self) -> str:
+        words = [f"{key}={shown(value)}" for key, value in (*self.settings, *self.load)]
+        return " ".join(words)
+
+
+def axes(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
+    """``build.max_batch_size=4,8`` and its like, values as TOML has them; BenchError for what names none."""
+    found: dict[str, tuple[Value, ...]] = {}
+    for text in texts:
+        key, mark, values = text.partition("=")
+        key, parts = key.strip(), [part.strip() for part in values.split(",") if part.strip()]
+        if not mark or not parts or not key:
+            raise BenchError(f"{text!r} names no values", hint="write it like --vary build.max_batch_size=4,8")
+        if "." not in key and key not in LOADS:
+            raise BenchError(f"{key!r} is no key of a recipe's table", hint=f"as build.max_batch_size; or {' or '.join(LOADS)}")
+        if key in found:
+            raise BenchError(f"{key} is varied twice", hint="give all its values at once")
+        found[key] = tuple(dict.fromkeys(_value(part) for part in parts))
+        if key in LOADS and not all(isinstance(each, int | float) and each > 0 for each in found[key]):
+            raise BenchError(f"{key} is a number above 0", where=f"--vary {text}")
+    if set(LOADS) <= found.keys():
+        raise BenchError("concurrency and rate exclude each other", hint="a closed loop has the one, an open loop the other")
+    return found
+
+
+def usual(recipe: Recipe) -> dict[str, tuple[Value, ...]]:
+    """What is tried where nobody says: what decides most on each runtime, from what the recipe says upwards."""
+    size = recipe.build.max_batch_size
+    found: dict[str, tuple[Value, ...]] = {"build.max_batch_size": (size, 2 * size)}
+    if recipe.runtime.kind is RuntimeKind.VLLM:
+        found["serve.vllm.enable_prefix_caching"] = (True, False)
+        found["serve.vllm.max_num_batched_tokens"] = (2048, 8192)
+    elif recipe.runtime.kind is RuntimeKind.ENGINE:
+        found["serve.enable_kv_cache_reuse"] = (False, True)
+        found["serve.parameters.tensorrt_llm.enable_chunked_context"] = (False, True)
+    elif recipe.runtime.kind is RuntimeKind.TWIN:
+        many = recipe.serve.instances or size
+        found["serve.instances"] = (many, 2 * many)
+    return found
+
+
+def candidates(given: Axes, recipe: Recipe) -> tuple[Candidate, ...]:
+    """Every combination, one with the recipe as it is among them; those that share a server stand together."""
+    loads = {key: values for key, values in given.items() if key in LOADS} or {"concurrency": USUAL_LOADS}
+    keys = {key: values for key, values in given.items() if key not in LOADS}
+    count = math.prod(map(len, (*keys.values(), *loads.values())))
+    if count > MOST:
+        raise BenchError(f"these are {count:,} combinations, more than {MOST}", hint="name fewer values with --vary")
+    stated = {key: at(recipe, key) for key in keys}
+    settings = [
+        tuple((key, value) for key, value in zip(keys, chosen, strict=True) if value != stated[key])
+        for chosen in itertools.product(*keys.values())
+    ]
+    whole = dict.fromkeys([(), *settings])
+    under = [tuple(zip(loads, chosen, strict=True)) for chosen in itertools.product(*loads.values())]
+    return tuple(Candidate(each, load) for each in whole for load in under)
+
+
+def at(recipe: Recipe, key: str) -> object:
+    """What the recipe says there; None where it says nothing."""
+    found: object = recipe
+    for part in key.split("."):
+        if isinstance(found, Mapping):
+            found = dict(cast("Mapping[str, object]", found)).get(part)  # a role is a text too
+        else:
+            found = cast("object", getattr(found, part, None))
+    return found
+
+
+def shown(value: Value) -> str:
+    """As TOML writes it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _value(text: str) -> Value:
+    try:
+        found = tomli.loads(f"it = {text}")["it"]
+    except tomli.TOMLDecodeError:
+        return text
+    return found if isinstance(found, str | int | float | bool) else text

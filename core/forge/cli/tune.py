@@ -1,0 +1,118 @@
+"""tune."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from forge.cli.build import RUNTIME
+from forge.cli.names import RECIPE
+from forge.cli.output import Output, verb
+
+
+@click.command()
+@click.argument("recipe", type=RECIPE)
+@click.option("--for", "figure", default="tokens_per_s", help="The figure that is to be best. [default: tokens_per_s]")
+@click.option("--goal", multiple=True, metavar="LIMIT", help='What has to be kept, as "ttft_p95<200ms".')
+@click.option("--vary", multiple=True, metavar="KEY=A,B", help="Values to try of a recipe's key, of concurrency or of rate.")
+@click.option("--requests", type=click.IntRange(2), default=16, help="Of each candidate in the first round. [default: 16]")
+@click.option("--input-tokens", type=click.IntRange(1), help="Length of made prompts. [default: 128]")
+@click.option("--output-tokens", type=click.IntRange(1), help="Length of answers. [default: 64; a data set: as it says]")
+@click.option(
+    "--dataset",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Prompts from a JSONL file instead: {"prompt": "...", "max_tokens": 64}',
+)
+@click.option(
+    "--quality",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Prompts with checks (TOML): the figure `quality` is how many pass.",
+)
+@RUNTIME
+@click.option("--no-write", is_flag=True, help="Leave the recipe as it is.")
+@verb
+def tune(
+    output: Output,
+    recipe: str,
+    figure: str,
+    goal: tuple[str, ...],
+    vary: tuple[str, ...],
+    requests: int,
+    runtime: str | None,
+    no_write: bool,
+    **wished: Any,
+) -> None:
+    """Find the settings of RECIPE that serve best, by measuring.
+
+    Candidates are built, served on free ports and put under load one after the other: all of them a little, the better half
+    twice as long, and so on (successive halving). What is best is measured once more by turns with the recipe as it is, and
+    written into it with the evidence where it is better by more than chance. Exit code 16 where nothing keeps the goals.
+
+    \b
+    Example:
+        forge tune my-model.toml --goal "ttft_p95<200ms" --vary build.max_batch_size=4,8 --vary concurrency=1,4,8
+    """
+    import msgspec
+
+    from forge.api.forge import Forge
+    from forge.api.tune import Asked, Tuner
+    from forge.bench.options import Wish
+    from forge.bench.tune import goal as wanted
+    from forge.bench.tune.space import axes
+    from forge.errors import LimitError
+    from forge.recipe.shipped import located
+    from forge.schema.values import RuntimeKind
+
+    aim = wanted.goal(figure, goal)
+    asked = Asked(aim, axes(vary), requests, wish=Wish(**wished), runtime=RuntimeKind(runtime) if runtime else None)
+    file = Path(located(recipe))
+    listener = output.listener
+
+    def told(event: Any) -> None:
+        if event.kind != "held":  # the same steps for each candidate
+            listener(event)
+
+    tuner = Tuner(Forge.here(told), output.say)
+    found, kept = tuner.tune(file, asked)
+    written = not no_write and tuner.write(file, found)
+    shown = {**msgspec.to_builtins(found), "written": written, "file": str(kept)}
+    output.result(shown, "\n".join([*_lines(found, aim), _end(found, file, written), f"all of it: {kept}"]))
+    if not aim.kept({name: each.value for name, each in found.best.figures.items()}):
+        raise SystemExit(LimitError.exit_code)
+
+
+def _lines(found: Any, aim: Any) -> Iterator[str]:
+    """A table of every candidate as it was measured last, the best first."""
+    last = {_label(trial): trial for trials in found.rounds for trial in trials}
+    order = sorted(last.values(), key=lambda it: aim.rank({name: each.value for name, each in it.figures.items()}))
+    rows = [("", *map(str.upper, aim.figures)), *(_row(trial, _label(trial), aim) for trial in reversed(order))]
+    rows += [
+        _row(found.best, f"in the end, {_label(found.best)}", aim),
+        _row(found.before, f"in the end, {_label(found.before)}", aim),
+    ]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _row(trial: Any, label: str, aim: Any) -> tuple[str, ...]:
+    from forge.bench.tune.evidence import figure
+
+    if trial.failed:
+        return (label, trial.failed.splitlines()[0][:60], *([""] * (len(aim.figures) - 1)))
+    return (label, *(figure(trial.figures[name]) if name in trial.figures else "-" for name in aim.figures))
+
+
+def _label(trial: Any) -> str:
+    from forge.bench.tune.space import shown
+
+    words = [f"{key}={shown(value)}" for key, value in {**trial.settings, **trial.load}.items()]
+    return " ".join(words if trial.settings else ["as it is:", *words])
+
+
+def _end(found: Any, file: Path, written: bool) -> str:
+    if written:
+        return f"written into {file}: {', '.join(found.best.settings)}"
+    if found.better and found.best.settings:
+        return f"better than {file} as it is; not written"
+    return f"{file} stays as it is: nothing is better by more than chance"

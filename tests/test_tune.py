@@ -1,0 +1,214 @@
+"""`forge tune`: successive halving over settings that are simulated, and over a real Triton; what it writes into a recipe."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from forge.api.forge import Forge
+from forge.api.tune import Asked, Tuner
+from forge.bench.options import Wish
+from forge.bench.results import Figure, Value
+from forge.bench.tune.evidence import note, stated
+from forge.bench.tune.goal import Goal, goal
+from forge.bench.tune.search import Figures, Tuned, search
+from forge.bench.tune.space import MOST, Candidate, Pairs, axes, candidates, usual
+from forge.errors import BenchError, HostError, RecipeError
+from forge.recipe import reader
+from forge.schema.values import Recipe
+from tiny_served import Tiny
+
+TEXT = """# mine
+name = "tiny"
+family = "llama"
+
+[source]
+hub = "acme/tiny"  # where it is from
+
+[build]
+max_batch_size = 4      # requests together
+"""
+NO_WORD = "nothing is said"
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return reader.read(TEXT, "tiny.toml")
+
+
+@dataclass
+class Model:
+    """Serves faster with larger batches and more requests at once, and later; every measurement is a little off."""
+
+    broken: int = 0
+    """The batch size that does not fit."""
+    blunt: bool = False
+    """Whether the batch size changes nothing."""
+    asked: list[tuple[dict[str, Value], int]] = field(default_factory=list[tuple[dict[str, Value], int]])
+
+    def measure(self, settings: Pairs, loads: Sequence[Pairs], requests: int) -> list[Figures]:
+        size = int(dict(settings).get("build.max_batch_size", 4))
+        if size == self.broken:
+            raise HostError("it does not fit")
+        return [self._one(1 if self.blunt else size, dict(settings), dict(load), requests) for load in loads]
+
+    def _one(self, size: int, settings: dict[str, Value], load: dict[str, Value], requests: int) -> Figures:
+        many = int(load["concurrency"])
+        self.asked.append(({**settings, **load}, requests))
+        off = 1 + 0.02 * math.sin(7 * len(self.asked)) / math.sqrt(requests)
+        together = min(size, many)
+        return {
+            "output_tokens_per_s": Figure(value=40 * together**0.7 * off, unit="tokens/s", better="higher"),
+            "ttft_p95": Figure(value=0.02 * many * max(1.0, many / size) * off, unit="s", better="lower"),
+        }
+
+
+def found(model: Model, recipe: Recipe, aim: Goal, *texts: str) -> Tuned:
+    return search(candidates(axes(texts), recipe), model, aim, 4, lambda _: None)
+
+
+GRID = ("build.max_batch_size=1,2,4,8,16", "concurrency=1,4,8,16")
+
+
+def test_the_fastest_that_keeps_the_goal_is_found(recipe: Recipe) -> None:
+    best = found(Model(), recipe, goal("tokens_per_s", ["ttft_p95<180ms"]), *GRID).best
+    assert (best.settings, best.load) == ({"build.max_batch_size": 8}, {"concurrency": 8})
+
+
+def test_each_round_has_half_the_settings_and_asks_twice_as_much(recipe: Recipe) -> None:
+    rounds = found(Model(), recipe, goal("tokens_per_s", []), *GRID).rounds
+    assert [len(trials) for trials in rounds] == [20, 10, 5, 2]
+    assert [trials[0].requests for trials in rounds] == [4, 8, 16, 32]
+
+
+def test_what_cannot_be_measured_is_left_with_its_reason(recipe: Recipe) -> None:
+    told = found(Model(broken=16), recipe, goal("tokens_per_s", []), *GRID)
+    assert {trial.failed for trial in told.rounds[0] if trial.settings.get("build.max_batch_size") == 16} == {"it does not fit"}
+    assert told.best.settings == {"build.max_batch_size": 8}
+
+
+def test_nothing_is_better_by_chance_alone(recipe: Recipe) -> None:
+    told = found(Model(blunt=True), recipe, goal("ttft_p95", []), "build.max_batch_size=4,8", "concurrency=4")
+    assert not told.better
+
+
+def test_where_no_setting_keeps_the_goal_the_nearest_one_is_shown(recipe: Recipe) -> None:
+    aim = goal("tokens_per_s", ["ttft_p95<1ms"])
+    best = found(Model(), recipe, aim, *GRID).best
+    assert best.load == {"concurrency": 1}
+    assert not aim.kept({name: each.value for name, each in best.figures.items()})
+
+
+def test_where_nothing_can_be_measured_the_first_reason_is_said(recipe: Recipe) -> None:
+    with pytest.raises(BenchError, match="none of these settings"):
+        found(Model(broken=4), recipe, goal("tokens_per_s", []), "concurrency=1,2")
+
+
+def test_the_recipe_as_it_is_is_always_among_the_candidates(recipe: Recipe) -> None:
+    given = candidates(axes(["build.max_batch_size=8,4", "concurrency=2"]), recipe)
+    assert given == (
+        Candidate((), (("concurrency", 2),)),
+        Candidate((("build.max_batch_size", 8),), (("concurrency", 2),)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["engine", "llmapi", "twin", "vllm"])
+def test_what_is_usual_is_allowed_in_a_recipe(recipe: Recipe, kind: str) -> None:
+    text = TEXT + f'\n[runtime]\nkind = "{kind}"\n'
+    given = candidates(usual(reader.read(text, "")), reader.read(text, ""))
+    assert len(given) <= MOST
+    for settings in {each.settings for each in given}:
+        reader.read(stated(text, dict(settings)), "tried")
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["build.max_batch_size"], "names no values"),
+        (["max_batch_size=4"], "no key of a recipe's table"),
+        (["concurrency=0"], "a number above 0"),
+        (["concurrency=1", "rate=2"], "exclude each other"),
+        (["build.max_batch_size=4", "build.max_batch_size=8"], "varied twice"),
+    ],
+)
+def test_a_wish_that_means_nothing_is_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(BenchError, match=said):
+        axes(texts)
+
+
+def test_too_many_combinations_are_refused_with_their_number(recipe: Recipe) -> None:
+    with pytest.raises(BenchError, match="100 combinations"):
+        candidates(
+            axes([f"build.max_batch_size={','.join(map(str, range(1, 11)))}", f"rate={','.join(map(str, range(1, 11)))}"]),
+            recipe,
+        )
+
+
+@pytest.mark.parametrize(("figure", "limits"), [("tokens", []), ("input_tokens_mean", []), ("ttft_p95", ["ttft_p95<1.2x"])])
+def test_a_goal_that_nobody_can_measure_is_refused(figure: str, limits: list[str]) -> None:
+    with pytest.raises(BenchError):
+        goal(figure, limits)
+
+
+def test_the_evidence_stands_behind_each_key_and_nothing_else_changes(recipe: Recipe) -> None:
+    told = found(Model(), recipe, goal("tokens_per_s", ["ttft_p95<180ms"]), *GRID)
+    assert told.better
+    text = stated(TEXT, {**told.best.settings, "serve.instances": 2}, note(told, "2026-11-27"))
+    assert text.startswith(TEXT.partition("max_batch_size")[0])
+    (line,) = (each for each in text.splitlines() if each.startswith("max_batch_size"))
+    assert line.startswith("max_batch_size = 8 ")
+    assert "# forge tune 2026-11-27: output_tokens_per_s 105" in line
+    assert "at concurrency 8, ttft_p95 1" in line
+    assert reader.read(text, "").serve.instances == 2
+
+
+class Idle:
+    """A Forge that never gets to work."""
+
+    home = Path()
+
+    def __init__(self, shop: Forge) -> None:
+        self._shop = shop
+        self.read = shop.read
+        self.build, self.serve, self.stop, self.bench = (self._never,) * 4
+
+    def _never(self, *_: object, **__: object) -> None:
+        raise AssertionError(NO_WORD)
+
+
+def test_settings_that_no_recipe_may_have_are_refused_before_anything_is_built(shop: Forge, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TEXT)
+    idle = Idle(shop)
+    idle.home = tmp_path / "home"
+    tuner = Tuner(idle, lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="max_batchsize"):
+        tuner.tune(tmp_path / "tiny.toml", Asked(goal("tokens_per_s", []), axes(["build.max_batchsize=4"])))
+    assert [each.name for each in tmp_path.glob("*tiny*")] == ["tiny.toml"]
+
+
+@pytest.mark.slow
+def test_a_real_server_is_tuned_and_the_recipe_says_why(tiny: Tiny, shop: Forge, tmp_path: Path) -> None:
+    recipe = tiny.recipe.with_name("tuned.toml")
+    recipe.write_text(tiny.recipe.read_text().replace('name = "tiny"', 'name = "tuned"'))
+    before = shop.servers()
+    asked = Asked(
+        goal("tokens_per_s", ["ttft_p95<600s"]),
+        axes(["serve.instances=1,4", "concurrency=4"]),
+        4,
+        1,
+        Wish(input_tokens=8, output_tokens=8),
+    )
+    tuner = Tuner(shop, lambda _: None)
+    told, kept = tuner.tune(recipe, asked)
+    assert shop.servers() == before
+    assert {trial.settings.get("serve.instances") for trial in told.rounds[0]} == {None, 1, 4}
+    assert all(trial.figures["output_tokens_per_s"].value > 0 for trial in (*told.rounds[0], told.best, told.before))
+    assert msgspec.json.decode(kept.read_bytes(), type=Tuned) == told
+    assert sorted(each.name for each in recipe.parent.glob("*tuned*")) == ["tuned.toml"]
+    won = msgspec.structs.replace(told, better=True, best=told.rounds[0][-1])
+    assert tuner.write(recipe, won)
+    assert reader.read(recipe.read_text(), "").serve.instances == won.best.settings["serve.instances"]
+    assert "# forge tune" in recipe.read_text()
