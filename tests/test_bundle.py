@@ -113,6 +113,23 @@ def test_a_bundle_holds_no_weights_unless_somebody_says_so(here: Site, there: Si
     assert "tiny: entry" in there.told("made")
 
 
+def test_what_a_shared_store_has_spared_is_had_for_the_bundle(here: Site, tmp_path: Path) -> None:
+    """The entry is here, and what it was made from is not: nobody misses it, but who wants weights in the bundle."""
+    pytest.importorskip("obstore", reason="a shared store is the extra `remote`: pip install 'triton-forge[remote]'")
+    shop = here.shop(Settings(remote=RemoteTable(url=f"file://{tmp_path / 'shared'}", access="read-write", deadline=5.0)))
+    recipe, file = here.recipe(), here.root / "all.forge"
+    shop.build([recipe], repository=here.root / "models")
+    shop.remove("tiny", here.root / "models")
+    with shop.store.using(one.key for one in shop.store.artifacts() if one.manifest.provenance.action == "Assemble"):
+        assert len(shop.store.collect().removed) > 3
+    before = here.world.origin.fetches
+    assert sorted(shop.bundle([recipe], file).steps) == ["tiny: entry", "toolchain"]
+    assert here.world.origin.fetches == before
+    assert {"tiny: model", "tiny: engine"} <= set(shop.bundle([recipe], file, weights=True).steps)
+    assert here.world.origin.fetches == before + 1
+    assert len(here.world.containers.ran) == 2, "the engine came from the shared store"
+
+
 def test_what_serves_the_checkpoint_itself_is_refused_until_weights_are_asked_for(here: Site) -> None:
     recipe = here.recipe(text=ENGINE.replace('kind = "engine"', 'kind = "llmapi"'))
     with pytest.raises(BundleError, match=r"gated or somebody's own: tiny: model \([0-9,]+ bytes\)") as error:

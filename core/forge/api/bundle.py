@@ -19,13 +19,13 @@ from forge.errors import ForgeError
 from forge.events import Listener
 from forge.plan.plan import plan, require
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Step
+from forge.plan.steps import Step, with_needs
 from forge.remote import record
 from forge.remote.signature import Notary
 from forge.remote.tarred import BundleError, replaceable
 from forge.schema.values import BuildOptions, SourceKind
 from forge.settings import Settings
-from forge.store.store import Store
+from forge.store.store import Artifact, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,16 @@ class Bundler:
         kinds = (*self.settings.remote.push, WEIGHTS) if weights else self.settings.remote.push
         with self.store.using(step.key for step in steps):
             self.builder.realise(steps)
-            chosen = choose(steps, self.store, kinds)
+            chosen = choose(steps, self._held, kinds)
             contents = self._contents(found, options, all_resolved, steps, memory)
             size = Writer(target, self.tell, self.notary).write(contents, chosen, self.world.containers)
         return Bundled(target, size, _named(chosen), tuple(each.reference for each in contents.images))
+
+    def _held(self, step: Step) -> Artifact:
+        """The result of a step; where a shared store has spared it, it is taken from there or made now."""
+        if held := self.store.find(step.key):
+            return held
+        return self.builder.realise(with_needs(step))[step.key]
 
     def _together(self, resolver: Resolver) -> JointResolver:
         return JointResolver(resolver, resolver.outside, Sizing(resolver.outside.origins, self.store), self.store)

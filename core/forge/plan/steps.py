@@ -321,6 +321,13 @@ def demanded(steps: Sequence[Step], has: Callable[[Step], bool]) -> frozenset[st
     return frozenset(wanted)
 
 
+def with_needs(step: Step) -> tuple[Step, ...]:
+    """A step and all it stands on, each after those it needs."""
+    seen: dict[str, Step] = {}
+    _gather(step, seen)
+    return tuple(seen.values())
+
+
 def _gather(step: Step, seen: dict[str, Step]) -> None:
     if step.key not in seen:
         for _, need in step.needs:

@@ -1,6 +1,6 @@
 """Which artifacts of a plan a bundle has to hold, so that a machine without a network makes the rest by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -9,7 +9,6 @@ from forge.plan.steps import Assemble, Fetch, MakeEnvironment, Step, demanded
 from forge.remote.shared import kind
 from forge.remote.tarred import BundleError
 from forge.store.artifact import Artifact
-from forge.store.store import Store
 
 WEIGHTS = "weights"
 _PLAIN = {".json", ".jinja", ".model", ".tiktoken", ".txt"}
@@ -29,22 +28,21 @@ class Chosen:
         return sum(one.size for one in (*self.artifacts, *self.environments))
 
 
-def choose(steps: Sequence[Step], store: Store, kinds: Sequence[str]) -> Chosen:
-    """What of ``steps``, all of them held, has to be in a bundle that may hold ``kinds``.
+def choose(steps: Sequence[Step], hold: Callable[[Step], Artifact], kinds: Sequence[str]) -> Chosen:
+    """What of ``steps`` has to be in a bundle that may hold ``kinds``; ``hold`` gives the result of a step, made if need be.
 
     BundleError with all that would be needed and may not be in it.
     """
     portable = {step.key for step in steps if isinstance(step.action, MakeEnvironment) or kind(provenance(step)) in kinds}
-    entries = [step for step in steps if isinstance(step.action, Assemble)]
     # An entry is links to other artifacts, and laid anew from them; where they may not go, it goes itself if it has no weights.
-    portable |= {step.key for step in entries if _private(step, portable) and not _weighs(step, store, portable)}
+    portable |= {step.key for step in steps if _private(step, portable) and _weightless(step, portable)}
     wanted = demanded(steps, lambda step: step.key in portable)
     if refused := [step for step in steps if step.key in wanted - portable and isinstance(step.action, Fetch)]:
-        told = ", ".join(f"{step.name} ({_artifact(step, store).size:,} bytes)" for step in refused)
+        told = ", ".join(f"{step.name} ({step.size:,} bytes)" if step.size else step.name for step in refused)
         hint = "`--with weights` puts it in for once; push under [remote] in the config file allows it for good"
         what = f"the bundle would have to hold what was fetched, which may be gated or somebody's own: {told}"
         raise BundleError(what, hint=hint)
-    held = [(step, _artifact(step, store)) for step in steps if step.key in wanted & portable]
+    held = [(step, hold(step)) for step in steps if step.key in wanted & portable]
     return Chosen(
         tuple(artifact for step, artifact in held if not isinstance(step.action, MakeEnvironment)),
         tuple(artifact for step, artifact in held if isinstance(step.action, MakeEnvironment)),
@@ -58,20 +56,9 @@ def _private(step: Step, portable: set[str]) -> bool:
     return isinstance(step.action, Fetch) or any(_private(need, portable) for _, need in step.needs)
 
 
-def _weighs(entry: Step, store: Store, portable: set[str]) -> bool:
-    """Whether an entry holds more of what may not go than configs and tokenizers."""
-    own = {
-        file.blake3
-        for _, need in entry.needs
-        if _private(need, portable)
-        for file in _artifact(need, store).files()
-        if file.kind == "file" and PurePosixPath(file.path).suffix not in _PLAIN
-    }
-    return any(file.blake3 in own for file in _artifact(entry, store).files() if file.kind == "file")
-
-
-def _artifact(step: Step, store: Store) -> Artifact:
-    held = store.find(step.key)
-    if held is None:
-        raise BundleError(f"{step.name} is gone from the store", hint="run `forge bundle` again")
-    return held
+def _weightless(step: Step, portable: set[str]) -> bool:
+    """Whether it is an entry that holds no more of what may not go than configs and tokenizers."""
+    private = {name for name, need in step.needs if _private(need, portable)}
+    return isinstance(step.action, Assemble) and all(
+        PurePosixPath(link.path).suffix in _PLAIN for link in step.action.links if link.need in private
+    )
