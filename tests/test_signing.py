@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import tarfile
 import time
 from collections.abc import Callable
@@ -21,13 +22,15 @@ from forge.build.bundle.contents import Contents, encode, read
 from forge.build.bundle.opened import look
 from forge.build.supply import notary
 from forge.cli import main
-from forge.errors import ConfigError
+from forge.errors import ConfigError, ForgeError
+from forge.machine.environments import PrivateEnvironments, host
 from forge.remote.open import place
 from forge.remote.place import RemoteError
 from forge.remote.record import Record
 from forge.remote.shared import Shared
 from forge.remote.signature import Notary, UntrustedError
 from forge.remote.tarred import Packed, Packing
+from forge.schema.twin_environment import serving_environment
 from forge.settings import RemoteTable, Settings, read as stated
 from forge.store.store import Artifact, Provenance, Store
 from store_makers import KEY, fill, key
@@ -165,6 +168,20 @@ def test_an_encrypted_key_is_opened_by_a_variable_and_by_nothing_else(tmp_path: 
             side.shared.push(side.made(name=key(9)))
         assert "FORGE_SIGN_PASSPHRASE" in str(error.value)
         assert "wrong-one" not in str(error.value)
+
+
+def test_no_program_is_told_the_passphrase(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    installer = tmp_path / "uv"
+    installer.write_text(f"#!/bin/sh\nenv > {told}\nexit 1\n")
+    installer.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FORGE_SIGN_PASSPHRASE": PASSPHRASE}
+    here = host(os.environ)
+    wanted = serving_environment(here, ())
+    with pytest.raises(ForgeError):
+        PrivateEnvironments(environ).make(wanted, here.interpreter, tmp_path / "out", lambda _: None)
+    assert "PATH=" in told.read_text()
+    assert PASSPHRASE not in told.read_text()
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ class Packed(_Tar):
         except OSError as error:
             raise BundleError(f"it cannot be read: {error.strerror}", where=str(file), hint="name a bundle's file") from error
         self._places: dict[str, tuple[int, int]] = {}
+        self._stated: Mapping[str, str] = {}
         try:
             self._look()
             self.contents = self._read(CONTENTS) or b""
@@ -192,7 +193,16 @@ class Packed(_Tar):
         return _name("keys", key) in self._places
 
     def record(self, key: str) -> bytes | None:
-        return self._read(_name("keys", key))
+        found = self._read(_name("keys", key))
+        if found is not None and key in self._stated and hashed(found).hexdigest() != self._stated[key]:
+            raise damaged(f"the record of {key[:12]} is not as it was written", self._file)
+        return found
+
+    def hold(self, stated: Mapping[str, str]) -> None:
+        """Hold every record to its hex blake3 from now on, each time that it is read."""
+        self._stated = stated
+        for key in stated:
+            self.record(key)
 
     def write(self, key: str, record: bytes, blobs: Mapping[str, int], *, anew: bool) -> bool:  # noqa: ARG002
         raise BundleError("nothing is written into a bundle that is there", where=self.name)
