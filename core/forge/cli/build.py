@@ -111,9 +111,15 @@ def build(
     if bundle:
         if recipes or runtime or locked or prefixed or assets == "inside" or rename_plain or executor or remote or until:
             raise click.UsageError("a bundle says itself what is built and how: --repository, --into and -j go with --bundle")
-        from forge.api.forge import Forge
+        from pathlib import Path
 
-        conclude(output, Forge.here(output.listener, jobs=jobs).unbundle(bundle, into, repository=repository))
+        from forge.api.forge import Forge
+        from forge.build.bundle.opened import named_after
+
+        place = into or named_after(Path(bundle))
+        built = Forge.here(output.listener, jobs=jobs).unbundle(bundle, place, repository=repository)
+        output.say(f"its recipes lie in {place}")
+        conclude(output, built)
         return
     if not recipes or into:
         raise click.UsageError("--into goes with --bundle" if into else "Missing argument 'RECIPES...'.")
