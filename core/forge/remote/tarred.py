@@ -76,7 +76,7 @@ class Packing(_Tar):
         self._lock = Lock()
         self._names: set[str] = set()
         self._records: dict[str, bytes] = {}
-        self._stream: BinaryIO = _nameless(file.parent) or self._unfinished.open("xb")
+        self._stream: BinaryIO = _nameless(self._unfinished) or self._unfinished.open("xb")
 
     def has(self, blob: str) -> bool:
         return _name("files", blob) in self._names
@@ -114,9 +114,7 @@ class Packing(_Tar):
             os.fsync(self._stream.fileno())
             size = self._stream.tell()
             if not self._unfinished.exists():
-                # The folder is of no matter for a whole path; without one Python asks the kernel not to follow the link.
-                ours = self._stream.fileno()
-                os.link(f"/proc/self/fd/{ours}", self._unfinished, src_dir_fd=ours, follow_symlinks=True)
+                _give(self._stream, self._unfinished)
         self._unfinished.replace(self._file)
         trees.flush_one(self._file.parent)
         return size
@@ -258,15 +256,31 @@ class Packed(_Tar):
         return damaged(what, self._file)
 
 
-def _nameless(folder: Path) -> BinaryIO | None:
-    """A file in ``folder`` that has no name yet; None where the filesystem, or the system, has none such."""
-    flag = getattr(os, "O_TMPFILE", 0)
-    if not flag or not Path("/proc/self/fd").is_dir():
+def _nameless(aside: Path) -> BinaryIO | None:
+    """A file that has no name yet and can be given one, as ``aside`` is here for a moment; None where that cannot be.
+
+    Tried is another such file: it would be too late to learn it after hours of writing.
+    """
+    if not getattr(os, "O_TMPFILE", 0):  # Linux alone has it
         return None
     try:
-        return os.fdopen(os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o644), "wb")
+        with os.fdopen(_unnamed(aside.parent), "wb") as trial:
+            _give(trial, aside)
+            aside.unlink()
+        return os.fdopen(_unnamed(aside.parent), "wb")
     except OSError:
         return None
+
+
+def _unnamed(folder: Path) -> int:
+    return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)
+
+
+def _give(stream: BinaryIO, name: Path) -> None:
+    """Give an open file without a name one."""
+    ours = stream.fileno()
+    # The folder is of no matter for a whole path; without one Python asks the kernel not to follow the link.
+    os.link(f"/proc/self/fd/{ours}", name, src_dir_fd=ours, follow_symlinks=True)
 
 
 def replaceable(file: Path) -> bool:
