@@ -11,7 +11,8 @@ class Event:
     ``kind`` is one of: ``held`` (the store has the step), ``start``, ``progress`` (``done`` of ``total`` bytes), ``log`` (one
     line in ``text``), ``made`` (``seconds``, ``size`` in bytes), ``taken`` and ``sent`` (from or to a shared store; as
     ``made``), ``failed`` (``text`` what follows from it, or nothing),
-    ``note`` (a sentence worth saying aloud). Those of several steps come mixed.
+    ``note`` (a sentence worth saying aloud). Those of several steps come mixed. ``node`` is the machine of a cluster on which
+    it happened; empty for this one.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class Event:
     total: int = 0
     seconds: float = 0.0
     size: int = 0
+    node: str = ""
 
 
 Listener = Callable[[Event], None]

@@ -41,7 +41,7 @@ Mirror = Annotated[
         description="a registry as Docker names it, with a path there or without: harbor.example.com/nvcr",
     ),
 ]
-Executor = Literal["docker", "local"]
+Executor = Literal["docker", "local", "ray"]
 Worth = str | int | float | tuple[str, ...] | None
 Pushed = Literal["toolchain", "checkpoint", "engine", "weights"]
 
@@ -85,7 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     home: Kept | Literal[""] = ""
     repository: Kept = "model-repository"
     executor: Executor | None = None
-    """Where commands run, whatever the recipes say; None leaves it to them."""
+    """Where commands run, whatever the recipes say; None leaves it to them. ``ray``: on the machines of a cluster."""
     jobs: Jobs | None = None
     """Steps of a build that may compute side by side; None is half the processors, 2 to 4."""
     remote: RemoteTable = RemoteTable()

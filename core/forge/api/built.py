@@ -16,6 +16,15 @@ class Fetched:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class MadeThere:
+    """A step that a machine of a cluster has made for this build."""
+
+    step: str
+    key: str
+    node: str
+
+
 @dataclass(frozen=True)
 class Built:
     """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
@@ -26,6 +35,8 @@ class Built:
     copied: int
     findings: tuple[Finding, ...] = ()
     """What a check of the published models found, remarks left out."""
+    nodes: tuple[MadeThere, ...] = ()
+    """Who made what, where steps were spread over a cluster."""
 
     @property
     def broken(self) -> bool:

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from forge.api.built import Built, Fetched
 from forge.api.bundle import Bundled, Bundler
+from forge.api.maker import Maker
 from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
 from forge.api.served import Served
@@ -21,14 +22,13 @@ from forge.bench.results import Results as Measured
 from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.build import publish, unchanged
-from forge.build.builder import Builder
 from forge.build.bundle.opened import named_after, opened
 from forge.build.cleanup import Upkeep
+from forge.build.facts import image
 from forge.build.noted import BuildNotes
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
 from forge.build.sizes import Sizing
-from forge.build.supply import Sharing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
@@ -41,7 +41,6 @@ from forge.plan.preview import Outlook, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Plan, Stage
 from forge.recipe.shipped import located
-from forge.remote.signature import Notary
 from forge.repository import config as repository, publish as publishing
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, RuntimeKind
@@ -51,17 +50,16 @@ from forge.serve.recovery import Care
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
 from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
-from forge.store.store import Store
 from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
-from forge.verify.verify import PLAIN, Prover, Wish
+from forge.verify.verify import PLAIN, Wish
 
 Places = AnyPath | Sequence[AnyPath]
 
 USUAL = Benchmark()
 
 
-class Forge(Served, Recipes):
+class Forge(Served, Recipes, Maker):
     """One home folder (store, servers, notes) and all that is asked of the world."""
 
     def __init__(
@@ -80,6 +78,8 @@ class Forge(Served, Recipes):
         self._allowance = Allowance(settings.jobs or min(max(2, (os.cpu_count() or 2) // 2), 4))
         self._wiring = wiring or Wiring(home, environ, self._say, settings.images.mirror)
         self._resolver = Resolver(self.store, self._wiring, self._wiring.templates, self._say, settings.executor or "")
+        if self.spreads:
+            self._resolver = replace(self._resolver, executor="", architectures=self.cluster.architectures)
 
     @classmethod
     def here(
@@ -93,10 +93,6 @@ class Forge(Served, Recipes):
         """For this user, as the config file and FORGE_* variables say: the home folder, and what no argument says here."""
         said = read(os.environ, remote).over(jobs, executor)
         return cls(home(os.environ, said), dict(os.environ), listener, settings=said)
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.home / "store", clock=time.time, say=self._say)
 
     @cached_property
     def _build_notes(self) -> BuildNotes:
@@ -126,15 +122,10 @@ class Forge(Served, Recipes):
         away = self.sharing.has if self.sharing else None
         return JointResolver(self._resolver, self._wiring, sizing, self.store, away)
 
-    @cached_property
-    def sharing(self) -> Sharing | None:
-        """The store that several machines share, where the settings name one."""
-        return self._wiring.sharing(self.settings.remote, self._tell, time.time, self.notary)
-
-    @cached_property
-    def notary(self) -> Notary:
-        """Signs what is sent or bundled, and says whose signatures count, as the settings have it."""
-        return self._wiring.notary(self.settings.remote, self.store)
+    def _images(self, recipes: Sequence[AnyPath]) -> tuple[str, ...]:
+        joint = self.joint(recipes) if recipes else None
+        read = [self._resolver.read(joint.path(member)) for member in joint.stated.members] if joint else []
+        return tuple(dict.fromkeys(image(each).image for each in read if each.runtime.contained))
 
     def _joined(self, joint: Joint, options: BuildOptions) -> list[Resolved]:
         """Its recipes, ready to be planned together."""
@@ -196,7 +187,9 @@ class Forge(Served, Recipes):
             words |= {} if repository else {"usual": self.settings.repository}
             asked = unchanged.question(_files(recipes), repository, os.getcwd(), words)
             self._build_notes.after(asked, inputs, all_resolved, self._build_notes.done(place, models, steps))
-        return Built(place, models, sum(each.linked for each in done), sum(each.copied for each in done), found)
+        return Built(
+            place, models, sum(each.linked for each in done), sum(each.copied for each in done), found, self._who(steps)
+        )
 
     def add(
         self,
@@ -255,18 +248,6 @@ class Forge(Served, Recipes):
             settings = structs.replace(self.settings, executor=bundle.contents.executor or None)
             there = type(self)(self.home, {}, self._tell, self._wiring.packed(bundle), settings=settings)
             return there.build(bundle.recipes, bundle.options, repository=repository)
-
-    def _prepared(self, all_resolved: list[Resolved], *, gpus: bool = True) -> list[Resolved]:
-        """The recipes with what their images say of themselves; HostError, before any download, for what is missing here."""
-        require(all_resolved)  # what can be refused without an image is refused before one is pulled
-        if contained := [resolved for resolved in all_resolved if resolved.recipe.runtime.contained]:
-            self._resolver.require(contained, gpus=gpus)
-        return [self._resolver.furnished(resolved, self._builder, self._tell) for resolved in all_resolved]
-
-    @cached_property
-    def _builder(self) -> Builder:
-        tools = replace(self._wiring.tools, prove=self._prover.prove)
-        return Builder(self.store, tools, self._tell, self._allowance, self.sharing)
 
     def _relocate(self, place: Path, models: Iterable[PublishedModel]) -> publishing.Relocate:
         """Configs name the repository's place on this machine where the twin serves it, and the container's otherwise."""
@@ -376,10 +357,6 @@ class Forge(Served, Recipes):
     def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
         return Proof(self._prover, self._resolver, self, self._tell, self._place()).verify(what, repository, wish)
-
-    @cached_property
-    def _prover(self) -> Prover:
-        return Prover(self.home, self.store, self._wiring)
 
     def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Measured, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""

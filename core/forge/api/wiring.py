@@ -1,5 +1,7 @@
 """Which adapter is used for each port (a protocol of what forge needs of the world). Each is imported when it is first used."""
 
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,8 +18,10 @@ from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
 from forge.build.supply import Sharing, notary, sharing
 from forge.client.types import Client, ModelMetadata, Request
+from forge.cluster.equipment import Equipment
+from forge.cluster.fleet import Fleet
 from forge.diagnoses import Diagnosis
-from forge.events import Listener
+from forge.events import Event, Listener
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.interrupt import Halt
 from forge.machine.machine import Machine
@@ -33,6 +37,16 @@ from forge.verify.reference import Reciter
 
 _LOOK = 10.0
 """Seconds for a server to say what a model takes."""
+
+
+def equipped(tell: Listener) -> Equipment:
+    """What the machine that this is called on works with, as its own environment and config file say: for a cluster's nodes."""
+    environ = dict(os.environ)
+    said = settings.read(environ)
+    wiring = Wiring(
+        settings.home(environ, said), environ, lambda text: tell(Event("note", "facts", text=text)), said.images.mirror
+    )
+    return wiring.equipment(said.remote)
 
 
 class Wiring:
@@ -149,6 +163,17 @@ class Wiring:
             logs=self._home / "logs",
             halt=self._halt,
         )
+
+    def equipment(self, said: RemoteTable) -> Equipment:
+        """What this machine works with, as a node of a cluster or beside one; it signs and trusts as ``said``."""
+        store = Store(self._home / "store", clock=time.time, say=self._say)
+        return Equipment(store, self.tools, self.place, self.machine, lambda: self.containers, self.notary(said, store))
+
+    def fleet(self) -> Fleet:
+        """The cluster's machines; each finds its own equipment."""
+        from forge.cluster.ray_fleet import RayFleet
+
+        return RayFleet(equipped)
 
     @cached_property
     def server(self) -> Server:

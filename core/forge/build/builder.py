@@ -9,7 +9,7 @@ from forge.build import entry as assembling
 from forge.build.in_containers import Contained
 from forge.build.scheduler import Allowance, Scheduler
 from forge.build.sources.source import Origin
-from forge.build.supply import Sharing
+from forge.build.supply import Supplier
 from forge.errors import StepError
 from forge.events import Event, Listener
 from forge.files import texts
@@ -69,9 +69,9 @@ class Builder:
     """Realises steps, each once, independent ones side by side; what it made or found is told to the listener."""
 
     def __init__(
-        self, store: Store, tools: Tools, listener: Listener, allowance: Allowance = DEFAULT, shared: Sharing | None = None
+        self, store: Store, tools: Tools, listener: Listener, allowance: Allowance = DEFAULT, shared: Supplier | None = None
     ) -> None:
-        """``shared`` is the store that several machines share, where there is one."""
+        """``shared`` is the store that several machines share, where there is one, or those machines themselves."""
         self._shared = shared
         self._built = False
         self._store = store

@@ -15,7 +15,7 @@ from forge.build.executor import Executors
 from forge.build.facts import World, adapters, gather, image
 from forge.build.outside import Outside
 from forge.build.sources.source import Sealing
-from forge.errors import ForgeError, LockError, Problem, RecipeError, SourceError, StepError
+from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
@@ -49,6 +49,8 @@ class Resolver:
     say: Callable[[str], None]
     executor: str = ""
     """Where commands run, whatever the recipes say: ``docker`` or ``local``; empty leaves it to them."""
+    architectures: Callable[[], frozenset[str]] | None = None
+    """Gives the GPUs that engines are built on, as ``sm_90``, where those are not this machine's."""
 
     def read(self, path: Path, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
@@ -157,6 +159,12 @@ class Resolver:
     def require(self, all_resolved: Sequence[Resolved], *, gpus: bool) -> None:
         """HostError with all that keeps commands from running here; GPUs count where a build would use one."""
         self._executors.require(all_resolved, gpus=gpus)
+        stated = {each.recipe.runtime.gpu for each in all_resolved if each.recipe.runtime.kind is RuntimeKind.ENGINE} - {None}
+        if gpus and stated and (here := self._here()) and stated != here:
+            what = (
+                f"engines for {', '.join(sorted(map(str, stated)))} are built on such a GPU; here is {', '.join(sorted(here))}"
+            )
+            raise HostError(what, where="runtime.gpu", hint="build on a machine that has it, or on a cluster: --executor ray")
 
     @property
     def _executors(self) -> Executors:
@@ -224,8 +232,21 @@ class Resolver:
         """The architecture to build for, as sm_89; empty where no GPU is seen."""
         if wanted.runtime.gpus == NO_GPUS:
             return NO_GPUS
+        if wanted.runtime.gpu is not None and wanted.runtime.kind is RuntimeKind.ENGINE:
+            return wanted.runtime.gpu
+        if self.architectures is None:
+            return "+".join(sorted(self._here()))
+        found = sorted(self.architectures()) if wanted.runtime.kind is RuntimeKind.ENGINE else []
+        if len(found) > 1:
+            what = f"the cluster has GPUs of {', '.join(found)}, and an engine is for one kind"
+            hint = 'say which: runtime.gpu in the recipe, or { recipe = "...", name = "...", gpu = "..." } in the deployment'
+            raise RecipeError((Problem(f"{wanted.name}: runtime.gpu", what, hint),))
+        return "".join(found)
+
+    def _here(self) -> frozenset[str]:
+        """The architectures of this machine's GPUs."""
         capabilities = {gpu.capability for gpu in self.outside.machine.gpus() if gpu.capability}
-        return "+".join(f"sm_{capability.replace('.', '')}" for capability in sorted(capabilities))
+        return frozenset(f"sm_{capability.replace('.', '')}" for capability in capabilities)
 
     def _resolve(self, wanted: Recipe, facts: Facts) -> Resolved:
         if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from forge.events import Listener
 from forge.plan.preview import provenance
@@ -13,6 +14,18 @@ from forge.remote.signature import Notary, Signer, Trust
 from forge.settings import PASSPHRASE, RemoteTable
 from forge.store.artifact import Artifact
 from forge.store.store import Store
+
+
+class Supplier(Protocol):
+    """Where a build gets what it does not hold: a shared store, or machines that make it."""
+
+    def supply(self, steps: Sequence[Step], missing: Sequence[Step], store: Store) -> "Supply":
+        """Have what of ``missing`` the build of ``steps`` wants, as far as this can; what has to be made here is told."""
+        ...
+
+    def send(self, artifacts: Iterable[Artifact]) -> tuple[Pushed, ...]:
+        """Offer what was made here to others, as far as that is allowed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

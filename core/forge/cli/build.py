@@ -26,8 +26,9 @@ JOBS = click.option(
 )
 EXECUTOR = click.option(
     "--executor",
-    type=click.Choice(["docker", "local"]),
-    help="Where commands run: in containers, or in this environment (inside NVIDIA's container). [default: the recipe's]",
+    type=click.Choice(["docker", "local", "ray"]),
+    help="Where commands run: in containers, in this environment (inside NVIDIA's container), or on a cluster's machines. "
+    "[default: the recipe's]",
 )
 REMOTE = click.option(
     "--remote",
@@ -172,13 +173,15 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
 def said(built: Any) -> tuple[object, str]:
     """What a build (``forge.api.built.Built``) has published, as a document and as a sentence."""
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
-    document = {
+    document: dict[str, object] = {
         "repository": str(built.repository),
         "models": models,
         "linked_bytes": built.linked,
         "copied_bytes": built.copied,
         "findings": built.findings,
     }
+    if nodes := getattr(built, "nodes", ()):  # a build that is noted as done was made here
+        document["nodes"] = nodes
     names = ", ".join(model.name for model in built.models)
     text = f"{names} published into {built.repository}"
     if built.copied:

@@ -13,13 +13,18 @@ from forge.events import Event, Listener
 def tell(event: Event) -> None:
     """A listener with one line per thing that happened; nothing per chunk of bytes."""
     if event.kind == "start":
-        click.echo(f"...   {event.step}", err=True)
+        click.echo(f"...   {event.step}{f'  on {event.node}' if event.node else ''}", err=True)
     elif text := sentence(event):
         click.echo(text, err=True)
 
 
 def sentence(event: Event) -> str:
     """What is worth a line that stays; empty for what only passes by."""
+    text = _sentence(event)
+    return f"{text}  on {event.node}" if text and event.node and event.kind != "note" else text
+
+
+def _sentence(event: Event) -> str:
     match event.kind:
         case "held" | "sent":
             return f"{event.kind}  {event.step}  {size(event.size)}"

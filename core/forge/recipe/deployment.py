@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from forge.errors import Problem, RecipeError
 from forge.recipe.validate import Walk, document, schema as form_schema
-from forge.schema.spelling import FolderName, Gpus, LocalPath
+from forge.schema.spelling import Architecture, FolderName, Gpus, LocalPath
 from forge.schema.values import Ports, Recipe, Role, RuntimeKind, Scalar, ServeTable
 
 MARK = "recipes"
@@ -54,6 +54,7 @@ class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     recipe: RecipePath
     name: Annotated[FolderName, Meta(description="its name here, instead of the recipe's own")] | None = None
     replicas: Replicas = Replicas()
+    gpu: Architecture | None = None
 
 
 class GpuTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -135,6 +136,8 @@ def adapted(recipe: Recipe, member: Member, gpu: GpuTable) -> Recipe:
     runtime = recipe.runtime
     if gpu.devices and runtime.kind is not RuntimeKind.TWIN and runtime.gpus != NO_GPUS:
         runtime = replace(runtime, gpus=gpu.devices)
+    if member.gpu is not None and runtime.kind is RuntimeKind.ENGINE:
+        runtime = replace(runtime, gpu=member.gpu)
     serve = _replicated(recipe.serve, member.replicas) if runtime.kind is not RuntimeKind.LLMAPI else recipe.serve
     return replace(recipe, name=member.name or recipe.name, runtime=runtime, serve=serve)
 

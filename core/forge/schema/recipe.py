@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from forge.schema.spelling import (
+    Architecture,
     FlagName,
     FolderName,
     GitUrl,
@@ -142,6 +143,7 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     image: ImageName = "25.08"
     trtllm: TrtllmVersion | None = None
     gpus: Gpus = "all"
+    gpu: Architecture | None = None
     executor: Annotated[
         Literal["docker", "local"] | None,
         Meta(description="where commands run: in containers, or in this environment, inside NVIDIA's container"),

@@ -102,6 +102,10 @@ Gpus = Annotated[
         description="the GPUs that containers get: all, none, or numbers and ids joined by commas",
     ),
 ]
+Architecture = Annotated[
+    str,
+    Meta(pattern=r"^sm_[0-9]{2,3}\Z", description="the GPU architecture that an engine is built for, as sm_90"),
+]
 Requirement = Annotated[
     str,
     Meta(

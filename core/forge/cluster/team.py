@@ -1,0 +1,221 @@
+"""A build's steps on the nodes of a cluster: what is sent where, what comes back, and what is done about machines that die."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from forge.build.supply import Sharing, Supply
+from forge.cluster.census import Facts, Wanted, differences
+from forge.cluster.errand import Errand, Failed, Lost, Made, Report
+from forge.cluster.fleet import Fleet
+from forge.cluster.node import Node, require
+from forge.cluster.spread import Placed, Spread
+from forge.cluster.work import Spreadable, Travel, Work, rest, tops
+from forge.cluster.workplace import Patience
+from forge.errors import ForgeError, HostError, StepError, StoreError
+from forge.events import Event, Listener
+from forge.machine.interrupt import Halt
+from forge.plan.steps import Step
+from forge.remote.shared import Pushed
+from forge.settings import RemoteTable
+from forge.store.artifact import Artifact
+from forge.store.store import Store
+
+ATTEMPTS = 3
+"""Processes of one step that may die before the step is at fault."""
+_TICK = 1.0
+_ROOM = 5.0
+_NAME = "the cluster"
+
+
+@dataclass
+class Team:
+    """Has a build's steps made by a fleet: what ``forge.build.supply.Sharing`` is for a build on one machine.
+
+    ``sharing`` is the shared store, which has to be read-write; ``here`` makes steps on this machine; ``mine`` is what this
+    machine says of itself. ``nodes`` collects who made what: step's key -> node's name.
+    """
+
+    sharing: Sharing
+    said: RemoteTable
+    open_fleet: Callable[[], Fleet]
+    mine: Callable[[Wanted], Facts]
+    here: Callable[[Sequence[Step]], object]
+    tell: Listener
+    halt: Halt
+    nodes: dict[str, str] = field(default_factory=dict[str, str])
+    _fleet: Fleet | None = None
+    _known: dict[str, Node] = field(default_factory=dict[str, Node])
+
+    def has(self, keys: Sequence[str]) -> frozenset[str]:
+        return self.sharing.has(keys)
+
+    def send(self, artifacts: Iterable[Artifact]) -> tuple[Pushed, ...]:
+        return self.sharing.send(artifacts)
+
+    def supply(self, steps: Sequence[Step], missing: Sequence[Step], store: Store) -> Supply:
+        """Have nodes make what travels of ``missing``, and take here what ``steps`` are for; the rest is to be made here."""
+        lacking = {step.key for step in missing}
+        travel = Travel(self.sharing.kinds)
+        waits = Patience(self.tell, self.halt.check, _NAME)
+        shared = self.sharing.shared
+
+        def held(step: Step) -> bool:
+            return step.key not in lacking
+
+        moving = [step.key for step in steps if travel.travels(step)]
+        there = waits.until(lambda: shared.require(moving)) if moving else frozenset[str]()
+        found = travel.spread(steps, held, there)
+        if found.works:
+            self._spread(found, store)
+        taken, made = rest(steps, tops(steps), held, lambda step: travel.travels(step) and not travel.at_home(step))
+        artifacts: dict[str, Artifact] = {}
+        for step in taken:
+            artifact = store.find(step.key) or waits.until(partial(shared.pull, step.key, store))
+            if artifact is None:
+                raise StoreError(f"{step.name} was made, and is gone from the shared store", where=shared.name)
+            artifacts[step.key] = artifact
+        return Supply(artifacts, frozenset(step.key for step in made if store.find(step.key) is None))
+
+    def fleet(self) -> Fleet:
+        """The cluster, once; HostError where there is none."""
+        self._fleet = self._fleet or self.open_fleet()
+        return self._fleet
+
+    def alike(self, folders: Sequence[str]) -> tuple[Node, ...]:
+        """The nodes, which have to be alike where a plan needs it; HostError with all that differs. Each is asked once."""
+        fleet = self.fleet()
+        nodes = fleet.nodes()
+        new = [node for node in nodes if node.id not in self._known or not set(folders) <= self._known[node.id].folders]
+        told = fleet.facts(new, Wanted(self.said, tuple(folders))) if new else {}
+        named = {node.name: told[node.id] for node in new}
+        wrong = [each for each in differences(self.mine(Wanted(self.said)), named) if each.stops] if new else []
+        if wrong:
+            text = "\n    ".join(f"{each.node} {each.what}" for each in wrong)
+            what = f"not all nodes can take steps of this build\n    {text}"
+            raise HostError(what, where=_NAME, hint="`forge cluster check` looks closer")
+        for node in new:
+            said = told[node.id]
+            self._known[node.id] = replace(node, folders=said.folders if isinstance(said, Facts) else node.folders)
+        return tuple(self._known[node.id] for node in nodes)
+
+    def _spread(self, found: Spreadable, store: Store) -> None:
+        folders = sorted({folder for work in found.works for folder in work.ask.folders})
+        nodes = self.alike(folders)
+        require([(work.step.name, work.ask) for work in found.works], nodes)
+        if found.first:
+            self.here([step for step in found.first if store.find(step.key) is None])
+            waits = Patience(self.tell, self.halt.check, _NAME)
+            for step in found.first:
+                if (held := store.find(step.key)) is not None:
+                    waits.until(partial(self.sharing.shared.push, held))
+        _Run(self, found.works, nodes).run()
+
+
+class _Run:
+    """Works on their way over nodes, until all are made or one has failed."""
+
+    def __init__(self, team: Team, works: Sequence[Work], nodes: Sequence[Node]) -> None:
+        self._team = team
+        self._fleet = team.fleet()
+        self._spread = Spread(works, nodes)
+        self._works = {work.key: work for work in works}
+        self._nodes = {node.id: node for node in nodes}
+        self._deaths: dict[str, int] = {}
+        self._silent: dict[str, float] = {}
+        self._failure: ForgeError | None = None
+
+    def run(self) -> None:
+        """Returns when all is made; raises what the first failed step raised, once what is under way has ended."""
+        try:
+            while self._spread:
+                for placed in () if self._failure else self._spread.next():
+                    self._start(placed)
+                if not self._spread.under_way:
+                    break
+                for report in self._fleet.hear(_TICK):
+                    self._heard(report)
+                self._team.halt.check()
+                self._say_who_waits()
+        except BaseException:
+            self._fleet.halt()
+            raise
+        if self._failure:
+            raise self._failure
+        self._refuse_stranded()
+
+    def _start(self, placed: Placed) -> None:
+        work, node = placed.work, placed.node
+        remote, owner = self._team.said, getattr(self._fleet, "owner", "")
+        self._silent[work.key] = time.monotonic()
+        self._fleet.start(Errand(work.step, work.key, remote, owner, work.ask.docker), work.ask, node)
+
+    def _heard(self, report: Report) -> None:
+        self._silent.pop(report.key, None)
+        name = self._works[report.key].step.name
+        for event in report.events:
+            self._team.tell(replace(event, node=report.node))
+        match report.end:
+            case Made(size, fresh):
+                self._team.nodes[report.key] = report.node
+                self._spread.ended(report.key, size)
+                if not fresh:
+                    self._team.tell(Event("held", name, report.key, size=size, node=report.node))
+            case Failed() as failed:
+                self._failed(report, failed)
+            case Lost(why):
+                self._lost(report, why)
+            case None:
+                pass
+
+    def _failed(self, report: Report, failed: Failed) -> None:
+        name, where = self._works[report.key].step.name, self._spread.under_way[report.key]
+        self._spread.returned(report.key)
+        if failed.here and self._elsewhere(report.key, where):
+            self._drop(where, f"it is left out: {failed.what}")
+            return
+        error = failed.error()
+        error.step = name
+        busy = ", ".join(self._works[key].step.name for key in self._spread.under_way)
+        text = str(error) if self._failure else f"being finished before this ends: {busy}" if busy else ""
+        self._failure = self._failure or error
+        self._team.tell(Event("failed", name, report.key, text=text, node=report.node))
+
+    def _lost(self, report: Report, why: str) -> None:
+        """A node that is gone takes nothing any more; a process that died on one that lives is tried again."""
+        name, where = self._works[report.key].step.name, self._spread.under_way[report.key]
+        self._spread.returned(report.key)
+        alive = {node.id for node in self._fleet.nodes()}
+        for gone in self._nodes.keys() - alive:
+            self._drop(gone, "it is gone; its steps are made elsewhere")
+        if where in alive and report.mine:
+            self._deaths[report.key] = self._deaths.get(report.key, 0) + 1
+            if self._deaths[report.key] >= ATTEMPTS:
+                what, hint = f"its process died {ATTEMPTS} times: {why}", "the kernel ends processes where memory runs out"
+                self._failure = self._failure or StepError(what, where=f"{name}, on {report.node}", hint=hint)
+            what = f"its process ended without a word ({why})"
+            self._team.tell(Event("note", name, report.key, text=what, node=report.node))
+
+    def _elsewhere(self, key: str, node: str) -> bool:
+        """Whether another node than this one can take a step."""
+        return any(not other.lacks(self._works[key].ask) for other in self._nodes.values() if other.id != node)
+
+    def _drop(self, node: str, why: str) -> None:
+        gone = self._nodes.pop(node, None)
+        if gone is not None:
+            self._spread.without(node)
+            self._team.tell(Event("note", f"node {gone.name}", text=why, node=gone.name))
+
+    def _say_who_waits(self) -> None:
+        now = time.monotonic()
+        for key, since in list(self._silent.items()):
+            if now - since > _ROOM and key in self._spread.under_way:
+                del self._silent[key]
+                node = self._nodes.get(self._spread.under_way[key])
+                text = f"waits for room on {node.name if node else 'its node'}: another build is there"
+                self._team.tell(Event("note", self._works[key].step.name, key, text=text, node=node.name if node else ""))
+
+    def _refuse_stranded(self) -> None:
+        if left := [(work.step.name, work.ask) for work in self._spread.stranded()]:
+            require(left, tuple(self._nodes.values()))

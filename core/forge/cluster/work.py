@@ -1,0 +1,161 @@
+"""Which steps of a plan are made on other machines, and what has to be there before each. Pure."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from forge.cluster.node import Ask, asked, is_folder
+from forge.plan.preview import provenance
+from forge.plan.steps import Fetch, ReadToolchain, Run, Step
+from forge.remote.shared import kind
+
+_LINE = 50e6
+"""Bytes a second that a download is taken to have, for who goes first; nothing else stands on it."""
+_READ = 30.0
+_CONVERT = 200e6
+_BUILD = 40e6
+_LEAST = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step for some node, with the keys of those steps that have to be in the shared store before.
+
+    ``local`` are needs that do not travel (an environment, an image, weights that stay private): the node makes them for
+    itself. ``seconds`` is a guess, ``memory`` bytes of weights that it reads: a wish, and no condition.
+    """
+
+    step: Step
+    needs: frozenset[str] = frozenset()
+    local: tuple[Step, ...] = ()
+    ask: Ask = field(default_factory=Ask)
+    seconds: float = _LEAST
+    memory: int = 0
+
+    @property
+    def key(self) -> str:
+        return self.step.key
+
+
+@dataclass(frozen=True, slots=True)
+class Spreadable:
+    """``works`` for nodes; ``first`` are steps of the machine that asks, which have to be in the shared store before."""
+
+    works: tuple[Work, ...]
+    first: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Travel:
+    """Which results go through the shared store: those of the ``kinds`` that the settings push."""
+
+    kinds: tuple[str, ...]
+
+    def travels(self, step: Step) -> bool:
+        return kind(provenance(step)) in self.kinds
+
+    def at_home(self, step: Step) -> bool:
+        """Whether it is made where the build was asked for: a person's own files lie there."""
+        return isinstance(step.action, Fetch) and is_folder(step.action.source.kind)
+
+    def spread(self, steps: Sequence[Step], held: Callable[[Step], bool], there: frozenset[str]) -> Spreadable:
+        """What of ``steps`` (each after those it needs) nodes have to make.
+
+        ``held`` says what this machine has, ``there`` are the keys in the shared store.
+        """
+        wanted = set(tops(steps))
+        works: list[Work] = []
+        first: dict[str, Step] = {}
+        for step in reversed(steps):
+            if step.key not in wanted or step.key in there:
+                continue
+            if not self.travels(step):
+                wanted.update(() if held(step) else (need.key for _, need in step.needs))
+            elif held(step) or self.at_home(step):  # what no node asks for need not go there
+                first[step.key] = step
+            else:
+                needs, local = self._beneath(step)
+                wanted.update(needs)
+                beneath = tuple(local.values())
+                works.append(Work(step, frozenset(needs), beneath, asked(step, beneath), guess(step), weights(step)))
+        asked_for = frozenset(key for work in works for key in work.needs)
+        return Spreadable(tuple(reversed(works)), tuple(step for key, step in reversed(first.items()) if key in asked_for))
+
+    def _beneath(self, step: Step) -> tuple[dict[str, Step], dict[str, Step]]:
+        """The nearest needs that travel, and those on the way to them that do not."""
+        needs: dict[str, Step] = {}
+        local: dict[str, Step] = {}
+        todo = [need for _, need in step.needs]
+        while todo:
+            need = todo.pop()
+            if self.travels(need):
+                needs[need.key] = need
+            elif need.key not in local:
+                local[need.key] = need
+                todo += [below for _, below in need.needs]
+        return needs, local
+
+
+def rest(
+    steps: Sequence[Step], roots: Iterable[str], held: Callable[[Step], bool], travels: Callable[[Step], bool]
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """What a machine takes from the shared store of ``steps`` (each after those it needs), and what it makes itself.
+
+    Wanted are the keys ``roots``, and what making takes.
+    """
+    wanted = set(roots)
+    taken: list[Step] = []
+    made: list[Step] = []
+    for step in reversed(steps):
+        if step.key not in wanted or held(step):
+            continue
+        if travels(step):
+            taken.append(step)
+        else:
+            made.append(step)
+            wanted.update(need.key for _, need in step.needs)
+    return tuple(reversed(taken)), tuple(reversed(made))
+
+
+def tops(steps: Sequence[Step]) -> frozenset[str]:
+    """Keys of those that nothing else of ``steps`` needs: what a build is for."""
+    return frozenset(step.key for step in steps) - {need.key for step in steps for _, need in step.needs}
+
+
+def beneath(step: Step) -> tuple[Step, ...]:
+    """All that ``step`` needs, each once and after what it needs itself."""
+    seen: dict[str, Step] = {}
+
+    def gather(one: Step) -> None:
+        if one.key not in seen:
+            for _, need in one.needs:
+                gather(need)
+            seen[one.key] = one
+
+    for _, need in step.needs:
+        gather(need)
+    return tuple(seen.values())
+
+
+def guess(step: Step) -> float:
+    """About how many seconds a step takes: from the bytes of the weights that it brings, or that lie beneath it."""
+    match step.action:
+        case Fetch():
+            return _LEAST + (step.size or 0) / _LINE
+        case ReadToolchain():
+            return _READ
+        case Run(gpu=gpu):
+            return _LEAST + weights(step) / (_BUILD if gpu else _CONVERT)
+        case _:
+            return _LEAST
+
+
+def weights(top: Step) -> int:
+    """Bytes of all checkpoints that are fetched for a step, as far as they are known beforehand."""
+    seen: dict[str, int] = {}
+    todo = [top]
+    while todo:
+        step = todo.pop()
+        if step.key not in seen:
+            seen[step.key] = (step.size or 0) if isinstance(step.action, Fetch) else 0
+            todo += [need for _, need in step.needs]
+    return sum(seen.values())
