@@ -1,6 +1,7 @@
 """One plan over real Ray nodes: what is made once, what happens to machines and builds that die, and what is left running."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         try:
             found.begin({name: {"sm": sm} for name, sm in KINDS.items()})
+            ray.init(found.address, namespace="forge", log_to_driver=False, logging_level=logging.ERROR)
             yield found
         finally:
             if ray.is_initialized():

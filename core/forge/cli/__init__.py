@@ -25,7 +25,7 @@ VERBS = (
     Verb("cache", "cache", "cache", "Look after the store of finished artifacts."),
     Verb("chat", "generate", "chat", "Talk with a served MODEL, in its own chat template."),
     Verb("check", "check", "check", "Find what is wrong in a Triton model REPOSITORY."),
-    Verb("cluster", "cluster", "cluster", "The machines that `forge build --executor ray` spreads steps over."),
+    Verb("cluster", "cluster", "cluster", "The machines that `--executor ray` spreads steps over."),
     Verb("completion", "completion", "completion", "Print what completes forge's words in a shell."),
     Verb("config", "config", "config", "What is said once: the config file and FORGE_* variables."),
     Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile of RECIPE's image."),

@@ -10,7 +10,7 @@ from forge.cli.text import size, table
 
 @click.group()
 def cluster() -> None:
-    """The machines that `forge build --executor ray` spreads steps over.
+    """The machines that `--executor ray` spreads steps over.
 
     docs/cluster.md says how to have some.
     """
