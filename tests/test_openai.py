@@ -265,6 +265,9 @@ def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI)
     assert asyncio.run(together()) == alone
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj"}}
+
+
 @pytest.mark.parametrize(
     ("words", "param", "complaint"),
     [
@@ -286,7 +289,9 @@ def test_many_ask_at_once_and_are_not_mixed(address: str, client: openai.OpenAI)
         ({"best": 1}, "best", "unknown field"),
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "role 'tool'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "not image_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "has image_url alone"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages", "not input_audio"),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages", "takes no images"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_with_its_field(

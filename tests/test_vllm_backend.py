@@ -89,7 +89,7 @@ def test_a_whole_answer_has_the_prompt_before_it_where_that_is_wanted(served: Se
         ('{"lora_name": "x"}', {}, "no LoRA adapters"),
         ('{"structured_outputs": {"grammarr": "x"}}', {}, "structured_outputs"),
         ("{}", {"exclude_input_in_output": "false"}, "exclude_input_in_output must not be false"),
-        ("{}", {"image": "abc"}, "takes no images"),
+        ("{}", {"image": "abc"}, "image 1 is no base64"),
     ],
 )
 def test_a_request_that_cannot_be_served_says_why(served: Served, sampling: str, inputs: dict[str, str], said: str) -> None:

@@ -1,12 +1,17 @@
 """Types of the part of vLLM that forge's engine process uses (as read from vllm 0.32)."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import NotRequired, TypedDict
 
 from .logprobs import Logprob
 from .lora.request import LoRARequest
 from .sampling_params import SamplingParams as SamplingParams
 
 __version__: str
+
+class TextPrompt(TypedDict):
+    prompt: str
+    multi_modal_data: NotRequired[Mapping[str, object]]
 
 class CompletionOutput:
     index: int
@@ -28,7 +33,12 @@ class AsyncLLMEngine:
     @classmethod
     def from_engine_args(cls, engine_args: AsyncEngineArgs) -> AsyncLLMEngine: ...
     def generate(
-        self, prompt: str, sampling_params: SamplingParams, request_id: str, *, lora_request: LoRARequest | None = None
+        self,
+        prompt: str | TextPrompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput]: ...
     @property
     def errored(self) -> bool: ...

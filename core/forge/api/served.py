@@ -8,6 +8,7 @@ from forge.api.found import Results, search
 from forge.api.wiring import Wiring
 from forge.build.executor import Executors
 from forge.build.toolbox import Toolbox, toolbox
+from forge.client.chat_template import Turn
 from forge.client.types import Chunk, Request
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
@@ -82,8 +83,8 @@ class Served:
         """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
         return self._wiring.spans(target.tokenizer, text)
 
-    def templated(self, target: Target, messages: Sequence[tuple[str, str]]) -> str:
-        """``messages`` as (role, text), put into the model's own chat template, ready for its answer."""
+    def templated(self, target: Target, messages: Sequence[Turn]) -> str:
+        """``messages`` as (role, text or parts), put into the model's own chat template, ready for its answer."""
         return self._wiring.templated(target.tokenizer, messages, target.model.limits)
 
     def untemplated(self, target: Target) -> str:

@@ -17,6 +17,7 @@ from forge.build.bundle.opened import Opened
 from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
 from forge.build.supply import Sharing, notary, sharing
+from forge.client.chat_template import Turn
 from forge.client.types import Client, ModelMetadata, Request
 from forge.cluster.equipment import Equipment
 from forge.cluster.fleet import Fleet
@@ -237,7 +238,7 @@ class Wiring:
 
         return spans(tokenizer, text)
 
-    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]], limits: LimitsTable) -> str:
+    def templated(self, tokenizer: Path, messages: Sequence[Turn], limits: LimitsTable) -> str:
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         return self._rendered(tokenizer, messages, limits)
 
@@ -248,7 +249,7 @@ class Wiring:
         return ChatTemplate.of(tokenizer).source
 
     @cached_property
-    def _rendered(self) -> Callable[[Path, Sequence[tuple[str, str]], LimitsTable], str]:
+    def _rendered(self) -> Callable[[Path, Sequence[Turn], LimitsTable], str]:
         from forge.client.chat_template import ChatTemplates
 
         return ChatTemplates().prompt

@@ -89,6 +89,14 @@ def with_sampling(function: Function) -> Function:
 @click.option("-n", type=click.IntRange(1), help="So many answers: samples, or of a beam search its best.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--chat", "templated", is_flag=True, help="Ask PROMPT as a user's message, in the model's chat template.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Show the model this image; may be given several times.",
+)
 @click.option("--show-seed", is_flag=True, help="Say on stderr which seed was used.")
 @verb
 def generate(
@@ -99,6 +107,7 @@ def generate(
     repository: str | None,
     no_stream: bool,
     templated: bool,
+    images: tuple[Path, ...],
     show_seed: bool,
     **sampling: object,
 ) -> None:
@@ -113,13 +122,15 @@ def generate(
     from forge.api.forge import Forge
     from forge.cli.answer import asked, document, doubt, judge, tell
     from forge.cli.lines import whole
+    from forge.client.chat_template import asked as with_images
 
     shop = Forge.here(output.listener)
     target = shop.target(named(model, lora), repository)
     text = whole() if prompt == "-" else prompt
     if templated:
-        text = shop.templated(target, [("user", text)])
-    request, wish = asked(replace(target.request(text), stream=not no_stream), sampling)
+        text = shop.templated(target, [("user", with_images(text, len(images)))])
+    seen = tuple(image.read_bytes() for image in images)
+    request, wish = asked(replace(target.request(text), stream=not no_stream, images=seen), sampling)
     if said := doubt(request, sampling):
         output.say(said)
     answer = tell(output, request, shop.generate(target.address, request), wish, partial(shop.spans, target))

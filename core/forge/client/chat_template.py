@@ -14,10 +14,15 @@ from forge.schema.values import LimitsTable
 
 Message = tuple[str, str]
 """(role, text); the roles are those of the template: mostly system, user and assistant."""
+Part = Mapping[str, str]
+"""A piece of a message: ``{"type": "image"}``, in whose place the template writes its mark, or a text."""
+Turn = tuple[str, str | Sequence[Part]]
+"""A message that may have images: (role, text or parts)."""
 _OWN = "chat_template.jinja"
 _KEY = "chat_template"
 _FILES = (_OWN, "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 _MEND = "look at chat_template in the model's checkpoint, and ask its author"
+_BLIND = "it seems to know no images: does this model see?"
 _AGAIN = "build the model again; if that does not help, its checkpoint is broken"
 _USUAL = LimitsTable()
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -45,12 +50,12 @@ class ChatTemplate:
         named = {name: text for name in _SPECIAL if (text := _text(tokens.get(name)))}
         return cls(_source(folder, settings), named, _opening(folder, settings, named), str(folder), limits)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = True) -> str:
         """The whole text, special tokens written out.
 
         InferenceError when the template refuses the messages, fails, or takes more time, memory or room than it may.
         """
-        conversation = [{"role": role, "content": text} for role, text in messages]
+        conversation = [{"role": role, "content": content} for role, content in messages]
         values = {"messages": conversation, "add_generation_prompt": add_generation_prompt, **self.tokens}
         try:
             answer = self._process.render(values)
@@ -71,9 +76,10 @@ class ChatTemplate:
             case {"memory": _}:
                 raise self._failed(f"it wants more than {self._bounds.memory // 2**20} MiB of memory")
             case _:
-                raise self._failed(str(answer.get("failed")))
+                shown = any(not isinstance(content, str) for _, content in messages)
+                raise self._failed(str(answer.get("failed")), _BLIND if shown else _MEND)
 
-    def prompt(self, messages: Sequence[Message]) -> str:
+    def prompt(self, messages: Sequence[Turn]) -> str:
         """The text to send for the model to answer: without the opening token that its tokenizer adds."""
         return self.render(messages).removeprefix(self.opening)
 
@@ -89,8 +95,13 @@ class ChatTemplate:
         what = f"the chat template is not done with these messages after {self.limits.max_template_seconds:g} s, and was ended"
         return InferenceError(what, where=self.where, hint=f"{_MEND}; limits.max_template_seconds of the recipe allows more")
 
-    def _failed(self, why: str) -> InferenceError:
-        return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=_MEND)
+    def _failed(self, why: str, hint: str = _MEND) -> InferenceError:
+        return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=hint)
+
+
+def asked(text: str, images: int) -> str | tuple[Part, ...]:
+    """A user's message with so many images before its text; the text alone where there are none."""
+    return (*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}) if images else text
 
 
 def lacking(folder: Path) -> str:
@@ -135,7 +146,7 @@ class ChatTemplates:
     def __init__(self) -> None:
         self._held: dict[Path, tuple[object, ChatTemplate]] = {}
 
-    def prompt(self, folder: Path, messages: Sequence[Message], limits: LimitsTable) -> str:
+    def prompt(self, folder: Path, messages: Sequence[Turn], limits: LimitsTable) -> str:
         """As ``ChatTemplate.prompt``, in the process of the call before."""
         state = (limits, *(_stamp(folder / name) for name in _FILES))
         stamp, held = self._held.get(folder, (None, None))

@@ -6,6 +6,7 @@ be ignored in silence.
 """
 
 import struct
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ _RENAMED = {
     "seed": ("seed", "random_seed"),
     "min_tokens": ("min_tokens", "min_length"),
     "n": ("num_return_sequences", f"{LLMAPI}n"),
+    "images": ("image",),
     "stop": ("stop_words", f"{LLMAPI}stop"),
     "bad": ("bad_words", f"{LLMAPI}bad"),
     "stream": ("stream", "streaming"),
@@ -156,6 +158,9 @@ def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
     if request.guide and not offers(GUIDE_TYPE, model):
         what = "the model cannot hold its answer to JSON, a schema or a regular expression: it has no input for that"
         raise InferenceError(what, where=request.model, hint="models of the runtime vllm do, and engines from 0.19 on")
+    if request.images and not offers("images", model):
+        what = "the model takes no images: it has no input for them"
+        raise InferenceError(what, where=request.model, hint="models of the runtime vllm do, of a checkpoint that can see")
     if request.tokens:
         if "input_ids" not in model.inputs:
             raise InferenceError(
@@ -202,6 +207,7 @@ def _words(request: Request) -> dict[str, Values]:
         "tokens": request.tokens,
         "stop": (*spellings(request.stop), *ends),
         "bad": barred(request.bad),
+        "images": tuple(b64encode(image).decode() for image in request.images),
     }
     return words | {word: values for word, values in several.items() if values}
 

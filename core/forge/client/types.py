@@ -39,6 +39,8 @@ class Request:
     stream: bool = True
     tokens: tuple[int, ...] = ()
     """The prompt as token ids, for a model that takes no text (``tensorrt_llm``); ``prompt`` is then left empty."""
+    images: tuple[bytes, ...] = ()
+    """Files of images (PNG, JPEG, ...), in the order in which the prompt speaks of them; its own text marks their places."""
     guide: Guide | None = None
     """What the answer is held to: JSON, a schema, a regular expression (vLLM; engines of TensorRT-LLM 0.19 and later)."""
     n: int | None = None

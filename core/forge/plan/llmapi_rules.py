@@ -49,7 +49,9 @@ def problems(resolved: Resolved) -> Iterator[Problem]:
 
 
 def doubts(resolved: Resolved) -> Iterator[str]:
-    """What may be wrong: arguments of an LLM() whose version nobody knows."""
+    """What may be wrong: arguments of an LLM() whose version nobody knows; a checkpoint of which half is used."""
+    if "vision_config" in resolved.facts.checkpoint.config:
+        yield "the checkpoint can see, and NVIDIA's llmapi model takes text alone; the runtime vllm takes images"
     if not resolved.facts.toolchain.trtllm:
         for path in _strange(resolved):
             yield f"build.args.{path} is no argument of LLM() that forge knows; the image has the last word"

@@ -18,7 +18,7 @@ from forge.repository import config
 from forge.repository.vllm import vllm_skeleton
 from forge.schema import vllm_known
 from forge.schema.quantized import quantized
-from forge.schema.values import NO_GPUS, Command, Names, Recipe, Role, Scalar, TextFile
+from forge.schema.values import NO_GPUS, Checkpoint, Command, Names, Recipe, Role, Scalar, TextFile
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
@@ -148,7 +148,11 @@ def _version(resolved: Resolved) -> str:
 
 
 def _local_notes(resolved: Resolved) -> list[str]:
-    return [f"served by {_version(resolved)} on the {'GPU' if on_gpu(resolved) else 'CPU'}"]
+    found = [f"served by {_version(resolved)} on the {'GPU' if on_gpu(resolved) else 'CPU'}"]
+    brought = any(package.startswith("torchvision") for package in resolved.recipe.runtime.packages)
+    if sees(resolved.facts.checkpoint) and not on_gpu(resolved) and not brought:
+        found.append("models that see want torchvision, which forge's packages for the CPU lack: docs/vllm.md#images")
+    return found
 
 
 def _contained_notes(resolved: Resolved) -> list[str]:
@@ -159,6 +163,11 @@ def _contained_notes(resolved: Resolved) -> list[str]:
     if resolved.recipe.runtime.gpus == NO_GPUS:
         found.append("its container gets no GPU, and the vLLM of NVIDIA's images starts on none")
     return found
+
+
+def sees(checkpoint: Checkpoint) -> bool:
+    """Whether config.json speaks of images."""
+    return "vision_config" in checkpoint.config
 
 
 def vllm_version(resolved: Resolved) -> str:

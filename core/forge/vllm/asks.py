@@ -18,10 +18,7 @@ RETURNED = {
     "return_num_output_tokens": "num_output_tokens",
 }
 """Input that asks for an output -> that output; ``text_output`` always comes."""
-_NOT_HERE = {
-    "image": "it takes no images",
-    "embedding_request": "it makes no embeddings",
-}
+_NOT_HERE = {"embedding_request": "it makes no embeddings"}
 
 
 class RefusedError(Exception):
@@ -30,7 +27,9 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """``sampling`` are the words of ``sampling_parameters``; ``answers`` is how many it asks for; ``echo`` puts the prompt
+    """``images`` are base64 of their files.
+
+    ``sampling`` are the words of ``sampling_parameters``; ``answers`` is how many it asks for; ``echo`` puts the prompt
     before each of them; ``returned`` are the outputs that it wants beside the text; ``lora`` is the adapter to be asked with,
     empty for none."""
 
@@ -41,6 +40,7 @@ class Ask:
     echo: bool
     returned: frozenset[str]
     lora: str = ""
+    images: tuple[str, ...] = ()
 
 
 def read(arrays: Arrays, parameters: str, adapters: Sequence[str] = ()) -> Ask:
@@ -60,7 +60,8 @@ def read(arrays: Arrays, parameters: str, adapters: Sequence[str] = ()) -> Ask:
     sampling = _sampling(_text(arrays, "sampling_parameters") if "sampling_parameters" in arrays else parameters)
     lora = _lora(sampling.pop("lora_name", None), adapters)
     returned = frozenset(output for name, output in RETURNED.items() if _flag(arrays, name, default=False))
-    return Ask(_text(arrays, "text_input"), stream, sampling, _answers(sampling), echo, returned, lora)
+    images = _images(arrays["image"]) if "image" in arrays else ()
+    return Ask(_text(arrays, "text_input"), stream, sampling, _answers(sampling), echo, returned, lora, images)
 
 
 def _sampling(text: str) -> dict[str, object]:
@@ -87,6 +88,13 @@ def _answers(sampling: Mapping[str, object]) -> int:
         return int(cast("int", given))
     except (TypeError, ValueError):
         raise RefusedError(f"sampling_parameters: n is {given!r}; a whole number is needed") from None
+
+
+def _images(array: NDArray[np.generic]) -> tuple[str, ...]:
+    try:
+        return tuple(cast("bytes", each).decode("ascii") for each in array.reshape(-1))
+    except UnicodeDecodeError as error:
+        raise RefusedError("image is no base64") from error
 
 
 def _flag(arrays: Arrays, name: str, *, default: bool) -> bool:

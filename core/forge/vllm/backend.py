@@ -89,7 +89,7 @@ class TritonPythonModel:
         asked = str(self._count)
         self._answers[asked] = answer
         words = {"ask": asked, "prompt": ask.prompt, "sampling": ask.sampling, "stream": ask.stream, "lora": ask.lora}
-        self._engine.send({**words, "logprobs": "logprobs" in ask.returned})
+        self._engine.send({**words, "logprobs": "logprobs" in ask.returned, "images": ask.images})
         if self._dead:  # it died before it heard this, and whoever told the others may not have seen it
             self._fail_all()
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from multiprocessing import shared_memory
 from typing import cast
 
-from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, __version__
+from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, TextPrompt, __version__
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 
@@ -91,7 +91,7 @@ class Engine:
         try:
             params = sampling_params(cast("Message", message["sampling"]), stream=bool(message["stream"]))
             adapter = self._adapters.get(str(message.get("lora", "")))
-            async for output in self._vllm.generate(str(message["prompt"]), params, asked, lora_request=adapter):
+            async for output in self._vllm.generate(await _prompt(message), params, asked, lora_request=adapter):
                 self._say(
                     {
                         "id": asked,
@@ -114,6 +114,16 @@ class Engine:
     def _flush(self) -> None:
         self._writer.write(frames.packed(self._outbox))
         self._outbox = []
+
+
+async def _prompt(message: Message) -> str | TextPrompt:
+    """The text, with its images where it has some; they are read apart from the loop, which others' tokens go through."""
+    text, images = str(message["prompt"]), cast("list[str]", message.get("images", []))
+    if not images:
+        return text
+    from .pictures import pictures
+
+    return TextPrompt(prompt=text, multi_modal_data={"image": await asyncio.to_thread(pictures, images)})
 
 
 def _output(output: CompletionOutput, *, logprobs: bool) -> Message:

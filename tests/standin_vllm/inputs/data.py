@@ -1,6 +1,11 @@
 """vllm.inputs.data, as far as it is used; later releases have it elsewhere."""
 
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
+
+
+class TextPrompt(TypedDict):
+    prompt: str
+    multi_modal_data: NotRequired[dict[str, Any]]
 
 
 class TokensPrompt(TypedDict):

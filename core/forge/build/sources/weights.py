@@ -24,6 +24,10 @@ TEXTS = frozenset(
         "spiece.model",
         "vocab.txt",
         "sentencepiece.bpe.model",
+        # How images are cut and scaled, for models that see.
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
     )
 )
 INDEXES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forge.client.chat_template import ChatTemplate, Message, lacking
+from forge.client.chat_template import ChatTemplate, Turn, lacking
 from forge.client.tokenizer import TokenizerFolder
 from forge.errors import ForgeError
 from forge.repository import publish
@@ -74,7 +74,7 @@ class Offers:
             raise unknown_model(name, tuple(offered))
         return offered[name]
 
-    async def templated(self, offer: Offer, conversation: Sequence[Message]) -> str:
+    async def templated(self, offer: Offer, conversation: Sequence[Turn]) -> str:
         """``conversation`` in the model's chat template; Fault where it has none, it refuses them, or takes too long."""
         if offer.key not in self._templates:
             self._templates[offer.key] = _Renders(offer)
@@ -119,10 +119,10 @@ class _Renders:
         self._held: ChatTemplate | None = None
         self._thread = ThreadPoolExecutor(1, "template")
 
-    async def prompt(self, conversation: Sequence[Message]) -> str:
+    async def prompt(self, conversation: Sequence[Turn]) -> str:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, conversation)
 
-    def _prompt(self, conversation: Sequence[Message]) -> str:
+    def _prompt(self, conversation: Sequence[Turn]) -> str:
         if self._held is None:
             self._held = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits)
         return self._held.prompt(conversation)

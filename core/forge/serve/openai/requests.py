@@ -4,6 +4,7 @@ A field that would change the answer and that these models cannot obey is refuse
 what is ignored in silence is found out late. Fields that only label a request are ignored.
 """
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from forge.client.chat_template import Part, Turn
 from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
@@ -19,13 +21,13 @@ from forge.serve.openai.errors import Fault
 
 _PARAM = re.compile(r"at `\$\.(\w+)")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")
+_DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _SEEDS = 2**63
 """Seeds of NVIDIA's models: 64 bits, in some versions signed. The API's may be negative."""
 
 Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Stop = Annotated[str, Meta(min_length=1)]
-Message = tuple[str, str]
 
 
 class _StreamOptions(Struct, forbid_unknown_fields=True):
@@ -61,9 +63,26 @@ class _Format(Struct):
                 raise _refused("response_format", f"text, json_object and json_schema are offered, not {self.type}")
 
 
+class _Image(Struct):
+    url: str
+    detail: object = None
+
+    def content(self, where: str) -> bytes:
+        """The file that stands in the address itself; Fault for any other address, which nothing here fetches."""
+        found = _DATA.match(self.url)
+        if found is None:
+            said = "an image stands in the request: data:image/png;base64,... (nothing is fetched from other addresses)"
+            raise Fault(400, f"{where}: {said}", param="messages", code="invalid_value")
+        try:
+            return base64.b64decode(self.url[found.end() :], validate=True)
+        except ValueError as error:
+            raise Fault(400, f"{where}: the image is no base64: {error}", param="messages", code="invalid_value") from error
+
+
 class _Part(Struct):
     type: str
     text: str | None = None
+    image_url: _Image | None = None
 
 
 class _Message(Struct):
@@ -142,6 +161,11 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
         """What answers are held to; Fault for a schema that is none."""
         return None
 
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """The files of the images that the model is shown, in order; Fault for one that is none."""
+        return ()
+
     def check(self) -> None:
         """Fault for what cannot be given."""
         if self.logit_bias:
@@ -172,7 +196,9 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
             "return_token_counts": True,
         }
         request = seeded(over(usual, said))
-        return replace(request, n=None, seed=None if request.seed is None else (request.seed + copy) % _SEEDS)
+        return replace(
+            request, n=None, images=self.images, seed=None if request.seed is None else (request.seed + copy) % _SEEDS
+        )
 
 
 class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
@@ -222,9 +248,21 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
         return self.response_format.guide if self.response_format else None
 
     @property
-    def conversation(self) -> tuple[Message, ...]:
-        """(role, text) of each message; Fault for what is no text. ``developer`` is the newer word for ``system``."""
+    def conversation(self) -> tuple[Turn, ...]:
+        """(role, text or parts) of each message; Fault for what is neither text nor image.
+
+        ``developer`` is the newer word for ``system``.
+        """
         return tuple(_message(place, message) for place, message in enumerate(self.messages))
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        return tuple(
+            part.image_url.content(f"messages.{place}")
+            for place, message in enumerate(self.messages)
+            for part in (message.content if isinstance(message.content, list) else ())
+            if part.type == "image_url" and part.image_url
+        )
 
 
 class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
@@ -263,6 +301,8 @@ class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
         return texts
 
 
+_PARTS = (("text", False, True), ("image_url", True, False))
+"""A part's type, whether it has no text, and whether it has no image."""
 AnyAsk = TypeVar("AnyAsk", bound=Ask)
 
 
@@ -282,7 +322,7 @@ def read(body: bytes, kind: type[AnyAsk]) -> AnyAsk:
     return ask
 
 
-def _message(place: int, message: _Message) -> Message:
+def _message(place: int, message: _Message) -> Turn:
     where = f"messages.{place}"
     if message.role not in {"system", "developer", "user", "assistant"}:
         raise Fault(400, f"{where}: role {message.role!r} is not offered", param="messages", code="unsupported_value")
@@ -292,11 +332,17 @@ def _message(place: int, message: _Message) -> Message:
     return role, message.content if isinstance(message.content, str) else _joined(where, message.content or ())
 
 
-def _joined(where: str, parts: Sequence[_Part]) -> str:
+def _joined(where: str, parts: Sequence[_Part]) -> str | tuple[Part, ...]:
+    """One text of texts alone; where images are among them their places are told to the chat template."""
     for part in parts:
-        if part.type != "text" or part.text is None:
-            raise Fault(400, f"{where}: parts are text, not {part.type}", param="messages", code="unsupported_value")
-    return "\n".join(part.text or "" for part in parts)
+        if (part.type, part.text is None, part.image_url is None) not in _PARTS:
+            said = f"parts are text and image_url, not {part.type}"
+            if part.type in ("text", "image_url"):
+                said = f"a part of type {part.type} has {part.type} alone"
+            raise Fault(400, f"{where}: {said}", param="messages", code="unsupported_value")
+    if all(part.type == "text" for part in parts):
+        return "\n".join(part.text or "" for part in parts)
+    return tuple({"type": "image"} if part.image_url else {"type": "text", "text": part.text or ""} for part in parts)
 
 
 def _refused(param: str, why: str) -> Fault:

@@ -113,6 +113,8 @@ class Desk:
         asked = self._clocks.steady()
         ask = asks.read(body, ChatAsk)
         offer = self._admitted(ask, body)
+        if ask.images and not offers("images", await self.known(offer)):
+            raise Fault(400, f"{ask.model} takes no images", param="messages", code="unsupported_value")
         prompts = (await self._offers.templated(offer, ask.conversation),)
         bounds.check_prompts(ask, prompts, "messages", offer.limits)
         return await self._answered(ask, offer, prompts, asked, chat=True)

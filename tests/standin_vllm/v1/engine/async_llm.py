@@ -14,6 +14,7 @@ from pathlib import Path
 from ...config import VllmConfig
 from ...engine.arg_utils import AsyncEngineArgs
 from ...engine.protocol import EngineClient
+from ...inputs.data import TextPrompt
 from ...logprobs import Logprob
 from ...lora.request import LoRARequest
 from ...outputs import CompletionOutput, RequestOutput
@@ -85,17 +86,22 @@ class AsyncLLM(EngineClient):
         self._worker.wait()
 
     async def generate(
-        self, prompt: str, sampling_params: SamplingParams, request_id: str, lora_request: LoRARequest | None = None
+        self,
+        prompt: str | TextPrompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Counts from 0: token N is " N"; each of ``n`` sequences speaks for itself, the second beginning at 1000. With an
-        adapter it begins at 100, and 100 further on for each next one.
+        adapter it begins at 100, and 100 further on for each next one. With images it begins at their pixels, all together.
 
         It counts on whether or not anybody listens, and who comes late hears at once what was said meanwhile: vLLM's
         RequestOutputCollector does the same. Where the checkpoint is to speak (speaker.py), its own tokens are said.
         """
+        prompt, seen = self._seen(prompt)
         speaker, waiting = self._speaker, _Waiting(sampling_params.output_kind)
         ids = speaker.ids(prompt) if speaker else list(range(len(prompt.split())))
-        first = self._adapted(lora_request) if lora_request else 0
+        first = seen + (self._adapted(lora_request) if lora_request else 0)
         if speaker:
             counting = asyncio.create_task(self._speak(speaker, prompt, sampling_params, waiting))
         else:
@@ -118,6 +124,16 @@ class AsyncLLM(EngineClient):
             raise
         finally:
             self._counting.pop(request_id, None)
+
+    def _seen(self, prompt: str | TextPrompt) -> tuple[str, int]:
+        """The text, and the pixels of the images beside it; ValueError, as vLLM says it, for a checkpoint that cannot see."""
+        if isinstance(prompt, str):
+            return prompt, 0
+        images = prompt.get("multi_modal_data", {}).get("image", [])
+        config = json.loads((Path(self.config.model_config.model) / "config.json").read_text())
+        if "vision_config" not in config:
+            raise ValueError("At most 0 image(s) may be provided in one prompt.")
+        return prompt["prompt"], sum(image.size[0] * image.size[1] for image in images if image.mode == "RGB")
 
     async def _speak(self, speaker: Speaker, prompt: str, params: SamplingParams, waiting: "_Waiting") -> None:
         for token, log_prob, text, reason in speaker.speak(prompt, params):
