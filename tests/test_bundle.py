@@ -130,12 +130,20 @@ def test_what_a_shared_store_has_spared_is_had_for_the_bundle(here: Site, tmp_pa
     assert len(here.world.containers.ran) == 2, "the engine came from the shared store"
 
 
+def test_a_family_image_that_somebody_has_pruned_is_made_again_for_the_bundle(here: Site) -> None:
+    before = here.bundle(here.recipe())
+    here.world.containers.built.clear()
+    assert here.bundle(here.recipe()).images == before.images
+    assert len(here.world.containers.built) == 1
+
+
 def test_what_serves_the_checkpoint_itself_is_refused_until_weights_are_asked_for(here: Site) -> None:
     recipe = here.recipe(text=ENGINE.replace('kind = "engine"', 'kind = "llmapi"'))
     with pytest.raises(BundleError, match=r"gated or somebody's own: tiny: model \([0-9,]+ bytes\)") as error:
         here.bundle(recipe)
     assert "--with weights" in error.value.hint
     assert not (here.root / "all.forge").exists()
+    assert here.world.origin.fetches == 0, "it is said before anything is fetched"
     allowed = Settings(remote=RemoteTable(push=("toolchain", "checkpoint", "engine", "weights")))
     assert "tiny: model" in here.shop(allowed).bundle([recipe], here.root / "all.forge").steps
 
@@ -278,6 +286,9 @@ def test_something_else_is_not_replaced_by_a_bundle(here: Site) -> None:
     with pytest.raises(BundleError, match="something else than a bundle"):
         here.bundle(here.recipe())
     assert (here.root / "all.forge").read_text() == "my thesis"
+    with pytest.raises(BundleError, match="nothing can be written into this folder"):
+        here.shop().bundle([here.recipe()], here.root / "none" / "all.forge")
+    assert here.world.made() == []
 
 
 @pytest.mark.parametrize("length", [0, 100, 512, 5000, -512, -1024, -1])

@@ -1,5 +1,6 @@
 """Makes bundles: from recipes one file with all that a build of them needs."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from forge.api.wiring import Wiring
 from forge.build.builder import Builder
-from forge.build.bundle.choice import WEIGHTS, Chosen, choose
+from forge.build.bundle.choice import WEIGHTS, Chosen, choose, held
 from forge.build.bundle.contents import Contents
 from forge.build.bundle.pack import Texts, Writer, gathered, images, read
 from forge.build.bundle.witness import Memory, Witnessed
@@ -54,8 +55,7 @@ class Bundler:
 
     def bundle(self, files: Sequence[Path], target: Path, options: BuildOptions, *, weights: bool) -> Bundled:
         """Build what ``files`` need, publish nothing, and write all of it to ``target``."""
-        if not replaceable(target):
-            raise BundleError("something else than a bundle stands there", where=str(target), hint="choose another name")
+        _require(target)
         joint = self._together(self.resolver).joint(files)
         asked = [self.resolver.read(joint.path(each), options.runtime).verify.prompts for each in joint.stated.members]
         found = gathered(joint, asked)
@@ -63,17 +63,18 @@ class Bundler:
         all_resolved = self._resolved(joint, options, memory)
         steps = self._steps(all_resolved, options)
         kinds = (*self.settings.remote.push, WEIGHTS) if weights else self.settings.remote.push
+        wanted = choose(steps, kinds)
         with self.store.using(step.key for step in steps):
             self.builder.realise(steps)
-            chosen = choose(steps, self._held, kinds)
+            chosen = held(wanted, self._held)
             contents = self._contents(found, options, all_resolved, steps, memory)
             size = Writer(target, self.tell, self.notary).write(contents, chosen, self.world.containers)
         return Bundled(target, size, _named(chosen), tuple(each.reference for each in contents.images))
 
     def _held(self, step: Step) -> Artifact:
         """The result of a step; where a shared store has spared it, it is taken from there or made now."""
-        if held := self.store.find(step.key):
-            return held
+        if found := self.store.find(step.key):
+            return found
         return self.builder.realise(with_needs(step))[step.key]
 
     def _together(self, resolver: Resolver) -> JointResolver:
@@ -115,8 +116,18 @@ class Bundler:
             named=tuple(found.place(each) for each in found.named),
             texts=read(found, templates),
             answers=memory.noted(),
-            images=images(all_resolved, steps, self.store, self.world.containers, self.home),
+            images=images(all_resolved, steps, self.world.tools.contained, self.home, self.tell),
         )
+
+
+def _require(target: Path) -> None:
+    """BundleError, before anything is built, where no bundle can be written."""
+    if not replaceable(target):
+        raise BundleError("something else than a bundle stands there", where=str(target), hint="choose another name")
+    folder = target.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        hint = "make the folder, or name another with -o"
+        raise BundleError("nothing can be written into this folder", where=str(folder), hint=hint)
 
 
 def _named(chosen: Chosen) -> tuple[str, ...]:

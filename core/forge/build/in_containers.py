@@ -52,7 +52,7 @@ class Contained:
 
     def make_image(self, step: Step, action: MakeImage, out: Path, tell: Listener) -> None:
         """The family's image; the daemon keeps it, the artifact says which it is."""
-        identity = self._image(step, action, tell)
+        identity = self.image(step, action, tell)
         stated = {"id": identity, "base": action.base, "reference": action.reference}
         (out / IMAGE).write_text(json.dumps(stated) + "\n")
 
@@ -64,7 +64,7 @@ class Contained:
         maker = next(need for name, need in step.needs if name == "image")
         if not isinstance(maker.action, MakeImage):
             raise StepError("its image is made by nothing that makes images", where=step.name)
-        image, line = self._image(maker, maker.action, tell), _told(step, tell)
+        image, line = self.image(maker, maker.action, tell), _told(step, tell)
         inputs = {name: path for name, path in needs.items() if name not in ("image", "toolchain")}
         with TemporaryDirectory(prefix="forge-scripts-") as scratch:
             overlays = self._overlays(action, needs.get("toolchain"), Path(scratch), line)
@@ -84,14 +84,7 @@ class Contained:
                 )
                 self._of(maker.action.reference).run(run, line)
 
-    def _of(self, reference: str) -> Containers:
-        return self.here if self.here is not None and reference == LOCAL else self.containers
-
-    def _log(self, step: Step, number: int) -> Path:
-        self.logs.mkdir(parents=True, exist_ok=True)
-        return self.logs / f"{step.key[:16]}-{number}.log"
-
-    def _image(self, step: Step, action: MakeImage, tell: Listener) -> str:
+    def image(self, step: Step, action: MakeImage, tell: Listener) -> str:
         """The id of the family image: found by its key, or built now, also where somebody has pruned it since.
 
         This environment is taken as it is: what it lacks of the requirements is said, and never installed.
@@ -113,6 +106,13 @@ class Contained:
         log = self._log(step, 0)
         build = ImageBuild(action.family, step.key, text, log, {HOME: str(self.logs.parent)})
         return self.containers.build(build, _told(step, tell))
+
+    def _of(self, reference: str) -> Containers:
+        return self.here if self.here is not None and reference == LOCAL else self.containers
+
+    def _log(self, step: Step, number: int) -> Path:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{step.key[:16]}-{number}.log"
 
     def _overlays(self, action: Run, tools: Path | None, scratch: Path, line: Line) -> dict[str, Path]:
         """Patched copies of scripts, by the path in the image that each is mounted over."""

@@ -28,8 +28,8 @@ class Chosen:
         return sum(one.size for one in (*self.artifacts, *self.environments))
 
 
-def choose(steps: Sequence[Step], hold: Callable[[Step], Artifact], kinds: Sequence[str]) -> Chosen:
-    """What of ``steps`` has to be in a bundle that may hold ``kinds``; ``hold`` gives the result of a step, made if need be.
+def choose(steps: Sequence[Step], kinds: Sequence[str]) -> tuple[Step, ...]:
+    """Those of ``steps`` whose results have to be in a bundle that may hold ``kinds``.
 
     BundleError with all that would be needed and may not be in it.
     """
@@ -42,11 +42,13 @@ def choose(steps: Sequence[Step], hold: Callable[[Step], Artifact], kinds: Seque
         hint = "`--with weights` puts it in for once; push under [remote] in the config file allows it for good"
         what = f"the bundle would have to hold what was fetched, which may be gated or somebody's own: {told}"
         raise BundleError(what, hint=hint)
-    held = [(step, hold(step)) for step in steps if step.key in wanted & portable]
-    return Chosen(
-        tuple(artifact for step, artifact in held if not isinstance(step.action, MakeEnvironment)),
-        tuple(artifact for step, artifact in held if isinstance(step.action, MakeEnvironment)),
-    )
+    return tuple(step for step in steps if step.key in wanted & portable)
+
+
+def held(steps: Sequence[Step], hold: Callable[[Step], Artifact]) -> Chosen:
+    """The results of what was chosen; ``hold`` gives one, made if need be."""
+    found = [(isinstance(step.action, MakeEnvironment), hold(step)) for step in steps]
+    return Chosen(tuple(artifact for anew, artifact in found if not anew), tuple(artifact for anew, artifact in found if anew))
 
 
 def _private(step: Step, portable: set[str]) -> bool:

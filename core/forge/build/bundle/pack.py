@@ -1,7 +1,7 @@
 """Writes a bundle: artifacts and environments by their files, images as `docker save` gives them, and what all of it is."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from msgspec import structs
 from forge.build.bundle.choice import Chosen
 from forge.build.bundle.contents import Contents, Image, encode
 from forge.build.bundle.replay import OWN
+from forge.build.in_containers import Contained
 from forge.build.resolve import golden
 from forge.build.together import Joint
 from forge.errors import HostError
@@ -24,8 +25,7 @@ from forge.remote.record import Builder
 from forge.remote.signature import Notary
 from forge.remote.tarred import BundleError, Packing, parts
 from forge.schema.values import LOCAL
-from forge.store.artifact import Artifact, noted
-from forge.store.store import Store
+from forge.store.artifact import Artifact
 
 _ROOM = "free space there, or name another place with -o"
 
@@ -72,33 +72,33 @@ def read(found: Texts, templates: Mapping[str, str]) -> dict[str, str]:
 
 
 def images(
-    all_resolved: Sequence[Resolved], steps: Sequence[Step], store: Store, containers: Containers, home: Path
+    all_resolved: Sequence[Resolved], steps: Sequence[Step], contained: Callable[[], Contained], home: Path, tell: Listener
 ) -> tuple[Image, ...]:
     """What the recipes' commands and servers run in: the images that were pulled, and those made on top of them.
 
-    ``home`` is whose forge has made the latter.
+    ``home`` is whose forge has made the latter. One that somebody has pruned since is made again.
     """
-    made = {one.key: one.name for one in containers.made(str(home))} if any(_made(step) for step in steps) else {}
+    if not any(each.recipe.runtime.contained for each in all_resolved):
+        return ()
+    engine = contained()
+    containers = engine.containers
     found: dict[str, Image] = {}
     for reference in dict.fromkeys(each.facts.toolchain.image for each in all_resolved if each.recipe.runtime.contained):
         if reference != LOCAL:
             found[reference] = _image(containers, reference, "")
     for step in steps:
-        if _made(step) and (held := store.find(step.key)):
-            identity = noted(held.path)["id"]
+        if isinstance(step.action, MakeImage) and step.action.reference != LOCAL:
+            identity = engine.image(step, step.action, tell)
             if identity not in {each.id for each in found.values()}:
+                made = {one.key: one.name for one in containers.made(str(home))}
                 found[identity] = _image(containers, made.get(step.key, identity), step.key)
     return tuple(found.values())
-
-
-def _made(step: Step) -> bool:
-    return isinstance(step.action, MakeImage) and step.action.reference != LOCAL
 
 
 def _image(containers: Containers, reference: str, key: str) -> Image:
     held = containers.inspect(reference)
     if held is None:
-        raise HostError("this machine no longer holds the image", where=reference, hint="build again, and bundle then")
+        raise HostError("this machine no longer holds the image", where=reference, hint="run `forge bundle` again")
     words = {name: getattr(held, name) for name in ("reference", "id", "identity", "base", "content", "size")}
     return Image(**words, key=key)
 
