@@ -57,12 +57,14 @@ def test_openais_api_in_front_of_it(place: Place) -> None:
     with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
         assert [model.id for model in client.models.list()] == ["counts", "counts:sql"]
         said = client.chat.completions.create(
-            model="counts", messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True
+            model="counts", messages=[{"role": "user", "content": "hello"}], max_tokens=3, logprobs=True, top_logprobs=2
         )
         choice = said.choices[0]
         assert (choice.message.content, choice.finish_reason) == (" 0 1 2", "length")
         assert choice.logprobs is not None
         assert [each.logprob for each in choice.logprobs.content or ()] == [-0.5] * 3
+        tops = [[(top.token, top.logprob) for top in each.top_logprobs] for each in choice.logprobs.content or ()]
+        assert tops == [[(f" {at}", -0.5), (" x", -9.0)] for at in range(3)]
         assert said.usage is not None
         assert said.usage.completion_tokens == 3
         stream = client.completions.create(model="counts", prompt="a", max_tokens=3, stream=True)
