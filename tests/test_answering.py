@@ -231,6 +231,24 @@ def test_generate_says_all_there_is_to_say_in_json(forge: Forge) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--no-stream"], ["--beam-width", "2"]])
+def test_the_likeliest_in_each_place_are_shown_beside_each_token(forge: Forge, how: list[str]) -> None:
+    words = ("generate", "hello", *how, "--max-tokens", "4", "--top-logprobs", "3")
+    last = json.loads(forge(*words, "--json").stdout.splitlines()[-1])
+    for sequence in last["sequences"]:
+        pieces = [(piece, at) for piece in sequence["pieces"] for at in range(len(piece["log_probs"]))]
+        assert pieces
+        for piece, at in pieces:
+            likeliest = [each["log_prob"] for each in piece["alternatives"][at]]
+            assert likeliest == sorted(likeliest, reverse=True)
+            assert len(likeliest) == 3
+            assert piece["log_probs"][at] <= likeliest[0]
+    shown = forge(*words).stdout
+    assert "LIKELIEST HERE" in shown
+    assert re.search(r'"[^\n]*" 0\.\d{4}, "[^\n]*" 0\.\d{4}, "', shown)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["--no-stream"], ["--beam-width", "2", "--no-stream"]])
 def test_an_answer_that_was_cut_says_so_in_json_however_it_comes(forge: Forge, how: list[str]) -> None:
     last = json.loads(forge("generate", "hello", *how, "--max-tokens", "3", "--json").stdout.splitlines()[-1])

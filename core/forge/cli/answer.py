@@ -1,6 +1,7 @@
 """How an answer is shown: as it comes, several side by side, with how likely each token was, as lines of JSON."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ class Wish:
     """What is to be seen of an answer beside its text. ``whole``: nothing before its end; ``several``: of sequences."""
 
     log_probs: bool = False
+    alternatives: bool = False
     perf: bool = False
     threshold: float | None = None
     whole: bool = False
@@ -41,7 +43,8 @@ class Wish:
 def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
     """``request`` with what the person asked for, the recipe's sampling speaking for the rest; and what they want to see."""
     words = dict(options)
-    logprobs, threshold, perf = bool(words.pop("logprobs")), words.pop("min_logprob"), bool(words.pop("perf"))
+    others = bool(words.get("top_log_probs"))
+    logprobs, threshold, perf = bool(words.pop("logprobs")) or others, words.pop("min_logprob"), bool(words.pop("perf"))
     guide = guided(words.pop("json_schema", None), words.pop("regex", None))
     more = [each.partition("=") for each in cast("tuple[str, ...]", words.pop("more"))]
     if wrong := [name for name, equals, _ in more if not (name and equals)]:
@@ -55,7 +58,7 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
         return_token_counts=True,
     )
     several = (request.n or request.beam_width or 1) > 1
-    return seeded(request), Wish(logprobs, perf, cast("float | None", threshold), not request.stream, several)
+    return seeded(request), Wish(logprobs, others, perf, cast("float | None", threshold), not request.stream, several)
 
 
 def guided(schema: object, expression: object) -> Guide | None:
@@ -153,8 +156,13 @@ def _sequence(index: int, reply: Reply, wish: Wish) -> dict[str, object]:
         if wish.threshold is not None:
             found["below_min_logprob"] = reply.below(wish.threshold)
     if wish.log_probs:
-        found["pieces"] = [{"text": piece.text, "log_probs": piece.log_probs} for piece in reply.pieces]
+        found["pieces"] = [_piece(piece) for piece in reply.pieces]
     return found
+
+
+def _piece(piece: Piece) -> dict[str, object]:
+    others = {"alternatives": piece.alternatives} if piece.alternatives else {}
+    return {"text": piece.text, "log_probs": piece.log_probs, **others}
 
 
 def _teller(output: Output, wish: Wish) -> Callable[[Chunk], None]:
@@ -180,6 +188,7 @@ def _line(chunk: Chunk) -> dict[str, object]:
     more: dict[str, object] = {
         "tokens": chunk.tokens,
         "log_probs": chunk.log_probs,
+        "alternatives": chunk.alternatives,
         "cum_log_prob": chunk.cum_log_prob,
         "whole": chunk.whole or None,
         "stopped": chunk.stopped or None,
@@ -196,31 +205,36 @@ def _finish(answer: Answer, wish: Wish, *, shown: bool) -> None:
     else:
         click.echo()
         if wish.log_probs:
-            click.echo(_logged(answer.replies[0]))
+            click.echo(_logged(answer.replies[0], wish))
 
 
 def _whole(reply: Reply, wish: Wish) -> str:
     if not wish.log_probs:
         return reply.text
-    return "".join(_coloured(piece) for piece in reply.pieces) + "\n" + _logged(reply)
+    return "".join(_coloured(piece) for piece in reply.pieces) + "\n" + _logged(reply, wish)
 
 
-def _logged(reply: Reply) -> str:
-    """On a terminal the colours have told of each token; elsewhere a table does. Then of the whole sequence."""
-    rows = [] if sys.stdout.isatty() else [row for piece in reply.pieces for row in _rows(piece)]
-    shown = table([("TOKEN", "LOGPROB", "PROBABILITY"), *rows]) + "\n" if rows else ""
-    return shown + _sum(reply)
+def _logged(reply: Reply, wish: Wish) -> str:
+    """On a terminal the colours have told of each token; elsewhere, and of its alternatives, a table does. Then of the whole
+    sequence."""
+    told = sys.stdout.isatty() and not wish.alternatives
+    rows = [] if told else [row for piece in reply.pieces for row in _rows(piece, wish)]
+    head = ("TOKEN", "LOGPROB", "PROBABILITY", *(("LIKELIEST HERE",) if wish.alternatives else ()))
+    return (f"{table([head, *rows])}\n" if rows else "") + _sum(reply)
 
 
-def _rows(piece: Piece) -> Iterator[tuple[str, str, str]]:
+def _rows(piece: Piece, wish: Wish) -> Iterator[tuple[str, ...]]:
     """One row a token. Of several tokens that came in one piece, which part of its text is whose is not known."""
     count = len(piece.log_probs)
     text = json.dumps(piece.text if len(piece.text) <= 24 else f"{piece.text[:24]}...", ensure_ascii=False)
-    for place, log_prob in enumerate(piece.log_probs, 1):
+    for place, log_prob in enumerate(piece.log_probs):
+        others = piece.alternatives[place : place + 1]
+        told = [f"{json.dumps(each.text, ensure_ascii=False)} {math.exp(each.log_prob):.4f}" for each in (others or ((),))[0]]
         yield (
-            text if count == 1 else f"{text} {place}/{count}",
+            text if count == 1 else f"{text} {place + 1}/{count}",
             f"{log_prob:.4f}",
-            f"{Piece('', (log_prob,)).probability:.4f}",
+            f"{math.exp(log_prob):.4f}",
+            *((", ".join(told),) if wish.alternatives else ()),
         )
 
 

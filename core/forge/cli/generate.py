@@ -45,6 +45,12 @@ SAMPLING = (
     ),
     click.option("--logprobs", is_flag=True, help="How likely each token was: colours on a terminal, a table elsewhere."),
     click.option(
+        "--top-logprobs",
+        "top_log_probs",
+        type=click.IntRange(1, 20),
+        help="The likeliest in each token's place too, so many (twin, vLLM).",
+    ),
+    click.option(
         "--min-logprob", type=float, metavar="X", help="Exit code 17 when the answer's log-probability (a sum) is below X."
     ),
     click.option("--perf", is_flag=True, help="Time to first token, inter-token latency and tokens/s, on stderr."),
