@@ -57,15 +57,15 @@ class RayCluster:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.nodes[name] = subprocess.Popen(argv, env=environ, stdout=log, stderr=log, start_new_session=True)
 
-    def begin(self, nodes: Mapping[str, Mapping[str, str]]) -> None:
+    def begin(self, nodes: Mapping[str, Mapping[str, str]], slots: int = 2) -> None:
         """Start all of ``nodes``, by name with their labels, the first as head; each has one GPU. All are there on return."""
         for at, (name, labels) in enumerate(nodes.items()):
-            self.start(name, labels, gpus=1, head=not at)
+            self.start(name, labels, slots, gpus=1, head=not at)
             if not at:
                 assert soon(self._listens, 120), self._log(name)
         for name, labels in nodes.items():
             while not self._began(name):
-                self.start(name, labels, gpus=1)  # a busy machine takes longer than Ray's own patience
+                self.start(name, labels, slots, gpus=1)  # a busy machine takes longer than Ray's own patience
 
     def _began(self, name: str) -> bool:
         soon(lambda: "Ray runtime started" in self._log(name) or self._ended(name), 120)

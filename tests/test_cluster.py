@@ -1,0 +1,349 @@
+"""Steps over nodes without Ray: what a step asks, where it goes, what travels, and how nodes that differ are told apart."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fake_wiring import FakeWiring, World
+from forge.build.builder import Builder
+from forge.cli import main
+from forge.cluster.census import Facts, Wanted, differences, facts
+from forge.cluster.errand import Errand, Failed, Lost, Made, Report, required
+from forge.cluster.labels import Described, labels
+from forge.cluster.node import Ask, Node, asked, mark, require
+from forge.cluster.spread import Spread
+from forge.cluster.team import Team
+from forge.cluster.work import Travel, Work
+from forge.cluster.workplace import Patience, Workplace
+from forge.errors import ForgeError, HostError, SourceError, StepError, StoreError
+from forge.events import Event
+from forge.plan.steps import Fetch, LayTexts, MakeImage, Run, Step
+from forge.remote.place import RemoteError
+from forge.schema.values import LOCAL, Command, FileFact, Pinned, Requirements, SourceKind, TextFile
+from forge.settings import RemoteTable
+from forge.store.store import Store
+
+PUSHED = ("toolchain", "checkpoint", "engine")
+GPU = Node("g", "g", slots=2, sm=frozenset({"sm_90"}), docker=True, gpus=frozenset({"0", "1"}))
+PLAIN = Node("p", "p", slots=2)
+
+
+def run(name: str, *needs: Step, gpu: str = "", gpus: str = "") -> Step:
+    return Step(name, Run((Command((name,)),), gpu=gpu, gpus=gpus), tuple((need.name, need) for need in needs))
+
+
+def fetch(name: str, kind: SourceKind = SourceKind.HUB, size: int = 0) -> Step:
+    return Step(name, Fetch(Pinned(kind, name, "c0ffee", (FileFact("a", size),), location=f"/data/{name}")))
+
+
+IMAGE = Step("image", MakeImage("llama", "sha256:a", Requirements(), reference="nvcr.io/x"))
+
+
+class TestAsk:
+    def test_an_engine_asks_for_its_gpu_and_for_docker_where_its_image_is_made(self) -> None:
+        asks = asked(run("engine", IMAGE, gpu="sm_90", gpus="0"), [IMAGE])
+        assert asks == Ask(sm="sm_90", docker=True, gpus=frozenset({"0"}))
+        assert GPU.lacks(asks) == ()
+        assert PLAIN.lacks(asks) == ("has no GPU, not sm_90", "has no Docker", "has no GPU for it")
+
+    def test_what_runs_inside_nvidias_container_asks_for_the_same_environment(self) -> None:
+        image = Step("image", MakeImage("llama", "local:1", Requirements(), reference=LOCAL))
+        asks = asked(run("convert", image), [image])
+        assert asks == Ask(inside=mark("local:1"))
+        assert replace(PLAIN, inside=mark("local:1")).lacks(asks) == ()
+        assert PLAIN.lacks(asks)
+        assert replace(PLAIN, inside=mark("local:2")).lacks(asks)
+
+    def test_a_person_s_own_folder_has_to_be_seen(self) -> None:
+        model = fetch("mine", SourceKind.PATH)
+        asks = asked(run("convert", model), [model])
+        assert PLAIN.lacks(asks) == ("does not see /data/mine",)
+        assert replace(PLAIN, folders=frozenset({"/data/mine"})).lacks(asks) == ()
+
+    def test_the_nearest_node_is_named_with_what_it_lacks(self) -> None:
+        with pytest.raises(HostError, match=r"big: engine: the nearest is g, which has sm_90, not sm_70"):
+            require([("big: engine", Ask(sm="sm_70", docker=True)), ("fine", Ask())], [PLAIN, GPU])
+        with pytest.raises(HostError, match="no machine of the cluster takes forge's steps"):
+            require([("fine", Ask())], [])
+
+
+class TestSpread:
+    def test_what_most_waits_for_goes_first_and_each_need_is_there_before(self) -> None:
+        first, second = run("first"), run("second")
+        works = [Work(run("short"), seconds=1), Work(first, seconds=5), Work(second, frozenset({first.key}), seconds=5)]
+        spread = Spread(works, [replace(PLAIN, slots=1)])
+        order: list[str] = []
+        while spread:
+            (placed,) = spread.next()
+            order.append(placed.work.step.name)
+            spread.ended(placed.work.key, 1)
+        assert order == ["first", "second", "short"]
+
+    def test_a_step_goes_where_its_inputs_lie_by_their_bytes(self) -> None:
+        big, small = run("big"), run("small")
+        both = Work(run("both"), frozenset({big.key, small.key}))
+        spread = Spread([Work(big), Work(small), both], [replace(PLAIN, id="1", slots=1), replace(PLAIN, id="2", slots=1)])
+        where = {placed.work.step.name: placed.node.id for placed in spread.next()}
+        spread.ended(small.key, 10)
+        spread.ended(big.key, 1000)
+        (placed,) = spread.next()
+        assert placed.node.id == where["big"]
+
+    def test_a_gpu_has_one_step_at_a_time(self) -> None:
+        ask = Ask(sm="sm_90", gpus=frozenset({"0"}))
+        works = [Work(run(f"e{at}"), ask=ask) for at in range(3)]
+        spread = Spread([*works, Work(run("other"), ask=replace(ask, gpus=frozenset({"1"})))], [replace(GPU, slots=8)])
+        assert len(spread.next()) == 2
+
+    def test_a_step_without_a_gpu_leaves_room_where_one_is(self) -> None:
+        (placed,) = Spread([Work(run("convert"))], [GPU, PLAIN]).next()
+        assert placed.node is PLAIN
+
+    def test_a_node_that_is_gone_gets_nothing_and_its_steps_go_elsewhere(self) -> None:
+        spread = Spread([Work(run("one"))], [replace(PLAIN, id="1"), replace(PLAIN, id="2")])
+        (placed,) = spread.next()
+        spread.returned(placed.work.key)
+        spread.without(placed.node.id)
+        (again,) = spread.next()
+        assert again.node.id != placed.node.id
+        spread.returned(again.work.key)
+        spread.without(again.node.id)
+        assert spread.next() == ()
+        assert [work.step.name for work in spread.stranded()] == ["one"]
+
+    def test_any_plan_is_worked_off_within_the_room_of_each_node(self) -> None:
+        chance = random.Random(7)
+        works: list[Work] = []
+        for number in range(200):
+            needs = frozenset(work.key for work in chance.sample(works, min(len(works), chance.randint(0, 3))))
+            gpus = chance.choice([frozenset[str](), frozenset({"0"}), frozenset({"all"})])
+            works.append(Work(run(f"s{number}"), needs, ask=Ask(gpus=gpus), seconds=chance.random()))
+        spread, done, busy = Spread(works, [GPU, PLAIN]), set[str](), list[tuple[str, Ask, str]]()
+        while spread:
+            for placed in spread.next():
+                assert placed.work.needs <= done
+                busy.append((placed.work.key, placed.work.ask, placed.node.id))
+            for node in (GPU, PLAIN):
+                there = [ask for _, ask, where in busy if where == node.id]
+                taken = [gpu for ask in there for gpu in node.taken(ask.gpus)]
+                assert len(there) <= node.slots
+                assert len(taken) == len(set(taken))
+            key, _, _ = busy.pop(chance.randrange(len(busy)))
+            spread.ended(key, 1)
+            done.add(key)
+        assert len(done) == 200
+
+
+class TestTravel:
+    def test_only_what_is_pushed_goes_to_nodes_with_what_it_needs_for_itself(self) -> None:
+        model = fetch("model")
+        checkpoint = run("checkpoint", IMAGE, model)
+        engine = run("engine", IMAGE, checkpoint, gpu="sm_90", gpus="0")
+        steps = (IMAGE, model, checkpoint, engine)
+        found = Travel(PUSHED).spread(steps, lambda _: False, frozenset())
+        assert [(work.step.name, work.needs, {each.name for each in work.local}) for work in found.works] == [
+            ("checkpoint", frozenset(), {"image", "model"}),
+            ("engine", frozenset({checkpoint.key}), {"image"}),
+        ]
+        assert Travel(PUSHED).spread(steps, lambda _: False, frozenset({engine.key})).works == ()
+        with_weights = Travel((*PUSHED, "weights")).spread(steps, lambda _: False, frozenset())
+        assert [work.step.name for work in with_weights.works] == ["model", "checkpoint", "engine"]
+
+    def test_what_the_asking_machine_alone_has_is_sent_before(self) -> None:
+        model = fetch("mine", SourceKind.PATH)
+        checkpoint = run("checkpoint", model)
+        engine = run("engine", checkpoint, gpu="sm_90")
+        found = Travel((*PUSHED, "weights")).spread((model, checkpoint, engine), lambda _: False, frozenset())
+        assert found.first == (model,)
+        assert [work.step.name for work in found.works] == ["checkpoint", "engine"]
+        held = Travel(PUSHED).spread((model, checkpoint, engine), lambda step: step is checkpoint, frozenset())
+        assert (held.first, [work.step.name for work in held.works]) == ((checkpoint,), ["engine"])
+
+
+class TestErrand:
+    def test_a_key_is_reckoned_anew_where_the_step_arrives(self) -> None:
+        step = run("one", run("below"))
+        assert required(Errand(step, step.key, RemoteTable(), "me")).key == step.key
+        with pytest.raises(StepError, match="reckons another key"):
+            required(Errand(step, "0" * 64, RemoteTable(), "me"))
+
+    @pytest.mark.parametrize("error", [StepError("a", where="log", hint="b"), SourceError("a"), StoreError("full")])
+    def test_an_error_comes_back_as_what_it_was(self, error: ForgeError) -> None:
+        back = Failed.of(error, "n1").error()
+        assert (type(back), back.what, back.exit_code, back.hint) == (type(error), error.what, error.exit_code, error.hint)
+        assert "n1" in back.where
+
+
+@dataclass
+class FakeFleet:
+    """Nodes that are folders of this machine; ``ends`` is what becomes of an errand in place of being made, by (step, node)."""
+
+    root: Path
+    members: tuple[Node, ...]
+    ends: dict[tuple[str, str], Failed | Lost] = field(default_factory=dict[tuple[str, str], Failed | Lost])
+    other: dict[str, str] = field(default_factory=dict[str, str])
+    sent: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    halted: int = 0
+    _waiting: list[Report] = field(default_factory=list[Report])
+
+    def nodes(self) -> tuple[Node, ...]:
+        return self.members
+
+    def facts(self, nodes: Sequence[Node], wanted: Wanted) -> dict[str, Facts | str]:
+        found = {node.id: facts(wanted, FakeWiring(self.root / node.id, World()).equipment(wanted.remote)) for node in nodes}
+        return {node: replace(told, forge=self.other.get(node, told.forge)) for node, told in found.items()}
+
+    def start(self, errand: Errand, ask: Ask, node: Node) -> None:
+        self.sent.append((errand.step.name, node.id))
+        told: list[Event] = []
+        end: Made | Failed | Lost | None = self.ends.get((errand.step.name, node.id))
+        if isinstance(end, Lost):
+            self.members = tuple(member for member in self.members if member.id != node.id)
+        if end is None:
+            equipment = FakeWiring(self.root / node.id, World()).equipment(errand.remote)
+            try:
+                end = Workplace(errand, equipment, told.append).make()
+            except ForgeError as error:
+                end = Failed.of(error, node.name)
+        self._waiting.append(Report(errand.key, node.name, tuple(told), end=end))
+
+    def hear(self, seconds: float) -> tuple[Report, ...]:
+        heard, self._waiting = tuple(self._waiting), []
+        return heard
+
+    def halt(self) -> None:
+        self.halted += 1
+
+
+class Driver:
+    """The machine that asks, with a fleet of fakes; nodes make steps in turn."""
+
+    def __init__(self, root: Path, *members: Node) -> None:
+        said = RemoteTable(url=f"file://{root / 'shared'}", access="read-write", deadline=5.0)
+        self.fleet = FakeFleet(root, members or (PLAIN, GPU))
+        self.told: list[Event] = []
+        wiring, store = FakeWiring(root / "driver", World()), Store(root / "driver" / "store", clock=time.time)
+        sharing = wiring.sharing(said, self.told.append, time.time, wiring.notary(said, store))
+        assert sharing is not None
+        alone = Builder(store, wiring.tools, self.told.append)
+        self.team = Team(
+            sharing, said, lambda: self.fleet, lambda wanted: facts(wanted, wiring.equipment(said)), alone.realise,
+            self.told.append, wiring.tools.halt,
+        )  # fmt: skip
+        self.builder = Builder(store, wiring.tools, self.told.append, shared=self.team)
+
+    def build(self, *steps: Step) -> None:
+        self.builder.realise(steps)
+
+
+CHECKPOINT = run("checkpoint")
+ENGINE = run("engine", CHECKPOINT, gpu="sm_90", gpus="0")
+LIST = Step("list", LayTexts((TextFile("a", "b"),)), (("engine", ENGINE),))
+
+
+class TestTeam:
+    def test_steps_are_made_on_nodes_and_what_the_build_is_for_is_taken(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path)
+        driver.build(CHECKPOINT, ENGINE, LIST)
+        assert driver.fleet.sent == [("checkpoint", "p"), ("engine", "g")]
+        assert [event.step for event in driver.told if event.kind == "made" and not event.node] == ["list"]
+        assert driver.team.nodes == {CHECKPOINT.key: "p", ENGINE.key: "g"}
+        assert not (tmp_path / "driver" / "store" / "artifacts" / CHECKPOINT.key[:2] / CHECKPOINT.key).exists()
+        again = Driver(tmp_path)
+        again.build(CHECKPOINT, ENGINE, LIST)
+        assert again.fleet.sent == []
+
+    def test_a_full_disk_costs_the_node_and_not_the_step(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path, PLAIN, replace(PLAIN, id="q", name="q"), GPU)
+        full = Failed.of(StoreError("there is no space left"), "p")
+        driver.fleet.ends = {("checkpoint", node): full for node in ("q",)}
+        driver.build(CHECKPOINT, ENGINE, LIST)
+        assert driver.fleet.sent == [("checkpoint", "q"), ("checkpoint", "p"), ("engine", "g")]
+        assert [(event.step, event.text) for event in driver.told if event.kind == "note"] == [
+            ("node q", "it is left out: there is no space left")
+        ]
+
+    def test_a_node_s_own_fault_is_the_build_s_where_no_other_can_take_the_step(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path, GPU)
+        driver.fleet.ends = {("engine", "g"): Failed.of(StoreError("there is no space left"), "g")}
+        with pytest.raises(StoreError, match=r"engine.*no space left"):
+            driver.build(CHECKPOINT, ENGINE, LIST)
+
+    def test_the_last_node_that_could_is_gone(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path)
+        driver.fleet.ends = {("engine", "g"): Lost("the node is dead")}
+        with pytest.raises(HostError, match=r"engine: the nearest is p, which has no GPU, not sm_90"):
+            driver.build(CHECKPOINT, ENGINE, LIST)
+        assert "node g" in [event.step for event in driver.told if event.kind == "note"]
+
+    def test_nodes_that_differ_are_refused_before_anything_begins(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path)
+        driver.fleet.other = {"p": "another"}
+        with pytest.raises(HostError, match="p has another forge: another, here"):
+            driver.build(CHECKPOINT, ENGINE, LIST)
+        assert driver.fleet.sent == []
+
+
+class TestPatience:
+    def test_a_shared_store_that_is_away_is_waited_for_and_that_is_said_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("forge.cluster.workplace._PAUSE", 0.01)
+        told: list[Event] = []
+        left = [3]
+
+        def ask() -> str:
+            left[0] -= 1
+            if left[0]:
+                raise RemoteError("it does not answer")
+            return "here"
+
+        assert Patience(told.append, lambda: None, "engine").until(ask) == "here"
+        assert [event.kind for event in told] == ["note"]
+        left[0] = 10**6
+        with pytest.raises(RemoteError):
+            Patience(told.append, lambda: None, "engine", outage=0.05).until(ask)
+
+
+class TestCensus:
+    def test_what_has_to_agree_stops_and_what_may_differ_does_not(self) -> None:
+        here = Facts("f", {"forge_llama": "1"}, "3.11.7", "570.1", 10**9, "/home")
+        nodes: dict[str, Facts | str] = {
+            "a": replace(here, python="3.11.9", images={"i": "sha256:1"}),
+            "b": replace(here, python="3.12.1", plugins={"forge_llama": "2"}, driver="580.2", images={"i": ""}),
+            "c": "does not answer: it is gone",
+        }
+        found = differences(here, nodes, ("i",))
+        assert [(each.node, each.what.split(":")[0]) for each in found if each.stops] == [
+            ("b", "has another forge_llama"),
+            ("b", "has Python 3.12.1, here 3.11.7"),
+            ("c", "does not answer"),
+        ]
+        assert [each.node for each in found if "driver" in each.what] == ["a", "b"]
+        assert [each.node for each in found if "does not hold i" in each.what] == ["b"]
+
+
+def test_a_machine_s_labels_are_such_that_ray_and_forge_read_them() -> None:
+    found = labels(Described("gpu 1!", frozenset({"sm_90", "sm_89"}), 2, 64, 3, docker=True, inside="local:1"))
+    assert found.words == (
+        f"--labels=forge.node=gpu-1,forge.sm=sm_89.sm_90,forge.docker=true,forge.memory=64,forge.inside={mark('local:1')}",
+        '--resources={"forge": 3, "forge_gpu_0": 1, "forge_gpu_1": 1}',
+    )
+    assert found.command().startswith("RAY_USAGE_STATS_ENABLED=0 ray start --head ")
+
+
+def test_a_build_without_a_shared_store_to_write_is_refused_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text('name = "tiny"\n[source]\nwheel = "acme-tiny==1.0"\nfile = "tiny.gguf"\n[runtime]\nkind = "twin"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "home"))
+    words = ["cluster", "check", "--remote"]
+    refused = CliRunner().invoke(main, [*words, "none"])
+    assert refused.exit_code == 11
+    assert "exchange what they make through a shared store, and none is named" in refused.stderr
+    read_only = CliRunner().invoke(main, [*words, f"file://{tmp_path}/shared"])
+    assert read_only.exit_code == 11
+    assert "is read-only here" in read_only.stderr
