@@ -97,6 +97,7 @@ def test_an_architecture_that_nobody_serves_is_told_with_what_is_served() -> Non
     with pytest.raises(RecipeError, match="no installed family serves Bert") as error:
         Family.of(RECIPE, Checkpoint({"architectures": ["Bert"]}))
     assert "gemma: GemmaForCausalLM" in str(error.value)
+    assert "--runtime vllm" in str(error.value)
 
 
 def test_a_checkpoint_that_says_nothing_asks_for_a_family() -> None:

@@ -348,7 +348,8 @@ def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
     if not wanted:
         what = "cannot be found: this source says nothing of its architecture before it is fetched"
         raise _wrong("family", what, f"name one: {', '.join(sorted(among))}")
-    raise _wrong("family", f"no installed family serves {', '.join(wanted)}", _served(served, broken))
+    hint = f"{_served(served, broken)}. Where nothing is converted none is needed: --runtime vllm"
+    raise _wrong("family", f"no installed family serves {', '.join(wanted)}", hint)
 
 
 def _rightful(family: Plugin, checkpoint: Checkpoint, among: Points) -> str:
