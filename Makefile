@@ -11,7 +11,7 @@ PORTS ?=
 RUNTIME ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
-.PHONY: demo test test-vllm coverage originals lint clean
+.PHONY: demo test test-vllm coverage torture fuzz originals lint clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,16 @@ test-vllm: $(VENV)/.test
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test
 	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
+
+# Kills at random instants, for so many minutes; and every reader of what others write, under so many guesses (atheris from PyPI).
+MINUTES ?= 10
+RUNS ?= 100000
+torture: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python tests/torture.py --minutes $(MINUTES)
+
+fuzz: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3"
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --runs $(RUNS)
 
 # NVIDIA's scripts and skeletons, which tests hold forge to; into FORGE_ORIGINALS or ~/.cache/forge/originals.
 originals:

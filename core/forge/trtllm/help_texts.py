@@ -68,7 +68,7 @@ def options(text: str) -> tuple[Option, ...]:
     known = flags(text)
     blocks: list[list[str]] = []
     for line in text.splitlines():
-        if _OPTION.match(line):
+        if _OPTION.match(line) and _SPELLING.findall(line.strip().partition("  ")[0]):
             blocks.append([line])
         elif blocks and blocks[-1] and line.startswith(" " * _INDENTED):
             blocks[-1].append(line)
