@@ -35,11 +35,14 @@ from forge.remote.record import Builder
 from forge.remote.tarred import BundleError, Packed, Packing, parts
 from forge.schema.values import Host
 from forge.settings import RemoteTable, Settings
+from forge.testing import tiny_checkpoint
+from loopback_hub import loopback_hub
 from patience import free_ports
 from store_makers import child
 from test_engine_path import ENGINE
 
 PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
+TOKEN = "hf_a-token-of-the-tests"
 ENGINE_FILES = "_assets/tiny/engines/rank0.engine"
 
 
@@ -484,6 +487,43 @@ def test_a_real_model_is_built_and_served_in_a_namespace_without_routes(
     assert made.size < 1.01 * sum(one.size for one in held.held)
     shown = forge("bundle", "--list", made.file).output
     assert shape(shown) == shape(PAGE.partition("$ forge bundle --list smollm2.forge\n")[2].partition("```")[0])
+
+
+GATED = """
+name = "gated"
+family = "llama"
+[source]
+hub = "acme/gated"
+[runtime]
+kind = "twin"
+[build]
+max_input_len = 64
+max_seq_len = 96
+"""
+
+
+@pytest.mark.slow
+def test_a_gated_model_of_a_real_hub_is_bundled_when_asked_for_and_built_where_there_is_no_hub(
+    home: Path, smollm2: Built, tmp_path: Path
+) -> None:
+    """Its commit and config.json come out of the bundle, without a lock; the token that opened it is in none of its bytes."""
+    assert smollm2.models, "its environment is used here"
+    recipe = tmp_path / "recipes" / "gated.toml"
+    recipe.parent.mkdir()
+    recipe.write_text(GATED)
+    with loopback_hub() as hub:
+        commit = hub.commit("acme/gated", tiny_checkpoint(), token=TOKEN, gated=True)
+        shop = Forge(home, {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN})
+        with pytest.raises(BundleError, match="gated or somebody's own: gated: model"):
+            shop.bundle([recipe], tmp_path / "gated.forge")
+        file = shop.bundle([recipe], tmp_path / "gated.forge", weights=True).file
+    assert TOKEN.encode() not in file.read_bytes()
+    there = Forge(tmp_path / "home", {"PATH": os.environ["PATH"], "HF_ENDPOINT": "http://127.0.0.1:1"})
+    built = there.unbundle(file, tmp_path / "laid", repository=tmp_path / "models")
+    assert (built.repository / "_assets" / "gated" / "engines" / "model.safetensors").is_file()
+    (fetched,) = [one for one in there.store.artifacts() if one.manifest.provenance.action == "Fetch"]
+    assert fetched.manifest.provenance.inputs["source.revision"] == commit
+    assert there.store.verify() == ()
 
 
 def shape(text: str) -> list[str]:
