@@ -87,7 +87,31 @@ def test_the_page_takes_a_stranger_to_a_tested_plugin(tmp_path: Path, environ: d
         "tests/test_internlm.py",
         "recipes/internlm2-chat-1.8b.toml",
     ]
+    _break(here / "forge_internlm" / "__init__.py", environ)
     print(f"from nothing to a tested plugin: {time.monotonic() - began:.1f} s")
+
+
+LONG = """
+from forge import Checkpoint, Recipe
+from forge.plan.families import Family
+from forge.schema.values import BuildTable, Source
+from forge.trtllm.images import toolchain
+
+recipe = Recipe(name="x", source=Source(hub="o/m"), build=BuildTable(max_seq_len=40000))
+try:
+    Family.of(recipe, Checkpoint({"architectures": ["InternLM2ForCausalLM"]})).check(toolchain("25.08"))
+except Exception as error:
+    print(error)
+"""
+
+
+def _break(plugin: Path, environ: dict[str, str]) -> None:
+    """A mistake in the finished plugin is told as the page says."""
+    right = plugin.read_text(encoding="utf-8")
+    plugin.write_text(right.replace('.get("rope_scaling")', '["rope_scaling"]'), encoding="utf-8")
+    said = subprocess.run(["python", "-c", LONG], cwd=plugin.parent, env=environ, capture_output=True, text=True, check=True)
+    (shown,) = re.findall(r"^```text\nerror: (.*?)\n    -v shows the traceback\n```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert said.stdout.strip() == shown.replace("/home/me/forge-internlm", str(plugin.parents[1]))
 
 
 def test_the_pages_files_are_what_is_written_and_a_little_more(tmp_path: Path) -> None:
