@@ -24,6 +24,7 @@ from forge.build.supply import notary
 from forge.cli import main
 from forge.errors import ConfigError, ForgeError
 from forge.machine.environments import PrivateEnvironments, host
+from forge.plan.preview import State
 from forge.remote.open import place
 from forge.remote.place import RemoteError
 from forge.remote.record import Record
@@ -267,11 +268,19 @@ def test_a_build_makes_what_is_not_signed_itself_and_signs_what_stands_there_uns
         return world
 
     built("unsigned")
+    wary = World().shop(
+        tmp_path / "wary", settings=Settings(remote=RemoteTable(url=url, verify="require", keys=(str(public),)))
+    )
+    assert {one.state for one in wary.foresee([recipe]).steps} == {State.MISS}
     careful = built("careful", verify="require", keys=(str(public),), sign=str(private))
-    notes = "\n".join(event.text for event in careful.events if event.kind == "note")
-    assert "tiny: engine" in notes
-    assert "is not taken: it is not signed; it is made here instead" in notes
+    notes = [event.text for event in careful.events if event.kind == "note"]
+    assert notes.count("tiny: engine is not taken: it is not signed") == 1
     assert [run.command.argv[0] for run in careful.containers.ran] == ["python3", "trtllm-build"]
+    asked = World().shop(
+        tmp_path / "asked", settings=Settings(remote=RemoteTable(url=url, verify="require", keys=(str(public),)))
+    )
+    states = {one.name: one.state for one in asked.foresee([recipe]).steps}
+    assert states["tiny: engine"] is State.REMOTE, "signed by who made it again"
     third = built("third", verify="require", keys=(str(public),))
     assert third.containers.ran == []
 

@@ -133,11 +133,23 @@ class Shared:
     # -- for who asks for it by name: RemoteError is raised
 
     def require(self, keys: Sequence[str]) -> frozenset[str]:
-        """Those of ``keys`` that stand there."""
+        """Those of ``keys`` that stand there and may be taken; what has no signature that counts is said, once."""
         found: set[str] = set()
-        ask = self.place.has_record
-        each(keys, lambda key: key if ask(key) else "", found.add, self.place.patience)
-        return frozenset(found - {""})
+        place, needed = self.place, self.notary.trust.needed
+
+        def ask(key: str) -> tuple[str, bool, str]:
+            return (key, *self._counts(key)) if needed else (key, place.has_record(key), "")
+
+        def heard(told: tuple[str, bool, str]) -> None:
+            key, there, why = told
+            if there:
+                found.add(key)
+            elif why and key not in self._untrusted:
+                self._untrusted.add(key)
+                self._note(why)
+
+        each(keys, ask, heard, place.patience)
+        return frozenset(found)
 
     def push(self, held: Artifact, *, again: bool = False) -> Pushed:
         """Send one artifact: its files, and when all are there its record. Another result for its key is said loudly.
@@ -267,6 +279,21 @@ class Shared:
         ours = record.builder(self._clock())
         self._tell(Event("note", held.manifest.provenance.step, key, text=differ(manifest, there.by, held.manifest, ours)))
         return str(there.by)
+
+    def _counts(self, key: str) -> tuple[bool, str]:
+        """Whether something stands there that may be taken; where its signature is why it may not, that too."""
+        text = self.place.record(key)
+        if text is None:
+            return False, ""
+        try:
+            stated, manifest, _ = record.decode(key, text)
+        except Rotten:
+            return True, ""  # who takes it says what is wrong
+        try:
+            self.notary.require(stated)
+        except UntrustedError as error:
+            return False, f"{manifest.provenance.step} is not taken: {error.what}"
+        return True, ""
 
     def _lacks_signature(self, key: str, text: bytes) -> bool:
         """Whether what stands there was signed by nobody, or by nobody whose signature counts here."""
