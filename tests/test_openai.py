@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import openai
 import pytest
+from openai.types import Completion, CompletionChoice
 from openai.types.chat import ChatCompletionMessageParam
 
 import slow_triton
@@ -209,18 +211,24 @@ def test_log_probabilities_are_those_of_the_tokens(tiny: Tiny, client: openai.Op
     assert streamed == tokens
 
 
+def tops(choice: CompletionChoice) -> list[dict[str, float]]:
+    return [dict(top) for top in (choice.logprobs and choice.logprobs.top_logprobs) or []]
+
+
 def test_the_likeliest_tokens_of_each_place_are_told_beside_the_one_that_was_picked(tiny: Tiny, client: openai.OpenAI) -> None:
     torch = tiny_checkpoints.torch
-    words = {"model": "tiny", "prompt": PROMPT, "max_tokens": COUNT, "seed": 5, "temperature": 1.5, "logprobs": 4}
-    whole = client.completions.create(**words).choices[0].logprobs  # type: ignore[call-overload]
-    said = [chunk.choices[0].logprobs for chunk in client.completions.create(**words, stream=True)]  # type: ignore[call-overload]
-    streamed = [top for each in said if each is not None for top in each.top_logprobs or []]
-    assert whole.top_logprobs == streamed
-    assert {len(top) for top in whole.top_logprobs} <= {1, 2, 3, 4}  # by their texts: parts of characters have one for all
+    how: Any = {"model": "tiny", "prompt": PROMPT, "max_tokens": COUNT, "seed": 5, "temperature": 1.5, "logprobs": 4}
+    asked: Any = client.completions.create
+    answer: Completion = asked(**how)
+    whole = tops(answer.choices[0])
+    events: list[Completion] = list(asked(**how, stream=True))
+    assert whole == [top for event in events for top in tops(event.choices[0])]
+    assert len(whole) == COUNT
+    assert {len(top) for top in whole} <= {1, 2, 3, 4}  # by their texts: parts of characters have one for all
     with torch.no_grad():
         logits = tiny.model(torch.tensor([ids(PROMPT)])).logits[0, -1] / 1.5
     likeliest = logits.log_softmax(-1).topk(4).values.tolist()
-    assert sorted(whole.top_logprobs[0].values(), reverse=True) == pytest.approx(likeliest, abs=1e-3)
+    assert sorted(whole[0].values(), reverse=True) == pytest.approx(likeliest, abs=1e-3)
     chat = client.chat.completions.create(
         model="tiny", messages=ASKED, max_tokens=COUNT, logprobs=True, top_logprobs=3
     ).choices[0]

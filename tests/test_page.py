@@ -3,8 +3,10 @@
 import itertools
 import json
 import math
+import re
 import urllib.request
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +396,14 @@ def test_everything_that_can_be_set_has_a_name(page: Browser) -> None:
         ".filter(id => id && !document.getElementById(id))"
     )
     assert missing == []
+
+
+def test_every_file_of_the_page_is_reached_from_it_and_none_is_missing() -> None:
+    folder = Path(str(files("forge.serve.openai"))) / "page"
+    there = {each.name for each in folder.iterdir()}
+    reached, left = {"index.html"}, ["index.html"]
+    while left:
+        named = re.findall(r"(?:/ui/|from \"\./)([\w-]+\.\w+)\"", (folder / left.pop()).read_text(encoding="utf-8"))
+        left += [name for name in named if name not in reached]
+        reached |= set(named)
+    assert reached == there
