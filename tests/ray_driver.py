@@ -29,7 +29,7 @@ from forge.store.store import Artifact, Store
 class Plan:
     """``count`` checkpoints, each with an engine on it where ``sm`` names the GPU, and a list that the driver lays.
 
-    Steps last ``seconds``, or until the file ``gate`` is there.
+    Steps last ``seconds``, or until the file ``gate`` is there; each writes so many ``kilobytes`` besides.
     """
 
     ran: str
@@ -39,6 +39,7 @@ class Plan:
     failing: str = ""
     name: str = "m"
     gate: str = ""
+    kilobytes: int = 0
 
     def steps(self) -> tuple[Step, ...]:
         found: list[Step] = []
@@ -57,9 +58,9 @@ class Plan:
     def _command(self, word: str, before: str) -> Command:
         fails = "echo it cannot be; exit 3;" if self.failing and word.startswith(self.failing) else ""
         wait = f"until [ -e {self.gate} ]; do sleep 0.1; done" if self.gate else f"sleep {self.seconds}"
-        script = (
-            f"echo {word} begins >> {self.ran}; echo working on {word}; {wait}; {fails} ({before} echo {word}) > /forge/out/x"
-        )
+        fill = f"; head -c {self.kilobytes}k /dev/zero" if self.kilobytes else ""
+        made = f"({before} echo {word}{fill}) > /forge/out/x || exit 4"
+        script = f"echo {word} begins >> {self.ran}; echo working on {word}; {wait}; {fails} {made}"
         return Command(("sh", "-c", f"{script}; echo {word} ends >> {self.ran}"))
 
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_wiring import FakeWiring, World
+from forge.api.forge import Forge
 from forge.build.builder import Builder
 from forge.cli import main
 from forge.cluster.census import Facts, Wanted, differences, facts
@@ -20,12 +21,14 @@ from forge.cluster.spread import Spread
 from forge.cluster.team import Team
 from forge.cluster.work import Travel, Work
 from forge.cluster.workplace import Patience, Workplace
-from forge.errors import ForgeError, HostError, SourceError, StepError, StoreError
+from forge.errors import ForgeError, HostError, RecipeError, SourceError, StepError, StoreError
 from forge.events import Event
+from forge.machine.machine import Gpu
+from forge.machine.probe import ThisMachine
 from forge.plan.steps import Fetch, LayTexts, MakeImage, Run, Step
 from forge.remote.place import RemoteError
 from forge.schema.values import LOCAL, Command, FileFact, Pinned, Requirements, SourceKind, TextFile
-from forge.settings import RemoteTable
+from forge.settings import RemoteTable, Settings
 from forge.store.store import Store
 
 PUSHED = ("toolchain", "checkpoint", "engine")
@@ -347,3 +350,65 @@ def test_a_build_without_a_shared_store_to_write_is_refused_plainly(tmp_path: Pa
     read_only = CliRunner().invoke(main, [*words, f"file://{tmp_path}/shared"])
     assert read_only.exit_code == 11
     assert "is read-only here" in read_only.stderr
+
+
+@dataclass
+class Site:
+    """A laptop without a GPU, and two machines with one each; all in miniature."""
+
+    root: Path
+    fleet: FakeFleet
+    world: World = field(default_factory=World)
+
+    def forge(self) -> Forge:
+        settings = Settings(
+            executor="ray", remote=RemoteTable(url=f"file://{self.root / 'shared'}", access="read-write", deadline=5.0)
+        )
+        wiring = FakeWiring(self.root / "laptop", self.world)
+        wiring.fleet = lambda: self.fleet  # type: ignore[method-assign]
+        return Forge(self.root / "laptop", {}, self.world.events.append, wiring, settings=settings)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    cards = [replace(GPU, id=sm, name=sm, sm=frozenset({sm}), gpus=frozenset({"0"})) for sm in ("sm_80", "sm_90")]
+    return Site(tmp_path, FakeFleet(tmp_path, tuple(cards)))
+
+
+TINY = 'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "engine"\nimage = "25.08"\n'
+
+
+def test_a_deployment_s_engines_are_built_each_on_its_kind_of_gpu_from_a_machine_without_one(site: Site) -> None:
+    (site.root / "tiny.toml").write_text(TINY)
+    members = "".join(f'{{ recipe = "tiny.toml", name = "tiny-{sm}", gpu = "{sm}" }}, ' for sm in ("sm_80", "sm_90"))
+    (site.root / "fleet.toml").write_text(f'repository = "models"\nrecipes = [{members}]\n')
+    built = site.forge().build([site.root / "fleet.toml"])
+    where = {each.step: each.node for each in built.nodes}
+    assert (where["tiny-sm_80: engine"], where["tiny-sm_90: engine"]) == ("sm_80", "sm_90")
+    assert [step for step, _ in site.fleet.sent].count("tiny-sm_80: checkpoint") == 1
+    assert "tiny-sm_90: checkpoint" not in where  # the same conversion: one step
+    assert sorted(model.name for model in built.models) == ["tiny-sm_80", "tiny-sm_90"]
+    assert not [command for command in site.world.containers.ran if "trtllm-build" in command.command.argv]
+
+
+def test_an_engine_that_says_no_gpu_is_refused_where_nodes_have_several_kinds(site: Site) -> None:
+    (site.root / "tiny.toml").write_text(TINY)
+    with pytest.raises(RecipeError, match=r"runtime\.gpu: the cluster has GPUs of sm_80, sm_90, and an engine is for one kind"):
+        site.forge().plan([site.root / "tiny.toml"])
+    assert site.fleet.sent == []
+
+
+class Ada(ThisMachine):
+    """A machine with a card of another kind."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return (Gpu("a card", 24 << 30, "8.9"),)
+
+
+def test_an_engine_for_another_gpu_than_the_one_here_is_not_built_here(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(f'{TINY}gpu = "sm_90"\n')
+    wiring = FakeWiring(tmp_path / "home", World())
+    wiring.machine = Ada({})
+    forge = Forge(tmp_path / "home", {}, wiring=wiring)
+    with pytest.raises(HostError, match="engines for sm_90 are built on such a GPU; here is sm_89"):
+        forge.build([tmp_path / "tiny.toml"], repository=tmp_path / "models")

@@ -211,7 +211,7 @@ def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
 ) -> None:
     plan, told = Plan(str(tmp_path / "ran"), count=8, seconds=1, name="kill"), Told()
     cluster.start("doomed", {"sm": "sm_80"})
-    assert soon(lambda: "doomed" in [node["Labels"].get("forge.node") for node in ray.nodes() if node["Alive"]])
+    assert soon(lambda: "doomed" in alive(), 60)
     victims: list[str] = []
 
     def tell(event: Event) -> None:
@@ -255,3 +255,37 @@ def test_steps_wait_for_a_shared_store_that_is_killed_and_comes_back(
     build(tmp_path / "driver", f"s3://{BUCKET}/cluster", plan, tell)
     assert any("does not answer" in event.text for event in told.events)
     assert ran(plan) == once(plan)
+
+
+@pytest.fixture
+def full(cluster: RayCluster) -> Iterator[str]:
+    """A node whose disk takes no more than 300 kB."""
+    home = cluster.home("full")
+    home.mkdir()
+    if subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(home)), capture_output=True, check=False
+    ).returncode:
+        pytest.skip("a small disk cannot be mounted here: that wants root")
+    try:
+        cluster.start("full", {"sm": "sm_100"}, slots=4)
+        assert soon(lambda: "full" in alive(), 60)
+        yield "full"
+        cluster.kill("full")
+        assert soon(lambda: "full" not in alive(), 60)
+    finally:
+        subprocess.run(("umount", "-l", str(home)), check=True)
+
+
+def alive() -> list[str]:
+    return [node["Labels"].get("forge.node") for node in ray.nodes() if node["Alive"]]
+
+
+def test_a_node_whose_disk_is_full_is_left_out_and_its_steps_are_made_elsewhere(
+    cluster: RayCluster, tmp_path: Path, url: str, full: str
+) -> None:
+    plan, told = Plan(str(tmp_path / "ran"), count=6, name="disk", kilobytes=500), Told()
+    found = build(tmp_path / "driver", url, plan, told)
+    assert len(found) == 7
+    (left,) = [event for event in told.events if event.step == f"node {full}"]
+    assert "left out" in left.text
+    assert full not in told.nodes().values()
