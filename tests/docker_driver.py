@@ -1,6 +1,7 @@
 """A forge process for tests to kill: runs one command in the plain image, or reaps without one.
 
-Usage: docker_driver.py ADDRESS OUT [ARGV...]. With DRIVER_USER set to a number it acts as that user.
+Usage: docker_driver.py ADDRESS OUT [ARGV...]. With DRIVER_USER set to a number it acts as that user;
+with DRIVER_WATCHED what it leaves is seen to as by a node of a cluster.
 """
 
 import os
@@ -8,12 +9,15 @@ import sys
 from pathlib import Path
 
 from docker_fixture import environ, run_of
+from forge.cluster.worker import watch
 from forge.errors import ForgeError
 from forge.machine.docker.containers import DockerContainers
 
 
 def main(address: str, out: Path, argv: list[str]) -> int:
     containers = DockerContainers(environ(address))
+    if "DRIVER_WATCHED" in os.environ:
+        watch(Path("/"))
     if user := int(os.environ.get("DRIVER_USER", "0")):
         # What is imported late is imported now: the other user may not read this one's Python.
         containers.facts()

@@ -185,14 +185,15 @@ def names(address: str) -> set[str]:
     return {one.names[0].lstrip("/") for one in listed(address) if "forge.owner" in one.labels}
 
 
-def driven(address: str, out: Path, argv: Sequence[str], user: int = 0) -> "subprocess.Popen[str]":
-    """Another forge process that runs ``argv`` in the plain image (reaps, without any), as ``user`` if that is not 0."""
+def driven(address: str, out: Path, argv: Sequence[str], user: int = 0, **more: str) -> "subprocess.Popen[str]":
+    """Another forge process that runs ``argv`` in the plain image (reaps, without any), as ``user`` if that is not 0; ``more``
+    are variables that it has besides."""
     return subprocess.Popen(
         [sys.executable, DRIVER, address, out, *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "DRIVER_USER": str(user)},
+        env={**os.environ, "DRIVER_USER": str(user), **more},
     )
 
 

@@ -26,7 +26,7 @@ from docker_fixture import (
 from forge.errors import HostError, StepError
 from forge.machine.docker.containers import DockerContainers
 from forge.machine.processes import started
-from patience import PATIENCE
+from patience import PATIENCE, soon
 
 pytestmark = pytest.mark.slow
 LONG = ("sh", "-c", "echo begun; exec sleep 300")
@@ -61,6 +61,16 @@ def test_what_a_killed_forge_left_the_next_one_removes(containers: DockerContain
     assert left in names(engine)
     containers.run(run_of(out, "true"), lambda line: None)
     assert left not in names(engine)
+
+
+def test_what_a_cluster_s_worker_leaves_when_it_is_killed_is_removed_on_its_node(engine: str, out: Path, plain: str) -> None:
+    before = names(engine)
+    process = driven(engine, out, LONG, DRIVER_WATCHED="1", DOCKER_HOST=engine)
+    heard(process, "begun")
+    assert names(engine) - before
+    process.kill()
+    finish(process)
+    assert soon(lambda: names(engine) <= before, 10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])

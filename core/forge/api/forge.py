@@ -238,7 +238,7 @@ class Forge(Served, Recipes, Maker):
 
         What was fetched goes in with ``weights`` alone, or where the settings allow to push it.
         """
-        tools = (self._wiring, self._resolver, self._builder, self.settings, self._tell, time.time, self.notary)
+        tools = (self._wiring, self._resolver, self._maker(self.sharing), self.settings, self._tell, time.time, self.notary)
         return Bundler(self.home, self.store, *tools).bundle(_files(recipes), Path(file), options, weights=weights)
 
     def unbundle(self, file: AnyPath, into: AnyPath | None = None, *, repository: AnyPath | None = None) -> Built:

@@ -194,7 +194,7 @@ class _Run:
             if self._deaths[report.key] >= ATTEMPTS:
                 what, hint = f"its process died {ATTEMPTS} times: {why}", "the kernel ends processes where memory runs out"
                 self._failure = self._failure or StepError(what, where=f"{name}, on {report.node}", hint=hint)
-            what = f"its process ended without a word ({why})"
+            what = f"its process ended without a word, and it is tried again ({why})"
             self._team.tell(Event("note", name, report.key, text=what, node=report.node))
 
     def _elsewhere(self, key: str, node: str) -> bool:

@@ -42,7 +42,7 @@ class Worker:
         self._said = threading.Condition()
         self._equipment = equip(self._tell)
         if errand.docker:
-            _watch(self._equipment.store.root.parent)
+            watch(self._equipment.store.root.parent)
         threading.Thread(target=self._work, name="forge: errand", daemon=True).start()
 
     def hear(self, since: int, seconds: float) -> Heard:
@@ -85,7 +85,7 @@ def look(wanted: Wanted, equip: Equip) -> Facts:
     return facts(wanted, equip(lambda _: None))
 
 
-def _watch(home: Path) -> None:
+def watch(home: Path) -> None:
     """Have what outlives this process see to its containers, however it ends."""
     heard, told = os.pipe()  # the other end is closed by the kernel when this process is gone
     argv = (sys.executable, str(_AFTERWARDS), str(os.getpid()))
