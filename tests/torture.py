@@ -187,8 +187,10 @@ class Campaign:
 
     def _up(self) -> bool:
         code, text = self.run(("status", "--json"))
-        servers = json.loads(text.splitlines()[-1]).get("servers", []) if code == 0 and text.strip() else []
-        return bool(servers)
+        if code or not text.strip():
+            return False
+        told: dict[str, list[object]] = json.loads(text.splitlines()[-1])
+        return bool(told.get("servers"))
 
     def end(self) -> None:
         """Stop all, and look for what is left of it."""
