@@ -39,6 +39,7 @@ def readers() -> Mapping[str, Reader]:
     from forge.bench import instruments, quality, results
     from forge.bench.tune import evidence
     from forge.build.sources import cache
+    from forge.fit import model_shape
     from forge.plan import lock
     from forge.recipe import deployment, prompts, reader
     from forge.schema import manifest
@@ -66,6 +67,14 @@ def readers() -> Mapping[str, Reader]:
             lambda given: shape.read_shape(cache.checkpoint(given, "it").config),
             (errors.SourceError, faults.CheckpointFault),
             (_LLAMA, b'{"architectures": ["Gemma2ForCausalLM"], "sliding_window": 8, "layer_types": ["full_attention"]}'),
+        ),
+        "shape for fit": Reader(
+            lambda given: model_shape.read(cache.checkpoint(given, "it").config),
+            (errors.SourceError, model_shape.UnknownShapeError),
+            (
+                _LLAMA,
+                b'{"model_type": "t5", "d_model": 8, "num_heads": 2, "num_layers": 2, "is_encoder_decoder": true}',
+            ),
         ),
         "config.pbtxt": Reader(_text(protobuf.parse), (protobuf.Unreadable,), configs),
         "safetensors": Reader(_sizes(safetensors.parse), (ValueError,), (b'{"a": {"dtype": "F32", "shape": [2, 3]}}',)),

@@ -226,6 +226,14 @@ def test_a_server_whose_start_by_another_forge_comes_to_nothing_is_started_again
         assert world.server.alive[0] is not before
 
 
+def test_a_server_that_another_forge_is_starting_is_waited_for_before_it_is_noted(
+    shop: Forge, world: World, recipe: str
+) -> None:
+    world.server.busy = 2
+    assert shop.run(recipe).model.name == "tiny"
+    assert (world.server.busy, len(world.server.alive)) == (0, 1)
+
+
 def test_a_served_model_runs_by_its_name_where_its_recipe_is_not(
     shop: Forge, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from forge.machine.processes import SHARED_MEMORY
+from forge.serve.state import States
 
 PATIENCE = 300.0
 """Seconds after which a command hangs."""
@@ -203,7 +204,8 @@ class Campaign:
             time.sleep(0.2)
         if left:
             self.fault(f"processes are left: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}")
-        if regions := sorted(set(regions_now()) - self._regions):
+        mark = States(self.home / "servers").marker(self.repository)
+        if regions := sorted(each.name for each in SHARED_MEMORY.glob(f"*{mark}*")):
             self.fault(f"shared memory is left: {', '.join(regions)}")
         for port in self.ports:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -214,13 +216,10 @@ class Campaign:
         if code:
             self.fault(f"nothing can be built in the end: {text[-1500:]}")
 
-    _regions: frozenset[str] = frozenset()
-
     def begin(self, lay: Callable[[Path], None]) -> None:
         """Lay a checkpoint and its recipes, and build one, which makes the environment that all need."""
         from tiny_served import RECIPE
 
-        self._regions = frozenset(regions_now())
         lay(self.folder / "checkpoint")
         for name in NAMES:
             text = RECIPE.replace('name = "tiny"', f'name = "{name}"').replace("max_batch_size = 8\n", "")
@@ -231,10 +230,6 @@ class Campaign:
         if code:
             raise SystemExit(f"the first build fails: {text}")
         self.present = {NAMES[0]}
-
-
-def regions_now() -> Sequence[str]:
-    return [each.name for each in SHARED_MEMORY.glob("*forge*")]
 
 
 def spend(campaign: Campaign, seconds: float, most: int = 10**9) -> None:

@@ -1,6 +1,7 @@
 """From a recipe, a hub id or a checkpoint on this disk to a model that is served: what ``forge run`` does before it talks."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from forge.recipe import reader, shipped
 from forge.repository import publish
 from forge.schema.values import LOCAL, BuildOptions, Ports, Recipe, RuntimeKind
 from forge.serve.lookup import Target
-from forge.serve.types import Running
+from forge.serve.types import Running, StartingError
 from forge.settings import Settings
 
+_MOMENT = 0.2
+"""Seconds between two looks for the server that another forge is starting."""
 _GPU = (RuntimeKind.ENGINE, RuntimeKind.VLLM, RuntimeKind.TWIN)
 _CPU = (RuntimeKind.TWIN, RuntimeKind.VLLM)
 """What is tried, the best first."""
@@ -120,16 +123,16 @@ class Run:
         """A server on ``place`` that is ready: the one that is there, another forge's that is on its way, or one of its own."""
         model = publish.inventory(place).find(name)
         front = model.front if model else ""
-        try:
-            self.verbs.settled(place, front)
-        except ServerError:
+        while True:
+            with suppress(ServerError):
+                self.verbs.settled(place, front)
+                return
             try:
                 self.verbs.serve(place, ports or self._free(self._usual), detach=True)
-            except ServerError as error:
-                try:
-                    self.verbs.settled(place, front)  # another forge was faster, in the same instant
-                except ServerError:
-                    raise error from None
+            except StartingError:
+                time.sleep(_MOMENT)  # another forge was faster: it notes its server at any moment, or gives up
+            else:
+                return
 
     # -- which recipe
 

@@ -120,12 +120,16 @@ class _Watcher:
 
 
 def parse(text: str) -> Scrape:
-    """Triton's counters and gauges out of Prometheus' text; a model's versions and GPUs are added up."""
+    """Triton's counters and gauges out of Prometheus' text, models' versions and GPUs added up; ValueError where it is none."""
     from prometheus_client.parser import text_string_to_metric_families
 
+    try:
+        families = list(text_string_to_metric_families(text))
+    except (IndexError, KeyError, TypeError) as error:  # the library looks before it has checked
+        raise ValueError(f"this is no text of Prometheus: {error!r}") from error
     counters: dict[tuple[str, str], float] = {}
     gauges: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
+    for family in families:
         for sample in family.samples:
             name = sample.name.removesuffix("_total") if sample.name.removesuffix("_total") in COUNTERS else sample.name
             if name in COUNTERS:

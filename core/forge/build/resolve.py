@@ -159,7 +159,8 @@ class Resolver:
     def require(self, all_resolved: Sequence[Resolved], *, gpus: bool) -> None:
         """HostError with all that keeps commands from running here; GPUs count where a build would use one."""
         self._executors.require(all_resolved, gpus=gpus)
-        stated = {each.recipe.runtime.gpu for each in all_resolved if each.recipe.runtime.kind is RuntimeKind.ENGINE} - {None}
+        engines = (each.recipe.runtime for each in all_resolved if each.recipe.runtime.kind is RuntimeKind.ENGINE)
+        stated = frozenset(runtime.gpu for runtime in engines if runtime.gpu is not None)
         if gpus and stated and (here := self._here()) and stated != here:
             what = (
                 f"engines for {', '.join(sorted(map(str, stated)))} are built on such a GPU; here is {', '.join(sorted(here))}"

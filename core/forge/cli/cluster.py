@@ -36,7 +36,7 @@ def check(output: Output, recipes: tuple[str, ...], remote: str | None) -> None:
     from forge.errors import HostError
 
     found = Forge.here(output.listener, executor="ray", remote=remote).examine_cluster(recipes)
-    rows = [("NODE", "STEPS", "GPU", "DOCKER", "FORGE", "PYTHON", "DRIVER", "FREE")]
+    rows: list[tuple[str, ...]] = [("NODE", "STEPS", "GPU", "DOCKER", "FORGE", "PYTHON", "DRIVER", "FREE")]
     for node in found.nodes:
         told = found.facts[node.id]
         gpu = f"{len(node.gpus)} x {'+'.join(sorted(node.sm))}" if node.gpus else "-"

@@ -29,7 +29,7 @@ from forge.serve.port_holders import (
 from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, reached, require_address, require_gpus, require_models
 from forge.serve.state import Guard, States
-from forge.serve.types import Launch, Running
+from forge.serve.types import Launch, Running, StartingError
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
@@ -110,7 +110,7 @@ class Servers:
                     again = self._again(launch, error, line)
                 return self._started(way, again, line)
         except Timeout as error:
-            raise ServerError(
+            raise StartingError(
                 "another forge is starting a server on this repository just now",
                 where=str(launch.repository),
                 hint="wait for it; `forge status` shows it when it is ready",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from forge.errors import ServerError
 from forge.schema.values import Command, Ports
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
@@ -113,6 +114,10 @@ class Running:
     @property
     def repositories(self) -> tuple[str, ...]:
         return (self.repository, *self.others)
+
+
+class StartingError(ServerError):
+    """Another forge is starting a server on this repository just now."""
 
 
 class Server(Protocol):

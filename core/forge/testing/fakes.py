@@ -12,7 +12,7 @@ from forge.events import Progress
 from forge.machine.containers import Job
 from forge.safetensors import PREFIX, Tensor, length, parse
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
-from forge.serve.types import Launch, Running
+from forge.serve.types import Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 from forge.testing.conformance import PluginConformance, check_plugin
 
@@ -189,6 +189,8 @@ class FakeServer:
     stuck: set[str] = field(default_factory=set[str])
     interrupting: set[str] = field(default_factory=set[str])
     watched: list[str] = field(default_factory=list[str])
+    busy: int = 0
+    """How many more starts find that another forge is starting a server there."""
     failing: set[str] = field(default_factory=set[str])
     """Repositories whose server another forge is starting just now, and in vain: it is gone when that is over."""
     dead: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
@@ -202,6 +204,9 @@ class FakeServer:
         return Command(("tritonserver", *(f"--model-repository={place}" for place in launch.repositories), *models))
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
+        if self.busy:
+            self.busy -= 1
+            raise StartingError("another forge is starting a server on this repository just now", where=str(launch.repository))
         line("ready")
         number = len(self.alive) + 1
         first, *others = map(str, launch.repositories)

@@ -108,6 +108,10 @@ def read_shape(config: Mapping[str, object]) -> Shape:
     return _shape(_Config(stated), family, activation(stated, architecture(config)))
 
 
+_MOST = 2**40
+"""Above every count of a model's parts."""
+
+
 class _Config:
     """Typed looks into a config.json."""
 
@@ -121,7 +125,11 @@ class _Config:
         return float(value)
 
     def count(self, key: str, default: int | None = None) -> int:
-        return int(self.number(key, default))
+        """How many there are of something that has to be there."""
+        value = self.number(key, default)
+        if not 1 <= value < _MOST:
+            raise CheckpointFault(f"config.json: {key} is {value:g}, and cannot be")
+        return int(value)
 
     def switch(self, key: str) -> bool | None:
         value = self.values.get(key)
@@ -190,7 +198,7 @@ def _slides(config: _Config, family: str, index: int) -> bool:
     if family == "Gemma3":
         return bool((index + 1) % config.count("sliding_window_pattern", _GEMMA3_PATTERN))
     if family.startswith("Qwen"):
-        return bool(config.switch("use_sliding_window")) and index >= config.count("max_window_layers", 28)
+        return bool(config.switch("use_sliding_window")) and index >= config.number("max_window_layers", 28)
     return False
 
 
