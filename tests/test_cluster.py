@@ -97,6 +97,18 @@ class TestSpread:
         (placed,) = spread.next()
         assert placed.node.id == where["big"]
 
+    def test_a_freed_node_gets_what_has_its_inputs_there_before_others_that_are_not_urgent(self) -> None:
+        makers = [run(f"maker{at}") for at in range(20)]
+        works = [Work(maker, seconds=10) for maker in makers]
+        works += [Work(run("reader"), frozenset({makers[0].key}), seconds=1)]
+        spread = Spread(works, [replace(PLAIN, slots=1)])
+        order: list[str] = []
+        while spread:
+            (placed,) = spread.next()
+            order.append(placed.work.step.name)
+            spread.ended(placed.work.key, 10**9)
+        assert order[order.index("maker0") + 1] == "reader"
+
     def test_a_gpu_has_one_step_at_a_time(self) -> None:
         ask = Ask(sm="sm_90", gpus=frozenset({"0"}))
         works = [Work(run(f"e{at}"), ask=ask) for at in range(3)]

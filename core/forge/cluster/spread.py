@@ -1,4 +1,4 @@
-"""Which step goes to which node, and when: whoever has most before it goes first, to where its inputs lie. Pure.
+"""Which step goes to which node, and when: what the end waits for goes first, all else to where its inputs lie. Pure.
 
 The same decisions are made for Ray and in the simulation (``benchmarks/fleet.py``). One costs the same however many steps there
 are.
@@ -57,6 +57,8 @@ class Spread:
         self._under_way: dict[str, str] = {}
         self._sizes = dict(sizes or {})
         self._lies: dict[str, set[str]] = {}
+        self._nearby: dict[str, dict[str, None]] = {}
+        self._seconds = sum(work.seconds for work in self._works.values())
         for key, lacks in self._lacks.items():
             if not lacks:
                 self._offer(key)
@@ -73,6 +75,7 @@ class Spread:
         """A step is made, with so many bytes, on ``node`` where that is another than it was sent to."""
         place = self._free(key)
         work = self._works.pop(key)
+        self._seconds -= work.seconds
         self._sizes[key] = size
         self._lies.setdefault(key, set()).add(node or place)
         for need in work.needs:  # it was drawn there
@@ -115,6 +118,8 @@ class Spread:
             able = (room.node for room in self._rooms.values() if not room.gone)
             self._able[ask] = frozenset(node.id for node in able if not node.lacks(ask))
         insort(self._ready.setdefault(ask, []), (self._rank[key], key))
+        for node in self._near(self._works[key]):
+            self._nearby.setdefault(node, {})[key] = None
 
     def _next(self) -> Iterator[Placed]:
         while best := max(self._choices(), default=None):
@@ -122,20 +127,38 @@ class Spread:
             work, room = self._works[key], self._rooms[node]
             ready = self._ready[work.ask]
             del ready[bisect_left(ready, (self._rank[key], key))]
+            for nearby in self._nearby.values():
+                nearby.pop(key, None)
             room.slots -= 1
             room.gpus |= room.node.taken(work.ask.gpus)
             self._under_way[key] = node
             yield Placed(work, room.node)
 
-    def _choices(self) -> Iterator[tuple[float, int, int, str, str]]:
-        """The most urgent step of each kind of ask with the best room for it, what would be drawn counted in seconds."""
-        for ask, ready in self._ready.items():
-            rooms = [self._rooms[node] for node in self._able[ask] if self._rooms[node].takes(ask)] if ready else []
-            for rank, key in islice(reversed(ready), LOOK if rooms else 0):
-                near = self._near(self._works[key])
-                room = max(rooms, key=lambda room: self._suits(self._works[key], room, near))
+    def _choices(self) -> Iterator[tuple[float, float, int, int, str, str]]:
+        """The most urgent steps of each kind of ask, and those with inputs where there is room, each with its best room.
+
+        Urgent is what would end late even if it began now; of the rest those go first that have least to draw.
+        """
+        slots = sum(room.node.slots for room in self._rooms.values() if not room.gone)
+        left = self._seconds / max(slots, 1) / 2
+        for ask, keys in self._candidates():
+            rooms = [self._rooms[node] for node in self._able[ask] if self._rooms[node].takes(ask)]
+            for key in keys if rooms else ():
+                near, rank = self._near(self._works[key]), self._rank[key]
+                room = max(rooms, key=lambda room, key=key, near=near: self._suits(self._works[key], room, near))
                 saved = near.get(room.node.id, 0) / NETWORK
-                yield rank + saved, -len(self._able[ask]), room.slots, key, room.node.id
+                yield max(0.0, rank - left) + saved, rank, -len(self._able[ask]), room.slots, key, room.node.id
+
+    def _candidates(self) -> Iterator[tuple[Ask, list[str]]]:
+        near: dict[Ask, list[str]] = {}
+        for node, keys in self._nearby.items():
+            room = self._rooms[node]
+            for key in islice(reversed(keys), LOOK if room.slots > 0 else 0):
+                if room.takes(ask := self._works[key].ask):
+                    near.setdefault(ask, []).append(key)
+        for ask, ready in self._ready.items():
+            if ready:
+                yield ask, [*(key for _, key in islice(reversed(ready), LOOK)), *near.get(ask, ())]
 
     def _near(self, work: Work) -> dict[str, int]:
         """Bytes of a step's inputs by the node that has them."""
