@@ -53,6 +53,7 @@ class S3:
                 (
                     *(str(weed), "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *words),
                     *("-s3", f"-s3.config={self.folder / 's3.json'}", "-s3.iam=false", "-master.telemetry=false"),
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # services beside it, whose ports two servers would share
                     *("-volume.max=8", "-master.volumeSizeLimitMB=256", "-master.electionTimeout=1s"),
                 ),
                 stdout=log,
