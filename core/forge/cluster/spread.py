@@ -7,6 +7,7 @@ are.
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from forge.cluster.node import Ask, Node
@@ -145,7 +146,7 @@ class Spread:
             rooms = [self._rooms[node] for node in self._able[ask] if self._rooms[node].takes(ask)]
             for key in keys if rooms else ():
                 near, rank = self._near(self._works[key]), self._rank[key]
-                room = max(rooms, key=lambda room, key=key, near=near: self._suits(self._works[key], room, near))
+                room = max(rooms, key=partial(self._suits, self._works[key], near))
                 saved = near.get(room.node.id, 0) / NETWORK
                 yield max(0.0, rank - left) + saved, rank, -len(self._able[ask]), room.slots, key, room.node.id
 
@@ -168,7 +169,7 @@ class Spread:
                 found[node] = found.get(node, 0) + self._sizes.get(need, 0)
         return found
 
-    def _suits(self, work: Work, room: _Room, near: Mapping[str, int]) -> tuple[int, bool, int, int, str]:
+    def _suits(self, work: Work, near: Mapping[str, int], room: _Room) -> tuple[int, bool, int, int, str]:
         """Where its inputs lie, where its memory suffices, and not where others alone could go."""
         node = room.node
         spare = -len(node.gpus - node.taken(work.ask.gpus))
