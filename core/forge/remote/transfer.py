@@ -5,17 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from blake3 import blake3
 
 from forge.events import Progress
-from forge.files import copies
 from forge.files.trees import Entry
 from forge.remote import record
-from forge.remote.lanes import each
+from forge.remote.lanes import LANES, each
 from forge.remote.place import PART, Place
 from forge.remote.record import Record, Rotten
 from forge.store.artifact import LISTING, MANIFEST, TREE, Artifact
+
+_EARLY = 2 * LANES
+"""Parts of one file that wait in memory for those before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """``size`` bytes of a file from ``offset`` on; ``blob`` is where they lie, once that is known."""
 
     file: Entry
@@ -52,7 +55,7 @@ def send(held: Artifact, place: Place, progress: Progress, *, anew: bool) -> Sen
     found: dict[str, dict[int, str]] = {}
     blobs: dict[str, int] = {}
 
-    def put(part: _Part) -> tuple[_Part, str, bool]:
+    def put(part: Part) -> tuple[Part, str, bool]:
         data = _bytes(held.path / part.file.path, part)
         if part.is_whole and blake3(data).hexdigest() != part.file.blake3:
             raise OSError(f"{held.path / part.file.path} is not what was made: run `forge cache verify`")
@@ -62,7 +65,7 @@ def send(held: Artifact, place: Place, progress: Progress, *, anew: bool) -> Sen
             place.put(blob, data)
         return part, blob, fresh
 
-    def heard(ended: tuple[_Part, str, bool]) -> None:
+    def heard(ended: tuple[Part, str, bool]) -> None:
         nonlocal done, sent
         part, blob, fresh = ended
         found.setdefault(part.file.blake3, {})[part.number] = blob
@@ -91,11 +94,11 @@ def fetch(key: str, text: bytes, place: Place, into: Path, progress: Progress) -
 def lay(told: Record, files: Sequence[Entry], place: Place, tree: Path, progress: Progress) -> None:
     """Lay ``files`` of a record into the folder ``tree``; Rotten where one is missing there, or is not what its digest says."""
     _folders(tree, files)
-    whole = _Whole(tree, {})
+    whole = Whole(tree, {})
     parts = tuple(_stated(told, files))
     total, done = sum(file.size for file in files), 0
 
-    def get(part: _Part) -> int:
+    def get(part: Part) -> int:
         try:
             data = memoryview(place.get(part.blob, part.size))
         except FileNotFoundError as error:
@@ -114,21 +117,51 @@ def lay(told: Record, files: Sequence[Entry], place: Place, tree: Path, progress
 
 
 @dataclass
-class _Whole:
+class _Digest:
+    """The digest of one file whose parts come in whatever order: each is taken in when all before it were, while others still
+    come. Few wait in memory; the rest are read again when it is their turn."""
+
+    count: int
+    hasher: Any = field(default_factory=blake3)
+    next: int = 0
+    early: dict[int, memoryview | None] = field(default_factory=dict[int, "memoryview | None"])
+    busy: bool = False
+    lock: Lock = field(default_factory=Lock)
+
+    def take(self, part: Part, data: memoryview, file: Path, size: int) -> str:
+        """The file's digest when this was the last that lacked; empty before. ``size`` is that of every part but the last."""
+        with self.lock:
+            self.early[part.number] = data if len(self.early) < _EARLY else None
+            if self.busy:  # whoever takes in others finds this one
+                return ""
+            self.busy = True
+        while True:
+            with self.lock:
+                if self.next not in self.early:
+                    self.busy = False
+                    return str(self.hasher.hexdigest()) if self.next == self.count else ""
+                here = self.early.pop(self.next)
+            self.hasher.update(_read(file, self.next * size, size) if here is None else here)
+            self.next += 1
+
+
+@dataclass
+class Whole:
     """The files of a tree while their parts come in."""
 
     tree: Path
-    lacking: dict[str, int]
-    lock: Lock = field(default_factory=Lock)
+    digests: dict[str, _Digest]
 
-    def begin(self, parts: Sequence[_Part]) -> None:
+    def begin(self, parts: Sequence[Part]) -> None:
+        counts: dict[str, int] = {}
         for part in parts:
-            self.lacking[part.file.path] = self.lacking.get(part.file.path, 0) + 1
-        for path, count in self.lacking.items():
+            counts[part.file.path] = counts.get(part.file.path, 0) + 1
+        for path, count in counts.items():
+            self.digests[path] = _Digest(count)
             if count > 1:
                 (self.tree / path).touch(exist_ok=False)
 
-    def write(self, part: _Part, data: memoryview) -> None:
+    def write(self, part: Part, data: memoryview) -> None:
         """Take in one part; Rotten where its file is complete and not what was made."""
         file = self.tree / part.file.path
         if len(data) != part.size:
@@ -136,15 +169,13 @@ class _Whole:
         if part.is_whole:
             with file.open("xb") as stream:
                 stream.write(data)
-            digest = blake3(data).hexdigest()
         else:
             with file.open("r+b", buffering=0) as stream:
                 _write(stream.fileno(), data, part.offset)
-            with self.lock:
-                self.lacking[part.file.path] -= 1
-                if self.lacking[part.file.path]:
-                    return
-            digest = copies.digest(file, part.file.size)
+        of_all = part.size if part.number == 0 else part.offset // part.number
+        digest = self.digests[part.file.path].take(part, data, file, of_all)
+        if not digest:
+            return
         if digest != part.file.blake3:
             raise Rotten(
                 f"{part.file.path}: its bytes are not what was made (blake3 {part.file.blake3[:16]}, there {digest[:16]})"
@@ -158,7 +189,12 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[count:], offset + count
 
 
-def _bytes(path: Path, part: _Part) -> bytes:
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as stream:
+        return os.pread(stream.fileno(), size, offset)
+
+
+def _bytes(path: Path, part: Part) -> bytes:
     with path.open("rb", buffering=0) as stream:
         stream.seek(part.offset)
         data = stream.read(part.size)
@@ -167,19 +203,19 @@ def _bytes(path: Path, part: _Part) -> bytes:
     return data
 
 
-def _parts(files: Sequence[Entry]) -> Iterator[_Part]:
+def _parts(files: Sequence[Entry]) -> Iterator[Part]:
     """Every part of every distinct file."""
     seen: set[str] = set()
     for file in files:
         if file.kind == "file" and file.blake3 not in seen:
             seen.add(file.blake3)
             yield from (
-                _Part(file, number, offset, min(PART, file.size - offset))
+                Part(file, number, offset, min(PART, file.size - offset))
                 for number, offset in enumerate(range(0, file.size, PART))
             )
 
 
-def _stated(told: Record, files: Sequence[Entry]) -> Iterator[_Part]:
+def _stated(told: Record, files: Sequence[Entry]) -> Iterator[Part]:
     """Every part of every file, and where it lies."""
     for file in files:
         if file.kind != "file":
@@ -189,7 +225,7 @@ def _stated(told: Record, files: Sequence[Entry]) -> Iterator[_Part]:
         if file.size and not (len(blobs) - 1) * size < file.size <= len(blobs) * size:
             raise Rotten(f"{file.path}: {file.size} bytes cannot be {len(blobs)} parts")
         yield from (
-            _Part(file, number, number * size, min(size, file.size - number * size), blob) for number, blob in enumerate(blobs)
+            Part(file, number, number * size, min(size, file.size - number * size), blob) for number, blob in enumerate(blobs)
         )
 
 
