@@ -8,9 +8,11 @@ Atheris (PyPI) does the guessing; each reader has a process of its own.
 """
 
 import argparse
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +44,7 @@ def readers() -> Mapping[str, Reader]:
     from forge.fit import model_shape
     from forge.plan import lock
     from forge.recipe import deployment, prompts, reader
+    from forge.remote import record
     from forge.schema import manifest
     from forge.serve.openai import requests
     from forge.serve.openai.errors import Fault
@@ -91,12 +94,21 @@ def readers() -> Mapping[str, Reader]:
         "quality": Reader(
             _text(lambda text: quality.read(text, "it")),
             (errors.BenchError,),
-            (b'[[prompts]]\nname = "a"\nprompt = "b"\ncontains = ["c"]\n',),
+            (_EXAM,),
         ),
         "metrics": Reader(_text(instruments.parse), (ValueError,), (b'a{b="c"} 1.5\n# TYPE a gauge\n',)),
         "openai chat": Reader(lambda given: requests.read(given, requests.ChatAsk), (Fault,), (_CHAT,)),
         "openai text": Reader(
             lambda given: requests.read(given, requests.TextAsk), (Fault,), (b'{"model": "m", "prompt": ["a"]}',)
+        ),
+        "bundle": Reader(_file(_bundle), (errors.StoreError,), (_tar({f"files/ab/{'ab' * 32}": b"x", "bundle.json": b"{}"}),)),
+        "record": Reader(
+            lambda given: record.decode("a" * 64, given),
+            (record.Rotten,),
+            (b'{"format": 1, "manifest": "{}", "listing": "[]"}',),
+        ),
+        "signature": Reader(
+            _text(_envelope), (errors.StoreError,), (b'{"payload": "e30=", "payloadType": "a", "signatures": []}',)
         ),
         "tuned recipe": Reader(
             _text(lambda text: (reader.read(text, ""), evidence.stated(text, {"build.max_batch_size": 3}, "why"))),
@@ -118,8 +130,40 @@ options:
                         of the weights (default: auto)
   --a N                 a number
 """
+_RECORD = b'{"format": 1, "by": {"forge": "0", "plugins": "0"}, "manifest": "{}", "listing": "[]"}'
+_SIGNATURE = (
+    b'{"payload": "e30=", "payloadType": "application/vnd.in-toto+json", "signatures": [{"keyid": "a", "sig": "YQ=="}]}'
+)
+_EXAM = b'[[prompt]]\nname = "a"\ntext = "b"\ncheck = [{ regex = "c+" }, { json_schema = { type = "object" }, not = true }]\n'
 _CHAT = b"""{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_tokens": 3,
 "stream": true, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "response_format": {"type": "json_object"}}"""
+
+
+def _bundle(file: Path) -> object:
+    from forge.build.bundle import contents
+    from forge.remote.tarred import Packed
+
+    packed = Packed(file)
+    try:
+        return contents.read(packed)
+    finally:
+        packed.close()
+
+
+def _envelope(text: str) -> object:
+    from forge.remote.signature import Trust
+
+    return Trust((), needed=False).about(text, ())
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files.items():
+            told = tarfile.TarInfo(name)
+            told.size = len(data)
+            tar.addfile(told, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
