@@ -201,7 +201,15 @@ def _opened(envelope: str) -> tuple[Any, Statement]:
     try:
         found = _sdk("dsse").Envelope.from_dict(msgspec.json.decode(envelope))
         said = msgspec.json.decode(found.payload, type=Statement)
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, _sdk("exceptions").Error) as error:
+    except (
+        msgspec.MsgspecError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        _sdk("exceptions").Error,
+    ) as error:
         raise UntrustedError(f"its signature cannot be read: {error}", hint=_MEND) from None
     if found.payload_type != PAYLOAD or said.type != statement.TYPE:
         raise UntrustedError("its signature is no statement of in-toto's", hint=_MEND)
