@@ -204,6 +204,8 @@ class FakeFleet:
     other: dict[str, str] = field(default_factory=dict[str, str])
     sent: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halted: int = 0
+    listed: bool = False
+    """Whether a node that is gone is told of as alive."""
     _waiting: list[Report] = field(default_factory=list[Report])
 
     def nodes(self) -> tuple[Node, ...]:
@@ -217,7 +219,7 @@ class FakeFleet:
         self.sent.append((errand.step.name, node.id))
         told: list[Event] = []
         end: Made | Failed | Lost | None = self.ends.get((errand.step.name, node.id))
-        if isinstance(end, Lost):
+        if isinstance(end, Lost) and not self.listed:
             self.members = tuple(member for member in self.members if member.id != node.id)
         if end is None:
             equipment = FakeWiring(self.root / node.id, World()).equipment(errand.remote)
@@ -295,6 +297,13 @@ class TestTeam:
         with pytest.raises(HostError, match=r"engine: the nearest is p, which has no GPU, not sm_90"):
             driver.build(CHECKPOINT, ENGINE, LIST)
         assert "node g" in [event.step for event in driver.told if event.kind == "note"]
+
+    def test_a_node_that_is_gone_and_still_listed_gets_nothing_more(self, tmp_path: Path) -> None:
+        driver = Driver(tmp_path, PLAIN, replace(PLAIN, id="q", name="q"), GPU)
+        driver.fleet.ends = {("checkpoint", "q"): Lost("its node was terminated", node=True)}
+        driver.fleet.listed = True
+        driver.build(CHECKPOINT, ENGINE, LIST)
+        assert driver.fleet.sent == [("checkpoint", "q"), ("checkpoint", "p"), ("engine", "g")]
 
     def test_nodes_that_differ_are_refused_before_anything_begins(self, tmp_path: Path) -> None:
         driver = Driver(tmp_path)

@@ -68,9 +68,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Nothing will be heard any more: the node is gone, or the process there."""
+    """Nothing will be heard any more: the process is gone, and with ``node`` all of its node, whatever else still says so."""
 
     why: str
+    node: bool = False
 
 
 @dataclass(frozen=True, slots=True)

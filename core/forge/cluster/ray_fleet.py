@@ -112,7 +112,7 @@ class RayFleet:
             said: worker.Heard = self._ray.get(sent.answer)
         except self._ray.exceptions.RayError as error:
             del self._sent[key]
-            return Report(key, sent.node.name, mine=sent.mine, end=Lost(_line(error)))
+            return Report(key, sent.node.name, mine=sent.mine, end=Lost(_line(error), node=_is_node_gone(error)))
         sent.answer, sent.heard, sent.mine = None, said.number, said.owner == sent.errand.owner
         if said.end is not None:
             del self._sent[key]
@@ -182,6 +182,12 @@ def _node(told: Mapping[str, Any]) -> Node:
 
 def _apart(node: Node, names: Sequence[str]) -> Node:
     return node if names.count(node.name) == 1 else replace(node, name=f"{node.name}/{node.id[:6]}")
+
+
+def _is_node_gone(error: BaseException) -> bool:
+    """Whether Ray says that an actor went with its node; its list of nodes learns of that some moments later."""
+    text = str(error)
+    return "node was terminated" in text or "node has died" in text
 
 
 def _line(error: BaseException) -> str:

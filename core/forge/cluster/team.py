@@ -164,8 +164,8 @@ class _Run:
                     self._team.tell(Event("held", name, report.key, size=size, node=report.node))
             case Failed() as failed:
                 self._failed(report, failed)
-            case Lost(why):
-                self._lost(report, why)
+            case Lost() as lost:
+                self._lost(report, lost)
             case None:
                 pass
 
@@ -182,19 +182,19 @@ class _Run:
         self._failure = self._failure or error
         self._team.tell(Event("failed", name, report.key, text=text, node=report.node))
 
-    def _lost(self, report: Report, why: str) -> None:
+    def _lost(self, report: Report, lost: Lost) -> None:
         """A node that is gone takes nothing any more; a process that died on one that lives is tried again."""
         name, where = self._works[report.key].step.name, self._spread.under_way[report.key]
         self._spread.returned(report.key)
-        alive = {node.id for node in self._fleet.nodes()}
+        alive = {node.id for node in self._fleet.nodes()} - ({where} if lost.node and report.mine else set())
         for gone in self._nodes.keys() - alive:
             self._drop(gone, "it is gone; its steps are made elsewhere")
         if where in alive and report.mine:
             self._deaths[report.key] = self._deaths.get(report.key, 0) + 1
             if self._deaths[report.key] >= ATTEMPTS:
-                what, hint = f"its process died {ATTEMPTS} times: {why}", "the kernel ends processes where memory runs out"
+                what, hint = f"its process died {ATTEMPTS} times: {lost.why}", "the kernel ends processes where memory runs out"
                 self._failure = self._failure or StepError(what, where=f"{name}, on {report.node}", hint=hint)
-            what = f"its process ended without a word, and it is tried again ({why})"
+            what = f"its process ended without a word, and it is tried again ({lost.why})"
             self._team.tell(Event("note", name, report.key, text=what, node=report.node))
 
     def _elsewhere(self, key: str, node: str) -> bool:
