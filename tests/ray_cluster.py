@@ -19,9 +19,9 @@ QUICK = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_failure_threshold": "8",
 }
-"""A dead node is found out in about 5 s, by default 17."""
+"""A dead node is found out in about 8 s, by default 17; a busy one is not taken for dead."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
