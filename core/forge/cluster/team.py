@@ -26,6 +26,7 @@ ATTEMPTS = 3
 """Processes of one step that may die before the step is at fault."""
 _TICK = 1.0
 _ROOM = 5.0
+_REST = 2.0
 _NAME = "the cluster"
 
 
@@ -196,6 +197,10 @@ class _Run:
                 self._failure = self._failure or StepError(what, where=f"{name}, on {report.node}", hint=hint)
             what = f"its process ended without a word, and it is tried again ({lost.why})"
             self._team.tell(Event("note", name, report.key, text=what, node=report.node))
+            if self._elsewhere(report.key, where):  # its node may be dying, which Ray finds out later
+                self._drop(where, "it is left out: a process there ended without a word")
+            else:
+                time.sleep(_REST)
 
     def _elsewhere(self, key: str, node: str) -> bool:
         """Whether another node than this one can take a step."""
