@@ -112,7 +112,10 @@ class RayFleet:
             said: worker.Heard = self._ray.get(sent.answer)
         except self._ray.exceptions.RayError as error:
             del self._sent[key]
-            return Report(key, sent.node.name, mine=sent.mine, end=Lost(_line(error), node=_is_node_gone(error)))
+            passing = "all references to the actor were removed" in str(error)  # the one before, whose name is not free yet
+            return Report(
+                key, sent.node.name, mine=sent.mine and not passing, end=Lost(_line(error), node=_is_node_gone(error))
+            )
         sent.answer, sent.heard, sent.mine = None, said.number, said.owner == sent.errand.owner
         if said.end is not None:
             del self._sent[key]

@@ -27,6 +27,7 @@ ATTEMPTS = 3
 _TICK = 1.0
 _ROOM = 5.0
 _REST = 2.0
+_MOMENT = 0.5
 _NAME = "the cluster"
 
 
@@ -190,7 +191,9 @@ class _Run:
         alive = {node.id for node in self._fleet.nodes()} - ({where} if lost.node and report.mine else set())
         for gone in self._nodes.keys() - alive:
             self._drop(gone, "it is gone; its steps are made elsewhere")
-        if where in alive and report.mine:
+        if not report.mine:
+            time.sleep(_MOMENT)
+        elif where in alive:
             self._deaths[report.key] = self._deaths.get(report.key, 0) + 1
             if self._deaths[report.key] >= ATTEMPTS:
                 what, hint = f"its process died {ATTEMPTS} times: {lost.why}", "the kernel ends processes where memory runs out"
