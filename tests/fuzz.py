@@ -39,7 +39,6 @@ def readers() -> Mapping[str, Reader]:
     """Every reader by its name."""
     from forge import errors, protobuf, safetensors
     from forge.bench import instruments, quality, results
-    from forge.bench.tune import evidence
     from forge.build.sources import cache
     from forge.fit import model_shape
     from forge.plan import lock
@@ -111,8 +110,8 @@ def readers() -> Mapping[str, Reader]:
             _text(_envelope), (errors.StoreError,), (b'{"payload": "e30=", "payloadType": "a", "signatures": []}',)
         ),
         "tuned recipe": Reader(
-            _text(lambda text: (reader.read(text, ""), evidence.stated(text, {"build.max_batch_size": 3}, "why"))),
-            (errors.RecipeError,),
+            _text(_tuned),
+            (errors.RecipeError, errors.BenchError),
             recipes[:2],
         ),
     }
@@ -137,6 +136,14 @@ _SIGNATURE = (
 _EXAM = b'[[prompt]]\nname = "a"\ntext = "b"\ncheck = [{ regex = "c+" }, { json_schema = { type = "object" }, not = true }]\n'
 _CHAT = b"""{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_tokens": 3,
 "stream": true, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "response_format": {"type": "json_object"}}"""
+
+
+def _tuned(text: str) -> object:
+    from forge.bench.tune import evidence
+    from forge.recipe import reader
+
+    reader.read(text, "")
+    return evidence.applied(text, {"build.max_batch_size": 3}), evidence.stated(text, {"serve.instances": 3}, "why")
 
 
 def _bundle(file: Path) -> object:

@@ -4,15 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import tomli
 
 from forge.api.forge import Forge
 from forge.api.tune import Asked, Tuner
 from forge.bench.options import Wish
 from forge.bench.results import Figure, Value
-from forge.bench.tune.evidence import note, stated
+from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import Goal, goal
 from forge.bench.tune.search import Figures, Tuned, search
 from forge.bench.tune.space import MOST, Candidate, Pairs, axes, candidates, usual
@@ -121,7 +123,7 @@ def test_what_is_usual_is_allowed_in_a_recipe(recipe: Recipe, kind: str) -> None
     given = candidates(usual(reader.read(text, "")), reader.read(text, ""))
     assert len(given) <= MOST
     for settings in {each.settings for each in given}:
-        reader.read(stated(text, dict(settings)), "tried")
+        reader.read(applied(text, dict(settings)), "tried")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,10 @@ def test_what_is_usual_is_allowed_in_a_recipe(recipe: Recipe, kind: str) -> None
     [
         (["build.max_batch_size"], "names no values"),
         (["max_batch_size=4"], "no key of a recipe's table"),
-        (["concurrency=0"], "a number above 0"),
+        (["concurrency=0"], "a whole number above 0"),
+        (["concurrency=1.5"], "a whole number above 0"),
+        (["concurrency=true"], "a whole number above 0"),
+        (["rate=-1"], "a number above 0"),
         (["concurrency=1", "rate=2"], "exclude each other"),
         (["build.max_batch_size=4", "build.max_batch_size=8"], "varied twice"),
     ],
@@ -153,16 +158,64 @@ def test_a_goal_that_nobody_can_measure_is_refused(figure: str, limits: list[str
         goal(figure, limits)
 
 
-def test_the_evidence_stands_behind_each_key_and_nothing_else_changes(recipe: Recipe) -> None:
+def test_the_evidence_stands_at_the_end_and_nothing_else_changes(recipe: Recipe) -> None:
     told = found(Model(), recipe, goal("tokens_per_s", ["ttft_p95<180ms"]), *GRID)
     assert told.better
     text = stated(TEXT, {**told.best.settings, "serve.instances": 2}, note(told, "2026-11-27"))
-    assert text.startswith(TEXT.partition("max_batch_size")[0])
-    (line,) = (each for each in text.splitlines() if each.startswith("max_batch_size"))
-    assert line.startswith("max_batch_size = 8 ")
-    assert "# forge tune 2026-11-27: output_tokens_per_s 105" in line
-    assert "at concurrency 8, ttft_p95 1" in line
-    assert reader.read(text, "").serve.instances == 2
+    assert text.startswith(TEXT.replace("max_batch_size = 4 ", "max_batch_size = 8 "))  # its comment too
+    assert "\n[serve]\ninstances = 2\n" in text
+    evidence = text.splitlines()[-1]
+    assert evidence.startswith("# forge tune 2026-11-27: build.max_batch_size = 8: output_tokens_per_s 105")
+    assert "at concurrency 8, ttft_p95 1" in evidence
+
+
+SPELLINGS = {
+    "inline": 'name = "a"\nbuild = { max_batch_size = 1, max_input_len = 64 }  # small\nserve = { stream = true }\n',
+    "dotted": 'name = "a"\nbuild.max_batch_size = 1  # small\nbuild.max_seq_len = 64\nserve.stream = true\n',
+    "apart": 'name = "a"\n[build]\nmax_batch_size = 1\n[serve]\nstream = true\n[build.args]\nq = 1\n',
+    "with a mark": '\ufeffname = "a"\n[build]\nmax_batch_size = 1\n',
+    "without an end": 'name = "a"\n[build]\nmax_batch_size = 1',
+}
+
+
+@pytest.mark.parametrize(
+    "key", ["build.max_batch_size", "build.args.q", "serve.vllm.max_num_batched_tokens", "serve.instances"]
+)
+@pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
+def test_however_a_recipe_is_spelled_it_says_what_was_found_or_stays_as_it_is(text: str, key: str) -> None:
+    def said(of: str) -> dict[str, Any]:
+        return tomli.loads(of.removeprefix("\ufeff"))
+
+    def taken(whole: dict[str, Any]) -> object:
+        *folders, name = key.split(".")
+        for part in folders:
+            whole = whole[part]
+        return whole.pop(name)
+
+    assert taken(said(applied(text, {key: 7}))) == 7
+    refused = ""
+    written = text
+    try:
+        written = stated(text, {key: 7}, "why")
+    except BenchError as error:
+        refused = error.hint
+    if refused:
+        assert f"{key} = 7" in refused
+        return
+    whole = said(written)
+    assert taken(whole) == 7
+    assert written.endswith("# why\n")
+    for name, each in said(text).items():
+        if name != key.partition(".")[0]:
+            assert whole[name] == each
+    assert ("# small" in written) == ("# small" in text)
+    assert written.startswith("\ufeff") == text.startswith("\ufeff")
+
+
+def test_where_the_recipe_as_it_is_cannot_be_measured_what_can_be_is_better(recipe: Recipe) -> None:
+    told = found(Model(broken=4), recipe, goal("tokens_per_s", []), "build.max_batch_size=2,8", "concurrency=4")
+    assert (told.better, told.best.settings, told.before.failed) == (True, {"build.max_batch_size": 8}, "it does not fit")
+    assert "output_tokens_per_s - -> 105" in note(told, "today")
 
 
 class Idle:

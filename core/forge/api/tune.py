@@ -15,11 +15,11 @@ import msgspec
 from forge.api.built import Built
 from forge.bench.options import Wish
 from forge.bench.results import Figure, Results
-from forge.bench.tune.evidence import note, only, stated
+from forge.bench.tune.evidence import applied, note, only, stated
 from forge.bench.tune.goal import QUALITY, Goal
 from forge.bench.tune.search import Figures, Trial, Tuned, search
 from forge.bench.tune.space import Axes, Pairs, candidates, usual
-from forge.errors import ForgeError, ServerError, SourceError
+from forge.errors import ForgeError, RecipeError, ServerError, SourceError
 from forge.files import texts, trees
 from forge.machine import processes
 from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
@@ -77,7 +77,7 @@ class Tuner:
         return found, self._kept(recipe, found)
 
     def write(self, recipe: Path, tuned: Tuned) -> bool:
-        """Put what is better into the recipe, with the evidence beside each key; whether there was anything to put."""
+        """Put what is better into the recipe, with the evidence in a line at its end; whether there was anything to put."""
         if not tuned.better or not tuned.best.settings:
             return False
         text = stated(_text(recipe), tuned.best.settings, note(tuned, f"{datetime.now(UTC):%Y-%m-%d}"))
@@ -134,7 +134,7 @@ class _Trials:
     def written(self, settings: Pairs) -> Generator[Path]:
         """The recipe with these settings, for as long as it is needed: beside the recipe, whose paths start there, where that
         can be written. RecipeError where it is none."""
-        text = stated(_text(self.recipe), dict(settings))
+        text = applied(_text(self.recipe), dict(settings))
         writable = os.access(self.recipe.parent, os.W_OK)
         file = (self.recipe.parent if writable else self.place) / f".{self.recipe.stem}-{self.place.name[-8:]}.toml"
         lock, copied = (each.with_name(f"{each.name}.lock") for each in (self.recipe, file))
@@ -142,11 +142,19 @@ class _Trials:
             file.write_text(text, encoding="utf-8")
             if lock.exists():
                 shutil.copyfile(lock, copied)
-            self.verbs.read(file, self.asked.runtime)
+            self._require(file)
             yield file
         finally:
             for each in (file, copied):
                 each.unlink(missing_ok=True)
+
+    def _require(self, file: Path) -> None:
+        """RecipeError, about the recipe itself, where these settings cannot be read."""
+        try:
+            self.verbs.read(file, self.asked.runtime)
+        except RecipeError as error:
+            told = (replace(each, where=each.where.replace(str(file), str(self.recipe))) for each in error.problems)
+            raise RecipeError(tuple(told)) from None
 
     def _figures(self, name: str, place: Path, load: dict[str, object], requests: int) -> dict[str, Figure]:
         wish = replace(self.asked.wish, requests=requests, repeats=1, **load)  # type: ignore[arg-type]

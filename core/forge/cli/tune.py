@@ -61,10 +61,12 @@ def tune(
     from forge.bench.tune import goal as wanted
     from forge.bench.tune.space import axes
     from forge.errors import LimitError
-    from forge.recipe.shipped import located
+    from forge.recipe.shipped import folder, located
     from forge.schema.values import RuntimeKind
 
     aim = wanted.goal(figure, goal)
+    if wanted.QUALITY in aim.figures and wished["quality"] is None:
+        raise click.UsageError("the figure `quality` wants prompts with checks: --quality FILE")
     asked = Asked(aim, axes(vary), requests, wish=Wish(**wished), runtime=RuntimeKind(runtime) if runtime else None)
     file = Path(located(recipe))
     listener = output.listener
@@ -75,9 +77,12 @@ def tune(
 
     tuner = Tuner(Forge.here(told), output.say)
     found, kept = tuner.tune(file, asked)
-    written = not no_write and tuner.write(file, found)
+    own = str(file) != recipe and file.parent == folder()
+    written = not (no_write or own) and tuner.write(file, found)
     shown = {**msgspec.to_builtins(found), "written": written, "file": str(kept)}
-    output.result(shown, "\n".join([*_lines(found, aim), _end(found, file, written), f"all of it: {kept}"]))
+    output.result(
+        shown, "\n".join([*_lines(found, aim), _end(found, file, aim, written=written, own=own), f"all of it: {kept}"])
+    )
     if not aim.kept({name: each.value for name, each in found.best.figures.items()}):
         raise SystemExit(LimitError.exit_code)
 
@@ -87,10 +92,8 @@ def _lines(found: Any, aim: Any) -> Iterator[str]:
     last = {_label(trial): trial for trials in found.rounds for trial in trials}
     order = sorted(last.values(), key=lambda it: aim.rank({name: each.value for name, each in it.figures.items()}))
     rows = [("", *map(str.upper, aim.figures)), *(_row(trial, _label(trial), aim) for trial in reversed(order))]
-    rows += [
-        _row(found.best, f"in the end, {_label(found.best)}", aim),
-        _row(found.before, f"in the end, {_label(found.before)}", aim),
-    ]
+    ends = [found.best, *([found.before] if found.before != found.best else [])]
+    rows += [_row(each, f"in the end, {_label(each)}", aim) for each in ends]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -110,9 +113,12 @@ def _label(trial: Any) -> str:
     return " ".join(words if trial.settings else ["as it is:", *words])
 
 
-def _end(found: Any, file: Path, written: bool) -> str:
+def _end(found: Any, file: Path, aim: Any, *, written: bool, own: bool) -> str:
     if written:
         return f"written into {file}: {', '.join(found.best.settings)}"
+    if not aim.kept({name: each.value for name, each in found.best.figures.items()}):
+        return f"no setting keeps {' and '.join(found.limits)}; the nearest is shown last"
     if found.better and found.best.settings:
-        return f"better than {file} as it is; not written"
+        copied = f": it is forge's own (`forge new --example {file.stem} -o FILE` copies it)" if own else ""
+        return f"better than {file} as it is; not written{copied}"
     return f"{file} stays as it is: nothing is better by more than chance"

@@ -1,29 +1,73 @@
-"""Settings as a recipe's text states them, and what was measured beside each of them that was found best. Pure."""
+"""Settings as a recipe's text states them, and what was measured of those that were found best. Pure."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
+import tomli
 import tomlkit
-from tomlkit.items import Item
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable
 
 from forge.bench.results import Figure, Value
 from forge.bench.tune.search import Trial, Tuned
+from forge.errors import BenchError
+
+_MARK = "\ufeff"
 
 
-def stated(text: str, settings: Mapping[str, Value], note: str = "") -> str:
-    """``text`` with these keys set, and ``note`` as a comment behind each; all else stays letter by letter."""
-    document = tomlkit.parse(text)
+def applied(text: str, settings: Mapping[str, Value]) -> str:
+    """A recipe with these keys set, to be read and thrown away: its comments are gone."""
+    return tomlkit.dumps(_merged(text, settings))
+
+
+def stated(text: str, settings: Mapping[str, Value], note: str) -> str:
+    """``text`` with these keys set where it states them, and ``note`` as a comment at its end; all else stays letter by letter.
+
+    BenchError where that cannot be done without changing more: nothing is written then.
+    """
+    mark, body = (_MARK, text[1:]) if text.startswith(_MARK) else ("", text)
+    try:
+        document = tomlkit.parse(body)
+        for key, value in settings.items():
+            _set(document, key.split("."), value)
+        written = tomlkit.dumps(document)
+        right = tomli.loads(written) == _merged(text, settings)
+    except (TOMLKitError, tomli.TOMLDecodeError, ValueError, TypeError, AttributeError, LookupError):
+        written, right = "", False
+    if not right:
+        what = "these keys cannot be put into this recipe without writing it anew"
+        raise BenchError(
+            what, hint=f"write them yourself: {', '.join(f'{key} = {_toml(each)}' for key, each in settings.items())}"
+        )
+    end = "" if written.endswith("\n") else "\n"
+    return f"{mark}{written}{end}# {note}\n"
+
+
+def _set(table: Any, path: list[str], value: Value) -> None:
+    *folders, name = path
+    for part in folders:
+        if part not in table:
+            table[part] = tomlkit.inline_table() if isinstance(table, InlineTable) else tomlkit.table()
+        table = table[part]
+    table[name] = value
+
+
+def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
+    """What the recipe says with these keys, as TOML's values."""
+    whole = tomli.loads(text.removeprefix(_MARK))
     for key, value in settings.items():
-        *path, name = key.split(".")
-        table: Any = document
-        for part in path:
-            if part not in table:
-                table[part] = tomlkit.table()
-            table = table[part]
+        *folders, name = key.split(".")
+        table: dict[str, Any] = whole
+        for part in folders:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise BenchError(f"{part} is no table of the recipe", where=f"--vary {key}")
         table[name] = value
-        if note:
-            cast("Item", table.item(name) if hasattr(table, "item") else table[name]).comment(note)
-    return tomlkit.dumps(document)
+    return whole
+
+
+def _toml(value: Value) -> str:
+    return tomlkit.item(value).as_string()
 
 
 def note(tuned: Tuned, day: str) -> str:
@@ -32,7 +76,8 @@ def note(tuned: Tuned, day: str) -> str:
     load = ", ".join(f"{key} {value}" for key, value in tuned.best.load.items())
     kept = "".join(f", {name} {figure(tuned.best.figures[name])}" for name in limits)
     was, now = (figure(each.figures[chief]) if chief in each.figures else "-" for each in (tuned.before, tuned.best))
-    return f"forge tune {day}: {chief} {was} -> {now} at {load}{kept}"
+    keys = ", ".join(f"{key} = {_toml(value)}" for key, value in tuned.best.settings.items())
+    return f"forge tune {day}: {keys}: {chief} {was} -> {now} at {load}{kept}"
 
 
 def figure(found: Figure) -> str:

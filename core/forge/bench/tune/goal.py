@@ -51,11 +51,18 @@ def goal(figure: str, texts: Sequence[str]) -> Goal:
     if name not in known or not (name == QUALITY or figures.better(name)):
         near = difflib.get_close_matches(name, known, 1)
         raise BenchError(f"{figure!r} cannot be what is best", hint=f"did you mean {near[0]}?" if near else ", ".join(known))
-    limits = tuple(limit(text) for text in texts)
+    limits = tuple(_limit(text) for text in texts)
     for each in limits:
         if each.relative:
             raise BenchError("a goal is no ratio to another measurement", where=f"--goal {each.text}")
     return Goal(name, limits)
+
+
+def _limit(text: str) -> Limit:
+    try:
+        return limit(text)
+    except BenchError as error:
+        raise BenchError(error.what, where=f"--goal {text}", hint=error.hint) from None
 
 
 def _excess(wanted: Limit, measured: Mapping[str, float]) -> float:

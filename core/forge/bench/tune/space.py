@@ -47,8 +47,8 @@ def axes(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
         if key in found:
             raise BenchError(f"{key} is varied twice", hint="give all its values at once")
         found[key] = tuple(dict.fromkeys(_value(part) for part in parts))
-        if key in LOADS and not all(isinstance(each, int | float) and each > 0 for each in found[key]):
-            raise BenchError(f"{key} is a number above 0", where=f"--vary {text}")
+        if key in LOADS and not all(_is_load(key, each) for each in found[key]):
+            raise BenchError(f"{key} is a {'whole ' if key == 'concurrency' else ''}number above 0", where=f"--vary {text}")
     if set(LOADS) <= found.keys():
         raise BenchError("concurrency and rate exclude each other", hint="a closed loop has the one, an open loop the other")
     return found
@@ -101,6 +101,11 @@ def at(recipe: Recipe, key: str) -> object:
 def shown(value: Value) -> str:
     """As TOML writes it, without quotes."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_load(key: str, value: Value) -> bool:
+    kinds = int if key == "concurrency" else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and value > 0
 
 
 def _value(text: str) -> Value:
