@@ -1,11 +1,14 @@
 """`forge export kubernetes`: what Kubernetes and KServe take, by their own schemas; and pods whose commands do their work."""
 
 import copy
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -129,13 +132,12 @@ def closed(schema: Any) -> Any:
 
 def test_a_job_builds_each_recipe_on_the_gpus_that_it_is_for(ready: Exported) -> None:
     jobs = {job["metadata"]["name"]: job["spec"]["template"]["spec"]["containers"][0] for job in made(ready)["Job"]}
-    assert {name: job["resources"]["limits"]["nvidia.com/gpu"] for name, job in jobs.items()} == {
-        "fleet-build-small": "1",
-        "fleet-build-large": "2",
-    }
-    (script,) = jobs["fleet-build-large"]["command"][2:]
+    small, large = jobs.values()
+    assert [name.rpartition("-")[0] for name in jobs] == ["fleet-build-small", "fleet-build-large"]
+    assert [job["resources"]["limits"]["nvidia.com/gpu"] for job in (small, large)] == ["1", "2"]
+    (script,) = large["command"][2:]
     assert script.endswith(f"exec forge build {FILES}/recipes/large.toml --until build\n")
-    assert {"name": "FORGE_REMOTE_ACCESS", "value": "read-write"} in jobs["fleet-build-large"]["env"]
+    assert {"name": "FORGE_REMOTE_ACCESS", "value": "read-write"} in large["env"]
 
 
 def test_the_server_has_the_gpus_of_its_largest_model_and_may_only_read_the_shared_store(ready: Exported) -> None:
@@ -179,12 +181,89 @@ def test_a_claim_has_one_job_which_publishes_where_the_server_looks(ready: Expor
     assert found["PersistentVolumeClaim"][0]["metadata"]["name"] == "models"
 
 
-def test_a_name_is_one_that_kubernetes_takes(shop: Forge, fleet: Path) -> None:
-    long = fleet.rename(fleet.with_name("My_Fleet.of two" + "x" * 60 + ".toml"))
-    found = made(exported(shop, long))
-    names = [one["metadata"]["name"] for each in found.values() for one in each]
-    assert all(len(each) <= 52 and each == objects.name(each) for each in names)
-    assert found["Deployment"][0]["metadata"]["name"].startswith("my-fleet-of-two")
+@pytest.mark.parametrize("text", ["My_Fleet.of two" + "x" * 60, "7b", "日本", "-", "", "a" * 53, "a.b"])
+def test_a_name_is_one_that_kubernetes_takes(text: str) -> None:
+    assert re.fullmatch(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?", objects.name(text))
+
+
+def test_names_that_differ_stay_different() -> None:
+    texts = ["a.b", "a-b", "A_B", "a b", "x" * 60 + "1", "x" * 60 + "2", "日本", "!!!", "7b", "m-7b"]
+    assert len({objects.name(text) for text in texts}) == len(texts)
+    assert objects.name("a-b") == "a-b"
+
+
+def test_recipes_whose_paths_look_alike_have_jobs_and_files_of_their_own(shop: Forge, tmp_path: Path) -> None:
+    paths = ["a/b.toml", "a__b.toml", "a-b.toml", "7 b (ü) $(id).toml", "日本.toml"]
+    for number, path in enumerate(paths):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(ENGINE.format(name=f"m{number}", kind="engine", tp=1))
+    (tmp_path / "fleet.toml").write_text(f"recipes = {json.dumps(paths, ensure_ascii=False)}\n")
+    found = made(exported(shop, tmp_path / "fleet.toml"))
+    assert len({job["metadata"]["name"] for job in found["Job"]}) == len(paths)
+    (config,) = found["ConfigMap"]
+    assert all(re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key) for key in config["data"])
+    (volume,) = (each["configMap"] for each in found["Job"][0]["spec"]["template"]["spec"]["volumes"] if "configMap" in each)
+    laid = {item["path"]: config["data"][item["key"]] for item in volume["items"]}
+    assert {path: laid[path] for path in paths} == {path: (tmp_path / path).read_text() for path in paths}
+    for each in (one for listed in found.values() for one in listed):
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+
+
+def test_of_other_files_a_job_is_another_one(ready: Exported, shop: Forge, fleet: Path) -> None:
+    before = {job["metadata"]["name"] for job in made(ready)["Job"]}
+    assert {job["metadata"]["name"] for job in made(exported(shop, fleet))["Job"]} == before
+    recipe = fleet.parents[1] / "recipes" / "small.toml"
+    recipe.write_text(recipe.read_text().replace("128", "256"))
+    assert not before & {job["metadata"]["name"] for job in made(exported(shop, fleet))["Job"]}
+
+
+def test_a_recipe_under_another_name_asks_for_its_memory(shop: Forge, fleet: Path) -> None:
+    (fleet.parents[1] / "recipes" / "small.toml.lock").unlink()  # it is none that can be read
+    fleet.write_text('[[recipes]]\nrecipe = "../recipes/small.toml"\nname = "one"\n')
+    (job,) = made(exported(shop, fleet))["Job"]
+    assert "memory" in job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
+
+
+@pytest.mark.parametrize(
+    ("git", "refused"),
+    [
+        ("https://user:ghp_x@example.com/x.git", True),
+        ("https://ghp_x@example.com/x.git", True),
+        ("ssh://git@example.com/x.git", False),
+        ("https://example.com/x.git", False),
+    ],
+)
+def test_a_token_in_an_address_is_not_written_into_a_manifest(shop: Forge, fleet: Path, git: str, refused: bool) -> None:
+    recipe = fleet.parents[1] / "recipes" / "small.toml"
+    recipe.write_text(recipe.read_text().replace('hub = "acme/tiny"', f'git = "{git}"'))
+    with pytest.raises(RecipeError, match="a password or a token") if refused else nullcontext() as error:
+        exported(shop, fleet)
+    assert error is None or "ghp_x" not in str(error.value)
+
+
+def test_a_recipe_by_a_path_of_this_machine_is_refused(shop: Forge, fleet: Path) -> None:
+    fleet.write_text(f'recipes = ["{fleet.parents[1]}/recipes/small.toml"]\n')
+    with pytest.raises(RecipeError, match="no pod has it there"):
+        exported(shop, fleet)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"namespace": "Foo; rm -rf /"},
+        {"claim": "X Y"},
+        {"claim": "a", "size": "lots"},
+        {"secret": ""},
+        {"image": "x y"},
+        {"gpu": "NVIDIA H100 80GB"},
+        {"pull_secret": "../.."},
+        {"replicas": 99999999999},
+        {"install": "--index-url=http://evil"},
+    ],
+)
+def test_a_word_that_kubernetes_would_not_take_is_refused(words: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"cannot be|has to be"):
+        replace(Site("triton-forge"), **words)
 
 
 @pytest.mark.parametrize("source", ['path = "checkpoint"', 'gguf = "model.gguf"'])

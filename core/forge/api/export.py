@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from forge import errors
 from forge.build.facts import image
+from forge.build.sources.git_commands import redacted
 from forge.build.together import Joint
 from forge.errors import ForgeError, Problem, RecipeError
 from forge.files import texts
@@ -35,13 +37,14 @@ def exported(verbs: Verbs, what: str | Path, called: str | None = None) -> Expor
     Its objects are ``called`` as the file, unless somebody says so. Sizes are left out where nobody can tell them from here.
     """
     joint = verbs.joint([what])
+    _require_relative(joint)
     recipes = [joint.path(member) for member in joint.stated.members]
     read = [verbs.read(path) for path in recipes]
     _require_portable(recipes, read)
     named = [*([joint.file] if joint.file else []), *recipes]
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in named])
     files = dict(_texts(root, named, zip(recipes, read, strict=True)))
-    sizes = _sizes(verbs, what)
+    sizes = _sizes(verbs, what) or [(0, 0)] * len(read)
     stated = [member.name or recipe.name for member, recipe in zip(joint.stated.members, read, strict=True)]
     models = tuple(
         Model(
@@ -50,12 +53,21 @@ def exported(verbs: Verbs, what: str | Path, called: str | None = None) -> Expor
             recipe.runtime.kind,
             image(recipe).image if recipe.runtime.contained else "",
             0 if recipe.runtime.kind is RuntimeKind.TWIN else recipe.convert.tp * recipe.convert.pp,
-            *sizes.get(recipe.name, (0, 0)),
+            *size,
         )
-        for mine, path, recipe in zip(stated, recipes, read, strict=True)
+        for mine, path, recipe, size in zip(stated, recipes, read, sizes, strict=True)
     )
     file = joint.file or recipes[0]
     return Exported(name(called or file.stem), _within(root, file), files, models)
+
+
+def _require_relative(joint: Joint) -> None:
+    """RecipeError for recipes that a deployment names by paths of this machine."""
+    told = "is a path of this machine, and no pod has it there"
+    hint = "write it relative to the deployment"
+    members = enumerate(joint.stated.members if joint.file else ())
+    if named := [(at, member.recipe) for at, member in members if os.path.isabs(member.recipe)]:
+        raise RecipeError(tuple(Problem(f"{joint.file}: recipes[{at}]", f"{path} {told}", hint) for at, path in named))
 
 
 def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
@@ -64,6 +76,12 @@ def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
         for path, recipe in zip(recipes, read, strict=True)
         for source in _sources(recipe)
         if source.path or source.gguf
+    ]
+    problems += [
+        Problem(f"{path}: {redacted(source.git)}", "holds a password or a token, which a manifest would show", _ELSEWHERE)
+        for path, recipe in zip(recipes, read, strict=True)
+        for source in _sources(recipe)
+        if source.git and _opens(source.git)
     ]
     images = {image(recipe).image for recipe in read if recipe.runtime.contained}
     if len(images) > 1:
@@ -76,6 +94,12 @@ def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
 
 
 _ELSEWHERE = "name a hub repository, a git repository or a wheel"
+
+
+def _opens(url: str) -> bool:
+    """Whether an address holds what opens it; a user alone does so over HTTP, where it is a token's place."""
+    parts = urlsplit(url)
+    return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
 
 
 def _sources(recipe: Recipe) -> Iterator[Source]:
@@ -104,12 +128,11 @@ def _within(root: str, path: Path) -> str:
     return Path(found).as_posix()
 
 
-def _sizes(verbs: Verbs, what: str | Path) -> dict[str, tuple[int, int]]:
-    """Recipe -> bytes of the machine's memory while it serves, and while it is built; empty where they are not known."""
+def _sizes(verbs: Verbs, what: str | Path) -> list[tuple[int, int]]:
+    """For each recipe bytes of the machine's memory while it serves, and while it is built; empty where they are not known."""
     with suppress(ForgeError):
         fits = verbs.fit([what]).fits
-        return {
-            each.name: (sum(each.weights.values()) + (each.kv_whole if each.in_host_memory else 0), each.build_host.high)
-            for each in fits
-        }
-    return {}
+        return [
+            (sum(each.weights.values()) + (each.kv_whole if each.in_host_memory else 0), each.build_host.high) for each in fits
+        ]
+    return []

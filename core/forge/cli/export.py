@@ -1,6 +1,7 @@
 """export."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -62,7 +63,7 @@ def kubernetes(output: Output, what: str, into: str | None, remote: str | None, 
     for file, listed in ((BUILD, building), (SERVE, serving)):
         (place / file).write_text(text(listed), encoding="utf-8")
         output.say(f"{place / file}: {', '.join(str(each['kind']) for each in listed)}")
-    output.result({"files": [str(place / BUILD), str(place / SERVE)]}, _next(place, deployment.name, building, site.namespace))
+    output.result({"files": [str(place / BUILD), str(place / SERVE)]}, _next(place, building, site.namespace))
 
 
 def _site(
@@ -74,13 +75,21 @@ def _site(
 
     if claim_size and not claim:
         raise click.UsageError("--claim-size is that of a claim: give it a name with --claim")
+    if remote.startswith("file:"):
+        raise click.UsageError("a folder is another one in each pod: name a store that pods share, or --claim")
     forge = install or f"triton-forge[openai,remote]=={version('triton-forge')}"
-    return Site(forge, namespace, image, gpu, claim, claim_size, "" if remote == "none" else remote, **others)
+    try:
+        return Site(forge, namespace, image, gpu, claim, claim_size, "" if remote == "none" else remote, **others)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
 
 
-def _next(place: Path, name: str, building: Any, namespace: str) -> str:
+def _next(place: Path, building: Any, namespace: str) -> str:
     """What is typed then."""
+    from forge.kubernetes.objects import MARK
+
     there = f" -n {namespace}" if namespace else ""
-    chosen = f"-l app.kubernetes.io/name={name},app.kubernetes.io/component=build"
-    waited = f"kubectl wait{there} job {chosen} --for=condition=complete --timeout=4h\n" if len(building) > 1 else ""
-    return f"kubectl apply{there} -f {place / BUILD}\n{waited}kubectl apply{there} -f {place / SERVE}"
+    apply = f"kubectl apply --server-side{there} -f"
+    marks = {each["metadata"]["labels"].get(MARK) for each in building} - {None}
+    waited = "".join(f"kubectl wait{there} job -l {MARK}={mark} --for=condition=complete --timeout=4h\n" for mark in marks)
+    return f"{apply} {quote(str(place / BUILD))}\n{waited}{apply} {quote(str(place / SERVE))}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from blake3 import blake3
 
 from forge.errors import Problem, RecipeError
-from forge.kubernetes.pod import GRPC, HTTP, METRICS, OPENAI, Exported, Model, Object, Pods, Site, key
+from forge.kubernetes.pod import GRPC, HTTP, METRICS, OPENAI, Exported, Model, Object, Pods, Site, keys
 
 _MOST = 1 << 20
 """Bytes that a ConfigMap holds (Kubernetes' documentation of ConfigMaps)."""
@@ -18,6 +18,8 @@ _LONGEST = 52
 """Characters of a name that stays one with what Kubernetes appends to it."""
 _ENGINE_ROOM = "kserve-container"
 """What KServe calls the container of the server, and finds it by."""
+MARK = "forge-files"
+"""A label of jobs: the mark of the files that they build."""
 _KEPT_FOR = 7 * 24 * 3600
 """Seconds that a job which has ended is kept, for its log."""
 
@@ -37,8 +39,13 @@ def manifests(
 
 
 def name(text: str) -> str:
-    """``text`` as the name of an object: RFC 1123's label, with room for what is appended."""
-    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:_LONGEST].rstrip("-") or "forge"
+    """``text`` as the name of an object, which other texts do not have: a label of RFC 1035, with room for what is appended."""
+    plain = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
+    if plain and plain == text and len(plain) <= _LONGEST and plain[0].isalpha():
+        return plain
+    short = plain[: _LONGEST - 16].strip("-")
+    begin = f"{short}-" if short[:1].isalpha() else f"m-{short}-" if short else "forge-"
+    return f"{begin}{blake3(text.encode()).hexdigest()[:8]}"
 
 
 class _Maker:
@@ -50,15 +57,16 @@ class _Maker:
         self._pods = Pods(exported, site, digest.hexdigest()[:16])
 
     def building(self) -> Iterator[Object]:
-        yield self._object("v1", "ConfigMap", data={key(path): text for path, text in self._exported.files.items()})
+        named = keys(self._exported.files)
+        yield self._object("v1", "ConfigMap", data={named[path]: text for path, text in self._exported.files.items()})
         if self._site.claim and self._site.size:
             asked = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": self._site.size}}}
             yield self._object("v1", "PersistentVolumeClaim", self._site.claim, spec=asked)
         if self._site.claim:
-            yield self._job(f"{self._exported.name}-build", None)
+            yield self._job(None)
         elif self._site.remote:  # without either, what a job made would go with its pod
             for model in self._exported.models:
-                yield self._job(name(f"{self._exported.name}-build-{model.name}"), model)
+                yield self._job(model)
 
     def serving(self) -> Iterator[Object]:
         labels = self._labels("server")
@@ -99,8 +107,10 @@ class _Maker:
         about = {"serving.kserve.io/deploymentMode": "Standard", **self._pods.annotations()}
         yield self._object("serving.kserve.io/v1beta1", "InferenceService", annotations=about, spec={"predictor": predictor})
 
-    def _job(self, called: str, model: Model | None) -> Object:
-        labels = self._labels("build")
+    def _job(self, model: Model | None) -> Object:
+        """A job is never changed: of other files it is another one, by its name."""
+        labels = {**self._labels("build"), MARK: self._pods.mark}
+        called = name(f"{self._exported.name}-build{f'-{model.name}' if model else ''}")
         # A node that is lost costs a try; a command that failed would fail again.
         rules = [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -112,7 +122,7 @@ class _Maker:
             "ttlSecondsAfterFinished": _KEPT_FOR,
             "template": {"metadata": {"labels": labels}, "spec": self._pods.building(model)},
         }
-        return self._object("batch/v1", "Job", called, labels=labels, spec=spec)
+        return self._object("batch/v1", "Job", f"{called}-{self._pods.mark[:8]}", labels=labels, spec=spec)
 
     def _labels(self, component: str) -> dict[str, str]:
         return {"app.kubernetes.io/name": self._exported.name, "app.kubernetes.io/component": component}

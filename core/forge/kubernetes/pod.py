@@ -4,7 +4,8 @@ A pod does without a Docker of its own: forge runs inside the image (docs/inside
 cluster's keeper makes; nothing here holds a value of one.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
 
@@ -64,6 +65,22 @@ class Exported:
         return next((model.image for model in self.models if model.image), PLAIN_IMAGE)
 
 
+_ODD = re.compile(r"[^-._a-zA-Z0-9]+")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_FORMS = {
+    "install": re.compile(r"[^-\s][^\n\x00]*"),
+    "namespace": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
+    "image": re.compile(r"[^-\s]\S*"),
+    "gpu": re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"),
+    "claim": _NAME,
+    "size": re.compile(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE])?"),
+    "secret": _NAME,
+    "pull_secret": _NAME,
+    "replicas": re.compile(r"[1-9][0-9]{0,3}"),
+}
+"""What Kubernetes takes there: names and label values as its documentation has them, quantities of bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """What is true of the cluster. ``gpu`` is a product as NVIDIA's feature discovery labels nodes, ``claim`` a volume claim
@@ -80,6 +97,15 @@ class Site:
     secret: str = "forge"  # noqa: S105 - the name of one
     pull_secret: str = ""
     replicas: int = 1
+
+    def __post_init__(self) -> None:
+        """ValueError for a word that Kubernetes would not take where it stands."""
+        for told, form in _FORMS.items():
+            said = str(getattr(self, told))
+            if said and not form.fullmatch(said):
+                raise ValueError(f"{told.replace('_', '-')} cannot be {said!r}")
+        if not self.secret:
+            raise ValueError("secret has to be a name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +154,7 @@ class Pods:
 
     def volumes(self) -> list[Object]:
         """The files, what forge keeps, and shared memory."""
-        items = [{"key": key(path), "path": path} for path in self.exported.files]
+        items = [{"key": key, "path": path} for path, key in keys(self.exported.files).items()]
         kept: Object = {"persistentVolumeClaim": {"claimName": self.site.claim}} if self.site.claim else {"emptyDir": {}}
         return [
             {"name": "files", "configMap": {"name": self.exported.name, "items": items}},
@@ -191,9 +217,9 @@ class Pods:
         }
 
 
-def key(path: str) -> str:
-    """The key of a file in a ConfigMap, which knows no folders."""
-    return path.replace("/", "__")
+def keys(paths: Iterable[str]) -> dict[str, str]:
+    """Path -> its key in a ConfigMap, which knows no folders and few characters."""
+    return {path: f"{number}-{_ODD.sub('-', path.rpartition('/')[2])[-200:]}" for number, path in enumerate(paths)}
 
 
 def _asked(models: tuple[Model, ...], *, build: bool) -> Object:

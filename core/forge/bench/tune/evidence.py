@@ -57,7 +57,7 @@ def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
     whole = tomli.loads(text.removeprefix(_MARK))
     for key, value in settings.items():
         *folders, name = key.split(".")
-        table: dict[str, Any] = whole
+        table: Any = whole
         for part in folders:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
