@@ -204,6 +204,39 @@ def test_what_is_no_key_is_said_with_what_to_do(tmp_path: Path, text: str | None
     assert error.value.hint
 
 
+@pytest.mark.parametrize("verb", ["build", "bundle"])
+def test_a_key_that_is_not_there_is_told_before_anything_is_built(tmp_path: Path, verb: str) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(ENGINE)
+    world = World()
+    url = f"file://{tmp_path / 'shared'}" if verb == "build" else ""
+    table = RemoteTable(url=url, access="read-write", sign=str(tmp_path / "none.key"))
+    shop = world.shop(tmp_path / "home", settings=Settings(remote=table))
+    verbs = {
+        "build": lambda: shop.build([recipe], repository=tmp_path / "models"),
+        "bundle": lambda: shop.bundle([recipe], tmp_path / "tiny.forge"),
+    }
+    with pytest.raises(RemoteError, match="there is no such file"):
+        verbs[verb]()
+    assert [event.text for event in world.events if event.kind == "start"] == []
+    assert world.containers.ran == []
+
+
+def test_a_key_that_a_variable_names_is_looked_for_beside_the_caller_and_blamed_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"FORGE_REMOTE_SIGN": "none.key", "FORGE_REMOTE_KEYS": "~/a.pub,b.pub"}
+    said = stated(environ).remote
+    assert said.keys == (str(Path.home() / "a.pub"), str(tmp_path / "b.pub"))
+    store = Store(tmp_path / "store", clock=time.time)
+    signer = notary(said, tmp_path / "config", environ, store).signer
+    assert signer
+    with pytest.raises(RemoteError) as error:
+        signer.require()
+    assert (error.value.where, error.value.hint) == (str(tmp_path / "none.key"), "FORGE_REMOTE_SIGN names it")
+
+
 # -- what is refused
 
 
@@ -315,7 +348,7 @@ def test_signatures_that_are_wanted_need_keys_and_a_keys_content_is_no_path(
         stated({})
     file.write_text('[remote]\nverify = "require"\nkeys = ["ci.pub"]\nsign = "ci.key"\n')
     assert stated({}).remote.keys == ("ci.pub",)
-    assert stated({"FORGE_REMOTE_KEYS": "a.pub,b.pub"}).remote.keys == ("a.pub", "b.pub")
+    assert stated({"FORGE_REMOTE_KEYS": "a.pub,b.pub"}).remote.keys == (str(Path.cwd() / "a.pub"), str(Path.cwd() / "b.pub"))
     file.write_text('[remote]\nsign = """-----BEGIN PRIVATE KEY-----\nMC4CAQ\n"""\n')
     with pytest.raises(ConfigError, match=r"remote\.sign"):
         stated({})

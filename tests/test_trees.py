@@ -1,8 +1,11 @@
 """Trees of files that change while forge looks at them."""
 
 import os
+import stat
 import sys
 from pathlib import Path
+
+import pytest
 
 from forge.files import trees
 
@@ -19,3 +22,43 @@ def test_bytes_are_counted_while_folders_vanish(tmp_path: Path) -> None:
     sys.addaudithook(vanish)  # for good; no other test looks there
     assert trees.size_below(tmp_path) == 5
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_file_is_written_where_its_link_leads_and_keeps_its_mode(tmp_path: Path) -> None:
+    real, link = tmp_path / "below" / "real.toml", tmp_path / "link.toml"
+    real.parent.mkdir()
+    real.write_text("old")
+    real.chmod(0o600)
+    link.symlink_to("below/real.toml")
+    trees.write_whole(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert sorted(os.listdir(real.parent)) == ["real.toml"]
+
+
+def test_in_forges_own_folders_a_link_gives_way_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "others").write_text("theirs")
+    (tmp_path / "config").symlink_to("others")
+    trees.write_whole(tmp_path / "config", "ours", aside=tmp_path)
+    assert not (tmp_path / "config").is_symlink()
+    assert (tmp_path / "others").read_text() == "theirs"
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        trees.write_whole(tmp_path / "none" / "plan.svg", "text")
+    assert caught.value.filename == str(tmp_path / "none" / "plan.svg")
+
+
+def test_a_device_takes_what_is_written_and_stays_one(tmp_path: Path) -> None:
+    trees.write_whole(Path(os.devnull), "text")
+    assert Path(os.devnull).is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        trees.write_whole(pipe, "text")
+        assert os.read(reader, 16) == b"text"
+    finally:
+        os.close(reader)

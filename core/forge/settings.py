@@ -160,7 +160,7 @@ def _stated(file: Path, environ: Mapping[str, str], remote: str | None = None) -
         if worth := environ.get(variable):
             sources[key] = variable
             if variable != _HOME:  # any path will do
-                _put(said, key, _worth(key, worth))
+                _put(said, key, _beside_caller(key, _worth(key, worth)))
     if remote:
         _put(said, "remote.url", remote)
         sources["remote.url"] = _OPTION
@@ -204,6 +204,18 @@ def _worth(key: str, text: str) -> object:
         except ValueError:
             return text
     return int(text) if key in _NUMBERS and text.isascii() and text.isdigit() and len(text) < 19 else text
+
+
+def _beside_caller(key: str, worth: object) -> object:
+    """Key files that a variable names: it is for one shell, and so relative to the current folder, as FORGE_HOME is."""
+    match key, worth:
+        case "remote.sign", str(name) if not name.startswith("-"):
+            return str(Path(name).expanduser().absolute())
+        case "remote.keys", list():
+            named = msgspec.convert(worth, list[str])
+            return [name if name.startswith("-") else str(Path(name).expanduser().absolute()) for name in named]
+        case _:
+            return worth
 
 
 def _put(said: dict[str, object], key: str, value: object) -> None:

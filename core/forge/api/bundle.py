@@ -56,6 +56,8 @@ class Bundler:
     def bundle(self, files: Sequence[Path], target: Path, options: BuildOptions, *, weights: bool) -> Bundled:
         """Build what ``files`` need, publish nothing, and write all of it to ``target``."""
         _require(target)
+        if self.notary.signer:
+            self.notary.signer.require()
         joint = self._together(self.resolver).joint(files)
         asked = [self.resolver.read(joint.path(each), options.runtime).verify.prompts for each in joint.stated.members]
         found = gathered(joint, asked)

@@ -11,7 +11,7 @@ from forge.plan.steps import Step, demanded
 from forge.remote.place import Place
 from forge.remote.shared import Pushed, Shared, kind
 from forge.remote.signature import Notary, Signer, Trust
-from forge.settings import PASSPHRASE, RemoteTable
+from forge.settings import PASSPHRASE, VARIABLES, RemoteTable
 from forge.store.artifact import Artifact
 from forge.store.store import Store
 
@@ -52,7 +52,9 @@ def sharing(
 
 def notary(said: RemoteTable, base: Path, environ: Mapping[str, str], store: Store) -> Notary:
     """Who signs here, and whose signatures count; paths are relative to ``base``. No file is read before it is needed."""
-    signer = Signer(_placed(base, said.sign), environ.get(PASSPHRASE, "")) if said.sign else None
+    variable = VARIABLES["remote.sign"]
+    named = variable if environ.get(variable) else "[remote] sign"
+    signer = Signer(_placed(base, said.sign), environ.get(PASSPHRASE, ""), named) if said.sign else None
     trust = Trust([_placed(base, each) for each in said.keys], needed=said.verify == "require")
     return Notary(signer, trust, store.find)
 
@@ -68,6 +70,11 @@ class Sharing:
     shared: Shared
     writes: bool
     kinds: tuple[str, ...]
+
+    def require_signer(self) -> None:
+        """RemoteError where what is made could not be signed and sent, though it has to be."""
+        if self.writes and self.kinds and self.shared.notary.signer:
+            self.shared.notary.signer.require()
 
     def has(self, keys: Sequence[str]) -> frozenset[str]:
         """Those of ``keys`` that stand there; none where it does not answer."""

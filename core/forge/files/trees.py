@@ -175,19 +175,31 @@ def flush_one(path: Path) -> None:
 def write_whole(path: Path, text: str, aside: Path | None = None) -> None:
     """Put ``text`` at ``path`` so that a reader sees the old text or the new one, also after a power cut.
 
-    A writer that is killed leaves a file whose name begins with a dot in ``aside``, by default beside ``path``.
+    A file that is there keeps its mode. It is written where a link at ``path`` leads; with ``aside``, for what lies in folders
+    of forge's own, the link itself gives way. A writer that is killed leaves a file whose name begins with a dot in ``aside``,
+    by default beside what is written. OSError names ``path``.
     """
-    fresh = (aside or path.parent) / f".{path.name}.{uuid4().hex}"
+    if aside is None and path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")  # a device or a pipe takes it as it comes; a folder says what it is
+        return
+    target = path if aside is not None else Path(os.path.realpath(path))
+    fresh = (aside or target.parent) / f".{target.name}.{uuid4().hex}"
     try:
-        with fresh.open("w", encoding="utf-8") as stream:
+        mode = _mode(target)
+        bits = 0o666 if mode is None else mode
+        with open(fresh, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, bits)) as stream:
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        fresh.replace(path)
-    except BaseException:
+        fresh.replace(target)
+    except BaseException as error:
         fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(fresh):
+            error.filename, error.filename2 = str(path), None
         raise
-    flush_one(path.parent)
+    flush_one(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -292,6 +304,14 @@ def _opened(path: Path) -> Generator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _mode(file: Path) -> int | None:
+    """Who may read and write a file that is there."""
+    try:
+        return stat.S_IMODE(file.lstat().st_mode) & 0o777 if not file.is_symlink() else None
+    except FileNotFoundError:
+        return None
 
 
 def _is_utf8(name: str) -> bool:

@@ -53,9 +53,15 @@ class Signed:
 class Signer:
     """A private key. It is read when something is signed, stays in this process, and reaches no text."""
 
-    def __init__(self, file: Path, passphrase: str) -> None:
+    def __init__(self, file: Path, passphrase: str, named: str = "[remote] sign") -> None:
+        """``named`` is where the file is named: the key of the settings, or its variable."""
         self._file = file
         self._passphrase = passphrase
+        self._named = named
+
+    def require(self) -> None:
+        """RemoteError where nothing could be signed: no such file, no key in it, no passphrase, the extra not installed."""
+        self._signer  # noqa: B018  # reading it is what may fail
 
     def sign(self, payload: bytes) -> str:
         """A statement in its envelope, as JSON."""
@@ -68,7 +74,7 @@ class Signer:
         signers = _sdk("signer")
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        text = texts.read(self._file, RemoteError, "the key that signs", hint="[remote] sign names it", most=_KEY)
+        text = texts.read(self._file, RemoteError, "the key that signs", hint=f"{self._named} names it", most=_KEY)
         if any(word in text for word in _COSIGN):
             raise self._refused("is a key of cosign's own form", "make one with `openssl genpkey -algorithm ed25519`")
         secret = self._passphrase.encode() if self._passphrase and "ENCRYPTED" in text else None

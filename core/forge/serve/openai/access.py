@@ -4,6 +4,9 @@ is read from its file.
 A browser sends along which site a page is of (``Origin``) and what name it asked for (``Host``). Another site's page may send
 without being let read, so its origin is refused. A site that has its own name resolve to this machine (DNS rebinding) is of
 one origin with what it asks: it is known by that name, which is none of the loopback's.
+
+Programs and proxies of this machine may use other names. A browser is known by what it adds to each request, and what no page can
+take away: ``Accept-Language`` always, ``Sec-Fetch-*`` on top where it trusts the address.
 """
 
 import re
@@ -18,6 +21,8 @@ from forge.serve.openai.errors import Fault
 
 _HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?", re.IGNORECASE)
 _KEY = re.compile(r"[!-~]{8,512}")
+_MOZILLA = "Mozilla/"
+"""What every browser begins its name with; a page may have it say another, so this alone would not do."""
 _OPEN = ("/live", "/health")
 """Paths that say nothing of anybody's words: what restarts a server by them has no key."""
 _ASSETS = re.compile(r"/(ui/[\w.-]+\.(js|css|svg))?")
@@ -41,9 +46,10 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise Fault(403, f"a page of {origin} asks, and this is {host}: other sites' pages are not served", code="origin")
-        if self.local and not self.key and (origin is not None or _own(path)) and not _HOST.fullmatch(host):
+        if self.local and not self.key and (_own(path) or _browser(headers)) and not _HOST.fullmatch(host):
             said = f"this answers to localhost and 127.0.0.1, and was asked for as {host or 'nothing'}"
-            raise Fault(421, f"{said}; where a proxy stands before it, have that send Host: localhost", code="host")
+            hint = "where a proxy stands before it, have that send Host: localhost; or ask for a key (--api-key-file)"
+            raise Fault(421, f"{said}; {hint}", code="host")
         if self.key and path not in _OPEN and not _ASSETS.fullmatch(path):
             self._require_key(headers.get("authorization", ""))
 
@@ -56,6 +62,12 @@ class Access:
 
 def _own(path: str) -> bool:
     return path == "/" or path.startswith("/ui/")
+
+
+def _browser(headers: Mapping[str, str]) -> bool:
+    """Whether it may be a browser that asks: no page can have one leave all of these out."""
+    marks = {"origin", "accept-language"}
+    return any(name in marks or name.startswith("sec-fetch-") for name in headers) or _MOZILLA in headers.get("user-agent", "")
 
 
 def key(file: Path) -> str:
