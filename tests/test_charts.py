@@ -93,6 +93,16 @@ def test_a_plan_is_drawn_beside_what_is_said_of_it(place: Path) -> None:
     assert (refused.exit_code, ".svg or .html" in refused.output) == (2, True)
 
 
+def test_a_picture_that_cannot_be_written_is_told_by_its_own_name(place: Path) -> None:
+    told = forge("plan", place / "small.toml", "--graph", place / "none" / "plan.svg")
+    assert told.exit_code == 1
+    assert f"{place / 'none'}: there is no folder for the picture" in told.output
+    assert "mkdir -p" in told.output
+    assert ".plan.svg." not in told.output
+    told = forge("fit", place / "small.toml", "--gpu", "H100", "--page", place / "none" / "fit.html")
+    assert (told.exit_code, "there is no folder for the picture" in told.output) == (1, True)
+
+
 def test_what_fits_is_drawn_with_what_would_help(place: Path) -> None:
     told = forge("fit", place / "large.toml", "--gpu", "RTX 3060", "--page", place / "fit.html")
     assert told.exit_code == 11

@@ -121,6 +121,11 @@ def test_the_verb_writes_both_files_and_over_nobody_elses(tmp_path: Path) -> Non
     assert code == 1
     assert "there is another file already" in said
     assert (place / "model_config.proto").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    code, said = run("-o", str(tmp_path / "file"))
+    assert code == 1
+    assert "there is a file where the folder would be" in said
+    assert "--output names a folder" in said
 
 
 # -- the page

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from docker_fixture import environ
 from forge.api.forge import Forge
 from forge.errors import ServerError
 from forge.machine import processes
-from forge.schema.values import BuildOptions
+from forge.schema.values import BuildOptions, Ports
 from forge.serve.openai import process
 from forge.serve.server import Servers
 from forge.serve.types import Launch, Running
@@ -74,6 +75,34 @@ def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: S
     assert not processes.marked(running.shared_memory)
 
 
+def test_what_dies_is_put_up_again_with_its_key_though_the_file_has_gone(
+    serving: Serving, launch: Launch, tmp_path: Path
+) -> None:
+    file = tmp_path / "named.key"
+    file.write_text("correct-horse-battery")
+    triton = serving.triton()
+    running = triton.start(replace(launch, ports=replace(launch.ports, key_file=str(file))), lambda _: None)
+    try:
+        file.unlink()
+        first = serving_process(running)
+        os.kill(first, signal.SIGKILL)
+        assert soon(lambda: process.answers(launch.ports) and serving_process(running) != first)
+        kept = Path(running.ports.key_file)
+        assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == ("correct-horse-battery", 0o600)
+        assert "Traceback" not in Path(running.log).with_suffix(process.SUFFIX).read_text()
+    finally:
+        triton.stop(running)
+    assert not kept.exists()
+
+
+def test_a_key_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    wanted = process.command(Ports(openai=9000, key_file=str(tmp_path / "none")), [])
+    done = subprocess.run(wanted.argv, env=dict(wanted.env), stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "the file with the key cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_it_ends_when_the_server_dies(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
@@ -125,6 +154,16 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     environ = {**os.environ, "FORGE_HOME": str(home)}
     printed = subprocess.run([*argv, "--print"], env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert f"-m forge.serve.openai 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}" in printed
+    beyond = subprocess.run(
+        [*argv, "--print", "--ui", "--host", "0.0.0.0"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    assert f"-m forge.serve.openai --key-file {tmp_path / 'openai.key'} 0.0.0.0 {ports[3]}" in beyond.stdout
+    assert "openssl rand -hex 24 > openai.key" in beyond.stderr
+    assert not (tmp_path / "openai.key").exists()
+    twice = [*argv, "--print", "--openai-port", str(ports[0])]
+    refused = subprocess.run(twice, env=environ, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (ServerError.exit_code, "")
+    assert f"port {ports[0]} is asked for twice" in refused.stderr
     with subprocess.Popen([*argv, "-q"], env=environ, stdout=subprocess.PIPE, text=True) as forge, ExitStack() as stack:
         stack.callback(forge.kill)
         assert forge.stdout is not None

@@ -95,6 +95,14 @@ def test_a_name_that_is_nothing_is_answered_with_what_there_is(shop: Forge) -> N
     assert "smollm2-135m-instruct" in error.value.hint
 
 
+def test_an_empty_name_is_not_the_current_folder(shop: Forge, here: Path) -> None:
+    for path, content in tiny_checkpoint().items():
+        (here / path).write_bytes(content)
+    with pytest.raises(SourceError, match="is empty"):
+        shop.runs.choose("")
+    assert not list(here.glob("*.toml"))
+
+
 # -- which runtime
 
 

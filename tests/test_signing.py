@@ -212,7 +212,7 @@ def test_a_key_that_is_not_there_is_told_before_anything_is_built(tmp_path: Path
     url = f"file://{tmp_path / 'shared'}" if verb == "build" else ""
     table = RemoteTable(url=url, access="read-write", sign=str(tmp_path / "none.key"))
     shop = world.shop(tmp_path / "home", settings=Settings(remote=table))
-    verbs = {
+    verbs: dict[str, Callable[[], object]] = {
         "build": lambda: shop.build([recipe], repository=tmp_path / "models"),
         "bundle": lambda: shop.bundle([recipe], tmp_path / "tiny.forge"),
     }

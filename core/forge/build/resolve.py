@@ -351,8 +351,10 @@ def _suits(checkpoint: Checkpoint, family: str) -> list[Suited]:
 def source_of(text: str, revision: str, base: Path) -> Source:
     """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository.
 
-    SourceError for what looks like a path where nothing stands, and for what is neither a file nor a folder.
+    SourceError for an empty text, what looks like a path where nothing stands, and what is neither a file nor a folder.
     """
+    if not text.strip():
+        raise SourceError("the name of a checkpoint is empty", hint=f"{_PATH}; `.` is the current folder")
     local = Path(text).expanduser()
     remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
     if not remote and not local.exists() and (text.startswith((".", "/", "~")) or text.endswith(".gguf")):

@@ -240,11 +240,9 @@ def plan(
 
 
 def _draw(output: Output, found: Any, file: Path) -> None:
-    from forge.cli.charts import plan as charts
-    from forge.files.trees import write_whole
+    from forge.cli.charts import keep, plan as charts
 
-    write_whole(file, (charts.picture_of if file.suffix == ".svg" else charts.page_of)(found))
-    output.say(f"drawn: {file}")
+    keep(output, file, (charts.picture_of if file.suffix == ".svg" else charts.page_of)(found))
 
 
 @click.command()

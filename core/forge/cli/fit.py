@@ -34,11 +34,10 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None,
     shop = Forge.here(output.listener)
     found = shop.fit(recipes, gpu=gpu, runtime=RuntimeKind(runtime) if runtime else None)
     if file:
+        from forge.cli.charts import keep
         from forge.cli.charts.fit import page_of
-        from forge.files.trees import write_whole
 
-        write_whole(Path(file), page_of(found))
-        output.say(f"drawn: {file}")
+        keep(output, Path(file), page_of(found))
     output.result(document(found), "\n".join(lines(found)))
     if not found.fit:
         raise SystemExit(HostError.exit_code)

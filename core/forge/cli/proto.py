@@ -27,8 +27,15 @@ def proto(output: Output, folder: str) -> None:
     for file, text in files.items():
         if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text):
             raise ForgeError("there is another file already", where=str(file), hint="choose another folder with --output")
-    place.mkdir(parents=True, exist_ok=True)
-    for file, text in files.items():
-        file.write_text(text, encoding="utf-8")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            file.write_text(text, encoding="utf-8")
+    except FileExistsError as error:
+        hint = "--output names a folder: choose another, or move the file away"
+        raise ForgeError("there is a file where the folder would be", where=str(place), hint=hint) from error
+    except OSError as error:
+        what = f"the definition cannot be written: {error.strerror or error}"
+        raise ForgeError(what, where=str(error.filename or place), hint="choose another folder with --output") from error
     names = [str(file) for file in files]
     output.result({"files": names}, "\n".join(names))

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from typing import Any
 
 import click
 
@@ -73,7 +74,7 @@ def serve(
     """
     from forge.api.forge import Forge
     from forge.schema.values import Ports
-    from forge.serve.openai.process import PAGE_PORT, line, page
+    from forge.serve.openai.process import PAGE_PORT, page
 
     shop = Forge.here(output.listener)
     stated = shop.joint([deployment], deployed=True) if deployment else None
@@ -85,10 +86,7 @@ def serve(
     ports = Ports(http_port, grpc_port, metrics_port, host, door, page=ui, key_file=api_key_file or "", exposed=exposed)
     places = repositories or (stated.repository if stated else shop.settings.repository,)
     if print_only:
-        command, front = shop.command(places, ports, room=room_for_more), line(places, ports)
-        env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
-        shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
-        output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
+        _print(output, shop.command(places, ports, room=room_for_more), places, ports)
         return
     running = shop.serve(places, ports, detach=detach, restart=not no_restart, room=room_for_more)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
@@ -106,6 +104,18 @@ def serve(
     finally:
         if not detach:
             shop.stop(running)
+
+
+def _print(output: Output, command: Any, places: Any, ports: Any) -> None:
+    from forge.serve.openai.process import OWN_KEY, draws, line
+
+    front = line(places, ports)
+    env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
+    shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
+    output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)
+    if draws(ports):
+        made = f"(umask 077; openssl rand -hex 24 > {OWN_KEY})"
+        output.say(f"`forge serve` draws a key at each start; for the line of the OpenAI port make one: {made}")
 
 
 @click.command()

@@ -84,8 +84,10 @@ class Servers:
     def command(self, launch: Launch) -> Command:
         """The command line and environment of ``start``; for a container, ``docker run`` as a person would type it.
 
-        Models that ``start`` loads in turns are all on it: nobody would load them afterwards.
+        Models that ``start`` loads in turns are all on it: nobody would load them afterwards. ServerError for one port that is
+        asked for twice.
         """
+        _require_apart(launch.ports)
         return self._way(launch.image).command(replace(launch, turns=()), self._planned(launch))
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
@@ -95,11 +97,11 @@ class Servers:
         already, and models that do not load. After an error, or Ctrl-C, nothing is left running.
         """
         way = self._way(launch.image)
+        _require_apart(launch.ports)
         way.check(launch)
         require_gpus(launch, way.gpus)
         process.require(launch.ports)
         require_models(launch)
-        _require_apart(launch.ports)
         require_address(launch, way.inside(launch), line)
         try:
             with self._states.lock(launch.repositories), claimed(launch.ports):

@@ -1,1 +1,19 @@
 """Pictures of what verbs say: a plan as a graph, memory as bars. SVG and HTML that ask for nothing."""
+
+from pathlib import Path
+
+from forge.cli.output import Output
+from forge.errors import ForgeError
+from forge.files import trees
+
+
+def keep(output: Output, file: Path, text: str) -> None:
+    """Write a picture and say so; ForgeError where it cannot be written."""
+    try:
+        trees.write_whole(file, text)
+    except OSError as error:
+        gone = not file.parent.is_dir()
+        what = "there is no folder for the picture" if gone else f"the picture cannot be written: {trees.reason(error, file)}"
+        hint = f"make it, `mkdir -p {file.parent}`, or name another file" if gone else "name another file"
+        raise ForgeError(what, where=str(file.parent if gone else file), hint=hint) from error
+    output.say(f"drawn: {file}")

@@ -8,11 +8,13 @@ With ``--key-file FILE`` whoever asks has to show the key that it holds; with ``
 import argparse
 import asyncio
 import os
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from forge.client.client import AsyncClient
+from forge.errors import ForgeError
 from forge.machine import gpus
 from forge.machine.processes import MARKER
 from forge.schema.values import Ports
@@ -59,5 +61,8 @@ def _words() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main(_words()))
+    try:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(main(_words()))
+    except ForgeError as error:
+        sys.exit(str(error))

@@ -5,8 +5,8 @@ A browser sends along which site a page is of (``Origin``) and what name it aske
 without being let read, so its origin is refused. A site that has its own name resolve to this machine (DNS rebinding) is of
 one origin with what it asks: it is known by that name, which is none of the loopback's.
 
-Programs and proxies of this machine may use other names. A browser is known by what it adds to each request, and what no page can
-take away: ``Accept-Language`` always, ``Sec-Fetch-*`` on top where it trusts the address.
+Programs and proxies of this machine may use other names. A browser is known by what it adds to each request, and what no
+page can take away: ``Accept-Language`` always, ``Sec-Fetch-*`` on top where it trusts the address.
 """
 
 import re

@@ -24,6 +24,8 @@ from forge.serve.types import Running
 
 PAGE_PORT = 9000
 """Where OpenAI's API and the page are where nobody says another port."""
+OWN_KEY = "openai.key"
+"""The file with the key of a line that somebody starts by hand."""
 SUFFIX = ".openai.log"
 """Of its log, beside the server's."""
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
@@ -42,12 +44,22 @@ def command(ports: Ports, repositories: Sequence[str]) -> Command:
 
 
 def line(repositories: Sequence[str | Path], ports: Ports) -> str:
-    """The same as a line for a terminal; empty where the API is not wanted."""
+    """The same as a line for a terminal; empty where the API is not wanted.
+
+    Where a start would draw a key, it asks for the one in ``OWN_KEY`` in the current folder, and does not start without.
+    """
     if not ports.openai:
         return ""
-    wanted = command(ports, [os.path.abspath(place) for place in repositories])
+    wanted = command(
+        replace(ports, key_file=OWN_KEY) if draws(ports) else ports, [os.path.abspath(place) for place in repositories]
+    )
     env = "".join(f"{name}={shlex.quote(value)} " for name, value in wanted.env.items())
     return f"{env}{shlex.join(wanted.argv)}"
+
+
+def draws(ports: Ports) -> bool:
+    """Whether a start draws a key of its own: the page is wanted beyond the loopback, and no key was named."""
+    return bool(ports.openai) and ports.page and not ports.local and not ports.key_file
 
 
 def page(ports: Ports) -> str:
@@ -104,12 +116,12 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
 
 
 def _locked(running: Running) -> Running:
-    """With a key of its own where the page is wanted beyond the loopback and none was named."""
+    """With its key beside its log, drawn or copied: it is put up again by that, whatever becomes of the file that was named."""
     ports = running.ports
-    if not ports.page or ports.local or ports.key_file:
+    if not draws(ports) and not ports.key_file:
         return running
     file = Path(running.log).with_suffix(DOOR_KEY)
-    make_private(file, secrets.token_urlsafe(24).encode())
+    make_private(file, (key(Path(ports.key_file)) if ports.key_file else secrets.token_urlsafe(24)).encode())
     return replace(running, ports=replace(ports, key_file=str(file)))
 
 
