@@ -11,6 +11,7 @@ from tomlkit.items import InlineTable
 from forge.bench.results import Figure, Value
 from forge.bench.tune.search import Trial, Tuned
 from forge.errors import BenchError
+from forge.recipe.validate import is_table
 
 _MARK = "\ufeff"
 
@@ -57,11 +58,12 @@ def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
     whole = tomli.loads(text.removeprefix(_MARK))
     for key, value in settings.items():
         *folders, name = key.split(".")
-        table: Any = whole
+        table = whole
         for part in folders:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
+            inner: object = table.setdefault(part, {})
+            if not is_table(inner):
                 raise BenchError(f"{part} is no table of the recipe", where=f"--vary {key}")
+            table = inner
         table[name] = value
     return whole
 
