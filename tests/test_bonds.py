@@ -121,7 +121,7 @@ def test_one_mark_serves_all_that_a_process_starts() -> None:
     assert bound({"A": "1"}) == {"A": "1", MARK: bound()[MARK]}
 
 
-FREE = {"keeper.py", "renderer_process.py"}
+FREE = {"keeper.py", "renderer_process.py", "worker.py"}
 """Their programs end with their standard input."""
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -42,10 +43,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Iterator[RayCluster]:
+def cluster(s3: S3) -> Iterator[RayCluster]:
     """Three nodes; the test's own process is a driver beside them."""
-    found = RayCluster(tmp_path_factory.mktemp("c"), environ={**os.environ, **s3.environment()})
-    with pytest.MonkeyPatch.context() as patch:
+    # Not pytest's folder: a socket's path may have 107 characters at most, and Ray takes some 70 of them.
+    with tempfile.TemporaryDirectory(prefix="fr-", ignore_cleanup_errors=True) as name, pytest.MonkeyPatch.context() as patch:
+        found = RayCluster(Path(name), environ={**os.environ, **s3.environment()})
         patch.setenv("RAY_ADDRESS", found.address)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         try:
