@@ -30,6 +30,7 @@ NAMESPACE = "forge"
 _ENDING = 8.0
 """Seconds for all errands to end by themselves; then Ray ends their processes."""
 _LOOKING = 60.0
+_REST = 1.0
 
 
 @dataclass
@@ -42,6 +43,8 @@ class _Sent:
     answer: Any = None
     heard: int = 0
     mine: bool = True
+    rests: float = 0.0
+    """Until when it is not asked: its node does not answer, and Ray does not know yet whether it ever will."""
 
 
 class RayFleet:
@@ -89,9 +92,11 @@ class RayFleet:
 
     def hear(self, seconds: float) -> tuple[Report, ...]:
         for sent in self._sent.values():
-            sent.answer = sent.answer or sent.actor.hear.remote(sent.heard, 2.0)
-        pending = {sent.answer: sent for sent in self._sent.values()}
+            if sent.answer is None and time.monotonic() >= sent.rests:
+                sent.answer = sent.actor.hear.remote(sent.heard, 2.0)
+        pending = {sent.answer: sent for sent in self._sent.values() if sent.answer is not None}
         if not pending:
+            time.sleep(min(seconds, _REST) if self._sent else 0.0)
             return ()
         self._ray.wait(list(pending), num_returns=1, timeout=seconds)
         ready, _ = self._ray.wait(list(pending), num_returns=len(pending), timeout=0)
@@ -110,6 +115,9 @@ class RayFleet:
         key = sent.errand.key
         try:
             said: worker.Heard = self._ray.get(sent.answer)
+        except self._ray.exceptions.ActorUnavailableError:  # it may be back; if not, Ray says later that it has died
+            sent.answer, sent.rests = None, time.monotonic() + _REST
+            return Report(key, sent.node.name, mine=sent.mine)
         except self._ray.exceptions.RayError as error:
             del self._sent[key]
             passing = "all references to the actor were removed" in str(error)  # the one before, whose name is not free yet
