@@ -34,9 +34,9 @@ from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
 
 _RECIPE = 16 << 20
+"""Bytes of the longest recipe or deployment that is read."""
 _OWN = "`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a shipped one"
 _PATH = "a path starts where you are; a hub id is OWNER/NAME; `forge search WORD` looks for one"
-"""Bytes of the longest recipe or deployment that is read."""
 
 
 @dataclass(frozen=True)
