@@ -257,6 +257,13 @@ def test_what_is_no_text_is_not_asked(tiny: Tiny, home: Path, verb: str) -> None
     assert (done.exit_code, "standard input is not UTF-8 text" in done.output) == (2, True), done.output
 
 
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt_is_said_before_anything_is_built(tmp_path: Path, prompt: str) -> None:
+    done = CliRunner(env={"FORGE_HOME": str(tmp_path / "home")}).invoke(main, ["run", "smollm2-135m-instruct", prompt])
+    assert (done.exit_code, "the prompt is empty" in done.output) == (2, True), done.output
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_schema_that_is_none_is_said_before_anything_is_built(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text("[" * 100_000)
     words = ["run", "smollm2-135m-instruct", "hello", "--json-schema", str(tmp_path / "odd.json")]

@@ -69,6 +69,8 @@ def run(
     from forge.client.conversation import Conversation
     from forge.schema.values import Ports, RuntimeKind
 
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("the prompt is empty: leave it out for a talk")
     guided(sampling["json_schema"], sampling["regex"])  # what is wrong with these is said before anything is built
     shop = Forge.here(output.listener)
     choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
