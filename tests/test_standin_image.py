@@ -136,8 +136,13 @@ def server(
     )
     try:
         container.start()
+        stumbles = 3  # Triton loses a lock of its own now and then when it starts, as forge knows of it
         while not ready(ports.http, models):
             container.reload()
+            if container.status != "running" and stumbles and b"lock_exception" in container.logs():
+                stumbles -= 1
+                container.restart()
+                continue
             assert container.status == "running", container.logs().decode()
             time.sleep(0.1)
         yield ports

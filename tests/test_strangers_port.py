@@ -141,8 +141,10 @@ class Remains:
     folder: Path
 
     def lay(self) -> None:
-        for file in self.kept.iterdir():
-            shutil.copy2(file, self.folder / file.name)
+        for file in self.kept.iterdir():  # whole at once: whoever clears the dead away may look at any moment
+            whole = self.kept.with_name(f"whole-{file.name}")
+            shutil.copy2(file, whole)
+            whole.replace(self.folder / file.name)
 
 
 @pytest.fixture(scope="module")
