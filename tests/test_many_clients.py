@@ -80,8 +80,8 @@ def test_everybody_in_a_crowd_is_answered(tiny: Tiny, model: str) -> None:
 
 @pytest.mark.parametrize("model", [BLS, "ensemble", ENGINE])
 def test_whoever_finds_the_queue_full_is_told_and_the_others_are_answered(narrow: Target, model: str) -> None:
-    """Requests of the ensemble and of the engine wait in two queues. Triton speaks for the first; who meets the second depends on
-    the machine."""
+    """Requests of the ensemble and of the engine wait in two queues. Triton speaks for the first; who meets the second is the
+    machine's affair."""
     request = asking(model, 100)
     with Client(narrow.address, timeout=PATIENCE) as client:
         alone = said(client.ask(request))
