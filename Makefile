@@ -11,7 +11,7 @@ PORTS ?=
 RUNTIME ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
-.PHONY: demo test test-vllm test-cluster coverage torture fuzz originals lint clean
+.PHONY: demo test test-vllm coverage torture fuzz originals lint clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,10 +40,6 @@ test: $(VENV)/.test
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
 	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py
-
-# Nodes, builds and stores of a real Ray cluster on this machine's loopback are killed; some minutes.
-test-cluster: $(VENV)/.test
-	FORGE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/test_cluster_ray.py
 
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test

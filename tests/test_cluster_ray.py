@@ -27,10 +27,6 @@ from s3_server import BUCKET, S3
 
 ray = pytest.importorskip("ray", reason="Ray is not installed here: pip install -e '.[test]' or '.[ray]' brings it")
 pytestmark = pytest.mark.slow
-campaign = pytest.mark.skipif(
-    not os.environ.get("FORGE_TEST_CLUSTER"),
-    reason="it kills nodes of a real cluster, and Ray takes a busy one for dead: `make test-cluster`, on an idle machine",
-)
 KINDS = {"a": "sm_80", "b": "sm_90", "c": "sm_90"}
 
 
@@ -198,7 +194,6 @@ def test_a_killed_build_leaves_nothing_running(cluster: RayCluster, tmp_path: Pa
     assert soon(lambda: not running(plan), seconds=10)
 
 
-@campaign
 def test_a_build_that_joins_goes_on_when_the_other_is_killed(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     gate = tmp_path / "gate"
     plan = Plan(str(tmp_path / "ran"), count=2, name="join", gate=str(gate))
@@ -213,10 +208,6 @@ def test_a_build_that_joins_goes_on_when_the_other_is_killed(cluster: RayCluster
     assert ran(plan)["join0-c ends"] == ran(plan)["join1-c ends"] == 1
 
 
-@campaign
-@pytest.mark.xfail(
-    strict=False, reason="Ray lists other nodes of the same machine as dead too, for a while: they are left out as well"
-)
 def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
     cluster: RayCluster, tmp_path: Path, url: str
 ) -> None:
@@ -243,7 +234,6 @@ def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
     assert not running(plan)
 
 
-@campaign
 def test_steps_wait_for_a_shared_store_that_is_killed_and_comes_back(
     cluster: RayCluster, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +282,6 @@ def alive() -> list[str]:
     return [node["Labels"].get("forge.node") for node in ray.nodes() if node["Alive"]]
 
 
-@campaign
 def test_a_node_whose_disk_is_full_is_left_out_and_its_steps_are_made_elsewhere(
     cluster: RayCluster, tmp_path: Path, url: str, full: str
 ) -> None:

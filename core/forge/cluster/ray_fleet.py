@@ -120,10 +120,10 @@ class RayFleet:
             return Report(key, sent.node.name, mine=sent.mine)
         except self._ray.exceptions.RayError as error:
             del self._sent[key]
-            passing = "all references to the actor were removed" in str(error)  # the one before, whose name is not free yet
-            return Report(
-                key, sent.node.name, mine=sent.mine and not passing, end=Lost(_line(error), node=_is_node_gone(error))
-            )
+            gone, text = _is_node_gone(error), str(error)
+            # The actor before, whose name is not free yet: it went with another node than the one where this was to be made.
+            before = "all references to the actor were removed" in text or (gone and sent.node.id not in text)
+            return Report(key, sent.node.name, mine=sent.mine and not before, end=Lost(_line(error), node=gone and not before))
         sent.answer, sent.heard, sent.mine = None, said.number, said.owner == sent.errand.owner
         if said.end is not None:
             del self._sent[key]
