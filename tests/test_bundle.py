@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
+from bundle_kit import resealed
 from conftest import ROOT, SMOLLM2
 from docker_fixture import PLAIN
 from fake_wiring import World
@@ -177,7 +178,7 @@ def test_a_build_that_needs_what_is_not_in_the_bundle_ends_before_it_begins_and_
 ) -> None:
     made = here.bundle(here.recipe())
     other = {"tiny.toml": ENGINE + "[build]\nmax_batch_size = 3\n"}
-    changed = _again(made.file, lambda held: replace(held, texts=other))
+    changed = resealed(made.file, lambda held: replace(held, texts=other))
     with pytest.raises(BundleError, match=r"does not hold tiny: model") as error:
         there.unbundle(changed)
     assert "in the bundle" in error.value.what
@@ -186,7 +187,7 @@ def test_a_build_that_needs_what_is_not_in_the_bundle_ends_before_it_begins_and_
 
 def test_another_platform_is_refused(here: Site, there: Site) -> None:
     made = here.bundle(here.recipe())
-    changed = _again(made.file, lambda held: replace(held, platform="linux-aarch64"))
+    changed = resealed(made.file, lambda held: replace(held, platform="linux-aarch64"))
     with pytest.raises(BundleError, match="made on linux-aarch64, and this machine is linux-x86_64"):
         there.unbundle(changed)
 
@@ -201,25 +202,6 @@ def test_recipes_are_not_laid_over_other_files(here: Site, there: Site) -> None:
 
 
 # -- the file
-
-
-def _again(file: Path, change: Callable[[Contents], Contents]) -> Path:
-    """The same bundle, with other contents, sealed anew."""
-    packed = Packed(file)
-    target = file.with_name("changed.forge")
-    with tarfile.open(file) as tar:
-        packing = Packing(target)
-        for member in tar.getmembers()[:-1]:
-            data = tar.extractfile(member)
-            assert data is not None
-            folder, _, name = member.name.split("/")
-            if folder == "files":
-                packing.put(name, data.read())
-            else:
-                packing.write(name, data.read(), {}, anew=False)
-    packing.publish(encode(change(read(packed))))
-    packed.close()
-    return target
 
 
 def test_a_bundle_is_a_plain_tar_of_blobs_records_and_last_its_contents(here: Site) -> None:
@@ -371,7 +353,7 @@ def test_a_member_twice_and_bytes_behind_the_end_are_refused(here: Site) -> None
 
 def test_texts_that_lead_out_of_their_folder_are_not_laid(here: Site, there: Site) -> None:
     made = here.bundle(here.recipe())
-    changed = _again(made.file, lambda held: replace(held, texts={**held.texts, "../../evil": "x"}))
+    changed = resealed(made.file, lambda held: replace(held, texts={**held.texts, "../../evil": "x"}))
     with pytest.raises(BundleError, match="no path inside"):
         there.unbundle(changed)
     assert not (there.root.parent / "evil").exists()

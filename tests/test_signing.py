@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import os
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
+from bundle_kit import resealed
 from fake_wiring import World
 from forge.api.built import Built
 from forge.api.forge import Forge
-from forge.build.bundle.contents import Contents, encode, read
 from forge.build.bundle.opened import look
 from forge.build.supply import notary
 from forge.cli import main
@@ -30,7 +29,6 @@ from forge.remote.place import RemoteError
 from forge.remote.record import Record
 from forge.remote.shared import Shared
 from forge.remote.signature import Notary, UntrustedError
-from forge.remote.tarred import Packed, Packing
 from forge.schema.twin_environment import serving_environment
 from forge.settings import RemoteTable, Settings, read as stated
 from forge.store.store import Artifact, Provenance, Store
@@ -399,22 +397,6 @@ class Bundles:
         there = self.shop("there", verify="require", keys=(str(public),))
         return there.unbundle(file, self.root / "laid", repository=self.root / "models")
 
-    def resealed(self, file: Path, change: Callable[[Contents], Contents]) -> Path:
-        packed, target = Packed(file), file.with_name("resealed.forge")
-        packing = Packing(target)
-        with tarfile.open(file) as tar:
-            for member in tar.getmembers()[:-1]:
-                data = tar.extractfile(member)
-                assert data is not None
-                folder, _, name = member.name.split("/")
-                if folder == "files":
-                    packing.put(name, data.read())
-                else:
-                    packing.write(name, data.read(), {}, anew=False)
-        packing.publish(encode(change(read(packed))))
-        packed.close()
-        return target
-
 
 def test_a_signed_bundle_is_built_where_signatures_are_wanted(tmp_path: Path, keys: Keys) -> None:
     private, public = keys.pair("ci")
@@ -430,7 +412,7 @@ def test_a_bundle_is_refused_unsigned_and_when_anything_in_it_was_changed_since(
     with pytest.raises(UntrustedError, match="nothing is built from this bundle: it is not signed"):
         bundles.built(bundles.made(), public)
     signed = bundles.made(sign=str(private))
-    changed = bundles.resealed(signed, lambda held: replace(held, texts={**held.texts, "tiny.toml": "name = 'evil'"}))
+    changed = resealed(signed, lambda held: replace(held, texts={**held.texts, "tiny.toml": "name = 'evil'"}))
     with pytest.raises(UntrustedError, match="one of something else"):
         bundles.built(changed, public)
     assert not (tmp_path / "laid").exists()

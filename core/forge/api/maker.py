@@ -1,7 +1,7 @@
 """The half of Forge that makes steps: on this machine, beside a shared store, or on the machines of a cluster."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,9 +34,9 @@ class Maker:
     _allowance: Allowance
     _wiring: Wiring
     _resolver: Resolver
-
-    def _say(self, text: str) -> None:
-        raise NotImplementedError
+    _say: Callable[[str], None]
+    _images: Callable[[Sequence[str | Path]], tuple[str, ...]]
+    """The images that recipes, or a deployment, stand on."""
 
     @cached_property
     def store(self) -> Store:
@@ -64,10 +64,6 @@ class Maker:
     def node_labels(self, name: str = "") -> Labels:
         """What this machine says of itself when it joins a cluster (``forge node labels``), by its host name or ``name``."""
         return self.cluster.labels(name, self._allowance.jobs)
-
-    def _images(self, recipes: Sequence[str | Path]) -> tuple[str, ...]:
-        """The images that recipes, or a deployment, stand on."""
-        raise NotImplementedError
 
     @property
     def spreads(self) -> bool:
