@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from typing import Any, cast
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 import originals
+from conftest import ROOT
 from fake_wiring import World
 from forge.api.export import EXITS, exported
 from forge.api.forge import Forge
+from forge.cli import main
 from forge.errors import RecipeError
 from forge.kubernetes import objects
 from forge.kubernetes.pod import FILES, KEPT, OPENAI, Exported, Site
@@ -89,13 +93,13 @@ SITES = [
 
 @pytest.mark.parametrize("site", SITES, ids=["shared store", "claim", "own image"])
 def test_every_version_of_kubernetes_takes_every_object(ready: Exported, site: Site) -> None:
-    for kind, found in made(ready, site).items():
-        for each in found:
-            for version in VERSIONS:
-                kubernetes_validate.validate(each, version, strict=True)
-            with pytest.raises(kubernetes_validate.ValidationError):  # the check can fail
-                kubernetes_validate.validate({**each, "sepc": {}}, VERSIONS[-1], strict=True)
-            assert kind
+    found = [one for listed in made(ready, site).values() for one in listed]
+    assert {"ConfigMap", "Deployment", "Service"} <= {each["kind"] for each in found}
+    for each in found:
+        for version in VERSIONS:
+            kubernetes_validate.validate(each, version, strict=True)
+        with pytest.raises(kubernetes_validate.ValidationError):  # the check can fail
+            kubernetes_validate.validate({**each, "sepc": {}}, VERSIONS[-1], strict=True)
 
 
 @pytest.mark.parametrize("plural", ["servingruntimes", "inferenceservices"])
@@ -215,6 +219,30 @@ def test_of_other_files_a_job_is_another_one(ready: Exported, shop: Forge, fleet
     recipe = fleet.parents[1] / "recipes" / "small.toml"
     recipe.write_text(recipe.read_text().replace("128", "256"))
     assert not before & {job["metadata"]["name"] for job in made(exported(shop, fleet))["Job"]}
+
+
+def test_of_other_pods_a_job_is_another_one_and_of_more_servers_the_same(ready: Exported) -> None:
+    def jobs(**words: Any) -> set[str]:
+        return {job["metadata"]["name"] for job in made(ready, replace(SITE, **words))["Job"]}
+
+    assert jobs(replicas=3) == jobs()
+    for words in ({"image": "mine/forge:2"}, {"install": "triton-forge==9"}, {"gpu": "NVIDIA-L4"}, {"secret": "other"}):
+        assert not jobs(**words) & jobs(), words
+
+
+def test_the_page_shows_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```console\n\$ forge (.*?)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for folder in ("deployments", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner(env={"FORGE_HOME": str(tmp_path / "home")}).invoke(main, shown[0].split())
+    assert done.exit_code == 0, done.output
+
+    def plain(text: str) -> list[str]:
+        return sorted(re.sub(r"forge-files=[0-9a-f]{16}", "forge-files=...", text).splitlines())
+
+    assert plain(done.output) == plain(shown[1])
 
 
 def test_a_recipe_under_another_name_asks_for_its_memory(shop: Forge, fleet: Path) -> None:

@@ -6,6 +6,7 @@ serving.kserve.io (v1alpha1 ServingRuntime, v1beta1 InferenceService).
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from blake3 import blake3
 
@@ -19,7 +20,7 @@ _LONGEST = 52
 _ENGINE_ROOM = "kserve-container"
 """What KServe calls the container of the server, and finds it by."""
 MARK = "forge-files"
-"""A label of jobs: the mark of the files that they build."""
+"""A label of jobs: the mark of the files that they build, and of the pods that do."""
 _KEPT_FOR = 7 * 24 * 3600
 """Seconds that a job which has ended is kept, for its log."""
 
@@ -54,6 +55,7 @@ class _Maker:
         digest = blake3()
         for path, text in sorted(exported.files.items()):
             digest.update(f"{path}\0{text}\0".encode())
+        digest.update(f"{exported.image}\0{replace(site, replicas=1)}".encode())  # a job cannot be changed into another
         self._pods = Pods(exported, site, digest.hexdigest()[:16])
 
     def building(self) -> Iterator[Object]:

@@ -6,7 +6,7 @@ cluster's keeper makes; nothing here holds a value of one.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from shlex import quote
 
 from forge.schema.values import RuntimeKind
@@ -21,7 +21,7 @@ KEPT = "/var/lib/forge"
 REPOSITORY = f"{KEPT}/models"
 HTTP, GRPC, METRICS, OPENAI = 8000, 8001, 8002, 9000
 SHARED_MEMORY = 2 << 30
-"""Bytes of /dev/shm of each model's pod, as NVIDIA's containers are run with: its Python models and NCCL want them."""
+"""Bytes of /dev/shm for each model of a pod, as NVIDIA's containers are run with: Python models and NCCL want them."""
 PLAIN_IMAGE = "python:3.12"
 """For runtimes that serve from an environment that forge makes: Debian with Python, and a compiler for vLLM's kernels."""
 READY = "/v2/health/ready"
@@ -115,8 +115,7 @@ class Pods:
     exported: Exported
     site: Site
     mark: str
-    """Changes with the files: whoever serves the old ones is started anew."""
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Changes with the files, and with what the site says of pods: whoever serves the old ones is started anew."""
 
     def building(self, model: Model | None) -> Object:
         """The pod of a job: it builds ``model`` and keeps it for others, or the whole deployment into the claim."""
