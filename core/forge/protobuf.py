@@ -122,7 +122,7 @@ def parse(text: str, *, strict: bool = True) -> ModelConfig:
 
     try:
         message = text_format.Parse(text, _module().ModelConfig(), allow_unknown_field=not strict)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError, OverflowError, RecursionError) as error:  # a number that no field can hold
         raise Unreadable(str(error)) from error
     return cast("ModelConfig", message)
 

@@ -15,9 +15,9 @@ import msgspec
 from forge.api.built import Built
 from forge.bench.options import Wish
 from forge.bench.results import Figure, Results
-from forge.bench.tune.evidence import applied, note, only, stated
+from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import QUALITY, Goal
-from forge.bench.tune.search import Figures, Trial, Tuned, search
+from forge.bench.tune.search import Figures, Tuned, search
 from forge.bench.tune.space import Axes, Pairs, candidates, usual
 from forge.errors import ForgeError, RecipeError, ServerError, SourceError
 from forge.files import texts, trees
@@ -163,8 +163,8 @@ class _Trials:
         if point.quality is not None:
             it = point.quality
             found[QUALITY] = Figure(value=it.score, unit="share", better="higher", low=it.low, high=it.high)
-        trial = Trial(settings={}, load={}, requests=requests, figures=found)
-        return only(trial, (*self.asked.goal.figures, "output_tokens_per_s", "ttft_p95", "itl_p95"))
+        names = dict.fromkeys((*self.asked.goal.figures, "output_tokens_per_s", "ttft_p95", "itl_p95"))
+        return {name: found[name] for name in names if name in found}
 
 
 def _text(recipe: Path) -> str:

@@ -9,7 +9,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable
 
 from forge.bench.results import Figure, Value
-from forge.bench.tune.search import Trial, Tuned
+from forge.bench.tune.search import Tuned
 from forge.errors import BenchError
 from forge.recipe.validate import is_table
 
@@ -89,8 +89,3 @@ def figure(found: Figure) -> str:
     if found.unit == "share":
         return f"{found.value:.1%}"
     return f"{found.value:.4g} {found.unit}"
-
-
-def only(trial: Trial, names: tuple[str, ...]) -> dict[str, Figure]:
-    """Those figures of a trial that a goal looks at."""
-    return {name: trial.figures[name] for name in names if name in trial.figures}
