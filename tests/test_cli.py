@@ -139,6 +139,33 @@ def test_each_family_of_errors_has_its_exit_code(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("name", "command"), verbs(), ids=[name for name, _ in verbs()])
+def test_what_is_wrong_with_the_words_of_any_verb_is_told_in_json_too(name: str, command: click.Command) -> None:
+    for words in (("--nosuch",), *_wrong(command)):
+        result = forge(*name.split(), "--json", *words)
+        error = json.loads(result.stdout)["error"]
+        assert (result.exit_code, error["exit_code"], error["kind"], result.stderr) == (2, 2, "UsageError", "")
+        assert words[0].strip("-") in error["message"] or "Missing" in error["message"]
+        assert error["hint"].startswith(f"Usage: {error['where']}")
+        assert error["where"].split()[1:] == name.split()
+    assert forge(*name.split(), "--nosuch", "--", "--json").stdout == ""
+
+
+def _wrong(command: click.Command) -> list[tuple[str, ...]]:
+    """Words that each name no choice of an option that has choices."""
+    choices = [each for each in command.params if isinstance(each.type, click.Choice) and isinstance(each, click.Option)]
+    return [(each.opts[-1], "nosuch") for each in choices]
+
+
+def test_words_that_no_verb_has_are_told_in_json_where_that_is_wanted(place: Path) -> None:
+    for words in (("serv", "--json"), ("--nosuch", "plan", "--json"), ("plan", "--json"), ("tune", "--json")):
+        result = forge(*words)
+        error = json.loads(result.stdout)["error"]
+        assert (result.exit_code, error["kind"], result.stderr) == (2, "UsageError", "")
+    late = forge("tune", place / "tiny.toml", "--for", "quality", "--json")  # what is only found within the verb
+    assert "--quality FILE" in json.loads(late.stdout)["error"]["message"]
+
+
 def test_a_misspelled_family_is_answered_with_what_was_meant(place: Path) -> None:
     (place / "tiny.toml").write_text('family = "lama"\n' + TINY)
     assert "llama" in forge("plan", place / "tiny.toml").stderr

@@ -1,9 +1,11 @@
 """The command line. It parses and prints; everything else is `forge.Forge`'s. Heavy imports happen inside the verbs."""
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import NamedTuple, cast
+from itertools import takewhile
+from typing import IO, Any, NamedTuple, cast
 
 import click
 
@@ -107,8 +109,55 @@ HABITS = {
 """Words of other tools -> what is meant here."""
 
 
+_JSON = "forge.json"
+
+
+class _ToldError(click.ClickException):
+    """What is wrong with a command line, for who wants JSON: the one document on stdout, as of every other error of a verb."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(error.format_message())
+        self._context = error.ctx
+        self.exit_code = error.exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's
+        import json
+
+        said: dict[str, object] = {"kind": "UsageError", "message": self.message}
+        said["where"] = self._context.command_path if self._context else ""
+        said["hint"] = self._context.get_usage() if self._context else ""
+        click.echo(json.dumps({"error": {**said, "problems": [], "exit_code": self.exit_code}}, ensure_ascii=False))
+
+
+@contextmanager
+def _telling(*, as_json: bool) -> Generator[None]:
+    """Usage errors, from wherever in a verb, in the form that was asked for."""
+    try:
+        yield
+    except click.UsageError as error:
+        if not as_json:
+            raise
+        raise _ToldError(error) from None
+
+
 class Verbs(click.Group):
-    """The verbs, each imported when it is asked for."""
+    """The verbs, each imported when it is asked for.
+
+    Whether JSON is wanted is read from the words as they were typed: where they cannot be parsed nothing else says so.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        as_json = "--json" in takewhile(lambda word: word != "--", args)
+        with _telling(as_json=as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_JSON] = as_json
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _telling(as_json=ctx.meta[_JSON]):
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return [verb.name for verb in VERBS]
