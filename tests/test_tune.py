@@ -13,11 +13,11 @@ import tomli
 from forge.api.forge import Forge
 from forge.api.tune import Asked, Tuner
 from forge.bench.options import Wish
-from forge.bench.results import Figure, Value
+from forge.bench.results import Figure
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import Goal, goal
 from forge.bench.tune.search import Figures, Tuned, search
-from forge.bench.tune.space import MOST, Candidate, Pairs, axes, candidates, usual
+from forge.bench.tune.space import MOST, Candidate, Pairs, Value, axes, candidates, usual
 from forge.errors import BenchError, HostError, RecipeError
 from forge.recipe import reader
 from forge.schema.values import Recipe
@@ -52,13 +52,13 @@ class Model:
     asked: list[tuple[dict[str, Value], int]] = field(default_factory=list[tuple[dict[str, Value], int]])
 
     def measure(self, settings: Pairs, loads: Sequence[Pairs], requests: int) -> list[Figures]:
-        size = int(dict(settings).get("build.max_batch_size", 4))
+        size = int(str(dict(settings).get("build.max_batch_size", 4)))
         if size == self.broken:
             raise HostError("it does not fit")
         return [self._one(1 if self.blunt else size, dict(settings), dict(load), requests) for load in loads]
 
     def _one(self, size: int, settings: dict[str, Value], load: dict[str, Value], requests: int) -> Figures:
-        many = int(load["concurrency"])
+        many = int(str(load["concurrency"]))
         self.asked.append(({**settings, **load}, requests))
         off = 1 + 0.02 * math.sin(7 * len(self.asked)) / math.sqrt(requests)
         together = min(size, many)
@@ -137,11 +137,30 @@ def test_what_is_usual_is_allowed_in_a_recipe(recipe: Recipe, kind: str) -> None
         (["rate=-1"], "a number above 0"),
         (["concurrency=1", "rate=2"], "exclude each other"),
         (["build.max_batch_size=4", "build.max_batch_size=8"], "varied twice"),
+        (["sampling.stop=[1,2"], "is no value of TOML"),
+        (['sampling.stop=["a"],"b'], "is no value of TOML"),
     ],
 )
 def test_a_wish_that_means_nothing_is_refused(texts: list[str], said: str) -> None:
     with pytest.raises(BenchError, match=said):
         axes(texts)
+
+
+def test_lists_are_values_and_are_written_as_lists(recipe: Recipe) -> None:
+    given = axes(["""sampling.stop=["."],["!","a, b"],[]""", "speculation.choices=[[0], [0,1]]", "build.x=auto,'a,b',1.5"])
+    assert given == {
+        "sampling.stop": ((".",), ("!", "a, b"), ()),
+        "speculation.choices": (((0,), (0, 1)),),
+        "build.x": ("auto", "a,b", 1.5),
+    }
+    tried = candidates(axes(["""sampling.stop=["."],["!","a, b"],[]""", "concurrency=1"]), recipe)
+    assert [each.settings for each in tried] == [(), (("sampling.stop", (".",)),), (("sampling.stop", ("!", "a, b")),)]
+    assert tried[2].label == "sampling.stop=[!,a, b] concurrency=1"
+    settings = dict(tried[2].settings)
+    assert reader.read(applied(TEXT, settings), "tried").sampling.stop == ("!", "a, b")
+    written = stated(TEXT, settings, "why")
+    assert 'stop = ["!", "a, b"]' in written
+    assert reader.read(written, "tried").sampling.stop == ("!", "a, b")
 
 
 def test_too_many_combinations_are_refused_with_their_number(recipe: Recipe) -> None:

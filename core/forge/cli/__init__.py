@@ -115,10 +115,11 @@ _JSON = "forge.json"
 class _ToldError(click.ClickException):
     """What is wrong with a command line, for who wants JSON: the one document on stdout, as of every other error of a verb."""
 
+    exit_code = click.UsageError.exit_code
+
     def __init__(self, error: click.UsageError) -> None:
         super().__init__(error.format_message())
         self._context = error.ctx
-        self.exit_code = error.exit_code
 
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's
         import json

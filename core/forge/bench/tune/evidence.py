@@ -6,10 +6,11 @@ from typing import Any
 import tomli
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import InlineTable
+from tomlkit.items import InlineTable, Item
 
-from forge.bench.results import Figure, Value
+from forge.bench.results import Figure
 from forge.bench.tune.search import Tuned
+from forge.bench.tune.space import Value
 from forge.errors import BenchError
 from forge.recipe.validate import is_table
 
@@ -50,7 +51,7 @@ def _set(table: Any, path: list[str], value: Value) -> None:
         if part not in table:
             table[part] = tomlkit.inline_table() if isinstance(table, InlineTable) else tomlkit.table()
         table = table[part]
-    table[name] = value
+    table[name] = _plain(value)
 
 
 def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
@@ -64,12 +65,18 @@ def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
             if not is_table(inner):
                 raise BenchError(f"{part} is no table of the recipe", where=f"--vary {key}")
             table = inner
-        table[name] = value
+        table[name] = _plain(value)
     return whole
 
 
 def _toml(value: Value) -> str:
-    return tomlkit.item(value).as_string()
+    item: Item = tomlkit.item(_plain(value))
+    return item.as_string()
+
+
+def _plain(value: Value) -> object:
+    """With lists as TOML's libraries know them."""
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def note(tuned: Tuned, day: str) -> str:

@@ -10,10 +10,10 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.bench.results import Figure, Value
+from forge.bench.results import Figure
 from forge.bench.spread import mean, ratio
 from forge.bench.tune.goal import Goal
-from forge.bench.tune.space import Candidate, Pairs
+from forge.bench.tune.space import Candidate, Pairs, Value
 from forge.errors import BenchError, ForgeError
 
 _LAST = 2

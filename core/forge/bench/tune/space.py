@@ -2,21 +2,25 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import tomli
 
-from forge.bench.results import Value
+from forge.bench.results import Value as Single
 from forge.errors import BenchError
 from forge.schema.values import Recipe, RuntimeKind
 
+_OPENING = ("[", '"', "'")
+_LISTS = """lists are written like --vary 'sampling.stop=["."],["!","?"]'"""
 LOADS = ("concurrency", "rate")
 """Of the load, and not of the recipe."""
 USUAL_LOADS = (1, 4, 8)
 MOST = 64
 """Combinations that are begun with: each server that they need is started at least once."""
+Value = Single | tuple[Single | tuple[Single, ...], ...]
+"""Of a key of a recipe; a list as a tuple, so that candidates can be told apart. No key has lists of lists of lists."""
 Pairs = tuple[tuple[str, Value], ...]
 Axes = Mapping[str, tuple[Value, ...]]
 
@@ -39,7 +43,7 @@ def axes(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
     found: dict[str, tuple[Value, ...]] = {}
     for text in texts:
         key, mark, values = text.partition("=")
-        key, parts = key.strip(), [part.strip() for part in values.split(",") if part.strip()]
+        key, parts = key.strip(), [part for part in _parts(values) if part]
         if not mark or not parts or not key:
             raise BenchError(f"{text!r} names no values", hint="write it like --vary build.max_batch_size=4,8")
         if "." not in key and key not in LOADS:
@@ -77,7 +81,7 @@ def candidates(given: Axes, recipe: Recipe) -> tuple[Candidate, ...]:
     count = math.prod(map(len, (*keys.values(), *loads.values())))
     if count > MOST:
         raise BenchError(f"these are {count:,} combinations, more than {MOST}", hint="name fewer values with --vary")
-    stated = {key: at(recipe, key) for key in keys}
+    stated = {key: _frozen(at(recipe, key)) for key in keys}
     settings = [
         tuple((key, value) for key, value in zip(keys, chosen, strict=True) if value != stated[key])
         for chosen in itertools.product(*keys.values())
@@ -95,11 +99,13 @@ def at(recipe: Recipe, key: str) -> object:
             found = dict(cast("Mapping[str, object]", found)).get(part)  # a role is a text too
         else:
             found = cast("object", getattr(found, part, None))
-    return found
+    return _frozen(found)
 
 
 def shown(value: Value) -> str:
     """As TOML writes it, without quotes."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(shown, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -108,9 +114,32 @@ def _is_load(key: str, value: Value) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and value > 0
 
 
+def _parts(text: str) -> Iterator[str]:
+    """``text`` cut at its commas, but for those of a list or of a text in quotes; BenchError where one of them has no end."""
+    pieces = iter(text.split(","))
+    for piece in pieces:
+        part = piece.strip()
+        while part.startswith(_OPENING) and _read(part) is None:
+            more = next(pieces, None)
+            if more is None:
+                raise BenchError(f"{part!r} is no value of TOML", hint=_LISTS)
+            part = f"{part},{more}".strip()
+        yield part
+
+
 def _value(text: str) -> Value:
+    found = _frozen(_read(text))
+    return cast("Value", found) if isinstance(found, str | int | float | bool | tuple) else text
+
+
+def _read(text: str) -> object:
+    """What TOML reads in it; None where that is nothing."""
     try:
-        found = tomli.loads(f"it = {text}")["it"]
+        return tomli.loads(f"it = {text}")["it"]
     except tomli.TOMLDecodeError:
-        return text
-    return found if isinstance(found, str | int | float | bool) else text
+        return None
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples, however deep."""
+    return tuple(map(_frozen, cast("Sequence[object]", value))) if isinstance(value, list | tuple) else value
