@@ -1,5 +1,7 @@
 """OpenAI's API in front of a server, as a process of its own."""
 
+import json
+import shutil
 import signal
 import subprocess
 import time
@@ -7,7 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from forge.schema.manifest import NAME
 from forge.schema.values import Ports
+from forge.serve.lookup import Target
 from forge.serve.openai import process as fronts
 from patience import PATIENCE, spare
 
@@ -29,3 +33,15 @@ def front(grpc: str, repository: Path, port: int = 0, key_file: str = "", *, kil
             process.wait(PATIENCE)
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def templated(target: Target, place: Path, template: str) -> Path:
+    """A repository that tells of the served model under another chat template: what a port reads of it, and no weights."""
+    laid = place / "repository"
+    tokenizer = laid / target.tokenizer.relative_to(target.repository)
+    weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(target.tokenizer, tokenizer, copy_function=shutil.copyfile, ignore=weights)
+    shutil.copyfile(target.repository / NAME, laid / NAME)
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    return laid

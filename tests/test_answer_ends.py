@@ -28,7 +28,7 @@ def sure(*texts: str) -> tuple[Chunk, ...]:
     return (*(Chunk(text, log_probs=(-0.5,)) for text in texts), Chunk("", final=True))
 
 
-def ends(request: Request, *chunks: Chunk, tokens: int = 0) -> tuple[Finish | None, Finish | None]:
+def ends(request: Request, *chunks: Chunk, tokens: int = 0) -> tuple[str, str | None]:
     """As the OpenAI door tells it, and as generate, chat and Python's clients do; ``tokens``: the tokenizer's count."""
     telling, hearing = Telling(request, lambda _: tokens), Hearing(request)
     for chunk in chunks:

@@ -35,6 +35,7 @@ PROMPT = "hello world"
 ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": PROMPT}]
 TEMPLATED = f"<|im_start|>{PROMPT}<|im_end|><|im_start|>"
 COUNT = 10
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 
 def ids(text: str) -> list[int]:
@@ -285,7 +286,21 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
         ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
         ({"stop": [""]}, "stop", "length >= 1"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "no bias"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools is not offered"),
+        ({"tools": [{"type": "function"}]}, "tools", "has no function"),
+        ({"tools": [{"type": "custom"}]}, "tools", "functions are offered, not custom"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "is no name"),
+        ({"tools": [ADD, ADD]}, "tools", "there twice"),
+        ({"tools": [ADD] * 129}, "tools", "at most 128"),
+        ({"tools": [ADD]}, "tools", "chat template knows no tools"),
+        ({"tools": [ADD], "response_format": {"type": "json_object"}}, "response_format", "calls no tools"),
+        ({"tools": [ADD], "tool_choice": "any"}, "tool_choice", "not any"),
+        (
+            {"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "sub"}}},
+            "tool_choice",
+            "none of the tools",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"functions": [ADD["function"]]}, "functions", "replaced by tools"),
         ({"response_format": {"type": "json_object"}}, "response_format", "cannot hold its answer to JSON"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema.schema"),
         ({"response_format": {"type": "grammar"}}, "response_format", "are offered, not grammar"),
@@ -296,7 +311,8 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
         ({"stream": True, "stream_options": {"usage": True}}, "usage", "unknown field"),
         ({"best": 1}, "best", "unknown field"),
         ({"messages": []}, "messages", "length >= 1"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "role 'tool'"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages", "role 'function'"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages", "chat template knows no tools"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "has image_url alone"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages", "not input_audio"),
         ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages", "takes no images"),

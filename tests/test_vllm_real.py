@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ from forge.serve.lookup import Target
 from forge.serve.types import Running
 from forge.verify.judge import ENDS, TEMPLATE, Stage
 from forge.verify.verify import Wish
-from openai_front import front
+from openai_front import front, templated
 from patience import free_ports, soon
 from vllm_kit import Served
 
@@ -133,6 +134,62 @@ def test_openais_client_chats_with_it(real: Real) -> None:
         assert "Paris" in (said.choices[0].message.content or "")
         assert said.usage is not None
         assert said.usage.completion_tokens > 0
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Paris", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("weather", "clock")
+]
+TOOL_TEMPLATE = (
+    "<|im_start|>system\nTools: {{ tools | tojson }}. Call one: "
+    '<tool_call>{"name": ..., "arguments": {...}}</tool_call><|im_end|>\n'
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_held_to_calls_of_tools(real: Real, tmp_path: Path, stream: bool) -> None:
+    asked = [{"role": "user", "content": "How is the weather in Rome?"}]
+    named = {"type": "function", "function": {"name": "clock"}}
+    with (
+        front(real.target.address, templated(real.target, tmp_path, TOOL_TEMPLATE)) as url,
+        OpenAI(base_url=url, api_key="none", timeout=600) as client,
+    ):
+        create: Any = client.chat.completions.create
+        for choice, names in (("required", {"weather", "clock"}), (named, {"clock"})):
+            said = create(
+                model=NAME,
+                messages=asked,
+                tools=TOOLS,
+                tool_choice=choice,
+                parallel_tool_calls=False,
+                max_tokens=64,
+                temperature=0,
+                stream=stream,
+            )
+            if stream:
+                chunks = list(said)
+                parts = [part.function for chunk in chunks for part in chunk.choices[0].delta.tool_calls or ()]
+                assert len(parts) > 1
+                name, arguments = parts[0].name, "".join(part.arguments for part in parts)
+                assert chunks[-1].choices[0].finish_reason == "tool_calls"
+            else:
+                (call,) = said.choices[0].message.tool_calls
+                name, arguments = call.function.name, call.function.arguments
+                assert said.choices[0].finish_reason == "tool_calls"
+            assert name in names
+            assert json.loads(arguments)["city"] in {"Paris", "Rome"}
 
 
 def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -> None:

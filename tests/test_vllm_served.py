@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
@@ -17,7 +18,7 @@ from forge.client.guide import Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError
 from forge.plan.preview import provenance
-from openai_front import front
+from openai_front import front, templated
 from patience import free_ports, soon
 from tiny_served import adapter, checkpoint
 from vllm_kit import Recipes, Served, environment, standin_digest
@@ -114,6 +115,36 @@ def test_an_answer_is_held_to_a_schema_or_a_regular_expression(place: Place) -> 
         for wanted, said in (({"type": "json_object"}, {"json_object": True}), (form, {"json": {"type": "array"}})):
             answer = client.chat.completions.create(model="counts", messages=told, response_format=wanted)  # type: ignore[call-overload]
             assert json.loads(answer.choices[0].message.content or "") == said
+
+
+def test_an_answer_is_held_to_calls_of_tools(place: Place, tmp_path: Path) -> None:
+    target = place.shop.target("counts", place.repository)
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {"name": "add", "parameters": {"type": "object", "$defs": {"n": {"type": "integer"}}}},
+        },
+        {"type": "function", "function": {"name": "now"}},
+    ]
+    asked: Any = {"model": "counts", "messages": [{"role": "user", "content": "hello"}], "tools": tools}
+    told = templated(target, tmp_path, "{# [TOOL_CALLS] #}{{ tools }}{{ messages[0].content }}")
+    with front(target.address, told) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        create: Any = client.chat.completions.create
+        (answer,) = create(**asked, tool_choice={"type": "function", "function": {"name": "add"}}).choices
+        (call,) = answer.message.tool_calls
+        # The stand-in's answer is what it was told to hold it to.
+        assert (call.function.name, json.loads(call.function.arguments)) == (
+            "add",
+            {"json": tools[0]["function"]["parameters"]},
+        )
+        assert answer.finish_reason == "tool_calls"
+        answer = create(**asked, tool_choice="required", parallel_tool_calls=False).choices[0]
+        schema = json.loads(answer.message.content)["json"]
+        assert (schema["type"], schema["minItems"], schema["maxItems"], list(schema["$defs"])) == ("array", 1, 1, ["n"])
+        names = [each["properties"]["name"]["enum"] for each in schema["items"]["anyOf"]]
+        assert names == [["add"], ["now"]]
+        # Mistral's mark is a special token: it is asked for, and what counts says so.
+        assert create(**asked).choices[0].message.content == " 0 1 2 3"
 
 
 def test_a_model_is_added_asked_and_removed_while_another_answers(place: Place) -> None:

@@ -32,6 +32,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
     min_tokens: int = 0
     logprobs: int | None = None
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     allowed_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputsParams | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE

@@ -16,10 +16,12 @@ Message = tuple[str, str]
 """(role, text); the roles are those of the template: mostly system, user and assistant."""
 Part = Mapping[str, str]
 """A piece of a message: ``{"type": "image"}``, in whose place the template writes its mark, or a text."""
-Turn = tuple[str, str | Sequence[Part]]
-"""A message that may have images: (role, text or parts)."""
+Turn = tuple[str, str | Sequence[Part]] | Mapping[str, object]
+"""A message that may have images: (role, text or parts); or all that a template may read of it: its calls of tools, too."""
 _OWN = "chat_template.jinja"
 _KEY = "chat_template"
+_WITH_TOOLS = "tool_use"
+"""What transformers calls the template for conversations with tools, where a tokenizer has several."""
 _FILES = (_OWN, "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 _MEND = "look at chat_template in the model's checkpoint, and ask its author"
 _BLIND = "it seems to know no images: does this model see?"
@@ -43,20 +45,34 @@ class ChatTemplate:
     limits: LimitsTable = _USUAL
 
     @classmethod
-    def of(cls, folder: Path, limits: LimitsTable = _USUAL) -> "ChatTemplate":
-        """The template of the tokenizer in ``folder``; InferenceError where there is none to use."""
+    def of(cls, folder: Path, limits: LimitsTable = _USUAL, *, tools: bool = False) -> "ChatTemplate":
+        """The template of the tokenizer in ``folder``, for conversations with ``tools`` the one for those where there are two;
+        InferenceError where there is none to use."""
         settings = _json(folder / "tokenizer_config.json")
         tokens = _json(folder / "special_tokens_map.json") | settings
         named = {name: text for name in _SPECIAL if (text := _text(tokens.get(name)))}
-        return cls(_source(folder, settings), named, _opening(folder, settings, named), str(folder), limits)
+        return cls(
+            _source(folder, settings, _WITH_TOOLS if tools else ""),
+            named,
+            _opening(folder, settings, named),
+            str(folder),
+            limits,
+        )
 
-    def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = True) -> str:
-        """The whole text, special tokens written out.
+    def render(
+        self, messages: Sequence[Turn], tools: Sequence[Mapping[str, object]] = (), *, add_generation_prompt: bool = True
+    ) -> str:
+        """The whole text, special tokens written out; the model is shown ``tools``, as OpenAI's API states them.
 
         InferenceError when the template refuses the messages, fails, or takes more time, memory or room than it may.
         """
-        conversation = [{"role": role, "content": content} for role, content in messages]
-        values = {"messages": conversation, "add_generation_prompt": add_generation_prompt, **self.tokens}
+        conversation = [_message(turn) for turn in messages]
+        values = {
+            "messages": conversation,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.tokens,
+        }
         try:
             answer = self._process.render(values)
         except DiedError as error:
@@ -76,12 +92,12 @@ class ChatTemplate:
             case {"memory": _}:
                 raise self._failed(f"it wants more than {self._bounds.memory // 2**20} MiB of memory")
             case _:
-                shown = any(not isinstance(content, str) for _, content in messages)
+                shown = any(not isinstance(message["content"], str) for message in conversation)
                 raise self._failed(str(answer.get("failed")), _BLIND if shown else _MEND)
 
-    def prompt(self, messages: Sequence[Turn]) -> str:
+    def prompt(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, object]] = ()) -> str:
         """The text to send for the model to answer: without the opening token that its tokenizer adds."""
-        return self.render(messages).removeprefix(self.opening)
+        return self.render(messages, tools).removeprefix(self.opening)
 
     @cached_property
     def _process(self) -> RendererProcess:
@@ -97,6 +113,10 @@ class ChatTemplate:
 
     def _failed(self, why: str, hint: str = _MEND) -> InferenceError:
         return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=hint)
+
+
+def _message(turn: Turn) -> Mapping[str, object]:
+    return turn if isinstance(turn, Mapping) else {"role": turn[0], "content": turn[1]}
 
 
 def asked(text: str, images: int) -> str | tuple[Part, ...]:
@@ -164,8 +184,8 @@ def _stamp(file: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _source(folder: Path, settings: Mapping[str, object]) -> str:
-    """A file of its own comes before tokenizer_config.json's text, or the one called "default" of its list."""
+def _source(folder: Path, settings: Mapping[str, object], wanted: str = "") -> str:
+    """A file of its own comes before tokenizer_config.json's text, or the one called ``wanted`` of its list, or "default"."""
     file = folder / _OWN
     if (text := texts.there(file, InferenceError, "the chat template", hint=_AGAIN)) is not None:
         return text
@@ -177,8 +197,8 @@ def _source(folder: Path, settings: Mapping[str, object]) -> str:
         if isinstance(each, dict):
             entry = cast("dict[str, object]", each)
             named[str(entry.get("name"))] = str(entry.get("template"))
-    if "default" in named:
-        return named["default"]
+    if found := named.get(wanted, named.get("default")):
+        return found
     what = f"several chat templates and no default ({', '.join(named)})" if named else "no chat template"
     raise InferenceError(
         f"this model has {what}",

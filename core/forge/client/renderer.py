@@ -62,8 +62,8 @@ def main() -> None:
     answer = _within(seconds, read)
     _say(answer)
     for line in lines if "text" in answer else ():
-        values = json.loads(line)
-        _say(_within(seconds, lambda values=values: _whole(held[0].generate(tools=None, documents=None, **values), longest)))
+        values: dict[str, Any] = {"tools": None, "documents": None, **json.loads(line)}
+        _say(_within(seconds, lambda values=values: _whole(held[0].generate(**values), longest)))
 
 
 def _confine(memory: int) -> None:

@@ -66,7 +66,7 @@ class Stops:
         if (place := self._place(text)) is not None:
             yield from self._cut(chunk, place)
             return
-        room = len(text) if chunk.final else len(text) - max((_begun(text, stop) for stop in self._texts), default=0)
+        room = len(text) if chunk.final else len(text) - max((begun(text, stop) for stop in self._texts), default=0)
         while held and len(held[0].text) <= room:
             room -= len(held[0].text)
             yield held.pop(0)
@@ -92,7 +92,7 @@ class Stops:
         return min((place for stop in self._texts if (place := text.find(stop)) >= 0), default=None)
 
 
-def _begun(text: str, stop: str) -> int:
+def begun(text: str, stop: str) -> int:
     """How many characters at the end of ``text`` are the beginning of ``stop``."""
     longest = min(len(stop) - 1, len(text))
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

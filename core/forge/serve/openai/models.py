@@ -1,7 +1,7 @@
 """The models that are offered, as the repositories' manifests say at the moment: a build on one that is served is seen."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,13 +74,22 @@ class Offers:
             raise unknown_model(name, tuple(offered))
         return offered[name]
 
-    async def templated(self, offer: Offer, conversation: Sequence[Turn]) -> str:
-        """``conversation`` in the model's chat template; Fault where it has none, it refuses them, or takes too long."""
+    async def templated(self, offer: Offer, conversation: Sequence[Turn], tools: Sequence[Mapping[str, object]] = ()) -> str:
+        """``conversation`` in the model's chat template, with ``tools`` as that takes them; Fault where it has none, it refuses
+        them, or takes too long."""
+        return await self._asked(offer, lambda held: held.prompt(conversation, tools))
+
+    async def template(self, offer: Offer) -> str:
+        """The text of the chat template for conversations with tools; Fault where it has none."""
+        return await self._asked(offer, lambda held: held.source)
+
+    async def _asked(self, offer: Offer, ask: Callable[["_Templates"], str]) -> str:
+        """What the model's chat templates answer, in their own thread."""
         if offer.key not in self._templates:
             self._templates[offer.key] = _Renders(offer)
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await self._templates[offer.key].prompt(conversation)
+                return await self._templates[offer.key].ask(ask)
         except TimeoutError as error:
             raise waiting(offer.target.model.name) from error
         except ForgeError as error:
@@ -111,21 +120,37 @@ class Offers:
         return lacking(offer.target.tokenizer)
 
 
-class _Renders:
-    """One model's chat template, in a thread of its own: who asks another model does not wait for it."""
+class _Templates:
+    """One model's chat templates, read when they are asked for: it may have another for conversations with tools."""
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
-        self._held: ChatTemplate | None = None
+        self._held: dict[bool, ChatTemplate] = {}
+
+    @property
+    def source(self) -> str:
+        """Of the one with tools."""
+        return self._template(tools=True).source
+
+    def prompt(self, conversation: Sequence[Turn], tools: Sequence[Mapping[str, object]]) -> str:
+        return self._template(tools=bool(tools)).prompt(conversation, tools)
+
+    def _template(self, *, tools: bool) -> ChatTemplate:
+        if tools not in self._held:
+            read = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits, tools=tools)
+            self._held[tools] = next((held for held in self._held.values() if held.source == read.source), read)
+        return self._held[tools]
+
+
+class _Renders:
+    """One model's chat templates, in a thread of their own: who asks another model does not wait for them."""
+
+    def __init__(self, offer: Offer) -> None:
+        self._templates = _Templates(offer)
         self._thread = ThreadPoolExecutor(1, "template")
 
-    async def prompt(self, conversation: Sequence[Turn]) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, conversation)
-
-    def _prompt(self, conversation: Sequence[Turn]) -> str:
-        if self._held is None:
-            self._held = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits)
-        return self._held.prompt(conversation)
+    async def ask(self, question: Callable[[_Templates], str]) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._templates)
 
 
 def _named(target: Target) -> Iterator[tuple[str, Target]]:

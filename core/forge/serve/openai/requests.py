@@ -18,6 +18,7 @@ from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
 from forge.serve.openai.errors import Fault
+from forge.serve.openai.tools import Called, Choice, Tool, Tooling, repeated, tooling
 
 _PARAM = re.compile(r"at `\$\.(\w+)")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")
@@ -88,7 +89,9 @@ class _Part(Struct):
 class _Message(Struct):
     role: str
     content: str | list[_Part] | None = None
-    tool_calls: object = None
+    tool_calls: list[Called] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
     function_call: object = None
 
 
@@ -209,11 +212,11 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: _Format | None = None
-    tools: object = None
-    tool_choice: object = None
+    tools: list[Tool] | None = None
+    tool_choice: str | Choice | None = None
+    parallel_tool_calls: bool | None = None
     functions: object = None
     function_call: object = None
-    parallel_tool_calls: object = None
     modalities: list[str] | None = None
     audio: object = None
 
@@ -233,23 +236,33 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
             raise _refused("top_logprobs", "it needs logprobs: true")
+        if self.response_format and self.response_format.guide and self.tooling:
+            raise _refused("response_format", "an answer that is held to a form calls no tools: tool_choice none, or no tools")
         _ = self.guide
-        for name, value in (("tools", self.tools), ("functions", self.functions)):
-            if value:
-                raise _refused(name, "calling of tools is not offered: nothing would read calls out of the answer")
-        for name, value in (("tool_choice", self.tool_choice), ("function_call", self.function_call)):
-            if value not in (None, "none", "auto"):
-                raise _refused(name, "calling of tools is not offered")
+        for name, value in (("functions", self.functions), ("function_call", self.function_call)):
+            if value and value != "none":
+                raise _refused(name, "it was replaced by tools and tool_choice, which are offered")
         if self.audio or (self.modalities or ["text"]) != ["text"]:
             raise _refused("modalities", "text is all that is offered")
 
     @property
     def guide(self) -> Guide | None:
-        return self.response_format.guide if self.response_format else None
+        return self.tooling.guide if self.tooling else self.response_format.guide if self.response_format else None
+
+    @property
+    def tooling(self) -> Tooling | None:
+        """The tools that may be called; Fault for such that are none."""
+        return tooling(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the conversation has calls of tools."""
+        return any(message.tool_calls or message.role == "tool" for message in self.messages)
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
-        """(role, text or parts) of each message; Fault for what is neither text nor image.
+        """(role, text or parts) of each message, or all that a template reads of a call and its outcome; Fault for what is
+        neither text nor image.
 
         ``developer`` is the newer word for ``system``.
         """
@@ -324,12 +337,21 @@ def read(body: bytes, kind: type[AnyAsk]) -> AnyAsk:
 
 def _message(place: int, message: _Message) -> Turn:
     where = f"messages.{place}"
-    if message.role not in {"system", "developer", "user", "assistant"}:
+    if message.role not in {"system", "developer", "user", "assistant", "tool"}:
         raise Fault(400, f"{where}: role {message.role!r} is not offered", param="messages", code="unsupported_value")
-    if message.tool_calls or message.function_call:
-        raise Fault(400, f"{where}: calling of tools is not offered", param="messages", code="unsupported_value")
+    if message.function_call:
+        said = f"{where}: function_call was replaced by tool_calls"
+        raise Fault(400, said, param="messages", code="unsupported_value")
     role = "system" if message.role == "developer" else message.role
-    return role, message.content if isinstance(message.content, str) else _joined(where, message.content or ())
+    content = message.content if isinstance(message.content, str) else _joined(where, message.content or ())
+    if role == "tool":
+        if not message.tool_call_id:
+            raise Fault(400, f"{where}: a message of role tool says its tool_call_id", param="messages", code="invalid_value")
+        named = {"name": message.name} if message.name else {}
+        return {"role": role, "content": content, "tool_call_id": message.tool_call_id, **named}
+    if role == "assistant" and message.tool_calls:
+        return {"role": role, "content": content, "tool_calls": repeated(where, message.tool_calls)}
+    return role, content
 
 
 def _joined(where: str, parts: Sequence[_Part]) -> str | tuple[Part, ...]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from forge.client.answer import Finish, Piece
+from forge.client.answer import Piece
 from forge.client.types import Alternative
+from forge.serve.openai.calls import Call, Said
 from forge.serve.openai.stream import Counts
 
 
@@ -39,15 +40,28 @@ class _TextLogprobs(Struct):
     top_logprobs: list[dict[str, float]] | None = None
 
 
+class _Function(Struct):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class _Call(Struct):
+    function: _Function
+    index: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class _Message(Struct):
     content: str | UnsetType | None = UNSET
     role: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    tool_calls: list[_Call] | UnsetType = UNSET
 
 
 class _Choice(Struct):
     index: int
-    finish_reason: Finish | None
+    finish_reason: str | None
     message: _Message | UnsetType = UNSET
     delta: _Message | UnsetType = UNSET
     text: str | UnsetType = UNSET
@@ -78,15 +92,28 @@ class _Models(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is told of choice ``index``: its text in pieces; ``finish`` with the last of them."""
+    """What is told of choice ``index``: its text in pieces; ``finish`` with the last of them.
+
+    ``said`` is what is told of an answer that may call tools, in place of its text: that may wait, or be a call."""
 
     index: int
     pieces: tuple[Piece, ...] = ()
-    finish: Finish | None = None
+    finish: str | None = None
     offset: int = 0
     """Characters of the choice that were told before."""
     counts: Counts | None = None
     """Of this choice so far, where each event is to have them."""
+    said: Said | None = None
+
+    @property
+    def content(self) -> str:
+        """What of it is for a person."""
+        return self.text if self.said is None else self.said.content
+
+    @property
+    def speaks(self) -> bool:
+        """Whether there is anything to tell, but why it ended."""
+        return bool(self.pieces) if self.said is None else bool(self.said)
 
     @property
     def text(self) -> str:
@@ -109,7 +136,7 @@ class Head:
     def whole(self, told: Sequence[Told], counts: Counts) -> bytes:
         """The one document of an answer that does not stream."""
         kind = "chat.completion" if self.chat else "text_completion"
-        choices = [self._choice(each, _Message(each.text, "assistant", None)) for each in told]
+        choices = [self._choice(each, _whole(each)) for each in told]
         return msgspec.json.encode(self._document(kind, choices, _usage(counts)))
 
     def opening(self, told: Told) -> bytes:
@@ -118,8 +145,12 @@ class Head:
         return self._event([choice], told.counts and Counts(told.counts.prompt, 0))
 
     def piece(self, told: Told) -> bytes:
-        """An event that goes on with a choice, or ends it."""
-        delta = _Message(told.text) if told.pieces else _Message()
+        """An event that goes on with a choice, or ends it; nothing where all that came is held back."""
+        if not (told.speaks or told.finish or (told.pieces and self.log_probs)):
+            return b""
+        calls = [_call(part, part.index) for part in told.said.calls] if told.said else []
+        delta = _Message(told.content or (UNSET if calls else "")) if told.speaks else _Message()
+        delta.tool_calls = calls or UNSET
         return self._event([self._choice(told, delta, streams=True)], told.counts)
 
     def closing(self, counts: Counts) -> bytes:
@@ -141,6 +172,17 @@ class Head:
         if streams:
             return _Choice(told.index, told.finish, delta=message, logprobs=likely)
         return _Choice(told.index, told.finish, message=message, logprobs=likely)
+
+
+def _whole(told: Told) -> _Message:
+    calls = [_call(part) for part in told.said.calls] if told.said else []
+    return _Message(told.content or (None if calls else ""), "assistant", None, calls or UNSET)
+
+
+def _call(part: Call, index: int | UnsetType = UNSET) -> _Call:
+    """A part of a call in a stream, which says which one; or a whole one. The first part says what it is a part of."""
+    function = _Function(part.arguments, part.name or UNSET)
+    return _Call(function, index, part.id or UNSET, "function" if part.id else UNSET)
 
 
 def event(data: bytes) -> bytes:

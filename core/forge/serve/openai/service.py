@@ -10,9 +10,11 @@ from functools import partial
 from forge.client.client import AsyncClient
 from forge.client.tensors import GUIDE_TYPE, inputs_of, offers
 from forge.client.types import ModelMetadata, Request
+from forge.client.vllm import SAMPLING
 from forge.errors import InferenceError
 from forge.schema.values import LimitsTable
-from forge.serve.openai import bounds, requests as asks, responses
+from forge.serve.openai import bounds, requests as asks, responses, tools
+from forge.serve.openai.calls import Said
 from forge.serve.openai.errors import Fault, busy, translated
 from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Offer, Offers
@@ -20,12 +22,19 @@ from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
 from forge.serve.openai.rounds import DEADLINE, Rounds
 from forge.serve.openai.stream import Counts, Telling
+from forge.serve.openai.tools import Calling
 
 _FRESH = 5.0
 """Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
 _UNREAD = 64
 """Pieces that wait for a client to read them; the model's answer is read on when there is room."""
 
+_UNGUIDED = (
+    "this model cannot be held to a call: it has no input for that (models of the runtime vllm do, and engines from 0.19 on); "
+    "auto leaves it to the model"
+)
+_SPELLED = '{"skip_special_tokens": false}'
+"""Where the mark of calls is a special token, which would be left out of the text."""
 Put = Callable[[Told | Fault], Awaitable[None]]
 
 
@@ -115,9 +124,11 @@ class Desk:
         offer = self._admitted(ask, body)
         if ask.images and not offers("images", await self.known(offer)):
             raise Fault(400, f"{ask.model} takes no images", param="messages", code="unsupported_value")
-        prompts = (await self._offers.templated(offer, ask.conversation),)
+        calling = await self._calling(ask, offer)
+        shown = ask.tooling.shown if ask.tooling else ()
+        prompts = (await self._offers.templated(offer, ask.conversation, shown),)
         bounds.check_prompts(ask, prompts, "messages", offer.limits)
-        return await self._answered(ask, offer, prompts, asked, chat=True)
+        return await self._answered(ask, offer, prompts, asked, calling)
 
     async def complete(self, body: bytes) -> Answered:
         """POST /v1/completions."""
@@ -125,7 +136,20 @@ class Desk:
         ask = asks.read(body, TextAsk)
         offer = self._admitted(ask, body)
         bounds.check_prompts(ask, ask.prompts, "prompt", offer.limits)
-        return await self._answered(ask, offer, ask.prompts, asked, chat=False)
+        return await self._answered(ask, offer, ask.prompts, asked)
+
+    async def _calling(self, ask: ChatAsk, offer: Offer) -> Calling | None:
+        """How calls of tools are read out of the answer; None where there are none to be made. Fault where the model cannot."""
+        tooling = ask.tooling
+        if tooling is None and not ask.recalls:
+            return None
+        template = await self._offers.template(offer)
+        tools.require_known(template, tools=tooling is not None)
+        if tooling is None:
+            return None
+        if tooling.guide and not offers(GUIDE_TYPE, await self.known(offer)):
+            raise Fault(400, f"tool_choice: {_UNGUIDED}", param="tool_choice", code="unsupported_value")
+        return tooling.calling(template, self._clocks.fresh)
 
     def _admitted(self, ask: Ask, body: bytes) -> Offer:
         """Who is asked; Fault for an unknown model, and for more than it takes."""
@@ -140,9 +164,11 @@ class Desk:
         except InferenceError as error:
             raise translated(error) from error
 
-    async def _answered(self, ask: Ask, offer: Offer, prompts: Sequence[str], asked: float, *, chat: bool) -> Answered:
+    async def _answered(
+        self, ask: Ask, offer: Offer, prompts: Sequence[str], asked: float, calling: Calling | None = None
+    ) -> Answered:
         known = await self.known(offer)
-        turns = [replace(turn, asked=asked) for turn in self._turns(ask, offer, prompts, known)]
+        turns = [replace(turn, asked=asked) for turn in self._turns(ask, offer, prompts, known, calling)]
         tellings = [telling for turn in turns for telling in turn.tellings]
         copies = ask.n or 1
 
@@ -151,7 +177,7 @@ class Desk:
             return Counts(prompt, tellings[index].completion)
 
         told = self._told(offer, turns, so_far if ask.wants_usage_throughout else None)
-        number = self._clocks.fresh()
+        number, chat = self._clocks.fresh(), isinstance(ask, ChatAsk)
         head = Head(
             id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
             created=int(self._clocks.now()),
@@ -175,7 +201,9 @@ class Desk:
         # What is wrong with the request is said by now, while there is still a status to say it with.
         return Answered(events=_events(head, await anext(told), told, counts))
 
-    def _turns(self, ask: Ask, offer: Offer, prompts: Sequence[str], known: ModelMetadata) -> list[_Turn]:
+    def _turns(
+        self, ask: Ask, offer: Offer, prompts: Sequence[str], known: ModelMetadata, calling: Calling | None
+    ) -> list[_Turn]:
         """The requests to Triton: one for each answer; one for all beams of a prompt, of which the best are the answers."""
         copies, turns = ask.n or 1, list[_Turn]()
         for prompt in prompts:
@@ -184,15 +212,17 @@ class Desk:
             bounds.check_beams(ask, width)
             for copy in range(1 if width > 1 else copies):
                 request = _fitting(ask.applied(usual, copy), known)
-                tellings = [self._telling(offer, request) for _ in range(copies if width > 1 else 1)]
+                if calling and calling.spelled and SAMPLING in known.inputs:
+                    request = replace(request, inputs={SAMPLING: _SPELLED})
+                tellings = [self._telling(offer, request, calling) for _ in range(copies if width > 1 else 1)]
                 turns.append(_Turn(len(turns) if width == 1 else len(turns) * copies, request, tuple(tellings)))
         return turns
 
-    def _telling(self, offer: Offer, request: Request) -> Telling:
+    def _telling(self, offer: Offer, request: Request, calling: Calling | None) -> Telling:
         def count(text: str) -> int:
             return self._offers.count(offer, text, prompt=False)
 
-        return Telling(request, count, partial(self._offers.spans, offer))
+        return Telling(request, count, partial(self._offers.spans, offer), calling.reader() if calling else None)
 
     async def known(self, offer: Offer) -> ModelMetadata:
         """What the model takes; Fault where it is not ready."""
@@ -245,7 +275,8 @@ class Desk:
                         chunk = replace(chunk, output_tokens=None)  # noqa: PLW2901
                     if chunk.index < len(offsets) and (pieces := turn.tellings[chunk.index].hear(chunk)):
                         course.piece()
-                        await put(told := Told(turn.first + chunk.index, pieces, offset=offsets[chunk.index]))
+                        told = Told(turn.first + chunk.index, pieces, offset=offsets[chunk.index])
+                        await put(replace(told, said=turn.tellings[chunk.index].read(told.text)))
                         offsets[chunk.index] += len(told.text)
             outcome = Outcome.OK
         except InferenceError as error:
@@ -253,9 +284,10 @@ class Desk:
             await put(translated(error, turn.request.model))
             return
         finally:
-            course.end(outcome, turn.tellings[0].read, sum(telling.known for telling in turn.tellings))
+            course.end(outcome, turn.tellings[0].asked, sum(telling.known for telling in turn.tellings))
         for place, telling in enumerate(turn.tellings):
-            await put(Told(turn.first + place, (), telling.finish, offsets[place]))
+            rest = telling.rest()  # before why it ended: that may be a call in what is left
+            await put(Told(turn.first + place, (), telling.finish, offsets[place], said=rest))
 
 
 def _fitting(request: Request, known: ModelMetadata) -> Request:
@@ -291,7 +323,8 @@ async def _gathered(told: AsyncGenerator[Told], count: int) -> list[Told]:
     async with aclosing(told) as parts:
         async for part in parts:
             held = whole[part.index]
-            whole[part.index] = replace(held, pieces=held.pieces + part.pieces, finish=part.finish)
+            said = part.said and (held.said or Said()).joined(part.said)
+            whole[part.index] = replace(held, pieces=held.pieces + part.pieces, finish=part.finish, said=said or held.said)
     return whole
 
 
@@ -304,8 +337,8 @@ async def _events(
     def shown(part: Told) -> bytes:
         opening = head.opening(part) if head.chat and part.index not in begun else b""
         begun.add(part.index)
-        text = head.piece(replace(part, finish=None)) if part.pieces else b""
-        return opening + text + (head.piece(replace(part, pieces=())) if part.finish else b"")
+        text = head.piece(replace(part, finish=None))
+        return opening + text + (head.piece(replace(part, pieces=(), said=None)) if part.finish else b"")
 
     async with aclosing(told) as parts:
         try:

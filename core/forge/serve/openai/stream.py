@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from forge.client.answer import Ending, Finish, Piece, apart, pieces
 from forge.client.types import Chunk, Request
+from forge.serve.openai.calls import Reader, Said
 
+CALLED = "tool_calls"
+"""Why an answer ended that calls tools, in the words of OpenAI's API."""
 Spans = Callable[[str], Sequence[tuple[str, int]]]
 
 
@@ -20,15 +23,27 @@ class Counts:
 class Telling:
     """Hears the answer to ``request``, cut at its stop texts, and says what is told of it.
 
-    ``count`` gives the number of tokens of a text, 0 where it cannot be known; ``spans`` how it is cut into tokens.
+    ``count`` gives the number of tokens of a text, 0 where it cannot be known; ``spans`` how it is cut into tokens; ``reader``
+    reads calls of tools out of it, where it may have some.
     """
 
-    def __init__(self, request: Request, count: Callable[[str], int], spans: Spans = lambda _: ()) -> None:
+    def __init__(
+        self, request: Request, count: Callable[[str], int], spans: Spans = lambda _: (), reader: Reader | None = None
+    ) -> None:
         self._count = count
         self._spans = spans
         self._said: list[str] = []
         self._prompt: int | None = None
         self._ending = Ending(request.max_tokens, request.stream)
+        self._reader = reader
+
+    def read(self, text: str) -> Said | None:
+        """What a person is told of ``text``, and what a program; None where all of it is for a person."""
+        return self._reader.hear(text) if self._reader else None
+
+    def rest(self) -> Said | None:
+        """What was held back of it to the end."""
+        return self._reader.end() if self._reader else None
 
     def hear(self, chunk: Chunk) -> tuple[Piece, ...]:
         """What is told now."""
@@ -49,7 +64,7 @@ class Telling:
         return self._ending.known or self._ending.pieces
 
     @property
-    def read(self) -> int | None:
+    def asked(self) -> int | None:
         """Tokens of the prompt, where they are known by now."""
         return self._prompt
 
@@ -73,6 +88,7 @@ class Telling:
         return self._prompt is not None and bool(self._ending.known)
 
     @property
-    def finish(self) -> Finish:
+    def finish(self) -> str:
         """Why it ended (``Ending.finish``); the API has no word for what is not known."""
-        return self._ending.finish(self._by_tokenizer) or Finish.STOP
+        found = self._ending.finish(self._by_tokenizer) or Finish.STOP
+        return CALLED if found is Finish.STOP and self._reader and self._reader.called else found
