@@ -1,4 +1,5 @@
-"""vLLM itself on the CPU behind the real Triton: SmolLM2 through the verbs. `make test-vllm`; it installs 3.4 GB."""
+"""vLLM itself on the CPU behind the real Triton: SmolLM2, a Qwen2 and a Gemma through the verbs. `make test-vllm`; it installs
+3.4 GB."""
 
 import json
 import os
@@ -19,6 +20,7 @@ from openai import OpenAI
 from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
+import tiny_checkpoints
 from conftest import SMOLLM2
 from forge.api.forge import Forge
 from forge.client.client import Client, Guide
@@ -33,6 +35,7 @@ from forge.verify.judge import ENDS, TEMPLATE, Stage
 from forge.verify.verify import Wish
 from openai_front import front, templated
 from patience import free_ports, soon
+from skeleton_kit import TOKENIZERS, lay
 from vllm_kit import Served
 
 pytestmark = [
@@ -81,6 +84,69 @@ def noise(folder: Path) -> None:
     )
     stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(stated))
+
+
+RANDOM = """
+name = "{family}"
+
+[source]
+path = "checkpoint"
+
+[runtime]
+kind = "vllm"
+
+[convert]
+dtype = "float32"
+
+[build]
+max_batch_size = 4
+max_input_len = 128
+max_seq_len = 256
+
+[serve.vllm]
+kv_cache_memory_bytes = 268435456
+"""
+SHAPE = {"hidden_size": 128, "head_dim": 32}
+"""vLLM's attention on a CPU has no smaller heads."""
+
+
+def random_checkpoint(family: str, folder: Path) -> Any:
+    """A small random model of the family, with a tokenizer; transformers' own model comes back."""
+    tokenizer = TOKENIZERS["byte_level"]
+    begin, end = (tokenizer.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>"))
+    marks = {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
+    more = {"use_sliding_window": False} if family == "qwen2" else {}
+    folder.mkdir()
+    model = tiny_checkpoints.make(family, folder, **SHAPE, **marks, **more)
+    lay(folder, "byte_level")
+    words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    return model
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma"])
+def test_a_small_random_model_of_another_family_says_what_transformers_says(shop: Forge, tmp_path: Path, family: str) -> None:
+    model = random_checkpoint(family, tmp_path / "checkpoint")
+    recipe = tmp_path / f"{family}.toml"
+    recipe.write_text(RANDOM.format(family=family))
+    built = shop.build([recipe], repository=tmp_path / "repository")
+    running = shop.serve(built.repository, free_ports())
+    try:
+        target = shop.target(family, built.repository)
+        ids = TOKENIZERS["byte_level"].encode("Hello world").ids
+        expected = tiny_checkpoints.says(model, ids, 8)
+        request = replace(target.request("Hello world"), temperature=0.0, max_tokens=8, return_log_probs=True)
+        for stream in (True, False):
+            with Client(target.address) as client:
+                said = [token for chunk in client.generate(replace(request, stream=stream)) for token in chunk.tokens]
+            assert said == expected
+        asked = tmp_path / "prompts.jsonl"
+        asked.write_text("".join(json.dumps({"name": word, "text": word}) + "\n" for word in ("Hello world", "One, two")))
+        report = shop.verify(family, built.repository, Wish(prompts=asked, max_tokens=8))
+        assert report.faults == (), report.faults
+        assert Stage.ENGINE in {each.stage for each in report.verdicts}
+    finally:
+        shop.stop(running)
 
 
 @pytest.fixture(scope="module")
