@@ -1,11 +1,12 @@
-"""The contract between forge and its plugins, API 5. Every hook takes values and returns a value; none runs anything.
+"""The contract between forge and its plugins, API 6. Every hook takes values and returns a value; none runs anything.
 
 A plugin is a module installed under the entry-point group ``forge``; the entry point's name is the family or variant that a
 recipe asks for. A hook names whichever of its arguments it wants. ``None`` leaves the question to the plugin below: a variant
 stands over a family. Each hook is described in docs/hooks.md.
 
 API 2 added ``forge_engines``, ``draft`` and ``toolchain`` in ``forge_check``, and ``base`` in the two hooks that answer
-commands. API 3 added ``forge_diagnoses``, API 4 ``forge_since``, API 5 ``forge_speculation``. A plugin that was written for an
+commands. API 3 added ``forge_diagnoses``, API 4 ``forge_since``, API 5 ``forge_speculation``, API 6
+``forge_lora_modules``. A plugin that was written for an
 earlier API works as it did.
 """
 
@@ -30,7 +31,7 @@ from forge.schema.values import (
 )
 
 PROJECT = "forge"
-API = 5
+API = 6
 SINCE: Mapping[str, int] = {
     "forge_engines": 2,
     "forge_check.draft": 2,
@@ -40,6 +41,7 @@ SINCE: Mapping[str, int] = {
     "forge_diagnoses": 3,
     "forge_since": 4,
     "forge_speculation": 5,
+    "forge_lora_modules": 6,
 }
 """Hooks, and arguments of hooks, that were not there from the beginning -> the API that brought them."""
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -108,3 +110,8 @@ def forge_since() -> tuple[Since, ...] | None:
 @hookspec(firstresult=True)
 def forge_speculation() -> tuple[SpeculationKey, ...] | None:
     """The keys of [speculation] that a variant reads; all others are refused. The variant's alone. Since API 5."""
+
+
+@hookspec(firstresult=True)
+def forge_lora_modules(checkpoint: Checkpoint) -> Mapping[str, str] | None:
+    """Modules that LoRA adapters may change: the checkpoint's name -> TensorRT-LLM's. The family's alone. Since API 6."""

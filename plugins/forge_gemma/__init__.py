@@ -1,5 +1,7 @@
 """Gemma, Gemma 2 and Gemma 3 (text): a conversion script with flags of its own, and two mends for it."""
 
+from collections.abc import Mapping
+
 from forge import (
     CallPatch,
     Checkpoint,
@@ -16,7 +18,7 @@ from forge import (
     trtllm,
 )
 
-FORGE_API = 4
+FORGE_API = 6
 SCRIPTS = "gemma"
 
 
@@ -106,3 +108,8 @@ def forge_build_commands(recipe: Recipe) -> tuple[Command, ...]:
 @hookimpl
 def forge_tokenizer() -> Tokenizer:
     return Tokenizer(kind="auto")
+
+
+@hookimpl
+def forge_lora_modules() -> Mapping[str, str]:
+    return trtllm.LORA_MODULES

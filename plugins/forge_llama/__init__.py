@@ -1,5 +1,7 @@
 """Llama and what is built like it: Mistral and Mixtral go through the same conversion script."""
 
+from collections.abc import Mapping
+
 from forge import (
     Checkpoint,
     Command,
@@ -12,6 +14,7 @@ from forge import (
     trtllm,
 )
 
+FORGE_API = 6
 SCRIPTS = "llama"
 EXPERTS = ("MixtralForCausalLM",)
 QUANTIZED_BEFORE = ("gptq", "awq")
@@ -51,3 +54,10 @@ def forge_build_commands(recipe: Recipe) -> tuple[Command, ...]:
 @hookimpl
 def forge_tokenizer() -> Tokenizer:
     return Tokenizer(kind="llama")
+
+
+@hookimpl
+def forge_lora_modules(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Of experts TensorRT-LLM's runtime takes no adapters yet (loraModule.cpp)."""
+    experts = set(EXPERTS).intersection(checkpoint.architectures)
+    return trtllm.LORA_ATTENTION if experts else trtllm.LORA_MODULES

@@ -1,10 +1,19 @@
 """Phi-1.5, Phi-2, Phi-3, Phi-3.5 and Phi-4 (text): a conversion script that keeps all layers together."""
 
+from collections.abc import Mapping
+
 from forge import Checkpoint, Command, Problem, Recipe, Requirements, Tokenizer, Toolchain, hookimpl, trtllm
 
+FORGE_API = 6
 SCRIPTS = "phi"
 EXPERTS = ("PhiMoEForCausalLM",)
 TIKTOKEN = "Phi3SmallForCausalLM"
+LORA: Mapping[str, Mapping[str, str]] = {
+    "PhiForCausalLM": {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v"},
+    "Phi3ForCausalLM": {"qkv_proj": "attn_qkv", "o_proj": "attn_dense", "down_proj": "mlp_4h_to_h"},
+    **dict.fromkeys(EXPERTS, trtllm.LORA_ATTENTION),
+}
+"""Those of TensorRT-LLM's models/phi and models/phi3 that have the sizes which its runtime takes them for."""
 
 
 @hookimpl
@@ -41,3 +50,8 @@ def forge_build_commands(recipe: Recipe) -> tuple[Command, ...]:
 @hookimpl
 def forge_tokenizer() -> Tokenizer:
     return Tokenizer(kind="auto")
+
+
+@hookimpl
+def forge_lora_modules(checkpoint: Checkpoint) -> Mapping[str, str] | None:
+    return next((LORA[name] for name in checkpoint.architectures if name in LORA), None)

@@ -1,8 +1,10 @@
 """Qwen2, Qwen2.5 and Qwen3, with and without experts: one conversion script, which knows llama's flags."""
 
+from collections.abc import Mapping
+
 from forge import Checkpoint, Command, Problem, Recipe, Since, Tokenizer, Toolchain, hookimpl, trtllm
 
-FORGE_API = 4
+FORGE_API = 6
 SCRIPTS = "qwen"
 EXPERTS = ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 QUANTIZED_BEFORE = ("gptq", "awq")
@@ -42,3 +44,10 @@ def forge_build_commands(recipe: Recipe) -> tuple[Command, ...]:
 @hookimpl
 def forge_tokenizer() -> Tokenizer:
     return Tokenizer(kind="auto")
+
+
+@hookimpl
+def forge_lora_modules(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Of experts TensorRT-LLM's runtime takes no adapters yet (loraModule.cpp)."""
+    experts = set(EXPERTS).intersection(checkpoint.architectures)
+    return trtllm.LORA_ATTENTION if experts else trtllm.LORA_MODULES

@@ -18,8 +18,8 @@ import msgspec
 from filelock import FileLock
 
 from forge.machine.libraries import read_layout
-from forge.repository.config import skeletons
 from forge.schema.twin_environment import PACKAGES, twin_sources
+from standin.skeletons import skeletons
 from standin.system import BUNDLE, Python, libraries, packages, python, tree
 from standin.tree import File, Image, Link, Settings, Tree, key, under, write
 

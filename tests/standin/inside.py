@@ -16,13 +16,13 @@ from forge.api.wiring import Wiring
 from forge.machine.containers import Inside
 from forge.machine.environments import backends, host
 from forge.machine.inside import Here
-from forge.repository.config import skeletons
 from forge.schema.twin_environment import twin_sources
 from forge.serve.server import Servers
 from forge.serve.types import Launch, Running
 from forge.settings import Settings
 from patience import PATIENCE
 from standin import image
+from standin.skeletons import skeletons
 from triton_fixture import Serving
 
 VERSION = "0.21.0"

@@ -20,6 +20,7 @@ from forge.plan.preview import provenance
 from forge.plan.steps import (
     Assemble,
     Fetch,
+    LayAdapter,
     LayBackends,
     LayTexts,
     MakeEnvironment,
@@ -169,7 +170,7 @@ class Making:
                 tools.contained().run(step, step.action, needs, out, self._tell)
             case Run(commands):
                 self._run(commands, {**needs, "out": out})
-            case LayTexts() | PatchCheckpoint() | Assemble() | Rename():
+            case LayTexts() | PatchCheckpoint() | LayAdapter() | Assemble() | Rename():
                 self._lay(step.action, needs, out)
             case ReadToolchain():
                 tools.contained().read_toolchain(step.action, out, self._line)
@@ -178,13 +179,19 @@ class Making:
             case Verify():
                 tools.prove(step, step.action, needs, out, self._line)
 
-    def _lay(self, action: LayTexts | PatchCheckpoint | Assemble | Rename, needs: Mapping[str, Path], out: Path) -> None:
+    def _lay(
+        self, action: LayTexts | PatchCheckpoint | LayAdapter | Assemble | Rename, needs: Mapping[str, Path], out: Path
+    ) -> None:
         """What takes nothing but files."""
         match action:
             case LayTexts(texts):
                 assembling.write(out, texts)
             case PatchCheckpoint(patches):
                 _patch(needs["model"], out, patches)
+            case LayAdapter(modules):
+                from forge.build import adapter_arrays  # numpy is for those who have adapters
+
+                adapter_arrays.write(needs["adapter"], modules, out)
             case Assemble():
                 self._copied(assembling.assemble(action, needs, out))
             case Rename(entry):

@@ -9,9 +9,11 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Protocol, cast
 
 from forge.client.answer import Answer, Hearing
+from forge.client.lora import MISSING
 from forge.client.response import Ear, Response
 from forge.client.silence import Silence, Watchdog
 from forge.client.tensors import LLMAPI, Input, inputs_of
@@ -247,6 +249,12 @@ def is_unknown(error: RpcError) -> bool:
     return "unknown model" in (error.details() or "")
 
 
+def with_adapter(request: Request, error: InferenceError) -> Request | None:
+    """``request`` with its adapter's arrays, where ``error`` is that the server has not got them; None where it is another."""
+    task = request.lora_task
+    return replace(request, lora_task=task.with_arrays()) if task and not task.sent and MISSING in error.what else None
+
+
 def closed(address: str) -> InferenceError:
     """What there is to say to who asks a client that was closed."""
     hint = "make another, or ask within the `with` block"
@@ -311,6 +319,15 @@ class Connection:
                     yield turns.hear(chunk)
 
     def _turn(self, request: Request, known: ModelMetadata, began: float) -> Generator[Chunk]:
+        """One request, and where the server lacks its adapter another that brings it."""
+        try:
+            yield from self._once(request, known, began)
+        except InferenceError as error:
+            if (again := with_adapter(request, error)) is None:
+                raise
+            yield from self._once(again, known, began)
+
+    def _once(self, request: Request, known: ModelMetadata, began: float) -> Generator[Chunk]:
         """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))

@@ -18,12 +18,14 @@ from forge.client.grpc import (
     Statistics,
     StreamResponse,
     is_unknown,
+    with_adapter,
 )
 from forge.client.response import Ear
 from forge.client.silence import Silence
 from forge.client.tensors import inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request
+from forge.errors import InferenceError
 
 
 class _Call(Protocol):
@@ -100,6 +102,21 @@ class AsyncConnection:
                     yield turns.hear(chunk)
 
     async def _turn(self, request: Request, known: ModelMetadata, began: float) -> AsyncGenerator[Chunk]:
+        """One request, and where the server lacks its adapter another that brings it."""
+        again: Request | None = None
+        try:
+            async with aclosing(self._once(request, known, began)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except InferenceError as error:
+            if (again := with_adapter(request, error)) is None:
+                raise
+        if again is not None:
+            async with aclosing(self._once(again, known, began)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _once(self, request: Request, known: ModelMetadata, began: float) -> AsyncGenerator[Chunk]:
         """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))

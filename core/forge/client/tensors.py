@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from forge.client.lora import TASK
 from forge.client.sampling import meant, seeded
 from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
@@ -97,7 +98,9 @@ def offers(word: str, model: ModelMetadata) -> bool:
 
 def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
     """The tensors that ask ``model`` for ``request``; InferenceError for what it has no input for, and for wrong values."""
-    return tuple(_input(model.inputs[name], values, request.model) for name, values in _asked(request, model).items())
+    asked = tuple(_input(model.inputs[name], values, request.model) for name, values in _asked(request, model).items())
+    task = request.lora_task
+    return (*asked, *(Input(*each) for each in task.arrays())) if task and task.sent else asked
 
 
 def body(request: Request, model: ModelMetadata) -> dict[str, Scalar | list[Scalar]]:
@@ -192,7 +195,8 @@ def _words(request: Request) -> dict[str, Values]:
         single[word] = getattr(request, word)
     for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
         single[word] = getattr(request, word)
-    single["lora"] = request.lora or None
+    single["lora"] = (request.lora if request.lora_task is None else "") or None
+    single[TASK] = request.lora_task.id if request.lora_task else None
     for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
         single[word] = getattr(request, word)
     single["return_log_probs"] = request.return_log_probs or bool(request.top_log_probs) or None

@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from forge.client.guide import Guide
+from forge.client.lora import LoraTask
 from forge.schema.values import LimitsTable, Scalar
 
 
@@ -54,6 +55,8 @@ class Request:
     num_draft_tokens: int | None = None
     lora: str = ""
     """The adapter that the model is asked with, by its name in the recipe."""
+    lora_task: LoraTask | None = None
+    """The same for an engine, which knows adapters by numbers; where it does not hold this one, it is sent with the request."""
     end_id: int | None = None
     pad_id: int | None = None
     return_log_probs: bool = False

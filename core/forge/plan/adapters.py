@@ -19,7 +19,6 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _WITHOUT = {
     RuntimeKind.TWIN: "the twin has no adapters",
     RuntimeKind.LLMAPI: "forge has no adapters for llmapi yet",
-    RuntimeKind.ENGINE: "forge has no adapters for engines yet",
 }
 
 
@@ -27,7 +26,7 @@ def none_here(resolved: Resolved) -> Iterator[Problem]:
     """For a runtime that has no adapters: that it has none."""
     recipe = resolved.recipe
     if recipe.lora and (what := _WITHOUT.get(recipe.runtime.kind)):
-        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm"')
+        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm" or "engine"')
 
 
 def check(resolved: Resolved) -> Iterator[Problem]:
@@ -37,25 +36,26 @@ def check(resolved: Resolved) -> Iterator[Problem]:
             yield Problem(f"lora.{adapter.name}", what, hint)
 
 
-def notes(resolved: Resolved) -> Iterator[str]:
-    """What an adapter says that it was made for, where that is another name than the recipe's."""
+def notes(resolved: Resolved, later: str = "vLLM looks at them") -> Iterator[str]:
+    """What an adapter says that it was made for, where that is another name than the recipe's. ``later`` is who looks at what
+    nobody has seen before it is fetched."""
     source = resolved.recipe.source
     for adapter in resolved.adapters:
         if source.kind is SourceKind.HUB and adapter.base and adapter.base != source.address:
             yield f"adapter {adapter.name} says that it was trained over {adapter.base}, and goes over {source.address}"
         if not adapter.tensors:
-            yield f"adapter {adapter.name}: its source does not show its matrices before they are fetched; vLLM looks at them"
+            yield f"adapter {adapter.name}: its source does not show its matrices before they are fetched; {later}"
 
 
 def steps(resolved: Resolved) -> tuple[tuple[str, Step], ...]:
     """Each adapter, fetched, under the name that an entry has for it."""
-    return tuple((_need(adapter), _fetch(resolved, adapter)) for adapter in resolved.adapters)
+    return tuple((need(adapter), _fetch(resolved, adapter)) for adapter in resolved.adapters)
 
 
 def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:
     """Their files under ``assets``, each adapter in a folder of its name."""
     return tuple(
-        Link(_need(adapter), file.path, f"{folder(assets, adapter.name)}/{file.path}")
+        Link(need(adapter), file.path, f"{folder(assets, adapter.name)}/{file.path}")
         for adapter in resolved.adapters
         for file in adapter.pinned.files
     )
@@ -66,7 +66,8 @@ def folder(assets: str, name: str) -> str:
     return f"{assets}/{FOLDER}/{name}"
 
 
-def _need(adapter: Adapter) -> str:
+def need(adapter: Adapter) -> str:
+    """What an entry calls an adapter."""
     return f"lora {adapter.name}"
 
 

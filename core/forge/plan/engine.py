@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from forge.errors import Problem, StepError
-from forge.plan import images
+from forge.plan import engine_adapters as adapters, images
 from forge.plan.resolved import Resolved
 from forge.plan.shared import patched, tokenizer_links
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
@@ -20,6 +20,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     if "cross_kv_cache_fraction" in stated and config and not config.get("is_encoder_decoder"):
         where = f"{resolved.recipe.name}: serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
         yield Problem(where, "is set, and this model has a decoder alone: its engine does not load", "take it away")
+    yield from adapters.check(resolved)
     if resolved.tooling is None:
         return
     yield from _check_flags(resolved, resolved.tooling)
@@ -42,9 +43,10 @@ def check_prefix(resolved: Resolved) -> Iterator[Problem]:
 
 def notes(resolved: Resolved) -> tuple[str, ...]:
     """What each patch will do to the image's scripts: applied, or not needed."""
+    told = tuple(adapters.notes(resolved))
     if resolved.tooling is None:
-        return ()
-    return patches.patched(_script_patches(resolved), resolved.tooling.scripts)[1]
+        return told
+    return (*patches.patched(_script_patches(resolved), resolved.tooling.scripts)[1], *told)
 
 
 def entry(resolved: Resolved, names: Names) -> Entry:
@@ -65,7 +67,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     files = tuple(_inside(each, path) for each in engines for path in ("config.json", *_ranks(resolved)))
     engine = Step(
         f"{recipe.name}: engine",
-        Run(family.build_commands(facts.toolchain), gpu=facts.gpu or "any", gpus=resolved.gpus),
+        Run(_building(resolved), gpu=facts.gpu or "any", gpus=resolved.gpus),
         (("image", image), ("checkpoint", checkpoint)),
         promises=files,
     )
@@ -74,16 +76,21 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     links += tokenizer_links(family.tokenizer(), model.promises, assets)
     if "config.json" in model.promises:  # it may state end tokens that nothing else does, and an engine's own does not
         links += (Link("model", "config.json", f"{assets}/checkpoint/config.json"),)
-    step = Step(
-        f"{recipe.name}: entry",
-        Assemble(names, _told(_skeletons(resolved), names), _settings(resolved, names), links),
-        (("image", image), ("engine", engine), ("model", model)),
+    links += adapters.links(resolved, assets)
+    laid = Assemble(
+        names, _told(_skeletons(resolved), names), _settings(resolved, names), links, adapters.texts(resolved, assets)
     )
+    needs = (("image", image), ("engine", engine), ("model", model), *adapters.steps(resolved))
+    step = Step(f"{recipe.name}: entry", laid, needs)
     return Entry(recipe.name, names, step, None)
 
 
 def _calibration(name: str, texts: Pinned) -> Step:
     return Step(f"{name}: calibration", Fetch(texts), promises=tuple(file.path for file in texts.files))
+
+
+def _building(resolved: Resolved) -> tuple[Command, ...]:
+    return adapters.flagged(resolved, resolved.family.build_commands(resolved.facts.toolchain))
 
 
 def _script_patches(resolved: Resolved) -> tuple[Patch, ...]:
@@ -124,6 +131,7 @@ def _settings(resolved: Resolved, names: Names | None = None) -> repository.Sett
         places |= ConfigOverrides({each.role: {each.parameter: where}})
         if each.role is Role.TENSORRT_LLM and each.parameter == "engine_dir":  # its config.json tells the vocabulary's size
             places |= ConfigOverrides({Role.PREPROCESSING: {each.parameter: where}})
+    places |= adapters.settings(resolved, assets)
     return repository.settings(resolved.recipe, places | family.config_overrides(), family.tokenizer(), names)
 
 
@@ -139,7 +147,7 @@ def _check_flags(resolved: Resolved, tooling: Tooling) -> Iterator[Problem]:
     family, recipe = resolved.family, resolved.recipe
     for table, stated, commands in (
         ("convert", recipe.convert.args, family.convert_commands(resolved.facts.toolchain)),
-        ("build", recipe.build.args, family.build_commands(resolved.facts.toolchain)),
+        ("build", recipe.build.args, _building(resolved)),
     ):
         for command in commands:
             words = toolchain.program(command)

@@ -159,6 +159,11 @@ class Family:
             raise self._wrong("forge_engines", problem, "see docs/hooks.md")
         return answer
 
+    def lora_modules(self) -> Mapping[str, str]:
+        """Modules that an adapter may change, by the checkpoint's name of them; none where the family names none."""
+        asked = self._family and self._ask(self._family, "forge_lora_modules", Mapping[str, str], self._question())
+        return cast("Mapping[str, str] | None", asked) or {}
+
     def tokenizer(self) -> Tokenizer:
         """The first answer; where nobody answers, what AutoTokenizer would read."""
         return self._first("forge_tokenizer", Tokenizer, self._question()) or Tokenizer()

@@ -94,6 +94,15 @@ class PatchCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class LayAdapter:
+    """Turn the need ``adapter``, as PEFT saves it, into TensorRT-LLM's arrays; ``modules`` is what the checkpoint calls a
+    module -> its number there. ``layout`` is raised when the arrays change."""
+
+    modules: Mapping[str, int]
+    layout: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Run commands with the needs at /forge/<need>; ``patches`` change copies of the scripts, mounted over them."""
 
@@ -167,6 +176,7 @@ Action = (
     | ReadToolchain
     | MakeImage
     | PatchCheckpoint
+    | LayAdapter
     | Run
     | Assemble
     | Rename

@@ -16,6 +16,11 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FOLDER = "loras"
 """Under a model's assets: each adapter's folder, by its name."""
+TASKS = "loras.json"
+"""Under an engine's assets: each adapter's name -> its task id, which is the name of its folder in ``FOLDER``."""
+ARRAYS = ("model.lora_weights.npy", "model.lora_config.npy")
+"""An adapter as TensorRT-LLM takes it, under the names that it looks for: [1, rows, widest] of each module of each layer, and
+[1, rows, 3], which says their module, layer and rank."""
 BETWEEN = ":"
 """Between a model's name and an adapter's, where one word names both; neither can hold it."""
 _PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>embedding_[AB]|[AB])(?:\.\w+)?(?:\.weight)?\Z")

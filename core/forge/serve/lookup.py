@@ -8,11 +8,12 @@ from typing import cast
 
 import msgspec
 
+from forge.client.lora import LoraTask
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.files import texts, trees
 from forge.repository import publish
-from forge.schema.adapters import BETWEEN, FOLDER
+from forge.schema.adapters import BETWEEN, FOLDER, TASKS
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import RuntimeKind
 from forge.serve.types import Running
@@ -31,8 +32,24 @@ class Target:
     @property
     def adapters(self) -> tuple[str, ...]:
         """The adapters that it can be asked with, by name."""
+        if self.model.runtime is RuntimeKind.ENGINE:
+            return tuple(sorted(self._tasks))
         folder = self.repository / self.model.asset(FOLDER)
         return tuple(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else ()
+
+    @property
+    def _tasks(self) -> dict[str, int]:
+        """An engine's adapters by name -> their task ids."""
+        said, _ = texts.document(self.repository / self.model.asset(TASKS))
+        return {name: task for name, task in said.items() if isinstance(task, int)}
+
+    @property
+    def lora_task(self) -> LoraTask | None:
+        """The adapter that it is asked with as an engine knows it; None where there is none, and for other runtimes."""
+        if not self.lora or self.model.runtime is not RuntimeKind.ENGINE:
+            return None
+        task = self._tasks[self.lora]
+        return LoraTask(task, self.repository / self.model.asset(FOLDER) / str(task))
 
     @property
     def tokenizer(self) -> Path:
@@ -69,6 +86,7 @@ class Target:
             ends=self.ends,
             num_draft_tokens=self.model.num_draft_tokens,
             lora=self.lora,
+            lora_task=self.lora_task,
             first_seconds=self.model.limits.max_first_seconds,
             silent_seconds=self.model.limits.max_silent_seconds,
         )

@@ -1,7 +1,7 @@
 """What the kit asks a plugin: every quantization, several GPUs, images old and new; and what each hook has to answer with."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import cast
@@ -41,6 +41,7 @@ PROMISES: dict[str, object] = {
     "forge_diagnoses": tuple[Diagnosis, ...],
     "forge_since": tuple[Since, ...],
     "forge_speculation": tuple[SpeculationKey, ...],
+    "forge_lora_modules": Mapping[str, str],
 }
 """What each hook answers with."""
 

@@ -32,11 +32,14 @@ from forge.trtllm.commands import (
     tool,
     tree,
 )
+from forge.trtllm.lora import LORA_ATTENTION, LORA_MODULES
 
 __all__ = [
     "CALIBRATION",
     "CHECKPOINT",
     "DRAFT",
+    "LORA_ATTENTION",
+    "LORA_MODULES",
     "MODEL",
     "OFFLINE",
     "OUT",

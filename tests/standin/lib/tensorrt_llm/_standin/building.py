@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from tensorrt_llm._standin import lora
 from tensorrt_llm._standin.arguments import table
 from tensorrt_llm._standin.sources import load_json
 from tensorrt_llm._standin.tensors import CheckpointError, read as read_tensors
@@ -69,6 +70,7 @@ def limits(args: Namespace, checkpoint: Checkpoint) -> dict[str, object]:
     plugins = _plugins(args, str(checkpoint.config["dtype"]))
     draft = cast("int", args.max_draft_len or checkpoint.config.get("max_draft_len", 0))
     _check(args, checkpoint, draft, paged=bool(plugins["use_paged_context_fmha"]))
+    enabled: list[str] = args.lora_target_modules or []
     longest = args.max_seq_len or cast("int", checkpoint.config["max_position_embeddings"])
     if args.max_input_len > longest:
         warn(f"max_input_len is {args.max_input_len} is larger than max_seq_len {longest}, clipping it to max_seq_len")
@@ -96,6 +98,12 @@ def limits(args: Namespace, checkpoint: Checkpoint) -> dict[str, object]:
         "speculative_decoding_mode": MODES[args.speculative_decoding_mode],
         "max_encoder_input_len": args.max_encoder_input_len,
         "weight_streaming": args.weight_streaming,
+        "lora_config": {
+            "lora_dir": args.lora_dir or [],
+            "lora_ckpt_source": args.lora_ckpt_source,
+            "max_lora_rank": args.max_lora_rank,
+            "lora_target_modules": lora.targets(enabled) if plugins["lora_plugin"] else enabled,
+        },
         "plugin_config": plugins,
     }
 

@@ -1,0 +1,59 @@
+"""An adapter as a model of TensorRT-LLM is asked with it: a number, and its arrays where the server does not hold them.
+
+The server keeps adapters in a cache and drops the one that was used longest ago; a request with a number that is not there is
+refused, and asked once more with the arrays. Source: docs/lora.md of tensorrtllm_backend.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from forge.errors import InferenceError
+from forge.files import texts
+from forge.schema.adapters import ARRAYS
+
+TASK, WEIGHTS, CONFIG = "lora_task_id", "lora_weights", "lora_config"
+"""Inputs of NVIDIA's models for an adapter."""
+MISSING = "not found in cache. Please send LoRA weights"
+"""What TensorRT-LLM says of a task id whose weights it does not hold (peftCacheManager.cpp)."""
+_MAGIC = b"\x93NUMPY\x01\x00"
+_FIXED = len(_MAGIC) + 2
+_LARGEST = 1 << 32
+_DATATYPES = {"<f2": "FP16", "<f4": "FP32", "<i4": "INT32"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTask:
+    """The adapter of a request: ``id`` is its number at the server, ``folder`` holds its arrays (model.lora_weights.npy and
+    model.lora_config.npy). ``sent`` says that they go with the request."""
+
+    id: int
+    folder: Path
+    sent: bool = False
+
+    def with_arrays(self) -> "LoraTask":
+        return replace(self, sent=True)
+
+    def arrays(self) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
+        """(input, datatype, shape, content) of both; InferenceError where one cannot be read."""
+        for name, file in zip((WEIGHTS, CONFIG), ARRAYS, strict=True):
+            yield (name, *_read(self.folder / file))
+
+
+def _read(file: Path) -> tuple[str, tuple[int, ...], bytes]:
+    """A .npy of format 1, as forge and NVIDIA's script write it."""
+    try:
+        raw = texts.content(file, _LARGEST)
+        end = _FIXED + int.from_bytes(raw[_FIXED - 2 : _FIXED], "little")
+        header = cast("dict[str, object]", ast.literal_eval(raw[_FIXED:end].decode("latin1")))
+        shape = tuple(map(int, cast("tuple[int, ...]", header["shape"])))
+        if raw.startswith(_MAGIC):
+            return _DATATYPES[str(header["descr"])], shape, raw[end:]
+        why = "it is no .npy of format 1"
+    except (texts.Odd, ValueError, KeyError, SyntaxError, TypeError) as error:
+        why = str(error)
+    raise InferenceError(
+        f"an array of the adapter cannot be read: {why}", where=str(file), hint="build the model again: `forge build` lays it"
+    )

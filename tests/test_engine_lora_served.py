@@ -1,0 +1,235 @@
+"""LoRA adapters of an engine, from PEFT's files to a real Triton on the stand-in: they change what is said as they ought to."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from openai import OpenAI
+from safetensors import numpy as arrays
+
+import tiny_checkpoints
+from forge.client.client import AsyncClient, Client
+from forge.client.lora import LoraTask
+from forge.client.types import Request
+from forge.errors import InferenceError
+from forge.schema.adapters import ARRAYS
+from forge.serve.lookup import Target, adapted
+from openai_front import front
+from patience import free_ports
+from standin import checkpoints
+from standin.inside import Insider, insider
+from triton_fixture import Serving
+
+pytestmark = pytest.mark.slow
+RECIPE = """
+name = "{name}"
+family = "llama"
+[source]
+path = "checkpoint"
+[runtime]
+kind = "engine"
+gpus = "none"
+[convert]
+dtype = "float16"
+[build]
+max_batch_size = 4
+max_input_len = 64
+max_seq_len = 96
+[serve]
+instances = 2
+[sampling]
+max_tokens = 12
+top_k = 1
+{more}
+"""
+LORA = """
+[[lora]]
+name = "loud"
+path = "loud"
+[[lora]]
+name = "other"
+path = "other"
+"""
+PROMPT = "The recipe says what the build needs"
+MODULES = {
+    "self_attn.q_proj": (32, 32),
+    "self_attn.v_proj": (32, 16),
+    "self_attn.o_proj": (32, 32),
+    "mlp.gate_proj": (32, 64),
+    "mlp.down_proj": (64, 32),
+}
+"""What the adapters change -> its inputs and outputs."""
+
+
+def adapter(folder: Path, rank: int, seed: int, **stated: object) -> Path:
+    """A random adapter over both layers, as PEFT saves it."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir()
+    made: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
+    for layer in range(2):
+        for name, (inputs, outputs) in MODULES.items():
+            stem = f"base_model.model.model.layers.{layer}.{name}"
+            made[f"{stem}.lora_A.weight"] = generator.normal(0, 0.3, (rank, inputs)).astype(np.float32)
+            made[f"{stem}.lora_B.weight"] = generator.normal(0, 0.3, (outputs, rank)).astype(np.float32)
+    arrays.save_file(made, folder / "adapter_model.safetensors")  # pyright: ignore[reportUnknownMemberType]
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": sorted(MODULES), **stated}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def merged(checkpoint: Path, adapter: Path, scale: float) -> Any:
+    """transformers' model of the checkpoint in float16's numbers, with the adapter merged into it as PEFT does."""
+    transformers: Any = tiny_checkpoints.transformers
+    torch: Any = tiny_checkpoints.torch
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
+    held = arrays.load_file(adapter / "adapter_model.safetensors") if scale else {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(parameter.half().float())
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            if f"{stem}.lora_A.weight" in held:
+                a, b = (torch.from_numpy(held[f"{stem}.lora_{side}.weight"]) for side in "AB")
+                parameter.add_((b * scale) @ a)
+    return model
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An engine with two adapters, and one without."""
+
+    insider: Insider
+    folder: Path
+
+    def target(self, name: str, lora: str = "") -> Target:
+        return adapted(self.insider.shop.target(name, self.folder / "models"), lora)
+
+    def request(self, name: str, lora: str = "", **words: object) -> Request:
+        return replace(self.target(name, lora).request(PROMPT), top_k=1, **words)  # type: ignore[arg-type]
+
+    def said(self, request: Request) -> str:
+        with Client(self.target("tiny").address) as client:
+            return client.ask(request).text
+
+    def transformers(self, adapter: str, scale: float) -> str:
+        transformers: Any = tiny_checkpoints.transformers
+        model = merged(self.folder / "checkpoint", self.folder / adapter, scale)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.folder / "checkpoint"))
+        ids = tiny_checkpoints.says(model, tokenizer(PROMPT)["input_ids"], 12)
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def bench(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("adapters")
+    checkpoints.llama(folder / "checkpoint")
+    adapter(folder / "loud", 4, 1)
+    adapter(folder / "other", 8, 2, use_rslora=True)
+    for name, more in (("tiny", LORA), ("bare", "")):
+        (folder / f"{name}.toml").write_text(RECIPE.format(name=name, more=more))
+    inside = insider(folder / "inside", serving)
+    built = inside.shop.build([folder / "tiny.toml", folder / "bare.toml"], repository=folder / "models")
+    running = inside.shop.serve(built.repository, free_ports(), restart=False)
+    yield Bench(inside, folder)
+    inside.shop.stop(running)
+
+
+@pytest.mark.parametrize(("lora", "scale"), [("", 0.0), ("loud", 2.0), ("other", 16 / 8**0.5)])
+def test_each_adapter_says_what_its_merged_checkpoint_says(bench: Bench, lora: str, scale: float) -> None:
+    wanted = bench.transformers(lora or "loud", scale)
+    assert wanted.strip()
+    assert [bench.said(bench.request("tiny", lora, stream=stream)) for stream in (True, False)] == [wanted, wanted]
+
+
+def test_what_a_server_lacks_is_sent_with_the_request_and_is_there_afterwards(bench: Bench) -> None:
+    """The server has read its own adapters when it started; a task of another number it has never seen."""
+    known = bench.target("tiny", "loud").lora_task
+    assert known is not None
+    wanted = bench.said(bench.request("tiny", "loud"))
+    strange = replace(bench.request("tiny", "loud"), lora_task=LoraTask(77, known.folder))
+    assert bench.said(strange) == wanted
+    nowhere = replace(strange, lora_task=LoraTask(77, bench.folder / "nowhere"))
+    assert bench.said(nowhere) == wanted, "it is held now, so its arrays are not read again"
+
+
+async def _asked(request: Request, address: str) -> str:
+    async with AsyncClient(address) as client:
+        return (await client.ask(request)).text
+
+
+def test_the_client_for_asyncio_sends_it_too(bench: Bench) -> None:
+    import asyncio
+
+    known = bench.target("tiny", "other").lora_task
+    assert known is not None
+    strange = replace(bench.request("tiny", "other"), lora_task=LoraTask(78, known.folder))
+    assert asyncio.run(_asked(strange, bench.target("tiny").address)) == bench.said(bench.request("tiny", "other"))
+
+
+def test_an_array_that_is_gone_is_said_by_its_path(bench: Bench) -> None:
+    lost = replace(bench.request("tiny", "loud"), lora_task=LoraTask(79, bench.folder / "nowhere"))
+    with pytest.raises(InferenceError, match="cannot be read: there is no such file"):
+        bench.said(lost)
+
+
+def test_openais_client_has_each_adapter_as_a_model(bench: Bench) -> None:
+    target = bench.target("tiny")
+    with front(target.address, target.repository) as url, OpenAI(base_url=url, api_key="none", timeout=600) as client:
+        assert [model.id for model in client.models.list()] == ["bare", "tiny", "tiny:loud", "tiny:other"]
+        said = client.completions.create(model="tiny:loud", prompt=PROMPT, max_tokens=12, temperature=0)
+        assert said.choices[0].text == bench.said(bench.request("tiny", "loud"))
+
+
+def test_an_adapter_that_there_is_not_is_refused_with_the_names_of_those_that_are(bench: Bench) -> None:
+    with pytest.raises(InferenceError) as caught:
+        bench.target("tiny", "quiet")
+    assert "loud, other" in str(caught.value)
+    with pytest.raises(InferenceError, match="no adapter"):
+        bench.target("bare", "loud")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights, table: (weights, np.add(table, [0, 7, 0])), r"layerId to be in the range"),
+        (lambda weights, table: (weights, np.add(table, [0, 0, 60])), r"Invalid low_rank|has to few values"),
+        (lambda weights, table: (weights[:, :, :40], table), r"has to few values"),
+        (lambda weights, table: (weights[:, :3], table), r"dim1 lora_weights and lora_keys to have the same size"),
+        (lambda weights, table: (weights.astype(np.float32), table), r"FP16|TYPE_FP32|data type|datatype"),
+        (lambda weights, table: (weights, np.add(table, [20, 0, 0])), r"not enabled for this model"),
+    ],
+)
+def test_the_stand_in_refuses_arrays_of_another_model(bench: Bench, tmp_path: Path, change: Any, said: str) -> None:
+    known = bench.target("tiny", "loud").lora_task
+    assert known is not None
+    weights, table = change(*(np.load(known.folder / name) for name in ARRAYS))
+    np.save(tmp_path / ARRAYS[0], weights)
+    np.save(tmp_path / ARRAYS[1], np.asarray(table, np.int32))
+    with pytest.raises(InferenceError, match=said):
+        bench.said(replace(bench.request("tiny", "loud"), lora_task=LoraTask(80, tmp_path)))
+
+
+def test_an_engine_that_was_built_for_no_adapters_refuses_them(bench: Bench) -> None:
+    known = bench.target("tiny", "loud").lora_task
+    with pytest.raises(InferenceError, match="without lora_plugin"):
+        bench.said(replace(bench.request("bare"), lora_task=known))
+
+
+def test_another_adapter_of_the_same_kind_builds_no_engine_anew(bench: Bench) -> None:
+    before = {step.name: step.key for step in bench.insider.shop.plan([bench.folder / "tiny.toml"]).steps}
+    elsewhere = shutil.copytree(bench.folder / "checkpoint", bench.folder / "again" / "checkpoint").parent
+    adapter(elsewhere / "loud", 4, 3)
+    adapter(elsewhere / "other", 8, 4)
+    (elsewhere / "tiny.toml").write_text(RECIPE.format(name="tiny", more=LORA))
+    after = {step.name: step.key for step in bench.insider.shop.plan([elsewhere / "tiny.toml"]).steps}
+    assert after["tiny: engine"] == before["tiny: engine"]
+    assert after["tiny: lora loud for TensorRT-LLM"] != before["tiny: lora loud for TensorRT-LLM"]
+
+
+def test_a_repository_with_adapters_is_sound(bench: Bench) -> None:
+    found = bench.insider.shop.check(bench.folder / "models").findings
+    assert {each.rule for each in found} <= {"kv-memory"}, "two engines in one place, of which none states its part"
