@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import check_kit as kit
 from checkpoints import pointer, safetensors
@@ -136,6 +138,22 @@ def adapter(root: Path, **config: object) -> None:
     (root / "one/1/multi_lora.json").write_text('{"sql": "./_assets/loras/sql"}')
 
 
+def laid(*, rank: int = 8, module: int = 1, names: Mapping[str, int] | None = None) -> Break:
+    """An engine for adapters of rank 8 over queries, keys and values, and one adapter."""
+
+    def change(root: Path) -> None:
+        folder = root / ASSETS / "loras/1"
+        folder.mkdir(parents=True)
+        np.save(folder / "model.lora_config.npy", np.array([[[module, 0, rank]]], "<i4"))
+        (root / ASSETS / "loras.json").write_text(json.dumps(names or {"sql": 1}))
+        lora = {"max_lora_rank": 8, "lora_target_modules": ["attn_q", "attn_k", "attn_v"]}
+        plugins = {"lora_plugin": "float16", "use_paged_context_fmha": True}
+        built(build_config__lora_config=lora, build_config__plugin_config=plugins)(root)
+        parameters("tensorrt_llm", lora_prefetch_dir=f"/forge/repository/{ASSETS}/loras")(root)
+
+    return change
+
+
 LLMAPI = "/forge/repository/tensorrt_llm/_assets/tiny/engines"
 NVIDIAS_BLS = 'decoder = TritonDecoder(preproc_model_name="preprocessing", postproc_model_name="postprocessing")\n'
 SENTENCE_PIECE = both(emptied, lambda root: (root / TOKENIZER / "tokenizer.model").write_bytes(b"\x0a" * 2000))
@@ -258,6 +276,13 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
         lambda root: (root / ASSETS / "adapters").mkdir(),
         parameters("tensorrt_llm", lora_prefetch_dir=f"/forge/repository/{ASSETS}/adapters"),
         built(build_config__plugin_config={"lora_plugin": None, "use_paged_context_fmha": True}))),
+    ("lora-folder", "no array in it", both(
+        laid(), lambda root: (root / ASSETS / "loras/1/model.lora_config.npy").write_bytes(b"x"))),
+    ("lora-task", "no number", both(laid(), lambda root: (root / ASSETS / "loras/sql").mkdir())),
+    ("lora-task", "one for two", laid(names={"sql": 1, "poems": 1})),
+    ("lora-task", "of nobody", laid(names={"sql": 1, "poems": 2})),
+    ("lora-rank", "above the engine's", laid(rank=16)),
+    ("lora-rank", "another module", laid(module=7)),
     ("engine-config", "a Hugging Face folder", lambda root: (root / CONFIG).write_text(
         '{"architectures": ["LlamaForCausalLM"], "vocab_size": 320}')),
     ("attention-window", "longer than sequences", parameters("tensorrt_llm", max_attention_window_size="1024,4096")),

@@ -9,6 +9,7 @@ from forge.errors import HostError, Problem, StepError
 from forge.machine.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.repository import config
 from forge.trtllm import toolchain
+from standin.skeletons import skeletons
 
 HELP = """usage: PROGRAM [-h] [--output_dir OUTPUT_DIR]
 
@@ -39,6 +40,9 @@ options:
   --calib_size N
   --max_draft_len N
   --speculative_decoding_mode {draft_tokens_external,medusa,eagle}
+  --lora_plugin {auto,float16,disable}
+  --lora_target_modules {attn_qkv,attn_q,attn_k,attn_v,mlp_gate} [{attn_qkv,attn_q,attn_k,attn_v,mlp_gate} ...]
+  --max_lora_rank N
 """
 
 LLMAPI = {
@@ -70,7 +74,8 @@ class FakeContainers:
     """``problems`` is what keeps it from working; ``scripts`` are files of the image; ``ran`` is what was run.
     ``trtllm`` and ``vllm`` are what its Python says of them, empty where it has none; ``vllm_serves`` is what is read of vLLM.
 
-    The image holds skeletons for engines unless ``engine_path`` is false, and an llmapi model unless ``llmapi`` is empty.
+    The image holds skeletons for engines unless ``engine_path`` is false, which take ``adapters``, and an llmapi model unless
+    ``llmapi`` is empty.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -80,6 +85,7 @@ class FakeContainers:
     vllm: str = ""
     vllm_serves: dict[str, object] = field(default_factory=dict[str, object])
     engine_path: bool = True
+    adapters: bool = True
     llmapi: dict[str, str] = field(default_factory=lambda: dict(LLMAPI))
     scripts: dict[str, str] = field(default_factory=dict[str, str])
     ran: list[ContainerRun] = field(default_factory=list[ContainerRun])
@@ -142,7 +148,7 @@ class FakeContainers:
     def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
         if not self.here:
             raise HostError("no such image", where=image)
-        shipped = config.skeletons() if self.engine_path else ()
+        shipped = (skeletons() if self.adapters else config.skeletons()) if self.engine_path else ()
         files = {f"{toolchain.SKELETONS}/{text.path}": text.content for text in shipped} | self.scripts
         files |= {f"{toolchain.LLMAPI}/{path}": content for path, content in self.llmapi.items()}
         wanted = tuple(path for path in files if any(path == one or path.startswith(f"{one}/") for one in paths))

@@ -52,6 +52,8 @@ SEEN = [
     ("calibration-texts", "ValueError: Config name is missing.\nPlease pick one among the available configs: ['1.0.0', '2.0.0', '3.0.0']"),
     ("calibration-texts", "    dataset = dataset[\"text\"][:calib_size]\nKeyError: 'text'"),
     ("bad-dockerfile", "dockerfile parse error line 3: unknown instruction: RUNN"),
+    ("lora-type", "[TensorRT-LLM][ERROR] Assertion failed: Expected lora weights to be the same data type as base model (loraUtils.cpp:99)"),
+    ("lora-cache", "[TensorRT-LLM][ERROR] Assertion failed: Not enough space allocated to device LoRA cache to hold 1 max sized LoRA 1024 < 57344"),
     ("killed", "loading weights\nKilled\n"),
 ]  # fmt: skip
 

@@ -42,7 +42,11 @@ def _signature(hook: object) -> str:
     assert callable(hook)
     spelled = str(inspect.signature(hook))
     return (
-        re.sub(r"\bforge\.(schema\.values|schema\.recipe|schema\.speculation_key|errors|diagnoses)\.", "", spelled)
+        re.sub(
+            r"\bcollections\.abc\.|\bforge\.(schema\.values|schema\.recipe|schema\.speculation_key|errors|diagnoses)\.",
+            "",
+            spelled,
+        )
         .replace("TextPatch | forge.schema.values.CallPatch | forge.schema.values.JsonPatch", "Patch")
         .replace("TextPatch | CallPatch | JsonPatch", "Patch")
     )

@@ -80,7 +80,7 @@ def test_shipped_families_are_installed_and_healthy() -> None:
     assert {"llama", "gemma"} <= set(found)
     assert found["gemma"].kind == "family"
     assert found["gemma"].distribution == "triton-forge"
-    assert (found["gemma"].api, found["gemma"].health) == (4, "ok")
+    assert (found["gemma"].api, found["gemma"].health) == (6, "ok")
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ DRAFT_2 = "\n@hookimpl\ndef forge_check(draft): return ()\n"
     ("source", "told", "hint"),
     [
         (OVERRIDING, "tensorrt_llm.batch_schedule_policy: the model's config.pbtxt has no such parameter", "did you mean"),
-        ("\nFORGE_API = '3'\n", "FORGE_API is '3', and no whole number from 1 on", "without quotes: FORGE_API = 5"),
+        ("\nFORGE_API = '3'\n", "FORGE_API is '3', and no whole number from 1 on", "without quotes: FORGE_API = 6"),
         (SINCE_4, "forge_since came with API 4, and the plugin says 1", "say FORGE_API = 4"),
         (DRAFT_2, "draft in forge_check came with API 2, and the plugin says 1", "say FORGE_API = 2"),
         (NO_VARIANT, "only a variant is asked, and this is a family", ""),

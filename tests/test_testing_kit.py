@@ -34,7 +34,7 @@ def _module(**hooks: object) -> ModuleType:
     """forge_llama with some of its hooks replaced."""
     module = ModuleType("forge_mine")
     kept = {name: thing for name, thing in vars(forge_llama).items() if name.startswith("forge_")}
-    vars(module).update({**kept, **hooks})
+    vars(module).update({**kept, "FORGE_API": forge_llama.FORGE_API, **hooks})
     return module
 
 

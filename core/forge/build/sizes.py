@@ -10,11 +10,12 @@ from forge.fit import model_shape, report as fitting
 from forge.fit.model_shape import Shape, UnknownShapeError
 from forge.fit.report import Report
 from forge.fit.verdict import Load
+from forge.plan.engine_adapters import page
 from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
 from forge.plan.vllm import lora_rank, vllm_version
 from forge.safetensors import Tensor
-from forge.schema.values import FileFact, Gpu, Pinned, SourceKind
+from forge.schema.values import FileFact, Gpu, Pinned, RuntimeKind, SourceKind
 from forge.schema.vllm_environment import usual_utilization
 from forge.store.store import Store
 
@@ -51,7 +52,14 @@ class Sizing:
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
         size = sum(file.size for file in pinned.files)
         usual = usual_utilization(vllm_version(resolved))
-        return Load(resolved.recipe, shape, tensors, size, self._draft(resolved), lora_rank(resolved), basis, usual)
+        engine = resolved.recipe.runtime.kind is RuntimeKind.ENGINE
+        return Load(
+            *(resolved.recipe, shape, tensors, size, self._draft(resolved)),
+            lora_rank=lora_rank(resolved),
+            lora_bytes=len(resolved.adapters) * page(resolved) if engine else 0,
+            basis=basis,
+            usual=usual,
+        )
 
     def _held(self, resolved: Resolved) -> Path | None:
         """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""

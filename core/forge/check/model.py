@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import cast
 
+from forge.check.adapters import AdapterFolder
 from forge.check.literals import names
 from forge.recipe.deployment import Deployed
 from forge.schema.manifest import Manifest, PublishedModel
@@ -217,7 +218,7 @@ class Repository:
     models: tuple[Model, ...]
     engines: Mapping[str, EngineFolder] = field(default_factory=dict[str, EngineFolder])
     """By the path that a config states."""
-    adapters: frozenset[str] = frozenset()
+    adapters: Mapping[str, AdapterFolder] = field(default_factory=dict[str, AdapterFolder])
     """The stated folders of adapters that are there."""
     loras: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
     """What adapter_config.json says in the folders of vLLM's adapters, by their whole path; those that are there."""

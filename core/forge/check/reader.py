@@ -8,6 +8,7 @@ from typing import cast
 import msgspec
 
 from forge.build.sources.weights import fault
+from forge.check.adapters import AdapterFolder, Row, rows
 from forge.check.config import guess, read as read_config
 from forge.check.model import (
     SENTENCE_PIECE,
@@ -27,6 +28,8 @@ from forge.check.rules.adapters import KEY as ADAPTERS
 from forge.check.rules.terms import GUIDE
 from forge.check.rules.vllm import LORAS, loras
 from forge.client.chat_template import unreadable
+from forge.client.lora import array
+from forge.errors import InferenceError
 from forge.files import texts
 from forge.protobuf import Unreadable
 from forge.repository.config import CONFIG, ROOT
@@ -61,7 +64,7 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
         root=str(place),
         models=models,
         engines={stated: _engine(stated, find) for stated in _engine_paths(str(place), models)},
-        adapters=frozenset(stated for stated in _stated(models, (ADAPTERS,)) if find.find(stated) is not None),
+        adapters={at: _adapters(there) for at in _stated(models, (ADAPTERS,)) if (there := find.find(at))},
         loras=dict(_loras(str(place), models, find)),
         guides=frozenset(stated for stated in _stated(models, (GUIDE,)) if find.file(stated) is not None),
         tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
@@ -157,6 +160,17 @@ def _engine_paths(root: str, models: Iterable[Model]) -> Iterator[str]:
             yield path
         if kind(model) is Kind.LLMAPI and isinstance(named, str) and named.startswith("/"):
             yield named
+
+
+def _adapters(folder: Path) -> AdapterFolder:
+    tasks: dict[str, tuple[Row, ...]] = {}
+    broken: dict[str, str] = {}
+    for each in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        try:
+            tasks[each.name] = rows(*array(each / adapters.ARRAYS[1]))
+        except (InferenceError, ValueError) as error:
+            tasks[each.name], broken[each.name] = (), getattr(error, "what", str(error))
+    return AdapterFolder(tasks, texts.document(folder.parent / adapters.TASKS)[0], broken)
 
 
 def _loras(root: str, models: Iterable[Model], paths: _Paths) -> Iterator[tuple[str, Mapping[str, object]]]:

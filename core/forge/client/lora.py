@@ -39,11 +39,11 @@ class LoraTask:
     def arrays(self) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
         """(input, datatype, shape, content) of both; InferenceError where one cannot be read."""
         for name, file in zip((WEIGHTS, CONFIG), ARRAYS, strict=True):
-            yield (name, *_read(self.folder / file))
+            yield (name, *array(self.folder / file))
 
 
-def _read(file: Path) -> tuple[str, tuple[int, ...], bytes]:
-    """A .npy of format 1, as forge and NVIDIA's script write it."""
+def array(file: Path) -> tuple[str, tuple[int, ...], bytes]:
+    """Datatype, shape and content of a .npy of format 1, as forge and NVIDIA's script write it; InferenceError for another."""
     try:
         raw = texts.content(file, _LARGEST)
         end = _FIXED + int.from_bytes(raw[_FIXED - 2 : _FIXED], "little")

@@ -39,6 +39,8 @@ class Load:
     """Bytes of a draft's weights."""
     lora_rank: int = 0
     """The rank for which room is kept in each of its adapters' places; 0 where it has no adapters."""
+    lora_bytes: int = 0
+    """What an engine's adapters take of a GPU together."""
     basis: str = "the safetensors headers"
     usual: float = USUAL
     """gpu_memory_utilization of the vLLM that serves it, where the recipe says none."""
@@ -74,7 +76,8 @@ def bench(load: Load) -> Callable[[Recipe], Need]:
             wanted = vllm.need(recipe, load.shape, held, load.checkpoint, load.usual)
             room = vllm.adapters(recipe, load.shape, load.tensors, load.lora_rank)
             return replace(wanted, adapters=room, draft=load.draft)
-        return memory.need(recipe, load.shape, held, load.checkpoint, load.draft)
+        wanted = memory.need(recipe, load.shape, held, load.checkpoint, load.draft)
+        return replace(wanted, adapters=memory.Estimate.exact(load.lora_bytes))
 
     return needed
 

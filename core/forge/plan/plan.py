@@ -64,7 +64,8 @@ def _notes(resolved: Resolved) -> tuple[str, ...]:
     if not kind.contained:
         return tuple(f"{resolved.recipe.name}: {note}" for note in vllm.notes(resolved)) if kind is RuntimeKind.VLLM else ()
     if resolved.tooling is None:
-        notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(resolved))
+        told = engine.notes(resolved) if kind is RuntimeKind.ENGINE else ()
+        notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(resolved), *told)
     else:
         notes = llmapi.notes(resolved) if kind is RuntimeKind.LLMAPI else engine.notes(resolved)
     return tuple(f"{resolved.recipe.name}: {note}" for note in (*notes, *_doubts(resolved)))

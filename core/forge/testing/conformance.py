@@ -7,7 +7,7 @@ A plugin's author writes one class, and pytest runs every check of it::
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import cast
@@ -33,6 +33,7 @@ from forge.schema.values import (
 from forge.testing.commands import OURS, engines, own_flags, paths, well_formed
 from forge.testing.questions import PROMISES, Case, Fault, answer, cases, demanded, loaded, put, told
 from forge.trtllm import patches
+from forge.trtllm.lora import MODULES
 
 Check = Callable[[Plugin, tuple[Case, ...]], Iterable[Fault]]
 
@@ -87,6 +88,9 @@ class PluginConformance:
 
     def test_keys_of_speculation_can_be_written(self) -> None:
         self._expect(_speculation)
+
+    def test_modules_of_adapters_are_tensorrt_llms(self) -> None:
+        self._expect(_lora)
 
     def _expect(self, check: Check) -> None:
         """What does not load is one fault, and told by the first check."""
@@ -209,6 +213,16 @@ def _speculation(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
             yield Fault(hook, f"{hook}: {each.name!r} is there twice")
 
 
+def _lora(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
+    hook = "forge_lora_modules"
+    for case in asked:
+        named = cast("Mapping[str, str] | None", answer(plugin, hook, case)) or {}
+        if named and plugin.architectures is None:
+            yield Fault(hook, f"{hook}: only a family is asked, and this is a variant")
+        for strange in sorted(set(named.values()) - set(MODULES)):
+            yield Fault(hook, f"{hook}: {strange!r} is no module of TensorRT-LLM's", hint=f"it has {', '.join(MODULES)}")
+
+
 def _patches(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
     hook = "forge_patches"
     for case in asked:
@@ -239,5 +253,5 @@ def _of_patch(patch: Patch) -> Iterator[str]:
 
 _CHECKS: tuple[Check, ...] = (
     *(_architectures, _whole, _api, _typed, _pure, paths, well_formed, own_flags),
-    *(engines, _patches, _overrides, _diagnoses, _speculation),
+    *(engines, _patches, _overrides, _diagnoses, _speculation, _lora),
 )
