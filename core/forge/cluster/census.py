@@ -13,7 +13,7 @@ import forge
 from forge.cluster.equipment import Equipment
 from forge.cluster.node import Node
 from forge.errors import ForgeError
-from forge.machine.containers import Containers
+from forge.machine.containers import Containers, ImageFacts
 from forge.plan import families
 from forge.remote.place import Place
 from forge.settings import RemoteTable
@@ -24,19 +24,28 @@ _CODE = (".py", ".toml", ".json", ".txt", ".jsonl", ".Dockerfile")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What nodes are asked for: the shared store that they have to write, folders that they may see, images they may hold."""
+    """What nodes are asked for: the shared store that they have to write, folders that they may see, images they may hold.
+
+    ``keys`` are those of results that may lie in their own stores.
+    """
 
     remote: RemoteTable
     folders: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that may be there or not."""
+        return frozenset((*self.folders, *self.images, *self.keys))
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One machine. ``forge`` and ``plugins`` are digests of code; ``free`` bytes of disk below its local store.
 
-    ``images`` are identities by reference, empty for one that it does not hold. ``store`` is why the shared store cannot be
-    used from there; ``clock`` seconds since 1970.
+    ``images`` are identities by reference, empty for one that it does not hold; ``held`` bytes of images by their identity, and
+    of results by their key. ``store`` is why the shared store cannot be used from there; ``clock`` seconds since 1970.
     """
 
     forge: str
@@ -49,6 +58,7 @@ class Facts:
     images: Mapping[str, str] = field(default_factory=dict[str, str])
     store: str = ""
     clock: float = 0.0
+    held: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,8 @@ def facts(wanted: Wanted, equipment: Equipment) -> Facts:
     """What this machine is."""
     store, machine = equipment.store, equipment.machine
     containers = equipment.containers() if wanted.images else None
+    images = {image: _inspected(containers, image) for image in wanted.images} if containers else {}
+    results = ((key, store.find(key)) for key in wanted.keys)
     return Facts(
         forge=digest(Path(forge.__file__).parent),
         plugins=dict(_plugins()),
@@ -86,9 +98,10 @@ def facts(wanted: Wanted, equipment: Equipment) -> Facts:
         free=machine.disk(store.root).free,
         home=str(store.root.parent),
         folders=frozenset(folder for folder in wanted.folders if Path(folder).exists()),
-        images={image: _identity(containers, image) for image in wanted.images} if containers else {},
+        images={image: held.identity if held else "" for image, held in images.items()},
         store=_unusable(lambda: equipment.place(wanted.remote.url, wanted.remote.deadline)),
         clock=time.time(),
+        held={held.identity: held.size for held in images.values() if held} | {key: held.size for key, held in results if held},
     )
 
 
@@ -142,12 +155,11 @@ def _plugins() -> Iterator[tuple[str, str]]:
         yield module, digest(Path(place)) if place else "none"
 
 
-def _identity(containers: Containers, image: str) -> str:
+def _inspected(containers: Containers, image: str) -> ImageFacts | None:
     try:
-        held = containers.inspect(image)
+        return containers.inspect(image)
     except ForgeError:
-        return ""
-    return held.identity if held else ""
+        return None
 
 
 def _unusable(opened: Callable[[], Place]) -> str:

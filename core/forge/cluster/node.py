@@ -33,8 +33,8 @@ class Ask:
 class Node:
     """One machine of a cluster, as its labels and resources tell. ``slots`` are the steps that it makes side by side.
 
-    ``gpus`` are the numbers of its GPUs; ``memory`` in bytes, 0 where nobody says. ``folders`` are those of the asked ones
-    that it sees.
+    ``gpus`` are the numbers of its GPUs; ``memory`` in bytes, 0 where nobody says. Of what was asked for it sees ``folders``,
+    and holds ``images`` and results, ``holds`` by their keys.
     """
 
     id: str
@@ -46,6 +46,8 @@ class Node:
     gpus: frozenset[str] = frozenset()
     memory: int = 0
     folders: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+    holds: frozenset[str] = frozenset()
 
     def lacks(self, ask: Ask) -> tuple[str, ...]:
         """Why a step that asks this cannot be made here, ever; nothing where it can."""

@@ -1,7 +1,7 @@
 """A build's steps on the nodes of a cluster: what is sent where, what comes back, and what is done about machines that die."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from forge.cluster.errand import Errand, Failed, Lost, Made, Report
 from forge.cluster.fleet import Fleet
 from forge.cluster.node import Node, require
 from forge.cluster.spread import Placed, Spread
-from forge.cluster.work import Spreadable, Travel, Work, rest, tops
+from forge.cluster.work import Spreadable, Travel, Work, images, rest, tops
 from forge.cluster.workplace import Patience
 from forge.errors import ForgeError, HostError, StepError, StoreError
 from forge.events import Event, Listener
@@ -49,6 +49,8 @@ class Team:
     nodes: dict[str, str] = field(default_factory=dict[str, str])
     _fleet: Fleet | None = None
     _known: dict[str, Node] = field(default_factory=dict[str, Node])
+    _asked: frozenset[str] = frozenset()
+    _sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def has(self, keys: Sequence[str]) -> frozenset[str]:
         return self.sharing.has(keys)
@@ -85,26 +87,44 @@ class Team:
         self._fleet = self._fleet or self.open_fleet()
         return self._fleet
 
-    def alike(self, folders: Sequence[str]) -> tuple[Node, ...]:
-        """The nodes, which have to be alike where a plan needs it; HostError with all that differs. Each is asked once."""
+    def alike(self, wanted: Wanted) -> tuple[Node, ...]:
+        """The nodes, which have to be alike where a plan needs it; HostError with all that differs.
+
+        Each is asked whether it is alike once, and what of ``wanted`` it has each time that this names something else.
+        """
         fleet = self.fleet()
         nodes = fleet.nodes()
-        new = [node for node in nodes if node.id not in self._known or not set(folders) <= self._known[node.id].folders]
-        told = fleet.facts(new, Wanted(self.said, tuple(folders))) if new else {}
-        named = {node.name: told[node.id] for node in new}
-        wrong = [each for each in differences(self.mine(Wanted(self.said)), named) if each.stops] if new else []
+        new = [node for node in nodes if node.id not in self._known]
+        asked = new if wanted.names <= self._asked else nodes
+        told = fleet.facts(asked, wanted) if asked else {}
+        self._asked |= wanted.names
+        mine = self.mine(wanted) if asked else None
+        if new and mine:
+            self._require_alike(mine, {node.name: told[node.id] for node in new})
+        for node in asked:
+            self._known[node.id] = self._described(self._known.get(node.id, node), told[node.id])
+        self._sizes |= mine.held if mine else {}
+        return tuple(self._known[node.id] for node in nodes)
+
+    def _require_alike(self, mine: Facts, told: Mapping[str, Facts | str]) -> None:
+        wrong = [each for each in differences(mine, told) if each.stops]
         if wrong:
             text = "\n    ".join(f"{each.node} {each.what}" for each in wrong)
             what = f"not all nodes can take steps of this build\n    {text}"
             raise HostError(what, where=_NAME, hint="`forge cluster check` looks closer")
-        for node in new:
-            said = told[node.id]
-            self._known[node.id] = replace(node, folders=said.folders if isinstance(said, Facts) else node.folders)
-        return tuple(self._known[node.id] for node in nodes)
+
+    def _described(self, node: Node, told: Facts | str) -> Node:
+        """The node with what it says that it has; as it was where it does not answer."""
+        if isinstance(told, str):
+            return node
+        self._sizes |= told.held
+        has, images = told.held.keys(), frozenset(told.images.values())
+        return replace(
+            node, folders=node.folders | told.folders, images=node.images | (images & has), holds=node.holds | (has - images)
+        )
 
     def _spread(self, found: Spreadable, store: Store) -> None:
-        folders = sorted({folder for work in found.works for folder in work.ask.folders})
-        nodes = self.alike(folders)
+        nodes = self.alike(asked_of(found.works, self.said))
         require([(work.step.name, work.ask) for work in found.works], nodes)
         if found.first:
             self.here([step for step in found.first if store.find(step.key) is None])
@@ -112,16 +132,24 @@ class Team:
             for step in found.first:
                 if (held := store.find(step.key)) is not None:
                     waits.until(partial(self.sharing.shared.push, held))
-        _Run(self, found.works, nodes).run()
+        _Run(self, found.works, nodes, self._sizes).run()
+
+
+def asked_of(works: Sequence[Work], said: RemoteTable) -> Wanted:
+    """What nodes may have that ``works`` need, and that these do not make themselves."""
+    folders = {folder for work in works for folder in work.ask.folders}
+    references = {reference for work in works for reference in images((work.step, *work.local))}
+    keys = {key for work in works for key in (*work.needs, *work.drawn)} - {work.key for work in works}
+    return Wanted(said, *(tuple(sorted(names)) for names in (folders, references, keys)))
 
 
 class _Run:
     """Works on their way over nodes, until all are made or one has failed."""
 
-    def __init__(self, team: Team, works: Sequence[Work], nodes: Sequence[Node]) -> None:
+    def __init__(self, team: Team, works: Sequence[Work], nodes: Sequence[Node], sizes: Mapping[str, int]) -> None:
         self._team = team
         self._fleet = team.fleet()
-        self._spread = Spread(works, nodes)
+        self._spread = Spread(works, nodes, sizes)
         self._works = {work.key: work for work in works}
         self._nodes = {node.id: node for node in nodes}
         self._deaths: dict[str, int] = {}

@@ -1,12 +1,13 @@
 """Which steps of a plan are made on other machines, and what has to be there before each. Pure."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from forge.cluster.node import Ask, asked, is_folder
 from forge.plan.preview import provenance
-from forge.plan.steps import Fetch, ReadToolchain, Run, Step
+from forge.plan.steps import Fetch, MakeImage, ReadToolchain, Run, Step
 from forge.remote.shared import kind
+from forge.schema.values import LOCAL
 
 _LINE = 50e6
 """Bytes a second that a download is taken to have, for who goes first; nothing else stands on it."""
@@ -21,7 +22,8 @@ class Work:
     """A step for some node, with the keys of those steps that have to be in the shared store before.
 
     ``local`` are needs that do not travel (an environment, an image, weights that stay private): the node makes them for
-    itself. ``seconds`` is a guess, ``memory`` bytes of weights that it reads: a wish, and no condition.
+    itself. Of these ``drawn`` are downloads, with their bytes, and ``images`` what they stand on. ``seconds`` is a guess,
+    ``memory`` bytes of weights that it reads: a wish, and no condition.
     """
 
     step: Step
@@ -30,6 +32,8 @@ class Work:
     ask: Ask = field(default_factory=Ask)
     seconds: float = _LEAST
     memory: int = 0
+    drawn: Mapping[str, int] = field(default_factory=dict[str, int])
+    images: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
@@ -76,7 +80,7 @@ class Travel:
                 needs, local = self._beneath(step)
                 wanted.update(needs)
                 beneath = tuple(local.values())
-                works.append(Work(step, frozenset(needs), beneath, asked(step, beneath), guess(step), weights(step)))
+                works.append(work(step, frozenset(needs), beneath))
         asked_for = frozenset(key for work in works for key in work.needs)
         return Spreadable(tuple(reversed(works)), tuple(step for key, step in reversed(first.items()) if key in asked_for))
 
@@ -93,6 +97,20 @@ class Travel:
                 local[need.key] = need
                 todo += [below for _, below in need.needs]
         return needs, local
+
+
+def work(step: Step, needs: frozenset[str], local: tuple[Step, ...]) -> Work:
+    """What a node has to do and to have for ``step``."""
+    drawn = {each.key: each.size or 0 for each in local if isinstance(each.action, Fetch)}
+    on = frozenset(images((step, *local)).values())
+    return Work(step, needs, local, asked(step, local), guess(step), weights(step), drawn, on)
+
+
+def images(steps: Iterable[Step]) -> dict[str, str]:
+    """The identities of the images that steps stand on, by reference: what each node pulls that does not hold them."""
+    actions = [step.action for step in steps]
+    found = [action for action in actions if isinstance(action, MakeImage | ReadToolchain)]
+    return {action.reference: action.base for action in found if action.reference != LOCAL}
 
 
 def rest(
