@@ -102,7 +102,7 @@ class FakeContainers:
         return DaemonFacts("fake", "fake", 0, 0, nvidia=False, rootless=False)
 
     def inspect(self, reference: str) -> ImageFacts | None:
-        return ImageFacts(reference, "sha256:1", self.identity, reference) if self.here else None
+        return ImageFacts(reference, "sha256:1", self.identity, reference, size=7) if self.here else None
 
     def hold(self, reference: str, progress: Progress) -> ImageFacts:
         if not self.here:

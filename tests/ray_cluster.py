@@ -42,9 +42,15 @@ class RayCluster:
         return self.folder / name
 
     def start(
-        self, name: str, labels: Mapping[str, str] | None = None, slots: int = 2, gpus: int = 0, head: bool = False
+        self,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        slots: int = 2,
+        gpus: int = 0,
+        head: bool = False,
+        **more: str,
     ) -> None:
-        """Add a node; with ``head`` the one that the others join. Returns before it is ready."""
+        """Add a node; with ``head`` the one that the others join, with ``more`` variables. Returns before it is ready."""
         resources = {"forge": slots, **{f"forge_gpu_{number}": 1 for number in range(gpus)}} if slots else {}
         told = ",".join(f"forge.{key}={value}" for key, value in {"node": name, **(labels or {})}.items())
         where = ("--head", f"--port={self.port}", "--include-dashboard=false") if head else (f"--address={self.address}",)
@@ -53,7 +59,14 @@ class RayCluster:
             *(f"--labels={told}", f"--resources={json.dumps(resources)}", "--num-cpus=2", "--object-store-memory=80000000"),
             *("--disable-usage-stats", "--include-log-monitor=false", "--log-style=record"),
         )
-        environ = {**self.environ, **QUIET, **QUICK, "FORGE_HOME": str(self.home(name)), "RAY_TMPDIR": str(self.folder / "t")}
+        environ = {
+            **self.environ,
+            **more,
+            **QUIET,
+            **QUICK,
+            "FORGE_HOME": str(self.home(name)),
+            "RAY_TMPDIR": str(self.folder / "t"),
+        }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.nodes[name] = subprocess.Popen(argv, env=environ, stdout=log, stderr=log, start_new_session=True)
 
@@ -64,8 +77,16 @@ class RayCluster:
             if not at:
                 assert soon(self._listens, 120), self._log(name)
         for name, labels in nodes.items():
-            while not self._began(name):
-                self.start(name, labels, slots, gpus=1)  # a busy machine takes longer than Ray's own patience
+            self._insist(name, labels, slots, gpus=1)
+
+    def join(self, name: str, labels: Mapping[str, str], slots: int, **more: str) -> None:
+        """Add a node without a GPU, which is there on return."""
+        self.start(name, labels, slots, **more)
+        self._insist(name, labels, slots, **more)
+
+    def _insist(self, name: str, labels: Mapping[str, str], slots: int, gpus: int = 0, **more: str) -> None:
+        while not self._began(name):
+            self.start(name, labels, slots, gpus, **more)  # a busy machine takes longer than Ray's own patience
 
     def _began(self, name: str) -> bool:
         soon(lambda: "Ray runtime started" in self._log(name) or self._ended(name), 120)

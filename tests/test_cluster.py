@@ -109,6 +109,53 @@ class TestSpread:
             spread.ended(placed.work.key, 10**9)
         assert order[order.index("maker0") + 1] == "reader"
 
+    def test_an_image_counts_like_other_inputs_by_its_bytes(self) -> None:
+        maker = run("maker")
+        works = [Work(maker), Work(run("both"), frozenset({maker.key}), images=frozenset({"big"}))]
+        holder, other = replace(PLAIN, id="1", images=frozenset({"big"})), replace(PLAIN, id="2", slots=3)
+        for size, where in ((20 * 10**9, "1"), (10**8, "2")):
+            spread = Spread(works, [holder, other], {"big": size})
+            (first,) = spread.next()
+            assert first.node.id == "2"
+            spread.ended(maker.key, 10**9)
+            (placed,) = spread.next()
+            assert placed.node.id == where
+
+    def test_where_who_holds_the_image_is_busy_a_step_goes_elsewhere_and_then_it_lies_there_too(self) -> None:
+        on = frozenset({"i"})
+        works = [Work(run(f"s{number}"), images=on) for number in range(3)]
+        nodes = [replace(PLAIN, id=name, slots=1) for name in ("1", "2", "3")]
+        spread = Spread(works, [replace(nodes[0], images=on), *nodes[1:]], {"i": 10**10})
+        first, second, third = spread.next()
+        assert first.node.id == "1"
+        for placed in (second, third):
+            spread.returned(placed.work.key)
+        spread.ended(first.work.key, 1)
+        again, elsewhere = spread.next()
+        assert (again.node.id, elsewhere.node.id) == ("1", "3")
+        spread.returned(again.work.key)
+        spread.without("1")
+        spread.ended(elsewhere.work.key, 1)
+        (last,) = spread.next()
+        assert last.node.id == "3"
+
+    def test_private_weights_that_a_node_has_fetched_and_what_it_made_before_draw_steps_there(self) -> None:
+        weights, before = fetch("weights", size=10**9), run("before")
+        nodes = [replace(PLAIN, id="1"), replace(PLAIN, id="2", slots=3), replace(PLAIN, id="3", holds=frozenset({before.key}))]
+        draws = [Work(run(name, weights), drawn={weights.key: 10**9}) for name in ("one", "two")]
+        spread = Spread([draws[0]], nodes)
+        (first,) = spread.next()
+        assert first.node.id == "2"
+        spread = Spread([Work(run("after", before), frozenset({before.key}))], nodes, {before.key: 1})
+        (placed,) = spread.next()
+        assert placed.node.id == "3"
+        late = replace(draws[1], needs=frozenset({draws[0].key}))
+        spread = Spread([draws[0], late], [replace(nodes[0], slots=4), replace(nodes[1], slots=4)])
+        (first,) = spread.next()
+        spread.ended(first.work.key, 0)
+        (placed,) = spread.next()
+        assert placed.node.id == first.node.id
+
     def test_a_gpu_has_one_step_at_a_time(self) -> None:
         ask = Ask(sm="sm_90", gpus=frozenset({"0"}))
         works = [Work(run(f"e{at}"), ask=ask) for at in range(3)]
@@ -204,6 +251,8 @@ class FakeFleet:
     other: dict[str, str] = field(default_factory=dict[str, str])
     sent: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halted: int = 0
+    worlds: dict[str, World] = field(default_factory=dict[str, World])
+    """Nodes' own Docker, by their id."""
     listed: bool = False
     """Whether a node that is gone is told of as alive."""
     _waiting: list[Report] = field(default_factory=list[Report])
@@ -212,7 +261,7 @@ class FakeFleet:
         return self.members
 
     def facts(self, nodes: Sequence[Node], wanted: Wanted) -> dict[str, Facts | str]:
-        found = {node.id: facts(wanted, FakeWiring(self.root / node.id, World()).equipment(wanted.remote)) for node in nodes}
+        found = {node.id: facts(wanted, self._wiring(node).equipment(wanted.remote)) for node in nodes}
         return {node: replace(told, forge=self.other.get(node, told.forge)) for node, told in found.items()}
 
     def start(self, errand: Errand, ask: Ask, node: Node) -> None:
@@ -222,12 +271,15 @@ class FakeFleet:
         if isinstance(end, Lost) and not self.listed:
             self.members = tuple(member for member in self.members if member.id != node.id)
         if end is None:
-            equipment = FakeWiring(self.root / node.id, World()).equipment(errand.remote)
+            equipment = self._wiring(node).equipment(errand.remote)
             try:
                 end = Workplace(errand, equipment, told.append).make()
             except ForgeError as error:
                 end = Failed.of(error, node.name)
         self._waiting.append(Report(errand.key, node.name, tuple(told), end=end))
+
+    def _wiring(self, node: Node) -> FakeWiring:
+        return FakeWiring(self.root / node.id, self.worlds.setdefault(node.id, World()))
 
     def hear(self, seconds: float) -> tuple[Report, ...]:
         heard, self._waiting = tuple(self._waiting), []
@@ -274,6 +326,31 @@ class TestTeam:
         again = Driver(tmp_path)
         again.build(CHECKPOINT, ENGINE, LIST)
         assert again.fleet.sent == []
+
+    def test_a_step_goes_where_its_image_is_held(self, tmp_path: Path) -> None:
+        docker = replace(PLAIN, docker=True)
+        nodes = [replace(docker, id=name, name=name) for name in ("n1", "n2", "n3")]
+        for holder in ("n1", "n2"):
+            driver = Driver(tmp_path / holder, *nodes)
+            held = {node.id: World() for node in nodes}
+            for name, world in held.items():
+                world.containers.here = name == holder
+            driver.fleet.worlds = held
+            image = Step("image", MakeImage("llama", held[holder].containers.identity, Requirements(), reference="nvcr.io/x"))
+            driver.build(run("convert", image))
+            assert driver.fleet.sent == [("convert", holder)]
+            assert all(not world.containers.pulled for world in held.values())
+
+    def test_a_later_build_goes_where_an_earlier_one_has_left_its_inputs(self, tmp_path: Path) -> None:
+        nodes = [replace(PLAIN, id=name, name=name) for name in ("n1", "n2", "n3")]
+        first = Driver(tmp_path, *nodes)
+        first.build(CHECKPOINT)
+        ((_, where),) = first.fleet.sent
+        again = Driver(
+            tmp_path, *[node for node in nodes if node.id != where], replace(nodes[0], id=where, name=where, slots=1)
+        )
+        again.build(CHECKPOINT, run("other", CHECKPOINT))
+        assert again.fleet.sent == [("other", where)]
 
     def test_a_full_disk_costs_the_node_and_not_the_step(self, tmp_path: Path) -> None:
         driver = Driver(tmp_path, PLAIN, replace(PLAIN, id="q", name="q"), GPU)
@@ -351,12 +428,16 @@ class TestCensus:
 
 
 def test_a_machine_s_labels_are_such_that_ray_and_forge_read_them() -> None:
-    found = labels(Described("gpu 1!", frozenset({"sm_90", "sm_89"}), 2, 64, 3, docker=True, inside="local:1"))
+    cards = frozenset({"sm_90", "sm_89"})
+    inside = f"{mark('local:1')},forge.images=25.08_25.06"
+    found = labels(Described("gpu 1!", cards, 2, 64, 3, docker=True, inside="local:1", images=("25.08", "25.06")))
     assert found.words == (
-        f"--labels=forge.node=gpu-1,forge.sm=sm_89.sm_90,forge.docker=true,forge.memory=64,forge.inside={mark('local:1')}",
+        f"--labels=forge.node=gpu-1,forge.sm=sm_89.sm_90,forge.docker=true,forge.memory=64,forge.inside={inside}",
         '--resources={"forge": 3, "forge_gpu_0": 1, "forge_gpu_1": 1}',
     )
     assert found.command().startswith("RAY_USAGE_STATS_ENABLED=0 ray start --head ")
+    many = Described("g", cards, 0, 64, 3, docker=True, images=tuple(f"25.{month:02}" for month in range(12, 0, -1)))
+    assert labels(many).labels["images"] == "25.12_25.11_25.10_25.09_25.08_25.07_25.06_25.05_25.04_25.03"
 
 
 def test_a_build_without_a_shared_store_to_write_is_refused_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

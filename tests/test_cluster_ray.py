@@ -15,14 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from docker_fixture import PLAIN, environ, private_engine
 from forge.api.wiring import Wiring
 from forge.build.builder import Builder
 from forge.errors import HostError, StepError
 from forge.events import Event
+from forge.machine.docker.containers import DockerContainers
+from forge.plan.steps import MakeImage, Run, Step
+from forge.schema.values import Command, Requirements
 from forge.store.store import Artifact, Store
 from patience import soon
 from ray_cluster import RayCluster
-from ray_driver import Plan, build
+from ray_driver import Plan, build, team
 from s3_server import BUCKET, S3
 
 ray = pytest.importorskip("ray", reason="Ray is not installed here: pip install -e '.[test]' or '.[ray]' brings it")
@@ -291,3 +295,28 @@ def test_a_node_whose_disk_is_full_is_left_out_and_its_steps_are_made_elsewhere(
     (left,) = [event for event in told.events if event.step == f"node {full}"]
     assert "left out" in left.text
     assert full not in told.nodes().values()
+
+
+def test_a_step_goes_to_the_node_whose_docker_holds_its_image(
+    cluster: RayCluster, tmp_path: Path, url: str, engine: str, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has more room, and a Docker that holds nothing."""
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    held = DockerContainers(environ(engine)).inspect(PLAIN)
+    assert held
+    image = Step("image", MakeImage("llama", held.identity, Requirements(), reference=PLAIN))
+    command = Command(("sh", "-c", "echo made > /forge/out/x"))
+    steps = [Step(f"convert {at}", Run((command, Command(("true", str(at))))), (("image", image),), ("x",)) for at in range(2)]
+    with private_engine() as (empty, _):
+        nodes = {"holder": (1, engine), "empty": (4, empty)}
+        for name, (slots, address) in nodes.items():
+            cluster.join(name, {"docker": "true"}, slots=slots, DOCKER_HOST=address)
+        try:
+            for step in steps:
+                told = Told()
+                team(tmp_path / "driver", url, told)[1].realise((image, step))
+                assert told.nodes()[step.name] == "holder"
+        finally:
+            for name in nodes:
+                cluster.kill(name)
+    assert soon(lambda: not {*nodes} & {*alive()}, 60)

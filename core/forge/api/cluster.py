@@ -14,6 +14,7 @@ from forge.errors import HostError
 from forge.events import Listener
 from forge.plan.steps import Step
 from forge.settings import RemoteTable
+from forge.trtllm.images import releases
 
 RAY = "ray"
 
@@ -62,6 +63,7 @@ class Cluster:
             docker = not self.wiring.containers.check(gpus=bool(cards))
         except HostError:
             docker = False
+        references = {each.tag: each.reference for each in reversed(releases())} if docker else {}
         described = Described(
             name=name or platform.node(),
             architectures=frozenset(f"sm_{card.capability.replace('.', '')}" for card in cards if card.capability),
@@ -70,6 +72,7 @@ class Cluster:
             slots=slots,
             docker=docker,
             inside=here.toolchain().identity if here.present() else "",
+            images=tuple(tag for tag, reference in references.items() if self.wiring.containers.inspect(reference)),
         )
         return labels(described)
 

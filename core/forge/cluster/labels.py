@@ -14,6 +14,8 @@ GPU = "forge_gpu_"
 """A resource for each GPU, with its number behind."""
 WORD = "forge."
 """What forge's labels begin with."""
+_LONGEST = 63
+"""Characters of a label's value that Ray takes."""
 _LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -40,7 +42,8 @@ class Labels:
 class Described:
     """A machine as it joins: ``gpus`` is how many it has, ``memory`` in bytes, ``slots`` the steps that it makes at once.
 
-    ``inside`` is the identity of the TensorRT-LLM that forge runs in; empty elsewhere.
+    ``inside`` is the identity of the TensorRT-LLM that forge runs in; empty elsewhere. ``images`` are tags of those of NVIDIA's
+    that it holds, the newest first.
     """
 
     name: str
@@ -50,14 +53,17 @@ class Described:
     slots: int
     docker: bool
     inside: str = ""
+    images: tuple[str, ...] = ()
 
 
 def labels(machine: Described) -> Labels:
     """What is said of a machine when it joins."""
-    told = {"node": _LABEL.sub("-", machine.name)[:63].strip("-_.") or "node"}
+    told = {"node": _LABEL.sub("-", machine.name)[:_LONGEST].strip("-_.") or "node"}
     if machine.architectures:
         told["sm"] = ".".join(sorted(machine.architectures))
     told |= {"docker": "true" if machine.docker else "false", "memory": str(machine.memory)}
     if machine.inside:
         told["inside"] = mark(machine.inside)
+    if machine.images:
+        told["images"] = f"{'_'.join(machine.images)}_"[: _LONGEST + 1].rpartition("_")[0]
     return Labels(told, {SLOTS: machine.slots, **{f"{GPU}{number}": 1 for number in range(machine.gpus)}})
