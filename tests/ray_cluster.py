@@ -48,7 +48,7 @@ class RayCluster:
         slots: int = 2,
         gpus: int = 0,
         head: bool = False,
-        **more: str,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         """Add a node; with ``head`` the one that the others join, with ``more`` variables. Returns before it is ready."""
         resources = {"forge": slots, **{f"forge_gpu_{number}": 1 for number in range(gpus)}} if slots else {}
@@ -79,14 +79,16 @@ class RayCluster:
         for name, labels in nodes.items():
             self._insist(name, labels, slots, gpus=1)
 
-    def join(self, name: str, labels: Mapping[str, str], slots: int, **more: str) -> None:
+    def join(self, name: str, labels: Mapping[str, str], slots: int, more: Mapping[str, str]) -> None:
         """Add a node without a GPU, which is there on return."""
-        self.start(name, labels, slots, **more)
-        self._insist(name, labels, slots, **more)
+        self.start(name, labels, slots, more=more)
+        self._insist(name, labels, slots, more=more)
 
-    def _insist(self, name: str, labels: Mapping[str, str], slots: int, gpus: int = 0, **more: str) -> None:
+    def _insist(
+        self, name: str, labels: Mapping[str, str], slots: int, gpus: int = 0, more: Mapping[str, str] | None = None
+    ) -> None:
         while not self._began(name):
-            self.start(name, labels, slots, gpus, **more)  # a busy machine takes longer than Ray's own patience
+            self.start(name, labels, slots, gpus, more=more)  # a busy machine takes longer than Ray's own patience
 
     def _began(self, name: str) -> bool:
         soon(lambda: "Ray runtime started" in self._log(name) or self._ended(name), 120)

@@ -310,7 +310,7 @@ def test_a_step_goes_to_the_node_whose_docker_holds_its_image(
     with private_engine() as (empty, _):
         nodes = {"holder": (1, engine), "empty": (4, empty)}
         for name, (slots, address) in nodes.items():
-            cluster.join(name, {"docker": "true"}, slots=slots, DOCKER_HOST=address)
+            cluster.join(name, {"docker": "true"}, slots=slots, more={"DOCKER_HOST": address})
         try:
             for step in steps:
                 told = Told()
