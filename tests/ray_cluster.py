@@ -61,7 +61,7 @@ class RayCluster:
         )
         environ = {
             **self.environ,
-            **more,
+            **(more or {}),
             **QUIET,
             **QUICK,
             "FORGE_HOME": str(self.home(name)),
