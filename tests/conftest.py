@@ -15,7 +15,7 @@ from forge.client.types import Request
 from forge.serve.lookup import Target
 from patience import free_ports
 
-pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served"]
+pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served", "cloud_servers"]
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"

@@ -32,6 +32,8 @@ class RayCluster:
     folder: Path
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     nodes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)  # type: ignore[type-arg,unused-ignore]
+    cpus: int = 2
+    """What a node says that it has; Ray starts as many processes before anybody wants one."""
     port: int = field(default_factory=lambda: spare(1)[0])
 
     @property
@@ -56,7 +58,12 @@ class RayCluster:
         where = ("--head", f"--port={self.port}", "--include-dashboard=false") if head else (f"--address={self.address}",)
         argv = (
             *(str(Path(sys.executable).with_name("ray")), "start", *where, "--block", f"--node-ip-address={HOST}"),
-            *(f"--labels={told}", f"--resources={json.dumps(resources)}", "--num-cpus=2", "--object-store-memory=80000000"),
+            *(
+                f"--labels={told}",
+                f"--resources={json.dumps(resources)}",
+                f"--num-cpus={self.cpus}",
+                "--object-store-memory=80000000",
+            ),
             *("--disable-usage-stats", "--include-log-monitor=false", "--log-style=record"),
         )
         environ = {

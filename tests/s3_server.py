@@ -84,7 +84,7 @@ class S3:
 
 def opened(url: str, environment: Mapping[str, str] | None = None) -> Any:
     """The same client as forge's, beside it; credentials out of this process's environment, where no other is given."""
-    if not url.startswith("s3:"):
+    if url.startswith("file:"):
         return from_url(url)
     more: Any = {name.lower(): value for name, value in (environment or {}).items()}
     return from_url(url, client_options={"allow_http": True}, retry_config={"max_retries": 0}, **more)

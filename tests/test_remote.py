@@ -59,13 +59,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
             server.kill()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "azure", "gcs"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty shared store."""
     if request.param == "file":
         return f"file://{tmp_path / 'shared'}"
-    request.getfixturevalue("s3")
-    return f"s3://{BUCKET}/{tmp_path.name}"
+    server = request.getfixturevalue(request.param)
+    return f"s3://{BUCKET}/{tmp_path.name}" if request.param == "s3" else f"{server}/{tmp_path.name}"
 
 
 @pytest.fixture

@@ -19,6 +19,12 @@ from forge.remote.place import Data, RemoteError, Written
 _FILES, _KEYS, _USED = "files", "keys", "used"
 _SLOW = 60.0
 """Seconds for one blob, at least: 16 MiB come in that time also where eight share 2 MB/s."""
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+}
+"""Variables that name another server than the service's own, by scheme."""
 EXTRA = "pip install 'triton-forge[remote]'"
 
 
@@ -108,7 +114,8 @@ class Objects:
             return from_url(self.name, mkdir=True)
         wait = timedelta(seconds=timeout)
         client: Any = {"timeout": wait, "connect_timeout": timedelta(seconds=self._deadline)}
-        if scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):  # said so, it is meant so
+        said = [os.environ.get(name, "") for name in _ENDPOINTS.get(scheme, ())]
+        if scheme == "http" or any(endpoint.startswith("http://") for endpoint in said):  # said so, it is meant so
             client["allow_http"] = True
         more: dict[str, Any] = {}
         if scheme == "s3" and not {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & os.environ.keys() and find_spec("boto3"):
