@@ -326,8 +326,7 @@ def _forged(made: Artifact, listing: str) -> None:
 # -- accidents
 
 
-def test_an_upload_that_is_killed_is_never_seen_and_goes_on_where_it_was(tmp_path: Path, s3: S3) -> None:
-    sides = Sides(tmp_path, f"s3://{BUCKET}/{tmp_path.name}")
+def test_an_upload_that_is_killed_is_never_seen_and_goes_on_where_it_was(sides: Sides) -> None:
     made = sides.made(filled=large(2 * PART + 1))
     code = """
 import sys, time; from pathlib import Path
@@ -414,10 +413,10 @@ def answer(*words: str) -> Any:
 
 
 @pytest.fixture
-def homes(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Store]:
+def homes(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Store]:
     """Go to a home of that name: verbs find it, and the shared store that may be written to."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("FORGE_REMOTE_URL", folder)
+    monkeypatch.setenv("FORGE_REMOTE_URL", url)
     monkeypatch.setenv("FORGE_REMOTE_ACCESS", "read-write")
 
     def go(name: str) -> Store:
