@@ -1,6 +1,5 @@
 """LoRA adapters of an engine, from PEFT's files to a real Triton on the stand-in: they change what is said as they ought to."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from openai import OpenAI
-from safetensors import numpy as arrays
 
-import tiny_checkpoints
+import lora_kit
 from forge.client.client import AsyncClient, Client
 from forge.client.lora import LoraTask
 from forge.client.types import Request
@@ -56,46 +54,6 @@ name = "other"
 path = "other"
 """
 PROMPT = "The recipe says what the build needs"
-MODULES = {
-    "self_attn.q_proj": (32, 32),
-    "self_attn.v_proj": (32, 16),
-    "self_attn.o_proj": (32, 32),
-    "mlp.gate_proj": (32, 64),
-    "mlp.down_proj": (64, 32),
-}
-"""What the adapters change -> its inputs and outputs."""
-
-
-def adapter(folder: Path, rank: int, seed: int, **stated: object) -> Path:
-    """A random adapter over both layers, as PEFT saves it."""
-    generator = np.random.default_rng(seed)
-    folder.mkdir()
-    made: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
-    for layer in range(2):
-        for name, (inputs, outputs) in MODULES.items():
-            stem = f"base_model.model.model.layers.{layer}.{name}"
-            made[f"{stem}.lora_A.weight"] = generator.normal(0, 0.3, (rank, inputs)).astype(np.float32)
-            made[f"{stem}.lora_B.weight"] = generator.normal(0, 0.3, (outputs, rank)).astype(np.float32)
-    arrays.save_file(made, folder / "adapter_model.safetensors")  # pyright: ignore[reportUnknownMemberType]
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": sorted(MODULES), **stated}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def merged(checkpoint: Path, adapter: Path, scale: float) -> Any:
-    """transformers' model of the checkpoint in float16's numbers, with the adapter merged into it as PEFT does."""
-    transformers: Any = tiny_checkpoints.transformers
-    torch: Any = tiny_checkpoints.torch
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
-    held: dict[str, Any] = arrays.load_file(adapter / "adapter_model.safetensors") if scale else {}  # pyright: ignore[reportUnknownMemberType]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(parameter.half().float())
-            stem = f"base_model.model.{name.removesuffix('.weight')}"
-            if f"{stem}.lora_A.weight" in held:
-                a, b = (torch.from_numpy(held[f"{stem}.lora_{side}.weight"]) for side in "AB")
-                parameter.add_((b * scale) @ a)
-    return model
 
 
 @dataclass(frozen=True)
@@ -116,19 +74,15 @@ class Bench:
             return client.ask(request).text
 
     def transformers(self, adapter: str, scale: float) -> str:
-        transformers: Any = tiny_checkpoints.transformers
-        model = merged(self.folder / "checkpoint", self.folder / adapter, scale)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.folder / "checkpoint"))
-        ids = tiny_checkpoints.says(model, tokenizer(PROMPT)["input_ids"], 12)
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
+        return lora_kit.says(self.folder / "checkpoint", self.folder / adapter, scale, PROMPT, half=True)
 
 
 @pytest.fixture(scope="module")
 def bench(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("adapters")
     checkpoints.llama(folder / "checkpoint")
-    adapter(folder / "loud", 4, 1)
-    adapter(folder / "other", 8, 2, use_rslora=True)
+    lora_kit.adapter(folder / "loud", 4, 1)
+    lora_kit.adapter(folder / "other", 8, 2, use_rslora=True)
     for name, more in (("tiny", LORA), ("bare", "")):
         (folder / f"{name}.toml").write_text(RECIPE.format(name=name, more=more))
     inside = insider(folder / "inside", serving)
@@ -239,8 +193,8 @@ def test_an_engine_that_was_built_for_no_adapters_refuses_them(bench: Bench) -> 
 def test_another_adapter_of_the_same_kind_builds_no_engine_anew(bench: Bench) -> None:
     before = {step.name: step.key for step in bench.insider.shop.plan([bench.folder / "tiny.toml"]).steps}
     elsewhere = shutil.copytree(bench.folder / "checkpoint", bench.folder / "again" / "checkpoint").parent
-    adapter(elsewhere / "loud", 4, 3)
-    adapter(elsewhere / "other", 8, 4)
+    lora_kit.adapter(elsewhere / "loud", 4, 3)
+    lora_kit.adapter(elsewhere / "other", 8, 4)
     (elsewhere / "tiny.toml").write_text(RECIPE.format(name="tiny", more=LORA))
     after = {step.name: step.key for step in bench.insider.shop.plan([elsewhere / "tiny.toml"]).steps}
     assert after["tiny: engine"] == before["tiny: engine"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import lora_kit
 from docker_fixture import environ
 from forge.api.forge import Forge
 from forge.client.inference import TritonClient
@@ -14,7 +15,7 @@ from forge.errors import InferenceError, RecipeError
 from forge.serve.server import Servers
 from forge.serve.types import Launch
 from patience import free_ports
-from standin import checkpoints
+from standin import checkpoints, image
 from standin.tree import Image
 
 pytestmark = pytest.mark.slow
@@ -98,4 +99,59 @@ def test_a_recipes_mistake_is_held_against_the_images_own_config(bench: Bench) -
     recipe = bench.recipe("first")
     recipe.write_text(recipe.read_text() + "[sampling]\nrepetition_penalty = 1.1\n")
     with pytest.raises(RecipeError, match=r"sampling\.repetition_penalty.*\n.*presence_penalty"):
+        bench.shop.build([recipe], repository=bench.folder / "models")
+
+
+LORA = '\n[[lora]]\nname = "loud"\npath = "loud"\n'
+
+
+@pytest.fixture
+def later(bench: Bench) -> Bench:
+    """The same with an image whose llmapi model has inputs for adapters, as NVIDIA's has since May 2026."""
+    import docker
+
+    place = bench.folder / "later"
+    place.mkdir()
+    config = image.HERE / "app/all_models/llmapi/tensorrt_llm/config.pbtxt"
+    (place / "config.pbtxt").write_text(config.read_text() + image.LORA_INPUTS)
+    copy = "COPY config.pbtxt /app/all_models/llmapi/tensorrt_llm/config.pbtxt\n"
+    (place / "Dockerfile").write_text(f"FROM {bench.image.reference}\n{copy}")
+    client = docker.DockerClient(base_url=bench.engine)
+    built, _ = client.images.build(path=str(place), tag="forge-standin/later:1")
+    client.close()
+    return replace(bench, image=replace(bench.image, id=str(built.id), reference="forge-standin/later:1"))
+
+
+def test_an_adapter_is_named_to_llm_by_the_place_that_the_container_sees(later: Bench) -> None:
+    """The stand-in adds it for real: it says what transformers says with the adapter merged."""
+    lora_kit.adapter(later.folder / "loud", 4, 1)
+    recipe = later.recipe("first")
+    recipe.write_text(recipe.read_text() + LORA)
+    built = later.shop.build([recipe], repository=later.folder / "models")
+    running = later.shop.serve(built.repository, free_ports(), restart=False)
+    try:
+        said = {
+            name: "".join(
+                chunk.text
+                for chunk in later.shop.generate(
+                    target.address, replace(target.request("Why?"), temperature=0.0, max_tokens=12)
+                )
+            )
+            for name in ("first", "first:loud")
+            for target in [later.shop.target(name, built.repository)]
+        }
+    finally:
+        later.shop.stop(running)
+    wanted = {"first": 0.0, "first:loud": 2.0}
+    assert said == {
+        name: lora_kit.says(later.folder / "first", later.folder / "loud", scale, "Why?") for name, scale in wanted.items()
+    }
+    assert said["first"] != said["first:loud"]
+
+
+def test_an_image_whose_model_takes_no_adapters_is_refused_before_the_model_is_fetched(bench: Bench) -> None:
+    lora_kit.adapter(bench.folder / "loud", 4, 1)
+    recipe = bench.recipe("first")
+    recipe.write_text(recipe.read_text() + LORA)
+    with pytest.raises(RecipeError, match="has no inputs for an adapter"):
         bench.shop.build([recipe], repository=bench.folder / "models")

@@ -57,6 +57,13 @@ exec "$@"
 _WORKER = b"""#!/bin/sh
 # What the orchestrator starts for each rank; the stand-in's backend only looks whether it is there.
 """
+LORA_INPUTS = """
+input { name: "lora_id" data_type: TYPE_UINT64 dims: [ 1 ] optional: true }
+input { name: "lora_name" data_type: TYPE_STRING dims: [ 1 ] optional: true }
+input { name: "lora_path" data_type: TYPE_STRING dims: [ 1 ] optional: true }
+input { name: "lora_ckpt_source" data_type: TYPE_STRING dims: [ 1 ] optional: true }
+"""
+"""What config.pbtxt of the llmapi model has more in images of after May 2026; its model.py knows them already here."""
 _PROGRAM = """#!/usr/bin/python3
 import sys
 from {module} import main

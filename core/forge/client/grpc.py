@@ -252,7 +252,11 @@ def is_unknown(error: RpcError) -> bool:
 def with_adapter(request: Request, error: InferenceError) -> Request | None:
     """``request`` with its adapter's arrays, where ``error`` is that the server has not got them; None where it is another."""
     task = request.lora_task
-    return replace(request, lora_task=task.with_arrays()) if task and not task.sent and MISSING in error.what else None
+    return (
+        replace(request, lora_task=task.with_arrays())
+        if task and not task.sent and not task.place and MISSING in error.what
+        else None
+    )
 
 
 def closed(address: str) -> InferenceError:

@@ -1,7 +1,9 @@
-"""An adapter as a model of TensorRT-LLM is asked with it: a number, and its arrays where the server does not hold them.
+"""An adapter as a model of TensorRT-LLM is asked with it: a number, and what the server needs where it does not hold it.
 
 The server keeps adapters in a cache and drops the one that was used longest ago; a request with a number that is not there is
-refused, and asked once more with the arrays. Source: docs/lora.md of tensorrtllm_backend.
+refused, and asked once more with the arrays. llmapi's model reads an adapter from a folder that it sees.
+
+Sources: docs/lora.md of tensorrtllm_backend; triton_backend/all_models/llmapi of TensorRT-LLM.
 """
 
 import ast
@@ -13,6 +15,7 @@ from typing import cast
 from forge.errors import InferenceError
 from forge.files import texts
 from forge.schema.adapters import ARRAYS
+from forge.schema.values import Scalar
 
 TASK, WEIGHTS, CONFIG = "lora_task_id", "lora_weights", "lora_config"
 """Inputs of NVIDIA's models for an adapter."""
@@ -27,11 +30,17 @@ _DATATYPES = {"<f2": "FP16", "<f4": "FP32", "<i4": "INT32"}
 @dataclass(frozen=True, slots=True)
 class LoraTask:
     """The adapter of a request: ``id`` is its number at the server, ``folder`` holds its arrays (model.lora_weights.npy and
-    model.lora_config.npy). ``sent`` says that they go with the request."""
+    model.lora_config.npy). ``sent`` says that they go with the request. ``place`` is for llmapi's model: the folder of PEFT's
+    files as the server sees it."""
 
     id: int
     folder: Path
     sent: bool = False
+    place: str = ""
+
+    def words(self, name: str) -> dict[str, Scalar]:
+        """Inputs of the model for an adapter of that name."""
+        return {"lora_id": self.id, "lora_name": name, "lora_path": self.place} if self.place else {TASK: self.id}
 
     def with_arrays(self) -> "LoraTask":
         return replace(self, sent=True)

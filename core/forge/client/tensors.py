@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forge.client.lora import TASK
 from forge.client.sampling import meant, seeded
 from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
@@ -196,7 +195,7 @@ def _words(request: Request) -> dict[str, Values]:
     for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
         single[word] = getattr(request, word)
     single["lora"] = (request.lora if request.lora_task is None else "") or None
-    single[TASK] = request.lora_task.id if request.lora_task else None
+    single |= request.lora_task.words(request.lora) if request.lora_task else {}
     for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
         single[word] = getattr(request, word)
     single["return_log_probs"] = request.return_log_probs or bool(request.top_log_probs) or None

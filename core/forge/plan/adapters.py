@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Link, Step
 from forge.safetensors import Tensor
-from forge.schema.adapters import FOLDER, Adapter, Pair
-from forge.schema.values import RuntimeKind, SourceKind
+from forge.schema.adapters import FOLDER, TASKS, Adapter, Pair
+from forge.schema.values import RuntimeKind, SourceKind, TextFile
 
 _SAVED = "bring what PEFT's save_pretrained has written"
 _ANOTHER = "name an adapter that was made for this [source]"
@@ -16,17 +18,16 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """dtypes of weights that have the shape that their module says; those that are quantized may be packed."""
 
 
-_WITHOUT = {
-    RuntimeKind.TWIN: "the twin has no adapters",
-    RuntimeKind.LLMAPI: "forge has no adapters for llmapi yet",
-}
+_NOT_LORA = ("use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens")
+MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
+_WITHOUT = {RuntimeKind.TWIN: "the twin has no adapters"}
 
 
 def none_here(resolved: Resolved) -> Iterator[Problem]:
     """For a runtime that has no adapters: that it has none."""
     recipe = resolved.recipe
     if recipe.lora and (what := _WITHOUT.get(recipe.runtime.kind)):
-        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm" or "engine"')
+        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm", "engine" or "llmapi"')
 
 
 def check(resolved: Resolved) -> Iterator[Problem]:
@@ -34,6 +35,14 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     for adapter in resolved.adapters:
         for what, hint in (*_of_itself(adapter), *_over(adapter, resolved.tensors)):
             yield Problem(f"lora.{adapter.name}", what, hint)
+
+
+def beyond(adapter: Adapter, who: str) -> Iterator[tuple[str, str]]:
+    """What of an adapter TensorRT-LLM has nothing for, and the way out; ``who`` is whom forge lays none of that for."""
+    if kinds := [kind for kind in _NOT_LORA if adapter.config.get(kind)]:
+        yield f"its adapter_config.json has {' and '.join(kinds)}, which forge does not lay for {who}", MERGE
+    if adapter.config.get("modules_to_save"):
+        yield "it replaces modules whole (modules_to_save), and an adapter here does not", MERGE
 
 
 def notes(resolved: Resolved, later: str = "vLLM looks at them") -> Iterator[str]:
@@ -59,6 +68,14 @@ def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:
         for adapter in resolved.adapters
         for file in adapter.pinned.files
     )
+
+
+def tasks(resolved: Resolved, assets: str) -> tuple[TextFile, ...]:
+    """The number of each adapter, by which TensorRT-LLM knows it."""
+    if not resolved.adapters:
+        return ()
+    numbers = {adapter.name: task for task, adapter in enumerate(resolved.adapters, 1)}
+    return (TextFile(f"{assets}/{TASKS}", msgspec.json.format(msgspec.json.encode(numbers), indent=2).decode() + "\n"),)
 
 
 def folder(assets: str, name: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from forge.errors import Problem, StepError
 from forge.plan import engine_adapters as adapters, images
+from forge.plan.adapters import tasks
 from forge.plan.resolved import Resolved
 from forge.plan.shared import patched, tokenizer_links
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
@@ -77,9 +78,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     if "config.json" in model.promises:  # it may state end tokens that nothing else does, and an engine's own does not
         links += (Link("model", "config.json", f"{assets}/checkpoint/config.json"),)
     links += adapters.links(resolved, assets)
-    laid = Assemble(
-        names, _told(_skeletons(resolved), names), _settings(resolved, names), links, adapters.texts(resolved, assets)
-    )
+    laid = Assemble(names, _told(_skeletons(resolved), names), _settings(resolved, names), links, tasks(resolved, assets))
     needs = (("image", image), ("engine", engine), ("model", model), *adapters.steps(resolved))
     step = Step(f"{recipe.name}: entry", laid, needs)
     return Entry(recipe.name, names, step, None)

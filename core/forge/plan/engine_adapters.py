@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import msgspec
-
 from forge.errors import Problem
 from forge.fit import model_shape
 from forge.fit.model_shape import Shape, UnknownShapeError
@@ -17,8 +15,8 @@ from forge.plan import adapters
 from forge.plan.resolved import Resolved
 from forge.plan.steps import LayAdapter, Link, Step
 from forge.repository import config
-from forge.schema.adapters import ARRAYS, FOLDER, TASKS, Adapter, Pair
-from forge.schema.values import Command, ConfigOverrides, Role, Scalar, TextFile
+from forge.schema.adapters import ARRAYS, FOLDER, Adapter, Pair
+from forge.schema.values import Command, ConfigOverrides, Role, Scalar
 from forge.trtllm import lora
 
 BUILDER = "trtllm-build"
@@ -31,8 +29,6 @@ HOST_BYTES = 1 << 30
 PREFETCH = "lora_prefetch_dir"
 _FLAGS = ("lora_plugin", "lora_target_modules", "max_lora_rank", "lora_dir", "lora_ckpt_source")
 _LAYER = re.compile(r".*\blayers\.\d+\.(?:.+\.)?(?P<leaf>\w+)")
-_NOT_LORA = ("use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens")
-_MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _HALF = 'set convert.dtype = "float16"'
 
 
@@ -103,14 +99,6 @@ def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:
         for task, adapter in enumerate(resolved.adapters, 1)
         for array in ARRAYS
     )
-
-
-def texts(resolved: Resolved, assets: str) -> tuple[TextFile, ...]:
-    """Which task id each adapter has."""
-    if not resolved.adapters:
-        return ()
-    tasks = {adapter.name: task for task, adapter in enumerate(resolved.adapters, 1)}
-    return (TextFile(f"{assets}/{TASKS}", msgspec.json.format(msgspec.json.encode(tasks), indent=2).decode() + "\n"),)
 
 
 def settings(resolved: Resolved, assets: str) -> ConfigOverrides:
@@ -184,22 +172,22 @@ def _skeleton(resolved: Resolved, role: Role) -> str:
 
 def _misfit(resolved: Resolved, adapter: Adapter, shape: Shape | None) -> Iterator[tuple[str, str]]:
     """What of one adapter the engine could not add."""
-    if kinds := [kind for kind in _NOT_LORA if adapter.config.get(kind)]:
-        yield f"its adapter_config.json has {' and '.join(kinds)}, which forge does not lay for engines", _MERGE
-    if adapter.config.get("modules_to_save"):
-        yield "it replaces modules whole (modules_to_save), and an engine's adapter does not", _MERGE
+    yield from adapters.beyond(adapter, "engines")
     known = resolved.family.lora_modules()
     sizes: Mapping[str, tuple[int, int]] = lora.sizes(shape) if shape else {}
     for pair in adapter.pairs():
         leaf = _leaf(pair)
         if leaf not in known or not _LAYER.fullmatch(pair.module):
             takes = ", ".join(known) or "none"
-            yield f"it changes {pair.module}; adapters of family {resolved.family.name} may change {takes}, in layers", _MERGE
+            yield (
+                f"it changes {pair.module}; adapters of family {resolved.family.name} may change {takes}, in layers",
+                adapters.MERGE,
+            )
             return
         outer, wanted = _outer(pair), sizes.get(known[leaf])
         if outer and wanted and outer != wanted:
             what = f"it changes {pair.module}, of {outer[0]} inputs and {outer[1]} outputs"
-            yield f"{what}, and TensorRT-LLM takes its {known[leaf]} to have {wanted[0]} and {wanted[1]}", _MERGE
+            yield f"{what}, and TensorRT-LLM takes its {known[leaf]} to have {wanted[0]} and {wanted[1]}", adapters.MERGE
             return
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from forge import trtllm
 from forge.errors import Problem, StepError
-from forge.plan import images, llmapi_rules
+from forge.plan import adapters, images, llmapi_adapters, llmapi_rules
 from forge.plan.resolved import Resolved
 from forge.plan.shared import patched
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Step
@@ -45,6 +45,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     if not resolved.family.name:  # what every family checks, for who has none
         for found in trtllm.check(resolved.recipe, resolved.facts.checkpoint):
             yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+    yield from llmapi_adapters.check(resolved)
     if resolved.tooling is None:
         return
     if not resolved.tooling.llmapi:
@@ -65,10 +66,13 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     folders = {need: f"{names.assets(recipe.name)}/{need}" for need in held}
     links = tuple(Link(need, path, f"{folders[need]}/{path}") for need, (_, files) in held.items() for path in files)
     yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(resolved, folders))
+    links += adapters.links(resolved, names.assets(recipe.name))
+    texts = (yaml, *adapters.tasks(resolved, names.assets(recipe.name)))
+    made = (*((need, step) for need, (step, _) in held.items()), *adapters.steps(resolved))
     step = Step(
         f"{recipe.name}: entry",
-        Assemble(names, _skeletons(resolved), _settings(resolved), links, (yaml,)),
-        (("image", image), ("toolchain", images.tools(resolved)), *((need, made) for need, (made, _) in held.items())),
+        Assemble(names, _skeletons(resolved), _settings(resolved), links, texts),
+        (("image", image), ("toolchain", images.tools(resolved)), *made),
     )
     return Entry(recipe.name, names, step, None)
 
@@ -76,7 +80,8 @@ def entry(resolved: Resolved, names: Names) -> Entry:
 def notes(resolved: Resolved) -> tuple[str, ...]:
     """What the patch does to the image's model.py, and what may be wrong and only the image can tell."""
     models = [each.content for each in (resolved.tooling.llmapi if resolved.tooling else ()) if each.path == MODEL]
-    return (*(_patched(text).note for text in models), *llmapi_rules.doubts(resolved))
+    told = (*llmapi_rules.doubts(resolved), *llmapi_adapters.notes(resolved))
+    return (*(_patched(text).note for text in models), *told)
 
 
 def lacks_engines(resolved: Resolved) -> Iterator[Problem]:
@@ -126,5 +131,5 @@ def _settings(resolved: Resolved) -> config.Settings:
 def _yaml(resolved: Resolved, folders: Mapping[str, str]) -> str:
     """LLM()'s arguments, and under triton_config what the model itself wants to know of its config."""
     places = {need: f"{config.ROOT}/{folder}" for need, folder in folders.items()}
-    arguments = stated(resolved.recipe, resolved.facts.toolchain, Assets(**places))
+    arguments = stated(resolved.recipe, resolved.facts.toolchain, Assets(**places, lora=llmapi_adapters.stated(resolved)))
     return write({**arguments, "triton_config": {"max_batch_size": BATCH, "decoupled": resolved.recipe.serve.stream}})

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
-from forge.plan import adapters, engine, gpu_share, llmapi, twin, vllm
+from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, twin, vllm
 from forge.plan.resolved import Resolved
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
@@ -64,7 +64,7 @@ def _notes(resolved: Resolved) -> tuple[str, ...]:
     if not kind.contained:
         return tuple(f"{resolved.recipe.name}: {note}" for note in vllm.notes(resolved)) if kind is RuntimeKind.VLLM else ()
     if resolved.tooling is None:
-        told = engine.notes(resolved) if kind is RuntimeKind.ENGINE else ()
+        told = engine.notes(resolved) if kind is RuntimeKind.ENGINE else tuple(llmapi_adapters.notes(resolved))
         notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(resolved), *told)
     else:
         notes = llmapi.notes(resolved) if kind is RuntimeKind.LLMAPI else engine.notes(resolved)

@@ -17,7 +17,7 @@ WEIGHTS = "adapter_model.safetensors"
 FOLDER = "loras"
 """Under a model's assets: each adapter's folder, by its name."""
 TASKS = "loras.json"
-"""Under an engine's assets: each adapter's name -> its task id, which is the name of its folder in ``FOLDER``."""
+"""Under the assets of a model of TensorRT-LLM: each adapter's name -> its number (at an engine also its folder's name)."""
 ARRAYS = ("model.lora_weights.npy", "model.lora_config.npy")
 """An adapter as TensorRT-LLM takes it, under the names that it looks for: [1, rows, widest] of each module of each layer, and
 [1, rows, 3], which says their module, layer and rank."""

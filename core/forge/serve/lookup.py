@@ -13,10 +13,14 @@ from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.files import texts, trees
 from forge.repository import publish
+from forge.repository.config import ROOT
 from forge.schema.adapters import BETWEEN, FOLDER, TASKS
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import RuntimeKind
 from forge.serve.types import Running
+
+_NUMBERED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
+"""Runtimes that know adapters by numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,28 @@ class Target:
     @property
     def adapters(self) -> tuple[str, ...]:
         """The adapters that it can be asked with, by name."""
-        if self.model.runtime is RuntimeKind.ENGINE:
+        if self.model.runtime in _NUMBERED:
             return tuple(sorted(self._tasks))
         folder = self.repository / self.model.asset(FOLDER)
         return tuple(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else ()
 
     @property
     def _tasks(self) -> dict[str, int]:
-        """An engine's adapters by name -> their task ids."""
+        """Adapters by name -> their numbers, where TensorRT-LLM serves it."""
         said, _ = texts.document(self.repository / self.model.asset(TASKS))
         return {name: task for name, task in said.items() if isinstance(task, int)}
 
     @property
     def lora_task(self) -> LoraTask | None:
-        """The adapter that it is asked with as an engine knows it; None where there is none, and for other runtimes."""
-        if not self.lora or self.model.runtime is not RuntimeKind.ENGINE:
+        """The adapter that it is asked with as TensorRT-LLM knows it; None where there is none, and for other runtimes."""
+        if not self.lora or self.model.runtime not in _NUMBERED:
             return None
-        task = self._tasks[self.lora]
-        return LoraTask(task, self.repository / self.model.asset(FOLDER) / str(task))
+        task, folder = self._tasks[self.lora], self.model.asset(FOLDER)
+        if self.model.runtime is RuntimeKind.ENGINE:
+            return LoraTask(task, self.repository / folder / str(task))
+        contained = self.model.serving is not None and self.model.serving.contained
+        place = f"{ROOT if contained else self.repository}/{folder}/{self.lora}"
+        return LoraTask(task, self.repository / folder / self.lora, place=place)
 
     @property
     def tokenizer(self) -> Path:

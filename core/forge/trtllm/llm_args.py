@@ -92,6 +92,8 @@ class Assets:
 
     model: str
     draft: str = ""
+    lora: Mapping[str, object] | None = None
+    """lora_config, where there are adapters; each request names the folder of its own."""
 
 
 def known(toolchain: Toolchain) -> frozenset[str]:
@@ -122,6 +124,8 @@ def stated(recipe: Recipe, toolchain: Toolchain, assets: Assets) -> dict[str, ob
         "free_gpu_memory_fraction": recipe.serve.fraction,
         "enable_block_reuse": recipe.serve.enable_kv_cache_reuse,
     }
+    if assets.lora:
+        arguments["lora_config"] = dict(assets.lora)
     if speculation := _speculation(recipe, toolchain, assets):
         arguments["speculative_config"] = speculation
     for path, value in {**_cache_type(convert, toolchain), **recipe.build.args}.items():

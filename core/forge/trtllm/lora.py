@@ -26,6 +26,8 @@ LORA_MODULES: Mapping[str, str] = {
     "up_proj": "mlp_gate",
 }
 """The checkpoint's name of a module -> TensorRT-LLM's, in Llama and what is built like it (its default mapping)."""
+PYTORCH: Mapping[str, str] = {**LORA_MODULES, "gate_up_proj": "mlp_gate_up"}
+"""The same for LLM() of the PyTorch path, whatever the family (get_default_trtllm_modules_to_hf_modules); experts left out."""
 DTYPE = "float16"
 """What adapters are in: NVIDIA's models take ``lora_weights`` as TYPE_FP16, and the engine those of its own type alone."""
 _TOGETHER = ("attn_q", "attn_k", "attn_v")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,14 +18,18 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 import yaml
 from numpy.typing import NDArray
+from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
+from tensorrt_llm._standin.lora import DEFAULT
 from tokenizers import Tokenizer
 
 from forge.twin.asks import Ask
 from forge.twin.batching import Loop
-from forge.twin.checkpoint import read_json
+from forge.twin.checkpoint import Weights, read_json
+from forge.twin.decoder import Decoder, NumpyDecoder
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
 from forge.twin.sampling import Sampling
+from forge.twin.shape import read_shape
 from forge.twin.voices import Voice, ends_with
 
 ARGUMENTS = frozenset(
@@ -41,10 +45,12 @@ ARGUMENTS = frozenset(
             "tokenizer_mode",
             "skip_tokenizer_init",
         ),
+        *("lora_config", "enable_lora", "peft_cache_config"),
         *("moe_expert_parallel_size", "moe_tensor_parallel_size", "attn_backend", "gpus_per_node", "revision"),
     }
 )
 """What the stand-in takes for LLM(): an unknown argument is an error, as it is there."""
+LORA = ("lora_id", "lora_name", "lora_path")
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _PLACES = 16
 
@@ -134,26 +140,50 @@ class TritonPythonModel:
         end = config.get("eos_token_id")
         self._end = cast("int", end[0] if isinstance(end, list) else end)
         self._longest = min(cast("int", stated.get("max_seq_len") or self._decoder.positions), self._decoder.positions)
-        self._loop = Loop(self._decoder, cast("int", stated.get("max_batch_size") or _PLACES), time.monotonic, 0.1)
-        self._thread = threading.Thread(target=self._loop.run, daemon=True)
-        self._thread.start()
+        self._folder, self._places = folder, cast("int", stated.get("max_batch_size") or _PLACES)
+        self._lora = cast("dict[str, object]", stated.get("lora_config") or {})
+        self._adapted: dict[int, Loop] = {}
+        self._loop = self._looping(self._decoder)
+
+    def _looping(self, decoder: Decoder) -> Loop:
+        loop = Loop(decoder, self._places, time.monotonic, 0.1)
+        threading.Thread(target=loop.run, daemon=True).start()
+        return loop
+
+    def _chosen(self, asked: Asked) -> Loop:
+        """The loop of the adapter that a request names; ValueError as helpers.py and LoRARequest have it."""
+        told = [asked.one(name, default=None) for name in LORA]
+        if told == [None, None, None]:
+            return self._loop
+        if None in told:
+            raise ValueError("lora_id, lora_name, and lora_path must all be provided together")
+        number, place = int(cast("int", told[0])), Path(cast("bytes", told[2]).decode())
+        if not place.exists():
+            raise ValueError(f"lora_path does not exist on the Triton server's filesystem: {place}")
+        if not self._lora:
+            raise ValueError("LoRA is asked for, and LLM() was made without lora_config")
+        if number not in self._adapted:
+            weights = Adapted(self._folder, place, self._lora)
+            self._adapted[number] = self._looping(NumpyDecoder(read_shape(read_json(self._folder / "config.json")), weights))
+        return self._adapted[number]
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
         for request in requests:
             asked = Asked(request)
             if asked.one("stop", default=False):
-                self._loop.stop(request.request_id())
+                for loop in (self._loop, *self._adapted.values()):
+                    loop.stop(request.request_id())
                 request.get_response_sender().send(flags=_FINAL)
                 continue
             try:
-                self._loop.submit(self._exchange(request, asked))
+                self._chosen(asked).submit(self._exchange(request, asked))
             except ValueError as error:
                 wrong = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
                 request.get_response_sender().send(pb_utils.InferenceResponse(error=wrong), flags=_FINAL)
 
     def finalize(self) -> None:
-        self._loop.close()
-        self._thread.join()
+        for loop in (self._loop, *self._adapted.values()):
+            loop.close()
 
     @staticmethod
     def generate_async(inputs: Ask, sampling: Sampling, lora_request: object = None, *, streaming: bool = False) -> Ask:
@@ -189,6 +219,33 @@ class TritonPythonModel:
         outputs = ("finish_reason", "stop_reason", "cumulative_logprob")
         told = frozenset(name for name in outputs if asked.one(f"return_{name}", default=False))
         return Exchange(request, ask, self._tokenizer, "" if alone else text, told)
+
+
+class Adapted(Mapping[str, NDArray[np.float32]]):
+    """A checkpoint's weights with an adapter of PEFT's added; ValueError for one that lora_config leaves no room for."""
+
+    def __init__(self, folder: Path, adapter: Path, terms: Mapping[str, object]) -> None:
+        self._weights, self._held = Weights(folder), load_file(adapter / "adapter_model.safetensors")
+        config = read_json(adapter / "adapter_config.json")
+        rank, most = cast("int", config["r"]), cast("int", terms.get("max_lora_rank", 64))
+        if rank > most:
+            raise ValueError(f"LoRA rank {rank} is larger than max_lora_rank {most}")
+        enabled = cast("list[str]", terms.get("lora_target_modules", []))
+        for name in self._held:
+            leaf = name.split(".lora_")[0].rpartition(".")[2]
+            if leaf not in {DEFAULT[each] for each in enabled if each in DEFAULT}:
+                raise ValueError(f"lora module {leaf} not enabled for this model")
+        self._scale = cast("float", config["lora_alpha"]) / rank
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        a, b = (self._held.get(f"base_model.model.{name.removesuffix('.weight')}.lora_{side}.weight") for side in "AB")
+        return self._weights[name] if a is None or b is None else self._weights[name] + (b * np.float32(self._scale)) @ a
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 class AutoConfig:
