@@ -141,6 +141,23 @@ def test_a_temperature_alone_draws_where_the_recipe_takes_the_likeliest_token(cl
     assert say(temperature=0) == greedy
 
 
+def test_a_bias_forbids_tokens_and_forces_them(tiny: Tiny, client: openai.OpenAI, greedy: str) -> None:
+    def say(bias: dict[str, int], stream: bool = False) -> str:
+        if stream:
+            parts = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, logit_bias=bias, stream=True)
+            return "".join(part.choices[0].text for part in parts)
+        return client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, logit_bias=bias).choices[0].text
+
+    token = TOKENIZERS["byte_level"].token_to_id("h")
+    assert say({str(token): 100}) == say({str(token): 100}, stream=True) == "h" * COUNT
+    torch = tiny_checkpoints.torch
+    with torch.no_grad():
+        first, second = tiny.model(torch.tensor([ids(PROMPT)])).logits[0, -1].topk(2).indices.tolist()
+    said = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=1, logit_bias={str(first): -100})
+    assert said.choices[0].text == TOKENIZERS["byte_level"].decode([second]) != TOKENIZERS["byte_level"].decode([first])
+    assert say({}) == say({str(token): 0}) == greedy
+
+
 def test_several_answers_differ_and_a_seed_brings_them_back(client: openai.OpenAI) -> None:
     def ask() -> list[str | None]:
         said = client.chat.completions.create(
@@ -285,7 +302,10 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
         ({"n": 0}, "n", ">= 1"),
         ({"max_tokens": "many"}, "max_tokens", "Expected `int"),
         ({"stop": [""]}, "stop", "length >= 1"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "no bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "<= 100"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "Expected `int"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias", "length <= 1024"),
+        ({"logit_bias": {"99999": 1}}, None, "tokens of the vocabulary"),
         ({"tools": [{"type": "function"}]}, "tools", "has no function"),
         ({"tools": [{"type": "custom"}]}, "tools", "functions are offered, not custom"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "is no name"),
@@ -319,7 +339,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_with_its_field(
-    client: openai.OpenAI, words: dict[str, object], param: str, complaint: str
+    client: openai.OpenAI, words: dict[str, object], param: str | None, complaint: str
 ) -> None:
     with pytest.raises(openai.BadRequestError, match=complaint) as caught:
         client.chat.completions.create(model="tiny", messages=ASKED, extra_body=words)

@@ -86,10 +86,30 @@ def test_an_embedding_bias_is_as_wide_as_the_engines_vocabulary(tmp_path: Path) 
     }
 
 
+def test_a_bias_by_token_is_what_it_says_and_adds_to_one_by_text(tmp_path: Path) -> None:
+    made = model("preprocessing", lay(tmp_path, "byte_level"))
+    token = TOKENIZERS["byte_level"].token_to_id("h")
+    by_token = {"LOGIT_BIAS_IDS": np.array([[3, token]], np.int32), "LOGIT_BIAS_VALUES": np.array([[-100, 1.5]], np.float32)}
+    bias = prepared(made, "a", **by_token)["EMBEDDING_BIAS"]
+    assert {int(index): float(bias[0, index]) for index in np.flatnonzero(bias[0])} == {3: -100.0, token: 1.5}
+    by_text = {"EMBEDDING_BIAS_WORDS": texts(["h"]), "EMBEDDING_BIAS_WEIGHTS": np.array([[-2.5]], np.float32)}
+    both = prepared(made, "a", **by_token, **by_text)["EMBEDDING_BIAS"]
+    assert {int(index): float(both[0, index]) for index in np.flatnonzero(both[0])} == {3: -100.0, token: -1.0}
+
+
+def _biased(tokens: list[int], amounts: list[float]) -> dict[str, Array]:
+    given = {"LOGIT_BIAS_IDS": np.array([tokens], np.int32), "LOGIT_BIAS_VALUES": np.array([amounts], np.float32)}
+    return {"REQUEST_OUTPUT_LEN": np.array([[4]], np.int32), **given}
+
+
 @pytest.mark.parametrize(
     ("query", "inputs", "complaint"),
     [
         (b"a", {"REQUEST_OUTPUT_LEN": np.array([[0]], np.int32)}, "max_tokens"),
+        (b"a", _biased([99999], [1.0]), "tokens of the vocabulary"),
+        (b"a", _biased([-1], [1.0]), "tokens of the vocabulary"),
+        (b"a", _biased([1], [1.0, 2.0]), "go together"),
+        (b"a", _biased([1], [float("nan")]), "finite"),
         (b"a", {}, "max_tokens"),
         (b"\xff\xfe", {"REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}, "UTF-8"),
         (b"", {"REQUEST_OUTPUT_LEN": np.array([[4]], np.int32)}, "empty"),

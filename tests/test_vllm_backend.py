@@ -88,6 +88,8 @@ def test_a_whole_answer_has_the_prompt_before_it_where_that_is_wanted(served: Se
         ('{"n": "many"}', {}, "n is 'many'"),
         ('{"lora_name": "x"}', {}, "no LoRA adapters"),
         ('{"structured_outputs": {"grammarr": "x"}}', {}, "structured_outputs"),
+        ('{"logit_bias": [1]}', {}, "logit_bias is .1.; an object of token ids and numbers"),
+        ('{"logit_bias": {"x": 1}}', {}, "an object of token ids and numbers"),
         ("{}", {"exclude_input_in_output": "false"}, "exclude_input_in_output must not be false"),
         ("{}", {"image": "abc"}, "image 1 is no base64"),
     ],

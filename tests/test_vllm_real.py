@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
@@ -256,6 +256,15 @@ def test_an_answer_is_held_to_calls_of_tools(real: Real, tmp_path: Path, stream:
                 assert said.choices[0].finish_reason == "tool_calls"
             assert name in names
             assert json.loads(arguments)["city"] in {"Paris", "Rome"}
+
+
+def test_a_bias_forces_tokens_and_one_that_nobody_has_is_the_clients_fault(real: Real) -> None:
+    assert real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=4) == real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=2) * 2
+    with front(real.target.address, real.repository) as url, OpenAI(base_url=url, api_key="none", timeout=600) as client:
+        with pytest.raises(BadRequestError, match="999999"):
+            client.completions.create(model=NAME, prompt=PROMPT, max_tokens=2, logit_bias={"999999": 5})
+        said = client.completions.create(model=NAME, prompt=PROMPT, max_tokens=2, temperature=0, logit_bias={"28": 100})
+        assert said.choices[0].text == real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=2)
 
 
 def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -> None:

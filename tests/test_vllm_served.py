@@ -117,6 +117,13 @@ def test_an_answer_is_held_to_a_schema_or_a_regular_expression(place: Place) -> 
             assert json.loads(answer.choices[0].message.content or "") == said
 
 
+def test_a_bias_goes_to_vllm_with_its_tokens_as_numbers(place: Place) -> None:
+    target = place.shop.target("counts", place.repository)
+    with front(target.address, place.repository) as url, OpenAI(base_url=url, api_key="none", timeout=300) as client:
+        said = client.completions.create(model="counts", prompt="a", logit_bias={"5": -100})
+        assert said.choices[0].text == " 0 1 2 3"
+
+
 def test_an_answer_is_held_to_calls_of_tools(place: Place, tmp_path: Path) -> None:
     target = place.shop.target("counts", place.repository)
     tools: Any = [

@@ -33,11 +33,15 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
     logprobs: int | None = None
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputsParams | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     _all_stop_token_ids: set[int] = msgspec.field(default_factory=set[int])
 
     def __post_init__(self) -> None:
+        for token in self.logit_bias or ():
+            if token < 0:
+                raise ValueError(f"token_id(s) [{token}] in logit_bias contain out-of-vocab token ids.")
         if self.temperature < 0:
             raise ValueError(f"temperature must be non-negative, got {self.temperature}.")

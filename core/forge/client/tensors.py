@@ -35,6 +35,9 @@ CODES = {
 LLMAPI = "sampling_param_"
 GUIDE_TYPE, _GUIDE = "guided_decoding_guide_type", "guided_decoding_guide"
 """Inputs of TensorRT-LLM's models from 0.19 on."""
+LOGIT_BIAS = "logit_bias_ids"
+"""Input of forge's own bls. NVIDIA's ``embedding_bias_words`` are texts: each token that one is cut into is biased, and the one
+that their tokenizer puts before every text."""
 _TEXTS = ("prompt", "stop", "bad")
 """Words that are text: not for a model that takes ids."""
 _RENAMED = {
@@ -207,6 +210,8 @@ def _words(request: Request) -> dict[str, Values]:
     words: dict[str, Values] = {word: (value,) for word, value in single.items() if value is not None}
     ends = request.ends if request.end_id is None and not request.tokens else ()
     several: dict[str, Values] = {
+        LOGIT_BIAS: tuple(request.logit_bias),
+        "logit_bias_values": tuple(request.logit_bias.values()),
         "tokens": request.tokens,
         "stop": (*spellings(request.stop), *ends),
         "bad": barred(request.bad),

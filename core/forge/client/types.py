@@ -35,6 +35,8 @@ class Request:
     """Texts: the answer ends before the first of them, whatever its tokens are. The model is told them too, to end there."""
     bad: tuple[str, ...] = ()
     """Texts that the model is told not to say, each with and without a blank before it. It knows them as tokens."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    """What is added to the logits of tokens, by their ids (vLLM, and models with forge's own skeletons: the twin, engines)."""
     ends: tuple[str, ...] = ()
     """Special tokens, by their text, that end an answer beside the one that the server knows: stop words that nobody chose."""
     stream: bool = True

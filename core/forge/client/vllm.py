@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 from forge.client.guide import Guide, GuideType
@@ -32,7 +33,7 @@ _SAME = (
     "n",
 )
 """Words that vLLM calls as Request does."""
-WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora", "top_log_probs"})
+WORDS = frozenset({*_SAME, "temperature", "stop", "bad", "lora", "top_log_probs", "logit_bias_ids", "logit_bias_values"})
 """Every word of Request that goes in there."""
 
 
@@ -56,6 +57,8 @@ def sampling(request: Request, *, image: bool = False, version: str = "") -> str
         words["stop"] = stop
     if request.bad:
         words["bad_words"] = request.bad
+    if request.logit_bias:
+        words["logit_bias"] = request.logit_bias  # its tokens become texts in JSON
     if request.lora:
         words["lora_name"] = request.lora
     if request.return_log_probs or request.top_log_probs:
@@ -64,6 +67,7 @@ def sampling(request: Request, *, image: bool = False, version: str = "") -> str
     words |= {name: json.dumps(said) for name in (_STRUCTURED, _GUIDED) if isinstance(said := words.get(name), dict)}
     if image:
         _require_one(words.get("n"), request.model)
+        _require_no_bias(words, request.model)
     return json.dumps(words)
 
 
@@ -72,6 +76,13 @@ def _require_one(n: object, model: str) -> None:
         what = f"n is {n}, and the vLLM backend of Triton's images mixes several answers up"
         hint = 'ask as often as answers are wanted; or serve it with runtime.executor = "local"'
         raise InferenceError(what, where=model, hint=hint)
+
+
+def _require_no_bias(words: Mapping[str, object], model: str) -> None:
+    """That backend hands JSON's names on to vLLM's SamplingParams, where tokens have to be numbers (up to 26.01)."""
+    if "logit_bias" in words:
+        what = "the vLLM backend of Triton's images takes no logit_bias: it makes texts of the tokens"
+        raise InferenceError(what, where=model, hint='serve it with runtime.executor = "local"')
 
 
 def places(text: str) -> tuple[tuple[Alternative, ...], ...]:

@@ -13,6 +13,7 @@ _OURS = {"output_kind", "skip_clone", "output_text_buffer_length"}
 _TEXTS = {"stop"}
 """Words whose value may be a text as it is: the text "1" does not mean the number."""
 _STRUCTURED = "structured_outputs"
+_BIAS = "logit_bias"
 
 
 def known() -> frozenset[str]:
@@ -33,6 +34,8 @@ def sampling_params(words: Mapping[str, object], *, stream: bool) -> SamplingPar
     given = {name: value if name in _TEXTS else _value(value) for name, value in words.items()}
     if given.get(_STRUCTURED) is not None:
         given[_STRUCTURED] = _structured(given[_STRUCTURED])
+    if given.get(_BIAS) is not None:
+        given[_BIAS] = _bias(given[_BIAS])
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         return SamplingParams(**given, output_kind=kind)
@@ -56,3 +59,11 @@ def _structured(given: object) -> StructuredOutputsParams:
         return StructuredOutputsParams(**cast("dict[str, object]", given))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_STRUCTURED}: {error}") from error
+
+
+def _bias(given: object) -> dict[int, float]:
+    """Amounts by token, whose ids JSON has as texts."""
+    try:
+        return {int(token): float(amount) for token, amount in cast("dict[str, float]", given).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{_BIAS} is {given!r}; an object of token ids and numbers is needed") from error

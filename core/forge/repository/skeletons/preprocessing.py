@@ -205,16 +205,37 @@ class TritonPythonModel:
         """[batch, vocabulary], or [batch, 0] where nothing is biased (what TensorRT-LLM takes for none)."""
         words, weights = _texts(inputs, "EMBEDDING_BIAS_WORDS"), _array(inputs, "EMBEDDING_BIAS_WEIGHTS")
         self._limits.check_words("EMBEDDING_BIAS_WORDS", words)
-        if not words and weights is None:
+        by_token = self._bias_by_token(inputs)
+        if not words and weights is None and by_token is None:
             return np.zeros((batch, 0), np.float32)
+        bias = np.zeros((batch, self._text.vocabulary), np.float32)
+        if by_token is not None:
+            ids, amounts = by_token
+            for row in range(batch):
+                np.add.at(bias[row], ids[row], amounts[row])
+        if not words and weights is None:
+            return bias
         if weights is None or [len(row) for row in words] != [len(row) for row in weights]:
             raise Refused("embedding_bias_words and embedding_bias_weights have to go together, a weight for each word")
-        bias = np.zeros((batch, self._text.vocabulary), np.float32)
         for row, (texts, amounts) in enumerate(zip(words, weights, strict=True)):
             for text, amount in zip(texts, amounts, strict=True):
                 for token in self._text.continuation(text) if text else ():
                     bias[row, token] += amount
         return bias
+
+    def _bias_by_token(self, inputs: Arrays) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Ids and amounts, [batch, count] each; None where there are none."""
+        ids, amounts = _array(inputs, "LOGIT_BIAS_IDS"), _array(inputs, "LOGIT_BIAS_VALUES")
+        if ids is None and amounts is None:
+            return None
+        if ids is None or amounts is None or ids.shape != amounts.shape:
+            raise Refused("logit_bias_ids and logit_bias_values have to go together, a value for each token")
+        tokens, most = ids.astype(np.int64), self._text.vocabulary
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() < most):
+            raise Refused(f"logit_bias_ids has to hold tokens of the vocabulary, which has {most}")
+        if not np.isfinite(amounts.astype(np.float32)).all():
+            raise Refused("logit_bias_values has to hold finite numbers")
+        return tokens, amounts.astype(np.float32)
 
 
 def is_long(inputs: Arrays) -> bool:

@@ -43,6 +43,7 @@ TO_PREPROCESSING = {
     "text_input": "QUERY", "max_tokens": "REQUEST_OUTPUT_LEN", "end_id": "END_ID", "pad_id": "PAD_ID",
     "stop_words": "STOP_WORDS_DICT", "bad_words": "BAD_WORDS_DICT",
     "embedding_bias_words": "EMBEDDING_BIAS_WORDS", "embedding_bias_weights": "EMBEDDING_BIAS_WEIGHTS",
+    "logit_bias_ids": "LOGIT_BIAS_IDS", "logit_bias_values": "LOGIT_BIAS_VALUES",
 }
 FROM_PREPROCESSING = {
     "INPUT_ID": "input_ids", "REQUEST_INPUT_LEN": "input_lengths", "REQUEST_OUTPUT_LEN": "request_output_len",

@@ -20,7 +20,7 @@ from forge.client.types import Request
 from forge.serve.openai.errors import Fault
 from forge.serve.openai.tools import Called, Choice, Tool, Tooling, repeated, tooling
 
-_PARAM = re.compile(r"at `\$\.(\w+)")
+_PARAM = re.compile(r"`\$\.(\w+)")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(\w+)`")
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _SEEDS = 2**63
@@ -28,6 +28,9 @@ _SEEDS = 2**63
 
 Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+_MOST_BIASED = 1024
+"""Tokens of one request; vLLM takes no more."""
 Stop = Annotated[str, Meta(min_length=1)]
 
 
@@ -109,7 +112,8 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: Penalty | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    logit_bias: object = None
+    logit_bias: Annotated[dict[Annotated[int, Meta(ge=0)], Bias], Meta(max_length=_MOST_BIASED)] | None = None
+    """By token id."""
 
     # Not OpenAI's: what the served models take beside it, under the names that other servers of this API use.
     top_k: Annotated[int, Meta(ge=-1)] | None = None
@@ -171,8 +175,6 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Fault for what cannot be given."""
-        if self.logit_bias:
-            raise _refused("logit_bias", "these models take no bias for single tokens")
         if self.stream_options is not None and not self.stream:
             raise _refused("stream_options", "it is only for streams")
 
@@ -192,6 +194,7 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
             "beam_width": self.beam_width,
+            "logit_bias": self.logit_bias or None,
             "min_tokens": limit if self.ignore_eos else self.min_tokens,
             "stop": self.stops or None,
             "return_log_probs": self.log_probs,

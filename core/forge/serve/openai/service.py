@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from forge.client.client import AsyncClient
-from forge.client.tensors import GUIDE_TYPE, inputs_of, offers
+from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers
 from forge.client.types import ModelMetadata, Request
-from forge.client.vllm import SAMPLING
+from forge.client.vllm import IMAGE, SAMPLING
 from forge.errors import InferenceError
 from forge.schema.values import LimitsTable
 from forge.serve.openai import bounds, requests as asks, responses, tools
@@ -309,6 +309,8 @@ def _blamed(request: Request, known: ModelMetadata) -> str | None:
     """The API's field that the model has no input for."""
     if request.guide and not offers(GUIDE_TYPE, known):
         return "response_format"
+    if request.logit_bias and (not offers(LOGIT_BIAS, known) or IMAGE in known.inputs):
+        return "logit_bias"
     return "top_logprobs" if request.top_log_probs and not offers("top_log_probs", known) else None
 
 
