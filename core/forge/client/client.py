@@ -104,13 +104,10 @@ class AsyncClient:
         if connection is not None:
             await connection.close()
 
-    async def metadata(self, model: str) -> ModelMetadata:
-        """What ``model`` takes and gives, and whether it can stream. Asked once, and again after a failed request."""
-        return await self._connected().metadata(model)
-
-    def forget(self) -> None:
-        """Ask for metadata again: a model may have been loaded anew, with other inputs."""
-        self._connected().forget()
+    async def metadata(self, model: str, *, anew: bool = False) -> ModelMetadata:
+        """What ``model`` takes and gives, and whether it can stream. Asked once, again after a failed request or of another
+        server, and ``anew``: a model may have been loaded with other inputs. What was known holds until the answer is there."""
+        return await self._connected().metadata(model, anew=anew)
 
     async def models(self) -> tuple[str, ...]:
         """The models that are ready."""

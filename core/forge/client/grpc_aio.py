@@ -59,25 +59,26 @@ class AsyncConnection:
 
         self._calls = Calls(address, timeout)
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
+        self._ready = grpc.ChannelConnectivity.READY
         self._stub = cast("_Stub", self._calls.stub(self._channel))
 
     async def close(self) -> None:
         """End what is still under way."""
         await self._channel.close()
 
-    async def metadata(self, model: str) -> ModelMetadata:
-        """Names, types and shapes of a model's tensors; asked once."""
-        if held := self._calls.known.get(model):
-            return held
+    async def metadata(self, model: str, *, anew: bool = False) -> ModelMetadata:
+        """Names, types and shapes of a model's tensors; asked once of each server that answers here, and ``anew``."""
+        if self._channel.get_state() is not self._ready:  # another one may answer next
+            self._calls.known.clear()
+        held = self._calls.known.get(model)
+        return held if held and not anew else await self._described(model)
+
+    async def _described(self, model: str) -> ModelMetadata:
         messages = self._calls.messages
         async with self._translated(model):
             described = await self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS)
             configured = await self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
         return self._calls.learn(model, described, configured)
-
-    def forget(self) -> None:
-        """Ask every model anew what it takes, when it is asked for something next."""
-        self._calls.known.clear()
 
     async def ready(self) -> tuple[str, ...]:
         """The models that the server offers."""

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def main() -> None:
     _say(answer)
     for line in lines if "text" in answer else ():
         values: dict[str, Any] = {"tools": None, "documents": None, **json.loads(line)}
-        _say(_within(seconds, lambda values=values: _whole(held[0].generate(**values), longest)))
+        _say(_within(seconds, partial(_whole, held[0].generate(**values), longest)))
 
 
 def _confine(memory: int) -> None:

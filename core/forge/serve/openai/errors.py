@@ -9,7 +9,7 @@ from forge.errors import InferenceError, Trouble
 
 _CALLERS = re.compile(
     r"exceed|too long|length|invalid|not support|must be|should be|ha[sv]e? to|at most|left out|empty|UTF-8|\bmax_\w+|grammar|"
-    r"schema|regex",
+    r"schema|regex|vocab",
     re.IGNORECASE,
 )
 """How Triton, TensorRT-LLM and the twin speak of a request that cannot be answered. They give no code that would tell it from

@@ -16,6 +16,7 @@ from forge.schema.values import LimitsTable
 from forge.serve.openai import bounds, requests as asks, responses, tools
 from forge.serve.openai.calls import Said
 from forge.serve.openai.errors import Fault, busy, translated
+from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Offer, Offers
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
@@ -24,8 +25,6 @@ from forge.serve.openai.rounds import DEADLINE, Rounds
 from forge.serve.openai.stream import Counts, Telling
 from forge.serve.openai.tools import Calling
 
-_FRESH = 5.0
-"""Seconds for which what a model says of its inputs is believed: it may be loaded anew, with other ones."""
 _UNREAD = 64
 """Pieces that wait for a client to read them; the model's answer is read on when there is room."""
 
@@ -75,7 +74,7 @@ class Desk:
         self._offers = offers
         self._rounds = rounds
         self._clocks = clocks
-        self._learnt = 0.0
+        self._loaded = Loaded(client, clocks.steady)
         self._under_way = Counter[str]()
         """Answers by model."""
 
@@ -226,11 +225,8 @@ class Desk:
 
     async def known(self, offer: Offer) -> ModelMetadata:
         """What the model takes; Fault where it is not ready."""
-        if self._clocks.steady() - self._learnt > _FRESH:
-            self._client.forget()
-            self._learnt = self._clocks.steady()
         try:
-            return await self._client.metadata(offer.target.model.front)
+            return await self._loaded.known(offer)
         except InferenceError as error:
             raise translated(error, offer.target.model.name) from error
 

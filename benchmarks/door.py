@@ -1,0 +1,237 @@
+"""What the OpenAI port adds to an answer: the same words through it and straight over gRPC, of a Triton that answers at once.
+
+    python benchmarks/door.py [--rounds 300] [--tokens 32] [--clients 200] [--seconds 30] [--out FILE]
+
+The Triton is ``tests/instant_triton.py``, in a process of its own, and so is the port; asked by turns over one connection each:
+time to the first word and time for each word after it, medians and 95th percentiles. ``idle`` asks after six seconds of silence
+each, when what a model takes is to be read again. ``loaded``: so many clients, each of which asks again and again with pauses;
+a tenth break off, a tenth send what is no JSON, a tenth read slowly. Words carry the moments when the request came and when
+they were sent: the port's own share of the time to the first word is what lies before the one and after the other.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path.insert(0, str(TESTS))
+
+from forge.client.client import AsyncClient  # noqa: E402
+from forge.client.types import Request  # noqa: E402
+from instant_triton import FRONT, repository  # noqa: E402
+from openai_front import front  # noqa: E402
+from patience import spare  # noqa: E402
+
+IDLE = 6.0
+PROMISED = 2.0
+"""Milliseconds of the port's own for each request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One answer, in milliseconds: to the first word, and for each further one."""
+
+    first: float
+    further: float
+
+
+@dataclass
+class Load:
+    """What many clients saw: the port's own share of the time to the first word, in milliseconds; and how requests ended."""
+
+    shares: list[float] = field(default_factory=list[float])
+    whole: int = 0
+    left: int = 0
+    refused: int = 0
+
+
+class Web:
+    """One connection to the port, which stays."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+        self._reader = self._writer = None
+
+    async def open(self) -> None:
+        """Anew, where the port has closed it: that does so after five seconds of silence."""
+        if self._reader is None or self._reader.at_eof():
+            self.close()
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+    async def ask(self, body: bytes) -> AsyncGenerator[bytes]:
+        """The answer's pieces as they come."""
+        await self.open()
+        assert self._reader
+        assert self._writer
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._writer.write(head.encode() + body)
+        found = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        if b"chunked" not in found:
+            length = int(found.split(b"content-length:")[1].split(b"\r\n")[0])
+            yield await self._reader.readexactly(length)
+            return
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
+            yield (await self._reader.readexactly(size + 2))[:-2]
+        await self._reader.readexactly(2)
+
+
+def body(tokens: int, pause: int = 0) -> bytes:
+    asked = {"model": "instant", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    return json.dumps({**asked, "max_tokens": tokens, "seed": pause, "temperature": 1.0}).encode()
+
+
+def word(part: bytes) -> str:
+    """The text of an event that has some."""
+    said = "".join(
+        json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+        for line in part.splitlines()
+        if line.startswith(b"data: {")
+    )
+    return said.partition("\n")[0]
+
+
+async def through(web: Web, tokens: int) -> Course:
+    began = time.perf_counter()
+    first = 0.0
+    async with aclosing(web.ask(body(tokens))) as parts:
+        async for part in parts:
+            if not first and b'"content":"  ' in part:
+                first = time.perf_counter()
+    assert first, "no word came"
+    return Course((first - began) * 1000, (time.perf_counter() - first) * 1000 / (tokens - 1))
+
+
+async def straight(client: AsyncClient, tokens: int) -> Course:
+    began = time.perf_counter()
+    first = 0.0
+    asked = Request(FRONT, "user: hello\n", tokens, temperature=1.0, seed=0, return_token_counts=True)
+    async with aclosing(client.generate(asked)) as chunks:
+        async for chunk in chunks:
+            if not first and chunk.text:
+                first = time.perf_counter()
+    return Course((first - began) * 1000, (time.perf_counter() - first) * 1000 / (tokens - 1))
+
+
+async def by_turns(
+    web: Web, client: AsyncClient, rounds: int, tokens: int, idle: float = 0.0
+) -> tuple[list[Course], list[Course]]:
+    ways: tuple[list[Course], list[Course]] = ([], [])
+    for number in range(rounds):
+        await asyncio.sleep(idle)
+        await web.open()
+        for way in (0, 1) if number % 2 else (1, 0):
+            ways[way].append(await (through(web, tokens) if way == 0 else straight(client, tokens)))
+    return ways
+
+
+async def client_of_many(port: int, number: int, until: float, load: Load) -> None:
+    """One of many: mostly it reads its answer; some break off, send nonsense, or read slowly."""
+    chance, web = random.Random(number), Web(port)
+    await asyncio.sleep(chance.uniform(0, 10))
+    while time.monotonic() < until:
+        kind = chance.random()
+        sent, first = time.monotonic(), ""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            async with aclosing(web.ask(b"{" if kind < 0.1 else body(16, 20))) as parts:
+                async for part in parts:
+                    if kind < 0.1:
+                        load.refused += b'"error"' in part
+                        continue
+                    if not first and (first := word(part)):
+                        came, said = map(float, first.split()[1:])
+                        load.shares.append(((came - sent) + (time.monotonic() - said)) * 1000)
+                        if kind < 0.2:
+                            load.left += 1
+                            break
+                    if kind > 0.9:
+                        await asyncio.sleep(0.05)
+                else:
+                    load.whole += kind >= 0.1
+            if kind < 0.2:
+                web.close()
+        await asyncio.sleep(chance.uniform(5, 15))
+    web.close()
+
+
+@contextmanager
+def triton() -> Generator[str]:
+    (port,) = spare(1)
+    with subprocess.Popen([sys.executable, str(TESTS / "instant_triton.py"), str(port)]) as process:
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def shown(name: str, values: Sequence[float]) -> dict[str, float]:
+    ranked = sorted(values)
+    found = {share: ranked[min(len(ranked) - 1, int(len(ranked) * share / 100))] for share in (50, 95, 99)}
+    print(f"{name:<34}" + "  ".join(f"p{share} {value:8.2f}" for share, value in found.items()) + f"  ({len(ranked)})")
+    return {f"p{share}": value for share, value in found.items()}
+
+
+async def measure(said: argparse.Namespace, address: str, port: int) -> dict[str, object]:
+    web, found = Web(port), dict[str, object]()
+    async with AsyncClient(address) as client:
+        await by_turns(web, client, 20, said.tokens)  # both are warm then
+        for name, rounds, idle in (("steady", said.rounds, 0.0), ("idle", said.idle_rounds, IDLE)):
+            if not rounds:
+                continue
+            there, here = await by_turns(web, client, rounds, said.tokens, idle)
+            print(f"\n{name}, ms")
+            found[name] = {
+                "port": shown("first word through the port", [each.first for each in there]),
+                "grpc": shown("first word over gRPC", [each.first for each in here]),
+                "further_port": shown("each further word, the port", [each.further for each in there]),
+                "further_grpc": shown("each further word, gRPC", [each.further for each in here]),
+                "own": (
+                    own := statistics.median(each.first for each in there) - statistics.median(each.first for each in here)
+                ),
+            }
+            print(f"of the port's own: {own:.2f} ms ({'kept' if own <= PROMISED else 'NOT kept'}: {PROMISED:g} ms)")
+    web.close()
+    if said.clients:
+        load = Load()
+        until = time.monotonic() + said.seconds
+        await asyncio.gather(*(client_of_many(port, number, until, load) for number in range(said.clients)))
+        print(f"\n{said.clients} clients: {load.whole} whole, {load.left} left, {load.refused} refused; ms")
+        found["loaded"] = shown("the port's share of the first word", load.shares)
+    return found
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--rounds", type=int, default=300)
+    words.add_argument("--idle-rounds", type=int, default=10)
+    words.add_argument("--tokens", type=int, default=32)
+    words.add_argument("--clients", type=int, default=200)
+    words.add_argument("--seconds", type=float, default=30.0)
+    words.add_argument("--out", type=Path)
+    said = words.parse_args()
+    with tempfile.TemporaryDirectory() as folder, triton() as address:
+        time.sleep(2)
+        with front(address, repository(Path(folder))) as url:
+            found = asyncio.run(measure(said, address, int(url.split(":")[2].partition("/")[0])))
+    if said.out:
+        said.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
