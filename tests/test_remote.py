@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import obstore
 import pytest
 from click.testing import CliRunner, Result
 
+from cloud_servers import address
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.cli import main
@@ -45,27 +46,10 @@ def fill(out: Path) -> None:
     (out / "inner").symlink_to("1/deep")
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """One server for all of them, and its credentials where S3's own tools look for them."""
-    server = S3(tmp_path_factory.mktemp("s3"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment().items():
-            patch.setenv(name, value)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.kill()
-
-
 @pytest.fixture(params=["file", "s3", "azure", "gcs"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty shared store."""
-    if request.param == "file":
-        return f"file://{tmp_path / 'shared'}"
-    server = request.getfixturevalue(request.param)
-    return f"s3://{BUCKET}/{tmp_path.name}" if request.param == "s3" else f"{server}/{tmp_path.name}"
+    return address(request.param, request, tmp_path)
 
 
 @pytest.fixture

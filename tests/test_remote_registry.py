@@ -1,11 +1,7 @@
 """A registry of container images as a shared store: Debian's docker-registry, on the loopback."""
 
-import shutil
 import socket
-import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,42 +10,8 @@ from forge.remote.open import place
 from forge.remote.place import PART, RemoteError
 from forge.remote.shared import Shared
 from forge.store.store import Artifact, Store
-from patience import soon, spare
 from store_makers import KEY
 from test_remote import ENGINE_MADE, fill, large
-
-CONFIG = """
-version: 0.1
-storage:
-  filesystem: {{rootdirectory: {folder}}}
-  delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address. One for all of them."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed (Debian's package of that name)")
-    folder, (port,) = tmp_path_factory.mktemp("registry"), spare(1)
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", port=port))
-    running = subprocess.Popen((program, "serve", folder / "config.yml"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        assert soon(lambda: running.poll() is None and _answers(port))
-        yield f"oci://127.0.0.1:{port}"
-    finally:
-        running.kill()
-        running.wait()
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5)
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture

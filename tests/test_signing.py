@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from bundle_kit import resealed
+from cloud_servers import address
 from fake_wiring import World
 from forge.api.built import Built
 from forge.api.forge import Forge
@@ -76,10 +78,13 @@ def keys(tmp_path: Path) -> Keys:
 class Side:
     """One machine at a shared store, with what its config file says of signatures."""
 
-    def __init__(self, root: Path, name: str, passphrase: str = "", **said: Any) -> None:
-        self.url = f"file://{root / 'shared'}"
+    def __init__(
+        self, root: Path, name: str, passphrase: str = "", url: str = "", cosign: str | None = None, **said: Any
+    ) -> None:
+        self.url = url or f"file://{root / 'shared'}"
         self.store = Store(root / name, clock=time.time)
         environ = {"FORGE_SIGN_PASSPHRASE": passphrase} if passphrase else {}
+        environ |= {} if cosign is None else {"COSIGN_PASSWORD": cosign}
         self.notary: Notary = notary(RemoteTable(**said), root, environ, self.store)
 
     @property
@@ -175,6 +180,7 @@ def test_no_program_is_told_the_passphrase(tmp_path: Path) -> None:
     installer.write_text(f"#!/bin/sh\nenv > {told}\nexit 1\n")
     installer.chmod(0o755)
     environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FORGE_SIGN_PASSPHRASE": PASSPHRASE}
+    environ["COSIGN_PASSWORD"] = PASSPHRASE
     here = host(os.environ)
     wanted = serving_environment(here, ())
     with pytest.raises(ForgeError):
@@ -187,7 +193,10 @@ def test_no_program_is_told_the_passphrase(tmp_path: Path) -> None:
     ("text", "what"),
     [
         ("", "no private key in PEM"),
-        ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nabc\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "cosign's own"),
+        (
+            "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nabc\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n",
+            "cosign's form",
+        ),
         (None, "there is no such file"),
     ],
 )
@@ -200,6 +209,63 @@ def test_what_is_no_key_is_said_with_what_to_do(tmp_path: Path, text: str | None
         side.shared.push(side.made())
     assert str(file) in str(error.value)
     assert error.value.hint
+
+
+def locked(private: Path, password: str, **other: Any) -> None:
+    """Have a key's file as `cosign generate-key-pair` writes it (secure-systems-lab's go-securesystemslib, ``encrypted``)."""
+    nacl = pytest.importorskip("nacl.secret", reason="keys of cosign's need PyNaCl: pip install 'triton-forge[sign]'")
+    der = serialization.load_pem_private_key(private.read_bytes(), None).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    salt, nonce = os.urandom(32), os.urandom(24)
+    box = nacl.SecretBox(hashlib.scrypt(password.encode(), salt=salt, n=65536, r=8, p=1, maxmem=1 << 28, dklen=32))
+    costs = {"N": 65536, "r": 8, "p": 1, **other}
+    said = {
+        "kdf": {"name": "scrypt", "params": costs, "salt": base64.b64encode(salt).decode()},
+        "cipher": {"name": "nacl/secretbox", "nonce": base64.b64encode(nonce).decode()},
+        "ciphertext": base64.b64encode(box.encrypt(der, nonce).ciphertext).decode(),
+    }
+    text = base64.encodebytes(json.dumps(said).encode()).decode()
+    private.write_text(f"-----BEGIN {COSIGN}-----\n{text}-----END {COSIGN}-----\n")
+
+
+COSIGN = "ENCRYPTED SIGSTORE PRIVATE KEY"
+
+
+@pytest.mark.parametrize("password", ["", PASSPHRASE])
+def test_a_key_pair_of_cosigns_signs_and_is_trusted(tmp_path: Path, keys: Keys, password: str) -> None:
+    private, public = keys.pair("cosign", "ecdsa p256")
+    locked(private, password)
+    side = Side(tmp_path, "here", cosign=password, sign=str(private))
+    side.shared.push(side.made())
+    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    assert taker.shared.pull(KEY, taker.store)
+    again = Side(tmp_path, "again", password, cosign="another", sign=str(private))
+    if password:
+        again.shared.push(again.made(name=key(3)))
+
+
+@pytest.mark.parametrize(
+    ("cosign", "costs", "what"),
+    [
+        (None, {}, "is encrypted, in cosign's form"),
+        ("wrong-one", {}, "does not open with that password"),
+        (PASSPHRASE, {"N": 1 << 30}, "wants more memory"),
+        (PASSPHRASE, {"r": 0}, "wants more memory"),
+        (PASSPHRASE, {"N": 3}, "cannot be opened"),
+    ],
+)
+def test_a_key_of_cosigns_that_does_not_open_is_told_with_the_variable(
+    tmp_path: Path, keys: Keys, cosign: str | None, costs: dict[str, int], what: str
+) -> None:
+    private, _ = keys.pair("cosign", "ecdsa p256")
+    locked(private, PASSPHRASE, **costs)
+    side = Side(tmp_path, "here", cosign=cosign, sign=str(private))
+    with pytest.raises(RemoteError, match=what) as error:
+        side.shared.push(side.made())
+    assert "COSIGN_PASSWORD" in error.value.hint
+    assert str(private) in str(error.value)
+    assert "wrong-one" not in str(error.value)
 
 
 @pytest.mark.parametrize("verb", ["build", "bundle"])
@@ -259,6 +325,7 @@ def harmed(record: Record, how: str, other: Record) -> Record:
 REFUSED = {
     "none": "it is not signed",
     "another artifact's": "one of something else",
+    "altered artifact": "one of something else",
     "no envelope": "cannot be read",
     "altered signature": "is not that of",
     "altered statement": "is not that of",
@@ -266,24 +333,61 @@ REFUSED = {
 }
 
 
+@pytest.fixture(params=["file", "s3", "registry", "azure", "gcs"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty shared store."""
+    return address(request.param, request, tmp_path)
+
+
 @pytest.mark.parametrize("how", REFUSED)
-def test_nothing_is_taken_without_a_signature_that_counts(tmp_path: Path, keys: Keys, how: str) -> None:
+def test_nothing_is_taken_without_a_signature_that_counts(tmp_path: Path, keys: Keys, url: str, how: str) -> None:
     private, public = keys.pair("ci")
     foreign, _ = keys.pair("stranger")
-    maker = Side(tmp_path, "here", sign=str(foreign if how == "foreign" else private))
+    maker = Side(tmp_path, "here", url=url, sign=str(foreign if how == "foreign" else private))
     maker.shared.push(maker.made(name=key(1)))
     other = maker.record()
     maker.shared.place.drop([key(1)])
     maker.shared.push(maker.made())
     record = harmed(maker.record(), how, other) if how != "foreign" else maker.record()
+    if how == "altered artifact":  # whole in itself, under the signature of what it was
+        forger = Side(tmp_path / "forger", "store")
+        forger.shared.push(forger.store.make(KEY, MADE, lambda out: (out / "weights.bin").write_text("evil"))[0])
+        record = replace(forger.record(), attestation=record.attestation)
     maker.shared.place.write(KEY, msgspec.json.encode(record), {}, anew=True)
-    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    taker = Side(tmp_path, "there", url=url, verify="require", keys=(str(public),))
     with pytest.raises(UntrustedError, match=REFUSED[how]) as error:
         taker.shared.pull(KEY, taker.store)
     assert "[remote] keys" in error.value.hint
     assert taker.store.find(KEY) is None
-    careless = Side(tmp_path, "careless")
-    assert careless.shared.pull(KEY, careless.store), "who does not ask for signatures takes it as ever"
+    if how != "altered artifact":
+        careless = Side(tmp_path, "careless", url=url)
+        assert careless.shared.pull(KEY, careless.store), "who does not ask for signatures takes it as ever"
+
+
+def test_what_a_trusted_key_has_signed_is_taken_from_any_kind_of_store(tmp_path: Path, keys: Keys, url: str) -> None:
+    private, public = keys.pair("ci", "ecdsa p256")
+    maker = Side(tmp_path, "here", url=url, sign=str(private))
+    maker.shared.push(maker.made())
+    taker = Side(tmp_path, "there", url=url, verify="require", keys=(str(public),))
+    taken = taker.shared.pull(KEY, taker.store)
+    assert taken
+    assert f"trusted: {public}" in taker.notary.of_held(taken)[1]
+    assert taker.store.verify() == ()
+
+
+def test_openssl_finds_the_same_signature_good(tmp_path: Path, keys: Keys) -> None:
+    """Over DSSE's encoding of the payload, as cosign and all others verify it."""
+    private, public = keys.pair("ci", "ecdsa p256")
+    maker = Side(tmp_path, "here", sign=str(private))
+    maker.shared.push(maker.made())
+    envelope = json.loads(maker.record().attestation)
+    payload, kind = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
+    (tmp_path / "signed").write_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
+    (tmp_path / "sig").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    argv = ("openssl", "dgst", "-sha256", "-verify", public, "-signature", tmp_path / "sig", tmp_path / "signed")
+    assert subprocess.run(argv, capture_output=True, check=False).stdout == b"Verified OK\n"
+    (tmp_path / "signed").write_bytes((tmp_path / "signed").read_bytes() + b" ")
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
 
 
 def test_a_build_makes_what_is_not_signed_itself_and_signs_what_stands_there_unsigned(tmp_path: Path, keys: Keys) -> None:

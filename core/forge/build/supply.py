@@ -8,6 +8,7 @@ from typing import Protocol
 from forge.events import Listener
 from forge.plan.preview import provenance
 from forge.plan.steps import Step, demanded
+from forge.remote.cosign import PASSWORD
 from forge.remote.place import Place
 from forge.remote.shared import Pushed, Shared, kind
 from forge.remote.signature import Notary, Signer, Trust
@@ -54,7 +55,7 @@ def notary(said: RemoteTable, base: Path, environ: Mapping[str, str], store: Sto
     """Who signs here, and whose signatures count; paths are relative to ``base``. No file is read before it is needed."""
     variable = VARIABLES["remote.sign"]
     named = variable if environ.get(variable) else "[remote] sign"
-    signer = Signer(_placed(base, said.sign), environ.get(PASSPHRASE, ""), named) if said.sign else None
+    signer = Signer(_placed(base, said.sign), environ.get(PASSPHRASE, ""), named, environ.get(PASSWORD)) if said.sign else None
     trust = Trust([_placed(base, each) for each in said.keys], needed=said.verify == "require")
     return Notary(signer, trust, store.find)
 

@@ -24,7 +24,7 @@ from forge.schema.values import Environment, Host, TextFile
 INSTALLED_TRITON = Path("/opt/tritonserver")
 GLIBC = (2, 35)
 """What the libraries in nvidia-pytriton's wheel need."""
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE")
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 _MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Settings that would send packages elsewhere than into the environment being made."""
 _LAST = 12

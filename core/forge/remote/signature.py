@@ -1,4 +1,4 @@
-"""Statements, signed: a DSSE envelope by a plain key (Ed25519, ECDSA or RSA, in PEM), and whose signatures count.
+"""Statements, signed: a DSSE envelope by a plain key (Ed25519, ECDSA or RSA, in PEM) or cosign's, and whose signatures count.
 
 Signing and verifying are securesystemslib's, over pyca/cryptography; both come with the extra ``sign``. A key's id is the
 sha256 of its public half as DER, which `openssl pkey -pubin -outform DER | sha256sum` prints too.
@@ -16,7 +16,7 @@ import msgspec
 
 from forge.errors import ForgeError
 from forge.files import texts
-from forge.remote import statement
+from forge.remote import cosign, statement
 from forge.remote.place import RemoteError
 from forge.remote.record import ORIGIN, Builder, Record
 from forge.remote.statement import Resource, Statement
@@ -27,7 +27,6 @@ ATTESTATION = "attestation.json"
 """Stands beside the manifest of an artifact that was taken with its signature."""
 EXTRA = "pip install 'triton-forge[sign]'"
 _KEY = 64 << 10
-_COSIGN = ("ENCRYPTED COSIGN", "ENCRYPTED SIGSTORE")
 _MEND = (
     "have it sent again by a machine that signs ([remote] sign), or name its public key under [remote] keys (docs/signing.md)"
 )
@@ -53,10 +52,14 @@ class Signed:
 class Signer:
     """A private key. It is read when something is signed, stays in this process, and reaches no text."""
 
-    def __init__(self, file: Path, passphrase: str, named: str = "[remote] sign") -> None:
-        """``named`` is where the file is named: the key of the settings, or its variable."""
+    def __init__(self, file: Path, passphrase: str, named: str = "[remote] sign", cosign: str | None = None) -> None:
+        """``named`` is where the file is named: the key of the settings, or its variable.
+
+        ``cosign`` is what opens a key of cosign's form where there is no ``passphrase``: empty is a password there, None none.
+        """
         self._file = file
         self._passphrase = passphrase
+        self._cosign = passphrase or cosign
         self._named = named
 
     def require(self) -> None:
@@ -75,8 +78,9 @@ class Signer:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         text = texts.read(self._file, RemoteError, "the key that signs", hint=f"{self._named} names it", most=_KEY)
-        if any(word in text for word in _COSIGN):
-            raise self._refused("is a key of cosign's own form", "make one with `openssl genpkey -algorithm ed25519`")
+        if cosign.is_cosign(text):
+            key = self._of_cosign(text)
+            return signers.CryptoSigner(key, _public(key.public_key()))
         secret = self._passphrase.encode() if self._passphrase and "ENCRYPTED" in text else None
         try:
             key = load_pem_private_key(text.encode(), secret)
@@ -86,6 +90,17 @@ class Signer:
         except ValueError:
             what = "does not open with FORGE_SIGN_PASSPHRASE, or is no key" if secret else "is no private key in PEM"
             raise self._refused(what, "Ed25519, ECDSA (P-256, P-384, P-521) and RSA keys in PEM will do") from None
+
+    def _of_cosign(self, text: str) -> Any:
+        from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+        hint = f"say its password in {cosign.PASSWORD} or FORGE_SIGN_PASSPHRASE"
+        if self._cosign is None:
+            raise self._refused("is encrypted, in cosign's form", hint)
+        try:
+            return load_der_private_key(cosign.unlocked(text, self._cosign), None)
+        except (ValueError, TypeError) as error:
+            raise self._refused(f"is one of cosign's, and cannot be opened: {error}", hint) from None
 
     def _refused(self, what: str, hint: str) -> RemoteError:
         return RemoteError(f"the key that signs {what}", where=str(self._file), hint=hint)

@@ -22,7 +22,9 @@ _WATCH = 0.1  # seconds between looks at a program that runs
 _LAST = 4  # lines of git's own that an error shows
 _KEPT = re.compile(r"GIT_(SSH\w*|SSL_\w+|HTTP_\w+|ASKPASS|EXEC_PATH|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+))")
 """What of git's own variables a caller may say: how to get in. Which repository is meant, and what to trace, is forge's."""
-_SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE"})
+_SECRETS = frozenset(
+    {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD"}
+)
 _OURS = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": ":".join(PROTOCOLS),

@@ -32,7 +32,7 @@ from forge.machine.processes import kill_group
 from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE")
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 LAST_LINES = 4
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, csv.Error)
 """What a damaged wheel ends in, or one that is packed as no wheel is: NotImplementedError of a strange way to pack,
