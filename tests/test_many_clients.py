@@ -3,8 +3,10 @@ somebody who does not read.
 """
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import openai
@@ -17,7 +19,7 @@ from forge.errors import InferenceError, Trouble
 from forge.repository.config import STREAMS_PER_INSTANCE
 from forge.serve.lookup import Target
 from openai_front import front
-from patience import PATIENCE, free_ports
+from patience import PATIENCE, free_ports, soon
 from tiny_served import RECIPE, Tiny, checkpoint
 
 pytestmark = pytest.mark.slow
@@ -102,6 +104,30 @@ def test_a_full_queue_is_too_many_requests_at_the_openai_port(narrow: Target) ->
             client.completions.create(model="tiny", prompt=["x"] * CROWD, max_tokens=100)
         patient = client.with_options(max_retries=50)  # those who were refused together are being cancelled
         assert patient.completions.create(model="tiny", prompt="x", max_tokens=3).choices
+
+
+def test_a_full_queue_is_busy_and_not_dead(shop: Forge, narrow: Target) -> None:
+    running, enough, full = shop.server(narrow.repository), threading.Event(), threading.Event()
+
+    def keep_asking() -> None:
+        while not enough.is_set():
+            if any(told.startswith(Trouble.BUSY) for told in asyncio.run(crowd(narrow.address, asking(BLS, 200), CROWD))):
+                full.set()
+
+    def busy() -> bool:
+        states = shop.care.states((running,), 5.0)
+        assert [state.why for state in states if not state.answers] == []
+        return any(state.model == BLS and state.busy for state in states)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(keep_asking)
+        try:
+            assert full.wait(PATIENCE)
+            assert soon(busy)
+        finally:
+            enough.set()
+        asked.result(PATIENCE)
+    assert shop.care.server.health(running) == {}
 
 
 def test_streams_that_nobody_reads_keep_no_place(tiny: Tiny) -> None:

@@ -18,6 +18,7 @@ from forge.client.grpc import METADATA_SECONDS
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import pulse
+from forge.serve.pulse import Place
 from forge.serve.types import Running
 
 MARKER = "forge-pulse-test"
@@ -94,16 +95,16 @@ def mute() -> Iterator[str]:
 
 def test_a_server_that_says_nothing_at_all_has_no_more_than_the_deadline(mute: str) -> None:
     began = time.monotonic()
-    found = pulse.ask(mute, MARKER, ("bls", "engine"), 1.0)
+    found = pulse.ask(Place(mute, "", MARKER), ("bls", "engine"), 1.0)
     assert not any(each.answers for each in found)
     assert time.monotonic() - began < METADATA_SECONDS
 
 
 @pytest.mark.usefixtures("stub")
 def test_a_model_that_hangs_is_not_at_work_and_says_where_it_is_stopped(mute: str) -> None:
-    (one,) = pulse.ask(mute, MARKER, ("bls",), 1.0)
+    (one,) = pulse.ask(Place(mute, "", MARKER), ("bls",), 1.0)
     assert (one.late, one.works) == (True, False)
     for each in processes.stubs(MARKER)["bls"]:
         os.kill(each.pid, signal.SIGSTOP)
-    (one,) = pulse.ask(mute, MARKER, ("bls",), 1.0)
+    (one,) = pulse.ask(Place(mute, "", MARKER), ("bls",), 1.0)
     assert one.why.endswith("its process is stopped")

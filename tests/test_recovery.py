@@ -39,6 +39,10 @@ class Room:
     watch: Watch = field(init=False)
 
     def __post_init__(self) -> None:
+        self.anew()
+
+    def anew(self) -> None:
+        """A watch that has seen nothing yet."""
         self.watch = Watch(self.server, self.plan, lambda: self.time, lambda: 1e9 + self.time, self.said.append, deadline=10.0)
 
     def plan(self, held: object, running: Running) -> Launch:
@@ -117,7 +121,7 @@ def test_a_stopped_process_has_the_deadline_to_go_on(room: Room) -> None:
 
 def test_a_model_without_processes_of_its_own_is_not_missed(room: Room) -> None:
     room.see(tensorrt_llm=Signs())
-    room.watch = Room(room.running, room.server).watch
+    room.anew()
     room.look(10)
     assert room.restarts == []
 
@@ -159,8 +163,18 @@ def test_requests_that_wait_for_one_at_work_are_left_alone(room: Room) -> None:
 def test_one_that_is_late_where_no_process_is_seen_is_left_alone(room: Room) -> None:
     room.server.dead["tensorrt_llm"] = pulse("tensorrt_llm", late=True)
     room.see(tensorrt_llm=Signs(pending=1))
-    room.watch = Room(room.running, room.server).watch
+    room.anew()
     room.look(20)
+    assert room.restarts == []
+
+
+def test_a_bls_that_waits_for_a_late_engine_without_processes_is_left_alone(room: Room) -> None:
+    for model in ("tensorrt_llm", "tensorrt_llm_bls", "ensemble"):
+        room.server.dead[model] = pulse(model, late=True, why="no answer within 10 s")
+    room.see(tensorrt_llm=Signs(pending=4), tensorrt_llm_bls=replace(WELL, pending=4))
+    room.anew()
+    room.look(40)
+    assert "ask" in room.server.told
     assert room.restarts == []
 
 

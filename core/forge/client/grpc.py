@@ -31,7 +31,8 @@ CHANNEL = (
 )
 METADATA_SECONDS = 30.0
 FULL = ("limits.max_queued", "maximum queue size")
-"""What forge's bls says where as many requests wait as may, and Triton for a model with a ``max_queue_size``."""
+"""What forge's bls says where as many requests wait as may, and for a ``max_queue_size`` Triton and TensorRT-LLM, each in small
+or capital letters."""
 
 
 _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
@@ -226,7 +227,7 @@ REVIVE = "`forge status` asks every model whether it lives, `forge reload` start
 
 
 def _is_full(said: str) -> bool:
-    return any(words in said for words in FULL)
+    return any(words in said.lower() for words in FULL)
 
 
 def _refused(said: str, where: str) -> InferenceError:

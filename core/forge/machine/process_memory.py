@@ -50,24 +50,6 @@ def on_gpus(environ: Mapping[str, str]) -> dict[int, int]:
     return found
 
 
-def offspring(pids: Iterable[int]) -> frozenset[int]:
-    """These processes and all that they have started, as far as that is still theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[int] = set()
-    left = list(pids)
-    while left:
-        pid = left.pop()
-        if pid not in found:
-            found.add(pid)
-            left += children.get(pid, ())
-    return frozenset(found)
-
-
 def age(started: float) -> float | None:
     """Seconds since a process started, of which ``started`` are the clock ticks since boot; None where nobody says."""
     if not started:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,11 @@ _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
 @dataclass(frozen=True, slots=True)
 class Stub:
     """A process of Triton's Python backend, which runs one instance of a model. ``stopped``: by SIGSTOP, and nobody debugs it;
-    ``cpu``: seconds of processor time it has used."""
+    ``cpu``: seconds of processor time that it has used, and each process that it has started, by pid."""
 
     pid: int
     stopped: bool
-    cpu: float
+    cpu: Mapping[int, float]
 
 
 def nvidia(environ: Mapping[str, str]) -> dict[str, str]:
@@ -67,13 +67,8 @@ def spare(count: int) -> tuple[int, ...]:
 
 def started(pid: int) -> float | None:
     """Clock ticks since boot at which ``pid`` started; None when it is gone or only waits to be reaped."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The second field is the name in parentheses and may hold anything; after it come state (3) and start (22): proc(5).
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else float(fields[19])
+    stat = _stat(pid)
+    return None if not stat or stat[0] in "ZX" else float(stat[19])
 
 
 def reap(pid: int) -> int | None:
@@ -101,16 +96,25 @@ def stubs(marker: str) -> dict[str, list[Stub]]:
     """Model -> its living stubs, of the server whose shared-memory regions begin with ``marker``; containers' too, where their
     processes are seen from here. A stub's arguments are its model.py and its region's name, first of all."""
     found: dict[str, list[Stub]] = {}
+    places: dict[int, Path] = {}
     for pid in _pids():
         with suppress(OSError):
             words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if len(words) < 3 or not words[0].endswith(_STUB) or not words[2].startswith(marker):
-                continue
-            stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            if stat[0] not in "ZX":
-                cpu = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-                found.setdefault(Path(words[1]).parts[-3], []).append(Stub(pid, stat[0] == "T", cpu))
+            if len(words) >= 3 and words[0].endswith(_STUB) and words[2].startswith(marker):
+                places[pid] = Path(words[1])
+    children = _children() if places else {}
+    for pid, place in places.items():
+        stat = _stat(pid)
+        if stat and stat[0] not in "ZX":
+            # vLLM and TensorRT-LLM's PyTorch path compute in processes that the stub has started.
+            cpu = {one: _used(fields) for one in _below((pid,), children) if (fields := _stat(one))}
+            found.setdefault(place.parts[-3], []).append(Stub(pid, stat[0] == "T", cpu))
     return found
+
+
+def offspring(pids: Iterable[int]) -> frozenset[int]:
+    """These processes and all that they have started, as far as that is still theirs."""
+    return _below(pids, _children())
 
 
 def kill_stubs(marker: str, model: str) -> None:
@@ -200,6 +204,37 @@ def program(pid: int) -> str:
 
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5)'s stat after the name, state first; none of a process that is gone."""
+    with suppress(OSError):
+        # The second field is the name in parentheses and may hold anything.
+        return (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return []
+
+
+def _used(stat: list[str]) -> float:
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for pid in _pids():
+        if stat := _stat(pid):
+            found.setdefault(int(stat[1]), []).append(pid)
+    return found
+
+
+def _below(pids: Iterable[int], children: Mapping[int, list[int]]) -> frozenset[int]:
+    found: set[int] = set()
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        if pid not in found:
+            found.add(pid)
+            left += children.get(pid, ())
+    return frozenset(found)
 
 
 def _environ(pid: int) -> list[bytes]:

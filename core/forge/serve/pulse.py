@@ -1,6 +1,7 @@
 """Asks each model of a server for something tiny, with a deadline; reads what Triton counts without asking.
 
-Triton's own word for a model whose process was killed, or hangs, stays READY (seen on 2.51): only an inference tells.
+Triton's own word for a model whose process was killed, or hangs, stays READY (seen on 2.51): only an inference tells. One that
+is late, or refuses because its queue is full, lives if its processes compute, or its engine counts on.
 """
 
 import http.client
@@ -10,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -27,7 +29,16 @@ from forge.serve.types import Running
 from forge.serve.vitals import WORKING, Pulse, Signs, Times, used
 
 _SECONDS = 5.0
+_LOOK = 1.0
+"""Seconds between two looks at who moves: less would say nothing of processor time, which is counted in hundredths."""
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="(?P<model>[^"]+)".*\} (?P<count>[\d.e+]+)$', re.MULTILINE)
+_MODEL = re.compile(r'[{,]model="(?P<model>[^"]+)"')
+_ENGINE = "nv_trt_llm_"
+"""TensorRT-LLM's backend counts under it; its engine has no process of its own."""
+_ITERATIONS = 'general_type="iteration_counter"'
+_ANSWERED = "nv_inference_request_success{"
+"""Of an engine of TensorRT-LLM when an answer has ended; of a streaming model of Python when it begins, which says nothing."""
+_VLLM = re.compile(r"^vllm:\w+_tokens_total\{")
 _TINY = ({"QUERY": 2, "REQUEST_OUTPUT_LEN": 2}, {"TOKENS_BATCH": 3, "SEQUENCE_LENGTH": 2})
 """Inputs of preprocessing and of postprocessing -> how many dimensions each has, the batch first."""
 
@@ -63,41 +74,104 @@ class _Config(Struct):
     instance_group: list[_Group] = []
 
 
-def ask(address: str, marker: str, models: Sequence[str], deadline: float) -> tuple[Pulse, ...]:
+class Place(Struct, frozen=True):
+    """Where a server is asked and seen: the addresses of its gRPC and its metrics (empty where nobody knows that), and what the
+    names of its stubs' regions begin with."""
+
+    address: str
+    metrics: str
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is seen of the models at one moment: their stubs, and what only their own work counts up, by name."""
+
+    at: float
+    stubs: Mapping[str, Sequence[processes.Stub]]
+    counts: Mapping[str, Mapping[str, float]]
+
+
+def ask(place: Place, models: Sequence[str], deadline: float) -> tuple[Pulse, ...]:
     """Ask all of ``models`` at once for one token, or what they have in its place; each has ``deadline`` seconds.
 
-    ``address`` is the server's gRPC, ``marker`` begins the names of its stubs' regions. A model that refuses the question
-    answers, too. No counter of Triton's tells a long queue from a hang (it counts a streaming model's requests when they
-    begin): of those that are late it is said whether their own processes compute (see ``vitals.judged``).
+    A model that refuses the question answers, too, but where its queue is full: nothing leaves that of one that hangs. Whether
+    those that are late, or refuse so, work is watched for as long and said (see ``vitals.judged``). No counter of Triton's own
+    tells a long queue from a hang: it counts a streaming model's requests when they begin.
     """
     if not models:
         return ()
-    before = processes.stubs(marker)
-    with closing(Connection(address, deadline)) as connection, ThreadPoolExecutor(len(models)) as threads:
+    before = _look(place)
+    with closing(Connection(place.address, deadline)) as connection, ThreadPoolExecutor(len(models)) as threads:
         found = tuple(threads.map(partial(_asked, connection, deadline), models))
-    if not any(pulse.late for pulse in found):
+    late = [pulse.model for pulse in found if pulse.late]
+    if not late:
         return found
-    after = processes.stubs(marker)
-    return tuple(_seen(each, before.get(each.model, ()), after.get(each.model, ())) if each.late else each for each in found)
+    place = replace(place, metrics=place.metrics if before.counts else "")
+    began = after = _look(place)
+    end = max(before.at + deadline, began.at + _LOOK)
+    while after.at < end and not (after.at - before.at >= _LOOK and all(_works(model, before, after) for model in late)):
+        time.sleep(_LOOK)
+        after = _look(place)
+    # One that has answered has worked for that: what it does for others shows afterwards.
+    return tuple(_seen(each, before if each.late else began, after) for each in found)
 
 
-def _seen(pulse: Pulse, before: Sequence[processes.Stub], after: Sequence[processes.Stub]) -> Pulse:
-    """What its stubs did while a late model was waited for."""
-    if after and all(stub.stopped for stub in after):
-        return replace(pulse, why=f"{pulse.why}: its process is stopped")
-    moving = {stub.pid: stub.cpu for stub in after if not stub.stopped}
-    return replace(pulse, works=used(_times(before), moving) > WORKING * pulse.seconds)
+def _seen(pulse: Pulse, before: _Look, after: _Look) -> Pulse:
+    """What a model did between two looks."""
+    stubs = after.stubs.get(pulse.model, ())
+    if pulse.late and stubs and all(stub.stopped for stub in stubs):
+        return replace(pulse, why=f"{pulse.why}: its process is stopped", stopped=True)
+    return replace(pulse, works=_works(pulse.model, before, after))
+
+
+def _works(model: str, before: _Look, after: _Look) -> bool:
+    moving = _times([stub for stub in after.stubs.get(model, ()) if not stub.stopped])
+    computed = used(_times(before.stubs.get(model, ())), moving)
+    counted, known = after.counts.get(model, {}), before.counts.get(model, {})
+    rises = any(value > known.get(name, value) for name, value in counted.items())
+    return rises or computed > WORKING * (after.at - before.at)
+
+
+def _look(place: Place) -> _Look:
+    at = time.monotonic()
+    try:
+        text = _get(place.metrics, "/metrics", _LOOK).decode() if place.metrics else ""
+    except (OSError, http.client.HTTPException, UnicodeDecodeError):
+        text = ""
+    return _Look(at, processes.stubs(place.marker), work(text))
+
+
+def work(metrics: str) -> dict[str, dict[str, float]]:
+    """Model -> what its engine counts of its own work in Triton's metrics: TensorRT-LLM iterations and answers, vLLM tokens."""
+    found: dict[str, dict[str, float]] = {}
+    engines: set[str] = set()
+    for line in metrics.splitlines():
+        name, _, value = line.rpartition(" ")
+        model = _MODEL.search(name)
+        if model is None:
+            continue
+        if name.startswith(_ENGINE):
+            engines.add(model["model"])
+        if _ITERATIONS in name or name.startswith(_ANSWERED) or _VLLM.match(name):
+            with suppress(ValueError):
+                found.setdefault(model["model"], {})[name] = float(value)
+    return {
+        model: kept
+        for model, counts in found.items()
+        if (kept := {name: value for name, value in counts.items() if model in engines or not name.startswith(_ANSWERED)})
+    }
 
 
 def _times(stubs: Sequence[processes.Stub]) -> Times:
-    return {stub.pid: stub.cpu for stub in stubs}
+    return {pid: seconds for stub in stubs for pid, seconds in stub.cpu.items()}
 
 
 def signs(running: Running) -> Mapping[str, Signs] | None:
     """What is seen of every model from outside; None of a server that does not speak. One may speak and have no model left."""
     try:
-        stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
-        text = _get(running, running.ports.metrics, "/metrics").decode()
+        stated = msgspec.json.decode(_get(at(running, running.ports.http), "/v2/models/stats"), type=_Statistics).model_stats
+        text = _get(at(running, running.ports.metrics), "/metrics").decode()
         stubs = processes.stubs(running.shared_memory)
         instances = {each.name: _instances(running, each.name, seen=each.name in stubs) for each in stated if stubs}
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
@@ -119,15 +193,20 @@ def signs(running: Running) -> Mapping[str, Signs] | None:
 def answered(running: Running) -> Mapping[str, tuple[int, int]]:
     """Model -> requests that it has answered, and those that ended in an error; empty of a server that does not speak."""
     try:
-        stated = msgspec.json.decode(_get(running, running.ports.http, "/v2/models/stats"), type=_Statistics).model_stats
+        stated = msgspec.json.decode(_get(at(running, running.ports.http), "/v2/models/stats"), type=_Statistics).model_stats
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return {}
     return {each.name: (each.inference_stats.success.count, each.inference_stats.fail.count) for each in stated}
 
 
+def at(running: Running, port: int) -> str:
+    """The address of one of a server's ports."""
+    return f"{reached(running.ports.host)}:{port}"
+
+
 def _instances(running: Running, model: str, *, seen: bool) -> int:
     """How many stubs it ought to have: as many as it has instances, where it is known to have any."""
-    config = msgspec.json.decode(_get(running, running.ports.http, f"/v2/models/{model}/config"), type=_Config)
+    config = msgspec.json.decode(_get(at(running, running.ports.http), f"/v2/models/{model}/config"), type=_Config)
     return sum(group.count for group in config.instance_group) if seen or config.backend == "python" else 0
 
 
@@ -167,8 +246,8 @@ def _asked(connection: Connection, deadline: float, model: str) -> Pulse:
     return Pulse(model=model, answers=True, seconds=time.monotonic() - began)
 
 
-def _get(running: Running, port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection(reached(running.ports.host), port, timeout=_SECONDS)
+def _get(address: str, path: str, seconds: float = _SECONDS) -> bytes:
+    connection = http.client.HTTPConnection(address, timeout=seconds)
     try:
         connection.request("GET", path)
         return connection.getresponse().read()

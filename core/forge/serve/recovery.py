@@ -115,9 +115,14 @@ class Watch:
         dead = {model: why for model, why in accused.items() if model in self._seen and self._seen[model].accused > 1}
         if dead or accused:
             return dead
-        sure = [model for model in late if model in signs and self._seen[model].late > 1 and signs[model].processes]
-        # Who calls a model that hangs is late too: the one that others stand on comes first.
+        calls = called(running)
+        # Who calls a late model is late too, and may well live: the one that others stand on comes first.
+        sure = [model for model in late if self._sure(model, signs) and late.keys().isdisjoint(calls.get(model, ()))]
         return {model: late[model] for model in in_order(running, sure)[:1]}
+
+    def _sure(self, model: str, signs: Mapping[str, Signs]) -> bool:
+        """Whether a late model is so for the second time, and has processes that could be ended."""
+        return model in signs and self._seen[model].late > 1 and bool(signs[model].processes)
 
     def _bring_back(self, running: Running, model: str, why: str) -> None:
         seen, healths = self._seen[model], dict(self.server.health(running))
@@ -240,8 +245,12 @@ def _state(repository: str, pulse: Pulse, health: Health) -> State:
 
 def asked(server: Server, running: Running, deadline: float) -> tuple[Pulse, ...]:
     """What every model says, or is known to be doing where it is late; each has ``deadline`` seconds."""
-    calls = {caller: parts for one in held(running).values() for model in one.models for caller, parts in model.calls.items()}
-    return judged(server.ask(running, deadline), calls)
+    return judged(server.ask(running, deadline), called(running))
+
+
+def called(running: Running) -> dict[str, tuple[str, ...]]:
+    """Model -> those that it calls and waits for."""
+    return {caller: parts for one in held(running).values() for model in one.models for caller, parts in model.calls.items()}
 
 
 def require(running: Running, pulses: Sequence[Pulse]) -> None:

@@ -27,7 +27,7 @@ from forge.serve.port_holders import (
     strangers,
 )
 from forge.serve.process import TritonProcess
-from forge.serve.ready import Watch, reached, require_address, require_gpus, require_models
+from forge.serve.ready import Watch, require_address, require_gpus, require_models
 from forge.serve.state import Guard, States
 from forge.serve.types import Launch, Running, StartingError
 from forge.serve.usage import usage
@@ -165,8 +165,9 @@ class Servers:
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""
-        address = f"{reached(running.ports.host)}:{running.ports.grpc}"
-        return pulse.ask(address, running.shared_memory, running.models, deadline)
+        ports = running.ports
+        place = pulse.Place(pulse.at(running, ports.grpc), pulse.at(running, ports.metrics), running.shared_memory)
+        return pulse.ask(place, running.models, deadline)
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         """What is seen of each model, as the port says; None of a server in whose place somebody else answers."""

@@ -33,10 +33,10 @@ def usage(running: Running, environ: Mapping[str, str]) -> Usage:
 
 def held(marker: str, environ: Mapping[str, str], pids: Iterable[int] = ()) -> Held:
     """What the processes that carry ``marker``, and ``pids``, hold; nothing without a marker."""
-    mine = process_memory.offspring((*processes.marked(marker), *pids)) if marker else frozenset[int]()
+    mine = processes.offspring((*processes.marked(marker), *pids)) if marker else frozenset[int]()
     on_gpus = process_memory.on_gpus(environ)
     stubs = processes.stubs(marker) if marker else {}
-    own = {model: process_memory.offspring(stub.pid for stub in each) for model, each in stubs.items()}
+    own = {model: processes.offspring(stub.pid for stub in each) for model, each in stubs.items()}
     models = {model: (process_memory.host(each), _together(on_gpus, each)) for model, each in own.items() if each}
     return Held((process_memory.host(mine) if mine else None, _together(on_gpus, mine)), models)
 

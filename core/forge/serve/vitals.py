@@ -25,7 +25,9 @@ class Pulse(Struct, frozen=True, kw_only=True):
     late: bool = False
     """Nothing is known but that no answer came in time."""
     works: bool = False
-    """Its own processes computed meanwhile."""
+    """Its own processes, or what its engine counts, moved meanwhile."""
+    stopped: bool = False
+    """All of its processes are (SIGSTOP): whatever others do, nothing comes of it."""
     why: str = ""
     """Why there was no answer, for a person."""
     blamed: str = ""
@@ -80,12 +82,13 @@ def used(before: Times, after: Times) -> float:
 def judged(pulses: Sequence[Pulse], calls: Mapping[str, Sequence[str]]) -> tuple[Pulse, ...]:
     """``pulses``, where a late model is busy if it works, or one of the models that it ``calls`` does.
 
-    That others compute says nothing of a model: one that hangs stands beside them as well.
+    That others compute says nothing of a model: one that hangs stands beside them as well. Nor does a queue that is full:
+    nothing leaves that of a model that hangs, either.
     """
     working = {pulse.model for pulse in pulses if pulse.works}
     return tuple(
         replace(pulse, answers=True, busy=True)
-        if pulse.late and not working.isdisjoint((pulse.model, *calls.get(pulse.model, ())))
+        if pulse.late and not pulse.stopped and not working.isdisjoint((pulse.model, *calls.get(pulse.model, ())))
         else pulse
         for pulse in pulses
     )

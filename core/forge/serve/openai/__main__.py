@@ -1,7 +1,8 @@
 """``python -m forge.serve.openai HOST PORT GRPC-ADDRESS REPOSITORY...``: OpenAI's API over the models of a server that runs,
 and the page to look at.
 
-With ``--key-file FILE`` whoever asks has to show the key that it holds; with ``--kept`` it ends when its standard input does.
+With ``--key-file FILE`` whoever asks has to show the key that it holds; with ``--metrics ADDRESS`` the server's counts are read
+there, which tell a busy engine from a dead one; with ``--kept`` it ends when its standard input does.
 `forge serve --openai-port` starts it so.
 """
 
@@ -34,7 +35,7 @@ async def main(said: argparse.Namespace) -> None:
     access = Access(Ports(host=said.host).local, key(said.key_file) if said.key_file else "")
     async with AsyncClient(said.address) as client:
         offers, times = Offers(said.address, said.repositories), Clocks(*clocks())
-        rounds = Rounds(partial(pulse.ask, said.address, marker), offers, times.steady)
+        rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
         desk = Desk(client, offers, rounds, times)
         cards = Cards(offers, rounds, partial(_look, marker), desk.known, client.version)
         app = application(desk, Fault, Fault, too_large, door=Door(access, cards.document))
@@ -53,6 +54,7 @@ def _words() -> argparse.Namespace:
     words = argparse.ArgumentParser(prog="python -m forge.serve.openai", allow_abbrev=False)
     words.add_argument("--kept", action="store_true")
     words.add_argument("--key-file", type=Path)
+    words.add_argument("--metrics", default="")
     words.add_argument("host")
     words.add_argument("port", type=int)
     words.add_argument("address")

@@ -37,9 +37,11 @@ _ROOM = 15
 
 def command(ports: Ports, repositories: Sequence[str]) -> Command:
     """What serves the API by itself, in front of a server that runs."""
-    address = f"{reached(ports.host)}:{ports.grpc}"
+    address, metrics = (f"{reached(ports.host)}:{port}" for port in (ports.grpc, ports.metrics))
     key = ("--key-file", os.path.abspath(ports.key_file)) if ports.key_file else ()
-    argv = (sys.executable, "-P", "-m", "forge.serve.openai", *key, ports.host, str(ports.openai), address, *repositories)
+    seen = ("--metrics", metrics) if ports.metrics else ()
+    words = (*key, *seen, ports.host, str(ports.openai), address, *repositories)
+    argv = (sys.executable, "-P", "-m", "forge.serve.openai", *words)
     return Command(argv, {"PYTHONPATH": str(Path(forge.__file__).parents[1])})
 
 
