@@ -153,7 +153,8 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     argv = [sys.executable, "-c", "from forge.cli import main; main()", "serve", "--repository", str(repository), *options]
     environ = {**os.environ, "FORGE_HOME": str(home)}
     printed = subprocess.run([*argv, "--print"], env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert f"-m forge.serve.openai --metrics 127.0.0.1:{ports[2]} 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}" in printed
+    words = f"--metrics 127.0.0.1:{ports[2]} 127.0.0.1 {ports[3]} 127.0.0.1:{ports[1]} {repository}"
+    assert f"-m forge.serve.openai {words}" in printed
     beyond = subprocess.run(
         [*argv, "--print", "--ui", "--host", "0.0.0.0"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
     )
