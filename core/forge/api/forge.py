@@ -134,7 +134,10 @@ class Forge(Served, Recipes, Maker):
 
     def plan(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Plan:
         """Everything that a build of ``recipes`` would stand on. Metadata only; nothing runs."""
-        return self._together.planned(self._joined(self.joint(recipes), options), options)
+        joint = self.joint(recipes)
+        all_resolved = self._joined(joint, options)
+        self._together.require_one_server(joint, all_resolved)
+        return self._together.planned(all_resolved, options)
 
     def foresee(self, recipes: Sequence[AnyPath], options: BuildOptions = AS_STATED) -> Prospect:
         """The plan, what of it is held, and whether it fits this machine as far as that can be known."""
@@ -168,6 +171,7 @@ class Forge(Served, Recipes, Maker):
         joint = self.joint(recipes)
         inputs = self._build_notes.before(joint)
         all_resolved = self._joined(joint, options)
+        self._together.require_one_server(joint, all_resolved)
         place = Path(os.path.abspath(repository or (joint.repository if joint.file else self.settings.repository)))
         publishing.require_writable(place)
         renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()

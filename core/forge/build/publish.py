@@ -46,7 +46,9 @@ def in_order(place: Path, models: Sequence[PublishedModel]) -> tuple[PublishedMo
 def _in_order(place: Path, held: Manifest, models: Sequence[PublishedModel]) -> tuple[PublishedModel, ...]:
     if len({_server(model) for model in (*held.models, *models)}) > 1:
         what = "the twin's models, vLLM's, and those of NVIDIA's images with vLLM or TensorRT-LLM need a repository one each"
-        raise RepositoryError(what, where=str(place), hint="publish them into another --repository")
+        raise RepositoryError(
+            what, where=str(place), hint="publish them into another --repository, and serve that on ports of its own"
+        )
     there = {model.name for model in held.models}
     ordered = sorted(models, key=lambda model: model.name not in there)
     places = Places(place, held)

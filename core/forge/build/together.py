@@ -10,7 +10,7 @@ from forge.build.sizes import Sizing
 from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
 from forge.fit.gpus import find
 from forge.fit.report import Report
-from forge.plan import gpu_share
+from forge.plan import gpu_share, one_server
 from forge.plan.plan import plan
 from forge.plan.preview import Away, Prospect, outlook
 from forge.plan.resolved import Resolved
@@ -142,6 +142,11 @@ class JointResolver:
             return list(all_resolved)  # nobody is asked for the GPUs of this machine without need
         return gpu_share.shared(all_resolved, joint.stated, self.outside.gpus(), self.sizing.load, self.resolver.say)
 
+    def require_one_server(self, joint: Joint, all_resolved: Sequence[Resolved]) -> None:
+        """RecipeError where no server could serve the repository that they would make together."""
+        if problems := tuple(one_server.check(all_resolved, str(joint.file or ""))):
+            raise RecipeError(problems)
+
     def planned(self, all_resolved: Sequence[Resolved], options: BuildOptions) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
         wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)
@@ -151,6 +156,7 @@ class JointResolver:
 
     def foresee(self, joint: Joint, all_resolved: Sequence[Resolved], options: BuildOptions) -> Prospect:
         """The plan against the store, and whether it fits; where that cannot be told, why."""
+        self.require_one_server(joint, all_resolved)
         wanted = self.planned(all_resolved, options)
         try:
             fit, unfit = self.fit(joint, all_resolved), ""

@@ -43,6 +43,11 @@ class _Ground:
         return other.packages <= self.packages and self.bare(template=installs) == other.bare(template=installs)
 
     @property
+    def kind(self) -> str:
+        """Whose Triton it is."""
+        return "NVIDIA's container" if self.backends is None else "vLLM on this machine" if self.vllm else "the twin"
+
+    @property
     def image(self) -> str:
         """The image's id."""
         return noted(self.stated.path)["id"]
@@ -175,8 +180,8 @@ def _common(grounds: Sequence[_Ground], place: Path, on: Sequence[str]) -> _Grou
     fit = [ground for ground in grounds if all(ground is other or ground.serves(other) for other in grounds)]
     if fit:
         return next((ground for ground in fit if ground.named() in on), fit[0])
-    if len({ground.backends is None for ground in grounds}) > 1:
-        raise _refused("the twin's models and those of NVIDIA's container cannot share one Triton", grounds, place, APART)
+    if len(kinds := {ground.kind for ground in grounds}) > 1:
+        raise _refused(f"models of {' and of '.join(sorted(kinds))} cannot share one Triton", grounds, place, APART)
     if len({str(ground.bare(template=False)) for ground in grounds}) == 1:
         raise _refused("its models need packages that no one of their images and environments has", grounds, place, APART)
     if grounds[0].backends is None:

@@ -1,0 +1,61 @@
+"""Whether one Triton can serve what is built together: it is of one image, or of one environment of this machine. Pure."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from forge.errors import Problem
+from forge.plan.resolved import Resolved
+from forge.schema.values import RuntimeKind
+
+NVIDIAS = "nvcr.io/nvidia/tritonserver:"
+"""Whose tags are images that differ."""
+_KINDS = {RuntimeKind.TWIN: "the twin's environment", RuntimeKind.VLLM: "vLLM's environment on this machine"}
+
+
+def check(all_resolved: Sequence[Resolved], where: str = "") -> Iterator[Problem]:
+    """What cannot be in one server, as far as that is sure before an image is there; ``where`` is the deployment's file."""
+    kinds = {_kind(resolved): resolved for resolved in all_resolved}
+    if len(kinds) > 1:
+        yield _apart(all_resolved, where, f"one server cannot serve them all: {_told(all_resolved, _kind)}")
+        return
+    first = all_resolved[0] if all_resolved else None
+    if first and first.recipe.runtime.contained and any(_differ(first, other) for other in all_resolved[1:]):
+        yield _apart(all_resolved, where, f"one server has one image: {_told(all_resolved, _image)}")
+
+
+def _apart(all_resolved: Sequence[Resolved], where: str, what: str) -> Problem:
+    kinds = {resolved.recipe.runtime.kind for resolved in all_resolved}
+    same = {resolved.recipe.runtime.contained for resolved in all_resolved} == {True} and RuntimeKind.VLLM not in kinds
+    if where:
+        hint = "write a deployment for each, with a repository and ports of its own"
+    else:
+        hint = "build each into a --repository of its own, and serve them on ports of their own"
+    cards = RuntimeKind.VLLM in kinds and len(kinds) > 1 and RuntimeKind.TWIN not in kinds
+    share = "; where they share a card give each its part (gpu.memory of a deployment) and start the engines' server first"
+    image = "give them one runtime.image; or " if same else ""
+    return Problem(where or "recipes", what, f"{image}{hint}{share if cards else ''} (docs/deployments.md)")
+
+
+def _kind(resolved: Resolved) -> str:
+    runtime = resolved.recipe.runtime
+    if not runtime.contained:
+        return _KINDS[runtime.kind]
+    return f"an image of NVIDIA's with {'vLLM' if runtime.kind is RuntimeKind.VLLM else 'TensorRT-LLM'}"
+
+
+def _image(resolved: Resolved) -> str:
+    return resolved.facts.toolchain.image
+
+
+def _differ(one: Resolved, other: Resolved) -> bool:
+    """Whether two images are not the same for sure: their ids say so, or they are two tags of NVIDIA's."""
+    here, there = one.facts.toolchain, other.facts.toolchain
+    if here.identity and there.identity:
+        return here.identity != there.identity
+    return here.image != there.image and here.image.startswith(NVIDIAS) and there.image.startswith(NVIDIAS)
+
+
+def _told(all_resolved: Sequence[Resolved], how: Callable[[Resolved], str]) -> str:
+    groups: dict[str, list[str]] = {}
+    for resolved in all_resolved:
+        groups.setdefault(how(resolved), []).append(resolved.recipe.name)
+    return "; ".join(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} served by {by}" for by, names in groups.items())
