@@ -16,6 +16,7 @@ from twin_loop import Heard, heard, run
 
 VOCABULARY = 50
 BROKEN = 13
+UNREADABLE = 14
 
 
 class Tape:
@@ -32,6 +33,7 @@ class Counting:
     """Says the number after the last one; a sequence that holds 13 fails when it is stepped. Keeps what each call did."""
 
     vocabulary: int = VOCABULARY
+    says: str = "counting"
     positions: int = 1000
     piece: int | None = CHUNK
     begins: int | None = None
@@ -45,6 +47,13 @@ class Counting:
         self.log.append(("prompt", len(tokens)))
         memory.tokens += tokens.tolist()
         return self._next(tokens if every else tokens[-1:])
+
+    def prompts(self, memories: Sequence[Memory], pieces: Sequence[Ints], every: Sequence[bool]) -> list[Floats]:
+        if any(UNREADABLE in piece for piece in pieces):
+            raise MemoryError("no room to read this one")
+        self.log.append(("prompts", len(pieces)))
+        each = zip(memories, pieces, every, strict=True)
+        return [self.prompt(memory, piece, every=whole) for memory, piece, whole in each]
 
     def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
         self.log.append(("step", len(memories)))
@@ -77,6 +86,27 @@ def test_a_failing_sequence_does_not_break_the_others() -> None:
     assert good.tokens[0] == [2, 3, 4, 5, 6]
     assert also.tokens == {0: [31, 32, 33, 34, 35], 1: [41, 42, 43, 44, 45]}
     assert not good.outcome
+
+
+def test_short_prompts_that_wait_are_read_in_one_go() -> None:
+    decoder, several = Counting(), [heard([first, first]) for first in (1, 20, 30)]
+    run(decoder, *several)
+    assert decoder.log[0] == ("prompts", 3)
+    assert [one.tokens[0][0] for one in several] == [2, 21, 31]
+
+
+def test_a_prompt_that_cannot_be_read_does_not_break_those_beside_it() -> None:
+    good, bad, also = heard([1]), heard([UNREADABLE]), heard([30], [40])
+    run(Counting(), good, bad, also)
+    assert bad.outcome == "MemoryError: no room to read this one"
+    assert good.tokens[0] == [2, 3, 4, 5, 6]
+    assert also.tokens == {0: [31, 32, 33, 34, 35], 1: [41, 42, 43, 44, 45]}
+
+
+def test_prompts_that_a_decoder_takes_whole_are_read_one_by_one() -> None:
+    decoder = Counting(piece=None)
+    run(decoder, heard([1]), heard([20]))
+    assert [count for kind, count in decoder.log if kind == "prompts"] == [1, 1]
 
 
 def test_a_long_prompt_is_taken_in_pieces_while_others_speak() -> None:

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,29 @@ import pytest
 
 import tiny_checkpoints
 from forge.twin.architectures import knows, objection
-from forge.twin.arrays import Ints
+from forge.twin.arrays import Floats, Ints
 from forge.twin.checkpoint import Weights, read_json
 from forge.twin.cores import Cores
 from forge.twin.decoder import Decoder, NumpyDecoder
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
-from forge.twin.parts import Linear, each
+from forge.twin.projection import ByKernel, ByNumpy, Projector, Weight
 from forge.twin.shape import Rotary, read_shape
 from tiny_checkpoints import torch, transformers
 
 save_file: Any = importlib.import_module("safetensors.numpy").save_file
 PROMPT = [int(token) for token in np.random.default_rng(0).integers(2, tiny_checkpoints.VOCABULARY, 40)]
+
+
+WAYS: Mapping[str, Callable[[Cores], Projector]] = {
+    "machine code": lambda cores: ByKernel(cores, cores),
+    "numpy": lambda cores: ByNumpy(cores=cores),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Callable[[Cores], Projector]:
+    return WAYS[str(request.param)]
 
 
 def greedy(decoder: Decoder, prompt: Sequence[int], count: int, end: int = 1) -> list[int]:
@@ -71,10 +82,27 @@ def test_smollm2s_logits_are_the_same_bits_alone_and_among_others(smollm2_checkp
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])
-def test_logits_are_the_same_bits_alone_and_among_others(family: str, tmp_path: Path) -> None:
+def test_logits_are_the_same_bits_alone_and_among_others(
+    family: str, tmp_path: Path, way: Callable[[Cores], Projector]
+) -> None:
     tiny_checkpoints.make(family, tmp_path, hidden_size=320, intermediate_size=1500)
     prompts = [np.array(PROMPT[: 3 + 5 * row]) for row in range(7)]
-    assert_company_changes_nothing(load(tmp_path), prompts, turns=6)
+    decoder = NumpyDecoder(read_shape(read_json(tmp_path / "config.json")), Weights(tmp_path), way(Cores()))
+    assert_company_changes_nothing(decoder, prompts, turns=6)
+
+
+def test_prompts_that_are_read_together_have_the_bits_of_each_alone(tmp_path: Path, way: Callable[[Cores], Projector]) -> None:
+    tiny_checkpoints.make("gemma3", tmp_path, hidden_size=320, intermediate_size=1500)
+    decoder = NumpyDecoder(read_shape(read_json(tmp_path / "config.json")), Weights(tmp_path), way(Cores()))
+    pieces = [np.array(PROMPT[:length]) for length in (9, 1, 30, 2, 1)]
+    every = [False, False, True, False, True]
+    together, alone = [decoder.start() for _ in pieces], [decoder.start() for _ in pieces]
+    for _ in range(2):  # the second piece of a prompt looks back on the first
+        among = decoder.prompts(together, pieces, every)
+        for memory, piece, whole, said in zip(alone, pieces, every, among, strict=True):
+            np.testing.assert_array_equal(decoder.prompt(memory, piece, every=whole), said)
+    for row, said in enumerate(decoder.step(together, [7] * len(pieces))):
+        np.testing.assert_array_equal(decoder.step([alone[row]], [7])[0], said)
 
 
 def assert_company_changes_nothing(decoder: Decoder, prompts: Sequence[Ints], turns: int) -> None:
@@ -89,41 +117,56 @@ def assert_company_changes_nothing(decoder: Decoder, prompts: Sequence[Ints], tu
             np.testing.assert_array_equal(decoder.step([memory], [token])[0], among[row])
 
 
-def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has() -> None:
-    draw = np.random.default_rng(1)
-    for outputs, inputs in ((7, 5), (997, 576), (1024, 576), (3001, 1536)):
-        linear = Linear(draw.standard_normal((outputs, inputs), dtype=np.float32))
-        rows = draw.standard_normal((6, inputs), dtype=np.float32)
-        (among,) = each((linear,), rows, Cores(1))
-        for row in range(6):
-            np.testing.assert_array_equal(each((linear,), rows[row : row + 1], Cores(1))[0][0], among[row])
-        np.testing.assert_allclose(among, linear.together(rows), rtol=1e-3, atol=1e-3)
+def drawn(*shape: int, seed: int = 1) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(7, 5), (1, 16), (997, 576), (1024, 576), (3001, 1536)])
+def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has(
+    outputs: int, inputs: int, way: Callable[[Cores], Projector]
+) -> None:
+    weight, rows = drawn(outputs, inputs), drawn(11, inputs, seed=2)
+    project = way(Cores(1))(Weight(weight))
+    among = project(rows, [1] * 11)
+    for row in range(11):
+        np.testing.assert_array_equal(project(rows[row : row + 1], [1])[0], among[row])
+    np.testing.assert_allclose(among, rows @ weight.T, rtol=1e-3, atol=1e-3)
+
+
+def test_several_rows_of_a_sequence_keep_their_bits_beside_those_of_others(way: Callable[[Cores], Projector]) -> None:
+    project, rows, counts = way(Cores(1))(Weight(drawn(997, 320))), drawn(20, 320, seed=2), (1, 7, 1, 3, 8)
+    among = project(rows, counts)
+    for count, end in zip(counts, np.cumsum(counts), strict=True):
+        np.testing.assert_array_equal(project(rows[end - count : end], [count]), among[end - count : end])
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_several_cores_change_no_bit_of_any_projection(count: int) -> None:
-    draw = np.random.default_rng(2)
-    shapes = ((7, 96), (997, 96), (3001, 96))
-    linears = [Linear(*(draw.standard_normal(size, dtype=np.float32) for size in (shape, shape[0]))) for shape in shapes]
-    cores = Cores(count, worth=1)
-    for rows in (1, 2, 5):
-        x = draw.standard_normal((rows, 96), dtype=np.float32)
-        for mine in (linears, linears[:1], linears[2:]):
-            for here, there in zip(each(mine, x, cores), each(mine, x, Cores(1)), strict=True):
-                np.testing.assert_array_equal(here, there)
+def test_several_cores_change_no_bit_of_any_projection(count: int, way: Callable[[Cores], Projector]) -> None:
+    weights = [Weight(drawn(outputs, 96), drawn(outputs)) for outputs in (7, 997, 3001)]
+    for some in (weights, weights[:1], weights[2:]):
+        several, single = way(Cores(count, worth=1))(*some), way(Cores(1))(*some)
+        for rows in (1, 2, 5):
+            x = drawn(rows, 96, seed=rows)
+            np.testing.assert_array_equal(several(x, [1] * rows), single(x, [1] * rows))
+
+
+class Failing:
+    """A product whose last part fails."""
+
+    parts, size = 4, 1
+
+    def multiply(self, first: int, last: int) -> None:
+        if last == self.parts:
+            raise ValueError("no room")
 
 
 def test_what_fails_on_another_core_is_raised_where_it_was_asked_for() -> None:
-    blocks, vectors, out = (
-        np.ones((4, 1, 2, 3), np.float32),
-        np.ones((1, 2, 3, 1), np.float32),
-        np.ones((4, 2, 2, 1), np.float32),
-    )
     cores = Cores(2, worth=1)
-    with pytest.raises(ValueError, match="matmul"):
-        cores.multiply([(blocks, vectors, out), (blocks, vectors, np.ones((4, 9, 9, 1), np.float32))])
-    cores.multiply([(blocks, vectors, out), (blocks, vectors, out.copy())])
-    np.testing.assert_array_equal(out, 3)
+    with pytest.raises(ValueError, match="no room"):
+        cores.multiply([Failing()])
+    x, out = drawn(2, 96), np.empty((2, 997), np.float32)
+    by_kernel = ByKernel(cores, cores)(Weight(np.ones((997, 96), np.float32)))
+    np.testing.assert_allclose(by_kernel(x, [1, 1]), np.broadcast_to(x.sum(axis=1, keepdims=True), out.shape), atol=1e-4)
 
 
 def test_a_forked_memory_goes_its_own_way(tmp_path: Path) -> None:

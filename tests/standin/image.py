@@ -168,7 +168,7 @@ def _triton(environment: Path) -> dict[str, File | Link]:
 
 def _packages(environment: Path, found: Python, brought: tuple[str, ...]) -> dict[str, File | Link]:
     layout = read_layout(environment)
-    wanted = {each.partition("==")[0] for each in PACKAGES}
+    wanted = {each.partition("==")[0] for each in PACKAGES} - {"llvmlite"}  # 170 MB for speed, which nobody asks of it
     at = str(found.packages).lstrip("/")
     made = packages([name for name in brought if _has(name)], found.packages)
     for each in distributions(path=[str(layout.packages)]):

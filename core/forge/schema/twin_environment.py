@@ -12,8 +12,15 @@ PYTHONS = ("3.12", "3.11")
 """Minor versions the twin can be served with: forge needs 3.11, and numpy below 2 has no wheels for 3.13."""
 PLATFORMS = ("linux-x86_64", "linux-aarch64")
 """Where nvidia-pytriton has wheels."""
-PACKAGES = ("jinja2==3.1.6", "markupsafe==3.0.4", "numpy==1.26.4", "safetensors==0.8.0", "tokenizers==0.23.3")
-"""numpy stays below 2: with 2.x any STRING tensor kills Triton's Python stub."""
+PACKAGES = (
+    "jinja2==3.1.6",
+    "llvmlite==0.50.0",
+    "markupsafe==3.0.4",
+    "numpy==1.26.4",
+    "safetensors==0.8.0",
+    "tokenizers==0.23.3",
+)
+"""numpy stays below 2: with 2.x any STRING tensor kills Triton's Python stub. llvmlite makes the decoder's machine code."""
 TRITON = "nvidia-pytriton==0.7.0"
 """Brings tritonserver and the Python backend; without its own dependencies, which a server does not use."""
 ENTRANCE = 'from twin.backend import TritonPythonModel\n\n__all__ = ["TritonPythonModel"]\n'

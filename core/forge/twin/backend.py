@@ -61,7 +61,8 @@ class TritonPythonModel:
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._thread = threading.Thread(target=self._loop.run, name="decoding", daemon=True)
         self._thread.start()
-        pb_utils.Logger.log_info(f"twin: {args['model_name']} read {folder} in {time.monotonic() - began:.2f} s")
+        seconds = f"{time.monotonic() - began:.2f} s"
+        pb_utils.Logger.log_info(f"twin: {args['model_name']} read {folder} in {seconds}, multiplies by {decoder.says}")
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
         """Hands requests to the loop; answers come from its thread, through the response senders."""

@@ -154,21 +154,42 @@ class Loop:
 
         Where a prompt is cut depends on itself alone, so that its company cannot change a bit of it.
         """
-        room, most = CHUNK, self._decoder.piece
+        room, most, taken = CHUNK, self._decoder.piece, list[tuple[_Turn, Ints]]()
         for turn in [turn for turn in self._active if turn.reading]:
             piece = turn.ask.prompt[turn.taken : None if most is None else turn.taken + most]
             if len(piece) > room and room < CHUNK:
-                return
+                break
             room -= len(piece)
-            self._read(turn, piece)
+            taken.append((turn, piece))
+        if taken:
+            for (turn, piece), logits in zip(taken, self._logits(taken), strict=True):
+                self._taken(turn, piece, logits)
 
-    def _read(self, turn: _Turn, piece: Ints) -> None:
-        """Takes in a piece of a prompt; after the last one its voices hear their first logits."""
-        ask = turn.ask
+    def _logits(self, taken: Sequence[tuple[_Turn, Ints]]) -> list[Floats | Exception]:
+        """What the decoder says after each of these pieces, or why it says nothing."""
+        if len(taken) > 1 and self._decoder.piece is None:  # nothing would be gained, and half of it be lost with an error
+            return [self._logits([one])[0] for one in taken]
         try:
-            logits = self._decoder.prompt(turn.memory, piece, every=ask.context_logits)
+            return [
+                *self._decoder.prompts(
+                    [turn.memory for turn, _ in taken],
+                    [piece for _, piece in taken],
+                    [turn.ask.context_logits for turn, _ in taken],
+                )
+            ]
+        except Exception as error:  # noqa: BLE001 (whichever sequence it was: each by itself finds it)
+            return [error] if len(taken) == 1 else [self._logits([one])[0] for one in taken]
+
+    def _taken(self, turn: _Turn, piece: Ints, logits: Floats | Exception) -> None:
+        """A piece of a prompt was taken in; after the last one its voices hear their first logits."""
+        if turn not in self._active:  # its exchange failed by another row
+            return
+        if isinstance(logits, Exception):
+            self._fail(turn.exchange, logits)
+            return
+        try:
             turn.taken += len(piece)
-            if ask.context_logits:
+            if turn.ask.context_logits:
                 turn.exchange.read(turn.row, logits)
             if not turn.reading:
                 turn.voices = self._voices(turn)

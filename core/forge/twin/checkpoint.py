@@ -42,21 +42,29 @@ class Weights(Mapping[str, Floats]):
     """The tensors of a checkpoint folder by name, each as float32; half-width ones are widened when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._tensors: dict[str, tuple[str, Array]] = {}
+        self._tensors: dict[str, Array] = {}
         for path in _shards(folder):
             self._tensors |= _tensors(path)
 
     def __getitem__(self, name: str) -> Floats:
-        kind, raw = self._tensors[name]
-        if kind == "BF16":
-            return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return raw.astype(np.float32, copy=False)
+        return widened(self._tensors[name])
+
+    def stored(self, name: str) -> Array:
+        """A tensor as the file has it; bfloat16 is uint16."""
+        return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def widened(stored: Array) -> Floats:
+    """Weights as float32, without rounding; float32 ones are not copied. uint16 is bfloat16."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -69,7 +77,7 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / "model.safetensors"]
 
 
-def _tensors(path: Path) -> dict[str, tuple[str, Array]]:
+def _tensors(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise CheckpointFault(f"{path} is {'no file' if path.exists() else 'missing'}")
     try:
@@ -87,7 +95,7 @@ def _tensors(path: Path) -> dict[str, tuple[str, Array]]:
     return {name: _tensor(path, mapped, start, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _tensor(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, object]) -> tuple[str, Array]:
+def _tensor(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, object]) -> Array:
     kind = str(entry["dtype"])
     shape = cast("list[int]", entry["shape"])
     begin, end = cast("list[int]", entry["data_offsets"])
@@ -97,4 +105,4 @@ def _tensor(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, objec
         raise CheckpointFault(f"{path} is truncated: {start + end} bytes are promised, {len(mapped)} are there")
     dtype = _TYPES[kind]
     flat = np.frombuffer(mapped, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=start + begin)
-    return kind, flat.reshape(shape)
+    return flat.reshape(shape)

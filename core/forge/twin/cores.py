@@ -1,32 +1,49 @@
-"""Matrix-vector products of several sequences, spread over this process's cores; each bit is the same as on one core.
+"""Products of weights with several sequences' vectors, spread over this process's cores; each bit is the same as on one core.
 
-A core is handed whole blocks of rows and multiplies every sequence's vector with them: which core it was changes nothing in
-a result. numpy gives up Python's lock while it multiplies. To wake a core costs some 50 microseconds (measured on a virtual
-machine), so small products stay where they are.
+A core is handed whole parts of the weights and multiplies every sequence's vector with them: which core it was changes nothing
+in a result. Whoever multiplies gives up Python's lock meanwhile. To wake a core costs some 50 microseconds (measured on a
+virtual machine), so small products stay where they are.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
-
-from .arrays import Floats
 
 _WORTH = 6 << 20
 """Bytes of weights times sequences that are worth a core's waking: a core does some 100 a nanosecond out of its cache."""
 _MOST = 4
 """Cores that are used at most: more of them wait for memory, and for each other."""
-Product = tuple[Floats, Floats, Floats]
-"""Blocks [b, 1, rows, inputs], vectors [1, n, inputs, 1], and where the results go [b, n, rows, 1]."""
+
+
+class Product(Protocol):
+    """Weights to be multiplied with vectors, in parts that any core can do."""
+
+    @property
+    def parts(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of a part's weights, times the vectors."""
+        ...
+
+    def multiply(self, first: int, last: int) -> None:
+        """Does the parts from ``first`` to before ``last``; their results have a place of their own."""
+        ...
+
+
+Task = tuple[Product, int, int]
+"""A product, and which of its parts are to be done."""
 
 
 @dataclass
 class _Core:
     """One more core: a thread that sleeps between its tasks."""
 
-    task: Sequence[Product] = ()
+    task: Sequence[Task] = ()
     failed: BaseException | None = None
     begin: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     done: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -57,12 +74,9 @@ class Cores:
 
     def multiply(self, products: Sequence[Product]) -> None:
         """Do them all; MemoryError, or whatever else one of them meets, is raised here."""
-        size = 0
-        for blocks, vectors, _ in products:
-            size += blocks.nbytes * vectors.shape[1]
-        count = min(self._count, size // self._worth)
+        count = min(self._count, sum(product.parts * product.size for product in products) // self._worth)
         if count < 2:
-            _multiply(products)
+            _multiply([(product, 0, product.parts) for product in products])
             return
         mine, *shares = _shares(products, count)
         others = self._awake(count - 1)
@@ -87,26 +101,26 @@ class Cores:
         return self._others[:count]
 
 
-def _multiply(products: Sequence[Product]) -> None:
-    for blocks, vectors, out in products:
-        np.matmul(blocks, vectors, out=out)
+def _multiply(tasks: Sequence[Task]) -> None:
+    for product, first, last in tasks:
+        product.multiply(first, last)
 
 
-def _shares(products: Sequence[Product], count: int) -> Iterator[list[Product]]:
-    """The products cut between blocks into ``count`` parts of about the same bytes."""
-    whole, share, filled = sum(blocks.nbytes for blocks, _, _ in products), 0, 0
-    part: list[Product] = []
-    for blocks, vectors, out in products:
+def _shares(products: Sequence[Product], count: int) -> Iterator[list[Task]]:
+    """The products cut between parts into ``count`` shares of about the same size."""
+    whole, share, filled = sum(product.parts * product.size for product in products), 0, 0
+    tasks: list[Task] = []
+    for product in products:
         taken = 0
-        while taken < len(blocks):
+        while taken < product.parts:
             room = (share + 1) * whole / count - filled
-            cut = len(blocks) if share == count - 1 else min(len(blocks), taken + round(room / blocks[0].nbytes))
-            if cut > taken:
-                part.append((blocks[taken:cut], vectors, out[taken:cut]))
-                filled += blocks[taken:cut].nbytes
-                taken = cut
-            if taken < len(blocks):
-                yield part
-                part, share = [], share + 1
-    yield part
+            last = product.parts if share == count - 1 else min(product.parts, taken + round(room / product.size))
+            if last > taken:
+                tasks.append((product, taken, last))
+                filled += (last - taken) * product.size
+                taken = last
+            if taken < product.parts:
+                yield tasks
+                tasks, share = [], share + 1
+    yield tasks
     yield from ([] for _ in range(count - share - 1))

@@ -1,19 +1,22 @@
 """A decoder of Llama-like and Gemma-like checkpoints in numpy.
 
-Two ways through the same layers: ``prompt`` takes a piece of one sequence, ``step`` one token of each of many sequences. What
+Two ways through the same layers: ``prompts`` takes a piece of each of some sequences, ``step`` one token of each of many. What
 a sequence computes depends on that sequence alone, to the bit, so that company never changes a text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from .arrays import Floats, Ints
-from .cores import Cores
+from .arrays import Array, Floats, Ints
+from .checkpoint import Weights, widened
 from .faults import CheckpointFault
-from .parts import Linear, Norm, Turns, each, gelu, silu, soften, softmax, together, turn
+from .kernel import Attention, Past
+from .kernel_code import LANES
+from .parts import Norm, Turns, gelu, silu, soften, softmax, turn
+from .projection import Projection, Projector, Weight, projector as chosen
 from .shape import Rotary, Shape
 
 CHUNK = 128
@@ -36,6 +39,8 @@ class Decoder(Protocol):
 
     vocabulary: int
     positions: int
+    says: str
+    """By what it multiplies, for the log."""
 
     @property
     def piece(self) -> int | None:
@@ -53,6 +58,10 @@ class Decoder(Protocol):
 
     def prompt(self, memory: Memory, tokens: Ints, *, every: bool = False) -> Floats:
         """Takes in tokens of one sequence; logits [1, vocabulary] after the last, or [n, vocabulary] after every one."""
+        ...
+
+    def prompts(self, memories: Sequence[Memory], pieces: Sequence[Ints], every: Sequence[bool]) -> list[Floats]:
+        """``prompt`` for several sequences in one go; where ``piece`` is a number, none is taken in when it fails."""
         ...
 
     def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
@@ -88,20 +97,17 @@ class Block:
     """One layer's weights. ``heads_norm`` normalises queries and keys per head; the after-norms are Gemma 2's and 3's."""
 
     before: Norm
-    query: Linear
-    key: Linear
-    value: Linear
+    attention: Projection
+    """Queries, keys and values, one after the other."""
     heads_norm: Norm | None
-    output: Linear
+    output: Projection
     after: Norm | None
     before_mlp: Norm
-    gate: Linear
-    up: Linear
-    down: Linear
+    gate_up: Projection
+    down: Projection
     after_mlp: Norm | None
 
 
-Project = Callable[[Sequence[Linear], Floats], tuple[Floats, ...]]
 Attend = Callable[[int, Floats, Floats], Floats]
 
 
@@ -111,13 +117,15 @@ class NumpyDecoder:
     piece = CHUNK
     begins = None
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Floats]) -> None:
-        reader = _Reader(shape, weights)
+    def __init__(self, shape: Shape, weights: Weights, projector: Projector | None = None) -> None:
+        projector = projector or chosen()
+        reader = _Reader(shape, weights, projector)
+        self.says = projector.says
         self.vocabulary, self.positions, self._shape = shape.vocabulary, shape.positions, shape
-        self._embedding = reader.tensor("embed_tokens.weight")
+        self._embedding = reader.stored("embed_tokens.weight")
         self._norm = reader.norm("norm")
-        self._cores = Cores()
-        self._head = Linear(reader.head(self._embedding))
+        self._head = projector(Weight(reader.head(self._embedding)))
+        self._attention = _attention(shape) if projector.compiled else None
         self._blocks = [reader.block(index) for index in range(len(shape.layers))]
         self._turns: dict[Rotary, Turns] = {
             rotary: Turns(rotary, shape.head_dim) for rotary in {layer.rotary for layer in shape.layers}
@@ -129,68 +137,76 @@ class NumpyDecoder:
         return Cache(np.empty(room, np.float32), np.empty(room, np.float32), 0)
 
     def prompt(self, memory: Memory, tokens: Ints, *, every: bool = False) -> Floats:
-        cache, count = _cache(memory), len(tokens)
-        cache.reserve(count)
-        positions = np.arange(cache.length, cache.length + count)
+        return self.prompts([memory], [tokens], [every])[0]
+
+    def prompts(self, memories: Sequence[Memory], pieces: Sequence[Ints], every: Sequence[bool]) -> list[Floats]:
+        caches, counts = [_cache(memory) for memory in memories], [len(piece) for piece in pieces]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        positions = [np.arange(cache.length, cache.length + count) for cache, count in zip(caches, counts, strict=True)]
+        ends = np.cumsum(counts)
+        spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
         def attend(layer: int, heads: Floats, values: Floats) -> Floats:
-            return self._attend(layer, cache, heads, values)
+            parts = zip(caches, spans, strict=True)
+            return np.concatenate([self._attend(layer, cache, heads[span], values[span]) for cache, span in parts])
 
-        x = self._run(self._embed(tokens), positions, together, attend)
-        cache.length += count
-        return self._logits(x, together) if every else self._logits(x[-1:], self._each)
+        x = self._run(self._embed(np.concatenate(pieces)), np.concatenate(positions), counts, attend)
+        for cache, count in zip(caches, counts, strict=True):
+            cache.length += count
+        wanted = [x[span] if whole else x[span][-1:] for span, whole in zip(spans, every, strict=True)]
+        rows = [len(part) for part in wanted]
+        return np.split(self._logits(np.concatenate(wanted), rows), np.cumsum(rows)[:-1])
 
     def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
         caches = [_cache(memory) for memory in memories]
         for cache in caches:
             cache.reserve(1)
-        positions = np.array([cache.length for cache in caches])
+        positions, single = np.array([cache.length for cache in caches]), [1] * len(caches)
+        pasts = [Past.of(cache.keys, cache.values, cache.length) for cache in caches]
 
         def attend(layer: int, heads: Floats, values: Floats) -> Floats:
             out = np.empty((len(caches), self._shape.heads * self._shape.head_dim), np.float32)
+            if self._attention is not None:
+                self._attention(layer, self._shape.layers[layer].window, heads, values, pasts, out)
+                return out
             for row, cache in enumerate(caches):
                 out[row] = self._attend_one(layer, cache, heads[row], values[row])
             return out
 
-        x = self._run(self._embed(np.array(tokens)), positions, self._each, attend)
+        x = self._run(self._embed(np.array(tokens)), positions, single, attend)
         for cache in caches:
             cache.length += 1
-        return self._logits(x, self._each)
-
-    def _each(self, linears: Sequence[Linear], x: Floats) -> tuple[Floats, ...]:
-        return each(linears, x, self._cores)
+        return self._logits(x, single)
 
     def _embed(self, tokens: Ints) -> Floats:
-        x = self._embedding[tokens]
+        x = widened(self._embedding[tokens])
         return x if self._shape.embedding_scale == 1.0 else x * np.float32(self._shape.embedding_scale)
 
-    def _logits(self, x: Floats, project: Project) -> Floats:
-        (scores,) = project((self._head,), self._norm(x))
-        return soften(scores, self._shape.logit_cap)
+    def _logits(self, x: Floats, rows: Sequence[int]) -> Floats:
+        return soften(self._head(self._norm(x), rows), self._shape.logit_cap)
 
-    def _run(self, x: Floats, positions: Ints, project: Project, attend: Attend) -> Floats:
-        """Rows [n, hidden] through every layer. Queries reach ``attend`` turned and scaled, keys turned behind them."""
+    def _run(self, x: Floats, positions: Ints, rows: Sequence[int], attend: Attend) -> Floats:
+        """Rows [n, hidden], so many of each sequence, through every layer. Queries reach ``attend`` turned and scaled, keys
+        turned behind them."""
         shape, half = self._shape, self._shape.head_dim // 2
         act = gelu if shape.gelu else silu
         angles = {rotary: turns.at(positions) for rotary, turns in self._turns.items()}
         with np.errstate(over="ignore", under="ignore"):
             for index, block in enumerate(self._blocks):
-                h = block.before(x)
-                queries, keys, values = project((block.query, block.key, block.value), h)
-                heads = np.concatenate((queries, keys), axis=1).reshape(len(x), -1, shape.head_dim)
+                all_heads = block.attention(block.before(x), rows).reshape(len(x), -1, shape.head_dim)
+                heads, values = all_heads[:, : -shape.kv_heads], all_heads[:, -shape.kv_heads :]
                 if block.heads_norm is not None:
                     heads = block.heads_norm(heads)
                 heads = turn(heads.reshape(len(x), -1, 2, half), *angles[shape.layers[index].rotary])
                 heads = heads.reshape(len(x), -1, shape.head_dim)
                 heads[:, : shape.heads] *= np.float32(shape.query_scale)
-                values = values.reshape(len(x), shape.kv_heads, shape.head_dim)
-                (h,) = project((block.output,), attend(index, heads, values))
+                h = block.output(attend(index, heads, values), rows)
                 x = x + (h if block.after is None else block.after(h))
-                h = block.before_mlp(x)
-                gated, up = project((block.gate, block.up), h)
-                gated = act(gated)
-                gated *= up
-                (h,) = project((block.down,), gated)
+                both = block.gate_up(block.before_mlp(x), rows)
+                gated = act(both[:, : both.shape[1] // 2])
+                gated *= both[:, both.shape[1] // 2 :]
+                h = block.down(gated, rows)
                 x += h if block.after_mlp is None else block.after_mlp(h)
         return x
 
@@ -229,6 +245,13 @@ class NumpyDecoder:
         return mixed.reshape(shape.heads, count, shape.head_dim).transpose(1, 0, 2).reshape(count, -1)
 
 
+def _attention(shape: Shape) -> Attention | None:
+    """Machine code for a step's attention, unless scores are capped or heads fill no lanes."""
+    if shape.score_cap or shape.head_dim % LANES:
+        return None
+    return Attention(shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
+
+
 def _mask(rows: Ints, columns: Ints, window: int) -> Floats:
     """0 where the query at a row's position may see the key at a column's, minus infinity elsewhere."""
     back = rows[:, None] - columns[None, :]
@@ -247,38 +270,44 @@ def _cache(memory: Memory) -> Cache:
 class _Reader:
     """Takes a checkpoint's tensors by the names that transformers gives them."""
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Floats]) -> None:
-        self._shape, self._weights = shape, weights
+    def __init__(self, shape: Shape, weights: Weights, projector: Projector) -> None:
+        self._shape, self._weights, self._projector = shape, weights, projector
         found = (prefix for prefix in shape.prefix.split() if f"{prefix}embed_tokens.weight" in weights)
         self._prefix = next(found, "model.")
 
-    def tensor(self, name: str) -> Floats:
+    def stored(self, name: str) -> Array:
         try:
-            return self._weights[self._prefix + name]
+            return self._weights.stored(self._prefix + name)
         except KeyError:
             raise CheckpointFault(f"the checkpoint has no tensor {self._prefix}{name}") from None
 
-    def head(self, embedding: Floats) -> Floats:
+    def vector(self, name: str) -> Floats:
+        return widened(self.stored(name))
+
+    def head(self, embedding: Array) -> Array:
         """The output matrix: the embedding itself where they are tied, or where nothing is said and no other was stored."""
         names = ("lm_head.weight", f"{self._prefix.removesuffix('model.')}lm_head.weight")
         stored = next((name for name in names if name in self._weights), None)
         if stored is None and self._shape.tied is False:
             raise CheckpointFault("config.json says tie_word_embeddings = false, and the checkpoint has no lm_head.weight")
-        return embedding if self._shape.tied or stored is None else self._weights[stored]
+        return embedding if self._shape.tied or stored is None else self._weights.stored(stored)
 
     def norm(self, name: str) -> Norm:
-        return Norm(self.tensor(f"{name}.weight"), self._shape.norm_offset, self._shape.epsilon)
+        return Norm(self.vector(f"{name}.weight"), self._shape.norm_offset, self._shape.epsilon)
 
-    def linear(self, name: str) -> Linear:
-        biased = name.rpartition(".")[2] in self._shape.biased
-        return Linear(self.tensor(f"{name}.weight"), self._weights.get(f"{self._prefix}{name}.bias") if biased else None)
+    def projection(self, *names: str) -> Projection:
+        return self._projector(*(self._weight(name) for name in names))
+
+    def _weight(self, name: str) -> Weight:
+        biased = name.rpartition(".")[2] in self._shape.biased and f"{self._prefix}{name}.bias" in self._weights
+        return Weight(self.stored(f"{name}.weight"), self.vector(f"{name}.bias") if biased else None)
 
     def heads_norm(self, at: str) -> Norm | None:
         shape = self._shape
         if not shape.heads_norm:
             return None
-        query = np.tile(self.tensor(f"{at}q_norm.weight"), (shape.heads, 1))
-        key = np.tile(self.tensor(f"{at}k_norm.weight"), (shape.kv_heads, 1))
+        query = np.tile(self.vector(f"{at}q_norm.weight"), (shape.heads, 1))
+        key = np.tile(self.vector(f"{at}k_norm.weight"), (shape.kv_heads, 1))
         return Norm(np.concatenate((query, key)), shape.norm_offset, shape.epsilon)
 
     def block(self, index: int) -> Block:
@@ -286,15 +315,12 @@ class _Reader:
         attention, mlp = f"{at}self_attn.", f"{at}mlp."
         return Block(
             before=self.norm(f"{at}input_layernorm"),
-            query=self.linear(f"{attention}q_proj"),
-            key=self.linear(f"{attention}k_proj"),
-            value=self.linear(f"{attention}v_proj"),
+            attention=self.projection(*(f"{attention}{name}_proj" for name in "qkv")),
             heads_norm=self.heads_norm(attention),
-            output=self.linear(f"{attention}o_proj"),
+            output=self.projection(f"{attention}o_proj"),
             after=self.norm(f"{at}post_attention_layernorm") if sandwich else None,
             before_mlp=self.norm(f"{at}{'pre_feedforward' if sandwich else 'post_attention'}_layernorm"),
-            gate=self.linear(f"{mlp}gate_proj"),
-            up=self.linear(f"{mlp}up_proj"),
-            down=self.linear(f"{mlp}down_proj"),
+            gate_up=self.projection(f"{mlp}gate_proj", f"{mlp}up_proj"),
+            down=self.projection(f"{mlp}down_proj"),
             after_mlp=self.norm(f"{at}post_feedforward_layernorm") if sandwich else None,
         )

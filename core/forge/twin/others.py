@@ -76,6 +76,7 @@ class TransformersDecoder:
     once, because some models read a whole one otherwise than its pieces."""
 
     piece = None
+    says = "torch"
 
     def __init__(self, folder: Path, config: Mapping[str, object]) -> None:
         problem = objection(config) or "this checkpoint"
@@ -129,6 +130,10 @@ class TransformersDecoder:
                 self._next(past)
                 return _floats(everything)[-len(tokens) :]
             return self._next(past)
+
+    def prompts(self, memories: Sequence[Memory], pieces: Sequence[Ints], every: Sequence[bool]) -> list[Floats]:
+        each = zip(memories, pieces, every, strict=True)
+        return [self.prompt(memory, piece, every=whole) for memory, piece, whole in each]
 
     def step(self, memories: Sequence[Memory], tokens: Sequence[int]) -> Floats:
         return np.concatenate([self._after(_past(memory), token) for memory, token in zip(memories, tokens, strict=True)])

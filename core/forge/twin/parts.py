@@ -1,75 +1,16 @@
 """The arithmetic of a decoder's parts, arranged so that a row's result never depends on the rows beside it."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from .arrays import Floats, Ints
-from .cores import Cores, Product
 from .shape import Rotary
 
-# A block and one sequence's vector stay in a core's cache while every sequence is multiplied with it: the weights come
-# from memory once a step. Measured best between 0.5 and 1 MiB on cores with 1 MiB of L2.
-_BLOCK_BYTES = 1024 * 1024
 _GELU_SCALE = np.float32(math.sqrt(2.0 / math.pi))
 _GELU_CUBIC = np.float32(0.044715)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
-
-
-class Linear:
-    """``x @ weight.T + bias`` for a weight [outputs, inputs], which stays where it is (a mapped file, as a rule)."""
-
-    def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
-        outputs, inputs = weight.shape
-        blocks = _blocks(outputs, math.ceil(weight.nbytes / _BLOCK_BYTES))
-        rows = outputs // blocks
-        even = blocks * rows
-        self._weight, self._bias, self._even, self._outputs = weight, bias, even, outputs
-        self._blocks = weight[:even].reshape(blocks, 1, rows, inputs)
-        self._rest = weight[even:].reshape(1, 1, outputs - even, inputs)
-
-    def product(self, vectors: Floats) -> Product:
-        """Its even blocks with vectors [1, n, inputs, 1], and room for what comes of them."""
-        room = (len(self._blocks), vectors.shape[1], self._blocks.shape[2], 1)
-        return self._blocks, vectors, np.empty(room, np.float32)
-
-    def gathered(self, out: Floats, vectors: Floats) -> Floats:
-        """The results of ``product``, those of the uneven rest and the bias -> [n, outputs]."""
-        count = vectors.shape[1]
-        y: Floats = out[..., 0].transpose(1, 0, 2).reshape(count, self._even)
-        if self._even != self._outputs:
-            y = np.concatenate((y, np.matmul(self._rest, vectors).reshape(count, -1)), axis=1)
-        return y if self._bias is None else y + self._bias
-
-    def together(self, x: Floats) -> Floats:
-        """Rows [n, inputs] of ONE sequence -> [n, outputs], as one matrix product."""
-        y: Floats = x @ self._weight.T
-        return y if self._bias is None else y + self._bias
-
-
-def each(linears: Sequence[Linear], x: Floats, cores: Cores) -> tuple[Floats, ...]:
-    """Rows [n, inputs] of n different sequences -> [n, outputs] of each; each bit the same as if the row came alone.
-
-    A matrix product's bits depend on how many rows it has, so every row is multiplied by itself (a matrix-vector product per
-    block and row), block by block in one numpy call: numpy's outer loop walks blocks, then rows.
-    """
-    vectors = x[None, :, :, None]
-    products = [linear.product(vectors) for linear in linears]
-    cores.multiply(products)
-    return tuple(linear.gathered(out, vectors) for linear, (_, _, out) in zip(linears, products, strict=True))
-
-
-def together(linears: Sequence[Linear], x: Floats) -> tuple[Floats, ...]:
-    """Rows [n, inputs] of ONE sequence -> [n, outputs] of each."""
-    return tuple(linear.together(x) for linear in linears)
-
-
-def _blocks(outputs: int, least: int) -> int:
-    """In how many equal blocks to cut ``outputs`` rows: the first count from ``least`` on that leaves no rest, if near."""
-    wanted = min(max(1, least), outputs)
-    return next((count for count in range(wanted, min(2 * wanted, outputs) + 1) if outputs % count == 0), wanted)
 
 
 class Norm:
