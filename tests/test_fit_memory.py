@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, strategies as st
@@ -250,3 +250,12 @@ def test_a_twin_computes_in_float32_in_one_process() -> None:
     assert need.weights.ranks == (4 * need.weights.parameters,)
     assert need.cache.per_token == 8 * 2 * 4 * 32 * 4
     assert need.build_gpu.high == 0
+
+
+@pytest.mark.parametrize(("weights", "width"), [("bfloat16", 2), ("int8", 1)])
+def test_a_twins_rounded_matrices_take_fewer_bytes(weights: Literal["bfloat16", "int8"], width: int) -> None:
+    rounded = needed(recipe(runtime=RuntimeTable(kind=RuntimeKind.TWIN, weights=weights))).weights.kinds
+    exact = needed(recipe(runtime=RuntimeTable(kind=RuntimeKind.TWIN))).weights.kinds
+    (ours,) = (size for kind, size in rounded.items() if kind.startswith("matrices"))
+    (theirs,) = (size for kind, size in exact.items() if kind.startswith("matrices"))
+    assert ours * 4 // width == pytest.approx(theirs, rel=0.02)

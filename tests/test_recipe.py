@@ -282,6 +282,12 @@ def test_the_command_lines_runtime_wins() -> None:
     assert list(_wrong(text)) == ["runtime.packages"]
 
 
+def test_weights_of_fewer_bits_are_the_twins_alone() -> None:
+    assert read(HEAD + '[runtime]\nkind = "twin"\nweights = "int8"\n', "r.toml").runtime.weights == "int8"
+    assert list(_wrong(HEAD + '[runtime]\nkind = "vllm"\nweights = "int8"\n')) == ["runtime.weights"]
+    assert list(_wrong(HEAD + '[runtime]\nkind = "twin"\nweights = "int3"\n')) == ["runtime.weights"]
+
+
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
     assert read("\ufeff" + HEAD.replace("\n", "\r\n"), "r.toml").name == "m"
 

@@ -1,10 +1,13 @@
 """The machine code of the twin's decoder: what it computes, that its bits depend on nothing else, and what does without it."""
 
+import importlib
+import json
 import mmap
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +19,16 @@ from forge.twin.attention_code import ENTRY as ATTEND, attention
 from forge.twin.checkpoint import Weights, read_json, widened
 from forge.twin.cores import Cores
 from forge.twin.decoder import NumpyDecoder
+from forge.twin.faults import CheckpointFault
 from forge.twin.kernel import Attention, Matrix, Past, compiled, function
 from forge.twin.kernel_code import ENTRY, code
+from forge.twin.loading import load
+from forge.twin.narrow import NARROW, bfloat16, int8
 from forge.twin.projection import ByKernel, ByNumpy, projector
-from forge.twin.shape import read_shape
+from forge.twin.shape import Shape, read_shape
+from tiny_checkpoints import torch
+
+save_file: Any = importlib.import_module("safetensors.numpy").save_file
 
 
 def drawn(*shape: int, seed: int = 1) -> Floats:
@@ -163,10 +172,56 @@ def test_this_machine_has_it() -> None:
     assert projector().says.startswith("machine code for ")
 
 
+def test_bfloat16_is_the_nearest_and_of_two_the_even_one() -> None:
+    wide = np.concatenate([drawn(400) * 10 ** drawn(400, seed=2), [1.00390625, 1.01171875, -0.0, np.inf, np.nan]])
+    wide = wide.astype(np.float32)
+    wanted = torch.from_numpy(wide).to(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(widened(bfloat16(wide)[0]), wanted)
+    assert bfloat16(bfloat16(wide)[0])[0].dtype == np.uint16
+
+
+def test_int8_is_the_nearest_of_a_rows_own_steps() -> None:
+    weight = drawn(5, 40) * np.array([[1e-3], [1.0], [0.0], [30.0], [1e9]], np.float32)
+    steps, step = int8(weight)
+    assert step is not None
+    assert steps.dtype == np.int8
+    assert (np.abs(widened(steps) * step[:, None] - weight) <= step[:, None] * 0.5001).all()
+    assert list(np.abs(steps.astype(int)).max(axis=1)) == [127, 127, 0, 127, 127]
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_recipe_has_all_matrices_but_the_embedding_rounded(family: str, weights: str, tmp_path: Path) -> None:
+    tiny_checkpoints.make(family, tmp_path, tie_word_embeddings=False)
+    (tmp_path / "build_config.json").write_text(json.dumps({"weights": weights}))
+    asked, by_numpy = load(tmp_path), NumpyDecoder(*read(tmp_path), ByNumpy(), NARROW[weights])
+    tensors = {name: np.array(tensor) for name, tensor in Weights(tmp_path).items()}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2 and "embed" not in name:
+            rounded, step = NARROW[weights](tensor)
+            tensors[name] = widened(rounded) * (1 if step is None else step[:, None])
+    save_file(tensors, tmp_path / "model.safetensors")
+    before = NumpyDecoder(*read(tmp_path), ByNumpy())
+    said = [decoder.prompt(decoder.start(), np.arange(2, 40), every=True) for decoder in (before, by_numpy, asked)]
+    np.testing.assert_allclose(said[1], said[0], atol=2e-3)
+    np.testing.assert_allclose(said[2], said[0], atol=2e-3)
+
+
+def read(folder: Path) -> tuple[Shape, Weights]:
+    return read_shape(read_json(folder / "config.json")), Weights(folder)
+
+
+def test_weights_that_nobody_rounds_to_stop_the_load(tmp_path: Path) -> None:
+    tiny_checkpoints.make("llama", tmp_path)
+    (tmp_path / "build_config.json").write_text(json.dumps({"weights": "int3"}))
+    with pytest.raises(CheckpointFault, match=r"weights is 'int3'; the twin rounds them to bfloat16 or int8"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])
 def test_machine_code_and_numpy_say_the_same_up_to_rounding(family: str, tmp_path: Path) -> None:
     tiny_checkpoints.make(family, tmp_path)
-    shape, weights = read_shape(read_json(tmp_path / "config.json")), Weights(tmp_path)
+    shape, weights = read(tmp_path)
     found: list[Floats] = []
     for way in (ByKernel(), ByNumpy(cores=Cores(1))):
         decoder = NumpyDecoder(shape, weights, way)

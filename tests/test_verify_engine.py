@@ -8,7 +8,7 @@ import pytest
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role, RuntimeKind
 from forge.serve.lookup import Target
-from forge.verify.built import engine_folder
+from forge.verify.built import computed_in, engine_folder
 from forge.verify.tolerances import tolerance
 
 
@@ -25,6 +25,16 @@ def test_the_engine_that_answers_says_what_is_allowed(tmp_path: Path, main: str,
     found = engine_folder(Target("localhost:1", model, tmp_path))
     assert found == engines / main
     assert tolerance(json.loads((found / "config.json").read_text())).name == "float32"
+
+
+@pytest.mark.parametrize(("weights", "name"), [("", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8 weights")])
+def test_a_twin_computes_in_float32_on_the_weights_that_its_recipe_says(tmp_path: Path, weights: str, name: str) -> None:
+    model = PublishedModel(name="m", entry="k", runtime=RuntimeKind.TWIN, roles={Role.TENSORRT_LLM: "tensorrt_llm"})
+    folder = tmp_path / model.asset("engines")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"dtype": "float16"}))
+    (folder / "build_config.json").write_text(json.dumps({"max_seq_len": 9, **({"weights": weights} if weights else {})}))
+    assert computed_in(Target("localhost:1", model, tmp_path)).name == name
 
 
 def test_a_single_engine_lies_where_engines_do(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_the_twin_builds_a_model_of_no_family_by_transformers(world: World, tmp_
     assert "transformers" in str(refused.value)
 
 
+def test_weights_of_a_model_that_transformers_serves_are_not_rounded(world: World, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"runtime\.weights"):
+        _plan(world, tmp_path, TWIN.replace(" }", ', weights = "int8" }'))
+
+
 def test_llmapi_builds_a_model_of_no_family_in_the_image_as_it_is(world: World, tmp_path: Path) -> None:
     recipe = _recipe(world, tmp_path, LLMAPI, GPT2)
     shop = world.shop(tmp_path / "home")

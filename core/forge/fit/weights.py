@@ -41,9 +41,14 @@ class Terms:
 
 
 def terms(recipe: Recipe, shape: Shape) -> Terms:
-    """What ``recipe`` asks for; the twin computes in float32, in one process."""
+    """What ``recipe`` asks for; the twin computes in float32, in one process, on weights that may be rounded to fewer bits."""
     if recipe.runtime.kind is RuntimeKind.TWIN:
-        return Terms("float32", cache_width=4)
+        rounded = recipe.runtime.weights
+        return Terms(
+            dtype="bfloat16" if rounded == "bfloat16" else "float32",
+            quantization="int8_weight_only" if rounded == "int8" else "none",
+            cache_width=4,
+        )
     if recipe.runtime.kind is RuntimeKind.VLLM:
         return _terms_of_vllm(recipe, shape)
     table = recipe.convert

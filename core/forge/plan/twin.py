@@ -28,6 +28,14 @@ def check(resolved: Resolved) -> list[Problem]:
                 'let transformers do it: runtime.packages = ["transformers", "torch"]',
             )
         )
+    elif recipe.runtime.weights and facts.checkpoint.config and not knows(facts.checkpoint.config):
+        found.append(
+            Problem(
+                f"{recipe.name}: runtime.weights",
+                "is for the twin's own decoder, and transformers serves this model, in float32",
+                "take it away",
+            )
+        )
     if facts.source.kind not in (SourceKind.GGUF, SourceKind.WHEEL) and not any(
         file.path.endswith(".safetensors") for file in facts.source.files
     ):
@@ -71,7 +79,9 @@ def _settings(resolved: Resolved, names: Names | None = None) -> config.Settings
 
 
 def _limits(recipe: Recipe, assets: str) -> TextFile:
-    """What an engine would have been built for, so that the twin refuses what the engine would refuse."""
+    """What an engine would have been built for, so that the twin refuses what the engine would refuse; and what its weights are
+    rounded to."""
+    narrowed = {"weights": recipe.runtime.weights} if recipe.runtime.weights else {}
     built = msgspec.to_builtins(
         {
             "max_batch_size": recipe.build.max_batch_size,
@@ -79,6 +89,7 @@ def _limits(recipe: Recipe, assets: str) -> TextFile:
             "max_seq_len": recipe.build.max_seq_len,
             "max_beam_width": recipe.build.max_beam_width,
             "max_answers": recipe.limits.max_answers,
+            **narrowed,
         }
     )
     return TextFile(f"{assets}/engines/build_config.json", msgspec.json.encode(built).decode() + "\n")

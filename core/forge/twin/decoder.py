@@ -15,6 +15,7 @@ from .checkpoint import Weights, widened
 from .faults import CheckpointFault
 from .kernel import Attention, Past
 from .kernel_code import LANES
+from .narrow import Narrow, as_stored
 from .parts import Norm, Turns, gelu, silu, soften, softmax, turn
 from .projection import Projection, Projector, Weight, projector as chosen
 from .shape import Rotary, Shape
@@ -117,14 +118,15 @@ class NumpyDecoder:
     piece = CHUNK
     begins = None
 
-    def __init__(self, shape: Shape, weights: Weights, projector: Projector | None = None) -> None:
+    def __init__(self, shape: Shape, weights: Weights, projector: Projector | None = None, narrow: Narrow = as_stored) -> None:
+        """``narrow`` rounds all matrices but the embedding, of which few rows are looked up."""
         projector = projector or chosen()
-        reader = _Reader(shape, weights, projector)
+        reader = _Reader(shape, weights, projector, narrow)
         self.says = projector.says
         self.vocabulary, self.positions, self._shape = shape.vocabulary, shape.positions, shape
         self._embedding = reader.stored("embed_tokens.weight")
         self._norm = reader.norm("norm")
-        self._head = projector(Weight(reader.head(self._embedding)))
+        self._head = projector(reader.narrowed(reader.head(self._embedding)))
         self._attention = _attention(shape) if projector.compiled else None
         self._blocks = [reader.block(index) for index in range(len(shape.layers))]
         self._turns: dict[Rotary, Turns] = {
@@ -270,8 +272,8 @@ def _cache(memory: Memory) -> Cache:
 class _Reader:
     """Takes a checkpoint's tensors by the names that transformers gives them."""
 
-    def __init__(self, shape: Shape, weights: Weights, projector: Projector) -> None:
-        self._shape, self._weights, self._projector = shape, weights, projector
+    def __init__(self, shape: Shape, weights: Weights, projector: Projector, narrow: Narrow) -> None:
+        self._shape, self._weights, self._projector, self._narrow = shape, weights, projector, narrow
         found = (prefix for prefix in shape.prefix.split() if f"{prefix}embed_tokens.weight" in weights)
         self._prefix = next(found, "model.")
 
@@ -300,7 +302,11 @@ class _Reader:
 
     def _weight(self, name: str) -> Weight:
         biased = name.rpartition(".")[2] in self._shape.biased and f"{self._prefix}{name}.bias" in self._weights
-        return Weight(self.stored(f"{name}.weight"), self.vector(f"{name}.bias") if biased else None)
+        return self.narrowed(self.stored(f"{name}.weight"), self.vector(f"{name}.bias") if biased else None)
+
+    def narrowed(self, stored: Array, bias: Floats | None = None) -> Weight:
+        weight, scale = self._narrow(stored)
+        return Weight(weight, bias, scale)
 
     def heads_norm(self, at: str) -> Norm | None:
         shape = self._shape

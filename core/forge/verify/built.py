@@ -10,7 +10,7 @@ from forge.files import texts
 from forge.repository import config as repository
 from forge.schema.values import Role, RuntimeKind
 from forge.serve.lookup import Target
-from forge.verify.tolerances import Tolerance, tolerance, vllm_tolerance
+from forge.verify.tolerances import Tolerance, tolerance, twin_tolerance, vllm_tolerance
 
 _MAIN = re.compile(r'"gpt_model_path"\s*value\s*:?\s*\{\s*string_value\s*:\s*"([^"]*)"')
 _VLLM = {"max_model_len": "max_seq_len", "max_num_seqs": "max_batch_size"}
@@ -55,7 +55,9 @@ def computed_in(target: Target) -> Tolerance:
     config = texts.document(folder / "config.json")[0]
     if model.runtime is RuntimeKind.VLLM:
         return vllm_tolerance(config, _arguments(target))
-    return tolerance(config, exact=model.runtime is RuntimeKind.TWIN)
+    if model.runtime is RuntimeKind.TWIN:
+        return twin_tolerance(str(texts.document(folder / "build_config.json")[0].get("weights", "")))
+    return tolerance(config)
 
 
 def _arguments(target: Target) -> Mapping[str, object]:

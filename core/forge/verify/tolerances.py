@@ -60,10 +60,13 @@ _DTYPES = {"half": "float16", "float": "float32"}
 _8_BITS = re.compile(r"fp8|int8")
 
 
-def tolerance(config: Mapping[str, object], *, exact: bool = False) -> Tolerance:
-    """What the config.json of an engine, or of a checkpoint, allows; ``exact`` is for the twin, which computes in float32."""
-    if exact:
-        return BY_DTYPE["float32"]
+def twin_tolerance(weights: str) -> Tolerance:
+    """What the twin allows, which computes in float32, on weights rounded as ``runtime.weights`` says (or not at all)."""
+    return BY_QUANTIZATION["int8 weights"] if weights == "int8" else BY_DTYPE[weights or "float32"]
+
+
+def tolerance(config: Mapping[str, object]) -> Tolerance:
+    """What the config.json of an engine, or of a checkpoint, allows."""
     stated = _table(config.get("pretrained_config")) or config
     dtype = str(stated.get("dtype") or stated.get("torch_dtype") or "bfloat16")
     found = BY_DTYPE.get(dtype, BY_DTYPE["bfloat16"])
