@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import tiny_checkpoints
 from forge.twin import kernel
@@ -104,7 +105,7 @@ def test_attention_is_that_of_numpy(heads: int, group: int, dim: int, length: in
     seen_keys, seen_values = (part[1, :, first : length + 1].astype(np.float64) for part in (keys, values))
     scores = np.matmul(turned[0, : heads * group].reshape(heads, group, dim), seen_keys.transpose(0, 2, 1))
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    wanted = np.matmul(weights / weights.sum(axis=-1, keepdims=True), seen_values)
+    wanted: NDArray[np.float64] = np.matmul(weights / weights.sum(axis=-1, keepdims=True), seen_values)
     np.testing.assert_allclose(out.reshape(wanted.shape), wanted, atol=3e-5)
 
 
@@ -119,10 +120,10 @@ def test_a_query_that_is_no_number_is_answered_by_none() -> None:
 @pytest.fixture
 def unmade() -> Iterator[None]:
     """As in a process that has made no code so far, and after it again."""
-    for made in (kernel._product, kernel._engine):
+    for made in (kernel.product, kernel.engine):
         made.cache_clear()
     yield
-    for made in (kernel._product, kernel._engine):
+    for made in (kernel.product, kernel.engine):
         made.cache_clear()
 
 

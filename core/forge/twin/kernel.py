@@ -37,7 +37,7 @@ class Matrix:
 
     def __init__(self, weight: Array) -> None:
         self._weight = np.ascontiguousarray(weight)
-        self._product, self._place = _product(self._weight.dtype), self._weight.ctypes.data
+        self._product, self._place = product(self._weight.dtype), self._weight.ctypes.data
         self.outputs, self._inputs = self._weight.shape
         self.row_bytes = self._inputs * self._weight.itemsize
 
@@ -56,7 +56,7 @@ class Matrix:
 
 def processor() -> str:
     """The processor that the code is for, as LLVM names it; KernelFault where there can be none."""
-    _product(np.dtype(np.float32))
+    product(np.dtype(np.float32))
     return str(_binding().get_host_cpu_name())
 
 
@@ -84,7 +84,7 @@ class Attention:
     def __init__(self, heads: int, group: int, dim: int) -> None:
         """``heads`` kv heads, each with ``group`` query heads, of ``dim`` elements, a multiple of LANES."""
         self._heads, self._group, self._dim = heads, group, dim
-        self._attend = function(_engine(np.dtype(np.float32)), ATTEND, 7, 5)
+        self._attend = function(engine(np.dtype(np.float32)), ATTEND, 7, 5)
         self._scores = np.empty(0, np.float32)
 
     def __call__(self, layer: int, window: int, heads: Floats, values: Floats, pasts: Sequence[Past], out: Floats) -> None:
@@ -127,12 +127,13 @@ class Attention:
 
 
 @cache
-def _product(dtype: np.dtype[Any]) -> _Code:
-    return function(_engine(dtype), ENTRY, 3, 4)
+def product(dtype: np.dtype[Any]) -> _Code:
+    """The product with weights of this type; KernelFault where there is no machine code."""
+    return function(engine(dtype), ENTRY, 3, 4)
 
 
 @cache
-def _engine(dtype: np.dtype[Any]) -> Any:
+def engine(dtype: np.dtype[Any]) -> Any:
     """The product with weights of this type, and attention beside that of float32; made at their first use in a process."""
     binding = _binding()
     name = str(binding.get_host_cpu_name())
@@ -178,15 +179,15 @@ def compiled(processor: str, features: str, text: str) -> Any:
     module.verify()
     passes = binding.create_pass_builder(target, binding.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
-    engine = binding.create_mcjit_compiler(module, target)
-    engine.finalize_object()
-    return engine
+    made = binding.create_mcjit_compiler(module, target)
+    made.finalize_object()
+    return made
 
 
 def function(engine: Any, name: str, places: int, counts: int) -> _Code:
     """A function of an engine's, which takes so many addresses and then so many counts."""
     kinds = *[ctypes.c_void_p] * places, *[ctypes.c_int64] * counts
-    function: Any = ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))
-    function.engine = engine  # the code goes when it goes
-    found: _Code = function
-    return found
+    found: Any = ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))
+    found.engine = engine  # the code goes when it goes
+    made: _Code = found
+    return made
