@@ -18,7 +18,7 @@ from standin.inside import Insider, lay_backends
 from triton_fixture import Serving
 
 pytestmark = pytest.mark.slow
-VERSIONS = ("0.16.0", "0.17.0", "0.18.0", "0.18.2", "0.19.0")
+VERSIONS = ("0.16.0", "0.17.0", "0.18.0", "0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.0.0")
 """The bls of those before wants Python 3.10: dataclasses of theirs have arrays for defaults, which later Pythons refuse."""
 RECIPE = """
 name = "chain"

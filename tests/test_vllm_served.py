@@ -17,6 +17,7 @@ from forge.bench.options import Wish
 from forge.client.guide import Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError
+from forge.machine import processes
 from forge.plan.preview import provenance
 from openai_front import front, templated
 from patience import free_ports, soon
@@ -178,6 +179,8 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     served = Served(place.shop.server(place.repository))
     assert soon(lambda: len(served.engines()) == 1), "one that was replaced goes"
     (engine,) = served.engines()
+    (stub,) = processes.stubs(served.running.shared_memory)["counts"]
+    assert engine in stub.cpu, "while it computes the model is at work"
     os.kill(engine, signal.SIGKILL)
     assert soon(lambda: served.engines() not in ([], [engine]) and _answers(place))
 
