@@ -4,14 +4,16 @@
 
 The Triton is ``tests/instant_triton.py``, in a process of its own, and so is the port; asked by turns over one connection each:
 time to the first word and time for each word after it, medians and 95th percentiles. ``idle`` asks after six seconds of silence
-each, when what a model takes is to be read again. ``loaded``: so many clients, each of which asks again and again with pauses;
-a tenth break off, a tenth send what is no JSON, a tenth read slowly. Words carry the moments when the request came and when
-they were sent: the port's own share of the time to the first word is what lies before the one and after the other.
+each, when what a model takes is to be read again. Processor time is told beside it, which other work on the machine does not
+change. ``loaded``: so many clients, each of which asks again and again with pauses; a tenth break off, a tenth send what is no
+JSON, a tenth read slowly. Words carry the moments when the request came and when they were sent: the port's own share of the
+time to the first word is what lies before the one and after the other.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -169,6 +171,25 @@ async def client_of_many(port: int, number: int, until: float, load: Load) -> No
     web.close()
 
 
+async def worked(web: Web, rounds: int) -> float:
+    """Milliseconds of processor time that the port takes for an answer of two words; others' work does not change it."""
+    before = _processor()
+    await web.open()
+    for _ in range(rounds):
+        await through(web, 2)
+    spent = (_processor() - before) * 1000 / rounds
+    print(f"\nprocessor time of the port for an answer of two words: {spent:.2f} ms")
+    return spent
+
+
+def _processor() -> float:
+    """Seconds of processor time that the port has taken so far: of this process' child that is one."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    (port,) = (each for each in children if "forge.serve.openai" in Path(f"/proc/{each}/cmdline").read_text())
+    user, system = Path(f"/proc/{port}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def triton() -> Generator[str]:
     (port,) = spare(1)
@@ -206,6 +227,7 @@ async def measure(said: argparse.Namespace, address: str, port: int) -> dict[str
                 ),
             }
             print(f"of the port's own: {own:.2f} ms ({'kept' if own <= PROMISED else 'NOT kept'}: {PROMISED:g} ms)")
+    found["processor"] = await worked(web, said.rounds)
     web.close()
     if said.clients:
         load = Load()
