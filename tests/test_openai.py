@@ -358,8 +358,22 @@ def test_an_unknown_model_and_an_unknown_place_are_not_found(client: openai.Open
     assert caught.value.code == "model_not_found"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody")
-    with pytest.raises(openai.NotFoundError, match="/v1/embeddings"):
-        client.embeddings.create(model="tiny", input="x")
+
+
+def test_a_part_of_the_api_that_is_not_offered_says_what_there_is_instead(client: openai.OpenAI) -> None:
+    asks: list[tuple[Any, str]] = [
+        (lambda: client.embeddings.create(model="tiny", input="x"), "POST /v1/embeddings: .* no embeddings"),
+        (lambda: client.responses.create(model="tiny", input="x"), "/v1/chat/completions takes its conversations"),
+        (lambda: client.responses.retrieve("resp_1"), "GET /v1/responses/resp_1: .* /v1/chat/completions"),
+        (lambda: client.images.generate(model="tiny", prompt="x"), "make no images"),
+        (lambda: client.moderations.create(input="x"), "judge none"),
+        (client.batches.list, "/v1/completions takes several prompts"),
+        (lambda: client.post("/nosuch", cast_to=object), "Not Found .here are /v1/chat/completions"),
+    ]
+    for ask, said in asks:
+        with pytest.raises(openai.NotFoundError, match=said) as caught:
+            ask()
+        assert caught.value.type == "invalid_request_error"
 
 
 def test_the_pages_examples_run(address: str) -> None:

@@ -29,6 +29,20 @@ _DROPPED = 64 * 2**20
 """Bytes of a body that is too large which are read and dropped, so that its sender comes to read the answer."""
 _DROPPING = 2.0
 """Seconds for that."""
+_OFFERED = "here are /v1/chat/completions, /v1/completions and /v1/models"
+_ELSEWHERE = {
+    "/v1/responses": "the Responses API is not offered; /v1/chat/completions takes its conversations, tools and JSON schemas",
+    "/v1/embeddings": "these models write text and make no embeddings",
+    "/v1/audio": "these models neither hear nor speak",
+    "/v1/images": "these models make no images; where one sees them, /v1/chat/completions takes them",
+    "/v1/moderations": "these models write text and judge none",
+    "/v1/assistants": "nothing is kept between requests: /v1/chat/completions takes the whole conversation",
+    "/v1/threads": "nothing is kept between requests: /v1/chat/completions takes the whole conversation",
+    "/v1/batches": "/v1/completions takes several prompts, and many requests may be under way at once",
+    "/v1/files": "nothing is kept between requests",
+    "/v1/fine_tuning": "models are made by `forge build` and served; nothing trains here",
+}
+"""What there is in place of a part of OpenAI's API that is not offered, by how its paths begin."""
 _LEAVING = 5
 """Seconds for answers under way when the server is told to end."""
 _PATIENCE = Patience()
@@ -206,7 +220,8 @@ def application(
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return _failed(fail(status, f"{request.method} {request.url.path}: {_words(error)}"))
+        said = _words(error) if status != HTTPStatus.NOT_FOUND else _instead(request.url.path)
+        return _failed(fail(status, f"{request.method} {request.url.path}: {said}"))
 
     return Starlette(
         routes=[
@@ -301,6 +316,12 @@ def _counted(fault: Fault, desk: Desk) -> Response:
 
 def _failed(fault: Fault) -> Response:
     return _json(fault.body, fault.status)
+
+
+def _instead(path: str) -> str:
+    """What to say of a path that is not there."""
+    found = next((said for begins, said in _ELSEWHERE.items() if path == begins or path.startswith(f"{begins}/")), "")
+    return f"{found or 'Not Found'} ({_OFFERED})"
 
 
 def _words(error: Exception) -> str:
