@@ -11,12 +11,14 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.build.sources.weights import needed
+from forge.cli import main
 from forge.client import Client, Request
 from forge.client.chat_template import ChatTemplate, asked
 from forge.client.tensors import inputs_of
@@ -185,6 +187,19 @@ def test_images_go_from_the_command_line_to_the_model(place: Recipes, tmp_path: 
     assert place.invoke(*asked, "--image", str(one)) == " 600 601\n"
     assert place.invoke(*asked, "--image", str(one), "--image", str(two)) == " 700 701\n"
     assert place.invoke(*asked) == " 0 1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_in_a_talk_images_stand_before_the_first_question_and_stay(place: Recipes, tmp_path: Path) -> None:
+    image = tmp_path / "one.png"
+    image.write_bytes(picture(20, 30))
+    words = ("chat", "sees", "--image", str(image), "--max-tokens", "2", "--repository", str(place.repository), "--json")
+    runner = CliRunner(env={**place.environ, "FORGE_HOME": str(place.shop.home)})
+    lines = [json.loads(line) for line in runner.invoke(main, words, input="What is it?\nAnd now?\n").stdout.splitlines()]
+    assert [line["answer"] for line in lines if "answer" in line] == [" 600 601", " 600 601"]
+    blind = runner.invoke(main, ("chat", "blind", *words[2:]), input="What is it?\n")
+    assert "chat template" in json.loads(blind.stdout)["error"]["message"]
 
 
 @pytest.mark.slow

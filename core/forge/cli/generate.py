@@ -77,6 +77,14 @@ REPOSITORY = click.option(
     type=click.Path(file_okay=False),
     help="Ask the server on this repository; any running one that offers MODEL otherwise.",
 )
+IMAGE = click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Show the model this image; may be given several times.",
+)
 
 
 def with_sampling(function: Function) -> Function:
@@ -95,14 +103,7 @@ def with_sampling(function: Function) -> Function:
 @click.option("-n", type=click.IntRange(1), help="So many answers: samples, or of a beam search its best.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--chat", "templated", is_flag=True, help="Ask PROMPT as a user's message, in the model's chat template.")
-@click.option(
-    "--image",
-    "images",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Show the model this image; may be given several times.",
-)
+@IMAGE
 @click.option("--show-seed", is_flag=True, help="Say on stderr which seed was used.")
 @verb
 def generate(
@@ -153,12 +154,21 @@ def generate(
 @LORA
 @REPOSITORY
 @click.option("--system", help="Instructions that stand before the conversation.")
+@IMAGE
 @verb
-def chat(output: Output, model: str, lora: str | None, repository: str | None, system: str | None, **sampling: object) -> None:
+def chat(
+    output: Output,
+    model: str,
+    lora: str | None,
+    repository: str | None,
+    system: str | None,
+    images: tuple[Path, ...],
+    **sampling: object,
+) -> None:
     """Talk with a served MODEL, in its own chat template.
 
     At a terminal with line editing, history and commands (/help shows them); Ctrl-C ends an answer, Ctrl-D the talk. Through a
-    pipe each line is a question, and an empty one ends it.
+    pipe each line is a question, and an empty one ends it. Images stand before the first question, and stay there.
 
     \b
     Example:
@@ -174,7 +184,8 @@ def chat(output: Output, model: str, lora: str | None, repository: str | None, s
     if why := shop.untemplated(target):
         hint = "base models have none: ask with `forge generate`, or take an instruction-tuned checkpoint"
         raise InferenceError(f"this model has {why}", where=str(target.tokenizer), hint=hint)
-    Talk(output, shop, target, sampling, Conversation(system or "")).run()
+    seen = tuple(image.read_bytes() for image in images)
+    Talk(output, shop, target, sampling, Conversation(system or ""), images=seen).run()
 
 
 def named(model: str, lora: str | None) -> str:

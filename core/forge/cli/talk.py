@@ -10,6 +10,7 @@ from forge.api.forge import Forge
 from forge.cli.answer import asked, document, doubt, judge, tell
 from forge.cli.lines import Typist, piped
 from forge.cli.output import Output
+from forge.client.chat_template import Turn, asked as with_images
 from forge.client.conversation import Conversation
 from forge.client.sampling import samples
 from forge.client.types import Chunk, Request
@@ -29,6 +30,8 @@ class Talk:
     sampling: Mapping[str, object]
     conversation: Conversation = field(default_factory=Conversation)
     templated: bool = True
+    images: tuple[bytes, ...] = ()
+    """Files that the model is shown before the first question, whatever that is."""
     _judgements: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     _doubted: str = ""
     _heard: list[str] = field(default_factory=list[str])
@@ -91,9 +94,9 @@ class Talk:
         talk = self.conversation
         self._heard.clear()
         talk.turns.append(("user", question))
-        prompt = self.shop.templated(self.target, talk.messages) if self.templated else question
+        prompt = self.shop.templated(self.target, self._turns()) if self.templated else question
         options = {**self.sampling, **talk.settings}
-        request, wish = asked(self.target.request(prompt), options)
+        request, wish = asked(replace(self.target.request(prompt), images=self.images), options)
         self._doubt(request, options, again=again)
         # A conversation goes on from one answer: of a beam search from the best.
         wish = replace(wish, whole=wish.several, several=False, chunks=False)
@@ -105,6 +108,13 @@ class Talk:
             self.output.line({**line, **document(answer, wish)})
         if wish.threshold is not None and answer.below(wish.threshold) is not False:
             self._judgements.append(partial(judge, self.output, answer, wish))
+
+    def _turns(self) -> list[Turn]:
+        """The talk, with the images before its first question."""
+        turns = list[Turn](self.conversation.messages)
+        first = next(place for place, (role, _) in enumerate(self.conversation.messages) if role == "user")
+        turns[first] = "user", with_images(self.conversation.messages[first][1], len(self.images))
+        return turns
 
     def _doubt(self, request: Request, options: dict[str, object], *, again: bool) -> None:
         """Say what changes nothing, each thing once."""
