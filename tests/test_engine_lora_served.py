@@ -14,9 +14,11 @@ import lora_kit
 from forge.client.client import AsyncClient, Client
 from forge.client.lora import LoraTask
 from forge.client.types import Request
-from forge.errors import InferenceError
+from forge.errors import InferenceError, RepositoryError
 from forge.schema.adapters import ARRAYS
 from forge.serve.lookup import Target, adapted
+from forge.verify.judge import Stage
+from forge.verify.verify import Wish
 from openai_front import front
 from patience import free_ports
 from standin import checkpoints
@@ -199,6 +201,44 @@ def test_another_adapter_of_the_same_kind_builds_no_engine_anew(bench: Bench) ->
     after = {step.name: step.key for step in bench.insider.shop.plan([elsewhere / "tiny.toml"]).steps}
     assert after["tiny: engine"] == before["tiny: engine"]
     assert after["tiny: lora loud for TensorRT-LLM"] != before["tiny: lora loud for TensorRT-LLM"]
+
+
+def test_verify_holds_it_to_its_checkpoint_with_the_adapter_merged(bench: Bench, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{PROMPT}\nWhat is in the store?\n")
+    shop, place = bench.insider.shop, bench.folder / "models"
+    reports = [
+        shop.verify(name, place, replace(wish, prompts=prompts, max_tokens=12))
+        for wish, name in ((Wish(lora="loud"), "tiny"), (Wish(streaming=False), "tiny:other"))
+    ]
+    for report in reports:
+        assert report.faults == (), report.faults
+        assert {each.stage for each in report.verdicts} == {*Stage} - {Stage.PIPELINE}
+    assert [report.model for report in reports] == ["tiny:loud", "tiny:other"]
+    assert reports[1].reference.endswith("with the adapter other merged")
+
+
+def test_verify_finds_an_adapter_that_is_another(bench: Bench, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{PROMPT}\n")
+    file = bench.folder / "models/_assets/tiny/loras.json"
+    before = file.read_bytes()
+    file.unlink()  # its blocks are the store's
+    file.write_text('{"loud": 2, "other": 1}')
+    try:
+        wish = Wish(lora="loud", prompts=prompts, max_tokens=12, streaming=False)
+        report = bench.insider.shop.verify("tiny", bench.folder / "models", wish)
+    finally:
+        file.write_bytes(before)
+    assert report.guilty == (Stage.ENGINE,)
+
+
+def test_verify_says_what_it_cannot_do_with_an_adapter(bench: Bench) -> None:
+    shop, place = bench.insider.shop, bench.folder / "models"
+    with pytest.raises(InferenceError, match="no adapter 'quiet'"):
+        shop.verify("tiny:quiet", place)
+    with pytest.raises(RepositoryError, match="golden transcripts are of a checkpoint alone"):
+        shop.verify("tiny", place, Wish(lora="loud", update=True))
 
 
 def test_a_repository_with_adapters_is_sound(bench: Bench) -> None:

@@ -312,6 +312,14 @@ def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) 
         real.say(PROMPT, lora="silence")
 
 
+def test_an_adapter_is_verified_against_the_checkpoint_with_it_merged(real: Real, tmp_path: Path) -> None:
+    asked = tmp_path / "prompts.jsonl"
+    asked.write_text(json.dumps({"name": "text", "text": PROMPT}) + "\n")
+    report = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12, streaming=False, lora="noise"))
+    assert report.faults == (), report.faults
+    assert report.model == f"{NAME}:noise"
+
+
 def test_a_second_model_answers_beside_the_first(real: Real) -> None:
     recipe = real.repository.parent / "second.toml"
     text = (

@@ -21,6 +21,7 @@ Row = Mapping[str, object]
     type=click.Path(file_okay=False, path_type=Path),
     help="Where MODEL is published; it is served for the time being unless a server runs there. [default: model-repository]",
 )
+@click.option("--lora", metavar="NAME", default="", help="Ask with this adapter of MODEL's, and merge it into the checkpoint.")
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompts: JSONL, or one a line.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Tokens of each answer.  [default: the recipe's, 32]")
 @click.option("--tie", type=click.FloatRange(0), help="Nats between two tokens that are a near tie.")

@@ -34,6 +34,11 @@ class Target:
     lora: str = ""
 
     @property
+    def named(self) -> str:
+        """Its name, with its adapter's where it is asked with one."""
+        return f"{self.model.name}{BETWEEN}{self.lora}" if self.lora else self.model.name
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """The adapters that it can be asked with, by name."""
         if self.model.runtime in _NUMBERED:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from forge.client.answer import Answer, Finish, Hearing
+from forge.client.lora import LoraTask
 from forge.client.turns import counting
 from forge.client.types import Chunk, Client, Request
 from forge.client.vllm import SAMPLING
@@ -49,6 +50,9 @@ class Interview:
     """End tokens that forge sends with each request, by their text (Request.ends)."""
     places: int = 8
     """Answers that the engine computes side by side."""
+    lora: str = ""
+    lora_task: LoraTask | None = None
+    """The adapter that it is asked with, as Request has it."""
 
     @property
     def front(self) -> str:
@@ -93,7 +97,12 @@ class Interview:
         """The likeliest token each time, unlike the recipe's own sampling."""
         top = None if self.whole else 1
         heat = 0.0 if self.whole else None
-        return Request(model or self.front, prompt, most, top_k=top, temperature=heat, stream=False, ends=self.further)
+        asked = Request(model or self.front, prompt, most, top_k=top, temperature=heat, stream=False, ends=self.further)
+        return self.adapted(asked)
+
+    def adapted(self, request: Request) -> Request:
+        """The same with the adapter."""
+        return replace(request, lora=self.lora, lora_task=self.lora_task)
 
     def begin(self, request: Request) -> None:
         """Ask, hear the first piece of the answer, and leave."""
@@ -134,6 +143,7 @@ class Interview:
             pad_id=reference.pad if reference.pad is not None else end,
             return_log_probs=True,
         )
+        request = self.adapted(request)
         try:
             heard = list(self.chunks(request))
         except InferenceError:  # speculative decoding tells none in some versions; what else is wrong comes again

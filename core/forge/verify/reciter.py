@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from forge.errors import HostError, StepError
 from forge.machine import processes
@@ -106,13 +107,15 @@ class InImage:
         self.logs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="forge-reference-") as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / "out"
-            written.write_bytes(msgspec.json.encode(job))
+            adapter = {"adapter": Path(job.adapter)} if job.adapter else {}
+            seen = structs.replace(job, adapter="/forge/adapter" if adapter else "")
+            written.write_bytes(msgspec.json.encode(seen))
             out.mkdir()
             argv = ("python3", "/forge/script", "/forge/model", "/forge/job", f"/forge/out/{_OUT}")
             run = ContainerRun(
                 self.image,
                 Command(argv, OFFLINE),
-                {"script": SCRIPT, "model": folder, "job": written},
+                {"script": SCRIPT, "model": folder, "job": written, **adapter},
                 out,
                 self.logs / f"{self.key[:16]}-reference.log",
                 self.key,

@@ -31,6 +31,8 @@ class Job(Struct, frozen=True):
     max_tokens: int
     max_input_len: int = 0
     max_seq_len: int = 0
+    adapter: str = ""
+    """The folder of a LoRA adapter, as PEFT saves it, that is merged into the checkpoint before it is asked."""
 
 
 class Reciter(Protocol):

@@ -12,8 +12,9 @@ from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
 from forge.recipe.prompts import shipped
 from forge.repository import publish
+from forge.schema.adapters import BETWEEN
 from forge.schema.values import Ports, VerifyTable
-from forge.serve.lookup import StrangerError, Target
+from forge.serve.lookup import StrangerError, Target, adapted
 from forge.serve.types import Running
 from forge.verify import transcripts, verify as proving
 from forge.verify.report import Report
@@ -44,6 +45,10 @@ class Proof:
         path = Path(what) if Path(what).is_file() else None
         recipe = self.resolver.read(path) if path else None
         name = recipe.name if recipe else str(what)
+        name = f"{name}{BETWEEN}{wish.lora}" if wish.lora else name
+        if wish.update and BETWEEN in name:
+            hint = "leave the adapter out, or --update"
+            raise RepositoryError("golden transcripts are of a checkpoint alone", where=name, hint=hint)
         golden = resolver.golden(path) if path else None
         if wish.update and golden is None:
             raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
@@ -73,9 +78,11 @@ class Proof:
             yield offered
             return
         place = Path(repository or self.usual).absolute()
-        if publish.inventory(place).find(model) is None:
+        name, _, lora = model.partition(BETWEEN)
+        if (held := publish.inventory(place).find(name)) is None:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
+        adapted(Target("", held, place), lora)  # that it has it is known before a server is started
         server = self.servery.serve(place, self.prover.outside.free_ports())
         try:
             yield self.servery.target(model, place)

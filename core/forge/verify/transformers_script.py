@@ -8,6 +8,7 @@ It imports nothing of forge, for forge may not be there (another environment, a 
 import hashlib
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def main(folder: str, job_file: str, out: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     asked, skipped = _encoded(transformers, tokenizer, folder, job)
     model, precision = _loaded(transformers, torch, folder)
+    if job.get("adapter"):
+        _merge(torch, model, Path(job["adapter"]))
     ends = _ends(model, tokenizer)
     model.generation_config = _greedy(transformers, model, ends)
     with torch.inference_mode():
@@ -82,6 +85,35 @@ def _loaded(transformers: Any, torch: Any, folder: str) -> tuple[Any, str]:
     chosen = torch.float32 if fits else "auto"
     model = kind.from_pretrained(folder, **{dtype: chosen}, local_files_only=True).eval()
     return model, str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _merge(torch: Any, model: Any, adapter: Path) -> None:
+    """Add a LoRA adapter to the weights, as PEFT's merge_and_unload does; SystemExit where it changes what is not there."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    held = importlib.import_module("safetensors.torch").load_file(str(adapter / "adapter_model.safetensors"))
+    pairs = sorted(name.partition(".lora_A.")[0] for name in held if ".lora_A." in name)
+    modules = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    with torch.no_grad():
+        for stem in pairs:
+            name = stem.removeprefix("base_model.model.")
+            found = [
+                module for own, module in modules.items() if own == name or own.endswith("." + name.partition("layers.")[2])
+            ]
+            found = [modules[name]] if name in modules else found
+            if len(found) != 1 or not found[0].weight.is_floating_point():
+                raise SystemExit(f"the adapter changes {name}, and the model has no such weights")
+            a, b = (held[f"{stem}.lora_{side}.weight"].float() for side in "AB")
+            change = (b @ a) * _scale(config, name, a.shape[0])
+            change = change.T if config.get("fan_in_fan_out") else change
+            found[0].weight += change.to(found[0].weight.dtype)
+
+
+def _scale(config: Any, name: str, rank: int) -> float:
+    """lora_alpha / r, or / sqrt(r) with use_rslora; a module may have an alpha of its own."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    own = [value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name)]
+    alpha = float(own[0] if own else config.get("lora_alpha") or 8)
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _free() -> float:

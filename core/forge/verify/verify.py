@@ -75,6 +75,8 @@ class Wish:
     fresh: bool = False
     python: str = ""
     checkpoint: Path | None = None
+    lora: str = ""
+    """The adapter that the model is asked with, and its checkpoint merged with."""
 
 
 PLAIN = Wish()
@@ -115,14 +117,17 @@ class Prover:
         key, folder = self._checkpoint(model, terms)
         asked, skipped = self._asked(target, terms)
         digest = prompts.digest(terms.prompts)
-        if terms.golden and not terms.fresh:
+        adapter = self._adapter(target)
+        if terms.golden and not terms.fresh and adapter is None:
             found = transcripts.read(terms.golden, "golden transcripts")
             if found.fits(key, digest, terms.max_tokens):
                 line(f"golden transcripts speak for the checkpoint ({found.by})")
                 return altered(found, by=f"golden transcripts of {found.by}")
             line("the golden transcripts are of another checkpoint or other prompts: transformers is asked")
         room = limits(target)
-        job = Job(key, digest, asked, terms.max_tokens, room.get("max_input_len", 0), room.get("max_seq_len", 0))
+        job = Job(
+            key, digest, asked, terms.max_tokens, room.get("max_input_len", 0), room.get("max_seq_len", 0), str(adapter or "")
+        )
         said = self._reciter(model, terms).recite(self._held(model, folder, key), job, line)
         return altered(said, skipped={**said.skipped, **skipped})
 
@@ -137,6 +142,7 @@ class Prover:
         interview = Interview(target.address, model, self.outside.patient, self.outside.stages, streams)
         room, places = built.get("max_seq_len", 0), built.get("max_batch_size", 8)
         interview = replace(interview, room=room, places=places, further=target.ends)
+        interview = replace(interview, lora=target.lora, lora_task=target.lora_task)
         heard = interview.hear(reference, line)
         said = {each.name: each for each in reference.transcripts}
         one = model.runtime is RuntimeKind.VLLM
@@ -147,7 +153,8 @@ class Prover:
         checks = tuple(Checks(interview, reference, heard, allowed, verdicts=verdicts).run(line)) if terms.streaming else ()
         notes = tuple(f"{name} was not asked: {why}" for name, why in reference.skipped.items())
         notes += (_QUANTIZED,) if allowed.diverging and terms.diverging is None else ()
-        return Report(model.name, reference.by, allowed, verdicts, checks, notes)
+        by = f"{reference.by}, with the adapter {target.lora} merged" if target.lora else reference.by
+        return Report(target.named, by, allowed, verdicts, checks, notes)
 
     def _template(self, target: Target, reference: Reference) -> Iterator[Verdict]:
         """Whether conversations are put into the checkpoint's own chat template, whoever makes the prompt of it."""
@@ -220,6 +227,18 @@ class Prover:
         key = model.keys.get(f"{model.name}: hf checkpoint") or model.keys.get(f"{model.name}: model") or ""
         held = self.store.find(key) if key else None
         return key, held.path if held else None
+
+    def _adapter(self, target: Target) -> Path | None:
+        """PEFT's files of the adapter that the model is asked with, as they were fetched; None where it is asked with none."""
+        if not target.lora:
+            return None
+        key = target.model.keys.get(f"{target.model.name}: lora {target.lora}", "")
+        held = self.store.find(key) if key else None
+        if held is None:
+            hint = "build it again (`forge build RECIPE`)"
+            what = f"the adapter {target.lora} is no longer in the store (key {key[:12] or 'unknown'})"
+            raise StepError(what, where=target.model.name, hint=hint)
+        return held.path
 
     def _held(self, model: PublishedModel, folder: Path | None, key: str) -> Path:
         if folder is None:
