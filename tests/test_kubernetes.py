@@ -309,6 +309,13 @@ def test_two_images_in_one_server_are_refused(shop: Forge, fleet: Path) -> None:
         exported(shop, fleet)
 
 
+def test_what_no_one_server_can_hold_is_refused(shop: Forge, fleet: Path) -> None:
+    recipe = fleet.parents[1] / "recipes" / "small.toml"
+    recipe.write_text(recipe.read_text().replace('kind = "engine"', 'kind = "vllm"'))
+    with pytest.raises(RecipeError, match="one server cannot serve them all"):
+        exported(shop, fleet)
+
+
 def test_more_than_a_config_map_holds_is_refused(ready: Exported) -> None:
     large = replace(ready, files={**ready.files, "recipes/prompts.jsonl": "x" * (1 << 20)})
     with pytest.raises(RecipeError, match="ConfigMap"):

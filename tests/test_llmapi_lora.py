@@ -14,8 +14,9 @@ from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import RecipeError
 from forge.serve.lookup import Target, adapted
 from forge.testing import LLAMA, tiny_adapter
+from forge.trtllm import lora
 from standin import image
-from test_engine_lora import weights
+from test_engine_lora import SHAPE, shape, weights
 
 QUERIES = "model.layers.0.self_attn.q_proj"
 RECIPE = """
@@ -68,6 +69,12 @@ def test_llm_is_told_their_modules_their_rank_and_their_number(shop: Forge, llma
         "adapter_model.safetensors",
     }
     assert shop.check(root).findings == ()
+
+
+def test_fit_counts_what_adapters_take_of_the_card(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
+    llmapi_world.origin.files["config.json"] = json.dumps({**LLAMA, **SHAPE, "num_hidden_layers": 2}).encode()
+    (fit,) = shop.fit([write(tmp_path / "r")], gpu="RTX 4090").fits
+    assert fit.adapters.size == lora.page(("attn_q", "attn_k", "attn_v"), shape(), 4)
 
 
 def test_a_recipes_own_word_wins(shop: Forge, tmp_path: Path) -> None:

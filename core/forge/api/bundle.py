@@ -87,6 +87,7 @@ class Bundler:
         resolver = replace(self.resolver, outside=Witnessed(self.world, memory))
         together = self._together(resolver)
         found = together.resolve(joint, runtime=options.runtime, locked=options.locked)
+        together.require_one_server(joint, found)
         for resolved in found if len(found) > 1 else ():  # who builds it may share GPUs between them
             _weighed(resolved, resolver.outside.origins)
         found = together.shared(joint, found)

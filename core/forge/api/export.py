@@ -16,6 +16,7 @@ from forge.files import texts
 from forge.fit.report import Report
 from forge.kubernetes.objects import name
 from forge.kubernetes.pod import Exported, Model
+from forge.plan.one_server import kind
 from forge.schema.values import Recipe, RuntimeKind, Source
 
 _AGAIN = (RecipeError, errors.PluginError, errors.StepError, errors.HostError, errors.LockError, errors.ConfigError)
@@ -83,6 +84,9 @@ def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
         for source in _sources(recipe)
         if source.git and _opens(source.git)
     ]
+    if len(kinds := {kind(recipe) for recipe in read}) > 1:
+        what = f"one server cannot serve them all: they stand on {' and on '.join(sorted(kinds))}"
+        problems.append(Problem(str(recipes[0]), what, "export a deployment for each (docs/deployments.md)"))
     images = {image(recipe).image for recipe in read if recipe.runtime.contained}
     if len(images) > 1:
         found = " and ".join(sorted(images))

@@ -10,7 +10,7 @@ from forge.fit import model_shape, report as fitting
 from forge.fit.model_shape import Shape, UnknownShapeError
 from forge.fit.report import Report
 from forge.fit.verdict import Load
-from forge.plan.engine_adapters import page
+from forge.plan import engine_adapters, llmapi_adapters
 from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
 from forge.plan.vllm import lora_rank, vllm_version
@@ -20,6 +20,8 @@ from forge.schema.vllm_environment import usual_utilization
 from forge.store.store import Store
 
 CONFIG = "config.json"
+_ADAPTERS = {RuntimeKind.ENGINE: engine_adapters.room, RuntimeKind.LLMAPI: llmapi_adapters.room}
+"""What adapters take of a GPU, where TensorRT-LLM keeps them; vLLM's room is counted by its own arguments."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -52,11 +54,11 @@ class Sizing:
         tensors, basis = _tensors(origin.tensors(pinned), config, shape, pinned)
         size = sum(file.size for file in pinned.files)
         usual = usual_utilization(vllm_version(resolved))
-        engine = resolved.recipe.runtime.kind is RuntimeKind.ENGINE
+        room = _ADAPTERS.get(resolved.recipe.runtime.kind)
         return Load(
             *(resolved.recipe, shape, tensors, size, self._draft(resolved)),
             lora_rank=lora_rank(resolved),
-            lora_bytes=len(resolved.adapters) * page(resolved) if engine else 0,
+            lora_bytes=room(resolved, shape) if room else 0,
             basis=basis,
             usual=usual,
         )

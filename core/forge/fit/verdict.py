@@ -40,7 +40,7 @@ class Load:
     lora_rank: int = 0
     """The rank for which room is kept in each of its adapters' places; 0 where it has no adapters."""
     lora_bytes: int = 0
-    """What an engine's adapters take of a GPU together."""
+    """What adapters take of a GPU together, where TensorRT-LLM serves it."""
     basis: str = "the safetensors headers"
     usual: float = USUAL
     """gpu_memory_utilization of the vLLM that serves it, where the recipe says none."""

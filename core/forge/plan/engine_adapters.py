@@ -70,10 +70,15 @@ def rank(resolved: Resolved) -> int:
     return max((adapter.rank for adapter in resolved.adapters), default=0)
 
 
-def page(resolved: Resolved) -> int:
+def page(resolved: Resolved, shape: Shape | None = None) -> int:
     """Bytes that each adapter takes of a cache; 0 where nobody knows the checkpoint's sizes."""
-    shape = _shape(resolved)
-    return lora.page(targets(resolved), shape, rank(resolved)) if shape and resolved.adapters else 0
+    known = shape or _shape(resolved)
+    return lora.page(targets(resolved), known, rank(resolved)) if known and resolved.adapters else 0
+
+
+def room(resolved: Resolved, shape: Shape) -> int:
+    """Bytes that all adapters take of a GPU."""
+    return len(resolved.adapters) * page(resolved, shape)
 
 
 def notes(resolved: Resolved) -> Iterator[str]:

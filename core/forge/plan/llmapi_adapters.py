@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from forge.errors import Problem
+from forge.fit.model_shape import Shape
 from forge.plan import adapters
 from forge.plan.resolved import Resolved
 from forge.schema.adapters import Pair
@@ -47,15 +48,26 @@ def stated(resolved: Resolved) -> Mapping[str, object] | None:
     """lora_config of LLM(); None where there are no adapters. As many places as adapters, of the largest rank."""
     if not resolved.adapters:
         return None
-    leaves = {_leaf(pair) for adapter in resolved.adapters for pair in adapter.pairs()}
-    if any(not adapter.tensors for adapter in resolved.adapters):
-        leaves.update(lora.LORA_MODULES)
     return {
-        "lora_target_modules": list(lora.enabled({lora.PYTORCH[leaf] for leaf in leaves if leaf in lora.PYTORCH})),
+        "lora_target_modules": list(_modules(resolved)),
         "max_lora_rank": max(adapter.rank for adapter in resolved.adapters),
         "max_loras": len(resolved.adapters),
         "max_cpu_loras": len(resolved.adapters),
     }
+
+
+def room(resolved: Resolved, shape: Shape) -> int:
+    """Bytes that all adapters take of a GPU."""
+    most = max((adapter.rank for adapter in resolved.adapters), default=0)
+    return len(resolved.adapters) * lora.page(_modules(resolved), shape, most)
+
+
+def _modules(resolved: Resolved) -> tuple[str, ...]:
+    """TensorRT-LLM's modules that the adapters change; those of a Llama where a source does not show its matrices."""
+    leaves = {_leaf(pair) for adapter in resolved.adapters for pair in adapter.pairs()}
+    if any(not adapter.tensors for adapter in resolved.adapters):
+        leaves.update(lora.LORA_MODULES)
+    return lora.enabled({lora.PYTORCH[leaf] for leaf in leaves if leaf in lora.PYTORCH})
 
 
 def _offered(resolved: Resolved) -> bool:

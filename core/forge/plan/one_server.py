@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
-from forge.schema.values import RuntimeKind
+from forge.schema.values import Recipe, RuntimeKind
 
 NVIDIAS = "nvcr.io/nvidia/tritonserver:"
 """Whose tags are images that differ."""
@@ -35,11 +35,16 @@ def _apart(all_resolved: Sequence[Resolved], where: str, what: str) -> Problem:
     return Problem(where or "recipes", what, f"{image}{hint}{share if cards else ''} (docs/deployments.md)")
 
 
-def _kind(resolved: Resolved) -> str:
-    runtime = resolved.recipe.runtime
+def kind(recipe: Recipe) -> str:
+    """Whose Triton serves it, in words."""
+    runtime = recipe.runtime
     if not runtime.contained:
         return _KINDS[runtime.kind]
     return f"an image of NVIDIA's with {'vLLM' if runtime.kind is RuntimeKind.VLLM else 'TensorRT-LLM'}"
+
+
+def _kind(resolved: Resolved) -> str:
+    return kind(resolved.recipe)
 
 
 def _image(resolved: Resolved) -> str:

@@ -69,6 +69,7 @@ def sizes(shape: Sizes) -> Mapping[str, tuple[int, int]]:
         "mlp_h_to_4h": (hidden, wide),
         "mlp_4h_to_h": (wide, hidden),
         "mlp_gate": (hidden, wide),
+        "mlp_gate_up": (hidden, 2 * wide),
     }
 
 
