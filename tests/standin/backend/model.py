@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,7 @@ from forge.twin.answers import refuse
 from forge.twin.asks import is_stop
 from forge.twin.backend import TritonPythonModel as Twin
 from forge.twin.batching import Loop
-from forge.twin.checkpoint import Weights, read_json
+from forge.twin.checkpoint import Weights, read_json, widened
 from forge.twin.decoder import NumpyDecoder
 from forge.twin.shape import read_shape
 
@@ -54,7 +54,7 @@ class TritonPythonModel(Twin):
         folder, places = Path(self._laid.name), engine.limit("max_batch_size")
 
         def begun(deltas: lora.Deltas) -> Loop:
-            decoder = NumpyDecoder(read_shape(read_json(folder / "config.json")), _Adapted(Weights(folder), deltas))
+            decoder = NumpyDecoder(read_shape(read_json(folder / "config.json")), _Adapted(folder, deltas))
             loop = Loop(decoder, places, time.monotonic, 0.1)
             threading.Thread(target=loop.run, name="adapted", daemon=True).start()
             return loop
@@ -96,21 +96,19 @@ class TritonPythonModel(Twin):
         self._laid.cleanup()
 
 
-class _Adapted(Mapping[str, NDArray[np.float32]]):
+class _Adapted(Weights):
     """A checkpoint's weights with an adapter's added."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], deltas: lora.Deltas) -> None:
-        self._weights, self._deltas = weights, deltas
+    def __init__(self, folder: Path, deltas: lora.Deltas) -> None:
+        super().__init__(folder)
+        self._deltas = deltas
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        more = self._deltas.get(name[name.find("layers.") :])
-        return self._weights[name] if more is None else self._weights[name] + more
+        return widened(self.stored(name))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+    def stored(self, name: str) -> NDArray[np.generic]:
+        held, more = super().stored(name), self._deltas.get(name[name.find("layers.") :])
+        return held if more is None else widened(held) + more
 
 
 class _Without:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from forge.twin.asks import Ask
 from forge.twin.batching import Loop
-from forge.twin.checkpoint import Weights, read_json
+from forge.twin.checkpoint import Weights, read_json, widened
 from forge.twin.decoder import Decoder, NumpyDecoder
 from forge.twin.faults import CheckpointFault
 from forge.twin.loading import load
@@ -221,11 +221,12 @@ class TritonPythonModel:
         return Exchange(request, ask, self._tokenizer, "" if alone else text, told)
 
 
-class Adapted(Mapping[str, NDArray[np.float32]]):
+class Adapted(Weights):
     """A checkpoint's weights with an adapter of PEFT's added; ValueError for one that lora_config leaves no room for."""
 
     def __init__(self, folder: Path, adapter: Path, terms: Mapping[str, object]) -> None:
-        self._weights, self._held = Weights(folder), load_file(adapter / "adapter_model.safetensors")
+        super().__init__(folder)
+        self._held = load_file(adapter / "adapter_model.safetensors")
         config = read_json(adapter / "adapter_config.json")
         rank, most = cast("int", config["r"]), cast("int", terms.get("max_lora_rank", 64))
         if rank > most:
@@ -238,14 +239,12 @@ class Adapted(Mapping[str, NDArray[np.float32]]):
         self._scale = cast("float", config["lora_alpha"]) / rank
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return widened(self.stored(name))
+
+    def stored(self, name: str) -> NDArray[np.generic]:
+        held = super().stored(name)
         a, b = (self._held.get(f"base_model.model.{name.removesuffix('.weight')}.lora_{side}.weight") for side in "AB")
-        return self._weights[name] if a is None or b is None else self._weights[name] + (b * np.float32(self._scale)) @ a
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        return held if a is None or b is None else widened(held) + (b * np.float32(self._scale)) @ a
 
 
 class AutoConfig:
