@@ -5,7 +5,7 @@
 A recipe is a checkpoint and an engine on it. Steps sleep, so that four nodes fit on one machine; all else is real: Ray, a
 process for each step, the shared store in a folder. A node makes one step at a time. Printed are the makespan over its bound
 (all work over all nodes), what a build of which all is made costs, and the machine's load before and after. ``--cpus`` is what
-a node says that it has: Ray has as many processes waiting from a build's beginning.
+a node says that it has: Ray has as many processes ready, as where `forge node labels` has said how a node joins.
 """
 
 import argparse

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -203,12 +203,12 @@ class XmlUploads(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name for it
         pass
 
 
 @contextmanager
-def running(*words: str, port: int) -> Iterator[None]:
+def running(*words: str, port: int) -> Generator[None]:
     """A server that listens; ended afterwards."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -229,7 +229,7 @@ def running(*words: str, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def stated(said: Mapping[str, str]) -> Iterator[None]:
+def stated(said: Mapping[str, str]) -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in said.items():
             patch.setenv(name, value)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forge.cluster.labels import ENVIRONMENT
 from patience import soon, spare
 
 HOST = "127.0.0.2"
@@ -22,7 +23,7 @@ QUICK = {
     "RAY_health_check_failure_threshold": "8",
 }
 """A dead node is found out in about 8 s, by default 17; a busy one is not taken for dead."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+QUIET = {**ENVIRONMENT, "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 @dataclass
@@ -33,7 +34,7 @@ class RayCluster:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     nodes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)  # type: ignore[type-arg,unused-ignore]
     cpus: int = 2
-    """What a node says that it has; Ray starts as many processes before anybody wants one."""
+    """What a node says that it has; Ray keeps as many processes ready."""
     port: int = field(default_factory=lambda: spare(1)[0])
 
     @property
@@ -73,6 +74,7 @@ class RayCluster:
             **QUICK,
             "FORGE_HOME": str(self.home(name)),
             "RAY_TMPDIR": str(self.folder / "t"),
+            "RAY_worker_maximum_startup_concurrency": str(self.cpus),
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.nodes[name] = subprocess.Popen(argv, env=environ, stdout=log, stderr=log, start_new_session=True)

@@ -13,6 +13,7 @@ from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.build.builder import Builder
 from forge.cli import main
+from forge.cluster import worker
 from forge.cluster.census import Facts, Wanted, differences, facts
 from forge.cluster.errand import Errand, Failed, Lost, Made, Report, required
 from forge.cluster.labels import Described, labels
@@ -241,6 +242,24 @@ class TestErrand:
         assert "n1" in back.where
 
 
+class TestWorker:
+    def test_a_process_that_has_another_forge_than_the_machine_makes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        step, said = run("one"), RemoteTable(url=f"file://{tmp_path / 'shared'}", access="read-write")
+        wiring = FakeWiring(tmp_path, World())
+        for kind in (Made, Failed):
+            if kind is Failed:
+                monkeypatch.setattr("forge.cluster.worker._LOADED", "0" * 16)
+            found = worker.Worker(Errand(step, step.key, said, "me"), lambda _: wiring.equipment(said), "n1")
+            end = found.hear(10**6, 30.0).end
+            assert isinstance(end, kind)
+            if isinstance(end, Failed):
+                assert (end.kind, end.here) == ("HostError", True)
+                assert "join again" in end.hint
+            step = run("two")
+
+
 @dataclass
 class FakeFleet:
     """Nodes that are folders of this machine; ``ends`` is what becomes of an errand in place of being made, by (step, node)."""
@@ -435,7 +454,8 @@ def test_a_machine_s_labels_are_such_that_ray_and_forge_read_them() -> None:
         f"--labels=forge.node=gpu-1,forge.sm=sm_89.sm_90,forge.docker=true,forge.memory=64,forge.inside={inside}",
         '--resources={"forge": 3, "forge_gpu_0": 1, "forge_gpu_1": 1}',
     )
-    assert found.command().startswith("RAY_USAGE_STATS_ENABLED=0 ray start --head ")
+    assert found.command().startswith("RAY_USAGE_STATS_ENABLED=0 RAY_enable_worker_prestart=1 RAY_preload")
+    assert " ray start --head --num-cpus=12 --labels=" in found.command()
     many = Described("g", cards, 0, 64, 3, docker=True, images=tuple(f"25.{month:02}" for month in range(12, 0, -1)))
     assert labels(many).labels["images"] == "25.12_25.11_25.10_25.09_25.08_25.07_25.06_25.05_25.04_25.03"
 

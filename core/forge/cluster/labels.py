@@ -16,6 +16,14 @@ WORD = "forge."
 """What forge's labels begin with."""
 _LONGEST = 63
 """Characters of a label's value that Ray takes."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "1",
+    "RAY_preload_python_modules": "forge.api.wiring,forge.cluster.worker,obstore",
+}
+"""What `ray start` is told: Ray keeps processes ready, and these have imported what a step takes before there is one."""
+READY = 4
+"""Processes that are kept ready for each step side by side: Ray keeps as many as it thinks that there are cores."""
 _LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -35,7 +43,8 @@ class Labels:
     def command(self, head: str = "") -> str:
         """What a person types on this machine; ``head`` is the address of the first one, empty for that one itself."""
         where = f"--address={head}" if head else "--head"
-        return f"RAY_USAGE_STATS_ENABLED=0 ray start {where} {shlex.join(self.words)}"
+        variables = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+        return f"{variables} ray start {where} --num-cpus={READY * self.resources[SLOTS]} {shlex.join(self.words)}"
 
 
 @dataclass(frozen=True, slots=True)

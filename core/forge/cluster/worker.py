@@ -8,15 +8,20 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.cluster.census import Facts, Wanted, facts
+import forge
+from forge.cluster.census import Facts, Wanted, digest, facts
 from forge.cluster.equipment import Equip
 from forge.cluster.errand import Errand, Failed, Made
 from forge.cluster.workplace import Workplace
+from forge.errors import HostError
 from forge.events import Event
 
 KEPT = 5000
 """Events that are kept for a build that joins late."""
 _AFTERWARDS = Path(__file__).with_name("afterwards.py")
+_FORGE = Path(forge.__file__).parent
+_LOADED = digest(_FORGE)
+"""Of the code that this process has: Ray may have kept it ready since before forge was changed on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Worker:
     def _work(self) -> None:
         end: Made | Failed
         try:
+            _require_current()
             end = Workplace(self._errand, self._equipment, self._tell).make()
         except BaseException as error:  # noqa: BLE001 - carried to whoever asked for the step
             end = Failed.of(error, self._node)
@@ -83,6 +89,13 @@ class Worker:
 def look(wanted: Wanted, equip: Equip) -> Facts:
     """What this node says of itself."""
     return facts(wanted, equip(lambda _: None))
+
+
+def _require_current() -> None:
+    """HostError where this process has another forge than the one that lies here, and that the machine was asked for."""
+    if digest(_FORGE) != _LOADED:
+        hint = "`ray stop` on that machine, and join again"
+        raise HostError("forge was changed since Ray has started its processes there", where=str(_FORGE), hint=hint)
 
 
 def watch(home: Path) -> None:
