@@ -1,14 +1,15 @@
-"""What Triton and forge cost beside vLLM alone, in one run: tokens a second of bare vLLM and of the served model, their ratio.
+"""What Triton and forge cost beside vLLM alone: tokens a second of the served model, of vLLM's own server and of bare vLLM.
 
     python benchmarks/vllm_share.py --repository model-repository --model smollm2-135m-instruct
     python benchmarks/vllm_share.py --repository model-repository --model NAME --streams 1,8,64 --tokens 256 --json FILE
 
-The repository is built already (``forge build --runtime vllm``) and is not being served: this starts its server, and bare vLLM,
-by turns, since a GPU holds one of them at a time, in the order served, bare, bare, served. Bare vLLM is AsyncLLMEngine in a
-process of the same environment, with the arguments of the same model.json. Both answer the same prompts, likeliest tokens only,
-the end token forbidden; tokens are those that vLLM counts.
+The repository is built already (``forge build --runtime vllm``) and is not being served: this starts its server, vLLM's own one
+for OpenAI's API, and bare vLLM, one after the other, since a GPU holds one of them at a time; every other turn the other way
+round. Bare vLLM is AsyncLLMEngine in a process of the same environment, asked inside it: nothing goes over a wire, and there is
+no client. All have the arguments of the same model.json and answer the same prompts, likeliest tokens only, the end token
+forbidden; tokens are those that vLLM counts.
 
-The served model's clients are processes of their own, so that what is measured is the server and not one thread of Python.
+The servers' clients are processes of their own, so that what is measured is the server and not one thread of Python.
 """
 
 import argparse
@@ -20,15 +21,19 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+import urllib.request
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import cast
+from subprocess import PIPE, Popen, TimeoutExpired
+from threading import Thread
+from typing import IO, Protocol, cast
 
 from forge.api.forge import Forge
 from forge.bench import prompts
@@ -41,7 +46,7 @@ from forge.schema.values import Ports, RuntimeKind
 from forge.schema.vllm_environment import PYTHON
 from forge.vllm import remains
 
-_LEAD = 0.2
+_LEAD = 1.0
 """Seconds that the clients get to hear of a round before it begins."""
 Said = tuple[float, float, int]
 """Of one stream: seconds from the round's beginning to the first token and to the last, and how many tokens came."""
@@ -66,45 +71,105 @@ def heard(said: Sequence[Said], count: int) -> Round:
     return Round(len(said) * count / whole, statistics.median(first for first, _, _ in said), statistics.median(gaps))
 
 
-# -- the served model
+# -- servers, and the processes that ask them
+
+Stream = Callable[[str], Awaitable[Said]]
+"""One answer to a text, on the event loop that it is asked from."""
 
 
-def ask_share(address: str, model: str, texts: Sequence[str], count: int, begin: float) -> list[Said]:
+def ask_share(streams: "Streams", texts: Sequence[str], count: int, begin: float) -> list[Said]:
     """What one client process does in a round; ``begin`` is by time.monotonic, the same clock in every process."""
 
-    async def one(client: AsyncClient, text: str) -> Said:
-        request = Request(model, text, count, temperature=0.0, min_tokens=count, return_token_counts=True)
-        first, tokens = 0.0, 0
-        async for chunk in client.generate(request):
-            if chunk.output_tokens:
-                tokens += chunk.output_tokens
-                first = first or time.monotonic() - begin
-        return first, time.monotonic() - begin, tokens
-
     async def all_of_them() -> list[Said]:
-        async with AsyncClient(address) as client:
-            await client.metadata(model)
+        async with streams.open(count, begin) as stream:
             await asyncio.sleep(max(0.0, begin - time.monotonic()))
-            return await asyncio.gather(*(one(client, text) for text in texts))
+            return await asyncio.gather(*(stream(text) for text in texts))
 
     return asyncio.run(all_of_them())
 
 
+class Streams(Protocol):
+    """How a server is asked; goes to the client processes."""
+
+    def open(self, count: int, begin: float) -> AbstractAsyncContextManager[Stream]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OfTriton:
+    """The served model, by forge's own client."""
+
+    address: str
+    model: str
+
+    @contextlib.asynccontextmanager
+    async def open(self, count: int, begin: float) -> AsyncGenerator[Stream]:
+        async with AsyncClient(self.address) as client:
+            await client.metadata(self.model)
+
+            async def stream(text: str) -> Said:
+                request = Request(self.model, text, count, temperature=0.0, min_tokens=count, return_token_counts=True)
+                first, tokens = 0.0, 0
+                async for chunk in client.generate(request):
+                    if chunk.output_tokens:
+                        tokens += chunk.output_tokens
+                        first = first or time.monotonic() - begin
+                return first, time.monotonic() - begin, tokens
+
+            yield stream
+
+
+@dataclass(frozen=True, slots=True)
+class OfVllm:
+    """vLLM's own server, by what its stream of events is on the wire: no client library takes part."""
+
+    port: int
+    model: str
+
+    @contextlib.asynccontextmanager
+    async def open(self, count: int, begin: float) -> AsyncGenerator[Stream]:
+        words = {"model": self.model, "max_tokens": count, "min_tokens": count, "temperature": 0, "stream": True}
+        usage = {"include_usage": True, "continuous_usage_stats": True}
+
+        async def stream(text: str) -> Said:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            body = json.dumps({**words, "stream_options": usage, "prompt": text}).encode()
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n"
+            head += "Content-Type: application/json\r\n\r\n"
+            writer.write(head.encode() + body)
+            first, tokens = 0.0, 0
+            async for line in reader:
+                if line == b"data: [DONE]\n":
+                    break
+                if line.startswith(b"data: ") and (used := json.loads(line[6:])["usage"]["completion_tokens"]):
+                    tokens, first = used, first or time.monotonic() - begin
+            writer.close()
+            return first, time.monotonic() - begin, tokens
+
+        yield stream
+
+
+@contextlib.contextmanager
+def asked(streams: Streams, clients: int) -> Generator[Ask]:
+    """A server's clients: so many processes."""
+    with ProcessPoolExecutor(clients, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(abs, range(clients)))  # each process is there before it is timed
+
+        def ask(texts: Sequence[str], count: int) -> list[Said]:
+            shares = [texts[place::clients] for place in range(clients) if texts[place::clients]]
+            begin = time.monotonic() + _LEAD
+            told = [pool.submit(ask_share, streams, share, count, begin) for share in shares]
+            return [said for each in told for said in each.result()]
+
+        yield ask
+
+
 @contextlib.contextmanager
 def served(shop: Forge, repository: Path, model: PublishedModel, clients: int) -> Generator[Ask]:
-    """The repository under its server, asked by ``clients`` processes."""
+    """The repository under its server."""
     http, grpc, metrics = processes.spare(3)
     running = shop.serve(repository, Ports(http, grpc, metrics))
     try:
-        with ProcessPoolExecutor(clients, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(abs, range(clients)))  # each process is there before it is timed
-
-            def ask(texts: Sequence[str], count: int) -> list[Said]:
-                shares = [texts[place::clients] for place in range(clients) if texts[place::clients]]
-                address, begin = f"{running.ports.host}:{running.ports.grpc}", time.monotonic() + _LEAD
-                told = [pool.submit(ask_share, address, model.front, share, count, begin) for share in shares]
-                return [said for each in told for said in each.result()]
-
+        with asked(OfTriton(f"{running.ports.host}:{running.ports.grpc}", model.front), clients) as ask:
             yield ask
     finally:
         shop.stop(running)
@@ -124,47 +189,89 @@ def arguments(repository: Path, model: PublishedModel) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def bare(shop: Forge, repository: Path, model: PublishedModel, versions: dict[str, str]) -> Generator[Ask]:
-    """AsyncLLMEngine in the environment, and with the variables, that forge's server gives to its own."""
+def started(
+    shop: Forge, repository: Path, stated: dict[str, object], argv: Sequence[str], log: IO[str]
+) -> Generator[Popen[str]]:
+    """A program of vLLM's environment, with the variables that forge's server gives to its own; none of it is left."""
     environ = dict(shop.command(repository, Ports()).env)
-    stated, prefix = arguments(repository, model), remains.prefix("", os.getpid())
+    prefix = remains.prefix("", os.getpid())
     remains.clear(prefix)
     variables = remains.environment(environ, prefix, remains.folder(prefix), eager=bool(stated.get("enforce_eager")))
     python = environ[PYTHON]
     variables["PATH"] = f"{Path(python).parent}{os.pathsep}{variables.get('PATH', os.defpath)}"
     # -P: this folder, which is beside the program, is not to be looked into for packages.
-    argv = (python, "-s", "-P", str(Path(__file__).parent / "bare_vllm.py"), json.dumps(stated))
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            argv, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, process_group=0
-        )
-        assert process.stdin
-        assert process.stdout
-        into, out = process.stdin, process.stdout
+    whole = (python, "-s", "-P", *argv)
+    process = Popen(whole, env=variables, stdin=PIPE, stdout=PIPE, stderr=log, text=True, process_group=0)
+    try:
+        yield process
+    finally:
+        cast("IO[str]", process.stdin).close()
+        with contextlib.suppress(TimeoutExpired):
+            process.wait(30.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        remains.clear(prefix)
+
+
+def _ended(log: IO[str]) -> SystemExit:
+    log.seek(0)
+    return SystemExit("vLLM has ended:\n" + "".join(log.readlines()[-30:]))
+
+
+@contextlib.contextmanager
+def bare(shop: Forge, repository: Path, model: PublishedModel, versions: dict[str, str]) -> Generator[Ask]:
+    """AsyncLLMEngine by itself, asked in its own process."""
+    stated = arguments(repository, model)
+    argv = (str(Path(__file__).parent / "bare_vllm.py"), json.dumps(stated))
+    with tempfile.TemporaryFile("w+") as log, started(shop, repository, stated, argv, log) as process:
+        into, out = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
 
         def hear() -> object:
-            line = out.readline()
-            if not line:
-                log.seek(0)
-                raise SystemExit("bare vLLM has ended:\n" + "".join(log.readlines()[-30:]))
-            return json.loads(line)
+            if line := out.readline():
+                return json.loads(line)
+            raise _ended(log)
 
         def ask(texts: Sequence[str], count: int) -> list[Said]:
             into.write(json.dumps({"prompts": texts, "count": count}) + "\n")
             into.flush()
             return [(first, last, tokens) for first, last, tokens in cast("list[Said]", hear())]
 
-        try:
-            versions["vllm"] = cast("dict[str, str]", hear())["ready"]
-            yield ask
-        finally:
-            into.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30.0)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            remains.clear(prefix)
+        versions["vllm"] = cast("dict[str, str]", hear())["ready"]
+        yield ask
+
+
+@contextlib.contextmanager
+def own_server(shop: Forge, repository: Path, model: PublishedModel, clients: int) -> Generator[Ask]:
+    """vLLM's server for OpenAI's API; its log goes where its output goes, and its pipe is shut when it is to end."""
+    stated, (port,) = arguments(repository, model), processes.spare(1)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        file = Path(folder) / "arguments.yaml"  # JSON is YAML
+        file.write_text(json.dumps({name.replace("_", "-"): value for name, value in stated.items()}))
+        argv = ("-m", "vllm.entrypoints.openai.api_server", "--config", str(file), "--host", "127.0.0.1", "--port", str(port))
+        quiet = ("--served-model-name", model.name, "--disable-uvicorn-access-log")
+        with started(shop, repository, stated, (*argv, *quiet), log) as process:
+            Thread(target=_copy, args=(process.stdout, log), daemon=True).start()
+            while not _healthy(port):
+                if process.poll() is not None:
+                    raise _ended(log)
+                time.sleep(0.2)
+            with asked(OfVllm(port, model.name), clients) as ask:
+                yield ask
+            process.terminate()
+
+
+def _copy(lines: IO[str], log: IO[str]) -> None:
+    for line in lines:
+        log.write(line)
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5.0) as said:
+            return bool(said.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 # -- the comparison
@@ -198,10 +305,10 @@ def report(found: dict[str, dict[int, list[Round]]], streams: Sequence[int]) -> 
             speeds = sorted(one.tokens_per_s for one in found[name][number])
             row = f"{number:7}  {name:6} {each.tokens_per_s:10.1f} {speeds[0]:9.1f} {speeds[-1]:9.1f}"
             print(f"{row} {each.ttft * 1000:10.1f} ms {each.itl * 1000:7.2f} ms")
-        ratio = ways["forge"].tokens_per_s / ways["bare"].tokens_per_s
-        print(f"{number:7}  forge / bare: {ratio:.3f}")
+        ratios = {name: ways["forge"].tokens_per_s / ways[name].tokens_per_s for name in ways if "forge" in ways}
+        print("".join(f"{number:7}  forge / {name}: {ratio:.3f}" for name, ratio in ratios.items()))
         rounds = {name: [asdict(one) for one in held[number]] for name, held in found.items()}
-        told[str(number)] = {"ratio": ratio, **{name: asdict(each) for name, each in ways.items()}, "rounds": rounds}
+        told[str(number)] = {"ratios": ratios, **{name: asdict(each) for name, each in ways.items()}, "rounds": rounds}
     return told
 
 
@@ -221,6 +328,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each turn")
     parser.add_argument("--turns", type=int, default=2, help="how often each of the two is started")
     parser.add_argument("--clients", type=int, default=min(8, max(1, (os.cpu_count() or 1) // 4)), help="processes that ask")
+    parser.add_argument("--ways", type=lambda text: text.split(","), default=["forge", "vllm", "bare"], help="what is measured")
     parser.add_argument("--json", type=Path, help="also write what was measured here")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
@@ -229,7 +337,12 @@ def main() -> None:
     if model is None or model.runtime is not RuntimeKind.VLLM or (model.serving and model.serving.contained):
         raise SystemExit(f"{place} has no model {given.model!r} that is served by vLLM on this machine")
     tokens, versions = TokenizerFolder(place / model.asset("model")), dict[str, str]()
-    ways = {"forge": lambda: served(shop, place, model, given.clients), "bare": lambda: bare(shop, place, model, versions)}
+    all_ways: dict[str, Callable[[], AbstractContextManager[Ask]]] = {
+        "forge": lambda: served(shop, place, model, given.clients),
+        "vllm": lambda: own_server(shop, place, model, given.clients),
+        "bare": lambda: bare(shop, place, model, versions),
+    }
+    ways = {name: all_ways[name] for name in given.ways}
     found: dict[str, dict[int, list[Round]]] = {name: {streams: [] for streams in given.streams} for name in ways}
     for number in range(given.turns):
         for name in ways if number % 2 == 0 else reversed(ways):
@@ -238,7 +351,7 @@ def main() -> None:
                 for streams, rounds in turn(ask, tokens, given, number).items():
                     found[name][streams] += rounds
     stated = {name: getattr(given, name) for name in ("tokens", "input_tokens", "rounds", "turns", "clients")}
-    print(f"vLLM {versions['vllm']}, {platform.platform()}, {os.cpu_count()} processors; {stated}")
+    print(f"vLLM {versions.get('vllm', 'unasked')}, {platform.platform()}, {os.cpu_count()} processors; {stated}")
     told = {**versions, "arguments": arguments(place, model), "settings": stated, "streams": report(found, given.streams)}
     if given.json:
         given.json.write_text(json.dumps(told, indent=2) + "\n")

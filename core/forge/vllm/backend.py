@@ -102,6 +102,7 @@ class TritonPythonModel:
                         self._dead = str(message["dead"])
                     else:
                         self._tell(message)
+                self._engine.send({"heard": True})
         except EngineEndedError as error:
             self._dead = self._dead or str(error).partition("\n")[0]
         self._fail_all()

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from multiprocessing import shared_memory
 from typing import cast
 
-from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, TextPrompt, __version__
+from vllm import AsyncEngineArgs, AsyncLLMEngine, CompletionOutput, RequestOutput, TextPrompt, __version__
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 
@@ -30,8 +31,6 @@ from .sampling import sampling_params
 _GRACE = 8.0
 """Seconds that vLLM has to end in order when nobody is left to answer."""
 _LOOK = 0.5
-_AHEAD = 16 * 1024
-"""Bytes that may be said before they are heard: some hundred tokens, a few for each request."""
 _LEAST = -9999.0
 """For a token that cannot come, whose log-probability JSON cannot say; OpenAI's server of vLLM says the same."""
 
@@ -59,6 +58,7 @@ class Engine:
         self._writer = writer
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outbox: list[Message] = []
+        self._next, self._unheard = asyncio.Event(), deque[asyncio.Event]()
 
     def start(self, arguments: Mapping[str, object], adapters: Mapping[str, str]) -> Message:
         """Load the model, which blocks; what vLLM says of itself then. ``adapters`` are folders by name, read when first asked
@@ -69,10 +69,14 @@ class Engine:
 
     def take(self, message: Message) -> None:
         """One message of the backend's."""
+        if "heard" in message:
+            if self._unheard:  # else it was no request's: that vLLM has died is heard, too
+                self._unheard.popleft().set()
+            return
         if "abort" in message:
             task = self._tasks.pop(str(message["abort"]), None)
             if task:
-                task.cancel()  # generate() tells vLLM when it is cancelled
+                task.cancel()  # generate() tells vLLM when it is cancelled or closed
             return
         asked = str(message["ask"])
         self._tasks[asked] = task = asyncio.create_task(self._answer(asked, message))
@@ -91,29 +95,28 @@ class Engine:
         try:
             params = sampling_params(cast("Message", message["sampling"]), stream=bool(message["stream"]))
             adapter = self._adapters.get(str(message.get("lora", "")))
-            async for output in self._vllm.generate(await _prompt(message), params, asked, lora_request=adapter):
-                self._say(
-                    {
-                        "id": asked,
-                        "outputs": [_output(each, logprobs=bool(message["logprobs"])) for each in output.outputs],
-                        "input_tokens": len(output.prompt_token_ids or ()),
-                        "finished": output.finished,
-                    }
-                )
-                await self._writer.drain()  # a reader that is behind gets several tokens at once: vLLM joins what waits
+            outputs = self._vllm.generate(await _prompt(message), params, asked, lora_request=adapter)
+            async with aclosing(outputs):  # cancelled while it waits to be heard, it must let vLLM go on without this request
+                async for output in outputs:
+                    await self._say(_answer(asked, output, logprobs=bool(message["logprobs"])))
         except Exception as error:  # noqa: BLE001 (one request's failure must not end the others')
             if not self._vllm.errored:  # else all of them have failed, and the backend says so
-                self._say({"id": asked, "error": str(error) or type(error).__name__})
+                await self._say({"id": asked, "error": str(error) or type(error).__name__})
 
-    def _say(self, message: Message) -> None:
-        """What is said in one turn of the loop goes in one frame: a step of vLLM has a token for every request."""
+    async def _say(self, message: Message) -> None:
+        """Return once it has been heard: vLLM joins the tokens that come meanwhile, and none of them is late in a queue.
+
+        What is said in one turn of the loop goes in one frame: a step of vLLM has a token for every request.
+        """
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outbox.append(message)
+        await self._next.wait()
 
     def _flush(self) -> None:
         self._writer.write(frames.packed(self._outbox))
-        self._outbox = []
+        self._unheard.append(self._next)
+        self._outbox, self._next = [], asyncio.Event()
 
 
 async def _prompt(message: Message) -> str | TextPrompt:
@@ -124,6 +127,16 @@ async def _prompt(message: Message) -> str | TextPrompt:
     from .pictures import pictures
 
     return TextPrompt(prompt=text, multi_modal_data={"image": await asyncio.to_thread(pictures, images)})
+
+
+def _answer(asked: str, output: RequestOutput, *, logprobs: bool) -> Message:
+    """What vLLM has to say of a request now."""
+    return {
+        "id": asked,
+        "outputs": [_output(each, logprobs=logprobs) for each in output.outputs],
+        "input_tokens": len(output.prompt_token_ids or ()),
+        "finished": output.finished,
+    }
 
 
 def _output(output: CompletionOutput, *, logprobs: bool) -> Message:
@@ -144,9 +157,7 @@ def _logprob(held: Logprob) -> Message:
 
 async def serve(sock: socket.socket) -> None:
     """Answer until the backend's end is shut or vLLM dies."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _AHEAD)
     reader, writer = await asyncio.open_connection(sock=sock)
-    writer.transport.set_write_buffer_limits(_AHEAD)
     engine = Engine(writer)
     first = await _read(reader)
     if first is None:

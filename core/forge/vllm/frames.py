@@ -1,7 +1,8 @@
 """The wire between the backend and its engine: JSON, each message after its length in four bytes.
 
 backend to engine: ``{"arguments": {...}}`` once, then ``{"ask": ID, "prompt": TEXT, "sampling": {...}, "stream": BOOL,
-"logprobs": BOOL, "images": [BASE64, ...]}`` and ``{"abort": ID}``. It has ended when the backend shuts its end.
+"logprobs": BOOL, "images": [BASE64, ...]}``, ``{"abort": ID}``, and ``{"heard": true}`` for each list that came: a request says
+nothing more until then. It has ended when the backend shuts its end.
 
 engine to backend: ``{"ready": {...}}`` once, then lists of ``{"id": ID, "outputs": [...], "input_tokens": N, "finished":
 BOOL}`` and ``{"id": ID, "error": TEXT}``; ``{"dead": TEXT}`` when vLLM has died.

@@ -119,7 +119,7 @@ class AsyncLLM(EngineClient):
                 waiting.heard.clear()
                 finished = waiting.finished
                 yield RequestOutput(ids, waiting.take(), finished, prompt)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             await self.abort(request_id)
             raise
         finally:
