@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
 import msgspec
 import pytest
 
+import lora_kit
 from conftest import Say
 from docker_fixture import containers_made, environ, images_removed, private_engine
 from forge.api.built import Built
@@ -411,3 +412,21 @@ def test_a_bundle_is_built_and_served_by_another_docker_that_holds_no_image(
             assert "".join(said(there, moved, "llama")) == checkpoints.greedy(bench.folder / "llama", "Why?", 12)
         finally:
             there.stop(running)
+
+
+def test_an_adapter_is_read_where_the_container_sees_it(bench: Bench) -> None:
+    """By number alone: the server has taken it in when it started, and says what transformers says with it merged."""
+    lora_kit.adapter(bench.folder / "loud", 4, 1)
+    recipe = bench.recipe("adapted", "llama", rest='[[lora]]\nname = "loud"\npath = "loud"')
+    recipe.write_text(recipe.read_text().replace('"float32"', '"float16"'))
+    built = bench.shop.build([recipe], repository=bench.folder / "adapted-models")
+    running = bench.shop.serve(built.repository, free_ports(), restart=False)
+    try:
+        target = bench.shop.target("adapted:loud", built.repository)
+        asked = replace(target.request("Why?"), max_tokens=12, top_k=1)
+        assert asked.lora_task
+        told = replace(asked, lora_task=replace(asked.lora_task, folder=bench.folder / "nowhere"))
+        said = "".join(chunk.text for chunk in bench.shop.generate(target.address, told))
+    finally:
+        bench.shop.stop(running)
+    assert said == lora_kit.says(bench.folder / "llama", bench.folder / "loud", 2.0, "Why?", half=True)

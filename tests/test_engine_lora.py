@@ -1,6 +1,7 @@
 """LoRA adapters of an engine as they are planned and laid: what it is built with, what is refused, and the arrays' numbers."""
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import originals
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.build import adapter_arrays
@@ -16,6 +18,7 @@ from forge.client.lora import LoraTask, array
 from forge.errors import InferenceError, RecipeError, StepError
 from forge.fit.model_shape import Shape, read
 from forge.plan.steps import Assemble, Run
+from forge.repository import config
 from forge.schema.adapters import ARRAYS
 from forge.schema.values import Role
 from forge.testing import LLAMA, tiny_adapter
@@ -218,6 +221,21 @@ def test_an_image_whose_models_take_no_adapters_is_refused_once_it_was_read(
     engine_world.containers.adapters = False
     with pytest.raises(RecipeError, match="has no input lora_task_id: its engines take no adapters"):
         shop.build([write(tmp_path / "r")], repository=tmp_path / "models")
+
+
+@pytest.mark.parametrize("version", originals.versions("0.14.0"))
+def test_nvidias_own_models_have_all_that_is_set_and_sent(shop: Forge, tmp_path: Path, version: str) -> None:
+    (entry,) = shop.plan([write(tmp_path / "r")]).entries
+    assert isinstance(entry.step.action, Assemble)
+    place = originals.skeletons(version)
+    assert place
+    texts = {role: (place / role / "config.pbtxt").read_text() for role in ("tensorrt_llm", "tensorrt_llm_bls", "ensemble")}
+    wanted = {key for key in entry.step.action.settings[Role.TENSORRT_LLM] if key.startswith("lora")}
+    assert len(wanted) == 5
+    assert wanted <= set(config.placeholders(texts["tensorrt_llm"]))
+    for text in texts.values():
+        found = dict(re.findall(r'name: "(lora_\w+)"\s+data_type: (TYPE_\w+)', text))
+        assert found == {"lora_task_id": "TYPE_UINT64", "lora_weights": "TYPE_FP16", "lora_config": "TYPE_INT32"}
 
 
 # -- the arrays
