@@ -2,6 +2,8 @@
 
     python benchmarks/streaming.py                                     builds and serves the demo's recipe for it
     python benchmarks/streaming.py --checkpoint DIR --address HOST:PORT [--model tensorrt_llm_bls]
+    python benchmarks/streaming.py --vllm REPOSITORY --vllm-model NAME  bare vLLM in float32 beside them, with the environment
+                                                                        and arguments of a repository built by --runtime vllm
 
 Rounds are interleaved, so that what else the machine does falls on all alike; medians and their ratios are printed. The
 tokens are greedy and the end token is forbidden, so every way does the same work.
@@ -168,19 +170,43 @@ def streams(shop: Forge, target: Served, count: int, many: int) -> Run:
     return Run(min(run.first for run in runs), time.perf_counter() - began, count * many)
 
 
-def measure(target: Served, count: int, rounds: int) -> dict[str, list[Run]]:
+@contextlib.contextmanager
+def vllm(shop: Forge, repository: Path | None, name: str) -> Generator[Callable[[int, int], Run] | None]:
+    """Bare vLLM in float32, asked for so many tokens by so many streams; None where no repository says how to start it."""
+    if repository is None:
+        yield None
+        return
+    share: Any = importlib.import_module("vllm_share")
+    place = repository.absolute()
+    model = next(each for each in shop.manifest(place).models if each.name == name)
+    with share.bare(shop, place, model, {}, dtype="float32") as ask:
+
+        def answer(count: int, many: int) -> Run:
+            said = ask([PROMPT] * many, count)
+            assert all(tokens == count for _, _, tokens in said)
+            return Run(min(first for first, _, _ in said), max(last for _, last, _ in said), count * many)
+
+        yield answer
+
+
+def measure(target: Served, count: int, rounds: int, repository: Path | None = None, model: str = "") -> dict[str, list[Run]]:
     """Every way, once a round, after one round that is thrown away."""
     shop = Forge.here()
     tokenizer = Tokenizer.from_file(str(target.tokenizer / "tokenizer.json"))
     prompt: Ints = np.array(tokenizer.encode(PROMPT).ids, np.int64)
     end = tokenizer.token_to_id("<|im_end|>") or 0
-    with bare(target) as decode:
+    with bare(target) as decode, vllm(shop, repository, model) as beside:
         ways: dict[str, Callable[[], Run]] = {
             "bare decoder": lambda: decode(prompt, count, end),
             "one stream": lambda: stream(shop, target, count),
             f"{STREAMS} streams": lambda: streams(shop, target, count, STREAMS),
         }
-        if find_spec("transformers") and find_spec("torch"):
+        if beside:
+            ways |= {
+                "vLLM, one stream": lambda: beside(count, 1),
+                f"vLLM, {STREAMS} streams": lambda: beside(count, STREAMS),
+            }
+        elif find_spec("transformers") and find_spec("torch"):
             generate = transformers_generate(target.checkpoint)
             ways = {"transformers": lambda: generate(prompt, count), **ways}
         found: dict[str, list[Run]] = {name: [] for name in ways}
@@ -194,7 +220,7 @@ def measure(target: Served, count: int, rounds: int) -> dict[str, list[Run]]:
 
 def report(found: dict[str, list[Run]]) -> dict[str, float]:
     """Prints a table of medians; returns and prints the ratios that the project promises."""
-    print(f"{'':14} {'first token':>12} {'then':>14} {'in all':>14}")
+    print(f"{'':16} {'first token':>12} {'then':>14} {'in all':>14}")
     middle = {
         name: (
             statistics.median(run.first for run in runs),
@@ -204,12 +230,21 @@ def report(found: dict[str, list[Run]]) -> dict[str, float]:
         for name, runs in found.items()
     }
     for name, (first, decoding, total) in middle.items():
-        print(f"{name:14} {first * 1000:9.0f} ms {decoding:8.1f} tok/s {total:8.1f} tok/s")
+        print(f"{name:16} {first * 1000:9.0f} ms {decoding:8.1f} tok/s {total:8.1f} tok/s")
     one, bare_speed, many = middle["one stream"], middle["bare decoder"], middle[f"{STREAMS} streams"]
     ratios = {"one stream / bare decoder": one[1] / bare_speed[1], f"{STREAMS} streams / one, in all": many[2] / one[2]}
     if "transformers" in middle:
         ratios["bare decoder / transformers"] = bare_speed[1] / middle["transformers"][1]
-    wanted = {"one stream / bare decoder": 0.9, f"{STREAMS} streams / one, in all": 3.0, "bare decoder / transformers": 1.0}
+    if "vLLM, one stream" in middle:
+        ratios["one stream / vLLM's"] = one[1] / middle["vLLM, one stream"][1]
+        ratios[f"{STREAMS} streams / vLLM's, in all"] = many[2] / middle[f"vLLM, {STREAMS} streams"][2]
+    wanted = {
+        "one stream / bare decoder": 0.95,
+        f"{STREAMS} streams / one, in all": 4.0,
+        "bare decoder / transformers": 1.0,
+        "one stream / vLLM's": 1.3,
+        f"{STREAMS} streams / vLLM's, in all": 1.0,
+    }
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f} (at least {wanted[name]:g}: {'held' if ratio >= wanted[name] else 'MISSED'})")
     return ratios
@@ -221,6 +256,8 @@ def main() -> None:
     parser.add_argument("--address", help="gRPC address of a Triton that serves it; without, forge builds and serves")
     parser.add_argument("--model", default="tensorrt_llm_bls", help="Triton's name of the model to ask")
     parser.add_argument("--python", default=sys.executable, help="interpreter that runs the bare decoder")
+    parser.add_argument("--vllm", type=Path, help="a repository built by --runtime vllm: measure bare vLLM, too")
+    parser.add_argument("--vllm-model", default="smollm2-135m-instruct", help="the model's name there")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the ratios here")
@@ -232,7 +269,7 @@ def main() -> None:
             target = Served(given.checkpoint, given.checkpoint, given.address, given.model, given.python)
         else:
             target = stack.enter_context(served())
-        ratios = report(measure(target, given.tokens, given.rounds))
+        ratios = report(measure(target, given.tokens, given.rounds, given.vllm, given.vllm_model))
     if given.json:
         given.json.write_text(json.dumps(ratios, indent=2) + "\n")
 

@@ -220,9 +220,9 @@ def _ended(log: IO[str]) -> SystemExit:
 
 
 @contextlib.contextmanager
-def bare(shop: Forge, repository: Path, model: PublishedModel, versions: dict[str, str]) -> Generator[Ask]:
-    """AsyncLLMEngine by itself, asked in its own process."""
-    stated = arguments(repository, model)
+def bare(shop: Forge, repository: Path, model: PublishedModel, versions: dict[str, str], **changes: object) -> Generator[Ask]:
+    """AsyncLLMEngine by itself, asked in its own process; ``changes`` win over the arguments of model.json."""
+    stated = {**arguments(repository, model), **changes}
     argv = (str(Path(__file__).parent / "bare_vllm.py"), json.dumps(stated))
     with tempfile.TemporaryFile("w+") as log, started(shop, repository, stated, argv, log) as process:
         into, out = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-_WORTH = 6 << 20
-"""Bytes of weights times sequences that are worth a core's waking: a core does some 100 a nanosecond out of its cache."""
+_WORTH = 12 << 20
+"""Bytes of weights times sequences that are worth a core's waking: by machine code a core does some 200 a nanosecond."""
 _MOST = 4
 """Cores that are used at most: more of them wait for memory, and for each other."""
 
