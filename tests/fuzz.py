@@ -99,7 +99,7 @@ def readers() -> Mapping[str, Reader]:
             (_EXAM,),
         ),
         "metrics": Reader(_text(instruments.parse), (ValueError,), (b'a{b="c"} 1.5\n# TYPE a gauge\n',)),
-        "openai chat": Reader(lambda given: requests.read(given, requests.ChatAsk), (Fault,), (_CHAT,)),
+        "openai chat": Reader(lambda given: requests.read(given, requests.ChatAsk).conversation, (Fault,), (_CHAT, _CALLS)),
         "openai text": Reader(
             lambda given: requests.read(given, requests.TextAsk), (Fault,), (b'{"model": "m", "prompt": ["a"]}',)
         ),
@@ -139,6 +139,9 @@ _SIGNATURE = (
 _EXAM = b'[[prompt]]\nname = "a"\ntext = "b"\ncheck = [{ regex = "c+" }, { json_schema = { type = "object" }, not = true }]\n'
 _CHAT = b"""{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_tokens": 3,
 "stream": true, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "response_format": {"type": "json_object"}}"""
+_CALLS = b"""{"model": "m", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$defs": {"a": {}}}}}],
+"tool_choice": "required", "logit_bias": {"5": -1.5}, "messages": [{"role": "assistant", "tool_calls": [{"id": "1",
+"function": {"name": "f", "arguments": "{\\"a\\": 1}"}}]}, {"role": "tool", "tool_call_id": "1", "content": "x"}]}"""
 
 
 def _tuned(text: str) -> object:

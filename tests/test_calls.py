@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from forge.serve.openai.calls import Call, Form, Reader, Said, form_of
 
@@ -88,6 +90,25 @@ TEXTS: dict[str, tuple[Form, str, Said]] = {
 def test_however_an_answer_is_cut_the_same_calls_are_read(form: Form, text: str, said: Said) -> None:
     for parts in cuts(text):
         assert read(form, parts) == said, parts
+
+
+BITS = (
+    *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "now{}", ADD, NOW, '"name": "add"', "null"),
+    *('"arguments": {"a": 1}', '"parameters"', "arguments", *'{}[]":,;<a\\ \n'),
+)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    st.sampled_from([Form.HERMES, Form.LLAMA, Form.MISTRAL, Form.LIST]),
+    st.lists(st.sampled_from(BITS), min_size=1, max_size=14).map("".join),
+    st.lists(st.integers(0, 300), max_size=6),
+    st.booleans(),
+)
+def test_whatever_a_model_says_is_read_alike_however_it_is_cut(form: Form, text: str, at: list[int], parallel: bool) -> None:
+    ends = sorted({min(place, len(text)) for place in at} | {len(text)})
+    parts = [text[begin:end] for begin, end in pairwise([0, *ends])]
+    assert read(form, parts, parallel=parallel) == read(form, [text], parallel=parallel)
 
 
 def test_the_arguments_of_one_tool_alone_are_its_call() -> None:

@@ -38,6 +38,14 @@ COUNT = 10
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 
+def nested(depth: int) -> dict[str, object]:
+    """A tool whose parameters are so many objects, one in another."""
+    found: dict[str, object] = {}
+    for _ in range(depth):
+        found = {"a": found}
+    return {"type": "function", "function": {"name": "deep", "parameters": found}}
+
+
 def ids(text: str) -> list[int]:
     return list(TOKENIZERS["byte_level"].encode(text).ids)
 
@@ -320,6 +328,8 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
             "none of the tools",
         ),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tools": [nested(120)]}, "tools", "nested more than 100 deep"),
+        ({"tools": [nested(990)], "tool_choice": "required"}, "tools", "nested more than 100 deep"),
         ({"functions": [ADD["function"]]}, "functions", "replaced by tools"),
         ({"response_format": {"type": "json_object"}}, "response_format", "cannot hold its answer to JSON"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema.schema"),

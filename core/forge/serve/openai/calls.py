@@ -112,6 +112,8 @@ class Reader:
         """Nothing but blanks has come: since the last call; of the whole answer."""
         self._count = self._section = 0
         """Calls that were told; that were read since the last mark."""
+        self._ended = False
+        """All that comes from now on is no call."""
         self._said = Said()
 
     @property
@@ -138,6 +140,10 @@ class Reader:
 
     def _step(self) -> bool:
         """Take something of what is held; whether there may be more to take."""
+        if self._ended:
+            self._text("" if self._count else self._held)
+            self._held = ""
+            return False
         if self._call:
             return self._reads(self._call)
         return self._among() if self._within else self._outside()
@@ -145,17 +151,16 @@ class Reader:
     def _outside(self) -> bool:
         """In text: what comes before a mark can be told."""
         opening, held = self._marks.opening, self._held
+        if self._opens and self._marks.bare and self._marks.bare.match(held):
+            self._bare = True
+            self._enter("", held)
+            return True
         if (place := held.find(opening)) >= 0:
             self._text("" if held[:place].isspace() and self._blank else held[:place])
             self._enter(opening, held[place + len(opening) :])
             return True
-        if self._opens and self._marks.bare:
-            if self._marks.bare.match(held):
-                self._bare = True
-                self._enter("", held)
-                return True
-            if not held.strip("[ \t\r\n"):
-                return False
+        if self._opens and self._marks.bare and not held.strip("[ \t\r\n"):
+            return False
         keep = len(held) - begun(held, opening)
         if self._blank and not held[:keep].strip():
             return False
@@ -199,9 +204,8 @@ class Reader:
 
     def _gives_up(self) -> bool:
         """What comes is no call: it is text, and so is what was taken for the beginning of calls where there were none."""
-        rest = self._held if self._marks.within else ""  # no mark comes that could begin another call
-        self._text("" if self._section else self._raw + rest)
-        self._held = self._held.removeprefix(rest)
+        self._text("" if self._section else self._raw)
+        self._ended = self._marks.within  # no mark comes that could begin another call
         self._leave()
         return True
 

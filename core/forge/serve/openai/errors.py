@@ -1,6 +1,8 @@
 """What goes wrong, in the form that OpenAI's API gives it: an HTTP status and an ``error`` object. Pure."""
 
 import re
+from collections.abc import Iterable
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +50,26 @@ def beyond(param: str, what: str, most: int, key: str) -> Fault:
     """A request that asks for more than ``most``, which is what the recipe's ``key`` of [limits] allows."""
     said = f"{param}: {what}; at most {most} are taken (limits.{key} of the model's recipe)"
     return Fault(400, said, param=param, code="limit_exceeded")
+
+
+_DEEPEST = 100
+"""Objects and lists within one another: far from where encoders of JSON give up, and further than any schema goes."""
+
+
+def require_shallow(value: object, where: str, param: str) -> None:
+    """Fault for a value that is nested too deep to be written again."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [inner for each in level for inner in _within(each)]
+        if not level:
+            return
+    raise Fault(400, f"{where}: it is nested more than {_DEEPEST} deep", param=param, code="invalid_value")
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return cast("dict[object, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def too_large(most: int) -> Fault:

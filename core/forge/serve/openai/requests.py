@@ -17,7 +17,7 @@ from forge.client.chat_template import Part, Turn
 from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
-from forge.serve.openai.errors import Fault
+from forge.serve.openai.errors import Fault, require_shallow
 from forge.serve.openai.tools import Called, Choice, Tool, Tooling, repeated, tooling
 
 _PARAM = re.compile(r"`\$\.(\w+)")
@@ -60,6 +60,7 @@ class _Format(Struct):
             case "json_object":
                 return Guide.any_json()
             case "json_schema" if self.json_schema and self.json_schema.schema is not None:
+                require_shallow(self.json_schema.schema, "response_format", "response_format")
                 return Guide.json_schema(self.json_schema.schema)
             case "json_schema":
                 raise _refused("response_format", "json_schema: it needs json_schema.schema, an object")

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from forge.client.guide import Guide
 from forge.serve.openai.calls import Form, Reader, form_of
-from forge.serve.openai.errors import Fault
+from forge.serve.openai.errors import Fault, require_shallow
 
 MOST = 128
 """Tools of one request, as many as OpenAI's API takes."""
@@ -159,6 +159,7 @@ def _repeated(where: str, call: Called) -> Mapping[str, object]:
     except (msgspec.MsgspecError, RecursionError) as error:
         said = f"{where}: the arguments are no JSON object: {error}"
         raise Fault(400, said, param="messages", code="invalid_value") from error
+    require_shallow(arguments, where, "messages")
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
@@ -176,6 +177,7 @@ def _functions(tools: Sequence[Tool]) -> tuple[Function, ...]:
             raise _refused("tools", f"tools.{place}: {name!r} is no name: letters, digits, _ and -, 64 at most")
         if name in found:
             raise _refused("tools", f"tools.{place}: {name} is there twice")
+        require_shallow(tool.function.parameters, f"tools.{place}", "tools")
         found[name] = tool.function
     return tuple(found.values())
 
