@@ -20,8 +20,8 @@ from tiny_served import Tiny
 pytestmark = pytest.mark.slow
 
 TEMPLATE = (
-    "{# calls: <tool_call>...</tool_call> #}{% for tool in tools or [] %}{{ tool.function.name }},{% endfor %}"
-    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}"
+    "{# calls: <tool_call>...</tool_call> #}{% for tool in tools or [] %}{{ tool.function.name + tool.function.description }},{% endfor %}"
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.name ~ '=' if m.name }}{{ m.content }}"
     "{% for c in m.tool_calls or () %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %};{% endfor %}"
 )
 MARKS = "calls: <tool_call>...</tool_call>"
@@ -153,7 +153,7 @@ def test_calls_and_their_outcomes_go_back_through_the_template(hermes: openai.Op
     for words in ({}, {"tools": openai.NOT_GIVEN}):  # the outcome may be told without offering tools again
         said = say(hermes, paced, ["Sunny.", END], messages=back, **words)
         assert said.choices[0].message.content == "Sunny."
-        written = ("" if words else "weather,clock,") + 'u:hi;a:I look.\nweather{"city": "Zürich"};t:sunny;'
+        written = ("" if words else "weather,clock,") + 'u:hi;a:I look.\nweather{"city": "Zürich"};t:weather=sunny;'
         assert said.usage.prompt_tokens == len(TOKENIZERS["byte_level"].encode(written).ids)
 
 

@@ -6,7 +6,7 @@ what is ignored in silence is found out late. Fields that only label a request a
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, TypeVar
 
@@ -270,7 +270,9 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
 
         ``developer`` is the newer word for ``system``.
         """
-        return tuple(_message(place, message) for place, message in enumerate(self.messages))
+        calls = (call for message in self.messages for call in message.tool_calls or () if call.function)
+        names = {call.id: call.function.name for call in calls if call.function}
+        return tuple(_message(place, message, names) for place, message in enumerate(self.messages))
 
     @property
     def images(self) -> tuple[bytes, ...]:
@@ -339,7 +341,8 @@ def read(body: bytes, kind: type[AnyAsk]) -> AnyAsk:
     return ask
 
 
-def _message(place: int, message: _Message) -> Turn:
+def _message(place: int, message: _Message, names: Mapping[str, str]) -> Turn:
+    """``names`` are those of the tools that were called, by the calls' ids: some templates want to be told."""
     where = f"messages.{place}"
     if message.role not in {"system", "developer", "user", "assistant", "tool"}:
         raise Fault(400, f"{where}: role {message.role!r} is not offered", param="messages", code="unsupported_value")
@@ -351,7 +354,8 @@ def _message(place: int, message: _Message) -> Turn:
     if role == "tool":
         if not message.tool_call_id:
             raise Fault(400, f"{where}: a message of role tool says its tool_call_id", param="messages", code="invalid_value")
-        named = {"name": message.name} if message.name else {}
+        name = message.name or names.get(message.tool_call_id)
+        named = {"name": name} if name else {}
         return {"role": role, "content": content, "tool_call_id": message.tool_call_id, **named}
     if role == "assistant" and message.tool_calls:
         return {"role": role, "content": content, "tool_calls": repeated(where, message.tool_calls)}

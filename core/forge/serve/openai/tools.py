@@ -95,8 +95,9 @@ class Tooling:
 
     @property
     def shown(self) -> tuple[Mapping[str, object], ...]:
-        """As the chat template takes them."""
-        return tuple({"type": "function", "function": msgspec.to_builtins(tool)} for tool in self.tools)
+        """As the chat template takes them: many a one fails where a description or parameters are missing."""
+        usual = {"description": "", "parameters": _NO_PARAMETERS}
+        return tuple({"type": "function", "function": {**usual, **msgspec.to_builtins(tool)}} for tool in self.tools)
 
     @property
     def guide(self) -> Guide | None:
