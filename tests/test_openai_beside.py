@@ -158,7 +158,10 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     beyond = subprocess.run(
         [*argv, "--print", "--ui", "--host", "0.0.0.0"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
     )
-    assert f"-m forge.serve.openai --key-file {tmp_path / 'openai.key'} 0.0.0.0 {ports[3]}" in beyond.stdout
+    assert (
+        f"-m forge.serve.openai --key-file {tmp_path / 'openai.key'} --metrics 127.0.0.1:{ports[2]} 0.0.0.0 {ports[3]}"
+        in beyond.stdout
+    )
     assert "openssl rand -hex 24 > openai.key" in beyond.stderr
     assert not (tmp_path / "openai.key").exists()
     twice = [*argv, "--print", "--openai-port", str(ports[0])]
