@@ -16,7 +16,7 @@ from forge.serve import pulse
 from forge.serve.vitals import Pulse, judged
 from patience import soon
 
-MARKER = f"forge-busy-test-{os.getpid()}"
+MARKER = f"forge-busy-test-{os.getpid()}-"
 BLS, ENGINE = "tensorrt_llm_bls", "tensorrt_llm"
 CALLS = {BLS: (ENGINE,)}
 FULL = (

@@ -21,7 +21,7 @@ from forge.serve import pulse
 from forge.serve.pulse import Place
 from forge.serve.types import Running
 
-MARKER = "forge-pulse-test"
+MARKER = f"forge-pulse-test-{os.getpid()}-"
 SAID = {
     "/v2/models/stats": b'{"model_stats": [{"name": "bls", "inference_stats": {"fail": {"count": 3}}}]}',
     "/v2/models/bls/config": b'{"backend": "python", "instance_group": [{"count": 2}]}',
