@@ -20,7 +20,8 @@ from tiny_served import Tiny
 pytestmark = pytest.mark.slow
 
 TEMPLATE = (
-    "{# calls: <tool_call>...</tool_call> #}{% for tool in tools or [] %}{{ tool.function.name + tool.function.description }},{% endfor %}"
+    "{# calls: <tool_call>...</tool_call> #}{% for tool in tools or [] %}"
+    "{{ tool.function.name + tool.function.description }},{% endfor %}"
     "{% for m in messages %}{{ m.role[0] }}:{{ m.name ~ '=' if m.name }}{{ m.content }}"
     "{% for c in m.tool_calls or () %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %};{% endfor %}"
 )
