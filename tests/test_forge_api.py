@@ -10,7 +10,7 @@ import pytest
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
-from forge.schema.values import COMMON_ROLES, BuildOptions, SamplingTable
+from forge.schema.values import COMMON_ROLES, BuildOptions, Ports, SamplingTable
 from forge.testing import LLAMA
 
 TWIN = """
@@ -230,6 +230,18 @@ def test_an_unknown_model_is_answered_with_what_there_is(shop: Forge, recipe: Pa
     shop.serve(tmp_path / "models")
     with pytest.raises(InferenceError, match="offered: tiny"):
         shop.target("nobody")
+
+
+def test_two_spellings_of_a_repository_are_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+    """A deployment's is often ../model-repository, and a server on it was not that of model-repository."""
+    built = shop.build([recipe], repository=tmp_path / "recipes" / ".." / "models")
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    spellings = [tmp_path / "models", tmp_path / "link", tmp_path / "recipes" / ".." / "models"]
+    assert built.repository == tmp_path / "models"
+    assert {shop.launch(each, Ports()).repository for each in spellings} == {tmp_path / "models"}
+    assert len(shop.launch(spellings, Ports()).shelves) <= 1, "and of several it is one"
+    running = shop.serve(spellings[2])
+    assert [shop.server(each) for each in spellings] == [running] * 3
 
 
 def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:

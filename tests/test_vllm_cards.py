@@ -92,6 +92,37 @@ def test_a_deployments_budget_is_all_that_they_take(shop: Forge, card: World, tm
     assert 0.45 < one < 0.5
 
 
+def test_fit_shares_the_card_as_a_build_does(shop: Forge, card: World, tmp_path: Path) -> None:
+    """On an H100 it refused what the build then shared out: it judged each as if the other were not there."""
+    folder = tmp_path / "recipes"
+    recipes = [write(folder, name="one"), write(folder, name="two")]
+    root = shop.build(recipes, repository=tmp_path / "models").repository
+    for report in (shop.fit(recipes), shop.fit(recipes, gpu="H100 SXM")):
+        assert [each.utilization for each in report.fits] == parts(root, "one", "two")
+        assert report.fit
+    card.gpus = ()
+    named = shop.fit(recipes, gpu="H100 SXM")
+    assert [each.utilization for each in named.fits] == parts(root, "one", "two"), "a card that is only named, on a laptop"
+
+
+def test_fit_says_what_is_missing_where_they_do_not_fit_together(shop: Forge, card: World, tmp_path: Path) -> None:
+    card.gpus = (replace(find("H100 SXM"), memory=10**9),)
+    folder = tmp_path / "recipes"
+    report = shop.fit([write(folder, name="one"), write(folder, name="two")])
+    assert report.short > 0
+    assert not report.fit
+    apart = [write(folder, name="three", runtime="gpus = '0'"), write(folder, name="four", runtime="gpus = '1'")]
+    card.gpus = (find("H100 SXM"), find("H100 SXM"))
+    assert shop.fit(apart).fit
+
+
+def test_fit_refuses_parts_that_recipes_state_beyond_the_card(shop: Forge, tmp_path: Path) -> None:
+    folder = tmp_path / "recipes"
+    recipes = [write(folder, f"[serve.vllm]\n{PART} = 0.6\n", name=name) for name in ("one", "two")]
+    with pytest.raises(RecipeError, match=r"1\.2 of the card in all"):
+        shop.fit(recipes, gpu="H100 SXM")
+
+
 def test_what_does_not_fit_together_is_refused(shop: Forge, card: World, tmp_path: Path) -> None:
     card.gpus = (replace(find("H100 SXM"), memory=10**9),)
     folder = tmp_path / "recipes"

@@ -36,12 +36,13 @@ from forge.check.machine import Checkup
 from forge.errors import RepositoryError
 from forge.events import Event, Listener
 from forge.fit.report import Report
-from forge.plan.plan import plan, require
+from forge.plan.plan import plan, require, require_sizes
 from forge.plan.preview import Outlook, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Plan, Stage
 from forge.recipe.shipped import located
 from forge.repository import config as repository, publish as publishing
+from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, RuntimeKind
 from forge.serve.launch import Held, launch
@@ -151,8 +152,8 @@ class Forge(Served, Recipes, Maker):
     def fit(self, recipes: Sequence[AnyPath], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report:
         """What ``recipes`` need, and whether it fits the GPU of that name or those that are here. Fetches no weights."""
         joint = self.joint(recipes)
-        all_resolved = self._together.resolve(joint, runtime=runtime)
-        require(all_resolved)  # what cannot be built has no size
+        all_resolved = self._together.shared(joint, self._together.resolve(joint, runtime=runtime), gpu)
+        require_sizes(all_resolved)
         return self._together.fit(joint, all_resolved, gpu)
 
     # -- building
@@ -172,7 +173,7 @@ class Forge(Served, Recipes, Maker):
         inputs = self._build_notes.before(joint)
         all_resolved = self._joined(joint, options)
         self._together.require_one_server(joint, all_resolved)
-        place = Path(os.path.abspath(repository or (joint.repository if joint.file else self.settings.repository)))
+        place = whole(repository or (joint.repository if joint.file else self.settings.repository))
         publishing.require_writable(place)
         renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
         all_resolved = self._prepared(all_resolved)
@@ -281,7 +282,7 @@ class Forge(Served, Recipes, Maker):
 
     def manifest(self, repository: AnyPath) -> Manifest:
         """What forge has published into ``repository``."""
-        place = Path(repository).absolute()
+        place = whole(repository)
         held = publishing.inventory(place)
         if not held.models:
             raise RepositoryError("nothing was published here", where=str(place), hint="`forge build RECIPE` does")
@@ -291,7 +292,7 @@ class Forge(Served, Recipes, Maker):
         """All that starting one server on one repository, or on several, needs."""
         several = [repository] if isinstance(repository, str | Path) else repository
         held: dict[Path, Manifest] = {}
-        for place in dict.fromkeys(Path(each).absolute() for each in several):
+        for place in dict.fromkeys(map(whole, several)):
             publishing.settle(place, self._relocate(place, self.manifest(place).models))
             held[place] = self.manifest(place)
         return launch(held, self.store, ports, detach=detach, room=room)

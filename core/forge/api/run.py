@@ -18,6 +18,7 @@ from forge.fit.report import Report
 from forge.machine import processes
 from forge.recipe import reader, shipped
 from forge.repository import publish
+from forge.repository.folders import whole
 from forge.schema.values import LOCAL, BuildOptions, Ports, Recipe, RuntimeKind
 from forge.serve.lookup import Target
 from forge.serve.types import Running, StartingError
@@ -107,7 +108,7 @@ class Run:
                     raise
             else:
                 return choice.served
-        place = Path(repository).absolute() if repository else self._place(choice.runtime)
+        place = whole(repository) if repository else self._place(choice.runtime)
         mine = publish.inventory(place).find(choice.name)
         # A newcomer gets a prefix, so that the next one has room beside it.
         options = BuildOptions(choice.runtime, prefixed=mine is None or bool(mine.prefix), rename_plain=rename_plain)
@@ -243,7 +244,7 @@ class Run:
 
     def _place(self, kind: RuntimeKind) -> Path:
         """The usual repository; one beside it where that holds models that another Triton serves."""
-        usual = Path(self.settings.repository).absolute()
+        usual = whole(self.settings.repository)
         if all(_triton(model.runtime) == _triton(kind) for model in publish.inventory(usual).models):
             return usual
         beside = usual.with_name(f"{usual.name}-{_triton(kind)}")

@@ -10,6 +10,7 @@ from forge.build.executor import Executors
 from forge.build.toolbox import Toolbox, toolbox
 from forge.client.chat_template import Turn
 from forge.client.types import Chunk, Request
+from forge.repository.folders import whole
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
 from forge.serve.types import Running
@@ -42,7 +43,7 @@ class Served:
         return self._wiring.server.settled(self.server(repository), model)
 
     def _place(self, repository: AnyPath | None = None) -> Path:
-        return Path(repository or self.settings.repository).absolute()
+        return whole(repository or self.settings.repository)
 
     def offered(self) -> tuple[str, ...]:
         """The names of all models that are served."""

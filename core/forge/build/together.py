@@ -135,12 +135,13 @@ class JointResolver:
             raise RecipeError(tuple(problems))
         return found
 
-    def shared(self, joint: Joint, all_resolved: Sequence[Resolved]) -> list[Resolved]:
-        """The recipes with each one's part of the GPUs that they share."""
+    def shared(self, joint: Joint, all_resolved: Sequence[Resolved], gpu: str = "") -> list[Resolved]:
+        """The recipes with each one's part of the GPUs that they share: those that are here, or one of that name."""
         apart = (*gpu_share.groups(all_resolved), *gpu_share.groups(all_resolved, RuntimeKind.VLLM))
         if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
             return list(all_resolved)  # nobody is asked for the GPUs of this machine without need
-        return gpu_share.shared(all_resolved, joint.stated, self.outside.gpus(), self.sizing.load, self.resolver.say)
+        gpus = (find(gpu),) if gpu else self.outside.gpus()
+        return gpu_share.shared(all_resolved, joint.stated, gpus, self.sizing.load, self.resolver.say)
 
     def require_one_server(self, joint: Joint, all_resolved: Sequence[Resolved]) -> None:
         """RecipeError where no server could serve the repository that they would make together."""

@@ -19,6 +19,7 @@ from forge.files import texts, trees
 from forge.machine.machine import Gpu as Card
 from forge.recipe.deployment import Deployed
 from forge.repository import config as repository, publish
+from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.store.store import Store
 from forge.trtllm import images
@@ -61,7 +62,7 @@ class Checker:
 
         RepositoryError where there is no repository. With ``fix`` what is safe to mend is mended first.
         """
-        place = folder.absolute()
+        place = whole(folder)
         if not place.is_dir():
             raise RepositoryError("there is no such folder", where=str(place), hint="name a repository or a deployment's file")
         seen = replace(self.look(place, image), deployed=deployed)

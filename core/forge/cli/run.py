@@ -10,6 +10,7 @@ from forge.cli.build import RENAME
 from forge.cli.generate import LORA, named, with_sampling
 from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.repository.folders import whole
 
 PORT = click.IntRange(1, 65535)
 
@@ -101,7 +102,7 @@ def run(
 
 def _stop(repository: Path, usual: str) -> str:
     """What ends the server on ``repository``, as it is typed from here."""
-    if repository == Path(usual).absolute():
+    if repository == whole(usual):
         return "forge stop"
     named = repository.relative_to(Path.cwd()) if repository.is_relative_to(Path.cwd()) else repository
     return f"forge stop --repository {shlex.quote(str(named))}"

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from forge.fit import vllm
-from forge.fit.gpus import table
+from forge.fit.gpus import clash, table
 from forge.fit.memory import NOTHING, Disk, Estimate, Need
 from forge.fit.sharing import Share, claims, room, shares
 from forge.fit.suggestions import Change, Easing
@@ -92,7 +93,16 @@ def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, na
         shared = shares([(load.recipe.name, need) for load, need in zip(engines, needs, strict=True)], gpu)
         if shared is None:
             short = max(sum(claim.fixed + claim.least for claim in claims(needs)) - room(gpu), 1)
+    short = short or (_beyond(loads, fits, gpu) if gpu else 0)
     return Report(fits, gpu, count, host, shared or (), short)
+
+
+def _beyond(loads: Sequence[Load], fits: Sequence[Fit], gpu: Gpu) -> int:
+    """Bytes of one card that vLLM's models take together and that it does not have; 0 where some have a card of their own."""
+    here = [load.recipe.runtime.gpus for load, fit in zip(loads, fits, strict=True) if fit.utilization]
+    meet = all(clash(frozenset(a.split(",")), frozenset(b.split(","))) for a, b in combinations(here, 2))
+    over = sum(fit.utilization for fit in fits) - 1
+    return int(over * gpu.memory) if len(here) > 1 and meet and over > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from forge.fit.gpus import clash
 from forge.fit.memory import Need
 from forge.fit.sharing import claims, fractions, missing, room
 from forge.fit.verdict import Load, bench
-from forge.plan import vllm
 from forge.plan.resolved import Resolved
 from forge.recipe.deployment import NO_GPUS, Deployment
 from forge.schema.values import Gpu, Recipe, RuntimeKind
@@ -104,7 +103,7 @@ def _vllm_parts(
     group: Sequence[Resolved], deployment: Deployment, gpus: Sequence[Gpu], learn: Callable[[Resolved], Load], say: Say
 ) -> list[tuple[Resolved, float]]:
     """gpu_memory_utilization of vLLM's models that say none themselves: a part of the whole card, whatever others take."""
-    open_ = [each for each in group if vllm.on_gpu(each) and not _STATED.intersection(each.recipe.serve.vllm)]
+    open_ = [each for each in group if not _STATED.intersection(each.recipe.serve.vllm)]
     here = [gpu for each in group for gpu in seen(gpus, each.recipe.runtime.gpus)]
     if not open_ or not here or (len(group) < 2 and deployment.gpu.memory is None):
         return []

@@ -45,6 +45,16 @@ def require(all_resolved: Sequence[Resolved], *, several: bool = False) -> None:
         raise RecipeError(tuple(problems))
 
 
+def require_sizes(all_resolved: Sequence[Resolved]) -> None:
+    """RecipeError with what keeps recipes from having a size on any card: what each of them cannot do, and parts of one card
+    that they state and that are more than all of it. Parts that nobody stated are for ``forge fit`` to find and to judge."""
+    problems = [problem for resolved in all_resolved for problem in check(resolved)]
+    for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
+        problems += vllm.check_stated(group)
+    if problems:
+        raise RecipeError(tuple(problems))
+
+
 def _together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
     for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
         yield from vllm.check_together(group)

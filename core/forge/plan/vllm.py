@@ -71,11 +71,17 @@ def check(resolved: Resolved) -> Iterator[Problem]:
 
 def check_together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
     """Models that meet on a GPU: each takes a part of the whole card, whatever the others have."""
-    parts = [
-        (resolved, _stated(resolved.recipe, _UTILIZATION) or usual_utilization(vllm_version(resolved)))
-        for resolved in all_resolved
-        if on_gpu(resolved) and "kv_cache_memory_bytes" not in resolved.recipe.serve.vllm
-    ]
+    here = [each for each in all_resolved if on_gpu(each) and "kv_cache_memory_bytes" not in each.recipe.serve.vllm]
+    yield from _too_much([(each, _stated(each.recipe, _UTILIZATION) or usual_utilization(vllm_version(each))) for each in here])
+
+
+def check_stated(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
+    """The same of what the recipes themselves say, for whatever card."""
+    stated = [(each, _stated(each.recipe, _UTILIZATION)) for each in all_resolved]
+    yield from _too_much([(each, part) for each, part in stated if part])
+
+
+def _too_much(parts: Sequence[tuple[Resolved, Scalar]]) -> Iterator[Problem]:
     total = sum(float(part) for _, part in parts)
     if len(parts) > 1 and total > 1:
         told = ", ".join(f"{resolved.recipe.name} {part}" for resolved, part in parts)

@@ -9,6 +9,14 @@ from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import Role
 
 
+def whole(repository: str | Path) -> Path:
+    """The one name of a repository: absolute, without ``..`` and symbolic links.
+
+    Otherwise each spelling of it has a server of its own, and none is told what is published under another.
+    """
+    return Path(os.path.realpath(repository))
+
+
 class Places:
     """The folders of a repository, told apart once: admitting one more model costs the same however many stand there."""
 

@@ -12,6 +12,7 @@ from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
 from forge.recipe.prompts import shipped
 from forge.repository import publish
+from forge.repository.folders import whole
 from forge.schema.adapters import BETWEEN
 from forge.schema.values import Ports, VerifyTable
 from forge.serve.lookup import StrangerError, Target, adapted
@@ -77,7 +78,7 @@ class Proof:
         if offered:
             yield offered
             return
-        place = Path(repository or self.usual).absolute()
+        place = whole(repository or self.usual)
         name, _, lora = model.partition(BETWEEN)
         if (held := publish.inventory(place).find(name)) is None:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
