@@ -1,6 +1,7 @@
 """Commands of a step, run on this machine."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -121,3 +122,24 @@ def test_the_working_folder_is_a_scratch_that_goes(tmp_path: Path) -> None:
 def gone(pid: int) -> bool:
     """Whether ``pid`` ends soon (an orphan that was killed may stay a moment, or as a zombie of init's)."""
     return soon(lambda: started(pid) is None)
+
+
+LAST_THREAD = """
+import ctypes, os, sys, threading
+threading.Thread(target=sys.stdin.readline).start()
+print("begun", flush=True)
+ctypes.CDLL(None).syscall({exit}, 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of exit(2) is not known here")
+def test_a_process_whose_first_thread_is_gone_still_holds_its_memory() -> None:
+    """The state that a killed one with many threads passes through: after `forge stop` a GPU was not empty yet."""
+    text = LAST_THREAD.format(exit=60 if os.uname().machine == "x86_64" else 93)
+    with subprocess.Popen((sys.executable, "-c", text), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"begun\n"
+        assert soon(lambda: b"State:\tZ" in Path(f"/proc/{process.pid}/status").read_bytes())
+        assert started(process.pid) is not None
+        process.kill()
+        assert soon(lambda: started(process.pid) is None)

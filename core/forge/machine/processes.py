@@ -66,9 +66,13 @@ def spare(count: int) -> tuple[int, ...]:
 
 
 def started(pid: int) -> float | None:
-    """Clock ticks since boot at which ``pid`` started; None when it is gone or only waits to be reaped."""
+    """Clock ticks since boot at which ``pid`` started; None when it is gone or only waits to be reaped.
+
+    One that was killed is called a zombie (Z) as soon as its first thread is gone. While it has others it still holds its
+    memory, a GPU's too: the count of threads (field 20 of proc(5)'s stat) says so.
+    """
     stat = _stat(pid)
-    return None if not stat or stat[0] in "ZX" else float(stat[19])
+    return None if not stat or (stat[0] in "ZX" and int(stat[17]) <= 1) else float(stat[19])
 
 
 def reap(pid: int) -> int | None:
