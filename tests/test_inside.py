@@ -175,6 +175,26 @@ def test_it_is_served_by_the_triton_that_is_here(inside: Inhabitant) -> None:
     assert launched.engines == ("tensorrt_llm",)
 
 
+def test_llmapis_model_yaml_leads_to_the_checkpoint_also_after_a_move(inside: Inhabitant) -> None:
+    for path, text in inside.world.containers.llmapi.items():
+        file = inside.root / "app" / "all_models" / "llmapi" / "tensorrt_llm" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    inside.recipe.write_text(inside.recipe.read_text().replace('"engine"', '"llmapi"').replace('family = "llama"', ""))
+    shop, models = inside.shop(), inside.folder / 'models of "café"'
+    shop.build([inside.recipe], repository=models)
+    again = shop.build([inside.recipe], repository=models)
+    assert (again.linked, again.copied) == (0, 0)
+    assert _checkpoint(models) == models / "_assets" / "tiny" / "model"
+    moved = models.rename(models.with_name("moved"))
+    shop.build([inside.recipe], repository=moved)
+    assert _checkpoint(moved) == moved / "_assets" / "tiny" / "model"
+
+
+def _checkpoint(repository: Path) -> Path:
+    return Path(json.loads((repository / "tensorrt_llm" / "1" / "model.yaml").read_text())["model"])
+
+
 def test_a_second_build_runs_nothing_and_an_upgrade_inside_runs_all(inside: Inhabitant) -> None:
     shop = inside.shop()
     shop.build([inside.recipe], repository=inside.folder / "models")

@@ -5,6 +5,7 @@ stands in ``<role>/1/``. Filling one ends in a protobuf message, and what is wri
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -228,12 +229,19 @@ def rename(text: str, names: Names, role: Role, file: str = "") -> str:
 
 
 def relocate(text: str, root: str, before: str = ROOT) -> str:
-    """A filled config whose assets stand under ``root`` and no longer under ``before``."""
+    """A filled config, or llmapi's model.yaml, whose assets stand under ``root`` and no longer under ``before``."""
+    if text.startswith("{"):  # forge writes model.yaml as JSON, in which a path is a whole scalar
+        return text.replace(f"{_quoted(before)}/", f"{_quoted(root)}/")
     config = _parse(text)
     for value in config.parameters.values():
         if value.string_value == before or value.string_value.startswith(f"{before}/"):
             value.string_value = root.rstrip("/") + value.string_value.removeprefix(before)
     return protobuf.write(config)
+
+
+def _quoted(path: str) -> str:
+    """The beginning of a JSON string with the path."""
+    return json.dumps(path.rstrip("/"), ensure_ascii=False)[:-1]
 
 
 def render(names: Names, skeletons: tuple[TextFile, ...], settings: Settings) -> tuple[TextFile, ...]:

@@ -20,17 +20,18 @@ from forge.repository.folders import Places
 from forge.repository.journal import COMING, StuckError, Swap
 from forge.schema import manifest
 from forge.schema.manifest import Manifest, PublishedModel
-from forge.schema.values import ASSETS
+from forge.schema.values import ASSETS, RuntimeKind
 
 Relocate = Callable[[str], str]
-"""A config.pbtxt of an entry -> the same with the paths that it has in its repository."""
+"""A config.pbtxt or model.yaml of an entry -> the same with the paths that it has in its repository."""
 Coming = tuple[Path, PublishedModel]
 """An entry and the model that it is published as."""
 
 _CONFIG = "config.pbtxt"
+_YAML = "1/model.yaml"
 _LOCK = ".forge.lock"
 _ORIGINALS = ".configs"
-"""Folder among a model's assets with its config.pbtxt files as they are before they name a place, for when that changes."""
+"""Folder among a model's assets with its configs as they are before they name a place, for when that changes."""
 _PATIENCE = 0.3
 
 
@@ -235,7 +236,7 @@ def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate
 
 
 def _at_home(repository: Path, relocate: Relocate) -> Manifest:
-    """The manifest, after the config.pbtxt files have been made to name the place where the repository stands."""
+    """The manifest, after its configs have been made to name the place where the repository stands."""
     held = _held(repository).named
     if held.root == str(repository):
         return held
@@ -255,11 +256,13 @@ def _at_home(repository: Path, relocate: Relocate) -> Manifest:
 
 
 def _original(repository: Path, model: PublishedModel, config: str) -> Path:
-    return repository / model.assets / _ORIGINALS / f"{Path(config).parent.name}.pbtxt"
+    return repository / model.assets / _ORIGINALS / f"{Path(config).parts[0]}{Path(config).suffix}"
 
 
 def _configs(model: PublishedModel) -> frozenset[str]:
-    return frozenset(f"{folder}/{_CONFIG}" for folder in model.roles.values())
+    """Files that name the repository's place: of llmapi LLM()'s arguments, too."""
+    names = (_CONFIG, _YAML) if model.runtime is RuntimeKind.LLMAPI else (_CONFIG,)
+    return frozenset(f"{folder}/{name}" for folder in model.roles.values() for name in names)
 
 
 # -- one at a time, and after what was killed
