@@ -17,6 +17,7 @@ from forge.build import adapter_arrays
 from forge.client.lora import LoraTask, array
 from forge.errors import InferenceError, RecipeError, StepError
 from forge.fit.model_shape import Shape, read
+from forge.plan import engine_adapters
 from forge.plan.steps import Assemble, Run
 from forge.repository import config
 from forge.schema.adapters import ARRAYS
@@ -223,7 +224,7 @@ def test_an_image_whose_models_take_no_adapters_is_refused_once_it_was_read(
         shop.build([write(tmp_path / "r")], repository=tmp_path / "models")
 
 
-@pytest.mark.parametrize("version", originals.versions("0.14.0"))
+@pytest.mark.parametrize("version", originals.versions("0.15.0"))
 def test_nvidias_own_models_have_all_that_is_set_and_sent(shop: Forge, tmp_path: Path, version: str) -> None:
     (entry,) = shop.plan([write(tmp_path / "r")]).entries
     assert isinstance(entry.step.action, Assemble)
@@ -232,7 +233,8 @@ def test_nvidias_own_models_have_all_that_is_set_and_sent(shop: Forge, tmp_path:
     texts = {role: (place / role / "config.pbtxt").read_text() for role in ("tensorrt_llm", "tensorrt_llm_bls", "ensemble")}
     wanted = {key for key in entry.step.action.settings[Role.TENSORRT_LLM] if key.startswith("lora")}
     assert len(wanted) == 5
-    assert wanted <= set(config.placeholders(texts["tensorrt_llm"]))
+    known = set(config.placeholders(texts["tensorrt_llm"]))
+    assert wanted - known == (set() if tuple(map(int, version.split("."))) >= (0, 19, 0) else {engine_adapters.PREFETCH})
     for text in texts.values():
         found = dict(re.findall(r'name: "(lora_\w+)"\s+data_type: (TYPE_\w+)', text))
         assert found == {"lora_task_id": "TYPE_UINT64", "lora_weights": "TYPE_FP16", "lora_config": "TYPE_INT32"}
@@ -318,12 +320,27 @@ def test_brain_floats_become_halves(tmp_path: Path) -> None:
         (pair(0, "self_attn.q_proj", [[float("nan")]], [[1]]), "numbers that float16 cannot"),
         (pair(0, "self_attn.qkv", [[1]], [[1]]), "over no module that TensorRT-LLM has adapters for"),
         (pair(0, "self_attn.q_proj", [[1, 2]], [[1, 2]]), "no pair of matrices of one rank"),
+        (pair(99999999999, "self_attn.q_proj", [[1]], [[1]]), "over no module"),
         ({}, "changes nothing"),
     ],
 )
 def test_what_is_no_adapter_of_these_modules_is_said(tmp_path: Path, made: dict[str, Array], told: str) -> None:
     with pytest.raises(StepError, match=told):
         adapter_arrays.write(saved(tmp_path / "a", made), MODULES, tmp_path)
+
+
+def test_matrices_of_no_rank_are_said(tmp_path: Path) -> None:
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    made = {f"{stem}.lora_A.weight": np.zeros((0, 4), np.float32), f"{stem}.lora_B.weight": np.zeros((4, 0), np.float32)}
+    with pytest.raises(StepError, match="no pair of matrices"):
+        adapter_arrays.write(saved(tmp_path / "a", made), MODULES, tmp_path)
+
+
+@pytest.mark.parametrize("stated", [{"alpha_pattern": {"(": 4}}, {"lora_alpha": 10**400}])
+def test_a_scale_that_nobody_can_reckon_is_said(tmp_path: Path, stated: dict[str, object]) -> None:
+    folder = saved(tmp_path / "a", pair(0, "self_attn.q_proj", [[1]], [[1]]), **stated)
+    with pytest.raises(StepError, match=r"says no scale for model\.layers\.0"):
+        adapter_arrays.write(folder, MODULES, tmp_path)
 
 
 def test_a_cut_file_is_said(tmp_path: Path) -> None:

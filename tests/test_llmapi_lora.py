@@ -104,6 +104,7 @@ def test_a_request_names_the_folder_as_the_container_sees_it(shop: Forge, tmp_pa
     [
         (tiny_adapter(4, "model.layers.0.mlp.experts", (8, 8)), "adapters of LLM() may change q_proj, "),
         (tiny_adapter(4, QUERIES, (8, 8), use_dora=True), "use_dora, which forge does not lay for llmapi"),
+        (tiny_adapter(4, QUERIES, (8, 8), lora_alpha=8, alpha_pattern={"q_proj": 16}), "LLM() gives every module lora_alpha"),
         (tiny_adapter(4, QUERIES, (9, 8)), "as 9 x 8, and the checkpoint's is 8 x 8"),
     ],
 )

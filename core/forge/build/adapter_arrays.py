@@ -28,7 +28,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
 }
 _PLACE = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.*\blayers\.(?P<layer>\d+)\..*?(?P<leaf>\w+))\.lora_(?P<side>[AB])(\.\w+)?\.weight"
+    r"(?:base_model\.model\.)?(?P<module>.*\blayers\.(?P<layer>\d{1,9})\..*?(?P<leaf>\w+))\.lora_(?P<side>[AB])(\.\w+)?\.weight"
 )
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -55,9 +55,9 @@ def write(adapter: Path, modules: Mapping[str, int], out: Path) -> None:
     table: list[tuple[int, int, int]] = []
     for (layer, number), row in sorted(rows.items()):
         a, b = row.a, row.b
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.size or not b.size:
             raise StepError(f"{row.module} has no pair of matrices of one rank", where=str(adapter))
-        scaled = b * np.float32(scale(config, row.module, a.shape[0]))
+        scaled = b * np.float32(_scale(config, row.module, a.shape[0], adapter))
         flat.append(_narrow(row.module, np.concatenate((a.reshape(-1), scaled.reshape(-1)))))
         table.append((number, layer, a.shape[0]))
     if not flat:
@@ -76,6 +76,14 @@ def scale(config: Mapping[str, object], module: str, rank: int) -> float:
     own = next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), config.get("lora_alpha"))
     alpha = float(own) if isinstance(own, int | float) else 8.0  # PEFT's own default
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _scale(config: Mapping[str, object], module: str, rank: int, adapter: Path) -> float:
+    try:
+        return scale(config, module, rank)
+    except (re.error, OverflowError) as error:
+        what = f"{CONFIG} says no scale for {module}: {error}"
+        raise StepError(what, where=str(adapter), hint="bring what PEFT's save_pretrained has written") from error
 
 
 def _narrow(module: str, values: Floats) -> NDArray[np.float16]:
@@ -115,7 +123,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
             dtype = _TYPES[str(entry["dtype"])]
             flat = np.frombuffer(raw, dtype, (last - first) // dtype.itemsize, begin + first)
             yield name, _wide(flat, str(entry["dtype"])).reshape(cast("list[int]", entry["shape"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StepError(f"the adapter's weights cannot be read: {error}", where=str(file)) from error
 
 

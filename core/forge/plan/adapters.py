@@ -1,5 +1,7 @@
 """LoRA adapters of a recipe: held against their checkpoint, fetched, and laid out beside it. Pure."""
 
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
@@ -18,6 +20,10 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """dtypes of weights that have the shape that their module says; those that are quantized may be packed."""
 
 
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq")
+"""Beginnings of adapters with which PEFT puts other weights below them, each time that it loads one (tuners/lora/layer.py)."""
+_CONVERTED = "save it with path_initial_model_for_weight_conversion (PEFT), or merge it into the checkpoint"
+_LARGEST = sys.float_info.max
 _NOT_LORA = ("use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens")
 MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _WITHOUT = {RuntimeKind.TWIN: "the twin has no adapters"}
@@ -95,6 +101,8 @@ def _fetch(resolved: Resolved, adapter: Adapter) -> Step:
 
 # -- the checks
 
+_LAYER = re.compile(r"\blayers\.(\d+)\.", re.ASCII)
+
 Found = Iterator[tuple[str, str]]
 """What is wrong, and how that is mended."""
 
@@ -105,7 +113,7 @@ def _of_itself(adapter: Adapter) -> Found:
         yield f"is an adapter of PEFT's kind {kind}, and not LoRA", "name a LoRA adapter"
         return
     yield from _odd(adapter.config)
-    if not adapter.r:
+    if adapter.r < 1:
         yield "its adapter_config.json states no rank (r)", _SAVED
         return
     if adapter.stated is not None and adapter.r > adapter.stated:
@@ -122,11 +130,36 @@ def _of_itself(adapter: Adapter) -> Found:
 
 def _odd(config: Mapping[str, object]) -> Found:
     """Values of another type than PEFT's LoraConfig has there: every loader stumbles over them."""
-    modules, alpha = config.get("target_modules"), config.get("lora_alpha")
+    modules, alpha, start = config.get("target_modules"), config.get("lora_alpha"), config.get("init_lora_weights")
     if not (modules is None or isinstance(modules, str) or _names(modules)):
         yield f"its adapter_config.json has target_modules = {modules!r:.60}, and not names", _SAVED
-    if not (alpha is None or (isinstance(alpha, int | float) and not isinstance(alpha, bool))):
+    if not (alpha is None or _number(alpha)):
         yield f"its adapter_config.json has lora_alpha = {alpha!r:.60}, and not a number", _SAVED
+    for key in ("alpha_pattern", "rank_pattern"):
+        if wrong := _pattern(config.get(key)):
+            yield f"its adapter_config.json has {key} = {config.get(key)!r:.60}, {wrong}", _SAVED
+    if isinstance(start, str) and start.lower().startswith(_OTHER_BASE):
+        yield f"it goes over weights that PEFT changes when it loads it (init_lora_weights = {start!r:.60})", _CONVERTED
+
+
+def _number(given: object) -> bool:
+    """Whether it is one that a float can be."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= _LARGEST
+
+
+def _pattern(given: object) -> str:
+    """What is wrong with numbers for modules, by a regular expression each."""
+    if given is None:
+        return ""
+    stated = cast("dict[str, object]", given) if isinstance(given, dict) else None
+    if stated is None or not all(map(_number, stated.values())):
+        return "and not a number for each module"
+    for key in stated:
+        try:
+            re.compile(f"({key})")
+        except re.error as error:
+            return f"and {key!r:.60} is no regular expression: {error}"
+    return ""
 
 
 def _names(given: object) -> bool:
@@ -140,6 +173,8 @@ def _pair(pair: Pair, r: int) -> str:
     if len(pair.a) != 2 or len(pair.b) != 2:
         return ""  # experts in one tensor, a convolution
     inner = (pair.a[0], pair.b[1])
+    if not all(inner):
+        return f"{pair.module}: its matrices have the rank 0"
     if inner[0] != inner[1]:
         return f"{pair.module}: lora_A is {pair.a}, and lora_B {pair.b}: their ranks differ"
     return f"{pair.module} has the rank {inner[0]}, above the r of its config ({r})" if inner[0] > r else ""
@@ -151,10 +186,15 @@ def _over(adapter: Adapter, tensors: Sequence[Tensor]) -> Found:
         return
     held = {tensor.name.removesuffix(".weight"): tensor for tensor in tensors}
     parts = {part for tensor in tensors for part in tensor.name.split(".")}
+    layers = {found[1] for tensor in tensors if (found := _LAYER.search(tensor.name))}
     for pair in adapter.pairs():
         leaf = pair.module.rpartition(".")[2]
         if leaf not in parts:
             yield f"it changes {pair.module}, and the checkpoint has no {leaf}", _ANOTHER
+            return
+        found = _LAYER.search(pair.module)
+        if found and layers and found[1] not in layers:
+            yield f"it changes {pair.module:.90}, and the checkpoint has no layer {found[1]:.9}", _ANOTHER
             return
         if wrong := _misfit(pair, _module(pair.module, held)):
             yield wrong, _ANOTHER
