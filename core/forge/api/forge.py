@@ -11,6 +11,7 @@ from msgspec import structs
 
 from forge.api.built import Built, Fetched
 from forge.api.bundle import Bundled, Bundler
+from forge.api.integrity import Integrity
 from forge.api.maker import Maker
 from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
@@ -48,8 +49,10 @@ from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, Runtime
 from forge.serve.launch import Held, launch
 from forge.serve.lookup import Listed, Target, listed
 from forge.serve.recovery import Care
+from forge.serve.scrub import DAY
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
+from forge.serve.whole import Verify
 from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
 from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
@@ -171,9 +174,10 @@ class Forge(Served, Recipes, Maker):
         """
         joint = self.joint(recipes)
         inputs = self._build_notes.before(joint)
+        place = whole(repository or (joint.repository if joint.file else self.settings.repository))
+        rotten = self.integrity.given_up(place)
         all_resolved = self._joined(joint, options)
         self._together.require_one_server(joint, all_resolved)
-        place = whole(repository or (joint.repository if joint.file else self.settings.repository))
         publishing.require_writable(place)
         renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
         all_resolved = self._prepared(all_resolved)
@@ -184,7 +188,8 @@ class Forge(Served, Recipes, Maker):
         self._prover.require(wanted)
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
-            done = self._turnover.publish_all(place, models, self._relocate(place, models))
+            done = self._turnover.publish_all(place, models, self._relocate(place, models), rotten)
+            self.integrity.mended(place, (model.name for model in models))
             self._builder.share(steps)
         found = self._checker.published(place, models)
         if not (options.rename_plain or found):
@@ -301,20 +306,30 @@ class Forge(Served, Recipes, Maker):
         """The exact command line that ``serve`` would start."""
         return self._wiring.server.command(self.launch(repository, ports, room=room))
 
-    def serve(
-        self, repository: Places, ports: Ports | None = None, *, detach: bool = False, restart: bool = True, room: bool = False
+    def serve(  # noqa: PLR0913 - each is an option of its own
+        self,
+        repository: Places,
+        ports: Ports | None = None,
+        *,
+        detach: bool = False,
+        restart: bool = True,
+        room: bool = False,
+        verify: Verify = "changed",
+        scrub: float = DAY,
     ) -> Running:
         """Start one Triton on one repository, or on several, and return when every model is ready; what dies is restarted.
 
         With ``room`` an engine that is alone gets TensorRT-LLM's orchestrator, so that others can be added while it serves.
+        ``verify`` says which published files are read before (RepositoryError for one that is not what was built), ``scrub``
+        after how many seconds each is read again while it serves (0: never).
         """
         wanted, began = self.launch(repository, ports or Ports(), detach=detach, room=room), time.monotonic()
         self._tell(Event("start", "server"))
+        self.integrity.require({place: publishing.inventory(place) for place in wanted.repositories}, verify)
         running = self._wiring.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
         try:
             self._turnover.began(running)
-            if restart:
-                self._wiring.server.watch(running)
+            self._wiring.server.watch(running, restart=restart, scrub=scrub)
             self._tell(Event("made", "server", seconds=time.monotonic() - began))
         except BaseException:  # Ctrl-C too: nobody knows of the server yet who could stop it
             self.stop(running)
@@ -337,9 +352,13 @@ class Forge(Served, Recipes, Maker):
 
     @cached_property
     def _turnover(self) -> Turnover:
-        return Turnover(
-            self.store, self._wiring.server, self._planned, lambda text: self._tell(Event("note", "server", text=text))
-        )
+        say, check = self.integrity.say, self.integrity.require_some
+        return Turnover(self.store, self._wiring.server, self._planned, say, check)
+
+    @cached_property
+    def integrity(self) -> Integrity:
+        """Whether what is kept and published is still what was made."""
+        return Integrity(self.store, lambda text: self._tell(Event("note", "server", text=text)))
 
     def _planned(self, held: Held, running: Running) -> Launch:
         return launch(held, self.store, running.ports, on=running.base)

@@ -85,6 +85,7 @@ class Notes:
     def __init__(self, home: Path) -> None:
         self._notes = home / "unchanged"
         self._servers = home / "servers"
+        self._rotten = home / "store" / "rotten"
 
     def find(self, question: Question) -> DoneBuild | None:
         """The build that ``question`` asks for, if it is done and all of it is as it was. Its artifacts count as just used."""
@@ -99,6 +100,7 @@ class Notes:
             and all(_digest(f"{step.folder}/{_MANIFEST}") == step.manifest for step in note.done.steps)
             and inputs.distributions == _distributions()
             and not self._is_serving()
+            and not self._is_rotten(note.done.repository)
         )
         if not same:
             return None
@@ -124,6 +126,10 @@ class Notes:
     def _is_serving(self) -> bool:
         """Whether a server may be running: a build then looks whether it has all models."""
         return any(name.endswith(".json") for name in (os.listdir(self._servers) if self._servers.is_dir() else ()))
+
+    def _is_rotten(self, repository: str) -> bool:
+        """Whether a published file there was found to be other than it was built (``forge.store.checks``)."""
+        return os.path.exists(self._rotten / f"{blake3(repository.encode()).hexdigest()[:32]}.json")
 
     def _place(self, question: Question) -> Path:
         words = (FORMAT, sys.version, sys.executable, sys.path, os.uname().machine, question)

@@ -1,35 +1,13 @@
 """cache ls, verify, gc, forget; push, pull and explain stand beside (``forge.cli.shared``)."""
 
-import re
 from typing import Any
 
 import click
 
+from forge.cli.amounts import AGE, SHARE, SIZE
 from forge.cli.output import Output, verb
-from forge.cli.shared import CONFIGURED, explain, listed, pull, push, swept
+from forge.cli.shared import CONFIGURED, configured, explain, listed, pull, push, swept
 from forge.cli.text import size, table
-
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-class Amount(click.ParamType[int]):
-    """A number with a unit, as 20GB or 30d."""
-
-    def __init__(self, name: str, pattern: str, units: dict[str, int]) -> None:
-        self.name = name
-        self._pattern = pattern
-        self._units = units
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(self._pattern, str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is no {self.name}; write it like 20GB or 30d", param, ctx)
-        return int(float(match[1]) * self._units[match[2]])
-
-
-SIZE = Amount("size", r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", UNITS)
-AGE = Amount("age", r"(\d+(?:\.\d+)?)\s*([smhdw])", TIMES)
 
 
 @click.group()
@@ -96,26 +74,63 @@ def ls(output: Output, remote: str | None) -> None:
 
 
 @cache.command()
+@click.option("--some", metavar="SHARE", type=SHARE, help="Read only so much of the store, as 10%; longest unchecked first.")
+@click.option("--for", "seconds", type=AGE, help="Read for so long only, as 5m; longest unchecked first.")
+@click.option(
+    "--repair", is_flag=True, help="Take what was rotten from the store that several machines share, where it has it."
+)
 @verb
-def verify(output: Output) -> None:
+def verify(output: Output, some: float | None, seconds: int | None, repair: bool) -> None:
     """Read every artifact again; one that is not what it was is removed, to be made anew. Exit code 6 if any was.
+
+    So is each published file that has bytes of its own. A part at a time goes through the whole store when it is called again
+    and again; published files that are copies wait for a call without --some and --for.
 
     Files that have names outside of forge too (a store of an older forge linked checkpoints) become copies of its own.
 
     \b
     Example:
         forge cache verify
+        forge cache verify --some 10%
+        forge cache verify --for 5m
+        forge cache verify --repair
     """
     from forge.api.forge import Forge
     from forge.errors import StoreError
+    from forge.store.checks import ALL, Enough
 
-    store = Forge.here(output.listener).store
-    parted, changed = store.part()
-    damaged = (*changed, *store.verify())
-    lines = [*map(str, parted), *map(str, damaged)]
-    output.result({"damaged": damaged, "parted": parted}, "\n".join(lines if damaged else [*lines, "every artifact is whole"]))
-    if damaged:
+    shop = Forge.here(output.listener)
+    sharing = configured(output) if repair else None
+    done = shop.integrity.verify(Enough(some or 0.0, seconds or 0) if some or seconds else ALL, sharing)
+    lines = [*done.parted, *map(str, done.damages)]
+    lines += [f"{rot}; `forge build` of its recipe lays it anew" for rot in done.published]
+    lines += [f"{key[:12]}  taken from the shared store again" for key in done.repaired]
+    lines += (
+        [] if done.damages or done.published else ["every artifact is whole" if not (some or seconds) else _some(done.store)]
+    )
+    document = {
+        "damaged": done.damages,
+        "parted": done.parted,
+        "published": done.published,
+        "repaired": done.repaired,
+        "read": {
+            "artifacts": done.store.artifacts,
+            "size": done.store.size,
+            "held": done.store.held,
+            "oldest": done.store.oldest,
+        },
+    }
+    output.result(document, "\n".join(lines))
+    if done.damages or done.published:
         raise SystemExit(StoreError.exit_code)
+
+
+def _some(done: Any) -> str:
+    """How far a part of the store (``forge.store.checks.Again``) came."""
+    from datetime import UTC, datetime
+
+    oldest = f"{datetime.fromtimestamp(done.oldest, UTC):%Y-%m-%d %H:%M}"
+    return f"{done.artifacts} of {done.held} artifacts are whole ({size(done.size)} read); the rest was checked since {oldest}"
 
 
 @cache.command()

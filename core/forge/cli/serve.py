@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from forge.cli.amounts import EVERY
 from forge.cli.output import Output, verb
 from forge.cli.text import table
 from forge.errors import ServerError
@@ -40,6 +41,21 @@ PORT = click.IntRange(1, 65535)
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--room-for-more", is_flag=True, help="Serve one engine so that others can be added while it runs.")
 @click.option("--no-restart", is_flag=True, help="Leave models that die as they are.")
+@click.option(
+    "--verify",
+    type=click.Choice(("always", "changed", "never")),
+    default="changed",
+    show_default=True,
+    help="Which published files are read before, and held to what was built: all, or those written to since the last time.",
+)
+@click.option(
+    "--scrub",
+    type=EVERY,
+    default="1d",
+    show_default=True,
+    metavar="AGE|off",
+    help="While it serves, read each file again after so long, on 5 % of a core at most; `forge status` names rot.",
+)
 @click.option("--print", "print_only", is_flag=True, help="Show the exact command line and start nothing.")
 @verb
 def serve(
@@ -57,6 +73,8 @@ def serve(
     detach: bool,
     room_for_more: bool,
     no_restart: bool,
+    verify: Any,
+    scrub: float,
     print_only: bool,
 ) -> None:
     """Start Triton on one model repository, or on several.
@@ -88,7 +106,8 @@ def serve(
     if print_only:
         _print(output, shop.command(places, ports, room=room_for_more), places, ports)
         return
-    running = shop.serve(places, ports, detach=detach, restart=not no_restart, room=room_for_more)
+    wishes = {"restart": not no_restart, "verify": verify, "scrub": scrub}
+    running = shop.serve(places, ports, detach=detach, room=room_for_more, **wishes)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
         api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
         where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
@@ -126,7 +145,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     """Show the servers that are running.
 
     Every model is asked whether it answers within a deadline; exit code 9 when one does not, and when another program has a
-    server's port.
+    server's port. So does a published file that was found rotten, by the scrub or before: it is named until it is mended.
 
     \b
     Example:
@@ -147,9 +166,12 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
     said = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
     said += [told for state in states if (told := state.said(time.time()))]
+    rotten = shop.integrity.rotten(servers)
+    said += [f"ROTTEN: {rot}; `forge build` of its recipe mends it" for rot in rotten]
     shown = "\n".join([table(rows), *said])
-    output.result({"servers": servers, **({"models": states} if states else {})}, shown if servers else "no server is running")
-    if any(each.stranger for each in servers) or not all(state.answers for state in states):
+    document = {"servers": servers, **({"models": states} if states else {}), **({"rotten": rotten} if rotten else {})}
+    output.result(document, shown if servers else "no server is running")
+    if rotten or any(each.stranger for each in servers) or not all(state.answers for state in states):
         sys.exit(ServerError.exit_code)
 
 

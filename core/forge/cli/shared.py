@@ -82,6 +82,11 @@ def explain(output: Output, key: str, remote: str | None) -> None:
     output.result(found, _told(found))
 
 
+def configured(output: Output) -> Any:
+    """The shared store of the config file (``forge.build.supply.Sharing``); RemoteError where it names none."""
+    return _shop(output, None)[1]
+
+
 def listed(output: Output, remote: str) -> None:
     """What stands in the shared store."""
     _, sharing = _shop(output, remote)

@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +69,12 @@ def publish_all(
     relocate: Relocate,
     *,
     waiting: Callable[[str], None] = _silent,
+    anew: Container[str] = (),
 ) -> tuple[Published, ...]:
-    """The same for several, each with its entry: all of them come to be seen in one publish, or none does."""
+    """The same for several, each with its entry: all of them come to be seen in one publish, or none does.
+
+    Models named in ``anew`` are laid again even where they seem to stand: their bytes are known to be others.
+    """
     repository = Path(os.path.abspath(repository))
     with _explained(repository), _locked(repository, waiting):
         held = _at_home(repository, relocate)
@@ -79,7 +83,7 @@ def publish_all(
             places.admit(model)
             _check_entry(entry, model)
             former = held.find(model.name)
-            if not (former and _stands(entry, repository, _asked_as(former, model), model, relocate)):
+            if model.name in anew or not (former and _stands(entry, repository, _asked_as(former, model), model, relocate)):
                 coming.append((entry, model))
                 continue
             done[model.name] = Published(changed=False)

@@ -159,9 +159,10 @@ class Servers:
         with self._changing(running) as now:
             return now
 
-    def watch(self, running: Running) -> None:
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:
         """Look after it from a process that carries its mark, so that whoever ends it ends that process too."""
-        watches.begin(running, self._home, self._way(running.container).guarded())
+        if restart or scrub:
+            watches.begin(running, self._home, self._way(running.container).guarded(), restart=restart, scrub=scrub)
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""

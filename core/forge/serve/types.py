@@ -155,8 +155,9 @@ class Server(Protocol):
         ended by then."""
         ...
 
-    def watch(self, running: Running) -> None:
-        """Have a process of its own look after the server's models (``forge.api.vigil``) until the server ends."""
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:
+        """Have a process of its own look after the server (``forge.api.vigil``) until that ends: with ``restart`` after models
+        that die, and after files that were not read for ``scrub`` seconds (0: after none)."""
         ...
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:

@@ -44,31 +44,44 @@ class _Change:
 class Turnover:
     """Publishes and withdraws where servers may be running. ``say`` is told what happens to them."""
 
-    def __init__(self, store: Store, server: Server, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        server: Server,
+        plan: Plan,
+        say: Callable[[str], None],
+        require: Callable[[Path, Sequence[str]], None] = lambda _place, _models: None,
+    ) -> None:
+        """``require`` raises where what a repository shows of models, by name, is not what was built."""
+        self._require = require
         self._store = store
         self._server = server
         self._plan = plan
         self._say = say
 
-    def publish_all(self, place: Path, models: Sequence[PublishedModel], relocate: Relocate) -> tuple[Published, ...]:
+    def publish_all(
+        self, place: Path, models: Sequence[PublishedModel], relocate: Relocate, anew: Container[str] = ()
+    ) -> tuple[Published, ...]:
         """Make ``place`` show ``models``, in one publish, and a server that runs there answer with them.
 
         ServerError where that server cannot take one of them in (nothing has been changed then), or where one did not load: the
         repository has what it had, and so has the server as far as it lives, which the error says. Models that are new to the
-        server are loaded before those that take the place of others; names that are given up go when all are loaded.
+        server are loaded before those that take the place of others; names that are given up go when all are loaded. Those in
+        ``anew`` are published whether or not they seem to stand.
         """
         with self._store.publishing(place, {key for model in models for key in model.held}):
             coming, running = [(self._entry(model), model) for model in models], self._on(place)
             if running is None:
-                return publish.publish_all(coming, place, relocate)
+                return publish.publish_all(coming, place, relocate, anew=anew)
             before = publish.inventory(place)
             wanted = self._fits(running, place, before, models)
             with self._store.using(before.held):
-                done = publish.publish_all(coming, place, relocate)
+                done = publish.publish_all(coming, place, relocate, anew=anew)
                 after = publish.inventory(place)
                 change = _Change(place, before, relocate, [m for m in models if after.find(m.name) != before.find(m.name)])
                 late = [m for m, each in zip(models, done, strict=True) if each.changed or _is_behind(running, m)]
                 try:
+                    self._require(place, [model.name for model in late])
                     running = self._catch_up(running, wanted, {model.name for model in models})
                     self._take_in(running, wanted, sorted(late, key=change.replaces), change)
                 except BaseException as error:  # Ctrl-C too: what is on the disk has to be what answers
@@ -105,6 +118,8 @@ class Turnover:
             raise RepositoryError(f"there is no model {name!r}", where=running.repository, hint=f"It holds: {names}.")
         wanted = self._plan(held, running)
         _require_same(running, wanted)
+        for place, manifest in held.items():
+            self._require(place, [model.name for model in manifest.models if model in found])
         failures: list[ServerError] = []
         for model in found:
             try:

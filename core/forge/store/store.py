@@ -21,6 +21,7 @@ from forge.errors import StoreError
 from forge.files import trees
 from forge.store import artifact, foreign
 from forge.store.artifact import Artifact, Damage, Manifest, Provenance
+from forge.store.checks import ALL, Again, Checks, Enough, read_again
 from forge.store.claims import Claims, alone
 from forge.store.foreign import Parted
 from forge.store.gc import Choice, Removed, Shelved, Unreachable, choose, holding, shelved, weighed
@@ -45,6 +46,7 @@ class Store:
         """``clock`` gives seconds since 1970; ``say`` is told of mends. Nothing is made on disk before the first artifact."""
         self.root = root.absolute()
         self.claims = Claims(self.root)
+        self.checks = Checks(self.root)
         self._tenants = Tenants(self.root)
         self._clock = clock
         self._artifacts = self.root / "artifacts"
@@ -175,15 +177,20 @@ class Store:
 
     def verify(self, keys: Iterable[str] | None = None) -> tuple[Damage, ...]:
         """Read every byte again; an artifact that is not what was made is removed, so that it is built anew."""
-        damages: list[Damage] = []
+        return self.read_again(keys).damages
+
+    def read_again(self, keys: Iterable[str] | None = None, enough: Enough = ALL) -> Again:
+        """The same until it is ``enough``, those first whose last check is longest ago; what was done, and what is left."""
         with self._explained("the store"):
-            for key in self._keys() if keys is None else keys:
-                held = self._read(key)
-                problems = artifact.problems(held) if held else ("its manifest is damaged",)
-                if problems and self._retire(key):
-                    damages.append(Damage(key, held.manifest.provenance.step if held else "", problems))
+            there = ((key, self._read(key)) for key in (self._keys() if keys is None else keys))
+            done = read_again(there, self._retire, self._clock(), enough)
             self.sweep()
-        return tuple(damages)
+        return done
+
+    def repositories(self) -> tuple[Path, ...]:
+        """Those that were published from here, and are where they were."""
+        with self._explained("the list of repositories"), self.claims.gate():
+            return tuple(Path(one.place) for one in self._tenants.look(self._clock()) if not one.gone)
 
     def part(self) -> tuple[tuple[Parted, ...], tuple[Damage, ...]]:
         """Give each file that has names outside of forge an inode of its own, here and in the repositories that link to it.

@@ -262,8 +262,9 @@ class FakeServer:
             raise ServerError("the server has ended", where=running.repository)
         return running
 
-    def watch(self, running: Running) -> None:
-        self.watched.append(running.repository)
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:  # noqa: ARG002 - the port's
+        if restart:
+            self.watched.append(running.repository)
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         self.told.append("ask")

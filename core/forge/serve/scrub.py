@@ -1,0 +1,112 @@
+"""Reads what is served again in the background, the files whose check is longest ago first, on a small part of one core.
+
+Nothing is stopped or changed: what is rotten is noted for ``forge status`` and said in the log. What the system still has in
+its memory is not read from the disk; that is also what a server would be given.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from forge.errors import ForgeError
+from forge.repository import publish
+from forge.serve.whole import Due, files, judge, looked, pieces
+from forge.store.checks import Rot, Seen
+from forge.store.store import Store
+
+SHARE = 0.05
+"""Of one core, at most."""
+DAY = 86400.0
+"""Seconds after which a file is read again."""
+LOOK = 60.0
+"""Seconds between two looks whether a file is due, at most."""
+_PIECE = 2**20
+
+
+class Ended(Exception):  # noqa: N818 - no error
+    """The server is gone, or this process is asked to end."""
+
+
+def rest(cpu: float, share: float = SHARE) -> float:
+    """Seconds to do nothing after ``cpu`` seconds of a core, so that all in all at most ``share`` of one is used."""
+    return cpu * (1 / share - 1)
+
+
+class Scrub:
+    """Scrubs the repositories of one server.
+
+    ``cpu`` gives seconds of processor that this thread has used, ``pause`` waits for seconds and says whether to end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cpu: Callable[[], float],
+        pause: Callable[[float], bool],
+        now: Callable[[], float],
+        say: Callable[[str], None],
+    ) -> None:
+        self._store, self._cpu, self._pause, self._now, self._say = store, cpu, pause, now, say
+        self._spent = cpu()
+
+    def run(self, repositories: Callable[[], Sequence[Path]], after: float) -> None:
+        """Read each file that was not read for ``after`` seconds, until ``pause`` says that it is enough."""
+        with suppress(Ended):
+            while True:
+                try:
+                    waiting = self.look(repositories(), after)
+                except (ForgeError, OSError) as error:  # a store that is away: it may be there next time
+                    self._say(f"scrub: {error}")
+                    waiting = LOOK
+                self._rest()
+                self._wait(waiting)
+
+    def look(self, repositories: Sequence[Path], after: float) -> float:
+        """Read the file that is due most, if one is; seconds until the next one may be."""
+        ages = [aged for place in repositories for aged in self._ages(place)]
+        if not ages:
+            return min(LOOK, after)
+        age, _, due = max(ages, key=lambda each: each[:2])
+        if age < after:
+            return min(LOOK, after - age)
+        self._read(due)
+        return 0.0
+
+    # -- inside
+
+    def _ages(self, place: Path) -> list[tuple[float, str, Due]]:
+        """Every file with the seconds since it was last read; one that was found rotten was read then."""
+        rotten = {(rot.model, rot.file): rot.found for rot in self._store.checks.rotten(place)}
+        seen, now = self._store.checks.seen(place), self._now()
+        found: list[tuple[float, str, Due]] = []
+        for due in (each for model in publish.inventory(place).models for each in files(place, model, self._store)[0]):
+            read = rotten.get((due.model, due.entry.path), 0.0)
+            with suppress(OSError):  # it is gone, which the reading says
+                last = seen.get(due.entry.path)
+                read = max(read, last.at if last and last.fits(looked(due)) else 0.0)
+            found.append((now - read, str(due.place), due))
+        return found
+
+    def _read(self, due: Due) -> None:
+        found = judge(due, lambda place: pieces(place, _PIECE, 1, lambda _: self._rest()), self._now())
+        place, path, checks = due.repository, due.entry.path, self._store.checks
+        others = tuple(rot for rot in checks.rotten(place) if (rot.file, rot.model) != (path, due.model))
+        if isinstance(found, Rot):
+            self._say(f"ROTTEN: {place}: {found}; it goes on being served; `forge build` of its recipe mends it")
+            checks.keep(place, {each: seen for each, seen in checks.seen(place).items() if each != path})
+            checks.note(place, (*others, found))
+        elif isinstance(found, Seen):
+            checks.keep(place, {**checks.seen(place), path: found})
+            if others != checks.rotten(place):
+                checks.note(place, others)
+        else:
+            self._say(f"scrub: {found}")
+            self._wait(LOOK)
+
+    def _rest(self) -> None:
+        before, self._spent = self._spent, self._cpu()
+        self._wait(rest(self._spent - before))
+
+    def _wait(self, seconds: float) -> None:
+        if self._pause(seconds):
+            raise Ended
