@@ -1,14 +1,17 @@
 """Rot: a published file, or an artifact, whose bytes are no longer those that were built. It is found, named and made anew."""
 
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.build.supply import Sharing
+from forge.cli import main
 from forge.errors import RepositoryError
 from forge.remote.open import place as opened
 from forge.remote.shared import Shared
@@ -302,3 +305,42 @@ def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_i
     assert world.server.alive == [running]
     shop.build([recipe(tmp_path)], repository=models)
     assert shop.integrity.rotten([running]) == ()
+
+
+def test_what_was_rotten_and_another_forge_has_laid_anew_is_served(shop: Forge, models: Path) -> None:
+    file = weights(models)
+    before = rot(file)
+    assert shop.integrity.verify().published
+    with pytest.raises(RepositoryError):
+        shop.serve(models)
+    file.unlink()
+    file.write_bytes(before)
+    shop.stop(shop.serve(models))
+
+
+def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(shop: Forge, models: Path) -> None:
+    from dataclasses import replace as other
+
+    from forge.serve.whole import files, judge
+
+    due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
+    assert "published anew" in str(judge(other(due, key="of-before"), lambda _: "another", 1.0))
+
+
+def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share(
+    shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_HOME", str(shop.home))
+    done = CliRunner().invoke(main, ["cache", "verify", "--some", "1%"])
+    assert done.exit_code == 0
+    assert re.search(r"[1-9]\d* of \d+ artifacts are whole \(.* read\); the rest was checked since ", done.output)
+    assert CliRunner().invoke(main, ["cache", "verify", "--for", "5m"]).exit_code == 0
+    for wrong in ("10", "0%", "101%", "x%"):
+        assert CliRunner().invoke(main, ["cache", "verify", "--some", wrong]).exit_code == 2, wrong
+    done = CliRunner().invoke(main, ["cache", "verify", "--repair"])
+    assert done.exit_code == 6
+    assert "no shared store is named" in done.output
+    rot(weights(models))
+    done = CliRunner().invoke(main, ["cache", "verify"])
+    assert done.exit_code == 6
+    assert "`forge build` of its recipe lays it anew" in done.output

@@ -13,6 +13,7 @@ from forge.serve.types import Running
 from forge.serve.whole import Due, Found, Verify
 from forge.store.artifact import Damage
 from forge.store.checks import ALL, Again, Enough, Rot
+from forge.store.foreign import Parted
 from forge.store.store import Store
 
 
@@ -23,7 +24,7 @@ class Verified:
     store: Again
     changed: tuple[Damage, ...]
     """Artifacts that were changed by names outside of forge."""
-    parted: tuple[str, ...]
+    parted: tuple[Parted, ...]
     published: tuple[Rot, ...]
     repaired: tuple[str, ...]
     """Keys of artifacts that were rotten, and are here again."""
@@ -92,7 +93,7 @@ class Integrity:
         there = sharing.has(tuple(gone)) if sharing and gone else frozenset[str]()
         repaired = [key for key in gone if sharing and key in there and sharing.shared.take(key, gone[key].step, self.store)]
         rotten = tuple(dict.fromkeys((*own, *linked)))
-        return Verified(again, changed, tuple(map(str, parted)), rotten, tuple(repaired))
+        return Verified(again, changed, parted, rotten, tuple(repaired))
 
     def _read(self, due: Sequence[Due], enough: Enough = ALL) -> tuple[Rot, ...]:
         """What is rotten among published files; it is noted, so that it is neither served nor taken for well by a build."""

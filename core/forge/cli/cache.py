@@ -102,7 +102,7 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
     shop = Forge.here(output.listener)
     sharing = configured(output) if repair else None
     done = shop.integrity.verify(Enough(some or 0.0, seconds or 0) if some or seconds else ALL, sharing)
-    lines = [*done.parted, *map(str, done.damages)]
+    lines = [*map(str, done.parted), *map(str, done.damages)]
     lines += [f"{rot}; `forge build` of its recipe lays it anew" for rot in done.published]
     lines += [f"{key[:12]}  taken from the shared store again" for key in done.repaired]
     lines += (

@@ -106,8 +106,7 @@ def serve(
     if print_only:
         _print(output, shop.command(places, ports, room=room_for_more), places, ports)
         return
-    wishes = {"restart": not no_restart, "verify": verify, "scrub": scrub}
-    running = shop.serve(places, ports, detach=detach, room=room_for_more, **wishes)
+    running = shop.serve(places, ports, detach=detach, restart=not no_restart, room=room_for_more, verify=verify, scrub=scrub)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
         api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
         where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"

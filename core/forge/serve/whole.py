@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from blake3 import blake3
 from forge.errors import RepositoryError, StoreError
 from forge.files import trees
 from forge.files.trees import Entry
-from forge.repository import config as configs
+from forge.repository import config as configs, publish
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.store.artifact import Artifact
 from forge.store.checks import Rot, Seen
@@ -37,6 +38,8 @@ class Due:
 
     repository: Path
     model: str
+    key: str
+    """Of the artifact that the model was published from."""
     entry: Entry
 
     @property
@@ -99,7 +102,7 @@ def check(repository: Path, held: Manifest, store: Store, verify: Verify, now: f
     for model in (each for each in held.models if each.name in wanted):
         listed, why = files(repository, model, store)
         due += listed
-        rotten += [rot for rot in before if why and rot.model == model.name]
+        rotten += [rot for rot in before if why and rot.model == model.name and _is_still(rot)]
         unknown += [f"{model.name}: not checked: {why}"] if why else _edited(repository, model, store)
     result = _read(repository, due, store, verify, now)
     if (now_rotten := (*rotten, *result.rotten)) != before:
@@ -132,7 +135,7 @@ def files(repository: Path, model: PublishedModel, store: Store) -> tuple[list[D
         return [], error.what
     written = _configs(model)
     known = (each for each in listed if each.kind == "file" and each.path not in written)
-    return [Due(repository, model.name, each) for each in known if "__pycache__" not in each.path.split("/")], ""
+    return [Due(repository, model.name, model.entry, each) for each in known if "__pycache__" not in each.path.split("/")], ""
 
 
 def copies(model: PublishedModel, due: Iterable[Due], store: Store) -> bool:
@@ -143,6 +146,7 @@ def copies(model: PublishedModel, due: Iterable[Due], store: Store) -> bool:
 
 def judge(due: Due, digest: Callable[[Path], str], now: float) -> Seen | Rot | str:
     """Read one file: how it was whole, what is wrong with it, or why it could not be read."""
+    before: Seen | None = None
     try:
         before = looked(due)
         found = digest(due.place)
@@ -151,13 +155,13 @@ def judge(due: Due, digest: Callable[[Path], str], now: float) -> Seen | Rot | s
         if error.errno in _GONE:
             return _rot(due, "missing", now)
         if error.errno == errno.EIO:
-            return _rot(due, f"cannot be read: {trees.reason(error, due.place)}", now)
+            return _rot(due, f"cannot be read: {trees.reason(error, due.place)}", now, before)
         return f"{due.model}: not checked: {trees.reason(error, due.place)}"
     if not after.fits(before):
         return f"{due.model}: {due.entry.path}: not checked: it was written to meanwhile"
     if found != due.entry.blake3:
         same = f"its bytes changed (blake3 {due.entry.blake3[:16]}, now {found[:16]})"
-        return _rot(due, same if after.size == due.entry.size else f"had {due.entry.size} bytes, has {after.size}", now)
+        return _rot(due, same if after.size == due.entry.size else f"had {due.entry.size} bytes, has {after.size}", now, after)
     return Seen(after.size, after.mtime_ns, after.inode, after.ctime_ns, due.entry.blake3, now)
 
 
@@ -189,7 +193,7 @@ def _read(repository: Path, due: Sequence[Due], store: Store, verify: Verify, no
     passed = {} if verify == "always" else {each.entry.path: seen[each.entry.path] for each in due if _stands(each, seen)}
     reading = [each for each in due if each.entry.path not in passed]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        judged = list(threads.map(lambda each: judge(each, _digest(each), now), reading))
+        judged = list(threads.map(partial(_judged, now=now), reading))
     fresh = {each.entry.path: said for each, said in zip(reading, judged, strict=True) if isinstance(said, Seen)}
     mine = {each.entry.path for each in due}
     if reading:
@@ -205,9 +209,9 @@ def _read(repository: Path, due: Sequence[Due], store: Store, verify: Verify, no
     )
 
 
-def _digest(due: Due) -> Callable[[Path], str]:
-    """Of a small file in one piece as large as it is."""
-    return lambda place: pieces(place, min(_PIECE, due.entry.size + 1))
+def _judged(due: Due, now: float) -> Seen | Rot | str:
+    """A small file is read in one piece as large as it is."""
+    return judge(due, lambda place: pieces(place, min(_PIECE, due.entry.size + 1)), now)
 
 
 def _stands(due: Due, seen: Mapping[str, Seen]) -> bool:
@@ -217,8 +221,21 @@ def _stands(due: Due, seen: Mapping[str, Seen]) -> bool:
         return False
 
 
-def _rot(due: Due, why: str, now: float) -> Rot:
-    return Rot(str(due.repository), due.model, due.entry.path, why, now)
+def _rot(due: Due, why: str, now: float, seen: Seen | None = None) -> Rot | str:
+    """Unless the model was published from something else while this was read."""
+    model = publish.inventory(due.repository).find(due.model)
+    if model is None or model.entry != due.key:
+        return f"{due.model}: not checked: it was published anew meanwhile"
+    return Rot(str(due.repository), due.model, due.entry.path, why, now, seen.moment if seen else ())
+
+
+def _is_still(rot: Rot) -> bool:
+    """Whether the file is as it was when it was found rotten: another forge may have laid it anew since."""
+    try:
+        status = (Path(rot.repository) / rot.file).stat()
+    except OSError:
+        return not rot.moment
+    return rot.moment == (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 def _shared(due: Due, entry: Artifact) -> bool:

@@ -35,14 +35,14 @@ class Seen(Struct, frozen=True, array_like=True):
     blake3: str
     at: float
 
+    @property
+    def moment(self) -> tuple[int, ...]:
+        """While it is the same, nobody has written to the file; rot is no writing, and does not show."""
+        return self.size, self.mtime_ns, self.inode, self.ctime_ns
+
     def fits(self, other: "Seen") -> bool:
-        """Whether nobody can have written to the file in between; rot is no writing, and does not show."""
-        return (self.size, self.mtime_ns, self.inode, self.ctime_ns) == (
-            other.size,
-            other.mtime_ns,
-            other.inode,
-            other.ctime_ns,
-        ) and self.blake3 == other.blake3
+        """Whether this is still true of what should be there, the file being as ``other`` says now."""
+        return self.moment == other.moment and self.blake3 == other.blake3
 
 
 class Rot(Struct, frozen=True):
@@ -54,6 +54,8 @@ class Rot(Struct, frozen=True):
     why: str
     found: float
     """Seconds since 1970."""
+    moment: tuple[int, ...] = ()
+    """Its bytes, times and inode then; empty for one that is missing."""
 
     def __str__(self) -> str:
         return f"{self.model}: {self.file}: {self.why}"
