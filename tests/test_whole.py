@@ -66,7 +66,7 @@ def remembered(shop: Forge, models: Path) -> None:
     """Let the note say what it would if the rot had not changed ctime: a test cannot write without that."""
     from msgspec.structs import replace
 
-    from forge.serve.whole import files, looked
+    from forge.serve.digests import files, looked
 
     seen = shop.store.checks.seen(models)
     due = {each.entry.path: each for model in shop.manifest(models).models for each in files(models, model, shop.store)[0]}
@@ -321,7 +321,7 @@ def test_what_was_rotten_and_another_forge_has_laid_anew_is_served(shop: Forge, 
 def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(shop: Forge, models: Path) -> None:
     from dataclasses import replace as other
 
-    from forge.serve.whole import files, judge
+    from forge.serve.digests import files, judge
 
     due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
     assert "published anew" in str(judge(other(due, key="of-before"), lambda _: "another", 1.0))

@@ -11,7 +11,6 @@ from msgspec import structs
 
 from forge.api.built import Built, Fetched
 from forge.api.bundle import Bundled, Bundler
-from forge.api.integrity import Integrity
 from forge.api.maker import Maker
 from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
@@ -46,13 +45,13 @@ from forge.repository import config as repository, publish as publishing
 from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, RuntimeKind
+from forge.serve.digests import Verify
 from forge.serve.launch import Held, launch
 from forge.serve.lookup import Listed, Target, listed
 from forge.serve.recovery import Care
 from forge.serve.scrub import DAY
 from forge.serve.types import Launch, Running
 from forge.serve.update import Turnover
-from forge.serve.whole import Verify
 from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
 from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
@@ -354,11 +353,6 @@ class Forge(Served, Recipes, Maker):
     def _turnover(self) -> Turnover:
         say, check = self.integrity.say, self.integrity.require_some
         return Turnover(self.store, self._wiring.server, self._planned, say, check)
-
-    @cached_property
-    def integrity(self) -> Integrity:
-        """Whether what is kept and published is still what was made."""
-        return Integrity(self.store, lambda text: self._tell(Event("note", "server", text=text)))
 
     def _planned(self, held: Held, running: Running) -> Launch:
         return launch(held, self.store, running.ports, on=running.base)

@@ -8,9 +8,9 @@ from pathlib import Path
 from forge.build.supply import Sharing
 from forge.repository import publish
 from forge.schema.manifest import Manifest
-from forge.serve import whole
+from forge.serve import digests
+from forge.serve.digests import Due, Found, Verify
 from forge.serve.types import Running
-from forge.serve.whole import Due, Found, Verify
 from forge.store.artifact import Damage
 from forge.store.checks import ALL, Again, Enough, Rot
 from forge.store.foreign import Parted
@@ -45,10 +45,10 @@ class Integrity:
         """RepositoryError where a published file is not what was built; what was read, and what not, is said."""
         names, found = tuple(models), Found()
         for place, manifest in held.items():
-            found += whole.check(place, manifest, self.store, verify, time.time(), names)
+            found += digests.check(place, manifest, self.store, verify, time.time(), names)
         for line in found.told(time.time()):
             self.say(line)
-        whole.require(found)
+        digests.require(found)
 
     def require_some(self, place: Path, models: Iterable[str]) -> None:
         """The same for what a running server is about to take in."""
@@ -82,11 +82,13 @@ class Integrity:
         """Read the store, and published files that have bytes of their own; take what was rotten out of ``sharing`` again."""
         parted, changed = self.store.part()
         shown = [
-            (model, whole.files(place, model, self.store)[0])
+            (model, digests.files(place, model, self.store)[0])
             for place in self.store.repositories()
             for model in publish.inventory(place).models
         ]
-        own = self._read([each for model, due in shown if due and whole.copies(model, due, self.store) for each in due], enough)
+        own = self._read(
+            [each for model, due in shown if due and digests.copies(model, due, self.store) for each in due], enough
+        )
         again = self.store.read_again(enough=enough)
         gone = {damage.key: damage for damage in (*changed, *again.damages)}
         linked = self._read([each for model, due in shown if model.held & gone.keys() for each in due])
@@ -100,7 +102,7 @@ class Integrity:
         if enough is not ALL:
             return ()
         now = time.time()
-        judged = [whole.judge(each, whole.pieces, now) for each in due]
+        judged = [digests.judge(each, digests.pieces, now) for each in due]
         rotten = tuple(said for said in judged if isinstance(said, Rot))
         for place in {rot.repository for rot in rotten}:
             mine = {rot.file: rot for rot in rotten if rot.repository == place}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forge.api.built import MadeThere
 from forge.api.cluster import RAY, Cluster
+from forge.api.integrity import Integrity
 from forge.api.wiring import Wiring
 from forge.build.builder import Builder
 from forge.build.resolve import Resolver
@@ -15,7 +16,7 @@ from forge.build.scheduler import Allowance
 from forge.build.supply import Sharing, Supplier
 from forge.cluster.census import Census
 from forge.cluster.labels import Labels
-from forge.events import Listener
+from forge.events import Event, Listener
 from forge.plan.plan import require
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
@@ -41,6 +42,11 @@ class Maker:
     @cached_property
     def store(self) -> Store:
         return Store(self.home / "store", clock=time.time, say=self._say)
+
+    @cached_property
+    def integrity(self) -> Integrity:
+        """Whether what is kept and published is still what was made."""
+        return Integrity(self.store, lambda text: self._tell(Event("note", "server", text=text)))
 
     @cached_property
     def sharing(self) -> Sharing | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from forge.errors import ForgeError
 from forge.repository import publish
-from forge.serve.whole import Due, files, judge, looked, pieces
+from forge.serve.digests import Due, files, judge, looked, pieces
 from forge.store.checks import Rot, Seen
 from forge.store.store import Store
 
