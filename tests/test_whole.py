@@ -324,7 +324,7 @@ def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(sh
     from forge.serve.digests import files, judge
 
     due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
-    assert "published anew" in str(judge(other(due, key="of-before"), lambda _: "another", 1.0))
+    assert "published anew" in str(judge(other(due, key="of-before"), 1.0, lambda _path, _size: "another"))
 
 
 def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share(
@@ -344,3 +344,11 @@ def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share
     done = CliRunner().invoke(main, ["cache", "verify"])
     assert done.exit_code == 6
     assert "`forge build` of its recipe lays it anew" in done.output
+
+
+def test_a_block_that_the_disk_cannot_give_is_rot_and_ends_no_process(shop: Forge, models: Path) -> None:
+    file = weights(models)
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # its first page is nobody's: reading it is EIO
+    with pytest.raises(RepositoryError, match="cannot be read: Input/output error"):
+        shop.serve(models)

@@ -102,7 +102,7 @@ class Integrity:
         if enough is not ALL:
             return ()
         now = time.time()
-        judged = [digests.judge(each, digests.pieces, now) for each in due]
+        judged = [digests.judge(each, now) for each in due]
         rotten = tuple(said for said in judged if isinstance(said, Rot))
         for place in {rot.repository for rot in rotten}:
             mine = {rot.file: rot for rot in rotten if rot.repository == place}

@@ -21,7 +21,7 @@ _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range
 _RANGE = struct.Struct("qQQQ")  # source's descriptor, offset and length there, offset in the target
 _SAMPLE = 1 << 20  # whole blocks of every filesystem that shares them
 _PIECE = 4 * 1024 * 1024
-_MAPPED = 64 * 1024  # below this a read is quicker than a map
+_ROOM = 16 * 1024 * 1024
 _THREADED = 8 * 1024 * 1024
 
 
@@ -43,11 +43,21 @@ class Cost:
 
 
 def digest(path: Path, size: int) -> str:
-    """Hex blake3 of a file's bytes."""
-    if size < _MAPPED:
-        return blake3(path.read_bytes()).hexdigest()
-    threads = blake3.AUTO if size >= _THREADED else 1
-    return blake3(max_threads=threads).update_mmap(path).hexdigest()
+    """Hex blake3 of the bytes of a file that has ``size`` of them. OSError."""
+    return read_through(path, min(_ROOM, size + 1), blake3.AUTO if size >= _THREADED else 1)
+
+
+def read_through(path: Path, room: int, threads: int = 1, after: Callable[[int], None] = lambda _: None) -> str:
+    """The same in pieces of ``room`` bytes; ``after`` is told the bytes of each.
+
+    Read and not mapped: where a disk cannot give a block that is an error, and with a map a signal that ends the process.
+    """
+    told, held = blake3(max_threads=threads), bytearray(room)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(held):
+            told.update(memoryview(held)[:count])
+            after(count)
+    return told.hexdigest()
 
 
 _copies: dict[Moment, str] = {}

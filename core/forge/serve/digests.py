@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from blake3 import blake3
-
 from forge.errors import RepositoryError, StoreError
-from forge.files import trees
+from forge.files import copies as copied, trees
 from forge.files.trees import Entry
 from forge.repository import config as configs, publish
 from forge.schema.manifest import Manifest, PublishedModel
@@ -27,7 +25,6 @@ from forge.store.store import Store
 Verify = Literal["always", "changed", "never"]
 """Read every file; those that are new or were written to since; or none."""
 _GONE = {errno.ENOENT, errno.ENOTDIR}
-_PIECE = 16 * 2**20
 _THREADS = 4
 _SHOWN = 3
 
@@ -144,12 +141,12 @@ def copies(model: PublishedModel, due: Iterable[Due], store: Store) -> bool:
     return entry is not None and any(not _shared(each, entry) for each in due)
 
 
-def judge(due: Due, digest: Callable[[Path], str], now: float) -> Seen | Rot | str:
+def judge(due: Due, now: float, digest: Callable[[Path, int], str] = copied.digest) -> Seen | Rot | str:
     """Read one file: how it was whole, what is wrong with it, or why it could not be read."""
     before: Seen | None = None
     try:
         before = looked(due)
-        found = digest(due.place)
+        found = digest(due.place, before.size)
         after = looked(due)
     except OSError as error:
         if error.errno in _GONE:
@@ -171,19 +168,6 @@ def looked(due: Due) -> Seen:
     return Seen(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns, due.entry.blake3, 0.0)
 
 
-def pieces(place: Path, size: int = _PIECE, threads: int = blake3.AUTO, after: Callable[[int], None] = lambda _: None) -> str:
-    """Hex blake3 of a file, read in pieces: a disk that fails is then an error, and with a map a signal that ends everything.
-
-    ``after`` is told the bytes of each piece.
-    """
-    told, room = blake3(max_threads=threads), bytearray(size)
-    with open(place, "rb", buffering=0) as file:
-        while count := file.readinto(room):
-            told.update(memoryview(room)[:count])
-            after(count)
-    return told.hexdigest()
-
-
 # -- inside
 
 
@@ -193,7 +177,7 @@ def _read(repository: Path, due: Sequence[Due], store: Store, verify: Verify, no
     passed = {} if verify == "always" else {each.entry.path: seen[each.entry.path] for each in due if _stands(each, seen)}
     reading = [each for each in due if each.entry.path not in passed]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        judged = list(threads.map(partial(_judged, now=now), reading))
+        judged = list(threads.map(partial(judge, now=now), reading))
     fresh = {each.entry.path: said for each, said in zip(reading, judged, strict=True) if isinstance(said, Seen)}
     mine = {each.entry.path for each in due}
     if reading:
@@ -207,11 +191,6 @@ def _read(repository: Path, due: Sequence[Due], store: Store, verify: Verify, no
         tuple(said for said in judged if isinstance(said, Rot)),
         tuple(said for said in judged if isinstance(said, str)),
     )
-
-
-def _judged(due: Due, now: float) -> Seen | Rot | str:
-    """A small file is read in one piece as large as it is."""
-    return judge(due, lambda place: pieces(place, min(_PIECE, due.entry.size + 1)), now)
 
 
 def _stands(due: Due, seen: Mapping[str, Seen]) -> bool:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.errors import ForgeError
+from forge.files import copies
 from forge.repository import publish
-from forge.serve.digests import Due, files, judge, looked, pieces
+from forge.serve.digests import Due, files, judge, looked
 from forge.store.checks import Rot, Seen
 from forge.store.store import Store
 
@@ -88,7 +89,7 @@ class Scrub:
         return found
 
     def _read(self, due: Due) -> None:
-        found = judge(due, lambda place: pieces(place, _PIECE, 1, lambda _: self._rest()), self._now())
+        found = judge(due, self._now(), lambda place, _: copies.read_through(place, _PIECE, after=lambda _: self._rest()))
         place, path, checks = due.repository, due.entry.path, self._store.checks
         others = tuple(rot for rot in checks.rotten(place) if (rot.file, rot.model) != (path, due.model))
         if isinstance(found, Rot):
