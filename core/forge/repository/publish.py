@@ -152,7 +152,7 @@ def quiet(repository: Path, waiting: Callable[[str], None] = _silent) -> Generat
 
 def original(repository: Path, held: Manifest, config: str) -> Path | None:
     """The text that ``config`` (a path in the repository) is written from when the repository moves, where one is kept."""
-    model = next((model for model in held.models if config in _configs(model)), None)
+    model = next((model for model in held.models if config in configs(model)), None)
     kept = _original(repository, model, config) if model else None
     return kept if kept and kept.is_file() else None
 
@@ -188,7 +188,7 @@ def _stands(entry: Path, repository: Path, former: PublishedModel, model: Publis
             status = place.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if item.relative in _configs(model):
+        if item.relative in configs(model):
             if texts.there(place, RepositoryError, "a config of forge") != relocate(item.path.read_text(encoding="utf-8")):
                 return False
         elif item.is_file:
@@ -225,9 +225,9 @@ def _swap_in(coming: Sequence[Coming], repository: Path, held: Manifest, relocat
 
 
 def _stage(entry: Path, staging: Path, model: PublishedModel, relocate: Relocate) -> Laid:
-    configs = _configs(model)
-    laid = trees.lay(entry, staging, leave=configs)
-    for config in sorted(configs):
+    written = configs(model)
+    laid = trees.lay(entry, staging, leave=written)
+    for config in sorted(written):
         text = (entry / config).read_text(encoding="utf-8")
         placed = relocate(text)
         (staging / config).write_text(placed, encoding="utf-8")
@@ -246,7 +246,7 @@ def _at_home(repository: Path, relocate: Relocate) -> Manifest:
         return held
     staged = journal.staging(repository)
     swaps: list[Swap] = []
-    for config in sorted(config for model in held.models for config in _configs(model)):
+    for config in sorted(config for model in held.models for config in configs(model)):
         kept, place = original(repository, held, config), repository / config
         text = relocate(kept.read_text(encoding="utf-8")) if kept else ""
         if kept and place.parent.is_dir() and texts.there(place, RepositoryError, "a config of forge") != text:
@@ -263,7 +263,7 @@ def _original(repository: Path, model: PublishedModel, config: str) -> Path:
     return repository / model.assets / _ORIGINALS / f"{Path(config).parts[0]}{Path(config).suffix}"
 
 
-def _configs(model: PublishedModel) -> frozenset[str]:
+def configs(model: PublishedModel) -> frozenset[str]:
     """Files that name the repository's place: of llmapi LLM()'s arguments, too."""
     names = (_CONFIG, _YAML) if model.runtime is RuntimeKind.LLMAPI else (_CONFIG,)
     return frozenset(f"{folder}/{name}" for folder in model.roles.values() for name in names)

@@ -16,7 +16,7 @@ from typing import Literal
 from forge.errors import RepositoryError, StoreError
 from forge.files import copies as copied, trees
 from forge.files.trees import Entry
-from forge.repository import config as configs, publish
+from forge.repository import config, publish
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.store.artifact import Artifact
 from forge.store.checks import Rot, Seen
@@ -130,7 +130,7 @@ def files(repository: Path, model: PublishedModel, store: Store) -> tuple[list[D
         listed = entry.files()
     except StoreError as error:
         return [], error.what
-    written = _configs(model)
+    written = publish.configs(model)
     known = (each for each in listed if each.kind == "file" and each.path not in written)
     return [Due(repository, model.name, model.entry, each) for each in known if "__pycache__" not in each.path.split("/")], ""
 
@@ -224,20 +224,16 @@ def _shared(due: Due, entry: Artifact) -> bool:
         return False
 
 
-def _configs(model: PublishedModel) -> frozenset[str]:
-    return frozenset(f"{folder}/{configs.CONFIG}" for folder in model.roles.values())
-
-
 def _edited(repository: Path, model: PublishedModel, store: Store) -> list[str]:
     """The config.pbtxt files that are not as forge wrote them: a person may have, so that this is said and refuses nothing."""
     entry = store.find(model.entry)
     told: list[str] = []
     if entry is None:
         return told
-    for path in sorted(_configs(model)):
+    for path in sorted(publish.configs(model)):
         try:
             text, made = ((place / path).read_text(encoding="utf-8") for place in (repository, entry.path))
-            same = text == made or text == configs.relocate(made, str(repository))
+            same = text == made or text == config.relocate(made, str(repository))
         except (OSError, UnicodeDecodeError, RepositoryError):
             continue  # Triton says what is wrong with it
         told += [] if same else [f"{model.name}: {path} is not as forge wrote it; it is served as it is"]
