@@ -39,7 +39,7 @@ test: $(VENV)/.test
 
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
-	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py
+	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py tests/test_vllm_real_images.py
 
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test

@@ -133,6 +133,42 @@ def test_the_eyes_of_a_model_that_sees_are_not_converted() -> None:
     assert weights.weights(tensors, model_shape.read(LLAMA), Terms("bfloat16")).ranks == weigh(LLAMA, Terms("bfloat16")).ranks
 
 
+EYES = {
+    "llava": ("vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight", "multi_modal_projector.linear_1.weight"),
+    "qwen2_vl": ("visual.blocks.0.attn.qkv.weight", "model.visual.merger.mlp.0.weight"),
+}
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("vllm", True), ("llmapi", True), ("engine", False)])
+@pytest.mark.parametrize("names", EYES.values(), ids=EYES)
+def test_vllm_and_llm_load_the_eyes_of_a_model_and_an_engine_does_not(names: tuple[str, ...], kind: str, seen: bool) -> None:
+    recipe = Recipe(name="m", source=Source(hub="a/m"), runtime=RuntimeTable(kind=RuntimeKind(kind)))
+    shape = model_shape.read({**LLAMA, "torch_dtype": "bfloat16"})
+    terms = weights.terms(recipe, shape)
+    plain = model_shape.tensors(LLAMA)
+    eyes = tuple(Tensor(name, "BF16", (999, 999)) for name in names)
+    more = weights.weights((*plain, *eyes), shape, terms).total - weights.weights(plain, shape, terms).total
+    assert more == (2 * 999 * 999 * 2 if seen else 0)
+
+
+CLIP = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, "hidden_size": 1024}
+QWEN = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "patch_size": 14, "spatial_merge_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "llava", "vision_config": CLIP, "vision_feature_select_strategy": "default"}, "576 tokens"),
+        ({"model_type": "llava", "vision_config": CLIP, "vision_feature_select_strategy": "full"}, "577 tokens"),
+        ({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}, ""),
+        ({"model_type": "qwen2_vl", "vision_config": QWEN}, "a token for each 28 x 28 pixels"),
+        ({"model_type": "llama"}, ""),
+    ],
+)
+def test_what_an_image_takes_of_a_prompt(config: dict[str, object], said: str) -> None:
+    assert model_shape.read({**LLAMA, **config}).image == said
+
+
 def test_a_tied_head_costs_nothing_on_one_gpu_and_a_share_of_a_copy_on_each_of_two() -> None:
     tied = {**LLAMA, "tie_word_embeddings": True}
     head = 1000 * 256 * 2

@@ -204,12 +204,37 @@ def test_in_a_talk_images_stand_before_the_first_question_and_stay(place: Recipe
 
 @pytest.mark.slow
 @pytest.mark.network
+def test_a_run_shows_an_image_and_refuses_before_it_builds_for_a_runtime_that_takes_none(
+    place: Recipes, tmp_path: Path
+) -> None:
+    image = tmp_path / "one.png"
+    image.write_bytes(picture(20, 30))
+    shown = ("What is it?", "--image", str(image), "--max-tokens", "2", "--repository", str(place.repository))
+    runner = CliRunner(env={**place.environ, "FORGE_HOME": str(place.shop.home)})
+    assert " 600 601\n" in runner.invoke(main, ("run", "sees", *shown)).stdout
+    recipe = tmp_path / "sees.toml"
+    recipe.write_text(
+        f'name = "sees"\n[source]\npath = "{place.folder / "checkpoint"}"\n[build]\nmax_input_len = 100\nmax_seq_len = 200\n'
+    )
+    elsewhere = ("--repository", str(tmp_path / "none"), "--runtime", "twin")
+    said = runner.invoke(main, ("run", str(recipe), *shown[:-2], *elsewhere))
+    assert said.exit_code == 2, said.output
+    assert "sees takes no images: it runs on twin" in said.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.network
 def test_what_cannot_be_seen_is_the_requests_own_fault_and_the_model_lives_on(place: Recipes) -> None:
     with Client(place.shop.target("sees", place.repository).address, timeout=300) as client:
         with pytest.raises(InferenceError, match="image 1 cannot be read"):
             client.ask(Request("sees", "x", 2, images=(b"no image",)))
         with pytest.raises(InferenceError, match="At most 0 image"):
             client.ask(Request("blind", "x", 2, images=(picture(2, 2),)))
+        with pytest.raises(InferenceError, match="4 features for 0 places"):
+            client.ask(Request("sees", "x NOWHERE", 2, images=(picture(2, 2),)))
+        with pytest.raises(InferenceError, match="gave the request up"):
+            client.ask(Request("sees", "x GIVEN UP", 2, images=(picture(2, 2),)))
         assert client.ask(Request("sees", "x", 2, images=(picture(2, 2),))).text == " 4 5"
 
 

@@ -99,6 +99,8 @@ def figures(each: Fit) -> Iterator[tuple[str, str]]:
         yield "  and room for adapters", _span(each.adapters)
     yield "KV cache per token", f"{each.kv_per_token:,} bytes{' on each GPU' if each.gpus > 1 else ''}"
     yield f"  one request of {each.length:,}", size(each.kv_sequence)
+    if each.image:
+        yield "  of it for an image", each.image
     if each.kv_encoder:
         yield "  of it for the encoder's text", size(each.kv_encoder)
     yield f"  {each.slots} at a time", size(each.kv_whole)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from forge.cli.build import RENAME
-from forge.cli.generate import LORA, named, with_sampling
+from forge.cli.generate import IMAGE, LORA, named, with_sampling
 from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
 from forge.repository.folders import whole
@@ -35,6 +35,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--system", help="Instructions that stand before the conversation.")
 @with_sampling
 @LORA
+@IMAGE
 @verb
 def run(
     output: Output,
@@ -48,6 +49,7 @@ def run(
     rename_plain: bool,
     system: str | None,
     lora: str | None,
+    images: tuple[Path, ...],
     **sampling: object,
 ) -> None:
     """Build, serve and talk: from a recipe or a hub id to a chat.
@@ -75,6 +77,8 @@ def run(
     guided(sampling["json_schema"], sampling["regex"])  # what is wrong with these is said before anything is built
     shop = Forge.here(output.listener)
     choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
+    if images and choice.runtime is not RuntimeKind.VLLM:
+        raise click.UsageError(f"{choice.name} takes no images: it runs on {choice.runtime}, and --runtime vllm takes them")
     if choice.served is None:
         _tell(output, choice)
     usual, ports = shop.settings.ports, None
@@ -88,7 +92,8 @@ def run(
         output.say(f"{choice.name} is served already, where it is: the ports that you named are not used")
     if why := shop.untemplated(target):
         output.say(f"{choice.name} has {why}: it continues what you write, and remembers nothing of it")
-    talk = Talk(output, shop, target, sampling, Conversation(system or ""), templated=not why)
+    seen = tuple(image.read_bytes() for image in images)
+    talk = Talk(output, shop, target, sampling, Conversation(system or ""), templated=not why, images=seen)
     question = prompt if prompt not in (None, "-") else None if talk.typed and prompt is None else whole().strip()
     if question is None:
         talk.run()

@@ -66,6 +66,8 @@ class Shape:
     """Layers of an encoder before the decoder; what the decoder keeps of its text is a cache of its own."""
     quantized: Quantized | None = None
     """How its weights were quantized before, where they were."""
+    image: str = ""
+    """What an image takes of a prompt, as a person reads it; empty where that is not known."""
 
     @property
     def kept(self) -> int:
@@ -114,7 +116,27 @@ def read(config: Mapping[str, object]) -> Shape:
         dtype=str(inner.get("torch_dtype") or inner.get("dtype") or config.get("torch_dtype") or config.get("dtype") or ""),
         encoder_layers=encoder,
         quantized=quantized(config),
+        image=_image(config),
     )
+
+
+def _image(config: Mapping[str, object]) -> str:
+    """What an image takes of a prompt; empty for a model that sees none, and for one that forge cannot count.
+
+    Sources: transformers' processors of LLaVA and Qwen2-VL.
+    """
+    told = config.get("vision_config")
+    seen = cast("Mapping[str, object]", told) if isinstance(told, dict) else {}
+    match config.get("model_type"):
+        case "llava" if seen.get("model_type") == "clip_vision_model":
+            size, patch = _whole(seen, "image_size"), _whole(seen, "patch_size")
+            first = 1 if config.get("vision_feature_select_strategy") == "full" else 0
+            return f"{(size // patch) ** 2 + first:,} tokens" if size and patch else ""
+        case "qwen2_vl" | "qwen2_5_vl" if seen:
+            side = (_whole(seen, "patch_size") or 14) * (_whole(seen, "spatial_merge_size") or 2)
+            return f"a token for each {side} x {side} pixels"
+        case _:
+            return ""
 
 
 def _text(config: Mapping[str, object]) -> Mapping[str, object]:

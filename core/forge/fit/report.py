@@ -50,6 +50,8 @@ class Fit:
     """Where there is no GPU to judge: the smallest card of the table that takes it."""
     adapters: Estimate = NOTHING
     """Room for LoRA adapters."""
+    image: str = ""
+    """What an image takes of a request's tokens, where it is shown any."""
 
     @property
     def in_host_memory(self) -> bool:
@@ -162,6 +164,7 @@ def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
         utilization=need.utilization,
         smallest="" if judged.judgement else _smallest(recipe, need, load),
         adapters=need.adapters,
+        image=load.shape.image if recipe.runtime.kind is RuntimeKind.VLLM else "",
     )
 
 

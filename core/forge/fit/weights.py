@@ -33,7 +33,9 @@ class Terms:
     windowed: bool = False
     """Sliding layers keep no more than their window (max_attention_window_size is set)."""
     whole: bool = False
-    """Every tensor is loaded, encoders of images too; of a quantized checkpoint each as it is."""
+    """Each tensor of a quantized checkpoint is loaded as it is."""
+    seeing: bool = False
+    """Encoders of images and sound are loaded, too: no engine has them."""
 
     @property
     def width(self) -> int:
@@ -72,6 +74,7 @@ def terms(recipe: Recipe, shape: Shape) -> Terms:
         split_embedding=args.get("use_parallel_embedding") is True,
         cache_width=1 if narrow else WIDTHS[dtype],
         windowed="max_attention_window_size" in recipe.serve.parameters.get(Role.TENSORRT_LLM, {}),
+        seeing=recipe.runtime.kind is RuntimeKind.LLMAPI,
     )
 
 
@@ -93,6 +96,7 @@ def _terms_of_vllm(recipe: Recipe, shape: Shape) -> Terms:
         cache_width=1 if narrow else WIDTHS[dtype],
         windowed=stated.get("disable_hybrid_kv_cache_manager") is not True,
         whole=True,
+        seeing=True,
     )
 
 
@@ -110,7 +114,7 @@ class Part(StrEnum):
     MATRIX = "matrices"
     ROUTER = "routers"
     SMALL = "norms and biases"
-    OTHER = "not converted"
+    OTHER = "encoders of images and sound"
 
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|tok_embeddings|embed_in|embed_positions|shared)\.")
@@ -172,7 +176,7 @@ def weights(tensors: Sequence[Tensor], shape: Shape, how: Terms) -> Weights:
     heads = False
     for tensor in own:
         kind = part(tensor)
-        if not tensor.elements or (kind is Part.OTHER and (not how.whole or _NOT_WEIGHTS.search(tensor.name))):
+        if not tensor.elements or (kind is Part.OTHER and (not how.seeing or _NOT_WEIGHTS.search(tensor.name))):
             continue
         heads = heads or kind is Part.HEAD
         size, stored = _rank_bytes(tensor, kind, shape, how)

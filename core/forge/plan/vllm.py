@@ -157,7 +157,7 @@ def _local_notes(resolved: Resolved) -> list[str]:
     found = [f"served by {_version(resolved)} on the {'GPU' if on_gpu(resolved) else 'CPU'}"]
     brought = any(package.startswith("torchvision") for package in resolved.recipe.runtime.packages)
     if sees(resolved.facts.checkpoint) and not on_gpu(resolved) and not brought:
-        found.append("models that see want torchvision, which forge's packages for the CPU lack: docs/vllm.md#images")
+        found.append("most models that see want torchvision, which forge's packages for the CPU lack: docs/vllm.md#images")
     return found
 
 

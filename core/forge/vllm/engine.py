@@ -98,10 +98,13 @@ class Engine:
             outputs = self._vllm.generate(await _prompt(message), params, asked, lora_request=adapter)
             async with aclosing(outputs):  # cancelled while it waits to be heard, it must let vLLM go on without this request
                 async for output in outputs:
+                    _require_whole(output)
                     await self._say(_answer(asked, output, logprobs=bool(message["logprobs"])))
         except Exception as error:  # noqa: BLE001 (one request's failure must not end the others')
             if not self._vllm.errored:  # else all of them have failed, and the backend says so
-                await self._say({"id": asked, "error": str(error) or type(error).__name__})
+                if message.get("images"):  # vLLM believes that its engine holds them now, and would send others an empty place
+                    await self._vllm.reset_mm_cache()
+                await self._say({"id": asked, "error": _told(error)})
 
     async def _say(self, message: Message) -> None:
         """Return once it has been heard: vLLM joins the tokens that come meanwhile, and none of them is late in a queue.
@@ -127,6 +130,17 @@ async def _prompt(message: Message) -> str | TextPrompt:
     from .pictures import pictures
 
     return TextPrompt(prompt=text, multi_modal_data={"image": await asyncio.to_thread(pictures, images)})
+
+
+def _require_whole(output: RequestOutput) -> None:
+    """RuntimeError where vLLM's engine gave the request up: its generate() ends as if it had been answered."""
+    if any(each.finish_reason == "error" for each in output.outputs):
+        raise RuntimeError("vLLM's engine gave the request up; `forge logs` says why, and the same again may go through")
+
+
+def _told(error: BaseException) -> str:
+    """What an error says; vLLM's EngineGenerateError says nothing itself, and its cause does."""
+    return str(error) or (_told(error.__cause__) if error.__cause__ else type(error).__name__)
 
 
 def _answer(asked: str, output: RequestOutput, *, logprobs: bool) -> Message:

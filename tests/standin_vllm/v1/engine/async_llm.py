@@ -21,6 +21,7 @@ from ...outputs import CompletionOutput, RequestOutput
 from ...sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from ...usage.usage_lib import UsageContext
 from ..metrics.loggers import StatLoggerFactory
+from .exceptions import EngineGenerateError
 from .speaker import Speaker
 
 _STEP = 0.01
@@ -99,6 +100,11 @@ class AsyncLLM(EngineClient):
         RequestOutputCollector does the same. Where the checkpoint is to speak (speaker.py), its own tokens are said.
         """
         prompt, seen = self._seen(prompt)
+        if "NOWHERE" in prompt:
+            raise EngineGenerateError from RuntimeError(f"{seen} features for 0 places")
+        if "GIVEN UP" in prompt:
+            yield RequestOutput([1], [CompletionOutput(0, "", [], None, None, "error")], True, prompt)
+            return
         speaker, waiting = self._speaker, _Waiting(sampling_params.output_kind)
         ids = speaker.ids(prompt) if speaker else list(range(len(prompt.split())))
         first = seen + (self._adapted(lora_request) if lora_request else 0)
