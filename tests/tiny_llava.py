@@ -44,7 +44,7 @@ class Llava:
 def llava(folder: Path) -> Llava:
     """A random LLaVA in the folder: CLIP's tower, a Llama, a tokenizer of bytes. It needs no torchvision."""
     tokenizer = Tokenizer.from_str(TOKENIZERS["byte_level"].to_str())
-    tokenizer.add_special_tokens(["<image>"])
+    tokenizer.add_special_tokens(["<image>"])  # pyright: ignore[reportUnknownMemberType]
     begin, end, image = (tokenizer.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<image>"))
     torch.manual_seed(0)
     seen = transformers.CLIPVisionConfig(

@@ -126,7 +126,7 @@ def _image(config: Mapping[str, object]) -> str:
     Sources: transformers' processors of LLaVA and Qwen2-VL.
     """
     told = config.get("vision_config")
-    seen = cast("Mapping[str, object]", told) if isinstance(told, dict) else {}
+    seen = cast("Mapping[str, object]", told if isinstance(told, dict) else {})
     match config.get("model_type"):
         case "llava" if seen.get("model_type") == "clip_vision_model":
             size, patch = _whole(seen, "image_size"), _whole(seen, "patch_size")
