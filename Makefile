@@ -11,7 +11,7 @@ PORTS ?=
 RUNTIME ?=
 QUESTION ?= Why is the sky blue? Answer in two sentences.
 
-.PHONY: demo test test-vllm coverage torture fuzz originals lint clean
+.PHONY: demo test test-vllm test-offline coverage torture fuzz originals lint clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,10 @@ test: $(VENV)/.test
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
 	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py tests/test_vllm_real_images.py
+
+# What `forge tune --offline` asks: AIConfigurator itself, 0.75 GB from PyPI.
+test-offline: $(VENV)/.test
+	FORGE_TEST_OFFLINE=1 $(BIN)/python -m pytest tests/test_tune_offline.py
 
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,16 +13,19 @@ from typing import Protocol
 import msgspec
 
 from forge.api.built import Built
-from forge.bench.options import Wish
+from forge.bench.aiconfigurator.answer import Predicted, evidence
+from forge.bench.aiconfigurator.question import Question, question
+from forge.bench.options import INPUT_TOKENS, OUTPUT_TOKENS, Wish
 from forge.bench.results import Figure, Results
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import QUALITY, Goal
 from forge.bench.tune.search import Figures, Tuned, search
-from forge.bench.tune.space import Axes, Pairs, candidates, usual
-from forge.errors import ForgeError, RecipeError, ServerError, SourceError
+from forge.bench.tune.space import Axes, Pairs, Value, candidates, usual
+from forge.errors import ForgeError, HostError, RecipeError, ServerError, SourceError
 from forge.files import texts, trees
 from forge.machine import processes
-from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
+from forge.plan.resolved import Resolved
+from forge.schema.values import BuildOptions, Gpu, Ports, Recipe, RuntimeKind
 from forge.serve.types import Running
 
 
@@ -55,6 +58,35 @@ class Asked:
     wish: Wish = Wish()  # noqa: RUF009 - it is frozen
     runtime: RuntimeKind | None = None
 
+    def question(self, resolved: Resolved, gpu: str) -> tuple[Question, str]:
+        """What AIConfigurator is asked instead of measuring, and what has to be said about it."""
+        lengths = (self.wish.input_tokens or INPUT_TOKENS, self.wish.output_tokens or OUTPUT_TOKENS)
+        return question(resolved, gpu, self.goal, self.axes, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What AIConfigurator was asked, and what it predicts; nothing of it was measured."""
+
+    question: Question
+    found: Predicted
+
+    def write(self, recipe: Path) -> bool:
+        """Put the keys that were varied into the recipe, as they are predicted best; whether there was anything to put."""
+        if not (self.found.kept and self.found.settings):
+            return False
+        _write(recipe, self.found.settings, evidence(self.found, self.question, f"{datetime.now(UTC):%Y-%m-%d}"))
+        return True
+
+
+def card(here: Sequence[Gpu]) -> str:
+    """The kind of card that is here; HostError where there is none, or several kinds."""
+    names = dict.fromkeys(gpu.name for gpu in here)
+    if len(names) != 1:
+        what = f"these are cards of several kinds: {', '.join(names)}" if names else "no GPU is here"
+        raise HostError(what, hint="say which card is meant: --gpu h100_sxm")
+    return next(iter(names))
+
 
 @dataclass(frozen=True)
 class Tuner:
@@ -80,14 +112,7 @@ class Tuner:
         """Put what is better into the recipe, with the evidence in a line at its end; whether there was anything to put."""
         if not tuned.better or not tuned.best.settings:
             return False
-        text = stated(_text(recipe), tuned.best.settings, note(tuned, f"{datetime.now(UTC):%Y-%m-%d}"))
-        try:
-            trees.write_whole(recipe, text)
-        except OSError as error:
-            hint = "copy it with `forge new --example` where you may write, or set these keys yourself"
-            raise ForgeError(
-                f"the recipe cannot be written: {trees.reason(error, recipe)}", where=str(recipe), hint=hint
-            ) from error
+        _write(recipe, tuned.best.settings, note(tuned, f"{datetime.now(UTC):%Y-%m-%d}"))
         return True
 
     @contextmanager
@@ -165,6 +190,17 @@ class _Trials:
             found[QUALITY] = Figure(value=it.score, unit="share", better="higher", low=it.low, high=it.high)
         names = dict.fromkeys((*self.asked.goal.figures, "output_tokens_per_s", "ttft_p95", "itl_p95"))
         return {name: found[name] for name in names if name in found}
+
+
+def _write(recipe: Path, settings: Mapping[str, Value], why: str) -> None:
+    text = stated(_text(recipe), settings, why)
+    try:
+        trees.write_whole(recipe, text)
+    except OSError as error:
+        hint = "copy it with `forge new --example` where you may write, or set these keys yourself"
+        raise ForgeError(
+            f"the recipe cannot be written: {trees.reason(error, recipe)}", where=str(recipe), hint=hint
+        ) from error
 
 
 def _text(recipe: Path) -> str:

@@ -9,6 +9,7 @@ import click
 from forge.cli.build import RUNTIME
 from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.predictions import predict
 
 
 @click.command()
@@ -30,6 +31,8 @@ from forge.cli.output import Output, verb
     help="Prompts with checks (TOML): the figure `quality` is how many pass.",
 )
 @RUNTIME
+@click.option("--offline", is_flag=True, help="Measure nothing: ask NVIDIA's AIConfigurator for its prediction.")
+@click.option("--gpu", default="", help="With --offline, the card to predict for, such as h100_sxm; what is here otherwise.")
 @click.option("--no-write", is_flag=True, help="Leave the recipe as it is.")
 @verb
 def tune(
@@ -40,6 +43,8 @@ def tune(
     vary: tuple[str, ...],
     requests: int,
     runtime: str | None,
+    offline: bool,
+    gpu: str,
     no_write: bool,
     **wished: Any,
 ) -> None:
@@ -49,9 +54,13 @@ def tune(
     twice as long, and so on (successive halving). What is best is measured once more by turns with the recipe as it is, and
     written into it with the evidence where it is better by more than chance. Exit code 16 where nothing keeps the goals.
 
+    With --offline nothing is measured: AIConfigurator predicts, for the models and cards of its data, and the keys that --vary
+    names are written, with a line that says that they are a prediction.
+
     \b
     Example:
         forge tune my-model.toml --goal "ttft_p95<200ms" --vary build.max_batch_size=4,8 --vary concurrency=1,4,8
+        forge tune my-model.toml --goal "ttft_mean<200ms" --offline --gpu h100_sxm --vary convert.tp=1,2
     """
     import msgspec
 
@@ -64,11 +73,18 @@ def tune(
     from forge.recipe.shipped import folder, located
     from forge.schema.values import RuntimeKind
 
+    if gpu and not offline:
+        raise click.UsageError("--gpu names a card for --offline; what is measured is measured on the card that is here")
+    if offline and (wished["dataset"] or wished["quality"]):
+        raise click.UsageError("AIConfigurator is asked about lengths alone: --input-tokens and --output-tokens")
     aim = wanted.goal(figure, goal)
     if wanted.QUALITY in aim.figures and wished["quality"] is None:
         raise click.UsageError("the figure `quality` wants prompts with checks: --quality FILE")
     asked = Asked(aim, axes(vary), requests, wish=Wish(**wished), runtime=RuntimeKind(runtime) if runtime else None)
     file = Path(located(recipe))
+    if offline:
+        predict(output, file, asked, gpu, writes=not no_write and (str(file) == recipe or file.parent != folder()))
+        return
     listener = output.listener
 
     def told(event: Any) -> None:
