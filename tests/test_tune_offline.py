@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import tomli
+from click.testing import CliRunner, Result
 
 from fake_wiring import World
 from forge.api.forge import Forge
@@ -24,6 +25,7 @@ from forge.bench.options import Wish
 from forge.bench.tune.goal import goal
 from forge.bench.tune.space import axes
 from forge.build.builder import Builder
+from forge.cli import main
 from forge.errors import BenchError, HostError
 from forge.machine.containers import Job
 from forge.plan.families import Family
@@ -266,6 +268,52 @@ def test_a_prediction_is_written_as_one_and_only_where_asked(tmp_path: Path) -> 
     (made,) = world.environments.made
     assert made.bare == known.pins()
     assert any(known.SIZE in event.text for event in world.events)
+
+
+def _typed(monkeypatch: pytest.MonkeyPatch, place: Path, *words: str) -> Result:
+    world = World(executor=Recorded())
+    world.origin.files = tiny_checkpoint(CONFIG)
+    monkeypatch.setattr(Forge, "here", classmethod(lambda *_, **__: world.shop(place / "home")))  # type: ignore[arg-type]
+    return CliRunner().invoke(main, ["tune", str(_laid(place)), *words])
+
+
+def test_what_is_shown_says_that_it_is_predicted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = _typed(
+        monkeypatch, tmp_path, "--offline", "--gpu", "h100_sxm", "--vary", "convert.tp=1,2", "--goal", "itl_mean<10ms"
+    )
+    assert said.exit_code == 0, said.output
+    assert "predicted, not measured: AIConfigurator 0.12.0 for vllm 0.24.0 on h100_sxm, 128 tokens in and 64 out" in said.output
+    assert "note: it has no data of vllm 0.20.0" in said.output
+    assert "as a prediction: convert.tp" in said.output
+    assert "tp = 2" in (tmp_path / "asked.toml").read_text()
+
+
+@pytest.mark.parametrize("more", [(), ("--no-write", "--vary", "convert.tp=1,2")], ids=["nothing varied", "no-write"])
+def test_a_recipe_that_nobody_asked_to_change_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    before = _laid(tmp_path).read_text()
+    said = _typed(monkeypatch, tmp_path, "--offline", "--gpu", "h100_sxm", *more)
+    assert "stays as it is" in said.output
+    assert (tmp_path / "asked.toml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (("--offline", "--gpu", "h100_sxm", "--goal", "ttft_mean<1ms"), 16, "no setting is predicted to keep ttft_mean<1ms"),
+        (("--offline", "--gpu", "RTX 4090"), 11, "no data of this card"),
+        (("--offline",), 11, "no GPU is here"),
+        (("--offline", "--gpu", "h100_sxm", "--runtime", "twin"), 15, "the twin is neither"),
+        (("--gpu", "h100_sxm"), 2, "--gpu names a card for --offline"),
+        (("--offline", "--quality", __file__), 2, "lengths alone"),
+    ],
+)
+def test_what_cannot_be_predicted_has_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], code: int, what: str
+) -> None:
+    said = _typed(monkeypatch, tmp_path, *words)
+    assert (said.exit_code, what in said.output) == (code, True), said.output
 
 
 def test_a_python_that_it_has_no_packages_for_is_refused() -> None:
