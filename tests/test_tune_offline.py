@@ -211,6 +211,11 @@ def test_a_batch_that_is_not_in_the_answer_is_refused_with_those_that_are() -> N
     assert "1, 2, 3, 9" in told.value.hint
 
 
+def test_a_parallelism_without_an_answer_is_said() -> None:
+    assert "answers nothing for tp 3 with pp 1" in found("convert.tp=1,3").note
+    assert "answers nothing" not in found("convert.tp=1,2").note
+
+
 def test_an_answer_that_is_none_is_told_with_its_place() -> None:
     with pytest.raises(BenchError, match="cannot be read") as told:
         read(b'{"rows": []}', "there.log")

@@ -88,7 +88,7 @@ def predicted(answer: Answer, asked: Question, note: str, goal: Goal, axes: Axes
     first = {key: best[0].said(key) for key in axes if "." in key} if best else {}
     return Predicted(
         by=f"AIConfigurator {answer.version} for {asked.backend} {asked.version} on {asked.system}",
-        note=note,
+        note="; ".join(filter(None, (note, _unanswered(answer, asked)))),
         goal=goal.figure,
         limits=tuple(each.text for each in goal.limits),
         rows=tuple(best),
@@ -106,6 +106,13 @@ def evidence(found: Predicted, asked: Question, day: str) -> str:
         f"ttft {row.ttft_ms:.3g} ms, itl {row.tpot_ms:.3g} ms at concurrency {row.concurrency}, "
         f"{asked.input_tokens} tokens in and {asked.output_tokens} out"
     )
+
+
+def _unanswered(answer: Answer, asked: Question) -> str:
+    """Which parallelism has no row: heads that cannot be shared out so, weights that do not fit, limits that none keeps."""
+    there = {(row.tp, row.pp) for row in answer.rows}
+    without = ", ".join(f"tp {tp} with pp {pp}" for tp, pp in asked.parallel if (tp, pp) not in there)
+    return f"it answers nothing for {without}" if without and there else ""
 
 
 def _figures(goal: Goal, row: Row) -> Mapping[str, float]:
