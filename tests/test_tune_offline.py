@@ -278,7 +278,7 @@ def test_a_prediction_is_written_as_one_and_only_where_asked(tmp_path: Path) -> 
 def _typed(monkeypatch: pytest.MonkeyPatch, place: Path, *words: str) -> Result:
     world = World(executor=Recorded())
     world.origin.files = tiny_checkpoint(CONFIG)
-    monkeypatch.setattr(Forge, "here", classmethod(lambda *_, **__: world.shop(place / "home")))  # type: ignore[arg-type]
+    monkeypatch.setattr(Forge, "here", classmethod(lambda *_, **__: world.shop(place / "home")))
     return CliRunner().invoke(main, ["tune", str(_laid(place)), *words])
 
 
