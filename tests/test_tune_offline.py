@@ -6,7 +6,7 @@ import os
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -278,7 +278,11 @@ def test_a_prediction_is_written_as_one_and_only_where_asked(tmp_path: Path) -> 
 def _typed(monkeypatch: pytest.MonkeyPatch, place: Path, *words: str) -> Result:
     world = World(executor=Recorded())
     world.origin.files = tiny_checkpoint(CONFIG)
-    monkeypatch.setattr(Forge, "here", classmethod(lambda *_, **__: world.shop(place / "home")))
+
+    def here(_: type[Forge], *__: object, **___: object) -> Forge:
+        return world.shop(place / "home")
+
+    monkeypatch.setattr(Forge, "here", classmethod(cast("Any", here)))
     return CliRunner().invoke(main, ["tune", str(_laid(place)), *words])
 
 

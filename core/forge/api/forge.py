@@ -16,10 +16,7 @@ from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
 from forge.api.served import Served
 from forge.api.shown import Exhibit
-from forge.api.tune import Asked, Prediction, card
 from forge.api.wiring import Wiring
-from forge.bench.aiconfigurator.answer import predicted
-from forge.bench.aiconfigurator.environment import ask
 from forge.bench.options import Wish as Benchmark
 from forge.bench.results import Results as Measured
 from forge.bench.run import Bench, Clocks, keep
@@ -387,13 +384,6 @@ class Forge(Served, Recipes, Maker):
     def promptfoo(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> str:
         """The quality file of ``wish`` as a promptfoo configuration for what is served; nothing is asked."""
         return self._bench.export(*measured(self, what, repository), wish)
-
-    def predict(self, recipe: AnyPath, asked: Asked, gpu: str = "") -> Prediction:
-        """What AIConfigurator predicts of a recipe on ``gpu``, or the card that is here; nothing is built or measured."""
-        (resolved,) = self._together.resolve(self.joint([recipe]), runtime=asked.runtime)
-        question, note = asked.question(resolved, gpu or card(self._wiring.gpus()))
-        answer = ask(question, self._wiring.host(), self.store, self._builder, self._wiring.tools, self._tell)
-        return Prediction(question, predicted(answer, question, note, asked.goal, asked.axes, resolved.recipe))
 
     @property
     def _bench(self) -> Bench:

@@ -9,7 +9,10 @@ from pathlib import Path
 from forge.api.built import MadeThere
 from forge.api.cluster import RAY, Cluster
 from forge.api.integrity import Integrity
+from forge.api.tune import Asked, Prediction, card
 from forge.api.wiring import Wiring
+from forge.bench.aiconfigurator.answer import predicted
+from forge.bench.aiconfigurator.environment import ask
 from forge.build.builder import Builder
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
@@ -20,6 +23,7 @@ from forge.events import Event, Listener
 from forge.plan.plan import require
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
+from forge.recipe.shipped import located
 from forge.remote.signature import Notary
 from forge.settings import Settings
 from forge.store.store import Store
@@ -70,6 +74,13 @@ class Maker:
     def node_labels(self, name: str = "") -> Labels:
         """What this machine says of itself when it joins a cluster (``forge node labels``), by its host name or ``name``."""
         return self.cluster.labels(name, self._allowance.jobs)
+
+    def predict(self, recipe: str | Path, asked: Asked, gpu: str = "") -> Prediction:
+        """What AIConfigurator predicts of a recipe on ``gpu``, or the card that is here; nothing is built or measured."""
+        resolved = self._resolver.resolve(Path(located(recipe)), runtime=asked.runtime)
+        question, note = asked.question(resolved, gpu or card(self._wiring.gpus()))
+        answer = ask(question, self._wiring.host(), self.store, self._builder, self._wiring.tools, self._tell)
+        return Prediction(question, predicted(answer, question, note, asked.goal, asked.axes, resolved.recipe))
 
     @property
     def spreads(self) -> bool:
