@@ -258,6 +258,8 @@ def test_settings_that_no_recipe_may_have_are_refused_before_anything_is_built(s
     tuner = Tuner(idle, lambda _: None)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="max_batchsize"):
         tuner.tune(tmp_path / "tiny.toml", Asked(goal("tokens_per_s", []), axes(["build.max_batchsize=4"])))
+    with pytest.raises(RecipeError, match="without brackets"):
+        tuner.tune(tmp_path / "tiny.toml", Asked(goal("tokens_per_s", []), axes(["build.max_batch_size=[4,8]"])))
     assert [each.name for each in tmp_path.glob("*tiny*")] == ["tiny.toml"]
 
 

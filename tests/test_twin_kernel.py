@@ -231,3 +231,11 @@ def test_machine_code_and_numpy_say_the_same_up_to_rounding(family: str, tmp_pat
         found += [decoder.step([memory], [token]) for token in (5, 17, 3)]
     for ours, theirs in zip(found[:4], found[4:], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_not_rounded_to_whole_ones(odd: float) -> None:
+    weight = np.ones((3, 4), np.float32)
+    weight[1, 2] = odd
+    with pytest.raises(CheckpointFault, match="no finite numbers"):
+        int8(weight)

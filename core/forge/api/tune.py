@@ -21,7 +21,7 @@ from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import QUALITY, Goal
 from forge.bench.tune.search import Figures, Tuned, search
 from forge.bench.tune.space import Axes, Pairs, Value, candidates, usual
-from forge.errors import ForgeError, HostError, RecipeError, ServerError, SourceError
+from forge.errors import ForgeError, HostError, Problem, RecipeError, ServerError, SourceError
 from forge.files import texts, trees
 from forge.machine import processes
 from forge.plan.resolved import Resolved
@@ -178,8 +178,8 @@ class _Trials:
         try:
             self.verbs.read(file, self.asked.runtime)
         except RecipeError as error:
-            told = (replace(each, where=each.where.replace(str(file), str(self.recipe))) for each in error.problems)
-            raise RecipeError(tuple(told)) from None
+            told = [replace(each, where=each.where.replace(str(file), str(self.recipe))) for each in error.problems]
+            raise RecipeError(tuple(_with_way(each) for each in told)) from None
 
     def _figures(self, name: str, place: Path, load: dict[str, object], requests: int) -> dict[str, Figure]:
         wish = replace(self.asked.wish, requests=requests, repeats=1, **load)  # type: ignore[arg-type]
@@ -205,3 +205,10 @@ def _write(recipe: Path, settings: Mapping[str, Value], why: str) -> None:
 
 def _text(recipe: Path) -> str:
     return texts.read(recipe, SourceError, "the recipe")
+
+
+def _with_way(problem: Problem) -> Problem:
+    """With how several values are written, where they were written as one list."""
+    if problem.hint or not problem.what.startswith("found a list"):
+        return problem
+    return replace(problem, hint="several values are written without brackets: --vary KEY=4,8")

@@ -19,6 +19,10 @@ _MOST = 1 << 30
 EXTRA = "pip install 'triton-forge[sign]'"
 
 
+class PasswordError(ValueError):
+    """The password is not the key's, or what it locks is damaged: that looks alike."""
+
+
 class _Costs(Struct):
     """scrypt's, by their usual letters."""
 
@@ -50,7 +54,8 @@ def is_cosign(text: str) -> bool:
 
 
 def unlocked(text: str, password: str) -> bytes:
-    """The private key as DER (PKCS#8). ValueError where the password is wrong, or the file is none of cosign's."""
+    """The private key as DER (PKCS#8). PasswordError where that is wrong, ValueError where the
+    file is none of cosign's."""
     lines = [line.strip() for line in text.strip().splitlines()]
     try:
         found = msgspec.json.decode(base64.b64decode("".join(lines[1:-1]), validate=True), type=_Locked)
@@ -71,5 +76,5 @@ def unlocked(text: str, password: str) -> bytes:
     try:
         opened: bytes = secret.SecretBox(key).decrypt(found.ciphertext, found.cipher.nonce)
     except wrong:
-        raise ValueError("does not open with that password") from None
+        raise PasswordError("does not open with that password") from None
     return opened

@@ -99,8 +99,11 @@ class Signer:
             raise self._refused("is encrypted, in cosign's form", hint)
         try:
             return load_der_private_key(cosign.unlocked(text, self._cosign), None)
-        except (ValueError, TypeError) as error:
+        except cosign.PasswordError as error:
             raise self._refused(f"is one of cosign's, and cannot be opened: {error}", hint) from None
+        except (ValueError, TypeError) as error:
+            what = f"is one of cosign's, and cannot be opened: {error}"
+            raise self._refused(what, "it is damaged: bring the file again") from None
 
     def _refused(self, what: str, hint: str) -> RemoteError:
         return RemoteError(f"the key that signs {what}", where=str(self._file), hint=hint)

@@ -6,6 +6,7 @@ import numpy as np
 
 from .arrays import Array, Floats
 from .checkpoint import widened
+from .faults import CheckpointFault
 
 Narrow = Callable[[Array], tuple[Array, Floats | None]]
 """Weights [outputs, inputs] as they are stored -> as they are multiplied, and what each row's sums are then multiplied with."""
@@ -28,9 +29,14 @@ def bfloat16(weight: Array) -> tuple[Array, Floats | None]:
 
 
 def int8(weight: Array) -> tuple[Array, Floats | None]:
-    """The nearest of 255 steps, of which each row has its own: the 127th part of its largest weight."""
+    """The nearest of 255 steps, of which each row has its own: the 127th part of its largest weight.
+
+    CheckpointFault where a weight is no finite number: a row would be whatever the processor makes of that.
+    """
     wide = widened(weight)
     step = np.abs(wide).max(axis=1) / _STEPS
+    if not np.isfinite(step).all():
+        raise CheckpointFault("weights that are no finite numbers cannot be rounded to int8: the checkpoint is damaged")
     step[step == 0] = 1
     return np.rint(wide / step[:, None]).astype(np.int8), step
 

@@ -113,7 +113,7 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: Penalty | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    logit_bias: Annotated[dict[Annotated[int, Meta(ge=0)], Bias], Meta(max_length=_MOST_BIASED)] | None = None
+    logit_bias: Annotated[dict[Annotated[int, Meta(ge=0, le=2**31 - 1)], Bias], Meta(max_length=_MOST_BIASED)] | None = None
     """By token id."""
 
     # Not OpenAI's: what the served models take beside it, under the names that other servers of this API use.
