@@ -1,5 +1,5 @@
 """vLLM itself on the CPU behind the real Triton: SmolLM2, a Qwen2 and a Gemma through the verbs. `make test-vllm`; it installs
-3.4 GB."""
+3.4 GB. With FORGE_TEST_VLLM=few, as in CI, those that ask one server of SmolLM2."""
 
 import json
 import os
@@ -38,11 +38,13 @@ from patience import free_ports, soon
 from skeleton_kit import TOKENIZERS, lay
 from vllm_kit import Served
 
+CHOSEN = os.environ.get("FORGE_TEST_VLLM", "")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.network,
-    pytest.mark.skipif(os.environ.get("FORGE_TEST_VLLM") != "1", reason="vLLM itself takes 3.4 GB: `make test-vllm` runs it"),
+    pytest.mark.skipif(CHOSEN not in ("1", "few"), reason="vLLM itself takes 3.4 GB: `make test-vllm` runs it"),
 ]
+ALL = pytest.mark.skipif(CHOSEN != "1", reason="it starts servers of its own, or takes minutes: `make test-vllm` runs it")
 NAME = "smollm2-135m-instruct"
 PROMPT = "The capital of France is"
 
@@ -124,6 +126,7 @@ def random_checkpoint(family: str, folder: Path) -> Any:
     return model
 
 
+@ALL
 @pytest.mark.parametrize("family", ["qwen2", "gemma"])
 def test_a_small_random_model_of_another_family_says_what_transformers_says(shop: Forge, tmp_path: Path, family: str) -> None:
     model = random_checkpoint(family, tmp_path / "checkpoint")
@@ -280,6 +283,7 @@ def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -
     assert real.say(PROMPT).startswith(" Paris")
 
 
+@ALL
 def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tmp_path: Path) -> None:
     asked = tmp_path / "prompts.jsonl"
     told = ({"name": "text", "text": PROMPT}, {"name": "chat", "messages": [{"role": "user", "content": "Name a fruit."}]})
@@ -312,6 +316,7 @@ def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) 
         real.say(PROMPT, lora="silence")
 
 
+@ALL
 def test_an_adapter_is_verified_against_the_checkpoint_with_it_merged(real: Real, tmp_path: Path) -> None:
     asked = tmp_path / "prompts.jsonl"
     asked.write_text(json.dumps({"name": "text", "text": PROMPT}) + "\n")
@@ -320,6 +325,7 @@ def test_an_adapter_is_verified_against_the_checkpoint_with_it_merged(real: Real
     assert report.model == f"{NAME}:noise"
 
 
+@ALL
 def test_a_second_model_answers_beside_the_first(real: Real) -> None:
     recipe = real.repository.parent / "second.toml"
     text = (
@@ -336,6 +342,7 @@ def test_a_second_model_answers_beside_the_first(real: Real) -> None:
     real.shop.remove("second", real.repository)
 
 
+@ALL
 def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -> None:
     served = Served(real.running)
     (engine,) = served.engines()
