@@ -1,8 +1,10 @@
 """The command line. It parses and prints; everything else is `forge.Forge`'s. Heavy imports happen inside the verbs."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from copy import copy
+from functools import partial
 from importlib import import_module
 from itertools import takewhile
 from typing import IO, Any, NamedTuple, cast
@@ -112,7 +114,7 @@ HABITS = {
 _JSON = "forge.json"
 
 
-class _ToldError(click.ClickException):
+class ToldError(click.ClickException):
     """What is wrong with a command line, for who wants JSON: the one document on stdout, as of every other error of a verb."""
 
     exit_code = click.UsageError.exit_code
@@ -138,7 +140,27 @@ def _telling(*, as_json: bool) -> Generator[None]:
     except click.UsageError as error:
         if not as_json:
             raise
-        raise _ToldError(error) from None
+        raise ToldError(error) from None
+
+
+def _told(command: click.Command, *, as_json: bool) -> click.Command:
+    """The command, whose wrong words are told in the form that was asked for; of a group also those of its verbs.
+
+    What a verb itself finds wrong is told where it runs (``output.verb``): nothing of this is between click and a verb.
+    """
+
+    def around(call: Callable[..., Any]) -> Callable[..., Any]:
+        def telling(*args: Any, **words: Any) -> Any:
+            with _telling(as_json=as_json):
+                return call(*args, **words)
+
+        return telling
+
+    told = copy(command)
+    vars(told)["make_context"] = around(partial(type(command).make_context, told))
+    if isinstance(told, click.Group):
+        vars(told)["invoke"] = around(partial(type(told).invoke, told))
+    return told
 
 
 class Verbs(click.Group):
@@ -156,10 +178,6 @@ class Verbs(click.Group):
         context.meta[_JSON] = as_json
         return context
 
-    def invoke(self, ctx: click.Context) -> Any:
-        with _telling(as_json=ctx.meta[_JSON]):
-            return super().invoke(ctx)
-
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return [verb.name for verb in VERBS]
 
@@ -170,6 +188,11 @@ class Verbs(click.Group):
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        with _telling(as_json=ctx.meta[_JSON]):
+            name, command, left = self._resolved(ctx, args)
+        return name, command and _told(command, as_json=ctx.meta[_JSON]), left
+
+    def _resolved(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from difflib import get_close_matches
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 
 import click
 
+from forge.cli import ToldError
 from forge.errors import ConfigError, ForgeError, PluginError, RecipeError
 
 P = ParamSpec("P")
@@ -136,6 +137,10 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         try:
             with closing(output), _terminable():
                 function(output, **arguments)
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            raise ToldError(error) from None
         except ForgeError as error:
             output.fail(error)
             sys.exit(error.exit_code)
