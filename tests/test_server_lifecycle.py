@@ -17,10 +17,11 @@ import tiny_models
 from forge.errors import HostError, ServerError
 from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout
+from forge.serve import ready
 from forge.serve.server import Servers
 from forge.serve.types import Running
 from forge.serve.vitals import Health
-from patience import soon
+from patience import free_ports, soon
 from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -265,3 +266,23 @@ def test_a_triton_that_is_installed_here_serves_with_its_own_backends(
     finally:
         servers.stop(running)
     assert left_of(running) == ([], [])
+
+
+PARENT = "import os, time; os.fork() or os._exit(9); print(flush=True); time.sleep(600)"
+"""Looks no more at a child that has ended than Triton at a stub that was killed at the wrong instant of its start."""
+
+
+def test_a_start_whose_models_process_was_killed_ends_long_before_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in a campaign of kills: Triton waited for it for ever, and forge for ten minutes."""
+    monkeypatch.setattr(ready, "_DEAD", 0.5)
+    (tmp_path / "log").write_text("")
+    with subprocess.Popen((sys.executable, "-c", PARENT), stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        running = Running(str(tmp_path), parent.pid, 0.0, free_ports(), ("heavy",), str(tmp_path / "log"), "no-such-region")
+        watch = ready.Watch(running, lambda: True, lambda: "", 0.05)
+        with pytest.raises(ServerError, match="missing: heavy; a process of it was killed while it loaded a model"):
+            watch.await_models(600.0, lambda _: None)
+        parent.kill()

@@ -75,6 +75,11 @@ def started(pid: int) -> float | None:
     return None if not stat or (stat[0] in "ZX" and int(stat[17]) <= 1) else float(stat[19])
 
 
+def unreaped(pid: int) -> frozenset[int]:
+    """Children of ``pid`` that have ended and that it has not looked at."""
+    return frozenset(child for child in _children().get(pid, ()) if _stat(child)[:1] == ["Z"])
+
+
 def reap(pid: int) -> int | None:
     """Exit status of a child that has ended (negative: killed by that signal); None while it runs or is not ours."""
     with suppress(ChildProcessError):

@@ -15,6 +15,9 @@ from forge.serve import addresses, log as triton_log
 from forge.serve.addresses import Asking
 from forge.serve.types import Launch, Running
 
+_DEAD = 30.0
+"""Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed. One that is
+killed at the wrong instant of its start Triton awaits for ever."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
 
@@ -31,7 +34,7 @@ class Watch:
     def await_models(self, patience: float, line: Callable[[str], None]) -> None:
         """Return when every model is ready; ServerError when the server ended, or ``patience`` seconds did."""
         deadline = time.monotonic() + patience
-        missing = list(self.running.models)
+        missing, dead = list(self.running.models), dict[int, float]()
         with Path(self.running.log).open(encoding="utf-8", errors="replace") as log:
             while missing:
                 alive = self.alive()
@@ -41,7 +44,11 @@ class Watch:
                     raise _not_loaded(self.running, missing, self.ended())
                 processes.close_off(self.running.shared_memory)
                 missing = [model for model in missing if not _ready(self.running.ports, model)]
-                if missing and time.monotonic() > deadline:
+                now = time.monotonic()
+                dead = {pid: dead.get(pid, now) for pid in processes.unreaped(self.running.pid)}
+                if missing and any(now - since > _DEAD for since in dead.values()):
+                    raise _not_loaded(self.running, missing, "a process of it was killed while it loaded a model")
+                if missing and now > deadline:
                     raise _not_loaded(self.running, missing, f"{patience:g} s were not enough")
                 time.sleep(self.pause if missing else 0)
 
