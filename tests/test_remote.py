@@ -5,7 +5,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +237,31 @@ def test_a_store_that_is_away_is_said_once_and_the_build_goes_on(
     refused = machine(address)
     refused.build(recipe)
     assert (refused.home / "models" / "ensemble" / "config.pbtxt").is_file()
+
+
+@contextmanager
+def shown(folder: Path) -> Generator[str]:
+    """The address of a web server that shows a folder, and takes nothing."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_what_a_web_server_shows_of_a_store_is_taken(machine: Machines, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    machine((tmp_path / "store").as_uri()).build(recipe)
+    with shown(tmp_path / "store") as address:
+        reader = machine(address, access="read-only")
+        assert State.REMOTE in {one.state for one in reader.shop.foresee([recipe]).steps}
+        reader.build(recipe)
+    assert (reader.home / "models" / "ensemble" / "config.pbtxt").is_file()
+    assert not set(SHARED) & set(reader.told("made")), "what was there is not made again"
 
 
 # -- one artifact
