@@ -177,7 +177,11 @@ def test_a_recipe_that_changed_is_taken_in_by_its_server(place: Place) -> None:
 
 def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     served = Served(place.shop.server(place.repository))
-    assert soon(lambda: len(served.engines()) == 1), "one that was replaced goes"
+
+    def one_of_each() -> bool:
+        return len(served.engines()) == len(processes.stubs(served.running.shared_memory)["counts"]) == 1
+
+    assert soon(one_of_each), "those that were replaced go"
     (engine,) = served.engines()
     (stub,) = processes.stubs(served.running.shared_memory)["counts"]
     assert engine in stub.cpu, "while it computes the model is at work"

@@ -18,6 +18,7 @@ from forge.files import copies as copied, trees
 from forge.files.trees import Entry
 from forge.repository import config, publish
 from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import RuntimeKind
 from forge.store.artifact import Artifact
 from forge.store.checks import Rot, Seen
 from forge.store.store import Store
@@ -122,7 +123,7 @@ def require(found: Found) -> None:
 
 
 def files(repository: Path, model: PublishedModel, store: Store) -> tuple[list[Due], str]:
-    """Every file of ``model`` whose bytes are known, or why none is. Not its config.pbtxt: a person may edit that."""
+    """Every file of ``model`` whose bytes are known, or why none is. Not its settings: a person may edit them."""
     entry = store.find(model.entry)
     if entry is None:
         return [], "what it was published from is not in this store"
@@ -130,7 +131,7 @@ def files(repository: Path, model: PublishedModel, store: Store) -> tuple[list[D
         listed = entry.files()
     except StoreError as error:
         return [], error.what
-    written = publish.configs(model)
+    written = _settings(model)
     known = (each for each in listed if each.kind == "file" and each.path not in written)
     return [Due(repository, model.name, model.entry, each) for each in known if "__pycache__" not in each.path.split("/")], ""
 
@@ -224,13 +225,19 @@ def _shared(due: Due, entry: Artifact) -> bool:
         return False
 
 
+def _settings(model: PublishedModel) -> frozenset[str]:
+    """Files that people edit by hand: config.pbtxt, and the arguments of LLM() and of vLLM."""
+    arguments = ("1/model.json", "1/multi_lora.json") if model.runtime is RuntimeKind.VLLM else ()
+    return publish.configs(model) | {f"{folder}/{name}" for folder in model.roles.values() for name in arguments}
+
+
 def _edited(repository: Path, model: PublishedModel, store: Store) -> list[str]:
-    """The config.pbtxt files that are not as forge wrote them: a person may have, so that this is said and refuses nothing."""
+    """The settings that are not as forge wrote them: a person may have edited them, so this is said and refuses nothing."""
     entry = store.find(model.entry)
     told: list[str] = []
     if entry is None:
         return told
-    for path in sorted(publish.configs(model)):
+    for path in sorted(_settings(model)):
         try:
             text, made = ((place / path).read_text(encoding="utf-8") for place in (repository, entry.path))
             same = text == made or text == config.relocate(made, str(repository))
