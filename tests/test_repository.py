@@ -36,8 +36,8 @@ REWRITE = "FORGE_REWRITE_GOLDEN"
 VERSIONS = originals.versions("0.19.0")
 TOKEN_COUNTS = {"return_num_input_tokens", "return_num_output_tokens", "num_input_tokens", "num_output_tokens"}
 """Tensors that NVIDIA's models have since TensorRT-LLM 1.1."""
-OURS = {"min_p", "num_top_log_probs", "top_ids", "top_log_probs", "logprobs"}
-OURS |= {"logit_bias_ids", "logit_bias_values", "LOGIT_BIAS_IDS", "LOGIT_BIAS_VALUES"}
+_BIAS = {"logit_bias_ids", "logit_bias_values", "LOGIT_BIAS_IDS", "LOGIT_BIAS_VALUES"}
+OURS = {"min_p", "num_top_log_probs", "top_ids", "top_log_probs", "logprobs", *_BIAS}
 """Tensors of the twin alone."""
 RECIPE = Recipe(
     name="smollm2-135m-instruct",

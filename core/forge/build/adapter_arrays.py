@@ -72,7 +72,7 @@ def write(adapter: Path, modules: Mapping[str, int], out: Path) -> None:
 def scale(config: Mapping[str, object], module: str, rank: int) -> float:
     """What B x A is multiplied with: lora_alpha / r, or / sqrt(r) where the adapter says use_rslora."""
     stated = config.get("alpha_pattern")
-    patterns = cast("Mapping[str, object]", stated) if isinstance(stated, dict) else {}
+    patterns = cast("Mapping[str, object]", stated if isinstance(stated, dict) else {})
     own = next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), config.get("lora_alpha"))
     alpha = float(own) if isinstance(own, int | float) else 8.0  # PEFT's own default
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
