@@ -116,6 +116,16 @@ def test_fit_says_what_is_missing_where_they_do_not_fit_together(shop: Forge, ca
     assert shop.fit(apart).fit
 
 
+def test_caches_of_a_stated_size_are_counted_as_that(shop: Forge, tmp_path: Path) -> None:
+    """vLLM asks for no part of the card then, and two of them were said not to fit where a build takes them."""
+    recipes = [
+        write(tmp_path / "recipes", "[serve.vllm]\nkv_cache_memory_bytes = 1000000\n", name=name) for name in ("one", "two")
+    ]
+    report = shop.fit(recipes, gpu="H100 SXM")
+    assert report.short == 0
+    assert report.fit
+
+
 def test_fit_refuses_parts_that_recipes_state_beyond_the_card(shop: Forge, tmp_path: Path) -> None:
     folder = tmp_path / "recipes"
     recipes = [write(folder, f"[serve.vllm]\n{PART} = 0.6\n", name=name) for name in ("one", "two")]

@@ -95,16 +95,18 @@ def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, na
         shared = shares([(load.recipe.name, need) for load, need in zip(engines, needs, strict=True)], gpu)
         if shared is None:
             short = max(sum(claim.fixed + claim.least for claim in claims(needs)) - room(gpu), 1)
-    short = short or (_beyond(loads, fits, gpu) if gpu else 0)
+    short = short or (_beyond(loads, gpu) if gpu else 0)
     return Report(fits, gpu, count, host, shared or (), short)
 
 
-def _beyond(loads: Sequence[Load], fits: Sequence[Fit], gpu: Gpu) -> int:
-    """Bytes of one card that vLLM's models take together and that it does not have; 0 where some have a card of their own."""
-    here = [load.recipe.runtime.gpus for load, fit in zip(loads, fits, strict=True) if fit.utilization]
-    meet = all(clash(frozenset(a.split(",")), frozenset(b.split(","))) for a, b in combinations(here, 2))
-    over = sum(fit.utilization for fit in fits) - 1
-    return int(over * gpu.memory) if len(here) > 1 and meet and over > 0 else 0
+def _beyond(loads: Sequence[Load], gpu: Gpu) -> int:
+    """Bytes of one card that vLLM's models ask for together beyond what it has; 0 where some have a card of their own."""
+    of_vllm = [load for load in loads if load.recipe.runtime.kind is RuntimeKind.VLLM and vllm.on_gpu(load.recipe, here=True)]
+    places = [frozenset(load.recipe.runtime.gpus.split(",")) for load in of_vllm]
+    if len(of_vllm) < 2 or not all(clash(one, other) for one, other in combinations(places, 2)):
+        return 0
+    together = sum(vllm.asked(load.recipe, bench(load)(load.recipe), gpu) for load in of_vllm)
+    return max(together - vllm.usable(gpu), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,15 +181,18 @@ def stated_cache(recipe: Recipe) -> int | None:
 def missing(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
     """Bytes that are not free of those that vLLM asks for when it starts; 0 for a card that is only named and takes it."""
     free = (usable(gpu) if gpu.free is None else min(gpu.free, usable(gpu))) - CONTEXT
+    return max(asked(recipe, wanted, gpu) - free, 0)
+
+
+def asked(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
+    """Bytes of a card that vLLM asks for when it starts."""
     stated = stated_cache(recipe)
-    asked = int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size
-    return max(asked - free, 0)
+    return int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size
 
 
 def taken(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
     """Bytes of a card that a model takes which says itself how much."""
-    stated = stated_cache(recipe)
-    return CONTEXT + (int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size)
+    return CONTEXT + asked(recipe, wanted, gpu)
 
 
 def on_cpu(recipe: Recipe, wanted: Need, host: int) -> tuple[int, int]:
