@@ -15,6 +15,8 @@ MARKER = "FORGE_SERVER"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
 _MOMENT = 1.0
 _STUB = "triton_python_backend_stub"
+_COMM = 15
+"""Letters that the kernel keeps of a program's name (proc(5), comm)."""
 _PROC = Path("/proc")
 _NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
 """Families of variables that NVIDIA's image sets for its programs and for what MPI starts."""
@@ -76,8 +78,9 @@ def started(pid: int) -> float | None:
 
 
 def unreaped(pid: int) -> frozenset[int]:
-    """Children of ``pid`` that have ended and that it has not looked at."""
-    return frozenset(child for child in _children().get(pid, ()) if _stat(child)[:1] == ["Z"])
+    """The stubs of the Triton ``pid`` that have ended and that it has not looked at."""
+    children = _children().get(pid, ())
+    return frozenset(child for child in children if _stat(child)[:1] == ["Z"] and _named(child) == _STUB[:_COMM])
 
 
 def reap(pid: int) -> int | None:
@@ -221,6 +224,12 @@ def _stat(pid: int) -> list[str]:
         # The second field is the name in parentheses and may hold anything.
         return (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return []
+
+
+def _named(pid: int) -> str:
+    with suppress(OSError):
+        return (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    return ""
 
 
 def _used(stat: list[str]) -> float:

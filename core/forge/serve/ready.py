@@ -45,7 +45,9 @@ class Watch:
                 processes.close_off(self.running.shared_memory)
                 missing = [model for model in missing if not _ready(self.running.ports, model)]
                 now = time.monotonic()
-                dead = {pid: dead.get(pid, now) for pid in processes.unreaped(self.running.pid)}
+                # A container's processes may be another machine's.
+                ended = () if self.running.container else processes.unreaped(self.running.pid)
+                dead = {pid: dead.get(pid, now) for pid in ended}
                 if missing and any(now - since > _DEAD for since in dead.values()):
                     raise _not_loaded(self.running, missing, "a process of it was killed while it loaded a model")
                 if missing and now > deadline:
