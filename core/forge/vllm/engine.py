@@ -99,7 +99,7 @@ class Engine:
             async with aclosing(outputs):  # cancelled while it waits to be heard, it must let vLLM go on without this request
                 async for output in outputs:
                     _require_whole(output)
-                    await self._say(_answer(asked, output, logprobs=bool(message["logprobs"])))
+                    await self._say(_message(asked, output, logprobs=bool(message["logprobs"])))
         except Exception as error:  # noqa: BLE001 (one request's failure must not end the others')
             if not self._vllm.errored:  # else all of them have failed, and the backend says so
                 if message.get("images"):  # vLLM believes that its engine holds them now, and would send others an empty place
@@ -143,7 +143,7 @@ def _told(error: BaseException) -> str:
     return str(error) or (_told(error.__cause__) if error.__cause__ else type(error).__name__)
 
 
-def _answer(asked: str, output: RequestOutput, *, logprobs: bool) -> Message:
+def _message(asked: str, output: RequestOutput, *, logprobs: bool) -> Message:
     """What vLLM has to say of a request now."""
     return {
         "id": asked,
