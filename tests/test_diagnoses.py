@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from failures_seen import SEEN as MET
-from forge.check.rules import RULES
+from forge.check.rules import all_rules
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose, fault, named, read
 from forge.plan.known_failures import Known
 
@@ -58,7 +58,7 @@ SEEN = [
 ]  # fmt: skip
 
 
-QUOTED = tuple((rule.id, line) for rule in RULES for line in rule.fails.splitlines())
+QUOTED = tuple((rule.id, line) for rule in all_rules() for line in rule.fails.splitlines())
 SILENT = ("no line says so", "nothing: ", "[TensorRT-LLM][WARNING]", "error: creating server")
 """What a rule quotes that no failure's words are."""
 SAME_WORDS = {
@@ -83,7 +83,7 @@ def test_what_a_rule_quotes_is_known_in_a_log(rule: str, line: str) -> None:
 
 
 def test_a_row_names_a_rule_that_there_is() -> None:
-    assert {row.rule for row in DIAGNOSES if row.rule} <= {rule.id for rule in RULES}
+    assert {row.rule for row in DIAGNOSES if row.rule} <= {rule.id for rule in all_rules()}
 
 
 @pytest.mark.parametrize(("name", "text"), SEEN, ids=lambda value: value[:24])

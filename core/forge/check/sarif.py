@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from forge.check.rules import RULES, Finding, Rule, Severity
+from forge.check.rules import Finding, Rule, Severity, all_rules
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.REMARK: "note"}
@@ -17,14 +17,14 @@ ROOT = "REPOSITORY"
 
 def write(findings: Iterable[Finding], repository: str, version: str) -> str:
     """One run of forge, ``version`` its own, over the model repository in the folder ``repository``."""
-    index = {rule.id: at for at, rule in enumerate(RULES)}
+    index = {rule.id: at for at, rule in enumerate(all_rules())}
     run = {
         "tool": {
             "driver": {
                 "name": "forge",
                 "version": version,
                 "semanticVersion": version,
-                "rules": [_rule(rule) for rule in RULES],
+                "rules": [_rule(rule) for rule in all_rules()],
             }
         },
         "originalUriBaseIds": {ROOT: {"uri": f"file://{quote(repository)}/"}},

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from forge.check.adapters import AdapterFolder
 from forge.check.model import EngineFolder, Kind, Repository, number, table
 from forge.check.rules.engine import engines
-from forge.check.rules.rule import Found, Rule, Severity
-from forge.schema.adapters import ARRAYS, TASKS
+from forge.check.rules.rule import Found, Looks
+from forge.schema.adapters import TASKS
 from forge.trtllm.lora import MODULES
 
 KEY = "lora_prefetch_dir"
@@ -64,38 +64,8 @@ def _unfit(engine: EngineFolder, rows: tuple[tuple[int, int, int], ...]) -> str:
     return f"changes {strange[0]}, which the engine was not built for" if strange else ""
 
 
-RULES = (
-    Rule(
-        "lora-folder",
-        Severity.WARNING,
-        "the adapters to load beforehand are not there, or the engine takes none",
-        "lora_prefetch_dir is opened by the server: inside a container it is the path there. Each adapter has a folder in it "
-        f"with {ARRAYS[0]} and {ARRAYS[1]}. An engine that was built without lora_plugin takes no adapter, whatever a "
-        "request brings.",
-        "no line says so: requests with the adapter's lora_task_id are refused",
-        "name the adapters under [[lora]] in the recipe and build it again, or take the parameter away",
-        _prefetched,
-    ),
-    Rule(
-        "lora-task",
-        Severity.ERROR,
-        "adapters are not told apart by their task ids",
-        "A request names an adapter by a number, its lora_task_id. The server takes it from the name of the adapter's folder "
-        f"in lora_prefetch_dir, forge's clients from {TASKS} beside that: with one number for two adapters one answers for the "
-        "other.",
-        "lora task name sql is invalid, skipping to load lora weight from this folder.\n"
-        "LoRA task 3 not found in cache. Please send LoRA weights with request",
-        "build it again: forge numbers the adapters of a recipe",
-        _numbered,
-    ),
-    Rule(
-        "lora-rank",
-        Severity.ERROR,
-        "an adapter is not of the kind that its engine was built for",
-        "trtllm-build takes the largest rank of all adapters (--max_lora_rank) and the modules that they change "
-        "(--lora_target_modules); the runtime refuses an adapter that is beyond them.",
-        "Invalid low_rank (64). low_rank must be smaller than mMaxLowRank (8)\nlora module mlp_gate not enabled for this model",
-        "build the engine again, with the adapter under [[lora]]",
-        _fitting,
-    ),
-)
+LOOKS: Looks = {
+    "lora-folder": _prefetched,
+    "lora-task": _numbered,
+    "lora-rank": _fitting,
+}

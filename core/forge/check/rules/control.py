@@ -3,15 +3,8 @@
 from collections.abc import Iterator
 
 from forge.check.model import Repository
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.schema.manifest import NAME
-
-_WHY = (
-    "Model control, shared memory, trace and log settings are part of Triton's HTTP and gRPC APIs, and loading a model can run "
-    "code that comes with the request. forge keeps them to itself by --http-restricted-api and --grpc-restricted-protocol, "
-    "which Triton 2.40 (23.11) and later have. "
-)
-_MEND = "take a Triton of 2.40 or later"
 
 
 def _beyond(repository: Repository) -> Iterator[Found]:
@@ -32,24 +25,7 @@ def _old(repository: Repository) -> str:
     return f"the Triton in {repository.unrestricted} is too old to keep model control to forge"
 
 
-RULES = (
-    Rule(
-        "open-control",
-        Severity.ERROR,
-        "a server beyond the loopback that would run anybody's code",
-        _WHY + "A deployment whose [ports] host is not the loopback is not served by an older one, unless that is asked for by "
-        "name (`forge serve --exposed`).",
-        "unrecognized option '--http-restricted-api=...'",
-        f"{_MEND}, or take [ports] host out: then it listens on 127.0.0.1",
-        _beyond,
-    ),
-    Rule(
-        "open-control-here",
-        Severity.WARNING,
-        "a server whose control every user of this machine has",
-        _WHY + "`forge serve` says so of an older one, and serves it on the loopback.",
-        "unrecognized option '--http-restricted-api=...'",
-        _MEND,
-        _here,
-    ),
-)
+LOOKS: Looks = {
+    "open-control": _beyond,
+    "open-control-here": _here,
+}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.check.model import Chain, Config, Kind, Model, Repository, table
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 
 
 def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config]]:
@@ -69,54 +69,9 @@ def _accumulates(config: Config) -> bool:
     return config.stated("accumulate_tokens").lower() in ("true", "yes", "1", "t")
 
 
-RULES = (
-    Rule(
-        "decoupled-pair",
-        Severity.ERROR,
-        "bls is decoupled and the engine's model is not, or the other way round",
-        "decoupled_mode is filled into tensorrt_llm and tensorrt_llm_bls apart from each other. bls asks its engine "
-        "in the way that its own config says, and Triton refuses a stream from a model that has one answer, and one "
-        "answer from a model that streams.",
-        "Streaming is only supported if model is deployed using decoupled mode.\n"
-        "Model tensorrt_llm is using the decoupled. The current BLS request call doesn't support models using the "
-        "decoupled transaction policy.",
-        "set both to the same; streaming needs true in both",
-        _pair,
-        fixable=True,
-    ),
-    Rule(
-        "whole-answers",
-        Severity.REMARK,
-        "the model cannot stream",
-        "Without decoupled mode a model has one answer for each request. That is what batch clients want, and a chat "
-        "does not. Of llmapi models model.yaml decides, and --disable-auto-complete-config hides it.",
-        "Streaming is only supported if model is deployed using decoupled mode.",
-        "set model_transaction_policy { decoupled: true } in tensorrt_llm and tensorrt_llm_bls",
-        _whole,
-    ),
-    Rule(
-        "stream-blanks",
-        Severity.WARNING,
-        "a stream loses the blanks between its words",
-        "NVIDIA's postprocessing decodes what it is given and nothing else. Token by token a SentencePiece tokenizer (Llama 2, "
-        "Mistral, Gemma's relatives, T5) drops the blank at the start of each piece, and a character that spans tokens comes "
-        "out as U+FFFD with every tokenizer. With accumulate_tokens bls has all tokens so far decoded for each piece, and "
-        "says the whole text again and again: clients show what is new, as forge's do. An ensemble keeps nothing between "
-        "pieces.",
-        "no line says so: text_output reads 'capital', 'of', 'France' and without a stream 'capital of France'",
-        "fill accumulate_tokens with true in tensorrt_llm_bls; an ensemble is to be asked without streaming",
-        _blanks,
-    ),
-    Rule(
-        "bls-queue",
-        Severity.REMARK,
-        "a crowd at bls can break Triton",
-        "NVIDIA's bls carries one request in an instance, and its config.pbtxt has no dynamic batcher. Each request that waits "
-        "then holds a payload of Triton's, which pools a thousand: 5,000 streams at once broke the heap of Triton 2.51, within "
-        "seconds. A batcher of single requests keeps them in a queue, which can have an end, and changes nothing else.",
-        "malloc(): unaligned fastbin chunk detected",
-        "add `dynamic_batching { preferred_batch_size: [ 1 ] default_queue_policy { max_queue_size: 4096 } }` to "
-        "tensorrt_llm_bls, or let no more than some hundred requests in at a time",
-        _unqueued,
-    ),
-)
+LOOKS: Looks = {
+    "decoupled-pair": _pair,
+    "whole-answers": _whole,
+    "stream-blanks": _blanks,
+    "bls-queue": _unqueued,
+}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table, truth
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.repository.config import ROOT
 
 PATHS = ("gpt_model_path", "encoder_model_path")
@@ -200,153 +200,19 @@ def _window(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, f"set it to {length} or less", '"max_attention_window_size"')
 
 
-RULES = (
-    Rule(
-        "engine-path",
-        Severity.ERROR,
-        "the engine's folder is not where the config says",
-        "gpt_model_path is opened by the server: inside a container it is the path there, not on the host. The "
-        "backend takes a folder that does not exist for none at all.",
-        "[TensorRT-LLM][WARNING] gpt_model_path is not specified, will be left empty\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: Both encoder and decoder model paths are empty",
-        "fill engine_dir with the path that the server sees",
-        _path,
-    ),
-    Rule(
-        "engine-unseen",
-        Severity.REMARK,
-        "the engine is not on this machine",
-        "The path may well be right inside the container that serves the repository; nothing here can tell.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Both encoder and decoder model paths are empty",
-        "run `forge check` where the engine is, or mount it under the repository",
-        _elsewhere,
-    ),
-    Rule(
-        "engine-config",
-        Severity.ERROR,
-        "the engine's config.json is missing or is not an engine's",
-        "trtllm-build writes config.json beside the engines, and the backend reads shapes, limits and the mapping "
-        "from it. A converted checkpoint's config.json has the same name and lacks build_config.",
-        "[TensorRT-LLM][ERROR] Assertion failed: File does not exist: .../config.json",
-        "copy the whole output folder of trtllm-build",
-        _config,
-    ),
-    Rule(
-        "engine-ranks",
-        Severity.ERROR,
-        "the rank files are not those that config.json promises",
-        "Each of the tp x pp processes loads its own rankN.engine.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: .../rank1.engine",
-        "copy the whole output folder of trtllm-build, into an empty one",
-        _ranks,
-    ),
-    Rule(
-        "engine-world",
-        Severity.ERROR,
-        "the engine was built for more GPUs than serve it",
-        "The engine's tp x pp is fixed when it is built, and the server has to run as many processes.",
-        "[TensorRT-LLM][ERROR] Assertion failed: With communicationMode kLEADER, MPI worldSize is expected to be "
-        "equal to tp*pp when participantIds are not specified\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: mpiSize == tp * pp",
-        "start it with --world_size tp*pp, or build it for the GPUs that are there",
-        _world,
-    ),
-    Rule(
-        "engine-batch",
-        Severity.WARNING,
-        "Triton's max_batch_size is above the engine's",
-        "Triton then forms and accepts batches that the engine has no slots for: the rest waits inside of the "
-        "backend, where no queue policy sees it. A runtime that is told the larger batch refuses.",
-        "no line says so at load; of the runtime itself: Runtime configured max batch size (16) must not exceed "
-        "engine max batch size (8)",
-        "fill triton_max_batch_size with the engine's max_batch_size or less",
-        _batch,
-    ),
-    Rule(
-        "engine-beam",
-        Severity.ERROR,
-        "max_beam_width is above the engine's",
-        "Buffers for beams are part of the engine.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Runtime configured max beam width (4) must not exceed engine max "
-        "beam width (1)",
-        "lower max_beam_width, or build with --max_beam_width",
-        _beam,
-    ),
-    Rule(
-        "engine-input",
-        Severity.WARNING,
-        "prompts as long as the engine was built for are refused all the same",
-        "Without chunked context a prompt is read in one pass, so it may not be longer than max_num_tokens whatever "
-        "max_input_len says; and a prompt and its answer together have to fit max_seq_len.",
-        "Prompt length (9000) exceeds maximum input length (8192). Set log level to info and check TRTGptModel logs "
-        "for how maximum input length is set",
-        "build with a larger --max_num_tokens, or chunk the context",
-        _input,
-    ),
-    Rule(
-        "kv-reuse",
-        Severity.WARNING,
-        "KV cache reuse with an engine that cannot",
-        "Reuse needs use_paged_context_fmha, and reuse is on by default: leaving enable_kv_cache_reuse out means "
-        "true. Newer versions switch it off with a warning, older ones stop.",
-        "[TensorRT-LLM][WARNING] Fix optionalParams : KV cache reuse disabled because model was not built with paged "
-        "context FMHA support\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: When KV cache block reuse is set, model has to be built with paged "
-        "context FMHA support",
-        "build with --use_paged_context_fmha enable, or set enable_kv_cache_reuse to false",
-        _reuse,
-    ),
-    Rule(
-        "chunked-context",
-        Severity.ERROR,
-        "chunked context with an engine that cannot",
-        "Chunking a prompt means to read a cache that an earlier chunk wrote, which takes paged context FMHA. The "
-        "backend only warns, and the first prompt of several chunks fails or is answered with noise.",
-        "[TensorRT-LLM][WARNING] enable_chunked_context is set to true, will use context chunking (requires building "
-        "the model with use_paged_context_fmha).",
-        "build with --use_paged_context_fmha enable, or set enable_chunked_context to false",
-        _chunked,
-    ),
-    Rule(
-        "kv-tokens",
-        Severity.ERROR,
-        "the KV cache does not hold one sequence",
-        "max_tokens_in_paged_kv_cache caps the cache; at least one sequence of max_seq_len, with all its beams and "
-        "in whole blocks, has to fit.",
-        "[TensorRT-LLM][ERROR] Assertion failed: maxTokensInPagedKvCache (1024) must be large enough to process at "
-        "least 1 sequence to completion",
-        "raise it, or leave it out and let kv_cache_free_gpu_mem_fraction decide",
-        _tokens,
-    ),
-    Rule(
-        "attention-window",
-        Severity.WARNING,
-        "the attention window is longer than the sequences",
-        "max_attention_window_size above max_seq_len is cut back to it.",
-        "[TensorRT-LLM][WARNING] The value of maxAttentionWindow cannot exceed mMaxSequenceLen. Therefore, it has "
-        "been adjusted to match the value of mMaxSequenceLen.",
-        "leave it out where the model attends to everything",
-        _window,
-    ),
-    Rule(
-        "cross-cache",
-        Severity.ERROR,
-        "a share of the KV cache is kept for an encoder, and there is none",
-        "cross_kv_cache_fraction divides the cache between what a decoder keeps of its own text and of an encoder's. The "
-        "backend refuses it for a model that has a decoder alone.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Do not set crossKvCacheFraction for decoder-only model",
-        "take cross_kv_cache_fraction away",
-        _cross,
-    ),
-    Rule(
-        "inflight-engine",
-        Severity.ERROR,
-        "batching in flight is asked of an engine that cannot",
-        "inflight_fused_batching mixes requests in one pass over packed inputs and cache pages. The engine has to be built "
-        "with gpt_attention_plugin, remove_input_padding and a paged KV cache, which are trtllm-build's own defaults.",
-        "unexpected error when creating modelInstanceState: TrtGptModelInflightBatching requires GPT attention plugin with "
-        "packed input and paged KV cache.",
-        "build it again without the flags that turn them off, or set gpt_model_type to V1",
-        _inflight,
-    ),
-)
+LOOKS: Looks = {
+    "engine-path": _path,
+    "engine-unseen": _elsewhere,
+    "engine-config": _config,
+    "engine-ranks": _ranks,
+    "engine-world": _world,
+    "engine-batch": _batch,
+    "engine-beam": _beam,
+    "engine-input": _input,
+    "kv-reuse": _reuse,
+    "chunked-context": _chunked,
+    "kv-tokens": _tokens,
+    "attention-window": _window,
+    "cross-cache": _cross,
+    "inflight-engine": _inflight,
+}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from forge.check.literals import ADDRESS
 from forge.check.model import Config, Kind, Model, Repository, Tensor
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 
 Ends = dict[str, list[tuple[str, Config, Tensor]]]
 """An ensemble's tensor -> every model that has it at one of its ends."""
@@ -144,88 +144,13 @@ def _address(repository: Repository) -> Iterator[Found]:
                 yield Found(f"{model.folder}/{path}", f"it asks {ADDRESS} for the other models' configs", needle=ADDRESS)
 
 
-RULES = (
-    Rule(
-        "ensemble-model",
-        Severity.ERROR,
-        "an ensemble asks a model that is not there",
-        "The steps of an ensemble name their models literally. Renaming a folder, or giving two models prefixes, "
-        "leaves them behind.",
-        "Invalid argument: ensemble ensemble contains models that are not available or ambiguous: x-pre",
-        "name the folder that is there in the step's model_name",
-        _models,
-    ),
-    Rule(
-        "ensemble-tensor",
-        Severity.ERROR,
-        "an ensemble maps a tensor that the model does not have, or leaves out one that it requires",
-        "TensorRT-LLM 0.20 renamed tensors (min_length became min_tokens, random_seed became seed): an ensemble of "
-        "one version over models of another asks for names that are gone.",
-        "Invalid argument: in ensemble ensemble, ensemble tensor _TOKENS_BATCH is mapping to non-existing input NOPE "
-        "in model postprocessing",
-        "take all five models from one version's skeletons, or map the name that is there",
-        _tensors,
-    ),
-    Rule(
-        "ensemble-flow",
-        Severity.ERROR,
-        "a tensor of an ensemble is read and never written, or written and never read",
-        "Triton follows every tensor from the ensemble's inputs to its outputs, and takes a loose end for a mistake.",
-        "output 'text_output' for ensemble 'ensemble' is not written: at least one of its depending tensors, "
-        "'_NOBODY', is not connected\n"
-        "ensemble tensor '_SEQUENCE_LENGTH' is unused in ensemble 'ensemble'",
-        "give both ends the same name in output_map and input_map, or take the loose one away",
-        _flow,
-    ),
-    Rule(
-        "ensemble-type",
-        Severity.ERROR,
-        "the two ends of an ensemble's tensor are of different types or shapes",
-        "Triton copies tensors between steps and converts nothing. logits_datatype has to be the same in ensemble "
-        "and tensorrt_llm, and what one version has as INT32 another may not.",
-        "Invalid argument: in ensemble ensemble, ensemble tensor _TOKENS_BATCH: inconsistent data type: TYPE_INT32 "
-        "is inferred from model tensorrt_llm while TYPE_INT64 is inferred from model postprocessing",
-        "give both ends one data_type and dims",
-        _types,
-    ),
-    Rule(
-        "ensemble-batch",
-        Severity.ERROR,
-        "an ensemble takes larger batches than one of its models",
-        "triton_max_batch_size is filled into every config by itself, and the ensemble's may not be above any member's.",
-        "Invalid argument: ensemble ensemble allows maximum batch size 8, but it contains model postprocessing which "
-        "only allows maximum batch size to be 4",
-        "fill the same triton_max_batch_size everywhere",
-        _batch,
-    ),
-    Rule(
-        "bls-batch",
-        Severity.WARNING,
-        "bls takes larger batches than a model that it asks",
-        "bls hands its whole batch to preprocessing. Nothing is checked when it is loaded: requests of more rows fail.",
-        "inference request batch-size must be <= 4 for 'preprocessing'",
-        "fill the same triton_max_batch_size everywhere",
-        _bls_batch,
-    ),
-    Rule(
-        "bls-target",
-        Severity.ERROR,
-        "bls asks a model that is not there",
-        'tensorrt_llm_model_name and tensorrt_llm_draft_model_name are parameters, but "preprocessing" and '
-        '"postprocessing" are literals in NVIDIA\'s tensorrt_llm_bls/1/model.py, in every version. Renamed siblings '
-        "load, and every request fails.",
-        "Failed for execute the inference request. Model 'preprocessing' is not ready.",
-        "set the parameter, or let default_model_filename name a subclass that sets the two names, as `forge build` does",
-        _targets,
-    ),
-    Rule(
-        "bls-port",
-        Severity.REMARK,
-        "bls asks gRPC at localhost:8001",
-        "NVIDIA's bls of 2026 asks the server itself for a model's config, at a fixed address: it works only where "
-        "gRPC listens on port 8001.",
-        "failed to connect to all addresses; last error: ... ipv4:127.0.0.1:8001: Failed to connect to remote host",
-        "serve with --grpc-port 8001",
-        _address,
-    ),
-)
+LOOKS: Looks = {
+    "ensemble-model": _models,
+    "ensemble-tensor": _tensors,
+    "ensemble-flow": _flow,
+    "ensemble-type": _types,
+    "ensemble-batch": _batch,
+    "bls-batch": _bls_batch,
+    "bls-target": _targets,
+    "bls-port": _address,
+}

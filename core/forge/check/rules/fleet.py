@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table
 from forge.check.rules.decoupled import pairs
 from forge.check.rules.engine import halves
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.fit import gpus
 from forge.schema.tags import same
 from forge.trtllm.images import release, releases
@@ -114,70 +114,11 @@ def _clustered(engine: EngineFolder) -> str:
     return card.capability if card else ""
 
 
-RULES = (
-    Rule(
-        "instances",
-        Severity.ERROR,
-        "more than one instance of an engine",
-        "A model of the tensorrtllm backend batches by itself. A second instance loads the engine once more on the "
-        "same GPUs, and finds its memory taken; only with gpu_device_ids, a group for each, several have a place.",
-        "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mMemPool->getPool(), "
-        "mCudaStream->get()): out of memory",
-        'set instance_group count to 1, or give each instance its GPUs: gpu_device_ids "0;1"',
-        _instances,
-        fixable=True,
-    ),
-    Rule(
-        "orchestrator",
-        Severity.REMARK,
-        "several engines in one server",
-        "In leader mode the server's own MPI ranks are the engine's; a second engine needs processes of its own, "
-        "which is what orchestrator mode starts. `forge serve` sees to it.",
-        "[TensorRT-LLM][ERROR] Assertion failed: With communicationMode kLEADER, MPI worldSize is expected to be "
-        "equal to tp*pp when participantIds are not specified",
-        "start the server with TRTLLM_ORCHESTRATOR=1 (launch_triton_server.py --multi-model)",
-        _orchestrator,
-    ),
-    Rule(
-        "kv-memory",
-        Severity.WARNING,
-        "an engine leaves no memory for the next one",
-        "kv_cache_free_gpu_mem_fraction is of what is free when the model loads, and 0.9 when it is not set: the "
-        "next engine on that GPU has a tenth of the rest for weights and cache together.",
-        "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(...): out of memory\n"
-        "maxTokensInPagedKvCache must be large enough to process at least 1 sequence to completion",
-        "give each a part: `forge fit A.toml B.toml` computes the fractions in load order",
-        _memory,
-    ),
-    Rule(
-        "draft-vocabulary",
-        Severity.ERROR,
-        "draft and target have different vocabularies",
-        "Draft-target passes token ids from one engine to the other: an id has to mean the same word in both.",
-        "no line says so: guesses are nearly all refused, and answers come slower than without a draft",
-        "take a draft of the same family and tokenizer",
-        _draft,
-    ),
-    Rule(
-        "engine-image",
-        Severity.ERROR,
-        "the engine was built by another version than serves it",
-        "An engine is a serialized TensorRT plan: it is read by the version that wrote it and by no other. `forge "
-        "check` takes the serving image from forge.json, or from --image.",
-        "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion stdVersionRead == "
-        "kSERIALIZATION_VERSION failed. Version tag does not match. Note: Current Version: 238, Serialized Engine "
-        "Version: 237)",
-        "build and serve with one image",
-        _image,
-    ),
-    Rule(
-        "engine-gpu",
-        Severity.ERROR,
-        "the engine was built for another GPU than is here",
-        "Kernels are chosen and timed on the GPU that builds. forge remembers in its store which one that was; "
-        "engines of TensorRT-LLM up to 0.17 say it themselves.",
-        "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.9, please rebuild.",
-        "build it again on the GPU that serves it",
-        _gpu,
-    ),
-)
+LOOKS: Looks = {
+    "instances": _instances,
+    "orchestrator": _orchestrator,
+    "kv-memory": _memory,
+    "draft-vocabulary": _draft,
+    "engine-image": _image,
+    "engine-gpu": _gpu,
+}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.check.model import Kind, Repository, table
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 
 
 def _strays(repository: Repository) -> Iterator[Found]:
@@ -71,77 +71,12 @@ def _yaml_batch(repository: Repository) -> Iterator[Found]:
             yield Found(f"{model.folder}/{path}", "config.pbtxt is decoupled and triton_config is not", needle="decoupled")
 
 
-RULES = (
-    Rule(
-        "not-a-model",
-        Severity.WARNING,
-        "a folder among the models is none",
-        "In the default control mode (none) Triton takes every folder for a model, and one without config.pbtxt "
-        "keeps the server from starting: _assets, engines, tokenizers, also .git. Folders inside a model's own are "
-        "accepted.",
-        "Poll failed for model directory '_assets': failed to open text file for read .../_assets/config.pbtxt: No such file "
-        "or directory\nerror: creating server: Internal - failed to load all models",
-        "serve with --model-control-mode=explicit and --load-model=NAME for each, as `forge serve` does, or move it "
-        "into a model's folder: `forge build --assets inside`",
-        _strays,
-    ),
-    Rule(
-        "lfs-pointer",
-        Severity.ERROR,
-        "a git-lfs pointer stands where a file should be",
-        "A clone without git-lfs, or with GIT_LFS_SKIP_SMUDGE, leaves a text of three lines in the place of each large file.",
-        "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge\n"
-        "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion magicTagRead == "
-        "kMAGIC_TAG failed.)",
-        "`git lfs pull` where it was cloned, and copy it again",
-        _faults,
-    ),
-    Rule(
-        "truncated",
-        Severity.ERROR,
-        "a file of weights is cut short",
-        "A download or a copy that was broken off leaves a file whose header promises more bytes than there are.",
-        "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
-        "fetch or copy it again",
-        _truncated,
-    ),
-    Rule(
-        "manifest",
-        Severity.ERROR,
-        "forge.json lists a model that is gone",
-        "forge published these folders together; without one of them the others do not load or do not answer.",
-        "failed to poll model 'ensemble': model not found in any model repository.",
-        "build it again: `forge build RECIPE`; what is in the store is not made twice",
-        _listed,
-    ),
-    Rule(
-        "moved",
-        Severity.WARNING,
-        "the repository was moved, and its configs name the old place",
-        "Configs of the twin name tokenizer and weights by absolute paths. `forge serve` writes them anew when it "
-        "finds the repository elsewhere; a server started by hand does not.",
-        "TritonModelException: /old/place/_assets/m/tokenizer/tokenizer.json is missing",
-        "`forge serve` once, or build it again where it stands",
-        _moved,
-    ),
-    Rule(
-        "llmapi-model",
-        Severity.ERROR,
-        "model.yaml does not lead to a model",
-        "NVIDIA's llmapi model has no engine: 1/model.yaml holds the arguments of LLM(), and its `model` is a folder "
-        "with a Hugging Face checkpoint or a name on the hub.",
-        "OSError: /models/llama does not appear to have a file named config.json.",
-        "name the folder that the server sees",
-        _llmapi,
-    ),
-    Rule(
-        "llmapi-decoupled",
-        Severity.WARNING,
-        "config.pbtxt and model.yaml disagree about streaming",
-        "NVIDIA's llmapi model takes triton_config from model.yaml when Triton completes configs; with "
-        "--disable-auto-complete-config only config.pbtxt counts, and the two should say the same.",
-        "Streaming is only supported in decoupled mode.",
-        "set both to the same",
-        _yaml_batch,
-    ),
-)
+LOOKS: Looks = {
+    "not-a-model": _strays,
+    "lfs-pointer": _faults,
+    "truncated": _truncated,
+    "manifest": _listed,
+    "moved": _moved,
+    "llmapi-model": _llmapi,
+    "llmapi-decoupled": _yaml_batch,
+}

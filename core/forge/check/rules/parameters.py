@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from forge.check.model import Kind, Repository, truth
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 
 EVERYWHERE = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH", "TRITON_BATCH_STRATEGY_PATH"})
 """Read by Triton itself, or by its Python backend."""
@@ -101,38 +101,8 @@ def _wrong(key: str, value: str) -> str:
     return ""
 
 
-RULES = (
-    Rule(
-        "parameter-unknown",
-        Severity.WARNING,
-        "a parameter that nobody reads",
-        "Parameters are texts under any key; the backend looks for those it knows. A misspelled one is silently "
-        "ignored and the default holds: with kv_cache_free_gpu_mem_fraction, nine tenths of the GPU's memory.",
-        "[TensorRT-LLM][WARNING] kv_cache_free_gpu_mem_fraction is not specified, will use default value of 0.9 or "
-        "max_tokens_in_paged_kv_cache",
-        "correct the key",
-        _unknown,
-    ),
-    Rule(
-        "parameter-value",
-        Severity.WARNING,
-        "a parameter's value is not one of its kind",
-        "The backend turns texts into numbers and answers itself. What it cannot turn it takes for unset, and says "
-        'no more than for a missing one: enable_kv_cache_reuse "no" means the default, which is true.',
-        "[TensorRT-LLM][WARNING] enable_kv_cache_reuse is not specified, will be set to true",
-        "write true or false, a number, or one of the words",
-        _values,
-    ),
-    Rule(
-        "tokenizer-type",
-        Severity.WARNING,
-        "tokenizer_type is read by nobody since 0.9",
-        "Older notes fill tokenizer_type (auto, t5, llama, sp). Since TensorRT-LLM 0.9 pre- and postprocessing "
-        "always use AutoTokenizer on tokenizer_dir, which needs a whole tokenizer folder and not a bare "
-        "SentencePiece .model.",
-        "nothing: the setting has no effect. With a bare .model: OSError: Can't load tokenizer for '...'",
-        "take the parameter away, and let tokenizer_dir be a Hugging Face tokenizer folder",
-        _tokenizer_type,
-        fixable=True,
-    ),
-)
+LOOKS: Looks = {
+    "parameter-unknown": _unknown,
+    "parameter-value": _values,
+    "tokenizer-type": _tokenizer_type,
+}

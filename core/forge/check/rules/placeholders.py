@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.repository.config import placeholders
 from forge.schema.tags import version
 
@@ -84,56 +84,9 @@ def _missing(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, f"parameter {key} is gone, and NVIDIA's code wants it there, be it empty")
 
 
-RULES = (
-    Rule(
-        "unreadable",
-        Severity.ERROR,
-        "config.pbtxt is no model config",
-        "Triton reads a ModelConfig in protobuf's text format. A bracket too few, a field that the message does not "
-        "have, or no file at all: the folder is passed over, and whatever asks the model fails with it.",
-        "Poll failed for model directory 'postprocessing': failed to read text proto from .../config.pbtxt",
-        "mend what the parser names; `forge build` writes configs that were parsed before",
-        _unreadable,
-    ),
-    Rule(
-        "placeholder",
-        Severity.ERROR,
-        "a placeholder was never filled",
-        "NVIDIA's skeletons are to be filled with tools/fill_template.py, which leaves what it was not told. A "
-        "placeholder outside of quotes is no number, so the file does not parse; the quoted ones of triton_backend, "
-        "engine_dir, batching_strategy and tokenizer_dir parse, and the model fails later.",
-        "Error parsing text-format inference.ModelConfig: 2:17: Expected integer, got: $\n"
-        "unable to find backend library for backend '${triton_backend}', try specifying runtime on the model "
-        "configuration.\n"
-        "Invalid gpt_model_type. Must be v1/inflight_batching/inflight_fused_batching.\n"
-        "Both encoder and decoder model paths are empty",
-        "give it a value: `fill_template.py -i config.pbtxt NAME:VALUE`",
-        _unfilled,
-        fixable=True,
-    ),
-    Rule(
-        "placeholder-unset",
-        Severity.REMARK,
-        "optional parameters are left as placeholders",
-        "The backend and NVIDIA's Python models take an unfilled optional parameter for one that is not set, and "
-        "warn in the log. It works, and hides the parameters that were set.",
-        "[TensorRT-LLM][WARNING] max_attention_window_size is not specified, will use default value (i.e. max_sequence_length)",
-        "take the parameters away, or set them",
-        _idle,
-        fixable=True,
-    ),
-    Rule(
-        "parameter-missing",
-        Severity.ERROR,
-        "a parameter is missing that has to be there",
-        "gpt_model_type, gpt_model_path and tokenizer_dir have no default. tokenizer_dir, "
-        "xgrammar_tokenizer_info_path and guided_decoding_backend of tensorrt_llm and multimodal_model_path of "
-        "NVIDIA's preprocessing may be empty, but their code does not ask whether they exist.",
-        "unexpected error when creating modelInstanceState: Cannot find parameter with name: "
-        "xgrammar_tokenizer_info_path\n"
-        "KeyError: 'multimodal_model_path'",
-        'set it, or add it empty: parameters { key: "NAME" value { string_value: "" } }',
-        _missing,
-        fixable=True,
-    ),
-)
+LOOKS: Looks = {
+    "unreadable": _unreadable,
+    "placeholder": _unfilled,
+    "placeholder-unset": _idle,
+    "parameter-missing": _missing,
+}

@@ -1,4 +1,9 @@
-"""All rules, in the order in which docs/rules.md has them, and how a repository is held against them."""
+"""All rules, and how a repository is held against them."""
+
+from functools import cache
+from importlib import resources
+
+import msgspec
 
 from forge.check.model import Repository
 from forge.check.rules import (
@@ -17,31 +22,41 @@ from forge.check.rules import (
     tokenizer,
     vllm,
 )
-from forge.check.rules.rule import Finding, Found, Rule, Severity
+from forge.check.rules.rule import Finding, Found, Looks, Rule, Severity
 
-RULES: tuple[Rule, ...] = (
-    *placeholders.RULES,
-    *parameters.RULES,
-    *names.RULES,
-    *ensembles.RULES,
-    *decoupled.RULES,
-    *terms.RULES,
-    *engine.RULES,
-    *speculation.RULES,
-    *adapters.RULES,
-    *fleet.RULES,
-    *vllm.RULES,
-    *tokenizer.RULES,
-    *layout.RULES,
-    *control.RULES,
-)
-
+_LOOKS: Looks = {
+    **placeholders.LOOKS,
+    **parameters.LOOKS,
+    **names.LOOKS,
+    **ensembles.LOOKS,
+    **decoupled.LOOKS,
+    **terms.LOOKS,
+    **engine.LOOKS,
+    **speculation.LOOKS,
+    **adapters.LOOKS,
+    **fleet.LOOKS,
+    **vllm.LOOKS,
+    **tokenizer.LOOKS,
+    **layout.LOOKS,
+    **control.LOOKS,
+}
 _ORDER = tuple(Severity)
 
 
-def examine(repository: Repository, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
-    """Everything that ``rules`` find in ``repository``, the gravest first."""
-    found = [_finding(repository, rule, each) for rule in rules for each in rule.look(repository)]
+class _Table(msgspec.Struct, forbid_unknown_fields=True):
+    rule: tuple[Rule, ...]
+
+
+@cache
+def all_rules() -> tuple[Rule, ...]:
+    """All rules, in the order in which docs/rules.md has them."""
+    text = (resources.files("forge.check.rules") / "rules.toml").read_text(encoding="utf-8")
+    return msgspec.toml.decode(text, type=_Table).rule
+
+
+def examine(repository: Repository) -> tuple[Finding, ...]:
+    """Everything that the rules find in ``repository``, the gravest first."""
+    found = [_finding(repository, rule, each) for rule in all_rules() for each in _LOOKS[rule.id](repository)]
     return tuple(sorted(found, key=lambda each: _ORDER.index(each.severity)))
 
 

@@ -1,8 +1,10 @@
 """What a rule is, and what it finds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from forge.check.model import Repository
 
@@ -29,9 +31,12 @@ class Found:
     """From 1, where it is known without a needle."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One way in which a repository can be wrong, and all that docs/rules.md says of it."""
+Looks = Mapping[str, Callable[[Repository], Iterable[Found]]]
+"""A rule's id -> what finds where it is broken."""
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way in which a repository can be wrong, and all that docs/rules.md says of it: a row of ``rules.toml``."""
 
     id: str
     severity: Severity
@@ -40,7 +45,6 @@ class Rule:
     fails: str
     """What one sees in Triton: the words of its log or of its answer."""
     mend: str
-    look: Callable[[Repository], Iterable[Found]]
     fixable: bool = False
     """Whether ``forge check --fix`` mends it."""
 

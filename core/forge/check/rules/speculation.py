@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from forge.check.model import EngineFolder, Repository, number
 from forge.check.rules.decoupled import pairs
 from forge.check.rules.engine import engines
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 
 MODES = {
     "medusa": (4, "medusa"),
@@ -47,25 +47,7 @@ def _draft(repository: Repository) -> Iterator[Found]:
             yield Found(bls.file, f"{what} (max_draft_len 0)", needle='"tensorrt_llm_draft_model_name"')
 
 
-RULES = (
-    Rule(
-        "decoding-mode",
-        Severity.ERROR,
-        "decoding_mode asks for speculation that the engine was not built for",
-        "lookahead, medusa, eagle and redrafter are built into the engine (--speculative_decoding_mode), and decoding_mode "
-        "only says that they are used. The decoder asserts when it is made, after the engine has been loaded.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Speculative decoding module is not set to decoder domain",
-        'set the recipe\'s variant = "lookahead" (medusa, eagle, redrafter) and build again, or take decoding_mode away',
-        _mode,
-    ),
-    Rule(
-        "draft-length",
-        Severity.ERROR,
-        "bls is given a draft model, and the target's engine takes no draft tokens",
-        "bls hands the draft's tokens to the target for checking. An engine that was built without "
-        "--speculative_decoding_mode draft_tokens_external has room for none: the first request with num_draft_tokens fails.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Number of draft tokens (56) is larger than maximum number of draft tokens (0)",
-        'build the target with variant = "draft-target", or take tensorrt_llm_draft_model_name away',
-        _draft,
-    ),
-)
+LOOKS: Looks = {
+    "decoding-mode": _mode,
+    "draft-length": _draft,
+}

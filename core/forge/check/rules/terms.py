@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository
 from forge.check.rules.parameters import WORDS
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.repository.config import ROOT
 
 GUIDE = "xgrammar_tokenizer_info_path"
@@ -91,60 +91,10 @@ def _whole(text: str) -> int | None:
     return int(found[0]) if found else None
 
 
-RULES = (
-    Rule(
-        "batching-type",
-        Severity.ERROR,
-        "gpt_model_type is not one of the backend's words",
-        "Of all parameters whose value is a word this one has no default: with another word the model does not load.",
-        "unexpected error when creating modelInstanceState: Invalid gpt_model_type. Must be "
-        "v1/inflight_batching/inflight_fused_batching.",
-        "set it to inflight_fused_batching, or V1",
-        _batching,
-    ),
-    Rule(
-        "lookahead-sizes",
-        Severity.ERROR,
-        "decoding_mode is lookahead, and its three sizes are not given",
-        "Every other decoding_mode goes on without its parameters; lookahead does not, and an n-gram of 1 goes with a "
-        "window of 1 and a verification set of 0 alone.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Decoding mode is set to lookahead but lookahead parameters are not specified. "
-        "Please set parameters lookahead_window_size, lookahead_ngram_size, and lookahead_verification_set_size.",
-        "fill lookahead_window_size, lookahead_ngram_size and lookahead_verification_set_size as the engine was built",
-        _lookahead,
-    ),
-    Rule(
-        "guided-decoding",
-        Severity.ERROR,
-        "guided decoding is asked for in a way that the backend does not have",
-        "With guided_decoding_backend and xgrammar_tokenizer_info_path both filled, the backend opens the file when it loads "
-        "the model. With one of them empty there is no guided decoding, and nothing is said.",
-        "[TensorRT-LLM][ERROR] Assertion failed: Xgrammar's tokenizer info path at /models/info.json does not exist.\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: Guided decoding is currently supported with 'xgrammar' backend. Invalid "
-        "guided_decoding_backend parameter provided.",
-        "set guided_decoding_backend to xgrammar, or leave one of the two empty",
-        _guided,
-    ),
-    Rule(
-        "cache-size",
-        Severity.ERROR,
-        "a size or a share that the KV cache cannot have",
-        "A text that is no number counts as unset; a number is taken, and has to be one: shares lie between 0 and 1, "
-        "both left out.",
-        "[TensorRT-LLM][ERROR] Assertion failed: freeGpuMemoryFraction < 1.F\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: maxTokens > 0",
-        "correct it, or take it away",
-        _cache,
-    ),
-    Rule(
-        "device-ids",
-        Severity.ERROR,
-        "gpu_device_ids or participant_ids are not as many as the engine has ranks",
-        "An engine of tp x pp parts needs a GPU and an MPI rank for each. Lists of several instances are parted by semicolons.",
-        "[TensorRT-LLM][ERROR] Assertion failed: When specifying deviceIds, deviceIds size must be equal to tp*pp*cp\n"
-        "[TensorRT-LLM][ERROR] Assertion failed: When specifying participantIds, participantIds size (2) must be equal to "
-        "tp*pp*cp (tp is 1, pp is 1, cp is 1)",
-        "name as many as tp x pp, or leave it out",
-        _ranks,
-    ),
-)
+LOOKS: Looks = {
+    "batching-type": _batching,
+    "lookahead-sizes": _lookahead,
+    "guided-decoding": _guided,
+    "cache-size": _cache,
+    "device-ids": _ranks,
+}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, TokenizerFolder
-from forge.check.rules.rule import Found, Rule, Severity
+from forge.check.rules.rule import Found, Looks
 from forge.repository.config import ROOT
 
 HELD_BY = (Kind.PREPROCESSING, Kind.POSTPROCESSING, Kind.BLS)
@@ -113,69 +113,11 @@ def _same(repository: Repository) -> Iterator[Found]:
             yield Found(other.file, what, needle=dirs[1])
 
 
-RULES = (
-    Rule(
-        "tokenizer-path",
-        Severity.ERROR,
-        "the tokenizer's folder is not where the config says",
-        "tokenizer_dir is opened by the server: inside a container it is the path there. What is no folder "
-        "AutoTokenizer takes for a repository on the hub.",
-        "OSError: Can't load tokenizer for '/forge/repository/_assets/m/tokenizer'\n"
-        "TritonModelException: .../tokenizer/tokenizer.json is missing: this model reads fast tokenizers "
-        "(tokenizer.json) only",
-        "put the tokenizer's files there, tokenizer.json and tokenizer_config.json among them",
-        _path,
-    ),
-    Rule(
-        "tokenizer-files",
-        Severity.ERROR,
-        "the tokenizer's folder cannot be loaded",
-        "AutoTokenizer reads tokenizer.json, or tokenizer_config.json and the files of the class that it names. A "
-        "SentencePiece .model alone, a git-lfs pointer or a file cut short is no tokenizer.",
-        "OSError: Can't load tokenizer for '...'. If you were trying to load it from "
-        "'https://huggingface.co/models', make sure you don't have a local directory with the same name.\n"
-        "Exception: expected value at line 1 column 1",
-        "copy the checkpoint's tokenizer files whole, tokenizer.json and tokenizer_config.json among them",
-        _files,
-    ),
-    Rule(
-        "chat-template",
-        Severity.WARNING,
-        "the chat template cannot be read",
-        "Conversations are made into a prompt by the template that comes with the tokenizer, in jinja2's sandbox. One that "
-        "jinja2 cannot read makes no prompt: `forge chat`, `--chat` and /v1/chat/completions fail, plain prompts do not.",
-        "jinja2.exceptions.TemplateSyntaxError: Unexpected end of template. Jinja was looking for the following tags: "
-        "'endfor' or 'else'.",
-        "take chat_template whole from the model's author, and build again",
-        _template,
-    ),
-    Rule(
-        "tokenizer-special",
-        Severity.WARNING,
-        "the tokenizer's special tokens are not the checkpoint's",
-        "preprocessing sends the tokenizer's end id with every request, and the engine stops there and nowhere else. "
-        "With another model's tokenizer, or a fine-tune's chat tokens, the answer runs on to max_tokens.",
-        "no line says so: answers do not end, or end at once",
-        "take tokenizer and checkpoint from one model, or correct eos_token in tokenizer_config.json",
-        _special,
-    ),
-    Rule(
-        "tokenizer-vocabulary",
-        Severity.ERROR,
-        "the tokenizer knows ids that the engine does not",
-        "An id is a row of the embedding. Added tokens of a fine-tune whose embedding was not resized, or another "
-        "model's tokenizer, point past its end.",
-        "no line says so: the kernel reads past the embedding, and answers are noise",
-        "take tokenizer and checkpoint from one model, or build from the checkpoint with the resized embedding",
-        _vocabulary,
-    ),
-    Rule(
-        "tokenizer-pair",
-        Severity.WARNING,
-        "preprocessing and postprocessing read different tokenizers",
-        "tokenizer_dir is filled into both by itself. Ids made by one and read by the other are another text.",
-        "no line says so: answers are noise",
-        "fill both with one folder",
-        _same,
-    ),
-)
+LOOKS: Looks = {
+    "tokenizer-path": _path,
+    "tokenizer-files": _files,
+    "chat-template": _template,
+    "tokenizer-special": _special,
+    "tokenizer-vocabulary": _vocabulary,
+    "tokenizer-pair": _same,
+}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
-from forge.check.rules.rule import Found, Rule, Severity
-from forge.schema.vllm_environment import BEFORE, CPU, GPU, USUAL
+from forge.check.rules.rule import Found, Looks
+from forge.schema.vllm_environment import BEFORE, CPU, GPU
 from forge.schema.vllm_known import packaged
 
 _UTILIZATION = "gpu_memory_utilization"
@@ -133,92 +133,14 @@ def _part(model: Model) -> float:
         return BEFORE
 
 
-RULES = (
-    Rule(
-        "vllm-arguments",
-        Severity.ERROR,
-        "model.json cannot be read",
-        "A model of the vllm backend has its engine's arguments in 1/model.json: a JSON object of AsyncEngineArgs.",
-        "vLLM's arguments cannot be read: Expecting ',' delimiter: line 3 column 5",
-        "mend its JSON, or build it again",
-        _unread,
-    ),
-    Rule(
-        "vllm-model",
-        Severity.ERROR,
-        "model.json does not lead to a model",
-        "Its `model` is a folder with a Hugging Face checkpoint, or a name on the hub. A path that begins with a dot, which "
-        "forge's own backend knows, goes from the model's folder.",
-        "OSError: Can't load the configuration of '../_assets/m/model'.",
-        "name the folder that the server sees, or build it again",
-        _model,
-    ),
-    Rule(
-        "vllm-argument",
-        Severity.WARNING,
-        "model.json has an argument that vLLM does not know",
-        f"vLLM refuses to start over an unknown argument. Forge knows those of {CPU} and {GPU}; another version may "
-        "have others.",
-        "TypeError: AsyncEngineArgs.__init__() got an unexpected keyword argument 'max_modle_len'",
-        "take it away, or spell it as vLLM does",
-        _unknown,
-    ),
-    Rule(
-        "vllm-decoupled",
-        Severity.ERROR,
-        "a model of vLLM is not decoupled",
-        "The vllm backend answers from threads of its own, as often as it likes, also a request that wants one answer.",
-        "model_transaction_policy { decoupled: true } is needed: vLLM streams",
-        "model_transaction_policy { decoupled: true }",
-        _whole,
-    ),
-    Rule(
-        "vllm-kind",
-        Severity.ERROR,
-        "a model of vLLM that takes several GPUs is of KIND_GPU",
-        "Triton makes an instance of KIND_GPU for one GPU, and of each GPU one: the vLLM backend of its images then shows vLLM "
-        "that GPU alone, and refuses a model that takes more.",
-        "ValueError: KIND_GPU is currently for single-GPU models, please specify KIND_MODEL in the model's config.pbtxt",
-        "instance_group [ { count: 1 kind: KIND_MODEL } ]",
-        _kind,
-    ),
-    Rule(
-        "vllm-length",
-        Severity.ERROR,
-        "max_model_len is above what the checkpoint was trained for",
-        "vLLM holds max_model_len against max_position_embeddings of config.json and refuses to start.",
-        "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len",
-        "lower it to the checkpoint's, or build with a smaller build.max_seq_len",
-        _long,
-    ),
-    Rule(
-        "vllm-lora",
-        Severity.ERROR,
-        "the LoRA adapters of a model of vLLM are not there",
-        "With enable_lora the backend reads multi_lora.json beside model.json: a JSON object of names and folders. A "
-        "path that begins with a dot, which forge's own backend knows, goes from the model's folder.",
-        "FileNotFoundError: Triton backend cannot find /models/m/1/multi_lora.json.",
-        "name adapters there that the server sees, or build it again",
-        _adapters,
-    ),
-    Rule(
-        "vllm-lora-rank",
-        Severity.ERROR,
-        "a LoRA adapter has a higher rank than its model of vLLM takes",
-        "vLLM keeps room for adapters of max_lora_rank (16 where nobody says), and refuses one with a larger r when it is "
-        "first asked with it.",
-        "ValueError: LoRA rank 64 is greater than max_lora_rank 16.",
-        "raise max_lora_rank to the adapter's r, or build it again",
-        _ranks,
-    ),
-    Rule(
-        "vllm-memory",
-        Severity.ERROR,
-        "models of vLLM want more memory together than there is",
-        f"{_UTILIZATION} is a part of the whole card, not of what is free ({BEFORE} where nobody says, {USUAL} from "
-        "vLLM 0.20 on): the opposite of TensorRT-LLM's fraction. Two models on one card have to share 1 between them.",
-        "ValueError: Free memory on device cuda:0 on startup is less than desired GPU memory utilization",
-        f"[serve.vllm] {_UTILIZATION} in each recipe, so that they add up to less than 1",
-        _shared,
-    ),
-)
+LOOKS: Looks = {
+    "vllm-arguments": _unread,
+    "vllm-model": _model,
+    "vllm-argument": _unknown,
+    "vllm-decoupled": _whole,
+    "vllm-kind": _kind,
+    "vllm-length": _long,
+    "vllm-lora": _adapters,
+    "vllm-lora-rank": _ranks,
+    "vllm-memory": _shared,
+}
