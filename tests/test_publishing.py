@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from forge.errors import RepositoryError
 from forge.files import trees
 from forge.repository import publish as publishing
-from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.manifest import Manifest, PublishedModel, RecipeFile
 from forge.schema.values import COMMON_ROLES, LimitsTable, Names, Role, RuntimeKind, SamplingTable
 from killing import at_every_instant
 from store_makers import child, provenance, store
@@ -142,8 +142,15 @@ def test_a_repository_of_a_forge_that_drew_no_ids_gets_one_as_it_is_written(benc
     assert len(publishing.inventory(bench.repository).id) == 32
 
 
-@pytest.mark.parametrize("other", [{"sampling": SamplingTable(temperature=0.5)}, {"limits": LimitsTable(max_prompts=2)}])
-def test_other_sampling_defaults_or_limits_alone_change_only_the_manifest(bench: Bench, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sampling": SamplingTable(temperature=0.5)},
+        {"limits": LimitsTable(max_prompts=2)},
+        {"recipe": RecipeFile.of("/a/m.toml", b"")},
+    ],
+)
+def test_other_sampling_defaults_limits_or_recipe_alone_change_only_the_manifest(bench: Bench, other: dict[str, Any]) -> None:
     bench.publish("m")
     model = replace(a_model("m"), **other)
     done = publishing.publish(bench.entry(model, "v1"), bench.repository, model, relocate(bench.repository))

@@ -67,6 +67,27 @@ def test_a_model_that_nobody_serves_is_shown_from_its_repository(over_fakes: For
         over_fakes.exhibit.show("nobody")
 
 
+def test_the_recipe_is_shown_with_whether_it_is_still_the_one(over_fakes: Forge, recipe: str, here: Path) -> None:
+    def state() -> str:
+        shown = over_fakes.exhibit.show("tiny").recipe
+        assert shown is not None
+        assert shown.file == str(here / "tiny.toml")
+        return shown.state
+
+    over_fakes.build([recipe])
+    (before,) = over_fakes.manifest("model-repository").models
+    assert state() == "unchanged"
+    (here / recipe).write_text(f"{RECIPE}# said of it\n")
+    assert state() == "changed"
+    over_fakes.build([recipe])
+    assert state() == "unchanged"
+    (after,) = over_fakes.manifest("model-repository").models
+    assert after.keys == before.keys
+    assert after.recipe != before.recipe
+    (here / recipe).unlink()
+    assert state() == "gone"
+
+
 def test_what_the_store_has_forgotten_is_not_made_up(over_fakes: Forge, recipe: str, here: Path) -> None:
     over_fakes.build([recipe])
     (here / "home" / "store").rename(here / "gone")
@@ -120,6 +141,7 @@ def test_a_real_server_says_what_it_holds_and_counts_what_it_is_asked(tiny: Tiny
     assert after["seconds"] > before["seconds"] > 0
     told = forge("show", "tiny", "--repository", str(tiny.target.repository))
     assert "text_input" in told
+    assert f"recipe      {tiny.recipe} (blake3 " in told
     assert tiny.address in told
     assert "tiny  " in forge("ps")
 

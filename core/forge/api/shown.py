@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
+from forge.files import texts
 from forge.repository import publish
-from forge.schema.manifest import PublishedModel
+from forge.schema.manifest import PublishedModel, RecipeFile
 from forge.schema.values import LimitsTable, Role, RuntimeKind, SamplingTable
 from forge.serve.built import limits
 from forge.serve.lookup import Target
@@ -56,6 +58,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeNow:
+    """The recipe that a model was built by: its file, the hex blake3 that it had, and whether it is still that one."""
+
+    file: str
+    digest: str
+    state: Literal["unchanged", "changed", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """All that stands behind one published model. While nobody serves it ``address`` is empty, ``tensors`` and ``use`` None."""
 
@@ -63,6 +74,8 @@ class Shown:
     runtime: RuntimeKind
     repository: str
     address: str
+    recipe: RecipeNow | None
+    """None where an older forge published it and noted none."""
     source: Source
     prefix: str
     models: Mapping[str, str]
@@ -123,6 +136,7 @@ class Exhibit:
             model.runtime,
             str(place),
             target.address,
+            _recipe(model),
             self._source(model),
             model.prefix,
             {str(role): folder for role, folder in model.roles.items()},
@@ -140,6 +154,16 @@ class Exhibit:
             return Source()
         said = held.manifest.provenance.inputs
         return Source(said.get("source.name", ""), said.get("source.revision", ""))
+
+
+def _recipe(model: PublishedModel) -> RecipeNow | None:
+    if (was := model.recipe) is None:
+        return None
+    try:
+        now = RecipeFile.of(was.file, texts.content(Path(was.file)))
+    except texts.Odd:
+        return RecipeNow(was.file, was.digest, "gone")
+    return RecipeNow(was.file, was.digest, "unchanged" if now == was else "changed")
 
 
 def _recipes(running: Running, seen: Usage, address: str) -> Iterator[ModelUse]:

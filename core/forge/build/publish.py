@@ -127,6 +127,7 @@ def published(resolved: Resolved, entry: Entry) -> PublishedModel:
         num_draft_tokens=_guesses(resolved) if Role.DRAFT in entry.names.roles else None,
         inside=entry.names.inside,
         edits=bls.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
+        recipe=resolved.file,
     )
 
 

@@ -27,6 +27,7 @@ from forge.plan.steps import Step
 from forge.recipe import new, prompts, reader as recipe, shipped
 from forge.recipe.new import Suited
 from forge.schema import vllm_known
+from forge.schema.manifest import RecipeFile
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.schema.vllm_environment import vllm_environment
@@ -80,7 +81,7 @@ class Resolver:
         wanted = adapt(self.read(path, runtime))
         pinned = self._lock(path, wanted, required=locked)
         found = self._adapted(self._resolve(wanted, self._gathered(wanted, path, pinned)), path, pinned)
-        found = replace(found, locked=pinned is not None)
+        found = replace(found, locked=pinned is not None, file=RecipeFile.of(os.path.abspath(path), self.text(path).encode()))
         if not wanted.verify.on_build:
             return found
         return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=spoken(path))

@@ -44,8 +44,8 @@ def ps(output: Output) -> None:
 def show(output: Output, model: str, repository: str | None) -> None:
     """Show what stands behind a served MODEL.
 
-    Its checkpoint and commit, its runtime and limits, the tensors that it takes and gives, what it holds in memory, and the key
-    of everything that it was made from. Of a model that is published and not served, what is known without a server.
+    Its recipe, its checkpoint and commit, its runtime and limits, the tensors that it takes and gives, what it holds in memory,
+    and the key of everything that it was made from. Of one that is published and not served, what is known without a server.
 
     \b
     Example:
@@ -60,6 +60,7 @@ def show(output: Output, model: str, repository: str | None) -> None:
 def _lines(shown: Any) -> Iterator[str]:
     """``forge.api.shown.Shown`` as a person reads it."""
     yield click.style(f"{shown.name} ({shown.runtime})", bold=True)
+    yield f"  recipe      {_recipe(shown.recipe)}"
     yield f"  checkpoint  {shown.source.name or 'not known: the store has forgotten it'}"
     if shown.source.revision:
         yield f"  commit      {shown.source.revision}"
@@ -80,6 +81,13 @@ def _lines(shown: Any) -> Iterator[str]:
         yield from (f"    {each.name:<28}{each.datatype:<8}{list(each.shape)}" for each in tensors.outputs.values())
     yield "  made from"
     yield from (f"    {key[:12]}  {step}" for step, key in shown.keys.items())
+
+
+def _recipe(recipe: Any) -> str:
+    if recipe is None:
+        return "not noted: an older forge built it"
+    state = {"unchanged": "", "changed": ", which has changed since", "gone": ", which is there no more"}[recipe.state]
+    return f"{recipe.file}{state} (blake3 {recipe.digest[:12]})"
 
 
 def _stated(values: Any) -> dict[str, object]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from forge.plan.families import Family
 from forge.safetensors import Tensor
 from forge.schema.adapters import Adapter
+from forge.schema.manifest import RecipeFile
 from forge.schema.values import Facts, Recipe
 from forge.schema.vllm_known import VllmKnown
 from forge.trtllm.toolchain import Tooling
@@ -33,5 +34,7 @@ class Resolved:
     """The recipe's LoRA adapters, in its order."""
     tensors: tuple[Tensor, ...] = ()
     """Those of its checkpoint, where there are adapters to be held against them and its source says them."""
+    file: RecipeFile | None = None
+    """Where the recipe stands, and its digest; for a person, and for no step."""
     golden: str = ""
     """The transcripts that stand beside the recipe, for such a verification; empty where there are none."""

@@ -174,8 +174,8 @@ def _check_entry(entry: Path, model: PublishedModel) -> None:
 
 
 def _asked_as(former: PublishedModel, model: PublishedModel) -> PublishedModel:
-    """``former`` with what the manifest alone says of ``model``: how it is asked unless told otherwise, and how much of it."""
-    return replace(former, sampling=model.sampling, limits=model.limits)
+    """``former`` with what the manifest alone says of ``model``: its recipe, how it is asked unless told otherwise."""
+    return replace(former, sampling=model.sampling, limits=model.limits, recipe=model.recipe)
 
 
 def _stands(entry: Path, repository: Path, former: PublishedModel, model: PublishedModel, relocate: Relocate) -> bool:

@@ -4,6 +4,7 @@ from typing import Annotated
 from uuid import uuid4
 
 import msgspec
+from blake3 import blake3
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
@@ -13,7 +14,7 @@ from forge.schema.values import Edit, LimitsTable, Names, Role, RuntimeKind, Sam
 
 NAME = "forge.json"
 """The manifest's file name in a repository."""
-FORMAT = 5
+FORMAT = 6
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
@@ -35,6 +36,17 @@ class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     def contained(self) -> bool:
         """Whether the server is a container, which has a place of its own for the repository."""
         return bool(self.image) and not self.triton
+
+
+class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The recipe that a model was built by: where it was, and the hex blake3 of its bytes. No key hashes it."""
+
+    file: str
+    digest: str
+
+    @classmethod
+    def of(cls, file: str, content: bytes) -> "RecipeFile":
+        return cls(file=file, digest=blake3(content).hexdigest())
 
 
 class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +72,8 @@ class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether the assets stand inside the folder of the model over the engine."""
     edits: tuple[Edit, ...] = ()
     """What forge wrote or changed in models that are not its own."""
+    recipe: RecipeFile | None = None
+    """None where a forge before format 6 published it."""
 
     @property
     def names(self) -> Names:
