@@ -39,11 +39,11 @@ test: $(VENV)/.test
 
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
-	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/test_vllm_real.py tests/test_vllm_real_images.py
+	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest tests/vllm/test_vllm_real.py tests/vllm/test_vllm_real_images.py
 
 # What `forge tune --offline` asks: AIConfigurator itself, 0.75 GB from PyPI.
 test-offline: $(VENV)/.test
-	FORGE_TEST_OFFLINE=1 $(BIN)/python -m pytest tests/test_tune_offline.py
+	FORGE_TEST_OFFLINE=1 $(BIN)/python -m pytest tests/bench/test_tune_offline.py
 
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test
@@ -53,15 +53,15 @@ coverage: $(VENV)/.test
 MINUTES ?= 10
 RUNS ?= 100000
 torture: $(VENV)/.test
-	PYTHONPATH=tests $(BIN)/python tests/torture.py --minutes $(MINUTES)
+	PYTHONPATH=tests/kit $(BIN)/python tests/kit/torture.py --minutes $(MINUTES)
 
 fuzz: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3"
-	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --runs $(RUNS)
+	PYTHONPATH=tests/kit $(BIN)/python tests/kit/fuzz.py --runs $(RUNS)
 
 # NVIDIA's scripts and skeletons, which tests hold forge to; into FORGE_ORIGINALS or ~/.cache/forge/originals.
 originals:
-	$(PYTHON) tests/originals.py
+	$(PYTHON) tests/kit/originals.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

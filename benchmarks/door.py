@@ -2,12 +2,12 @@
 
     python benchmarks/door.py [--rounds 300] [--tokens 32] [--clients 200] [--seconds 30] [--out FILE]
 
-The Triton is ``tests/instant_triton.py``, in a process of its own, and so is the port; asked by turns over one connection each:
-time to the first word and time for each word after it, medians and 95th percentiles. ``idle`` asks after six seconds of silence
-each, when what a model takes is to be read again. Processor time is told beside it, which other work on the machine does not
-change. ``loaded``: so many clients, each of which asks again and again with pauses; a tenth break off, a tenth send what is no
-JSON, a tenth read slowly. Words carry the moments when the request came and when they were sent: the port's own share of the
-time to the first word is what lies before the one and after the other.
+The Triton is ``tests/kit/instant_triton.py``, in a process of its own, and so is the port; asked by turns over one
+connection each: time to the first word and time for each word after it, medians and 95th percentiles. ``idle`` asks after six
+seconds of silence each, when what a model takes is to be read again. Processor time is told beside it, which other work on the
+machine does not change. ``loaded``: so many clients, each of which asks again and again with pauses; a tenth break off, a tenth
+send what is no JSON, a tenth read slowly. Words carry the moments when the request came and when they were sent: the port's own
+share of the time to the first word is what lies before the one and after the other.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "kit"
 sys.path.insert(0, str(TESTS))
 
 from forge.client.client import AsyncClient  # noqa: E402

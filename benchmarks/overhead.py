@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "kit"
 FORGE = Path(sys.executable).with_name("forge")
 RATIO, GRACE = 1.03, 0.5  # seconds
 RECIPE = """

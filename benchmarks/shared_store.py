@@ -18,7 +18,7 @@ from pathlib import Path
 
 import obstore
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kit"))
 
 from forge.remote.open import place
 from forge.remote.shared import Shared

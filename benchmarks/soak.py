@@ -25,7 +25,7 @@ from pathlib import Path
 from forge.api.forge import Forge
 from forge.client import AsyncClient, InferenceError, Request
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "kit"
 PROMPTS = ("hello", "hello world", "the END of the world", "How are you today?", "naïve café 你好", "a")
 LENGTHS = (1, 3, 20)
 LEAVING = 0.04

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,11 @@ from forge.api.built import Built
 from forge.api.forge import Forge
 from forge.client.types import Request
 from forge.serve.lookup import Target
+from live_kit import Say
 from patience import free_ports
+from shipped import SMOLLM2
 
 pytest_plugins = ["triton_fixture", "docker_fixture", "standin.fixtures", "tiny_served", "cloud_servers"]
-
-ROOT = Path(__file__).parent.parent
-SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"
 
 
 # A slow machine is no fault of what is tested.
@@ -80,9 +79,6 @@ def served(shop: Forge, smollm2: Built) -> Iterator[Target]:
     shop.stop(running)
 
 
-Say = Callable[[Request], str]
-
-
 @pytest.fixture(scope="session")
 def say(shop: Forge, served: Target) -> Say:
     """Ask for one answer, whole."""
@@ -91,8 +87,3 @@ def say(shop: Forge, served: Target) -> Say:
         return "".join(chunk.text for chunk in shop.generate(served.address, request) if chunk.index == 0)
 
     return ask
-
-
-def chat(shop: Forge, target: Target, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
-    """``question`` in the model's chat template."""
-    return shop.templated(target, [*history, ("user", question)])

@@ -1,0 +1,343 @@
+"""Rot: a published file, or an artifact, whose bytes are no longer those that were built. It is found, named and made anew."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fake_wiring import World
+from forge.api.forge import Forge
+from forge.build.supply import Sharing
+from forge.cli import main
+from forge.errors import RepositoryError
+from forge.remote.open import place as opened
+from forge.remote.shared import Shared
+from forge.serve.scrub import SHARE, Scrub, rest
+from forge.store.checks import Enough
+from store_makers import rot
+
+TWIN = 'name = "{name}"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Forge:
+    return world.shop(tmp_path / "home")
+
+
+def recipe(tmp_path: Path, name: str = "a") -> Path:
+    file = tmp_path / f"{name}.toml"
+    file.write_text(TWIN.format(name=name))
+    return file
+
+
+@pytest.fixture
+def models(shop: Forge, tmp_path: Path) -> Path:
+    shop.build([recipe(tmp_path)], repository=tmp_path / "models")
+    return tmp_path / "models"
+
+
+def weights(models: Path) -> Path:
+    return next((models / "_assets" / "a").rglob("*.safetensors"))
+
+
+def apart(file: Path) -> None:
+    """As where the repository is on another disk: bytes of its own."""
+    content, mode = file.read_bytes(), file.stat().st_mode & 0o777
+    file.unlink()
+    file.write_bytes(content)
+    file.chmod(mode)
+
+
+def remembered(shop: Forge, models: Path) -> None:
+    """Let the note say what it would if the rot had not changed ctime: a test cannot write without that."""
+    from msgspec.structs import replace
+
+    from forge.serve.digests import files, looked
+
+    seen = shop.store.checks.seen(models)
+    due = {each.entry.path: each for model in shop.manifest(models).models for each in files(models, model, shop.store)[0]}
+    shop.store.checks.keep(models, {path: replace(looked(due[path]), at=one.at) for path, one in seen.items()})
+
+
+def said(world: World) -> str:
+    return "\n".join(event.text for event in world.events)
+
+
+def test_a_start_reads_every_file_once_and_says_what_it_skips_the_next_time(shop: Forge, world: World, models: Path) -> None:
+    shop.stop(shop.serve(models))
+    assert "read: what was built" in said(world)
+    world.events.clear()
+    shop.stop(shop.serve(models))
+    assert "not read: unchanged since the last check, at most 0 seconds ago" in said(world)
+    assert "read: what was built" not in said(world)
+    world.events.clear()
+    shop.stop(shop.serve(models, verify="never"))
+    assert "no file was checked, as was asked for" in said(world)
+
+
+def test_rot_ends_a_start_before_anything_runs_and_names_file_and_model(shop: Forge, world: World, models: Path) -> None:
+    file = weights(models)
+    rot(file)
+    with pytest.raises(RepositoryError, match="not what was built") as caught:
+        shop.serve(models)
+    assert f"a: {file.relative_to(models)}: its bytes changed" in caught.value.what
+    assert "forge build" in caught.value.hint
+    assert world.server.alive == []
+    shop.stop(shop.serve(models, verify="never"))
+    assert "found rotten before, and served all the same" in said(world)
+
+
+def test_rot_that_shows_in_no_time_is_found_where_everything_is_read(shop: Forge, models: Path) -> None:
+    shop.stop(shop.serve(models))
+    rot(weights(models))
+    remembered(shop, models)
+    shop.stop(shop.serve(models))  # this is what `changed` cannot see
+    with pytest.raises(RepositoryError, match="its bytes changed"):
+        shop.serve(models, verify="always")
+    with pytest.raises(RepositoryError, match="its bytes changed"):
+        shop.serve(models)  # and from then on it is known
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_build_makes_rotten_files_anew_and_lays_them(shop: Forge, models: Path, tmp_path: Path, linked: bool) -> None:
+    file = weights(models)
+    if not linked:
+        apart(file)
+    before = rot(file)
+    with pytest.raises(RepositoryError):
+        shop.serve(models)
+    shop.build([recipe(tmp_path)], repository=models)
+    assert weights(models).read_bytes() == before
+    assert shop.store.verify() == ()
+    assert shop.store.checks.rotten(models) == ()
+    shop.stop(shop.serve(models, verify="always"))
+
+
+def test_a_missing_file_and_a_longer_one_are_named_and_an_edited_config_is_said(
+    shop: Forge, world: World, models: Path
+) -> None:
+    config = models / "preprocessing" / "config.pbtxt"
+    config.write_text(config.read_text() + "# mine\n")
+    shop.stop(shop.serve(models))
+    assert "preprocessing/config.pbtxt is not as forge wrote it" in said(world)
+    file = weights(models)
+    apart(file)
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes() + b"x")
+    gone = next((models / "_assets" / "a").rglob("tokenizer.json"))
+    gone.unlink()
+    with pytest.raises(RepositoryError) as caught:
+        shop.serve(models)
+    assert f"{gone.relative_to(models)}: missing" in caught.value.what
+    assert f"{file.relative_to(models)}: had" in caught.value.what
+
+
+def test_what_the_store_does_not_know_is_served_and_said(shop: Forge, world: World, models: Path) -> None:
+    from forge.files import trees
+
+    entry = shop.store.find(shop.manifest(models).models[0].entry)
+    assert entry
+    trees.remove(entry.path.parent)
+    shop.stop(shop.serve(models))
+    assert "a: not checked: what it was published from is not in this store" in said(world)
+
+
+def test_rot_found_in_the_store_is_not_served_from_what_was_published_of_it(shop: Forge, models: Path, tmp_path: Path) -> None:
+    shop.stop(shop.serve(models))
+    before = rot(weights(models))
+    remembered(shop, models)
+    done = shop.integrity.verify()
+    assert done.damages
+    assert [each.file for each in done.published] == [str(weights(models).relative_to(models))]
+    with pytest.raises(RepositoryError, match="its bytes changed"):
+        shop.serve(models)
+    shop.build([recipe(tmp_path)], repository=models)
+    assert weights(models).read_bytes() == before
+    shop.stop(shop.serve(models))
+
+
+def test_copies_on_another_disk_are_read_with_the_store(shop: Forge, models: Path) -> None:
+    apart(weights(models))
+    rot(weights(models))
+    done = shop.integrity.verify()
+    assert done.damages == ()
+    assert "its bytes changed" in done.published[0].why
+
+
+def test_a_running_server_takes_in_nothing_that_is_rotten(shop: Forge, world: World, models: Path) -> None:
+    shop.serve(models)
+    rot(weights(models))
+    with pytest.raises(RepositoryError, match="its bytes changed"):
+        shop.reload(models)
+    assert world.server.told == []
+
+
+def test_a_rotten_newcomer_is_taken_out_of_the_repository_again(shop: Forge, world: World, tmp_path: Path) -> None:
+    place = tmp_path / "models"
+    shop.add([recipe(tmp_path, "a")], repository=place)
+    shop.add([recipe(tmp_path, "b")], repository=tmp_path / "elsewhere")
+    shop.serve(place)
+    rot(next((tmp_path / "elsewhere" / "_assets" / "b").rglob("tokenizer.json")))
+    with pytest.raises(RepositoryError, match="its bytes changed"):
+        shop.add([recipe(tmp_path, "b")], repository=place)
+    assert [model.name for model in shop.manifest(place).models] == ["a"]
+    assert world.server.told == []
+
+
+# -- a part of the store at a time
+
+
+def test_repeated_parts_go_through_the_whole_store_oldest_first(shop: Forge, models: Path) -> None:
+    held = {one.key: one for one in shop.store.artifacts()}
+    large = max(one.size for one in held.values())
+    again = shop.store.read_again(enough=Enough(share=0.1))
+    assert 0 < again.artifacts < len(held)
+    assert again.held == len(held)
+    rounds = 1
+    began = time.time() - 1
+    for one in held.values():
+        os.utime(one.path.parent / "manifest.json")
+    while shop.store.read_again(enough=Enough(share=0.1)).oldest < began - 10**6:
+        rounds += 1
+    damaged = next(one for one in held.values() if one.size == large)
+    rot(max((each for each in damaged.path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size))
+    found: list[str] = []
+    for _ in range(len(held)):
+        found += [each.key for each in shop.store.read_again(enough=Enough(share=0.01)).damages]
+    assert damaged.key in found
+
+
+def test_a_part_by_time_reads_one_artifact_at_least(shop: Forge, models: Path) -> None:
+    ticks = iter(range(0, 1000, 100))
+    again = shop.store.read_again(enough=Enough(seconds=60, steady=lambda: float(next(ticks))))
+    assert again.artifacts == 1
+
+
+def test_what_is_rotten_is_taken_from_the_shared_store_again(shop: Forge, models: Path, tmp_path: Path) -> None:
+    url = (tmp_path / "shared").as_uri()
+    (tmp_path / "shared").mkdir()
+    shared = Shared(lambda: opened(url, 10.0), url, lambda _: None, time.time, notary=shop.notary)
+    sharing = Sharing(shared, writes=True, kinds=("weights", "checkpoint", "engine"))
+    pushed = {one.key for one in sharing.send(shop.store.artifacts())}
+    assert pushed
+    rot(weights(models))
+    done = shop.integrity.verify(sharing=sharing)
+    assert done.repaired
+    assert {*done.repaired} == pushed & {each.key for each in done.damages}
+    assert all(shop.store.find(key) for key in done.repaired)
+    assert shop.store.verify() == ()
+
+
+# -- the scrub
+
+
+class Clock:
+    """Seconds of a processor, which reading takes, and seconds that pass."""
+
+    def __init__(self, cost: float = 0.01) -> None:
+        self.cpu, self.wall, self.cost = 0.0, 0.0, cost
+        self.left = 10**6
+        self.longest = 0.0
+
+    def used(self) -> float:
+        self.cpu += self.cost
+        self.wall += self.cost
+        return self.cpu
+
+    def pause(self, seconds: float) -> bool:
+        self.wall += max(0.0, seconds)
+        self.longest = max(self.longest, seconds)
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("cost", [1e-6, 0.01, 3.0])
+def test_a_scrub_uses_at_most_a_twentieth_of_a_core_whatever_reading_costs(shop: Forge, models: Path, cost: float) -> None:
+    clock = Clock(cost)
+    clock.left = 200
+    scrub = Scrub(shop.store, clock.used, clock.pause, time.time, lambda _: None)
+    scrub.run(lambda: [models], 1e-9)
+    assert clock.cpu <= SHARE * clock.wall + 4 * cost  # what was used since the last rest is paid for by the next one
+    assert rest(1.0) == pytest.approx(19.0)
+
+
+def test_a_scrub_reads_what_was_not_read_for_longest_and_waits_for_the_next(shop: Forge, models: Path) -> None:
+    clock, now = Clock(), [time.time()]
+    scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
+    shop.stop(shop.serve(models))
+    assert scrub.look([models], 86400.0) > 0
+    now[0] += 86401.0
+    files = len(shop.store.checks.seen(models))
+    assert [scrub.look([models], 86400.0) for _ in range(files)] == [0.0] * files
+    assert min(one.at for one in shop.store.checks.seen(models).values()) == now[0]
+    assert scrub.look([models], 86400.0) > 0
+
+
+def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_it_is_mended(
+    shop: Forge, world: World, models: Path, tmp_path: Path
+) -> None:
+    clock, now, lines = Clock(), [time.time()], list[str]()
+    scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lines.append)
+    running = shop.serve(models)
+    rot(weights(models))
+    remembered(shop, models)
+    now[0] += 100.0
+    while not scrub.look([models], 50.0):
+        pass
+    assert len(lines) == 1
+    assert lines[0].startswith("ROTTEN: ")
+    assert str(weights(models).relative_to(models)) in lines[0]
+    assert [each.model for each in shop.integrity.rotten([running])] == ["a"]
+    assert world.server.alive == [running]
+    shop.build([recipe(tmp_path)], repository=models)
+    assert shop.integrity.rotten([running]) == ()
+
+
+def test_what_was_rotten_and_another_forge_has_laid_anew_is_served(shop: Forge, models: Path) -> None:
+    file = weights(models)
+    before = rot(file)
+    assert shop.integrity.verify().published
+    with pytest.raises(RepositoryError):
+        shop.serve(models)
+    file.unlink()
+    file.write_bytes(before)
+    shop.stop(shop.serve(models))
+
+
+def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(shop: Forge, models: Path) -> None:
+    from dataclasses import replace as other
+
+    from forge.serve.digests import files, judge
+
+    due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
+    assert "published anew" in str(judge(other(due, key="of-before"), 1.0, lambda _path, _size: "another"))
+
+
+def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share(
+    shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_HOME", str(shop.home))
+    done = CliRunner().invoke(main, ["cache", "verify", "--some", "1%"])
+    assert done.exit_code == 0
+    assert re.search(r"[1-9]\d* of \d+ artifacts are whole \(.* read\); the rest was checked since ", done.output)
+    assert CliRunner().invoke(main, ["cache", "verify", "--for", "5m"]).exit_code == 0
+    for wrong in ("10", "0%", "101%", "x%"):
+        assert CliRunner().invoke(main, ["cache", "verify", "--some", wrong]).exit_code == 2, wrong
+    done = CliRunner().invoke(main, ["cache", "verify", "--repair"])
+    assert done.exit_code == 6
+    assert "no shared store is named" in done.output
+    rot(weights(models))
+    done = CliRunner().invoke(main, ["cache", "verify"])
+    assert done.exit_code == 6
+    assert "`forge build` of its recipe lays it anew" in done.output
+
+
+def test_a_block_that_the_disk_cannot_give_is_rot_and_ends_no_process(shop: Forge, models: Path) -> None:
+    file = weights(models)
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # its first page is nobody's: reading it is EIO
+    with pytest.raises(RepositoryError, match="cannot be read: Input/output error"):
+        shop.serve(models)
