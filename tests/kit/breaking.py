@@ -130,6 +130,9 @@ def vllm(root: Path, text: str = "", **arguments: object) -> None:
         (root / "one/1/model.json").write_text(text)
 
 
+NGRAM = {"method": "ngram", "num_speculative_tokens": 4}
+
+
 def adapter(root: Path, **config: object) -> None:
     """A LoRA adapter for the model of vLLM, whose adapter_config.json says so much."""
     folder = root / "one/_assets/loras/sql"
@@ -332,6 +335,33 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("vllm-kind", "a pipeline", both(
         lambda root: vllm(root, pipeline_parallel_size="2"),
         lambda root: kit.replace(root, "one/config.pbtxt", "KIND_MODEL", "KIND_GPU"))),
+    ("vllm-batch", "below its requests", lambda root: vllm(root, max_num_batched_tokens=16, max_num_seqs=32)),
+    ("vllm-batch", "below a prompt that goes whole", lambda root: vllm(
+        root, max_num_batched_tokens=255, enable_chunked_prefill=False)),
+    ("vllm-batch", "adapters and guesses", both(
+        lambda root: vllm(root, enable_lora=True, max_num_seqs=32, max_num_batched_tokens=64, speculative_config=NGRAM),
+        lambda root: adapter(root, r=8))),
+    ("vllm-speculation", "not how many", lambda root: vllm(root, speculative_config={"method": "ngram"})),
+    ("vllm-speculation", "none", lambda root: vllm(root, speculative_config={**NGRAM, "num_speculative_tokens": 0})),
+    ("vllm-speculation", "from above", lambda root: vllm(
+        root, speculative_config={**NGRAM, "prompt_lookup_min": 5, "prompt_lookup_max": 3})),
+    ("vllm-speculation", "ranks of its own", lambda root: vllm(root, speculative_config={**NGRAM, "tensor_parallel_size": 1})),
+    ("vllm-speculation", "not in step", lambda root: vllm(root, speculative_config=NGRAM, async_scheduling=True)),
+    ("vllm-parallel", "heads", both(
+        lambda root: vllm(root, tensor_parallel_size=2),
+        lambda root: kit.document(root, "one/_assets/model/config.json", num_attention_heads=9))),
+    ("vllm-parallel", "a pipeline in one process", lambda root: vllm(
+        root, pipeline_parallel_size=2, distributed_executor_backend="uni")),
+    ("vllm-parallel", "contexts", lambda root: vllm(root, decode_context_parallel_size=2)),
+    ("vllm-parallel", "experts", lambda root: vllm(root, enable_eplb=True)),
+    ("vllm-twice", "sizes of graphs", lambda root: vllm(
+        root, cudagraph_capture_sizes=[1, 2], compilation_config={"cudagraph_capture_sizes": [1, 2]})),
+    ("vllm-value", "more than the card", lambda root: vllm(root, gpu_memory_utilization=1.5)),
+    ("vllm-value", "a rank of no size", both(
+        lambda root: vllm(root, enable_lora=True, max_lora_rank=24), lambda root: adapter(root, r=8))),
+    ("vllm-value", "adapters at hand", both(
+        lambda root: vllm(root, enable_lora=True, max_loras=3, max_cpu_loras=2), lambda root: adapter(root, r=8))),
+    ("vllm-lora", "not enabled", both(vllm, lambda root: adapter(root, r=8))),
     ("vllm-length", "above the checkpoint's", lambda root: vllm(root, max_model_len=513)),
     ("vllm-lora", "no list", lambda root: vllm(root, enable_lora=True)),
     ("vllm-lora", "gone", both(

@@ -14,11 +14,10 @@ from forge.fit.model_shape import Shape
 from forge.fit.weights import Terms, Weights, matrices_of_a_rank, terms
 from forge.safetensors import Tensor
 from forge.schema.values import NO_GPUS, Gpu, Recipe
+from forge.schema.vllm_clashes import USUAL_TOKENS
 from forge.schema.vllm_environment import KV_BYTES, USUAL
 
 UTILIZATION = "gpu_memory_utilization"
-BATCHED_TOKENS = 2048
-"""max_num_batched_tokens of an engine that is no server of OpenAI's API, where nobody says another (vLLM's arg_utils.py)."""
 BLOCK = 16
 """Tokens of a cache block on CUDA; a sequence takes whole blocks."""
 SAMPLING = 9
@@ -124,8 +123,8 @@ def batched_tokens(recipe: Recipe) -> int:
         return stated
     whole = recipe.build.max_batch_size * recipe.build.max_seq_len
     if recipe.serve.vllm.get("enable_chunked_prefill") is False:
-        return max(BATCHED_TOKENS, recipe.build.max_seq_len)
-    return min(BATCHED_TOKENS, whole)
+        return max(USUAL_TOKENS, recipe.build.max_seq_len)
+    return min(USUAL_TOKENS, whole)
 
 
 def _cache(recipe: Recipe, shape: Shape, how: Terms) -> KvCache:

@@ -19,6 +19,7 @@ from forge.repository.vllm import vllm_skeleton
 from forge.schema import vllm_known
 from forge.schema.quantized import quantized
 from forge.schema.values import NO_GPUS, Checkpoint, Command, Names, Recipe, Role, Scalar, TextFile
+from forge.schema.vllm_clashes import RANKS, USUAL_TOKENS, clashes
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
@@ -36,8 +37,6 @@ from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
 ADAPTERS = "1/multi_lora.json"
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What max_lora_rank may be (vLLM's config/lora.py; 1 is new, and saves nothing to speak of)."""
 _MAX_RANK = "max_lora_rank"
 WHILE_LOADING = {
     "fp8": {"quantization": "fp8"},
@@ -65,7 +64,7 @@ _ELSEWHERE = {
 def check(resolved: Resolved) -> Iterator[Problem]:
     """What this runtime cannot do for the recipe."""
     name = resolved.recipe.name
-    for found in (*_unable(resolved), *_arguments(resolved)):
+    for found in (*_unable(resolved), *_arguments(resolved), *_clashes(resolved)):
         yield Problem(f"{name}: {found.where}", found.what, found.hint)
 
 
@@ -307,6 +306,20 @@ def _arguments(resolved: Resolved) -> Iterator[Problem]:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "take it away"
             yield Problem(where, f"{_version(resolved)} has no such argument", hint)
+
+
+def _clashes(resolved: Resolved) -> Iterator[Problem]:
+    """What its vLLM would refuse of model.json when it starts."""
+    recipe, name = resolved.recipe, resolved.recipe.name
+    stated = _model_json(resolved, Names(name, ROLES), "")
+    own = not recipe.runtime.contained and not chosen(recipe.runtime.packages)
+    config = resolved.facts.checkpoint.config
+    for each in clashes(stated, config, vllm_version(resolved), usual_tokens=USUAL_TOKENS if own else 0):
+        first, *_ = each.names
+        where = _ELSEWHERE.get(first, f"serve.vllm.{first}")
+        sources = [f"{argument} is {_ELSEWHERE[argument]}" for argument in each.names if argument in _ELSEWHERE]
+        what = each.what if where.endswith(first) else f"{first} {each.what}"
+        yield Problem(where, what, f"vLLM refuses it; {', '.join(sources) or 'say another'}")
 
 
 def _known(resolved: Resolved) -> VllmKnown:

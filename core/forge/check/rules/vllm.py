@@ -2,12 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
 from forge.check.rules.rule import Found, Looks
+from forge.schema.vllm_clashes import clashes
 from forge.schema.vllm_environment import BEFORE, CPU, GPU
+from forge.schema.vllm_images import VERSION
 from forge.schema.vllm_known import packaged
 
 _UTILIZATION = "gpu_memory_utilization"
@@ -94,8 +96,11 @@ def _kind(repository: Repository) -> Iterator[Found]:
 
 def loras(model: Model) -> Mapping[str, object]:
     """Name -> folder of the adapters that requests can name; none where model.json does not enable them."""
-    if str(model.arguments.get("enable_lora", "")).lower() != "true":
-        return {}
+    return _listed(model) if str(model.arguments.get("enable_lora", "")).lower() == "true" else {}
+
+
+def _listed(model: Model) -> Mapping[str, object]:
+    """What multi_lora.json says, whether or not model.json enables it."""
     with suppress(ValueError):
         return table(json.loads(next((text for path, text in model.sources.items() if path.endswith(LORAS)), "{}")))
     return {}
@@ -105,6 +110,9 @@ def _adapters(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         if str(model.arguments.get("enable_lora", "")).lower() == "true" and not loras(model):
             yield Found(file, f"enable_lora is set, and {LORAS} beside it names no adapters", needle="enable_lora")
+        elif listed := _listed(model) if not loras(model) else {}:
+            what = f"{LORAS} names {', '.join(sorted(listed))}, and enable_lora is not set in {file}"
+            yield Found(_beside(file), what, "set enable_lora to true, or build it again")
         for name, stated in loras(model).items():
             path = stated_path(repository.root, model, stated)
             if path and not repository.loras.get(path):
@@ -125,6 +133,23 @@ def _beside(file: str) -> str:
     return f"{file.rpartition('/')[0]}/{LORAS}"
 
 
+def _clashing(rule: str) -> Callable[[Repository], Iterator[Found]]:
+    """Finds what vLLM refuses of a model's arguments under one rule."""
+
+    def look(repository: Repository) -> Iterator[Found]:
+        for model, config, file in _stated(repository):
+            checkpoint = repository.checkpoint(model)
+            for each in clashes(model.arguments, checkpoint.config if checkpoint else {}, config.stated(VERSION)):
+                if each.rule == rule:
+                    yield Found(file, f"{each.names[0]} {each.what}", needle=_needle(model, each.names))
+
+    return look
+
+
+def _needle(model: Model, names: tuple[str, ...]) -> str:
+    return next((f'"{name}"' for name in names if name in model.arguments), "")
+
+
 def _part(model: Model) -> float:
     """What a model is sure to take: where nobody says, the least that any vLLM does."""
     try:
@@ -143,4 +168,5 @@ LOOKS: Looks = {
     "vllm-lora": _adapters,
     "vllm-lora-rank": _ranks,
     "vllm-memory": _shared,
+    **{rule: _clashing(rule) for rule in ("vllm-batch", "vllm-speculation", "vllm-parallel", "vllm-twice", "vllm-value")},
 }
