@@ -1,4 +1,4 @@
-"""Where nothing is converted no family is needed: GPT-2 goes by the twin and by llmapi without a plugin, and says so."""
+"""Where nothing is converted no family is needed: GPT-2 goes by vLLM, llmapi and the twin, and a plan says so."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import pytest
 
 from fake_wiring import World
 from forge.errors import RecipeError
+from forge.plan.families import WITHOUT_FAMILY
 from forge.plan.steps import MakeImage, Plan
 from forge.testing import LLAMA
 
@@ -58,7 +59,21 @@ def test_llmapi_builds_a_model_of_no_family_in_the_image_as_it_is(world: World, 
     (image,) = [step.action for step in plan.steps if isinstance(step.action, MakeImage)]
     assert (image.family, image.requirements.pip) == ("", ())
     assert world.containers.built == []
-    assert any("no family serves GPT2LMHeadModel" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("more", [TWIN, LLMAPI, 'runtime = { kind = "vllm", gpus = "none" }'])
+def test_a_plan_says_which_runtimes_need_no_family(world: World, tmp_path: Path, more: str) -> None:
+    said = f"m: no installed family serves GPT2LMHeadModel: {WITHOUT_FAMILY}"
+    assert all(kind in said for kind in ("vllm", "llmapi", "twin"))
+    assert said in _plan(world, tmp_path, more).notes
+    claimed = _plan(world, tmp_path, more, dict(LLAMA))
+    assert not any("family" in note for note in claimed.notes)
+
+
+def test_its_repository_of_vllm_is_built(world: World, tmp_path: Path) -> None:
+    recipe = _recipe(world, tmp_path, 'runtime = { kind = "vllm", gpus = "none" }', GPT2)
+    shop = world.shop(tmp_path / "home")
+    assert [model.name for model in shop.build([recipe], repository=tmp_path / "repository").models] == ["m"]
 
 
 def test_what_every_family_checks_is_checked_without_one(world: World, tmp_path: Path) -> None:
@@ -67,8 +82,9 @@ def test_what_every_family_checks_is_checked_without_one(world: World, tmp_path:
 
 
 def test_an_engine_needs_one_and_what_is_named_counts(world: World, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no installed family serves GPT2LMHeadModel"):
+    with pytest.raises(RecipeError, match="no installed family serves GPT2LMHeadModel") as refused:
         _plan(world, tmp_path, 'runtime = { kind = "engine" }')
+    assert WITHOUT_FAMILY in str(refused.value)
     with pytest.raises(RecipeError, match="says nothing of its architecture"):
         _plan(world, tmp_path, TWIN, {})
     assert _plan(world, tmp_path, 'runtime = { kind = "llmapi" }\nfamily = "llama"', dict(LLAMA)).entries

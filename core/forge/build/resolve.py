@@ -252,12 +252,15 @@ class Resolver:
 
     def _resolve(self, wanted: Recipe, facts: Facts) -> Resolved:
         if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked
-            return self._tooled(Resolved(wanted, Family(wanted, facts.checkpoint, None), facts))
+            known = facts.checkpoint.architectures
+            unclaimed = bool(known) and not families.serving(known, self._plugins)
+            return self._tooled(Resolved(wanted, Family(wanted, facts.checkpoint, None), facts, unclaimed=unclaimed))
         family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
+        found = Resolved(wanted, family, facts, unclaimed=bool(facts.checkpoint.architectures) and not family.name)
         if wanted.runtime.kind is RuntimeKind.TWIN:
-            return Resolved(wanted, family, facts)
+            return found
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
-        return self._tooled(Resolved(wanted, family, facts, dockerfile=self._template(family.name), gpus=gpus))
+        return self._tooled(replace(found, dockerfile=self._template(family.name), gpus=gpus))
 
     def _tooled(self, resolved: Resolved) -> Resolved:
         """The recipe with what its image says of itself, or its vLLM, where that has been read."""

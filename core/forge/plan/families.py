@@ -35,6 +35,7 @@ from forge.schema.values import (
 T = TypeVar("T")
 Points = Mapping[str, tuple[EntryPoint, ...]]
 """What claims each name of a family or variant."""
+WITHOUT_FAMILY = '--runtime vllm, llmapi, and twin with packages = ["transformers", "torch"] need none; an engine does'
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +354,7 @@ def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
     if not wanted:
         what = "cannot be found: this source says nothing of its architecture before it is fetched"
         raise _wrong("family", what, f"name one: {', '.join(sorted(among))}")
-    hint = f"{_served(served, broken)}. Where nothing is converted none is needed: --runtime vllm"
+    hint = f"{_served(served, broken)}. {WITHOUT_FAMILY}"
     raise _wrong("family", f"no installed family serves {', '.join(wanted)}", hint)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
 from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, twin, vllm
+from forge.plan.families import WITHOUT_FAMILY
 from forge.plan.resolved import Resolved
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
@@ -72,7 +73,8 @@ def _roles(resolved: Resolved) -> tuple[Role, ...]:
 def _notes(resolved: Resolved) -> tuple[str, ...]:
     kind = resolved.recipe.runtime.kind
     if not kind.contained:
-        return tuple(f"{resolved.recipe.name}: {note}" for note in vllm.notes(resolved)) if kind is RuntimeKind.VLLM else ()
+        notes = (*(vllm.notes(resolved) if kind is RuntimeKind.VLLM else ()), *_unclaimed(resolved))
+        return tuple(f"{resolved.recipe.name}: {note}" for note in notes)
     if resolved.tooling is None:
         told = engine.notes(resolved) if kind is RuntimeKind.ENGINE else tuple(llmapi_adapters.notes(resolved))
         notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(resolved), *told)
@@ -88,6 +90,12 @@ def _unversioned(resolved: Resolved) -> tuple[str, ...]:
     return (f"nobody has said which TensorRT-LLM {tools.image} holds: a build asks the image, or state runtime.trtllm",)
 
 
+def _unclaimed(resolved: Resolved) -> tuple[str, ...]:
+    if not resolved.unclaimed:
+        return ()
+    return (f"no installed family serves {', '.join(resolved.facts.checkpoint.architectures)}: {WITHOUT_FAMILY}",)
+
+
 def _doubts(resolved: Resolved) -> Iterator[str]:
     """What config.json lets one expect, and only the image can tell."""
     recipe, facts = resolved.recipe, resolved.facts
@@ -98,8 +106,8 @@ def _doubts(resolved: Resolved) -> Iterator[str]:
         end = "reads that as it is" if known else "has the last word on whether it reads that"
         yield f"the checkpoint's weights are quantized already ({found}); {reader} {end}"
     family, wanted = resolved.family, facts.checkpoint.architectures
-    if wanted and not family.name:
-        yield f"no family serves {', '.join(wanted)}, and this runtime needs none; LLM() of the image has the last word"
+    if resolved.unclaimed:
+        yield from (*_unclaimed(resolved), "LLM() of the image has the last word on whether it knows this model")
     elif wanted and not set(wanted).intersection(family.architectures()):
         yield f"family {family.name} does not name {', '.join(wanted)} as its own; the image's script has the last word"
 

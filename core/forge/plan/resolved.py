@@ -20,6 +20,8 @@ class Resolved:
     facts: Facts
     tooling: Tooling | None = None
     """What the recipe's image says of itself, where it has been read."""
+    unclaimed: bool = False
+    """Whether no installed family serves its architecture: it goes by the runtimes that convert nothing."""
     vllm: VllmKnown | None = None
     """What the vLLM of its image or environment takes and serves, where that has been read."""
     dockerfile: str = ""
