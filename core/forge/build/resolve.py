@@ -21,6 +21,7 @@ from forge.files import texts
 from forge.machine.containers import dockerfile
 from forge.plan import families, images, lock as locks, vllm
 from forge.plan.families import Family
+from forge.plan.lock import NONE, Pins
 from forge.plan.plan import check
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
@@ -28,9 +29,7 @@ from forge.recipe import new, prompts, reader as recipe, shipped
 from forge.recipe.new import Suited
 from forge.schema import vllm_known
 from forge.schema.manifest import RecipeFile
-from forge.schema.twin_environment import serving_environment
 from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.schema.vllm_environment import vllm_environment
 from forge.store.store import Store
 from forge.trtllm import images as compatibility, toolchain
 
@@ -80,7 +79,13 @@ class Resolver:
         """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise."""
         wanted = adapt(self.read(path, runtime))
         pinned = self._lock(path, wanted, required=locked)
-        found = self._adapted(self._resolve(wanted, self._gathered(wanted, path, pinned)), path, pinned)
+        facts = self._gathered(wanted, path, pinned)
+        pins, why = locks.pins(pinned, wanted, facts)
+        if why and locked:
+            raise LockError(why, where=str(_beside(path)), hint=f"move it with `forge lock --upgrade {path}`")
+        if why:
+            self.say(f"{_beside(path)}: {why}: forge's own pins are taken; move it with `forge lock --upgrade {path}`")
+        found = self._adapted(self._resolve(wanted, facts, pins), path, pinned)
         found = replace(found, locked=pinned is not None, file=RecipeFile.of(os.path.abspath(path), self.text(path).encode()))
         if not wanted.verify.on_build:
             return found
@@ -144,9 +149,10 @@ class Resolver:
         facts = self._gathered(wanted, path, kept)
         if kept is None:
             facts = replace(facts, source=self._sealed(facts.source), draft=facts.draft and self._sealed(facts.draft))
-        made = locks.lock(wanted, facts.source, facts.draft, facts.calibration, *_versions(wanted, facts))
+        image, versions, stub = locks.versions(wanted, facts, locks.pins(kept, wanted, facts)[0])
+        made = locks.lock(wanted, facts.source, facts.draft, facts.calibration, image, versions)
         loras = adapters(wanted, path.absolute().parent, self._world, kept)
-        after = locks.write(made.adapted([each.pinned for each in loras]))
+        after = locks.write(made.beside([each.pinned for each in loras], stub))
         if after != before:
             scratch = file.with_name(f"{file.name}.new")
             scratch.write_text(after, encoding="utf-8")
@@ -250,13 +256,15 @@ class Resolver:
         capabilities = {gpu.capability for gpu in self.outside.machine.gpus() if gpu.capability}
         return frozenset(f"sm_{capability.replace('.', '')}" for capability in capabilities)
 
-    def _resolve(self, wanted: Recipe, facts: Facts) -> Resolved:
+    def _resolve(self, wanted: Recipe, facts: Facts, pins: Pins = NONE) -> Resolved:
         if wanted.runtime.kind is RuntimeKind.VLLM:  # it converts nothing, so no plugin is asked
             known = facts.checkpoint.architectures
             unclaimed = bool(known) and not families.serving(known, self._plugins)
-            return self._tooled(Resolved(wanted, Family(wanted, facts.checkpoint, None), facts, unclaimed=unclaimed))
+            family = Family(wanted, facts.checkpoint, None)
+            return self._tooled(Resolved(wanted, family, facts, unclaimed=unclaimed, pins=pins))
         family = Family.of(wanted, facts.checkpoint, facts.draft_checkpoint, self._plugins)
-        found = Resolved(wanted, family, facts, unclaimed=bool(facts.checkpoint.architectures) and not family.name)
+        unclaimed = bool(facts.checkpoint.architectures) and not family.name
+        found = Resolved(wanted, family, facts, unclaimed=unclaimed, pins=pins)
         if wanted.runtime.kind is RuntimeKind.TWIN:
             return found
         gpus = "" if facts.gpu in ("", NO_GPUS) else wanted.runtime.gpus
@@ -323,20 +331,6 @@ def spoken(path: Path) -> str:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
-
-
-def _versions(wanted: Recipe, facts: Facts) -> tuple[locks.Image | None, dict[str, str]]:
-    """The image of a lock, and the packages that serve the twin, or vLLM."""
-    if wanted.runtime.contained:
-        tools = facts.toolchain
-        return locks.Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm, vllm=tools.vllm), {}
-    packages = wanted.runtime.packages
-    if wanted.runtime.kind is RuntimeKind.VLLM:
-        environment = vllm_environment(facts.host, packages, gpu=facts.gpu not in ("", NO_GPUS))
-    else:
-        environment = serving_environment(facts.host, packages)
-    pins = (re.split("==", package, maxsplit=1) for package in (*environment.packages, *environment.bare))
-    return None, {pin[0]: pin[-1] if len(pin) > 1 else "" for pin in pins}
 
 
 def _suits(checkpoint: Checkpoint, family: str) -> list[Suited]:

@@ -70,11 +70,15 @@ def check(environment: Environment) -> None:
             hint=f"install one (`apt install python{PYTHONS[-1]}`, `uv python install {PYTHONS[0]}`) and have it on PATH",
         )
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "no GNU C library").partition(" ")
-    if TRITON in environment.bare and tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < GLIBC:
+    if _brings_triton(environment) and tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < GLIBC:
         raise HostError(
             f"Triton from PyPI needs glibc {GLIBC[0]}.{GLIBC[1]} or newer, and this system has {name} {version}",
             hint="use a newer distribution (Debian 12, Ubuntu 22.04), or NVIDIA's Triton container",
         )
+
+
+def _brings_triton(environment: Environment) -> bool:
+    return any(each.partition("==")[0] == TRITON.partition("==")[0] for each in environment.bare)
 
 
 class PrivateEnvironments:
@@ -99,7 +103,7 @@ class PrivateEnvironments:
                 pins.write_text("\n".join(environment.bare) + "\n", encoding="utf-8")
                 self._run((*installer, "--constraint", str(pins), *environment.packages), log)
         _settle(into, layout)
-        if TRITON in environment.bare:
+        if _brings_triton(environment):
             require_libraries(layout.server_programs(), layout.library_path())
 
     def _installer(self, interpreter: str, into: Path, scratch: Path) -> tuple[str, ...]:
@@ -158,7 +162,7 @@ def adopt(environment: Environment, interpreter: str, into: Path, lay: Callable[
     check(environment)
     layout = _lay(interpreter, into)
     lay(into)
-    if TRITON in environment.bare:
+    if _brings_triton(environment):
         require_libraries(layout.server_programs(), layout.library_path())
 
 

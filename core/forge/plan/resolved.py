@@ -1,8 +1,9 @@
 """One recipe with all that planning may know of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from forge.plan.families import Family
+from forge.plan.lock import Pins
 from forge.safetensors import Tensor
 from forge.schema.adapters import Adapter
 from forge.schema.manifest import RecipeFile
@@ -28,6 +29,8 @@ class Resolved:
     """The template of the family's image."""
     gpus: str = ""
     """Which GPUs its containers may use."""
+    pins: Pins = field(default_factory=Pins)
+    """What a lock says of the environments that serve it here."""
     locked: bool = False
     """Whether a lock has pinned what it stands on."""
     questions: str = ""

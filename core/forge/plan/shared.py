@@ -16,7 +16,7 @@ def serving(resolved: Resolved) -> Step:
     """The private environment that the twin runs in, the stub before vLLM, and the conversion of a GGUF."""
     host = resolved.facts.host
     packages = resolved.recipe.runtime.packages if resolved.recipe.runtime.kind is RuntimeKind.TWIN else ()
-    return Step("environment", MakeEnvironment(serving_environment(host, packages), host.interpreter))
+    return Step("environment", MakeEnvironment(serving_environment(host, packages, resolved.pins.stub), host.interpreter))
 
 
 def hugging_face(resolved: Resolved) -> Step:

@@ -113,7 +113,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
 def reading(resolved: Resolved) -> tuple[Step, ...]:
     """The steps that read what its vLLM takes and serves, the last of which says it; none for forge's own pins."""
     runtime = resolved.recipe.runtime
-    if not runtime.contained and not chosen(runtime.packages):
+    if own(resolved):
         return ()
     name, need = ("image", images.family_image(resolved)) if runtime.contained else ("environment", _environment(resolved))
     command = Command(("python3", "-c", vllm_known.script(), f"/forge/out/{vllm_known.FILE}"))
@@ -129,7 +129,7 @@ def _served_with(resolved: Resolved) -> tuple[Step, ...]:
 
 def _environment(resolved: Resolved) -> Step:
     host = resolved.facts.host
-    made = vllm_environment(host, resolved.recipe.runtime.packages, gpu=on_gpu(resolved))
+    made = vllm_environment(host, resolved.recipe.runtime.packages, gpu=on_gpu(resolved), pins=resolved.pins.vllm)
     return Step("vllm environment", MakeEnvironment(made, host.interpreter))
 
 
@@ -149,7 +149,19 @@ def _version(resolved: Resolved) -> str:
     runtime, tools = resolved.recipe.runtime, resolved.facts.toolchain
     if runtime.contained:
         return f"vLLM {tools.vllm}" if tools.vllm else "its vLLM"
-    return chosen(runtime.packages) or (GPU if on_gpu(resolved) else CPU)
+    return _serves(resolved)
+
+
+def _serves(resolved: Resolved) -> str:
+    """The vLLM of this machine's environment, as the recipe, its lock or forge says."""
+    return chosen(resolved.recipe.runtime.packages) or chosen(resolved.pins.vllm) or (GPU if on_gpu(resolved) else CPU)
+
+
+def own(resolved: Resolved) -> bool:
+    """Whether forge's own pins of vLLM serve it, of which forge knows what they take."""
+    runtime, host, gpu = resolved.recipe.runtime, resolved.facts.host, on_gpu(resolved)
+    moved = vllm_environment(host, (), gpu=gpu, pins=resolved.pins.vllm) != vllm_environment(host, (), gpu=gpu)
+    return not (runtime.contained or chosen(runtime.packages) or moved)
 
 
 def _local_notes(resolved: Resolved) -> list[str]:
@@ -180,7 +192,7 @@ def vllm_version(resolved: Resolved) -> str:
     runtime = resolved.recipe.runtime
     if runtime.contained:
         return resolved.facts.toolchain.vllm
-    return (chosen(runtime.packages) or (GPU if on_gpu(resolved) else CPU)).rpartition("==")[2]
+    return _serves(resolved).rpartition("==")[2]
 
 
 def on_gpu(resolved: Resolved) -> bool:
@@ -310,11 +322,8 @@ def _arguments(resolved: Resolved) -> Iterator[Problem]:
 
 def _clashes(resolved: Resolved) -> Iterator[Problem]:
     """What its vLLM would refuse of model.json when it starts."""
-    recipe, name = resolved.recipe, resolved.recipe.name
-    stated = _model_json(resolved, Names(name, ROLES), "")
-    own = not recipe.runtime.contained and not chosen(recipe.runtime.packages)
-    config = resolved.facts.checkpoint.config
-    for each in clashes(stated, config, vllm_version(resolved), usual_tokens=USUAL_TOKENS if own else 0):
+    stated, config = _model_json(resolved, Names(resolved.recipe.name, ROLES), ""), resolved.facts.checkpoint.config
+    for each in clashes(stated, config, vllm_version(resolved), usual_tokens=USUAL_TOKENS if own(resolved) else 0):
         first, *_ = each.names
         where = _ELSEWHERE.get(first, f"serve.vllm.{first}")
         sources = [f"{argument} is {_ELSEWHERE[argument]}" for argument in each.names if argument in _ELSEWHERE]

