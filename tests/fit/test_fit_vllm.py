@@ -62,6 +62,27 @@ def test_the_run_on_an_h100_that_the_factors_were_set_by_is_still_met() -> None:
     assert found.weight_ranks[0] / GIB == pytest.approx(0.25, rel=0.05)
     assert found.judgement.room / GIB == pytest.approx(72.14, rel=0.05)
     assert found.judgement.tokens == pytest.approx(3_361_808, rel=0.05)
+    assert found.judgement.left is not None
+    assert found.judgement.left.size == pytest.approx(5.5e9, rel=0.1)
+    assert found.judgement.left.low <= 5.5e9 <= found.judgement.left.high
+
+
+def test_what_is_taken_is_weights_work_and_cache_and_the_rest_of_the_card_is_left() -> None:
+    for card in (None, changed(find(CARD), free=80 * GIB - 3 * GIB)):
+        found = fit(load(SMOL, gpu_memory_utilization=0.5), card)
+        assert found.judgement is not None
+        assert found.judgement.left is not None
+        assert found.judgement.asked == found.weight_ranks[0] + found.activation.size + found.judgement.room
+        gone = found.judgement.asked + found.judgement.left.size
+        free = card.free if card and card.free is not None else find(CARD).memory
+        assert 0 < free - gone < 2 * GIB, "Triton, a CUDA context and what the driver keeps"
+    too_much = fit(load(SMOL), changed(find(CARD), free=10 * GIB)).judgement
+    assert too_much is not None
+    assert (too_much.left, too_much.asked) == (None, 0)
+    stated = fit(load(SMOL, kv_cache_memory_bytes=GIB)).judgement
+    assert stated is not None
+    assert stated.left is not None
+    assert stated.left.size > 70 * GIB
 
 
 def test_a_stated_part_of_the_card_is_what_is_shared_out() -> None:

@@ -8,7 +8,7 @@ from forge.cli.text import size, table
 from forge.fit.memory import Estimate
 from forge.fit.report import Fit, Report
 from forge.fit.suggestions import Change
-from forge.fit.verdict import Verdict
+from forge.fit.verdict import Judgement, Verdict
 from forge.plan.preview import How, Outlook
 from forge.schema.values import RuntimeKind
 
@@ -114,6 +114,13 @@ def figures(each: Fit) -> Iterator[tuple[str, str]]:
         "" if not built else f" (checkpoint {size(each.disk.checkpoint)}, converted and engine {size(each.disk.engine)} each)"
     )
     yield "disk", f"{size(each.disk.total)}{made}"
+    yield from _of_the_card(each.judgement)
+
+
+def _of_the_card(judged: Judgement | None) -> Iterator[tuple[str, str]]:
+    if judged and judged.left:
+        yield "vLLM takes of the card", f"{size(judged.asked)}: weights, work, {size(judged.room)} of cache"
+        yield "left free, as NVML tells it", _span(judged.left)
 
 
 def _work(each: Fit) -> str:

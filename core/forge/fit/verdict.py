@@ -61,6 +61,10 @@ class Judgement:
     short: int = 0
     absent: int = 0
     """Bytes that are not free of those that vLLM asks for at its start, whatever a request needs."""
+    asked: int = 0
+    """Bytes of a card that vLLM takes: weights, work and ``room`` together; 0 elsewhere."""
+    left: Estimate | None = None
+    """Bytes of the card that stay free beside it, as NVML tells them."""
 
 
 def bench(load: Load) -> Callable[[Recipe], Need]:
@@ -102,10 +106,12 @@ def judge_twin(wanted: Need, available: int) -> Judgement:
 
 def _judge_vllm(recipe: Recipe, wanted: Need, gpu: Gpu) -> Judgement:
     """vLLM's part of the whole card; what is not free of that keeps it from starting, and is ``absent``."""
-    left, absent = vllm.room(recipe, wanted, gpu), vllm.missing(recipe, wanted, gpu)
-    same = _verdict(wanted, left.low) is _verdict(wanted, left.high)
-    judged = _judgement(wanted, left.size, same=same, fraction=1.0)
-    return replace(judged, verdict=Verdict.NO, certain=True, absent=absent) if absent else judged
+    room, absent = vllm.room(recipe, wanted, gpu), vllm.missing(recipe, wanted, gpu)
+    same = _verdict(wanted, room.low) is _verdict(wanted, room.high)
+    judged = _judgement(wanted, room.size, same=same, fraction=1.0)
+    if absent:
+        return replace(judged, verdict=Verdict.NO, certain=True, absent=absent)
+    return replace(judged, asked=vllm.asked(recipe, wanted, gpu), left=vllm.left(recipe, wanted, gpu))
 
 
 def judge_on_cpu(recipe: Recipe, wanted: Need, available: int) -> Judgement:

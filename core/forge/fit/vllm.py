@@ -30,6 +30,8 @@ LIBRARIES = Estimate(GIB // 5, GIB // 10, GIB // 2)
 """What CUDA's libraries take beside torch in a measured pass (0.16 GiB on an H100, which set it; 0.20 on an RTX 3090)."""
 RANKS = Estimate(GIB // 2, GIB // 8, 2 * GIB)
 """What speaking among ranks adds on each."""
+TRITON = Estimate(6 * 10**8, 0, 8 * 10**8)
+"""What Triton itself holds of a card, once for all its models: 0.6 GB on an H100, as NVML told."""
 ON_CPU = Estimate(2 * GIB, GIB, 3 * GIB)
 """Triton, the engine and its worker: three Pythons, two of them with torch."""
 
@@ -179,7 +181,7 @@ def stated_cache(recipe: Recipe) -> int | None:
 
 def missing(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
     """Bytes that are not free of those that vLLM asks for when it starts; 0 for a card that is only named and takes it."""
-    free = (usable(gpu) if gpu.free is None else min(gpu.free, usable(gpu))) - CONTEXT
+    free = min(gpu.available, usable(gpu)) - CONTEXT
     return max(asked(recipe, wanted, gpu) - free, 0)
 
 
@@ -187,6 +189,12 @@ def asked(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
     """Bytes of a card that vLLM asks for when it starts."""
     stated = stated_cache(recipe)
     return int(usable(gpu) * wanted.utilization) if stated is None else stated + wanted.fixed.size
+
+
+def left(recipe: Recipe, wanted: Need, gpu: Gpu) -> Estimate:
+    """Bytes of a card that stay free beside one such model, as NVML tells them: less its part, a CUDA context and Triton."""
+    free = min(gpu.available, usable(gpu)) - taken(recipe, wanted, gpu)
+    return Estimate(*(max(free - each, 0) for each in (TRITON.size, TRITON.high, TRITON.low)))
 
 
 def taken(recipe: Recipe, wanted: Need, gpu: Gpu) -> int:
