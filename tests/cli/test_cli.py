@@ -11,7 +11,7 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
 from cli_verbs import commands
-from forge.cli import HABITS, VERBS, main
+from forge.cli import VERBS, habits, main
 from forge.fit.gpus import find
 from forge.testing import tiny_checkpoint
 
@@ -236,12 +236,12 @@ def test_what_each_verb_does_fits_into_its_line_of_the_list() -> None:
     assert "FORGE_HOME" in shown
 
 
-@pytest.mark.parametrize("word", sorted(HABITS))
+@pytest.mark.parametrize("word", sorted(habits()))
 def test_a_word_of_another_tool_is_answered_with_the_verb_that_is_meant(word: str) -> None:
     result = forge(word)
     assert result.exit_code == 2
-    assert f"`forge {HABITS[word]}` is what does that here" in result.stderr
-    meant = HABITS[word].split()[0]
+    assert f"`forge {habits()[word]}` is what does that here" in result.stderr
+    meant = habits()[word].split()[0]
     assert meant.startswith("--") or meant in commands()
     assert word not in commands()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from forge.client.inference import TritonClient
+from forge.client.client import TritonClient
 from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
 from patience import free_ports, soon

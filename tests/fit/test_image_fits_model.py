@@ -10,7 +10,7 @@ from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit import model_shape
 from forge.fit.weights import terms, weights
-from forge.schema.quantized import Quantized, quantized
+from forge.schema.config_json import Quantized, quantized
 from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import LLAMA, tiny_checkpoint
 

@@ -9,7 +9,7 @@ from fake_wiring import World
 from forge.plan import families
 from forge.recipe.new import draft
 from forge.recipe.reader import read
-from forge.schema.lengths import LENGTHS, longest
+from forge.schema.config_json import LENGTHS, longest
 from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Source
 from forge.testing import LLAMA, tiny_checkpoint
 

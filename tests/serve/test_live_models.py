@@ -12,7 +12,7 @@ import pytest
 from msgspec.json import encode
 
 import tiny_models
-from forge.client.inference import TritonClient
+from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import ServerError
 from forge.serve.types import Launch, Running, Shelf

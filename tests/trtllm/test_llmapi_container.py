@@ -9,7 +9,7 @@ import pytest
 import lora_kit
 from docker_fixture import environ
 from forge.api.forge import Forge
-from forge.client.inference import TritonClient
+from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
 from forge.serve.server import Servers

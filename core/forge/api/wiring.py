@@ -184,14 +184,14 @@ class Wiring:
 
     @cached_property
     def client(self) -> Client:
-        from forge.client.inference import TritonClient
+        from forge.client.client import TritonClient
 
         return TritonClient()
 
     @property
     def patient(self) -> Client:
         """For who verifies: an answer that has not ended after five minutes is a failure, and no reason to wait for ever."""
-        from forge.client.inference import TritonClient
+        from forge.client.client import TritonClient
 
         return TritonClient(timeout=300.0)
 
@@ -203,13 +203,13 @@ class Wiring:
 
     def metadata(self, address: str, model: str) -> ModelMetadata:
         """What a served model takes and gives."""
-        from forge.client.inference import TritonClient
+        from forge.client.client import TritonClient
 
         return TritonClient(timeout=_LOOK).metadata(address, model)
 
     def streams(self, address: str, model: str) -> bool:
         """Whether a served model may answer more than once."""
-        from forge.client.inference import TritonClient
+        from forge.client.client import TritonClient
 
         return TritonClient().metadata(address, model).decoupled
 
@@ -266,7 +266,7 @@ class Wiring:
     def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
         """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
         from forge.bench.aiperf.driver import Aiperf, AiperfDriver
-        from forge.client.inference import TritonClient
+        from forge.client.client import TritonClient
 
         tool = Aiperf(python, hold, TritonClient().metadata, self.tokens)
         return AiperfDriver(tool, self._home / "bench" / "aiperf", self._environ, self._halt, say)

@@ -8,9 +8,9 @@ from functools import cached_property
 from math import prod
 from typing import cast
 
-from forge.check.adapters import AdapterFolder
 from forge.check.literals import names
 from forge.recipe.deployment import Deployed
+from forge.schema.adapters import AdapterFolder
 from forge.schema.manifest import Manifest, PublishedModel
 
 SENTENCE_PIECE = (".model", ".spm")

@@ -8,7 +8,6 @@ from typing import cast
 import msgspec
 
 from forge.build.sources.weights import fault
-from forge.check.adapters import AdapterFolder, Row, rows
 from forge.check.config import guess, read as read_config
 from forge.check.model import (
     SENTENCE_PIECE,
@@ -34,6 +33,7 @@ from forge.files import texts
 from forge.protobuf import Unreadable
 from forge.repository.config import CONFIG, ROOT
 from forge.schema import adapters
+from forge.schema.adapters import AdapterFolder, Row, rows
 from forge.schema.manifest import Manifest
 from forge.schema.values import ASSETS
 

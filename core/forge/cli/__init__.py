@@ -30,7 +30,7 @@ VERBS = (
     Verb("chat", "generate", "chat", "Talk with a served MODEL, in its own chat template."),
     Verb("check", "check", "check", "Find what is wrong in a Triton model REPOSITORY."),
     Verb("cluster", "cluster", "cluster", "The machines that `--executor ray` spreads steps over."),
-    Verb("completion", "completion", "completion", "Print what completes forge's words in a shell."),
+    Verb("completion", "config", "completion", "Print what completes forge's words in a shell."),
     Verb("config", "config", "config", "What is said once: the config file and FORGE_* variables."),
     Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile of RECIPE's image."),
     Verb("doctor", "check", "doctor", "Say what this machine lacks for RECIPES, and how to mend it."),
@@ -62,53 +62,14 @@ VERBS = (
     Verb("verify", "verify", "verify", "Prove that a served MODEL says what its checkpoint says."),
 )
 
-HABITS = {
-    "ask": "generate",
-    "benchmark": "bench",
-    "cat": "show",
-    "complete": "generate",
-    "convert": "build",
-    "create": "new",
-    "delete": "remove",
-    "deploy": "serve",
-    "down": "stop",
-    "download": "fetch",
-    "find": "search",
-    "gc": "cache gc",
-    "help": "--help",
-    "images": "list",
-    "info": "show",
-    "init": "new",
-    "inspect": "show",
-    "install": "build",
-    "kill": "stop",
-    "launch": "serve",
-    "lint": "check",
-    "load": "add",
-    "log": "logs",
-    "ls": "list",
-    "make": "build",
-    "models": "list",
-    "pack": "bundle",
-    "perf_analyzer": "bench",
-    "prompt": "generate",
-    "prune": "cache gc",
-    "pull": "fetch",
-    "restart": "reload",
-    "rm": "remove",
-    "rmi": "remove",
-    "start": "serve",
-    "test": "verify",
-    "top": "ps",
-    "trtllm-build": "build",
-    "trtllm-serve": "serve",
-    "uninstall": "remove",
-    "unload": "remove",
-    "up": "serve",
-    "validate": "check",
-    "version": "--version",
-}
-"""Words of other tools -> what is meant here."""
+
+def habits() -> dict[str, str]:
+    """Words of other tools -> what is meant here."""
+    from importlib import resources
+
+    import tomli
+
+    return tomli.loads((resources.files("forge.cli") / "habits.toml").read_text(encoding="utf-8"))
 
 
 _JSON = "forge.json"
@@ -196,7 +157,7 @@ class Verbs(click.Group):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from difflib import get_close_matches
 
-            meant = HABITS.get(args[0].lower())
+            meant = habits().get(args[0].lower())
             close = [] if meant else get_close_matches(args[0], [verb.name for verb in VERBS], 1)
             hint = f" `forge {meant}` is what does that here." if meant else f" Did you mean {close[0]!r}?" if close else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")

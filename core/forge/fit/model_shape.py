@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from forge.safetensors import Tensor
-from forge.schema.lengths import LENGTHS
-from forge.schema.quantized import Quantized, quantized
+from forge.schema.config_json import LENGTHS, Quantized, quantized
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from forge.fit.model_shape import Shape
 from forge.safetensors import Tensor
-from forge.schema.quantized import GPTQ
+from forge.schema.config_json import GPTQ
 from forge.schema.values import Recipe, Role, RuntimeKind
 
 WIDTHS: Mapping[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4}

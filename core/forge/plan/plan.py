@@ -8,7 +8,7 @@ from forge.plan.families import WITHOUT_FAMILY
 from forge.plan.resolved import Resolved
 from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
-from forge.schema.quantized import PACKED, quantized
+from forge.schema.config_json import PACKED, quantized
 from forge.schema.values import COMMON_ROLES, Names, Role, RuntimeKind
 from forge.trtllm import images
 

@@ -17,7 +17,7 @@ from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment
 from forge.repository import config
 from forge.repository.vllm import vllm_skeleton
 from forge.schema import vllm_known
-from forge.schema.quantized import quantized
+from forge.schema.config_json import quantized
 from forge.schema.values import NO_GPUS, Checkpoint, Command, Names, Recipe, Role, Scalar, TextFile
 from forge.schema.vllm_clashes import RANKS, USUAL_TOKENS, clashes
 from forge.schema.vllm_environment import (

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from forge.errors import Problem, RecipeError
-from forge.schema.lengths import longest
+from forge.schema.config_json import longest
 from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Scalar, Source, SourceKind
 
 _LONGEST = 8192

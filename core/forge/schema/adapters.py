@@ -5,6 +5,7 @@ the shape (r, inputs of the module), and ``...lora_B.weight`` with (outputs, r);
 """
 
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -24,6 +25,9 @@ ARRAYS = ("model.lora_weights.npy", "model.lora_config.npy")
 BETWEEN = ":"
 """Between a model's name and an adapter's, where one word names both; neither can hold it."""
 _PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>embedding_[AB]|[AB])(?:\.\w+)?(?:\.weight)?\Z")
+
+Row = tuple[int, int, int]
+"""Module, layer and rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +86,21 @@ class Adapter:
     def strange(self) -> Iterator[str]:
         """Tensors that are no matrices of LoRA's, by name."""
         yield from (tensor.name for tensor in self.tensors if not _PART.fullmatch(tensor.name))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """``tasks`` by the names of its folders, which ought to be numbers: the rows of each; ``names`` are forge's own for them.
+    ``broken`` says by folder why there are no rows."""
+
+    tasks: Mapping[str, tuple[Row, ...]]
+    names: Mapping[str, object]
+    broken: Mapping[str, str]
+
+
+def rows(datatype: str, shape: tuple[int, ...], raw: bytes) -> tuple[Row, ...]:
+    """What an array of TensorRT-LLM's lora_config says; ValueError where it is none."""
+    if datatype != "INT32" or not shape or shape[-1] not in (3, 4) or len(raw) % (4 * shape[-1]):
+        raise ValueError("it is no table of modules, layers and ranks")
+    values = struct.unpack(f"<{len(raw) // 4}i", raw)
+    return tuple((values[at], values[at + 1], values[at + 2]) for at in range(0, len(values), shape[-1]))

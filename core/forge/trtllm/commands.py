@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from forge.errors import Problem
-from forge.schema.quantized import GPTQ, PACKED, Quantized, quantized
+from forge.schema.config_json import GPTQ, PACKED, Quantized, quantized
 from forge.schema.recipe import QUANTIZED, WEIGHT_ONLY
 from forge.schema.values import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
 

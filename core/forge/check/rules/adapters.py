@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from forge.check.adapters import AdapterFolder
 from forge.check.model import EngineFolder, Kind, Repository, number, table
 from forge.check.rules.engine import engines
 from forge.check.rules.rule import Found, Looks
-from forge.schema.adapters import TASKS
+from forge.schema.adapters import TASKS, AdapterFolder
 from forge.trtllm.lora import MODULES
 
 KEY = "lora_prefetch_dir"

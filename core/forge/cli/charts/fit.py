@@ -23,13 +23,6 @@ KINDS: Mapping[str, str] = {
     "cache": "KV cache",
     "missing": "beyond what is there",
 }
-_STYLE = """
-.frame { fill: none; stroke: var(--soft); stroke-width: 1.5; }
-.taken { fill: var(--taken); } .weights { fill: var(--weights); } .draft { fill: var(--draft); }
-.adapters { fill: var(--adapters); } .work { fill: var(--work); } .cache { fill: var(--cache); }
-.missing { fill: var(--card); fill-opacity: .45; stroke: var(--bad); stroke-width: 2; stroke-dasharray: 5 4; }
-.on-weights, .on-work { fill: var(--ground); } .on-cache, .on-draft, .on-adapters { fill: #14181d; }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +142,7 @@ def _bar(found: Sequence[Part], room: int, title: str) -> Element:
             drawn.append(_rect("missing", end, x - end))
         elif x < end - 90:
             drawn.append(_text(f"{size(room - taken)} left", x, "soft"))
-    return picture(WIDE, HIGH + 26, title, _STYLE, drawn)
+    return picture(WIDE, HIGH + 26, title, "fit", drawn)
 
 
 def _segment(part: Part, x: float, width: float) -> Iterator[Element]:
@@ -179,4 +172,4 @@ def _legend(found: Sequence[Part]) -> Element:
         swatches.append(element("rect", class_=kind, x=f"{x:.0f}", y=5, width=16, height=11))
         swatches.append(element("text", words, class_="soft small", x=f"{x + 22:.0f}", y=15))
         x += 46 + len(words) * 6.4
-    return picture(max(WIDE, x), 22, "What the colours stand for", _STYLE, swatches)
+    return picture(max(WIDE, x), 22, "What the colours stand for", "fit", swatches)

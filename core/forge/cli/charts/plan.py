@@ -20,15 +20,6 @@ STATES: Mapping[State, str] = {
     State.MISS: "to be made",
     State.SPARED: "not needed",
 }
-_STYLE = """
-.box { fill: var(--card); stroke-width: 1.5; }
-.local { stroke: var(--here); fill: var(--here); } .remote { stroke: var(--away); fill: var(--away); }
-.miss { stroke: var(--made); fill: var(--made); } .spared { stroke: var(--none); fill: var(--none); }
-.box.local, .box.remote, .box.miss, .box.spared { fill: var(--card); }
-.box.miss { stroke-width: 2.5; } .box.remote { stroke-dasharray: 6 4; } .box.spared { stroke-dasharray: 2 4; }
-.edge { fill: none; stroke: var(--rule); stroke-width: 1.5; } .edge.way { stroke: var(--way); stroke-width: 3; }
-.time { fill: var(--way); opacity: .75; }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +83,7 @@ def _graph(found: Prospect) -> Element:
     height = max((place.y for place in places.values()), default=0) + HIGH + EDGE
     head = element("text", cut(summary(steps), int(max(width, 560) / 6.4)), class_="soft", x=EDGE, y=22)
     boxes = [_box(step, places[step.key], most) for step in steps]
-    return picture(max(width, 560), height, "What a build would do", _STYLE, (head, *_legend(34), *edges, *boxes))
+    return picture(max(width, 560), height, "What a build would do", "plan", (head, *_legend(34), *edges, *boxes))
 
 
 def _direct(step: Outlook, steps: Sequence[Outlook]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a config.json says of weights that were quantized before forge saw them: who packed them, into how many bits.
+"""What a checkpoint's config.json says: how long a text the model knows, and who packed its weights into how many bits.
 
 Facts: transformers writes ``quantization_config`` with a ``quant_method`` (GPTQ, AWQ, fbgemm_fp8, fp8, bitsandbytes,
 compressed-tensors, mxfp4); NVIDIA's Model Optimizer writes ``quant_method`` modelopt with a ``quant_algo`` there, or leaves
@@ -16,6 +16,19 @@ GPTQ = ("int8_gptq", "int4_gptq")
 """A recipe's words, and the conversion scripts', for a checkpoint that GPTQ has packed."""
 _EIGHT = frozenset({"fp8", "fbgemm_fp8"})
 _FOUR = frozenset({"nvfp4", "mxfp4"})
+LENGTHS = (
+    "max_position_embeddings",  # Llama and most that came after it
+    "n_positions",  # GPT-2, GPT-J, T5
+    "max_sequence_length",  # OLMo
+    "max_seq_len",  # MPT, DBRX
+    "seq_length",  # ChatGLM, Falcon
+    "model_max_length",  # Baichuan
+    "max_seq_length",
+    "max_target_positions",  # the decoder of an encoder-decoder
+    "n_ctx",
+    "seq_len",
+)
+"""Keys of the longest text, as architectures name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,13 @@ class Quantized:
                 return "fp8"
             case _:
                 return ""
+
+
+def longest(config: Mapping[str, object]) -> tuple[str, int]:
+    """The name and the tokens of the shortest length that ``config`` states; an empty name where it states none."""
+    stated = ((name, config.get(name)) for name in LENGTHS)
+    known = [(name, value) for name, value in stated if isinstance(value, int) and not isinstance(value, bool) and value > 1]
+    return min(known, key=lambda pair: pair[1], default=("", 0))
 
 
 def quantized(config: Mapping[str, object], files: Collection[str] = ()) -> Quantized | None:
