@@ -1,7 +1,7 @@
 """A whole benchmark over a model in miniature: its order, what it is bound to, and what it refuses."""
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.bench.workload import Tokenizer
 from forge.build.builder import Builder
-from forge.client.types import Request
+from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import BenchError, InferenceError
 from forge.events import Event
 from forge.schema.manifest import PublishedModel
-from forge.schema.values import Ports, Role, RuntimeKind, Scalar
+from forge.schema.values import Ports, Role, RuntimeKind
 from forge.serve.lookup import Target
 from forge.store.store import Store
 
@@ -57,11 +57,8 @@ class BenchWiring(FakeWiring):
     def tokens(self, folder: Path) -> Tokenizer:
         return Letters()
 
-    def inputs(self, address: str, model: str) -> frozenset[str]:
-        return self._offered
-
-    def stated(self, address: str, request: Request) -> Mapping[str, Scalar]:
-        return {"temperature": request.temperature or 0.0}
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        return ModelMetadata(model, {name: TensorMetadata(name, "", ()) for name in self._offered}, {})
 
 
 def target(name: str) -> Target:

@@ -13,7 +13,7 @@ import pytest
 from fake_containers import FakeContainers
 from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
-from forge.client.types import Chunk, Client, Request
+from forge.client.types import Chunk, Client, ModelMetadata, Request
 from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
 from forge.machine.containers import ContainerRun, Line
 from forge.verify import transcripts
@@ -127,8 +127,8 @@ class _Wiring(FakeWiring):
     def stages(self) -> Stages:
         return self._stand.parrot
 
-    def streams(self, address: str, model: str) -> bool:
-        return True
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        return ModelMetadata(model, {}, {})
 
     def reciter(self, python: str = "") -> Reciter:
         return self._stand.speaker

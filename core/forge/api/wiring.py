@@ -18,7 +18,7 @@ from forge.build.in_containers import Contained
 from forge.build.sources.source import Origin
 from forge.build.supply import Sharing, notary, sharing
 from forge.client.chat_template import Turn
-from forge.client.types import Client, ModelMetadata, Request
+from forge.client.types import Client, ModelMetadata
 from forge.cluster.equipment import Equipment
 from forge.cluster.fleet import Fleet
 from forge.diagnoses import Diagnosis
@@ -29,7 +29,7 @@ from forge.machine.machine import Machine
 from forge.plan.known_failures import Known
 from forge.remote.place import Place
 from forge.remote.signature import Notary
-from forge.schema.values import Gpu, Host, LimitsTable, Ports, Scalar, SourceKind
+from forge.schema.values import Gpu, Host, LimitsTable, Ports, SourceKind
 from forge.serve.types import Server
 from forge.settings import RemoteTable
 from forge.store.store import Store
@@ -207,12 +207,6 @@ class Wiring:
 
         return TritonClient(timeout=_LOOK).metadata(address, model)
 
-    def streams(self, address: str, model: str) -> bool:
-        """Whether a served model may answer more than once."""
-        from forge.client.client import TritonClient
-
-        return TritonClient().metadata(address, model).decoupled
-
     def reciter(self, python: str = "") -> Reciter:
         """A Python of this machine that speaks for a checkpoint: forge's own, unless another is named."""
         from forge.verify.reciter import OwnPython
@@ -282,21 +276,6 @@ class Wiring:
         from forge.client.tokenizer import TokenizerFolder
 
         return TokenizerFolder(folder)
-
-    def inputs(self, address: str, model: str) -> frozenset[str]:
-        """The names of what a served model takes."""
-        from forge.client.client import Client as Served
-
-        with Served(address) as client:
-            return frozenset(client.metadata(model).inputs)
-
-    def stated(self, address: str, request: Request) -> Mapping[str, Scalar | list[Scalar]]:
-        """What ``request`` says besides its prompt and its length, under the served model's own names."""
-        from forge.client.client import Client as Served
-        from forge.client.tensors import stated
-
-        with Served(address) as client:
-            return stated(request, client.metadata(request.model))
 
     def processor(self) -> tuple[str, int, int]:
         """The processor's name, how many there are for this process, and bytes of memory."""

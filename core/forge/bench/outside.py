@@ -1,6 +1,6 @@
 """What measuring asks of the world outside forge; ``forge.api.wiring`` answers for real."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +9,9 @@ from typing import Protocol
 from forge.bench.driver import Driver
 from forge.bench.metrics import Instruments
 from forge.bench.workload import Tokenizer
-from forge.client.types import Request
+from forge.client.types import ModelMetadata
 from forge.machine.machine import Machine
-from forge.schema.values import Host, LimitsTable, Ports, Scalar
+from forge.schema.values import Host, LimitsTable, Ports
 
 
 class Outside(Protocol):
@@ -46,10 +46,6 @@ class Outside(Protocol):
         """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         ...
 
-    def inputs(self, address: str, model: str) -> frozenset[str]:
-        """The names of what a served model takes."""
-        ...
-
-    def stated(self, address: str, request: Request) -> Mapping[str, Scalar | list[Scalar]]:
-        """What ``request`` says besides its prompt and its length, under the served model's own names."""
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        """What a served model takes and gives."""
         ...

@@ -22,6 +22,7 @@ from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settin
 from forge.bench.workload import Counted, Counter, Offer, Workload
 from forge.build.builder import Builder
 from forge.client.sampling import over, seeded
+from forge.client.tensors import stated
 from forge.errors import BenchError, InferenceError
 from forge.events import Event, Listener
 from forge.files import texts
@@ -160,7 +161,7 @@ class Bench:
             return self._outside.templated(target.tokenizer, messages, target.model.limits)
 
         tokens = self._outside.tokens(target.tokenizer)
-        inputs = self._outside.inputs(target.address, target.model.front)
+        inputs = frozenset(self._outside.metadata(target.address, target.model.front).inputs)
         request = replace(target.request(""), first_seconds=0.0)  # --timeout bounds a request, and nobody calls that one late
         return Offer(request, inputs, tokens, render)
 
@@ -315,7 +316,7 @@ class Bench:
     def _provider(self, course: _Course, ports: Ports) -> Provider:
         offer = course.workload.offer
         request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.wish.seed), stream=False)
-        inputs = self._outside.stated(course.target.address, request)
+        inputs = stated(request, self._outside.metadata(course.target.address, request.model))
         url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
         return Provider(course.label, url, inputs, request.stop)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forge.build.builder import Tools
-from forge.client.types import Client
+from forge.client.types import Client, ModelMetadata
 from forge.schema.values import LimitsTable, Ports
 from forge.serve.types import Server
 from forge.verify.interview import Stages
@@ -30,8 +30,8 @@ class Outside(Protocol):
     @cached_property
     def stages(self) -> Stages: ...
 
-    def streams(self, address: str, model: str) -> bool:
-        """Whether a served model may answer more than once."""
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        """What a served model takes and gives."""
         ...
 
     def reciter(self, python: str = "") -> Reciter:

@@ -138,7 +138,7 @@ class Prover:
             raise ForgeError(f"there is nothing to compare: {told}", where=target.model.name)
         model, allowed = target.model, self._allowed(target, terms)
         built = limits(target)
-        streams = self.outside.streams(target.address, model.front)
+        streams = self.outside.metadata(target.address, model.front).decoupled
         interview = Interview(target.address, model, self.outside.patient, self.outside.stages, streams)
         room, places = built.get("max_seq_len", 0), built.get("max_batch_size", 8)
         interview = replace(interview, room=room, places=places, further=target.ends)
