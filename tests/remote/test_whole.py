@@ -150,7 +150,7 @@ def test_rot_found_in_the_store_is_not_served_from_what_was_published_of_it(shop
     before = rot(weights(models))
     remembered(shop, models)
     done = shop.integrity.verify()
-    assert done.damages
+    assert done.store.damages
     assert [each.file for each in done.published] == [str(weights(models).relative_to(models))]
     with pytest.raises(RepositoryError, match="its bytes changed"):
         shop.serve(models)
@@ -163,7 +163,7 @@ def test_copies_on_another_disk_are_read_with_the_store(shop: Forge, models: Pat
     apart(weights(models))
     rot(weights(models))
     done = shop.integrity.verify()
-    assert done.damages == ()
+    assert done.store.damages == ()
     assert "its bytes changed" in done.published[0].why
 
 
@@ -226,7 +226,7 @@ def test_what_is_rotten_is_taken_from_the_shared_store_again(shop: Forge, models
     rot(weights(models))
     done = shop.integrity.verify(sharing=sharing)
     assert done.repaired
-    assert {*done.repaired} == pushed & {each.key for each in done.damages}
+    assert {*done.repaired} == pushed & {each.key for each in done.store.damages}
     assert all(shop.store.find(key) for key in done.repaired)
     assert shop.store.verify() == ()
 

@@ -1,6 +1,5 @@
 """What a repository stands on stays in the store while nobody has said that the repository is gone."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,44 +180,6 @@ def test_what_has_been_out_of_reach_for_long_enough_is_forgotten_where_that_is_a
     assert bench.kept() == [0, 1]
     assert bench.store.collect(unreachable_after=30 * DAY).removed == would.removed
     assert bench.away() == []
-
-
-def note_of_old(bench: Bench, place: Path) -> None:
-    """As a forge left it that noted places and nothing else."""
-    folder = bench.root / "home" / "repositories"
-    folder.mkdir(exist_ok=True)
-    (folder / "0123456789abcdef0123456789abcdef").write_text(json.dumps(str(place)))
-
-
-def test_a_note_of_an_older_forge_keeps_all_that_there_was_while_its_repository_is_away(bench: Bench) -> None:
-    place = bench.root / "models"
-    note_of_old(bench, place)
-    assert bench.kept() == [0, 1, 2, 3, 4, 5]
-    assert not bench.store.collect().away[0].known
-    bench.clock.now += 60
-    bench.make(1)
-    assert bench.kept() == [0, 1, 2, 3, 4, 5]
-    bench.store.forget(str(place))
-    assert bench.kept() == []
-
-
-@pytest.mark.parametrize("identity", ["", "a" * 32])
-def test_a_note_of_an_older_forge_learns_what_the_repository_names_when_that_is_seen(bench: Bench, identity: str) -> None:
-    place = bench.root / "models"
-    write(place, [0, 1], identity)
-    note_of_old(bench, place)
-    assert bench.kept() == [0, 1]
-    place.rename(bench.root / "moved")
-    assert bench.kept() == [0, 1]
-    assert bench.store.collect().away[0].known
-
-
-def test_a_repository_that_is_built_where_an_older_forges_is_not_mounted_is_not_taken_for_it(bench: Bench) -> None:
-    place = bench.root / "models"
-    note_of_old(bench, place)
-    bench.publish("models", 0)
-    assert bench.kept() == [0, 1, 2, 3, 4, 5]
-    assert [one.known for one in bench.store.collect().away] == [False]
 
 
 def fail(bench: Bench, place: Path, number: int) -> None:

@@ -11,27 +11,18 @@ from forge.schema.manifest import Manifest
 from forge.serve import digests
 from forge.serve.digests import Due, Found, Verify
 from forge.serve.types import Running
-from forge.store.artifact import Damage
 from forge.store.checks import ALL, Again, Enough, Rot
-from forge.store.foreign import Parted
 from forge.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What ``forge cache verify`` has found: in the store, among the published files, and what was taken from others."""
+    """What ``forge cache verify`` has found: in the store, and among the published files."""
 
     store: Again
-    changed: tuple[Damage, ...]
-    """Artifacts that were changed by names outside of forge."""
-    parted: tuple[Parted, ...]
     published: tuple[Rot, ...]
     repaired: tuple[str, ...]
     """Keys of artifacts that were rotten, and are here again."""
-
-    @property
-    def damages(self) -> tuple[Damage, ...]:
-        return (*self.changed, *self.store.damages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,6 @@ class Integrity:
 
     def verify(self, enough: Enough = ALL, sharing: Sharing | None = None) -> Verified:
         """Read the store, and published files that have bytes of their own; take what was rotten out of ``sharing`` again."""
-        parted, changed = self.store.part()
         shown = [
             (model, digests.files(place, model, self.store)[0])
             for place in self.store.repositories()
@@ -90,12 +80,12 @@ class Integrity:
             [each for model, due in shown if due and digests.copies(model, due, self.store) for each in due], enough
         )
         again = self.store.read_again(enough=enough)
-        gone = {damage.key: damage for damage in (*changed, *again.damages)}
+        gone = {damage.key: damage for damage in again.damages}
         linked = self._read([each for model, due in shown if model.held & gone.keys() for each in due])
         there = sharing.has(tuple(gone)) if sharing and gone else frozenset[str]()
         repaired = [key for key in gone if sharing and key in there and sharing.shared.take(key, gone[key].step, self.store)]
         rotten = tuple(dict.fromkeys((*own, *linked)))
-        return Verified(again, changed, parted, rotten, tuple(repaired))
+        return Verified(again, rotten, tuple(repaired))
 
     def _read(self, due: Sequence[Due], enough: Enough = ALL) -> tuple[Rot, ...]:
         """What is rotten among published files; it is noted, so that it is neither served nor taken for well by a build."""

@@ -45,7 +45,7 @@ class Maker:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.home / "store", clock=time.time, say=self._say)
+        return Store(self.home / "store", clock=time.time)
 
     @cached_property
     def integrity(self) -> Integrity:

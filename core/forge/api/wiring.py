@@ -167,7 +167,7 @@ class Wiring:
 
     def equipment(self, said: RemoteTable) -> Equipment:
         """What this machine works with, as a node of a cluster or beside one; it signs and trusts as ``said``."""
-        store = Store(self._home / "store", clock=time.time, say=self._say)
+        store = Store(self._home / "store", clock=time.time)
         return Equipment(store, self.tools, self.place, self.machine, lambda: self.containers, self.notary(said, store))
 
     def fleet(self) -> Fleet:

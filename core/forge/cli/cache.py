@@ -86,8 +86,6 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
     So is each published file that has bytes of its own. A part at a time goes through the whole store when it is called again
     and again; published files that are copies wait for a call without --some and --for.
 
-    Files that have names outside of forge too (a store of an older forge linked checkpoints) become copies of its own.
-
     \b
     Example:
         forge cache verify
@@ -102,15 +100,16 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
     shop = Forge.here(output.listener)
     sharing = configured(output) if repair else None
     done = shop.integrity.verify(Enough(some or 0.0, seconds or 0) if some or seconds else ALL, sharing)
-    lines = [*map(str, done.parted), *map(str, done.damages)]
+    lines = list(map(str, done.store.damages))
     lines += [f"{rot}; `forge build` of its recipe lays it anew" for rot in done.published]
     lines += [f"{key[:12]}  taken from the shared store again" for key in done.repaired]
     lines += (
-        [] if done.damages or done.published else ["every artifact is whole" if not (some or seconds) else _some(done.store)]
+        []
+        if done.store.damages or done.published
+        else ["every artifact is whole" if not (some or seconds) else _some(done.store)]
     )
     document = {
-        "damaged": done.damages,
-        "parted": done.parted,
+        "damaged": done.store.damages,
         "published": done.published,
         "repaired": done.repaired,
         "read": {
@@ -121,7 +120,7 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
         },
     }
     output.result(document, "\n".join(lines))
-    if done.damages or done.published:
+    if done.store.damages or done.published:
         raise SystemExit(StoreError.exit_code)
 
 
@@ -212,8 +211,6 @@ def _told(what: str, one: Any) -> str:
     name = f"{one.place} ({one.id[:12]})" if one.id else one.place
     holds = f"{one.artifacts} artifact{'s' * (one.artifacts != 1)}, {size(one.size)}"
     kept = (
-        f"it alone keeps {holds}"
-        if one.known
-        else f"an older forge noted only its place, so all that was made before is kept: {holds}"
+        f"it alone keeps {holds}" if one.known else f"what that was nobody knows, so all that was made before is kept: {holds}"
     )
     return f"{what}  {name}  since {datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M}: {one.why}; {kept}"

@@ -23,11 +23,10 @@ from forge.store import artifact, foreign
 from forge.store.artifact import Artifact, Damage, Manifest, Provenance
 from forge.store.checks import ALL, Again, Checks, Enough, read_again
 from forge.store.claims import Claims, alone
-from forge.store.foreign import Parted
 from forge.store.gc import Choice, Removed, Shelved, Unreachable, choose, holding, shelved, weighed
 from forge.store.tenants import Tenant, Tenants, not_lost
 
-__all__ = ["Artifact", "Damage", "Manifest", "Parted", "Provenance", "Removed", "Store"]
+__all__ = ["Artifact", "Damage", "Manifest", "Provenance", "Removed", "Store"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -42,8 +41,8 @@ def _silent(_: str) -> None:
 class Store:
     """A folder of artifacts. Any number of processes use one store at a time; all of them see only what is whole."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float], say: Callable[[str], None] = _silent) -> None:
-        """``clock`` gives seconds since 1970; ``say`` is told of mends. Nothing is made on disk before the first artifact."""
+    def __init__(self, root: Path, *, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds since 1970. Nothing is made on disk before the first artifact."""
         self.root = root.absolute()
         self.claims = Claims(self.root)
         self.checks = Checks(self.root)
@@ -53,15 +52,11 @@ class Store:
         self._staging = self.root / "staging"
         self._locks = self.root / "locks"
         self._index = self.root / "index"
-        self._own = self.root / "own"  # stands where no file is shared with anybody: an older forge linked what it was given
-        self._say = say
-        self._parted = False
 
     # -- finding
 
     def find(self, key: str) -> Artifact | None:
-        """The artifact of this key, if it is held. It now counts as just used. The first find in an older store parts it."""
-        self._part_once()
+        """The artifact of this key, if it is held. It now counts as just used."""
         held = self._read(key)
         if held:
             now = self._clock()
@@ -153,7 +148,7 @@ class Store:
     def publishing(self, repository: Path, keys: Iterable[str] = ()) -> Generator[None]:
         """Change ``repository`` in a ``with`` block: ``keys``, which it is about to name, are kept from the beginning on."""
         with self._explained("the list of repositories"), self.claims.gate():
-            self._tenants.expect(repository, keys, self._clock())
+            self._tenants.expect(repository, keys)
         try:
             yield
         finally:
@@ -191,30 +186,6 @@ class Store:
         """Those that were published from here, and are where they were."""
         with self._explained("the list of repositories"), self.claims.gate():
             return tuple(Path(one.place) for one in self._tenants.look(self._clock()) if not one.gone)
-
-    def part(self) -> tuple[tuple[Parted, ...], tuple[Damage, ...]]:
-        """Give each file that has names outside of forge an inode of its own, here and in the repositories that link to it.
-
-        An artifact that was changed through such a name is removed. What was parted, and what is gone.
-        """
-        if not self._artifacts.is_dir():
-            return (), ()
-        with self._explained("the store"):
-            self._locks.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._locks / "own"):
-                with self.claims.gate():
-                    tenants = self._tenants.look(self._clock())
-                places = (Path(one.place) for one in tenants if not one.gone)
-                away = frozenset(key for one in tenants if one.gone for key in one.keys or ())
-                folders = (self._artifacts, self._staging, *places)
-                parted, changed = foreign.part(tuple(self.artifacts()), folders, self._staging, away)
-                damages = [
-                    Damage(one.artifact.key, one.artifact.manifest.provenance.step, (str(one),))
-                    for one in changed
-                    if self._retire(one.artifact.key)
-                ]
-                self._own.touch()
-        return tuple(parted), tuple(damages)
 
     def collect(
         self,
@@ -264,17 +235,6 @@ class Store:
             return weighed(self._shelf(tenants), lost, away)
 
     # -- inside
-
-    def _part_once(self) -> None:
-        if self._parted or not self._artifacts.is_dir():
-            return
-        if not self._own.exists() and os.access(self.root, os.W_OK):
-            parted, damages = self.part()
-            for damage in damages:
-                self._say(str(damage))
-            if parted:
-                self._say(foreign.told(parted))
-        self._parted = True
 
     def _shelf(self, tenants: Sequence[Tenant]) -> tuple[Shelved, ...]:
         """All that is held, with what builds, servers and those of ``tenants`` that are in reach claim."""
@@ -343,7 +303,6 @@ class Store:
     @contextmanager
     def _aside(self, key: str) -> Generator[Path]:
         """A folder to make the artifact of ``key`` in; the caller holds its lock. What is left of it at the end is removed."""
-        self._own.touch()
         self._retire(key)  # a manifest that cannot be read
         self.sweep(mine=key)
         staging = self._staging / f"{key}.{uuid4().hex}"

@@ -26,9 +26,9 @@ class Tenant(Struct, frozen=True, omit_defaults=True):
 
     place: str
     id: str = ""
-    """Empty where its manifest has none (a forge before format 4 wrote it), or where there was no manifest yet."""
+    """Empty where there was no manifest yet."""
     keys: tuple[str, ...] | None = None
-    """What it stood on when it was last seen; None where only a forge that noted places alone has seen it."""
+    """What it stood on when it was last seen; None where nobody knows."""
     gone: float = 0.0
     """Seconds since 1970 when it was first found to be out of reach; 0 while it is there."""
     why: str = ""
@@ -49,7 +49,7 @@ class Tenants:
     def __init__(self, root: Path) -> None:
         self._folder = root / "repositories"
 
-    def expect(self, repository: Path, keys: Iterable[str], now: float) -> None:
+    def expect(self, repository: Path, keys: Iterable[str]) -> None:
         """From now on ``keys``, which are about to be published there, are held for it as well."""
         place = os.path.abspath(repository)
         found = standing(place)
@@ -59,11 +59,8 @@ class Tenants:
         mine = {file: one for file, one in self._notes().items() if one.place == place and not (one.id or one.gone)}
         held = {*keys, *(key for one in mine.values() for key in one.keys or ())}
         self._put(self._new(), Tenant(place, keys=tuple(sorted(held))))
-        for file, one in mine.items():
-            if one.keys is None:  # whatever that was, it is away
-                self._put(file, replace(one, gone=now, why=found))
-            else:
-                file.unlink(missing_ok=True)
+        for file in mine:
+            file.unlink(missing_ok=True)
 
     def seen(self, repository: Path) -> None:
         """Note what stands at ``repository`` now. One that was noted elsewhere, and is not there any more, has moved here."""
@@ -73,7 +70,7 @@ class Tenants:
             self._take(place, found)
         elif not _unfinished(place):  # nothing came of what was expected
             for file, one in self._notes().items():
-                if one.place == place and one.keys is not None and not (one.id or one.gone):
+                if one.place == place and not (one.id or one.gone):
                     file.unlink(missing_ok=True)
 
     def look(self, now: float) -> tuple[Tenant, ...]:
@@ -173,13 +170,8 @@ def _unfinished(place: str) -> bool:
 
 
 def _read(file: Path) -> Tenant:
-    """One note; a forge before format 4 of the manifest wrote the place and nothing else."""
-    text = file.read_bytes()
+    """One note."""
     try:
-        return msgspec.json.decode(text, type=Tenant)
-    except msgspec.MsgspecError:
-        pass
-    try:
-        return Tenant(msgspec.json.decode(text, type=str))
+        return msgspec.json.decode(file.read_bytes(), type=Tenant)
     except msgspec.MsgspecError:
         return Tenant(str(file), why=_DAMAGED)
