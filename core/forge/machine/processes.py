@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,27 @@ def spare(count: int) -> tuple[int, ...]:
     with ExitStack() as held:
         trials = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return tuple(int(trial.getsockname()[1]) for trial in trials)
+
+
+def detached(argv: Sequence[str], environ: Mapping[str, str], log: Path, program: str = "") -> int:
+    """Start a program in a session of its own, which reads nothing and says all into ``log``; its pid. OSError.
+
+    ``program`` is its file, where ``argv`` calls it by another name.
+
+    A terminal's Ctrl-C reaches forge alone, which then ends it in order.
+    """
+    return os.posix_spawn(
+        program or argv[0],
+        argv,
+        dict(environ),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGINT, signal.SIGTERM),  # a shell's background job has SIGINT ignored, and children inherit that
+    )
 
 
 def started(pid: int) -> float | None:

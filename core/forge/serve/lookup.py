@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+from msgspec import structs
 
 from forge.client.lora import LoraTask
 from forge.client.types import Request
@@ -84,18 +85,7 @@ class Target:
         return Request(
             model=self.model.front,
             prompt=prompt,
-            max_tokens=wanted.max_tokens,
-            temperature=wanted.temperature,
-            top_k=wanted.top_k,
-            top_p=wanted.top_p,
-            min_p=wanted.min_p,
-            seed=wanted.seed,
-            beam_width=wanted.beam_width,
-            repetition_penalty=wanted.repetition_penalty,
-            presence_penalty=wanted.presence_penalty,
-            frequency_penalty=wanted.frequency_penalty,
-            min_tokens=wanted.min_tokens,
-            stop=wanted.stop,
+            **structs.asdict(wanted),
             ends=self.ends,
             num_draft_tokens=self.model.num_draft_tokens,
             lora=self.lora,

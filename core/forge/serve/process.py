@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -135,17 +134,10 @@ def _places(launch: Launch) -> tuple[str, ...]:
 
 
 def _spawn(command: Command, log: Path) -> int:
-    """Start in a session of its own; a terminal's Ctrl-C reaches forge, which then stops the server in order."""
-    written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    signals = (signal.SIGINT, signal.SIGTERM)  # a shell's background job has SIGINT ignored, and children inherit that
+    """Start it, found as a shell would find it in the environment that it gets."""
     program = shutil.which(command.argv[0], path=command.env.get("PATH", os.defpath)) or command.argv[0]
     try:
-        return os.posix_spawn(program, command.argv, dict(command.env), file_actions=actions, setsid=True, setsigdef=signals)
+        return processes.detached(command.argv, command.env, log, program)
     except OSError as error:
         raise HostError(f"Triton cannot be started: {error.strerror}", where=command.argv[0]) from error
 

@@ -1,6 +1,7 @@
 """The Server port: every Triton of this home folder, as a process of this machine or in a container."""
 
 import secrets
+import sys
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -9,10 +10,11 @@ from typing import Protocol
 
 from filelock import Timeout
 
+import forge
 from forge.errors import ForgeError, ServerError
 from forge.machine import processes
 from forge.schema.values import Command, Ports
-from forge.serve import log as triton_log, models as control, pulse, watch as watches
+from forge.serve import log as triton_log, models as control, pulse
 from forge.serve.guardian import PATIENCE
 from forge.serve.openai import process
 from forge.serve.port_holders import (
@@ -33,6 +35,8 @@ from forge.serve.types import Launch, Running, StartingError
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
+_WATCH_LOG = ".watch.log"
+"""Suffix of the log of the process that looks after a server's models, beside the server's."""
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
 
@@ -162,7 +166,11 @@ class Servers:
     def watch(self, running: Running, *, restart: bool, scrub: float) -> None:
         """Look after it from a process that carries its mark, so that whoever ends it ends that process too."""
         if restart or scrub:
-            watches.begin(running, self._home, self._way(running.container).guarded(), restart=restart, scrub=scrub)
+            does = ("restart" if restart else "leave", str(scrub))
+            argv = (sys.executable, "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
+            here = {"PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory}
+            log = Path(running.log).with_suffix(_WATCH_LOG)
+            processes.detached(argv, {**self._way(running.container).guarded(), **here}, log)
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""

@@ -5,7 +5,6 @@ import os
 import platform
 import secrets
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -99,19 +98,7 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     server = (str(running.pid if running.started else 0), str(running.started))
     argv = (python, "-P", "-m", "forge.serve.openai.keeper", *server, *kept)
     env = {**processes.inherited(environ), **wanted.env, processes.MARKER: running.shared_memory}
-    written = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    pid = os.posix_spawn(
-        python,
-        argv,
-        env,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigdef=(signal.SIGINT, signal.SIGTERM),
-    )
+    pid = processes.detached(argv, env, log)
     found = replace(running, front=pid, front_started=processes.started(pid) or 0.0)
     _await(found, log)
     return found
