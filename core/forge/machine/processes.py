@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def spare(count: int) -> tuple[int, ...]:
         return tuple(int(trial.getsockname()[1]) for trial in trials)
 
 
-def detached(argv: Sequence[str], environ: Mapping[str, str], log: Path, program: str = "") -> int:
+def detached(argv: tuple[str, ...], environ: Mapping[str, str], log: Path, program: str = "") -> int:
     """Start a program in a session of its own, which reads nothing and says all into ``log``; its pid. OSError.
 
     ``program`` is its file, where ``argv`` calls it by another name.
