@@ -442,6 +442,6 @@ def test_the_pages_examples_are_recipes_that_plan(shop: Forge, folder: Path, tex
 
 
 def test_the_page_lists_every_key_that_stands_for_an_argument() -> None:
-    owners = {owner for owner in llm_args.SET_BY_FORGE.values() if owner}
+    owners = {owner for owner in llm_args.names().set_by_forge.values() if owner}
     missing = [owner for owner in owners if owner.rpartition(".")[2].strip("[]") not in PAGE]
     assert missing == []

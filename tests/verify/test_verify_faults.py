@@ -12,7 +12,7 @@ from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import VerifyError
 from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
-from forge.verify.report import NEXT, Report
+from forge.verify.report import Report, next_steps
 from forge.verify.verify import Wish
 from patience import free_ports
 from verify_kit import FAULTS, PROMPTS, checkpoint, recipe
@@ -120,7 +120,7 @@ def test_the_command_line_names_the_guilty_and_exits_with_a_code_of_its_own(home
     bad = forge(home, "verify", str(repository.parent / "merge.toml"), *asked)
     assert bad.exit_code == VerifyError.exit_code
     assert "guilty: tokenizer" in bad.stdout
-    assert NEXT[Stage.TOKENIZER] in bad.stdout
+    assert next_steps()[Stage.TOKENIZER] in bad.stdout
     told = json.loads(forge(home, "verify", str(repository.parent / "merge.toml"), *asked, "--json", "-q").stdout)
     assert (told["passed"], told["guilty"]) == (False, ["tokenizer"])
     assert {each["stage"] for each in told["verdicts"]} == {"tokenizer", "engine", "detokenizer", "transport"}

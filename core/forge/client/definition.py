@@ -24,23 +24,7 @@ _MODULES = ("tritonclient.grpc.service_pb2", "tritonclient.grpc.model_config_pb2
 _HEAD = """// KServe's inference protocol (v2) with Triton's extensions, as tritonclient {version} has it.
 // Written by `forge proto`; the commented original: https://github.com/triton-inference-server/common/tree/main/protobuf
 """
-_SCALARS = {
-    Field.TYPE_DOUBLE: "double",
-    Field.TYPE_FLOAT: "float",
-    Field.TYPE_INT64: "int64",
-    Field.TYPE_UINT64: "uint64",
-    Field.TYPE_INT32: "int32",
-    Field.TYPE_FIXED64: "fixed64",
-    Field.TYPE_FIXED32: "fixed32",
-    Field.TYPE_BOOL: "bool",
-    Field.TYPE_STRING: "string",
-    Field.TYPE_BYTES: "bytes",
-    Field.TYPE_UINT32: "uint32",
-    Field.TYPE_SFIXED32: "sfixed32",
-    Field.TYPE_SFIXED64: "sfixed64",
-    Field.TYPE_SINT32: "sint32",
-    Field.TYPE_SINT64: "sint64",
-}
+_NAMED = (Field.TYPE_MESSAGE, Field.TYPE_ENUM)
 
 
 def compiled() -> tuple[FileDescriptorProto, ...]:
@@ -121,7 +105,8 @@ def _field(field: Field, maps: Mapping[str, DescriptorProto], package: str) -> s
 
 
 def _kind(field: Field, package: str) -> str:
-    return _SCALARS[field.type] if field.type in _SCALARS else _local(field.type_name, package)
+    named = field.type in _NAMED
+    return _local(field.type_name, package) if named else Field.Type.Name(field.type).removeprefix("TYPE_").lower()
 
 
 def _enum(enum: EnumDescriptorProto) -> Iterator[str]:

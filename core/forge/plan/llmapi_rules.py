@@ -13,7 +13,7 @@ from forge.errors import Problem
 from forge.plan.resolved import Resolved
 from forge.schema.values import Recipe, Role
 from forge.trtllm.commands import older
-from forge.trtllm.llm_args import OTHERS, RENAMED, SET_BY_FORGE, Assets, known, read, stated
+from forge.trtllm.llm_args import Assets, known, names as named, read, stated
 
 _EAGLE_3 = 'variant = "eagle" with an EAGLE-3 head as [draft]'
 _QUANTIZED_BEFORE = (
@@ -108,10 +108,10 @@ def _arguments(resolved: Resolved) -> Iterator[Problem]:
     broken = False
     for path, value in resolved.recipe.build.args.items():
         where = f"build.args.{path}"
-        owners = [owner for name, owner in SET_BY_FORGE.items() if path == name or path.startswith(f"{name}.")]
+        owners = [owner for name, owner in named().set_by_forge.items() if path == name or path.startswith(f"{name}.")]
         if owners:
             yield Problem(where, "forge sets this argument itself", f"set {owners[0]}" if owners[0] else "take it away")
-        elif any(name.startswith(f"{path}.") for name in SET_BY_FORGE):
+        elif any(name.startswith(f"{path}.") for name in named().set_by_forge):
             yield Problem(where, "forge sets parts of it", f'write what you want of it alone: "{path}.KEY" = ...')
         elif path in strange:
             yield Problem(where, f"LLM() of TensorRT-LLM {resolved.facts.toolchain.trtllm} has no such argument", strange[path])
@@ -135,16 +135,16 @@ def _strange(resolved: Resolved) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in resolved.recipe.build.args:
         top = path.partition(".")[0]
-        if top not in names and top not in SET_BY_FORGE:
+        if top not in names and top not in named().set_by_forge:
             found[path] = _meant(top, names)
     return found
 
 
 def _meant(name: str, names: frozenset[str]) -> str:
-    if later := RENAMED.get(name):
+    if later := named().renamed.get(name):
         return f"since TensorRT-LLM 1.0 write {later}"
-    if name in OTHERS:
-        return f"LLM() had it {OTHERS[name]} TensorRT-LLM 1.0: take it away, or take such an image"
+    if side := named().side(name):
+        return f"LLM() had it {side} TensorRT-LLM 1.0: take it away, or take such an image"
     close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
     return f"did you mean {close[0]!r}?" if close else "flags of trtllm-build mean nothing here: take it away"
 

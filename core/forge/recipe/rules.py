@@ -1,8 +1,11 @@
 """Rules between a recipe's keys, as data: the keys that a rule weighs, when they contradict each other, the mend."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 
+import msgspec
 from msgspec.structs import asdict
 
 from forge.errors import Problem
@@ -44,65 +47,21 @@ _UNPACKED = {
 }
 """Flags of trtllm-build, and the values with which an engine cannot batch in flight."""
 
-_SET_BY_FORGE = {
-    "convert": {
-        "model_dir": "source",
-        "output_dir": "",
-        "output_model_dir": "",
-        "ckpt_type": "",
-        "dtype": "convert.dtype",
-        "tp_size": "convert.tp",
-        "world_size": "convert.tp",
-        "pp_size": "convert.pp",
-        "qformat": "convert.quantization",
-        "use_weight_only": "convert.quantization",
-        "weight_only_precision": "convert.quantization",
-        "calib_dataset": "convert.calibration",
-        "calib_size": "convert.calibration.size",
-        "model_type": "",
-        "eagle_model_dir": "draft",
-        "medusa_model_dir": "draft",
-        "drafter_model_dir": "draft",
-        "base_model_checkpoint_dir": "",
-        "max_draft_len": "speculation.max_draft_len",
-        "max_medusa_token_len": "speculation.max_draft_len",
-        "num_medusa_heads": "speculation.num_medusa_heads",
-        "num_eagle_layers": "speculation.num_eagle_layers",
-        "max_non_leaves_per_layer": "speculation.max_non_leaves_per_layer",
-        "redrafter_num_beams": "speculation.num_beams",
-        "redrafter_draft_len_per_beam": "speculation.draft_len_per_beam",
-    },
-    "build": {
-        "checkpoint_dir": "",
-        "output_dir": "",
-        "max_batch_size": "build.max_batch_size",
-        "max_input_len": "build.max_input_len",
-        "max_seq_len": "build.max_seq_len",
-        "max_beam_width": "build.max_beam_width",
-        "max_num_tokens": "build.max_num_tokens",
-        "max_encoder_input_len": "build.max_input_len",
-        "speculative_decoding_mode": "variant",
-        "max_draft_len": "[speculation]",
-    },
-}
+
+class _Flags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Flags of NVIDIA's scripts and of trtllm-build that a recipe's ``args`` cannot simply have (flags.toml)."""
+
+    convert: Mapping[str, str]
+    build: Mapping[str, str]
+    paths: frozenset[str]
 
 
-_PATH_FLAGS = frozenset(
-    {
-        "build_config",
-        "dataset_cache_dir",
-        "input_timing_cache",
-        "lora_dir",
-        "meta_ckpt_dir",
-        "model_cls_file",
-        "model_config",
-        "nemo_ckpt_path",
-        "output_timing_cache",
-        "quant_ckpt_path",
-        "tokenizer_dir",
-    }
-)
-"""Flags of NVIDIA's scripts and of trtllm-build that take a file or a folder, whatever the value looks like."""
+@cache
+def _flags() -> _Flags:
+    text = (resources.files("forge.recipe") / "flags.toml").read_text(encoding="utf-8")
+    return msgspec.toml.decode(text, type=_Flags)
+
+
 _OUTSIDE = ("/", "./", "../", "~/")
 _INSIDE = ("/app/", "/opt/", "/usr/", "/forge/")
 """Where what an image brings stands, and what a step mounts."""
@@ -136,11 +95,14 @@ def contradictions(recipe: Recipe, broken: frozenset[str]) -> tuple[Problem, ...
 
 
 def _forges_own_flags(recipe: Recipe) -> tuple[Problem, ...]:
-    stated = {"convert": recipe.convert.args, "build": recipe.build.args}
+    set_by = _flags()
     return tuple(
         Problem(f"{table}.args.{flag}", "forge sets this flag itself", f"set {owner}" if owner else "take it away")
-        for table, owners in _SET_BY_FORGE.items()
-        for flag in stated[table]
+        for table, owners, stated in (
+            ("convert", set_by.convert, recipe.convert.args),
+            ("build", set_by.build, recipe.build.args),
+        )
+        for flag in stated
         if (owner := owners.get(flag.replace("-", "_"))) is not None
     )
 
@@ -150,18 +112,15 @@ def _paths(recipe: Recipe) -> tuple[Problem, ...]:
     only that enters the key. What stands in the image is named by its whole path there.
     """
     problems: list[Problem] = []
-    for table, values in (("convert", recipe.convert.args), ("build", recipe.build.args)):
+    flags = _flags()
+    for table, values, own in (("convert", recipe.convert.args, flags.convert), ("build", recipe.build.args, flags.build)):
         for flag, value in values.items():
             name = flag.rpartition(".")[2].replace("-", "_")
-            named = name in _PATH_FLAGS and isinstance(value, str)
-            if (named or str(value).startswith(_OUTSIDE)) and not str(value).startswith(_INSIDE) and not _forges(table, name):
+            named = name in flags.paths and isinstance(value, str)
+            if (named or str(value).startswith(_OUTSIDE)) and not str(value).startswith(_INSIDE) and name not in own:
                 what = f"names {value!r}, which the command will not see: no input of the recipe, so neither mounted nor hashed"
                 problems.append(Problem(f"{table}.args.{flag}", what, _ADAPTERS if "lora" in name else _MOUNTED))
     return tuple(problems)
-
-
-def _forges(table: str, name: str) -> bool:
-    return name in _SET_BY_FORGE[table]
 
 
 def _adapters(recipe: Recipe) -> Iterator[Problem]:

@@ -1,11 +1,11 @@
-"""LLM(), the entrance of TensorRT-LLM's PyTorch path: its arguments' names by version, and a recipe in them. Pure.
-
-Facts from TensorRT-LLM's sources (llmapi/llm_args.py of 0.19, 0.21, 1.0, 1.1 and 1.2, and the lists of LLM()'s parameters that
-its tests/unittest/api_stability keeps) and from NVIDIA's llmapi model for Triton.
+"""LLM(), the entrance of TensorRT-LLM's PyTorch path: its arguments' names by version, and a recipe in them. Pure but for
+reading its own table.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import cast
 
 import msgspec
@@ -21,69 +21,28 @@ EAGLE_LEN, TARGET_LEN = 3, 4
 SPECULATION = {"eagle": ("Eagle", EAGLE_LEN), "draft-target": ("DraftTarget", TARGET_LEN)}
 """Variants that the PyTorch path has -> LLM()'s word for them and how far they guess."""
 
-SET_BY_FORGE = {
-    "model": "source",
-    "tokenizer": "source",
-    "backend": "",
-    "dtype": "convert.dtype",
-    "tensor_parallel_size": "convert.tp",
-    "pipeline_parallel_size": "convert.pp",
-    "max_batch_size": "build.max_batch_size",
-    "max_input_len": "build.max_input_len",
-    "max_seq_len": "build.max_seq_len",
-    "max_num_tokens": "build.max_num_tokens",
-    "max_beam_width": "build.max_beam_width",
-    "kv_cache_config.free_gpu_memory_fraction": "serve.kv_cache_free_gpu_mem_fraction",
-    "kv_cache_config.enable_block_reuse": "serve.enable_kv_cache_reuse",
-    "triton_config": "[serve]",
-}
-"""Arguments that the recipe has keys of its own for -> those keys."""
 
-_ALWAYS = (
-    *("attn_backend", "cache_transceiver_config", "context_parallel_size", "cp_config", "disable_overlap_scheduler"),
-    *("allreduce_strategy", "enable_attention_dp", "enable_chunked_prefill", "enable_iter_perf_stats", "enable_iter_req_stats"),
-    *("enable_layerwise_nvtx_marker", "enable_lora", "enable_min_latency", "enable_mixed_sampler", "enable_trtllm_sampler"),
-    *("garbage_collection_gen0_threshold", "gather_generation_logits", "gpus_per_node", "guided_decoding_backend"),
-    *("iter_stats_max_iterations", "kv_cache_config", "load_format", "lora_config", "moe_cluster_parallel_size"),
-    *("moe_expert_parallel_size", "moe_tensor_parallel_size", "num_postprocess_workers", "peft_cache_config"),
-    *("postprocess_tokenizer_dir", "print_iter_log", "reasoning_parser", "request_stats_max_iterations", "revision"),
-    *("scheduler_config", "skip_tokenizer_init", "speculative_config", "stream_interval", "tokenizer_mode"),
-    *("tokenizer_revision", "torch_compile_config", "trust_remote_code", "decoding_config"),
-)
-_BEFORE_1_0 = (
-    *("auto_parallel", "auto_parallel_world_size", "autotuner_enabled", "batching_type", "calib_config"),
-    *("cuda_graph_batch_sizes", "cuda_graph_max_batch_size", "cuda_graph_padding_enabled", "embedding_parallel_mode"),
-    *("enable_prompt_adapter", "enable_tqdm", "extended_runtime_perf_knob_config", "kv_cache_dtype", "max_cpu_loras"),
-    *("max_lora_rank", "max_loras", "max_prompt_adapter_token", "mixed_sampler", "moe_backend", "moe_load_balancer"),
-    *("moe_max_num_tokens", "normalize_log_probs", "pytorch_backend_config", "quant_config", "use_cuda_graph", "workspace"),
-)
-_SINCE_1_0 = (
-    *("attention_dp_config", "batch_wait_max_tokens_ratio", "batch_wait_timeout_iters", "batch_wait_timeout_ms"),
-    *("checkpoint_format", "cuda_graph_config", "custom_tokenizer", "disable_flashinfer_sampling", "dwdp_config"),
-    *("enable_autotuner", "enable_energy_metrics", "enable_lm_head_tp_in_adp", "enable_resource_governor", "encode_only"),
-    *("env_overrides", "fail_fast_on_attention_window_too_large", "force_dynamic_quantization", "kv_connector_config"),
-    *("layer_wise_benchmarks_config", "max_stats_len", "mm_encoder_only", "model_kwargs", "moe_config", "mx_config"),
-    *("nvfp4_gemm_config", "orchestrator_type", "otlp_traces_endpoint", "perf_metrics_max_requests", "pp_partition"),
-    *("prometheus_metrics_config", "ray_placement_config", "ray_worker_extension_cls", "ray_worker_nsight_options"),
-    *("reorder_policy_config", "return_perf_metrics", "sampler_force_async_worker", "sampler_type", "sleep_config"),
-    *("sparse_attention_config", "telemetry_config", "use_cute_dsl_bf16_bmm", "use_cute_dsl_bf16_gemm"),
-    *("use_cute_dsl_blockscaling_bmm", "use_cute_dsl_blockscaling_mm", "video_pruning_rate"),
-)
-OTHERS = {**dict.fromkeys(_BEFORE_1_0, "before"), **dict.fromkeys(_SINCE_1_0, "since")}
-"""Arguments that not every version has -> on which side of 1.0 it has them."""
-RENAMED = {
-    "autotuner_enabled": "enable_autotuner",
-    "cuda_graph_batch_sizes": '"cuda_graph_config.batch_sizes"',
-    "cuda_graph_max_batch_size": '"cuda_graph_config.max_batch_size"',
-    "cuda_graph_padding_enabled": '"cuda_graph_config.enable_padding"',
-    "kv_cache_dtype": '"kv_cache_config.dtype"',
-    "moe_backend": '"moe_config.backend"',
-    "moe_load_balancer": '"moe_config.load_balancer"',
-    "moe_max_num_tokens": '"moe_config.max_num_tokens"',
-    "pytorch_backend_config": "what stands in it, each as an argument of its own",
-    "use_cuda_graph": "cuda_graph_config, which is on by itself",
-}
-"""Arguments of before 1.0 -> what they are called since."""
+class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """LLM()'s arguments by name: those of every version, and those ``before`` and ``since`` 1.0."""
+
+    always: tuple[str, ...]
+    before: tuple[str, ...]
+    since: tuple[str, ...]
+    renamed: Mapping[str, str]
+    """Arguments of before 1.0 -> what they are called since."""
+    set_by_forge: Mapping[str, str]
+    """Arguments that the recipe has keys of its own for -> those keys."""
+
+    def side(self, name: str) -> str:
+        """On which side of 1.0 an argument is that not every version has; empty for another."""
+        return "before" if name in self.before else "since" if name in self.since else ""
+
+
+@cache
+def names() -> Names:
+    """All of them (llm_args.toml says where they are from)."""
+    text = (resources.files("forge.trtllm") / "llm_args.toml").read_text(encoding="utf-8")
+    return msgspec.toml.decode(text, type=Names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +57,10 @@ class Assets:
 
 def known(toolchain: Toolchain) -> frozenset[str]:
     """What LLM() of this image takes beside what forge sets; of every version where the image's is not known."""
+    every = names()
     if not toolchain.trtllm:
-        return frozenset((*_ALWAYS, *_BEFORE_1_0, *_SINCE_1_0))
-    return frozenset((*_ALWAYS, *(_BEFORE_1_0 if older(toolchain, "1.0") else _SINCE_1_0)))
+        return frozenset((*every.always, *every.before, *every.since))
+    return frozenset((*every.always, *(every.before if older(toolchain, "1.0") else every.since)))
 
 
 def stated(recipe: Recipe, toolchain: Toolchain, assets: Assets) -> dict[str, object]:

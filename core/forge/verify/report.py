@@ -1,38 +1,21 @@
 """All verdicts of one verification, the stages that are guilty, and what to do next. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import msgspec
 
 from forge.verify.judge import Outcome, Stage, Verdict
 from forge.verify.tolerances import Tolerance
 
-NEXT = {
-    Stage.TOKENIZER: (
-        "compare the tokenizer folder in the repository with the checkpoint's (tokenizer.json, tokenizer_config.json), and "
-        "add_special_tokens in preprocessing/config.pbtxt; end tokens stand in tokenizer_config.json (eos_token), "
-        "generation_config.json and config.json; `forge check` looks at both; build again to lay them anew. vLLM's models read "
-        "all of that from the checkpoint in _assets"
-    ),
-    Stage.ENGINE: (
-        "the weights or the way they are computed are not the checkpoint's: look at the recipe's dtype and quantization, at "
-        "[convert] args (of vLLM: at the arguments in 1/model.json), and whether the engine was built from this commit; `forge "
-        "cache verify` finds damaged files"
-    ),
-    Stage.DETOKENIZER: (
-        "compare postprocessing's and tensorrt_llm_bls's model.py and tokenizer_dir with what forge lays; skip_special_tokens "
-        "has to be the same in both; what only streams say wrongly wants accumulate_tokens = true in tensorrt_llm_bls; build "
-        "again to lay them anew; vLLM decodes by tokenizer.json in _assets"
-    ),
-    Stage.TRANSPORT: (
-        "the stages are right and what lies between them is not: compare tensorrt_llm_bls/1/model.py with what forge lays, "
-        "and look at `forge logs`; a stage that answers in another order than it was asked mixes streams"
-    ),
-    Stage.PIPELINE: (
-        "one model holds all stages, so its text is all that can be seen: compare the dtype and quantization in 1/model.yaml "
-        "(llmapi) or 1/model.json (vLLM) with the checkpoint's, and the tokenizer's files"
-    ),
-}
-"""Stage -> what to look at when it is guilty."""
+
+@cache
+def next_steps() -> Mapping[Stage, str]:
+    """Stage -> what to look at when it is at fault."""
+    text = (resources.files("forge.verify") / "next_steps.toml").read_text(encoding="utf-8")
+    return msgspec.toml.decode(text, type=dict[Stage, str])
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from forge.verify.judge import TEMPLATE, Outcome, Stage, Verdict, judge, judge_e
 from forge.verify.one_model import WHOSE, judge_one
 from forge.verify.outside import Outside
 from forge.verify.reference import Asked, Job, Reciter
-from forge.verify.report import NEXT, Report
+from forge.verify.report import Report, next_steps
 from forge.verify.streaming import Checks
 from forge.verify.tolerances import Tolerance
 from forge.verify.transcripts import Reference
@@ -307,7 +307,7 @@ def refusal(report: Report, what: str) -> VerifyError:
     lines = [f"  {each.prompt}: {each.what}" for each in shown[:_SHOWN]]
     more = f"\n  and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     text = f"{what}: the {guilty} is guilty, it differs from the checkpoint\n" + "\n".join(lines) + more
-    return VerifyError(text, where=report.model, hint=NEXT[guilty])
+    return VerifyError(text, where=report.model, hint=next_steps()[guilty])
 
 
 def document(report: Report) -> dict[str, object]:
@@ -316,7 +316,7 @@ def document(report: Report) -> dict[str, object]:
         "model": report.model,
         "passed": report.passed,
         "guilty": report.guilty,
-        "next": {stage: NEXT[stage] for stage in report.guilty},
+        "next": {stage: next_steps()[stage] for stage in report.guilty},
         "reference": report.reference,
         "allowed": report.allowed,
         "verdicts": report.verdicts,

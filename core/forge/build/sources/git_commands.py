@@ -8,10 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import IO
 
-from forge.diagnoses import Diagnosis, diagnose
+from forge.diagnoses import Diagnosis, diagnose, read
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.machine.bonds import bound
 from forge.machine.interrupt import Halt
@@ -50,42 +52,11 @@ _FILE = re.compile(r"file:///[^\s]+")
 _NETWORK = "check the network (proxy, VPN) and run again"
 _NO_GIT = "install git and git-lfs (Debian and Ubuntu: apt install git git-lfs), then run again"
 _NO_LFS = "install it (Debian and Ubuntu: apt install git-lfs; elsewhere: https://git-lfs.com), then run again"
-_FAILURES = (
-    Diagnosis("disk-full", r"No space left on device|Disk quota exceeded", "the disk is full", "free space (`forge cache gc`)"),
-    Diagnosis(
-        "out-of-reach",
-        r"Could not resolve host|Connection (refused|reset|timed out|closed)|Failed to connect|(unable to|Couldn't) connect"
-        r"|Network is unreachable|No route to host|timed out|early EOF|RPC failed|error: 5\d\d|unexpected disconnect"
-        r"|Operation too slow|no such host|i/o timeout|hung up",
-        "the remote is out of reach",
-        _NETWORK,
-    ),
-    Diagnosis(
-        "no-access",
-        r"could not read (Username|Password)|Authentication (failed|required)|terminal prompts disabled|Permission denied"
-        r"|Host key verification failed|error: 40[13]|Authorization error|not authorized|access denied",
-        "git was not let in: it is private, or there is no such repository",
-        "check the spelling; give git access (a credential helper, `ssh-add`) and try `git ls-remote URL` yourself",
-    ),
-    Diagnosis(
-        "no-revision",
-        r"not our ref|couldn't find remote ref|unadvertised object|bad object",
-        "there is no such revision",
-        "write a branch, a tag, or all 40 characters of a commit",
-    ),
-    Diagnosis(
-        "no-object",
-        r"remote missing object|Object does not exist on the server|error: 404.*lfs|smudge.*404",
-        "the repository's LFS store lacks what a pointer names",
-        "tell who keeps the repository, or take another revision",
-    ),
-    Diagnosis(
-        "no-repository",
-        r"not found|does not exist|does not appear to be a git repository|not a git repository",
-        "there is no such repository, or it is private",
-        "check the spelling; `git ls-remote URL` shows what git sees",
-    ),
-)
+
+
+@cache
+def _failures() -> tuple[Diagnosis, ...]:
+    return read((resources.files("forge.build.sources") / "git_failures.toml").read_text(encoding="utf-8")).rows
 
 
 class OutOfReachError(SourceError):
@@ -192,7 +163,7 @@ class Git:
 def meaning(lines: list[str], url: str, doing: str) -> ForgeError:
     """What git's last words mean; they stand in the error."""
     said = [line.strip() for line in lines if line.strip() and not line.startswith("hint:")]
-    known = diagnose("\n".join(said), _FAILURES)
+    known = diagnose("\n".join(said), _failures())
     told = "\n    ".join(said[-_LAST:]) or "it said nothing"
     if known is None:
         return SourceError(f"git {doing} failed\n    {told}", where=url, hint="try the same with git yourself")
