@@ -25,6 +25,7 @@ from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import InferenceError
 from forge.plan.preview import provenance
+from forge.schema.sight import LLMAPI, SEEING
 from forge.serve.openai import requests
 from forge.serve.openai.errors import Fault
 from forge.testing import LLAMA
@@ -93,7 +94,10 @@ def test_a_model_without_an_input_for_images_refuses_them() -> None:
     request = Request("m", "x", 4, stream=False, images=(b"ab", b"cde"))
     with pytest.raises(InferenceError, match="the model takes no images") as refused:
         inputs_of(request, _model("text_input", "max_tokens"))
-    assert "runtime vllm" in refused.value.hint
+    assert refused.value.hint == SEEING
+    with pytest.raises(InferenceError, match="the model takes no images") as refused:
+        inputs_of(request, _model("text_input", "sampling_param_max_tokens", "image_url"))
+    assert refused.value.hint == f"{LLMAPI}; {SEEING}"
     found = {each.name: each for each in inputs_of(request, _model("text_input", "max_tokens", "image"))}
     assert found["image"].shape == (2,)
     assert found["image"].raw == b"\4\0\0\0YWI=\4\0\0\0Y2Rl"
@@ -128,7 +132,7 @@ def test_the_door_fetches_nothing(url: str, told: str) -> None:
         _ = ask.images
 
 
-@pytest.mark.parametrize(("kind", "said"), [("vllm", "want torchvision"), ("llmapi", "takes text alone")])
+@pytest.mark.parametrize(("kind", "said"), [("vllm", "want torchvision"), ("llmapi", LLMAPI)])
 def test_a_plan_says_what_is_to_be_known_of_a_checkpoint_that_sees(world: World, tmp_path: Path, kind: str, said: str) -> None:
     config: dict[str, object] = {
         **LLAMA,

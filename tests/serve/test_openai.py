@@ -346,7 +346,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages", "chat template knows no tools"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "has image_url alone"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages", "not input_audio"),
-        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages", "takes no images"),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages", "takes no images; models of the runtime vllm"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_with_its_field(

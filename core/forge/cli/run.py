@@ -70,6 +70,7 @@ def run(
     from forge.cli.lines import whole
     from forge.cli.talk import Talk
     from forge.client.conversation import Conversation
+    from forge.schema.sight import blind
     from forge.schema.values import Ports, RuntimeKind
 
     if prompt is not None and not prompt.strip():
@@ -78,7 +79,8 @@ def run(
     shop = Forge.here(output.listener)
     choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
     if images and choice.runtime is not RuntimeKind.VLLM:
-        raise click.UsageError(f"{choice.name} takes no images: it runs on {choice.runtime}, and --runtime vllm takes them")
+        what = f"{choice.name} takes no images: it runs on {choice.runtime}"
+        raise click.UsageError(f"{what}. {blind(choice.runtime)} (--runtime vllm)")
     if choice.served is None:
         _tell(output, choice)
     usual, ports = shop.settings.ports, None

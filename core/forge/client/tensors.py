@@ -15,7 +15,8 @@ from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import IMAGE, SAMPLING, WORDS, sampling
 from forge.errors import InferenceError
-from forge.schema.values import Scalar
+from forge.schema import sight
+from forge.schema.values import RuntimeKind, Scalar
 
 CODES = {
     "BOOL": "?",
@@ -98,6 +99,11 @@ def offers(word: str, model: ModelMetadata) -> bool:
     return bool(_offered_name(word, model.inputs))
 
 
+def sightless(model: ModelMetadata) -> str:
+    """Why ``model``, which has no input for images that forge fills, is shown none."""
+    return sight.blind(RuntimeKind.LLMAPI if f"{LLMAPI}max_tokens" in model.inputs else RuntimeKind.TWIN)
+
+
 def inputs_of(request: Request, model: ModelMetadata) -> tuple[Input, ...]:
     """The tensors that ask ``model`` for ``request``; InferenceError for what it has no input for, and for wrong values."""
     asked = tuple(_input(model.inputs[name], values, request.model) for name, values in _asked(request, model).items())
@@ -165,7 +171,7 @@ def _refuse_impossible(request: Request, model: ModelMetadata) -> None:
         raise InferenceError(what, where=request.model, hint="models of the runtime vllm do, and engines from 0.19 on")
     if request.images and not offers("images", model):
         what = "the model takes no images: it has no input for them"
-        raise InferenceError(what, where=request.model, hint="models of the runtime vllm do, of a checkpoint that can see")
+        raise InferenceError(what, where=request.model, hint=sightless(model))
     if request.tokens:
         if "input_ids" not in model.inputs:
             raise InferenceError(

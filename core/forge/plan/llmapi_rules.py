@@ -11,7 +11,8 @@ from msgspec.structs import asdict
 
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
-from forge.schema.values import Recipe, Role
+from forge.schema.sight import blind
+from forge.schema.values import Recipe, Role, RuntimeKind
 from forge.trtllm.commands import older
 from forge.trtllm.llm_args import Assets, known, names as named, read, stated
 
@@ -51,7 +52,7 @@ def problems(resolved: Resolved) -> Iterator[Problem]:
 def doubts(resolved: Resolved) -> Iterator[str]:
     """What may be wrong: arguments of an LLM() whose version nobody knows; a checkpoint of which half is used."""
     if "vision_config" in resolved.facts.checkpoint.config:
-        yield "the checkpoint can see, and NVIDIA's llmapi model takes text alone; the runtime vllm takes images"
+        yield f"the checkpoint can see, and is served for its texts: {blind(RuntimeKind.LLMAPI)}"
     if not resolved.facts.toolchain.trtllm:
         for path in _strange(resolved):
             yield f"build.args.{path} is no argument of LLM() that forge knows; the image has the last word"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from forge.client.client import AsyncClient
-from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers
+from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers, sightless
 from forge.client.types import ModelMetadata, Request
 from forge.client.vllm import IMAGE, SAMPLING
 from forge.errors import InferenceError
@@ -121,8 +121,9 @@ class Desk:
         asked = self._clocks.steady()
         ask = asks.read(body, ChatAsk)
         offer = self._admitted(ask, body)
-        if ask.images and not offers("images", await self.known(offer)):
-            raise Fault(400, f"{ask.model} takes no images", param="messages", code="unsupported_value")
+        if ask.images and not offers("images", known := await self.known(offer)):
+            said = f"{ask.model} takes no images; {sightless(known)}"
+            raise Fault(400, said, param="messages", code="unsupported_value")
         calling = await self._calling(ask, offer)
         shown = ask.tooling.shown if ask.tooling else ()
         prompts = (await self._offers.templated(offer, ask.conversation, shown),)
