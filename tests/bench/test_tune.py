@@ -1,26 +1,32 @@
 """`forge tune`: successive halving over settings that are simulated, and over a real Triton; what it writes into a recipe."""
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 import tomli
 
+from fake_wiring import World
+from forge.api.built import Built
 from forge.api.forge import Forge
 from forge.api.tune import Asked, Tuner
 from forge.bench.options import Wish
 from forge.bench.results import Figure
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import Goal, goal
-from forge.bench.tune.search import Figures, Tuned, search
+from forge.bench.tune.search import Figures, Trial, Tuned, search
 from forge.bench.tune.space import MOST, Candidate, Pairs, Value, axes, candidates, usual
+from forge.client import Client, Request
 from forge.errors import BenchError, HostError, RecipeError
 from forge.recipe import reader
-from forge.schema.values import Recipe
+from forge.schema.values import BuildOptions, Recipe, Role, RuntimeKind
+from patience import PATIENCE
 from tiny_served import Tiny
 
 TEXT = """# mine
@@ -261,6 +267,144 @@ def test_settings_that_no_recipe_may_have_are_refused_before_anything_is_built(s
     with pytest.raises(RecipeError, match="without brackets"):
         tuner.tune(tmp_path / "tiny.toml", Asked(goal("tokens_per_s", []), axes(["build.max_batch_size=[4,8]"])))
     assert [each.name for each in tmp_path.glob("*tiny*")] == ["tiny.toml"]
+
+
+ENGINE = """# mine
+name = "tiny"
+family = "llama"
+variant = "draft-target"  # guesses
+
+[source]
+hub = "acme/tiny"
+
+# small
+[draft]
+hub = "acme/small"
+
+[speculation]
+max_draft_len = 5
+
+[runtime]
+kind = "engine"
+gpus = "none"
+"""
+
+
+def test_another_variant_takes_away_what_it_does_not_read(recipe: Recipe) -> None:
+    drafted = reader.read(ENGINE, "tiny.toml")
+    given = candidates(axes(["variant=none,lookahead,draft-target", "speculation.max_draft_len=5,8", "concurrency=1"]), drafted)
+    assert [dict(each.settings) for each in given] == [
+        {},
+        {"variant": "none"},
+        {"variant": "lookahead"},
+        {"speculation.max_draft_len": 8},
+    ]
+    texts = [stated(ENGINE, dict(each.settings), "why") for each in given]
+    assert [reader.read(text, "").variant for text in texts] == ["draft-target", None, "lookahead", "draft-target"]
+    assert [reader.read(text, "").draft is None for text in texts] == [False, True, True, False]
+    assert all(reader.read(applied(ENGINE, dict(each.settings)), "") for each in given)
+    assert texts[1].startswith('# mine\nname = "tiny"\nfamily = "llama"\n\n[source]\n')
+    assert "[speculation]" not in texts[2]
+
+
+def test_a_variant_and_its_draft_come_together(recipe: Recipe) -> None:
+    given = candidates(axes(["variant=none,draft-target", "draft.hub=acme/small", "concurrency=1"]), recipe)
+    assert [dict(each.settings) for each in given] == [{}, {"variant": "draft-target", "draft.hub": "acme/small"}]
+    written = stated(TEXT, dict(given[1].settings), "why")
+    assert reader.read(written, "").draft is not None
+    assert written.startswith(TEXT.partition("[source]")[0].rstrip())
+    told = msgspec.structs.replace(
+        found(Model(), recipe, goal("tokens_per_s", []), "concurrency=1"), best=msgspec.convert(LEFT, Trial)
+    )
+    assert note(told, "today").startswith("forge tune today: no variant, serve.instances = 2: output_tokens_per_s 39")
+
+
+LEFT = {
+    "settings": {"variant": "none", "serve.instances": 2},
+    "load": {"concurrency": 1},
+    "requests": 4,
+    "figures": {"output_tokens_per_s": {"value": 50, "unit": "tokens/s"}},
+}
+
+
+@dataclass
+class InMiniature:
+    """Builds over fakes, serves nothing, and measures what the recipe's variant would bring."""
+
+    shop: Forge
+    world: World
+    home: Path
+    ran: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    """The programs that each build ran."""
+
+    def read(self, path: str | Path, runtime: RuntimeKind | None = None) -> Recipe:
+        return self.shop.read(path, runtime)
+
+    def build(self, recipes: Sequence[str | Path], options: BuildOptions, *, repository: str | Path | None = None) -> Built:
+        before = len(self.world.containers.ran)
+        built = self.shop.build(recipes, options, repository=repository)
+        self.built = replace(built, findings=())  # an engine of a line of text is not sound
+        self.ran.append(tuple(run.command.argv[0] for run in self.world.containers.ran[before:]))
+        return self.built
+
+    def serve(self, *_: object) -> None:
+        pass
+
+    stop = serve
+
+    def bench(self, *_: object) -> tuple[Any, Path]:
+        pace = 1.0 + 0.5 * (Role.DRAFT in self.built.models[0].roles)
+        figures = {"output_tokens_per_s": Figure(value=pace, unit="tokens/s", better="higher", values=(pace, pace))}
+        return SimpleNamespace(points=(SimpleNamespace(figures=figures, quality=None),)), Path()
+
+
+def test_a_change_builds_again_what_it_asks_for_alone(world: World, tmp_path: Path) -> None:
+    shop = world.shop(tmp_path / "home")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(ENGINE)
+    shop.lock(recipe)
+    verbs = InMiniature(shop, world, tmp_path / "home")
+    asked = Asked(
+        goal("tokens_per_s", []),
+        axes(["variant=none,lookahead,draft-target", "serve.kv_cache_free_gpu_mem_fraction=0.8", "concurrency=1"]),
+        turns=2,
+    )
+    tuned, _ = Tuner(verbs, lambda _: None).tune(recipe, asked)  # type: ignore[arg-type]
+    assert [trial.failed for trials in tuned.rounds for trial in trials] == [""] * sum(map(len, tuned.rounds))
+    convert, build = "python3", "trtllm-build"
+    assert verbs.ran[:4] == [(convert, convert, build, build), (convert, build), (build,), ()]
+    assert set(verbs.ran[4:]) == {()}  # later rounds find everything in the store
+    assert tuned.best.settings.get("variant", "draft-target") == "draft-target"
+
+
+def test_variants_are_not_tuned_where_they_are_all_the_same(shop: Forge, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TEXT)
+    asked = Asked(goal("tokens_per_s", []), axes(["variant=none,ngram"]), runtime=RuntimeKind.TWIN)
+    with pytest.raises(BenchError, match="the twin guesses nothing ahead"):
+        Tuner(shop, lambda _: None).tune(tmp_path / "tiny.toml", asked)
+
+
+@pytest.mark.slow
+def test_sampling_is_tuned_by_the_quality_of_answers(tiny: Tiny, shop: Forge, tmp_path: Path) -> None:
+    recipe = tiny.recipe.with_name("asked.toml")
+    recipe.write_text(tiny.recipe.read_text().replace('"tiny"', '"asked"').replace("top_k = 1", "temperature = 9.0"))
+    with Client(tiny.address, timeout=PATIENCE) as client:
+        greedy = client.ask(Request(tiny.target.model.front, "hello", 12, top_k=1)).text
+    exam = tmp_path / "exam.toml"
+    exam.write_text(f'[[prompt]]\nname = "it"\ntext = "hello"\nmax_tokens = 12\ncheck = [{{ exact = {json.dumps(greedy)} }}]\n')
+    wish = Wish(input_tokens=8, output_tokens=2, quality=exam)
+    held = {each.key for each in shop.store.artifacts()}
+    asked = Asked(goal("quality", []), axes(["sampling.top_k=1,300", "concurrency=2"]), 2, 2, wish)
+    tuner = Tuner(shop, lambda _: None)
+    told, _ = tuner.tune(recipe, asked)
+    assert told.better
+    assert told.best.settings == {"sampling.top_k": 1}
+    assert [told.best.figures["quality"].value, told.before.figures["quality"].value] == [1.0, 0.0]
+    made = {each.manifest.provenance.step for each in shop.store.artifacts() if each.key not in held}
+    assert made == {"asked: entry"}  # once: how a model is asked is part of no artifact
+    assert tuner.write(recipe, told)
+    assert reader.read(recipe.read_text(), "").sampling.top_k == 1
+    assert "sampling.top_k = 1: quality 0.0% -> 100.0%" in recipe.read_text()
 
 
 @pytest.mark.slow

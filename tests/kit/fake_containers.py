@@ -9,6 +9,7 @@ from forge.errors import HostError, Problem, StepError
 from forge.machine.containers import HOME, ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
 from forge.repository import config
 from forge.trtllm import toolchain
+from forge.trtllm.commands import OUT
 from standin.skeletons import skeletons
 
 HELP = """usage: PROGRAM [-h] [--output_dir OUTPUT_DIR]
@@ -39,7 +40,7 @@ options:
   --calib_dataset DATASET
   --calib_size N
   --max_draft_len N
-  --speculative_decoding_mode {draft_tokens_external,medusa,eagle}
+  --speculative_decoding_mode {draft_tokens_external,medusa,eagle,lookahead_decoding}
   --lora_plugin {auto,float16,disable}
   --lora_target_modules {attn_qkv,attn_q,attn_k,attn_v,mlp_gate} [{attn_qkv,attn_q,attn_k,attn_v,mlp_gate} ...]
   --max_lora_rank N
@@ -137,9 +138,12 @@ class FakeContainers:
         missing = [word for word in argv if word.startswith("/forge/") and not self._stands(word, run)]
         if missing:
             raise StepError(f"{argv[0]}: no such folder: {missing}")
-        (run.out / "config.json").write_text(json.dumps({"made_by": argv}))
+        part = next((word.removeprefix(f"{OUT}/") for word in argv if word.startswith(f"{OUT}/")), "")
+        place = run.out / part  # of two engines, the one that this command makes
+        place.mkdir(exist_ok=True)
+        (place / "config.json").write_text(json.dumps({"made_by": argv}))
         for rank in range(8 if argv[0] != "trtllm-build" else 1):
-            (run.out / f"rank{rank}.{'engine' if argv[0] == 'trtllm-build' else 'safetensors'}").write_text("x")
+            (place / f"rank{rank}.{'engine' if argv[0] == 'trtllm-build' else 'safetensors'}").write_text("x")
 
     def _stands(self, word: str, run: ContainerRun) -> bool:
         name = word.split("/")[2]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import tomli
 
 from forge.api.built import Built
 from forge.bench.aiconfigurator.answer import Predicted, evidence
@@ -20,10 +21,11 @@ from forge.bench.results import Figure, Results
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import QUALITY, Goal
 from forge.bench.tune.search import Figures, Tuned, search
-from forge.bench.tune.space import Axes, Pairs, Value, candidates, usual
-from forge.errors import ForgeError, HostError, Problem, RecipeError, ServerError, SourceError
+from forge.bench.tune.space import VARIANT, Axes, Pairs, Value, candidates, usual
+from forge.errors import BenchError, ForgeError, HostError, LockError, Problem, RecipeError, ServerError, SourceError
 from forge.files import texts, trees
 from forge.machine import processes
+from forge.plan import lock as locks
 from forge.plan.resolved import Resolved
 from forge.schema.values import BuildOptions, Gpu, Ports, Recipe, RuntimeKind
 from forge.serve.types import Running
@@ -99,6 +101,9 @@ class Tuner:
         """What was found, and the file that keeps all of it. RecipeError for settings that no recipe may have, before anything
         is built."""
         wanted = self.verbs.read(recipe, asked.runtime)
+        if VARIANT in asked.axes and wanted.runtime.kind is RuntimeKind.TWIN:
+            what = "the twin guesses nothing ahead: all variants are the same to it"
+            raise BenchError(what, where=f"--vary {VARIANT}", hint="tune them where they run: --runtime engine, llmapi or vllm")
         given = candidates(asked.axes or usual(wanted), wanted)
         with self._place(recipe) as place:
             trials = _Trials(self.verbs, recipe, place, asked)
@@ -166,7 +171,7 @@ class _Trials:
         try:
             file.write_text(text, encoding="utf-8")
             if lock.exists():
-                shutil.copyfile(lock, copied)
+                copied.write_text(_pins(lock, draft="draft" in tomli.loads(text)), encoding="utf-8")
             self._require(file)
             yield file
         finally:
@@ -205,6 +210,13 @@ def _write(recipe: Path, settings: Mapping[str, Value], why: str) -> None:
 
 def _text(recipe: Path) -> str:
     return texts.read(recipe, SourceError, "the recipe")
+
+
+def _pins(lock: Path, *, draft: bool) -> str:
+    """The recipe's lock, for a candidate that may have left its second checkpoint out."""
+    text = texts.read(lock, LockError, "the lock")
+    held = locks.read(text, str(lock))
+    return text if draft or held.asked.draft is None else locks.write(locks.without_draft(held))
 
 
 def _with_way(problem: Problem) -> Problem:

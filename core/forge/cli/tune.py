@@ -16,7 +16,7 @@ from forge.cli.predictions import predict
 @click.argument("recipe", type=RECIPE)
 @click.option("--for", "figure", default="tokens_per_s", help="The figure that is to be best. [default: tokens_per_s]")
 @click.option("--goal", multiple=True, metavar="LIMIT", help='What has to be kept, as "ttft_p95<200ms".')
-@click.option("--vary", multiple=True, metavar="KEY=A,B", help="Values to try of a recipe's key, of concurrency or of rate.")
+@click.option("--vary", multiple=True, metavar="KEY=A,B", help="Values to try of a recipe's key, variant, concurrency or rate.")
 @click.option("--requests", type=click.IntRange(2), default=16, help="Of each candidate in the first round. [default: 16]")
 @click.option("--input-tokens", type=click.IntRange(1), help="Length of made prompts. [default: 128]")
 @click.option("--output-tokens", type=click.IntRange(1), help="Length of answers. [default: 64; a data set: as it says]")

@@ -141,6 +141,11 @@ def lock(
     )
 
 
+def without_draft(lock: Lock) -> Lock:
+    """What it pins of the same recipe without a second checkpoint."""
+    return msgspec.structs.replace(lock, draft=None, asked=msgspec.structs.replace(lock.asked, draft=None))
+
+
 def placed(pinned: Pinned, location: str) -> Pinned:
     """The same pin at another place: what a lock says of a local source, found on this machine."""
     return Pinned(pinned.kind, pinned.name, pinned.revision, pinned.files, location)

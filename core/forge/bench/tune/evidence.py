@@ -10,7 +10,7 @@ from tomlkit.items import InlineTable, Item
 
 from forge.bench.results import Figure
 from forge.bench.tune.search import Tuned
-from forge.bench.tune.space import Value
+from forge.bench.tune.space import NONE, VARIANT, Value, idle
 from forge.errors import BenchError
 from forge.recipe.validate import is_table
 
@@ -32,15 +32,14 @@ def stated(text: str, settings: Mapping[str, Value], note: str) -> str:
         document = tomlkit.parse(body)
         for key, value in settings.items():
             _set(document, key.split("."), value)
+        _clear(document, settings)
         written = tomlkit.dumps(document)
         right = tomli.loads(written) == _merged(text, settings)
     except (TOMLKitError, tomli.TOMLDecodeError, ValueError, TypeError, AttributeError, LookupError):
         written, right = "", False
     if not right:
         what = "these keys cannot be put into this recipe without writing it anew"
-        raise BenchError(
-            what, hint=f"write them yourself: {', '.join(f'{key} = {_toml(each)}' for key, each in settings.items())}"
-        )
+        raise BenchError(what, hint=f"write them yourself: {_keys(settings)}")
     end = "" if written.endswith("\n") else "\n"
     return f"{mark}{written}{end}# {note}\n"
 
@@ -66,7 +65,22 @@ def _merged(text: str, settings: Mapping[str, Value]) -> dict[str, Any]:
                 raise BenchError(f"{part} is no table of the recipe", where=f"--vary {key}")
             table = inner
         table[name] = _plain(value)
+    _clear(whole, settings)
     return whole
+
+
+def _clear(whole: Any, settings: Mapping[str, Value]) -> None:
+    """Take away what another variant than the recipe's does not read; [draft] of one that reads no second checkpoint."""
+    if (variant := settings.get(VARIANT)) is None:
+        return
+    if variant == NONE:
+        del whole[VARIANT]
+    for table in ("draft", "speculation"):
+        for name in list(whole.get(table, ())):
+            if idle(f"{table}.{name}", variant):
+                del whole[table][name]
+        if not whole.get(table, NONE):
+            del whole[table]
 
 
 def _toml(value: Value) -> str:
@@ -85,8 +99,12 @@ def note(tuned: Tuned, day: str) -> str:
     load = ", ".join(f"{key} {value}" for key, value in tuned.best.load.items())
     kept = "".join(f", {name} {figure(tuned.best.figures[name])}" for name in limits)
     was, now = (figure(each.figures[chief]) if chief in each.figures else "-" for each in (tuned.before, tuned.best))
-    keys = ", ".join(f"{key} = {_toml(value)}" for key, value in tuned.best.settings.items())
-    return f"forge tune {day}: {keys}: {chief} {was} -> {now} at {load}{kept}"
+    return f"forge tune {day}: {_keys(tuned.best.settings)}: {chief} {was} -> {now} at {load}{kept}"
+
+
+def _keys(settings: Mapping[str, Value]) -> str:
+    gone = {VARIANT: "no variant"} if settings.get(VARIANT) == NONE else {}
+    return ", ".join(gone.get(key, f"{key} = {_toml(value)}") for key, value in settings.items())
 
 
 def figure(found: Figure) -> str:

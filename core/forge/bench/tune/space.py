@@ -10,12 +10,15 @@ import tomli
 
 from forge.bench.results import Value as Single
 from forge.errors import BenchError
+from forge.recipe.rules import DRAFTED, SPECULATIVE
 from forge.schema.values import Recipe, RuntimeKind
 
 _OPENING = ("[", '"', "'")
 _LISTS = """lists are written like --vary 'sampling.stop=["."],["!","?"]'"""
 LOADS = ("concurrency", "rate")
 """Of the load, and not of the recipe."""
+VARIANT, NONE = "variant", "none"
+"""The one key of a recipe outside of its tables that is varied, and its value where nothing guesses ahead."""
 USUAL_LOADS = (1, 4, 8)
 MOST = 64
 """Combinations that are begun with: each server that they need is started at least once."""
@@ -46,8 +49,9 @@ def axes(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
         key, parts = key.strip(), [part for part in _parts(values) if part]
         if not mark or not parts or not key:
             raise BenchError(f"{text!r} names no values", hint="write it like --vary build.max_batch_size=4,8")
-        if "." not in key and key not in LOADS:
-            raise BenchError(f"{key!r} is no key of a recipe's table", hint=f"as build.max_batch_size; or {' or '.join(LOADS)}")
+        if "." not in key and key not in (VARIANT, *LOADS):
+            hint = f"as build.max_batch_size; or {', '.join((VARIANT, *LOADS))}"
+            raise BenchError(f"{key!r} is no key of a recipe's table", hint=hint)
         if key in found:
             raise BenchError(f"{key} is varied twice", hint="give all its values at once")
         found[key] = tuple(dict.fromkeys(_value(part) for part in parts))
@@ -81,14 +85,25 @@ def candidates(given: Axes, recipe: Recipe) -> tuple[Candidate, ...]:
     count = math.prod(map(len, (*keys.values(), *loads.values())))
     if count > MOST:
         raise BenchError(f"these are {count:,} combinations, more than {MOST}", hint="name fewer values with --vary")
-    stated = {key: _frozen(at(recipe, key)) for key in keys}
-    settings = [
-        tuple((key, value) for key, value in zip(keys, chosen, strict=True) if value != stated[key])
-        for chosen in itertools.product(*keys.values())
-    ]
+    stated = {key: _frozen(at(recipe, key)) for key in keys} | {VARIANT: recipe.variant or NONE}
+    settings = [_changes(dict(zip(keys, chosen, strict=True)), stated) for chosen in itertools.product(*keys.values())]
     whole = dict.fromkeys([(), *settings])
     under = [tuple(zip(loads, chosen, strict=True)) for chosen in itertools.product(*loads.values())]
     return tuple(Candidate(each, load) for each in whole for load in under)
+
+
+def _changes(chosen: Mapping[str, Value], stated: Mapping[str, object]) -> Pairs:
+    """What of ``chosen`` changes the recipe; where variants are tried, without what this one does not read."""
+    read = (key for key in chosen if VARIANT not in chosen or not idle(key, chosen[VARIANT]))
+    return tuple((key, chosen[key]) for key in read if chosen[key] != stated[key])
+
+
+def idle(key: str, variant: Value) -> bool:
+    """Whether ``variant`` reads no such key of [draft] or [speculation]. Of one that forge does not ship that is not known."""
+    table, _, name = key.partition(".")
+    ours = variant == NONE or variant in SPECULATIVE
+    read = SPECULATIVE.get(str(variant), ())
+    return ours and ((table == "draft" and variant not in DRAFTED) or (table == "speculation" and name not in read))
 
 
 def at(recipe: Recipe, key: str) -> object:
