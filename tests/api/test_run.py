@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fake_wiring import World
 from forge.api.forge import Forge
+from forge.cli import main
 from forge.errors import ForgeError, HostError, Problem, RepositoryError, SourceError
 from forge.recipe import shipped
 from forge.schema.values import BuildOptions, Gpu, Ports, RuntimeKind
@@ -173,6 +175,16 @@ def test_a_run_builds_and_serves_and_the_next_one_makes_nothing(shop: Forge, wor
     assert again.served == target
     assert shop.runs.serve(again) == target
     assert world.made() == made
+
+
+def test_a_model_without_a_chat_template_says_so_at_the_start(
+    shop: Forge, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Forge, "here", lambda *_: shop)
+    done = CliRunner().invoke(main, ["run", recipe], input="")
+    assert done.exit_code == 0, done.output
+    said = "tiny has no chat template: it continues what you write, and remembers nothing of it\n"
+    assert said in done.stderr
 
 
 def test_a_recipe_that_was_changed_is_built_again_under_the_running_server(shop: Forge, world: World, recipe: str) -> None:

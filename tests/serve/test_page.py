@@ -1,7 +1,6 @@
 """The page at the OpenAI port's root, in a real Chromium, against a real Triton that serves a tiny random model."""
 
 import itertools
-import json
 import math
 import re
 import urllib.request
@@ -17,20 +16,13 @@ import paced_triton
 from browser import Browser, chromium
 from openai_front import front
 from paced_triton import Paced
+from page_kit import ASKED, FIGURES, IDLE, READY, TOKENS, ask, asked, opened, post, put, text
 from patience import PATIENCE, spare
 from tiny_served import Tiny
 
 pytestmark = pytest.mark.slow
 
-ASKED = "hello world"
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
-READY = "return Boolean(document.querySelector('.link.good')) && document.querySelector('#model-a').value"
-IDLE = "return document.querySelectorAll('.turn').length && !document.querySelector('.busy')"
-TOKENS = "return [...document.querySelectorAll('.turn:last-child .answer .text .token')].map(each => each.textContent)"
-FIGURES = """
-return Object.fromEntries([...document.querySelectorAll('.turn:last-child .answer:last-child .figures div')].map(each =>
-  [each.querySelector('dt').textContent, each.querySelector('dd').textContent]));
-"""
 TREE = """
 const walk = (item, before) => {
   const own = before + [...item.querySelectorAll(':scope > .run > .text > .token')].map(each => each.textContent).join("");
@@ -89,44 +81,10 @@ def page(browser: Browser, address: str, paced: Paced) -> Browser:
     return opened(browser, address)
 
 
-def opened(browser: Browser, address: str, **how: bool) -> Browser:
-    browser.visit(f"{address}/", **how)
-    browser.until(READY)
-    return browser
-
-
-def put(page: Browser, **values: object) -> None:
-    """Type into settings, by their ids."""
-    script = "const it = document.getElementById(arguments[0]); it.value = arguments[1]; it.dispatchEvent(new Event('input'));"
-    for name, value in values.items():
-        page.ask(f"document.getElementById('settings').open = true; {script}", name.replace("__", "-"), str(value))
-
-
-def ask(page: Browser, words: str = ASKED) -> None:
-    page.ask("document.getElementById('prompt').focus()")
-    page.press(words, Keys.ENTER)
-
-
-def asked(page: Browser, words: str = ASKED) -> None:
-    """Ask, and wait for the end."""
-    ask(page, words)
-    page.until(IDLE)
-
-
-def post(address: str, body: dict[str, object]) -> Any:
-    request = urllib.request.Request(f"{address}/v1/chat/completions", json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-        return json.load(answer)
-
-
 def told(address: str, **more: object) -> Any:
     """What the API itself says to the same, choice by choice."""
     words = {"model": "tiny", "messages": [{"role": "user", "content": ASKED}], "logprobs": True, "top_logprobs": 5}
     return post(address, {**words, **more})["choices"]
-
-
-def text(page: Browser) -> str:
-    return "".join(page.ask(TOKENS))
 
 
 def test_an_answer_comes_token_by_token_and_is_what_the_api_says(page: Browser, address: str, paced: Paced) -> None:
@@ -163,6 +121,26 @@ def test_the_talk_goes_on_from_what_was_said(page: Browser, address: str) -> Non
     page.ask("document.getElementById('fresh').click()")
     assert page.ask("return document.querySelectorAll('.turn').length") == 0
     assert page.ask("return document.activeElement.id") == "prompt"
+
+
+def test_a_new_talk_begun_in_the_middle_of_an_answer_knows_nothing_of_it(page: Browser, address: str, paced: Paced) -> None:
+    paced.let(2)
+    ask(page)
+    page.until("return document.querySelectorAll('.turn .token').length >= 1")
+    page.ask("document.getElementById('fresh').click()")
+    paced.release()
+    page.until("return !document.body.classList.contains('busy')")
+    asked(page, "another")
+    (wanted,) = told(address, messages=[{"role": "user", "content": "another"}])
+    assert text(page) == wanted["message"]["content"]
+
+
+def test_a_question_that_got_no_answer_is_no_part_of_the_talk(page: Browser, address: str) -> None:
+    asked(page, "a" * 400)
+    assert "128" in page.ask("return document.querySelector('.fault[role=alert]').textContent")
+    asked(page)
+    (wanted,) = told(address)
+    assert text(page) == wanted["message"]["content"]
 
 
 def test_escape_stops_an_answer_at_the_server_too(page: Browser, paced: Paced) -> None:

@@ -52,7 +52,8 @@ export function question(card, history, values) {
   const tops = logs && card.controls.top_logprobs === "" ? TOPS : 0;
   const body = { model: card.name, stream: true, stream_options: { include_usage: true }, ...fields, ...(width > 1 && { n: width }) };
   if (chat) {
-    const messages = [...(system ? [{ role: "system", content: system }] : []), ...history];
+    const said = history.map(({ role, content }) => ({ role, content }));
+    const messages = [...(system ? [{ role: "system", content: system }] : []), ...said];
     return ["/v1/chat/completions", { ...body, messages, ...(logs && { logprobs: true }), ...(tops && { top_logprobs: tops }) }];
   }
   const prompt = (system ? `${system}\n` : "") + history.map((each) => each.content).join("");

@@ -77,25 +77,26 @@ async function ask(words) {
     return;
   }
   at("empty").hidden = true;
-  for (const side of sides()) histories[side].push({ role: "user", content: words });
   const again = () => { if (!running.length) { forget(turn); ask(words); } };
   const answers = sides().map((side) => new Answer(both ? `${side.toUpperCase()}: ${panel.card(side).name}` : panel.card(side).name, panel.card(side), panel.values(side), again));
   const turn = element("li", { class: "turn" }, element("p", { class: "asked" }, words), element("div", { class: `answers of-${answers.length}` }, ...answers.map((each) => each.element)));
   talk.append(turn);
+  for (const side of sides()) histories[side].push({ role: "user", content: words, turn });
   pinned = true;
   follow();
-  await answered(answers);
+  await answered(answers, turn);
 }
 
-async function answered(answers) {
+async function answered(answers, turn) {
   running = answers;
   busy(true);
   tell(answers.length > 1 ? "Two answers are coming." : "The answer is coming.");
-  const ends = await Promise.all(answers.map((answer, place) => {
-    const side = sides()[place];
-    return answer.run(...question(answer.card, histories[side], answer.values), follow);
-  }));
-  answers.forEach((answer, place) => histories[sides()[place]].push({ role: "assistant", content: answer.said }));
+  const talks = sides().map((side) => histories[side]); // a new talk, begun meanwhile, has others
+  const ends = await Promise.all(answers.map((answer, place) => answer.run(...question(answer.card, talks[place], answer.values), follow)));
+  answers.forEach((answer, place) => {
+    if (ends[place] || answer.said) talks[place].push({ role: "assistant", content: answer.said, turn });
+    else talks[place].pop(); // what got no answer is no part of the talk: a question that is too long would keep the next ones out
+  });
   running = [];
   busy(false);
   if (answers.length > 1) part(answers);
@@ -105,6 +106,7 @@ async function answered(answers) {
 
 /** Where two answers part, at both. */
 function part([one, other]) {
+  if (!one.pieces.length || !other.pieces.length) return;
   let same = 0;
   while (one.pieces[same] && other.pieces[same] && one.pieces[same].same(other.pieces[same])) same += 1;
   const whole = same === one.pieces.length && same === other.pieces.length;
@@ -125,7 +127,7 @@ function follow() {
 /** A turn that is asked again leaves nothing behind. */
 function forget(turn) {
   turn.remove();
-  for (const side of sides()) histories[side].splice(-2);
+  for (const side of SIDES) histories[side] = histories[side].filter((each) => each.turn !== turn);
 }
 
 function stop() {

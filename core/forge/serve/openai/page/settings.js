@@ -8,7 +8,8 @@ const NAMES = { a: "A", b: "B" };
 const SEED = 2 ** 31;
 const UNDRAWN = "a beam search draws nothing";
 
-/** `field` is the API's word, `usual` the recipe's; `drawn` ones mean nothing to a beam search, which draws nothing. */
+/** `field` is the API's word, `usual` the recipe's; `drawn` ones mean nothing to a beam search, which draws nothing; an `own` one
+ * is the page's, and `needs` what that field has the model tell. */
 const ROWS = [
   { title: "Picking each token" },
   { field: "temperature", name: "Temperature", least: 0, most: 2, step: 0.1, drawn: true, help: "0 takes the likeliest" },
@@ -25,7 +26,7 @@ const ROWS = [
   { field: "max_tokens", name: "Max tokens", least: 1, step: 1, help: "no more than so many" },
   { field: "stop", name: "Stop text", text: true, help: "ends before this text" },
   { title: "Judging" },
-  { field: "threshold", name: "Threshold", most: 0, step: 1, own: true, help: "least log-probability" },
+  { field: "threshold", name: "Threshold", most: 0, step: 1, own: true, needs: "logprobs", help: "least log-probability" },
 ];
 const FIELDS = ROWS.filter((row) => row.field);
 
@@ -83,7 +84,8 @@ export class Panel {
       if (input.value === "" || input.readOnly || row.own) continue;
       fields[row.field] = row.text ? input.value : Number(input.value);
     }
-    const threshold = this.#inputs[side].threshold.value;
+    const { value, readOnly } = this.#inputs[side].threshold;
+    const threshold = readOnly ? "" : value;
     return {
       fields,
       system: this.#systems[side].value.trim(),
@@ -184,7 +186,7 @@ export class Panel {
     const width = Number(this.#inputs[side].beam_width.value || card?.sampling.beam_width || 1);
     for (const row of FIELDS) {
       const input = this.#inputs[side][row.field];
-      const why = card?.controls[row.field] || (row.drawn && width > 1 ? UNDRAWN : "");
+      const why = card?.controls[row.needs ?? row.field] || (row.drawn && width > 1 ? UNDRAWN : "");
       const usual = card?.sampling[row.field];
       input.readOnly = Boolean(why);
       input.ariaDisabled = String(Boolean(why));
