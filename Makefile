@@ -39,7 +39,7 @@ test: $(VENV)/.test
 
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
-	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest $(wildcard tests/vllm/test_vllm_real*.py)
+	FORGE_TEST_VLLM=1 $(BIN)/python -m pytest $(wildcard tests/vllm/test_vllm_real*.py) tests/serve/test_page_elsewhere.py
 
 # What `forge tune --offline` asks: AIConfigurator itself, 0.75 GB from PyPI.
 test-offline: $(VENV)/.test

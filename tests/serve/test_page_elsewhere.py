@@ -10,13 +10,13 @@ from selenium.webdriver.common.keys import Keys
 
 import paced_triton
 from browser import Browser, chromium
-from conftest import SMOLLM2
 from docker_fixture import environ
 from forge.api.forge import Forge
 from openai_front import front
 from paced_triton import Paced
 from page_kit import ASKED, FIGURES, IDLE, ask, asked, opened, post, put, text
 from patience import PATIENCE, free_ports
+from shipped import SMOLLM2
 from standin import checkpoints
 from standin.tree import Image
 
