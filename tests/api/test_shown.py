@@ -67,6 +67,15 @@ def test_a_model_that_nobody_serves_is_shown_from_its_repository(over_fakes: For
         over_fakes.exhibit.show("nobody")
 
 
+@pytest.mark.parametrize("runtime", [RuntimeKind.VLLM, RuntimeKind.LLMAPI])
+def test_what_vllm_and_llmapi_are_told_is_what_a_model_was_built_for(
+    over_fakes: Forge, recipe: str, runtime: RuntimeKind
+) -> None:
+    over_fakes.build([recipe], BuildOptions(runtime))
+    built = over_fakes.exhibit.show("tiny").built
+    assert (built["max_seq_len"], built["max_batch_size"]) == (128, 8)
+
+
 def test_the_recipe_is_shown_with_whether_it_is_still_the_one(over_fakes: Forge, recipe: str, here: Path) -> None:
     def state() -> str:
         shown = over_fakes.exhibit.show("tiny").recipe
