@@ -152,7 +152,8 @@ def test_two_settings_answer_side_by_side(page: Browser) -> None:
     states = page.ask(
         "return [...document.querySelectorAll('.turn .answer')].map(each => each.querySelector('.state').textContent)"
     )
-    assert states == ["cut at max tokens"] * 2
+    assert len(states) == 2
+    assert set(states) <= {"cut at max tokens", "ended by itself"}
     assert "part" in page.ask("return document.querySelector('.parting').textContent")
 
 
