@@ -180,7 +180,10 @@ def test_a_run_builds_and_serves_and_the_next_one_makes_nothing(shop: Forge, wor
 def test_a_model_without_a_chat_template_says_so_at_the_start(
     shop: Forge, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Forge, "here", lambda *_: shop)
+    def here(*_: object) -> Forge:
+        return shop
+
+    monkeypatch.setattr(Forge, "here", here)
     done = CliRunner().invoke(main, ["run", recipe], input="")
     assert done.exit_code == 0, done.output
     said = "tiny has no chat template: it continues what you write, and remembers nothing of it\n"
