@@ -29,6 +29,11 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def floating(self) -> bool:
+        """Whether its numbers are not whole ones, nor packed into some."""
+        return self.dtype.startswith(("F", "BF"))
+
+    @property
     def size(self) -> int:
         """Bytes as stored."""
         bits = BITS.get(self.dtype) or (4 if self.dtype.startswith("F4") else 8)

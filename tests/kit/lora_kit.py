@@ -80,3 +80,9 @@ def weights(**shapes: tuple[int, int]) -> bytes:
 
 def shape() -> Shape:
     return read({**LLAMA, **SHAPE, "num_hidden_layers": 2})
+
+
+def spoiled(files: dict[str, bytes], what: bytes, instead: bytes) -> dict[str, bytes]:
+    """An adapter's files, with something else in the first place where ``what`` stands in its weights."""
+    weights = files["adapter_model.safetensors"]
+    return {**files, "adapter_model.safetensors": weights[:8] + weights[8:].replace(what, instead, 1)}

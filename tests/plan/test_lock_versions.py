@@ -12,7 +12,7 @@ from forge.fit.gpus import find
 from forge.machine.probe import ThisMachine
 from forge.plan.steps import MakeEnvironment
 from forge.schema import twin_environment, vllm_environment
-from forge.schema.values import BuildOptions, Environment
+from forge.schema.values import BuildOptions, Environment, Gpu
 from vllm_recipe import write
 
 OWN = vllm_environment.CPU
@@ -86,7 +86,11 @@ def test_a_lock_for_a_cpu_does_not_pin_what_serves_on_a_gpu(
     recipe = write(tmp_path / "recipes")
     shop.lock(recipe)
     world.gpus = (find("H100 SXM"),)
-    monkeypatch.setattr(ThisMachine, "gpus", lambda _: world.gpus)
+
+    def seen(_: ThisMachine) -> tuple[Gpu, ...]:
+        return world.gpus
+
+    monkeypatch.setattr(ThisMachine, "gpus", seen)
     there = world.shop(tmp_path / "other")
     made = environment(there, recipe, "vllm environment", locked=False)
     assert vllm_environment.GPU in made.bare

@@ -1,6 +1,8 @@
 """LoRA adapters on the PyTorch path, on fakes: what LLM() is told, what a request says, and what is refused."""
 
 import json
+import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,11 @@ from forge.api.forge import Forge
 from forge.client.lora import LoraTask
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, TensorMetadata
-from forge.errors import RecipeError
+from forge.errors import RecipeError, StepError
 from forge.serve.lookup import Target, adapted
 from forge.testing import LLAMA, tiny_adapter
 from forge.trtllm import lora
-from lora_kit import SHAPE, shape, weights
+from lora_kit import SHAPE, shape, spoiled, weights
 from standin import image
 
 QUERIES = "model.layers.0.self_attn.q_proj"
@@ -130,3 +132,9 @@ def test_an_image_without_the_inputs_is_refused_with_what_has_them(shop: Forge, 
         shop.build([write(tmp_path / "r")], repository=tmp_path / "models")
     assert 'runtime.kind = "engine" or "vllm"' in str(caught.value)
     assert llmapi_world.origin.fetches == 0
+
+
+def test_matrices_with_a_number_that_is_none_are_refused_by_the_build(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
+    llmapi_world.origin.adapters["acme/sql"] = spoiled(tiny_adapter(4, QUERIES, (8, 8)), bytes(4), struct.pack("<f", math.inf))
+    with pytest.raises(StepError, match=r"q_proj\.lora_A\.weight holds what is no finite number"):
+        shop.build([write(tmp_path / "r")], repository=tmp_path / "models")

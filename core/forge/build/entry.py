@@ -8,6 +8,7 @@ from forge.files.trees import Laid, link, walk
 from forge.plan.steps import Assemble, Rename
 from forge.repository import bls, config
 from forge.repository.config import CONFIG, ROOT
+from forge.schema.adapters import WEIGHTS
 from forge.schema.values import Edit, Role, TextFile
 
 _YAML = "1/model.yaml"
@@ -22,12 +23,19 @@ def write(out: Path, texts: Iterable[TextFile]) -> None:
 
 
 def assemble(action: Assemble, needs: Mapping[str, Path], out: Path) -> Laid:
-    """Configs filled, the skeletons' other files as they are, and the assets by hard link out of ``needs``."""
+    """Configs filled, the skeletons' other files as they are, and the assets by hard link out of ``needs``.
+
+    StepError for weights of an adapter that no server could add.
+    """
     rendered = config.render(action.names, action.skeletons, action.settings)
     _compile(rendered, bls.edits(action.names, action.skeletons))
     write(out, (*rendered, *action.texts))
     laid = Laid()
     for each in action.links:
+        if each.path == WEIGHTS:
+            from forge.build import adapter_arrays  # numpy is for those who have adapters
+
+            adapter_arrays.require_numbers(needs[each.need] / each.path)
         target = out / each.target
         target.parent.mkdir(parents=True, exist_ok=True)
         laid += link(needs[each.need] / each.path, target)

@@ -13,7 +13,8 @@ from forge.fit.verdict import Load
 from forge.plan import engine_adapters, llmapi_adapters
 from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
-from forge.plan.vllm import lora_rank, vllm_version
+from forge.plan.vllm import vllm_version
+from forge.plan.vllm_adapters import lora_rank
 from forge.safetensors import Tensor
 from forge.schema.values import FileFact, Gpu, Pinned, RuntimeKind, SourceKind
 from forge.schema.vllm_environment import usual_utilization

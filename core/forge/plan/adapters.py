@@ -24,6 +24,8 @@ _OTHER_BASE = ("pissa", "olora", "corda", "loftq")
 """Beginnings of adapters with which PEFT puts other weights below them, each time that it loads one (tuners/lora/layer.py)."""
 _CONVERTED = "save it with path_initial_model_for_weight_conversion (PEFT), or merge it into the checkpoint"
 _LARGEST = sys.float_info.max
+_NAME, _STEPS = 64, 10**8
+"""Letters of a long module's name, and how many places of it a matcher may try."""
 _NOT_LORA = ("use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens")
 MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _WITHOUT = {RuntimeKind.TWIN: "the twin has no adapters"}
@@ -122,6 +124,8 @@ def _of_itself(adapter: Adapter) -> Found:
         return
     if strange := next(adapter.strange(), ""):
         yield f"its tensor {strange} is no matrix of LoRA's", "save it without modules_to_save, bias and DoRA"
+    if whole := next((each for each in adapter.tensors if not each.floating), None):
+        yield f"its tensor {whole.name} is of {whole.dtype}, and matrices of LoRA are not", _SAVED
     for pair in adapter.pairs():
         if wrong := _pair(pair, adapter.r):
             yield wrong, "bring the whole adapter, as PEFT has saved it"
@@ -159,7 +163,17 @@ def _pattern(given: object) -> str:
             re.compile(f"({key})")
         except re.error as error:
             return f"and {key!r:.60} is no regular expression: {error}"
+        if _endless(key):
+            return f"and matching {key!r:.60} may take for ever"
     return ""
+
+
+def _endless(key: str) -> bool:
+    """Whether a backtracking matcher may have more to try than any machine has time for: what is repeated goes by places of a
+    module's name, alternatives and what may be absent by halves, and a repeated group by both."""
+    plain = re.sub(r"\\.", "x", f"(.*.)?({key})", flags=re.DOTALL)
+    repeats, choices = len(re.findall(r"[*+{]", plain)), len(re.findall(r"[|?]", plain))
+    return re.search(r"\)[*+{]", plain) is not None or _NAME**repeats * 2**choices > _STEPS
 
 
 def _names(given: object) -> bool:

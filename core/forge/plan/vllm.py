@@ -5,12 +5,11 @@ It is served here, in an environment of its own, or in Triton's image with vLLM,
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import msgspec
 
 from forge.errors import Problem
-from forge.plan import adapters, images, vllm_speculation as speculation
+from forge.plan import adapters, images, vllm_adapters, vllm_speculation as speculation
 from forge.plan.resolved import Resolved
 from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
@@ -19,7 +18,7 @@ from forge.repository.vllm import vllm_skeleton
 from forge.schema import vllm_known
 from forge.schema.config_json import quantized
 from forge.schema.values import NO_GPUS, Checkpoint, Command, Names, Recipe, Role, Scalar, TextFile
-from forge.schema.vllm_clashes import RANKS, USUAL_TOKENS, clashes
+from forge.schema.vllm_clashes import USUAL_TOKENS, clashes
 from forge.schema.vllm_environment import (
     CPU,
     CPU_PLATFORMS,
@@ -37,15 +36,12 @@ from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
 ADAPTERS = "1/multi_lora.json"
-_MAX_RANK = "max_lora_rank"
 WHILE_LOADING = {
     "fp8": {"quantization": "fp8"},
     "int4_weight_only": {"quantization": "bitsandbytes"},
     "fp8_kv": {"kv_cache_dtype": "fp8"},
 }
 """Quantizations that vLLM makes of plain weights while it loads them, or of its cache -> the arguments that say so."""
-_NOT_LORA = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
-_MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
 _UTILIZATION = "gpu_memory_utilization"
 _ELSEWHERE = {
     "model": "source",
@@ -218,8 +214,7 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
     recipe = resolved.recipe
     yield from _unable_contained(resolved) if recipe.runtime.contained else _unable_here(resolved)
     yield from adapters.check(resolved)
-    yield from _adapters_unable(resolved)
-    yield from _slots_unable(resolved)
+    yield from vllm_adapters.check(resolved, vllm_version(resolved), gpu=on_gpu(resolved))
     if unserved := "" if OVERRIDES.intersection(recipe.serve.vllm) else _known(resolved).refusal(resolved.facts.checkpoint):
         hint = "take a vLLM that has it (docs/vllm.md); or another runtime: `--runtime engine`, llmapi or twin"
         yield Problem("source", f"{_version(resolved)} {unserved}", hint)
@@ -261,33 +256,6 @@ def _quantization(resolved: Resolved) -> Iterator[Problem]:
 
 def _brings(recipe: Recipe, package: str) -> bool:
     return any(named(each) == package for each in recipe.runtime.packages)
-
-
-def _adapters_unable(resolved: Resolved) -> Iterator[Problem]:
-    """What of an adapter vLLM has nothing for (its lora/peft_helper.py), and ranks above its largest."""
-    most = _stated(resolved.recipe, _MAX_RANK)
-    for adapter in resolved.adapters:
-        where = f"lora.{adapter.name}"
-        if kinds := [kind for kind in _NOT_LORA if adapter.config.get(kind)]:
-            yield Problem(where, f"its adapter_config.json has {' and '.join(kinds)}, which vLLM does not take", _MERGE)
-        if others := {*_words(adapter.config.get("modules_to_save"))} - {"classifier", "score"}:
-            yield Problem(where, f"it replaces {', '.join(sorted(others))} whole (modules_to_save), and vLLM does not", _MERGE)
-        if adapter.rank > RANKS[-1]:
-            yield Problem(where, f"its rank is {adapter.rank}, and {RANKS[-1]} is the largest that vLLM has", _MERGE)
-        elif isinstance(most, int) and adapter.rank > most:
-            what = f"is {most}, and the rank of {adapter.name} is {adapter.rank}"
-            yield Problem(f"serve.vllm.{_MAX_RANK}", what, "take it away: forge sets the least that all adapters need")
-
-
-def _slots_unable(resolved: Resolved) -> Iterator[Problem]:
-    stated, wanted = _stated(resolved.recipe, "max_loras"), _slots(resolved)
-    if resolved.adapters and not on_gpu(resolved) and isinstance(stated, int) and stated < wanted:
-        what = f"is {stated}: on a CPU requests without an adapter would get the one in the last place"
-        yield Problem("serve.vllm.max_loras", what, f"take it away, or say {wanted} or more")
-
-
-def _words(value: object) -> tuple[str, ...]:
-    return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else ()
 
 
 def _unable_contained(resolved: Resolved) -> Iterator[Problem]:
@@ -362,21 +330,7 @@ def _model_json(resolved: Resolved, names: Names, assets: str) -> dict[str, obje
     stated |= WHILE_LOADING.get(recipe.convert.quantization, {})
     if said := speculation.stated(resolved, _place(resolved, names, f"{names.assets(recipe.name)}/{speculation.FOLDER}")):
         stated[speculation.CONFIG] = said
-    if resolved.adapters:
-        stated |= {"enable_lora": True, _MAX_RANK: lora_rank(resolved), "max_loras": _slots(resolved)}
-    return stated | recipe.serve.vllm
-
-
-def _slots(resolved: Resolved) -> int:
-    """max_loras: a place for each adapter, so that all can be in one batch. On a CPU one more, which stays empty: vLLM's
-    kernels there look up the adapter of a request without one at -1, the last place (lora/ops/torch_ops, 0.32)."""
-    return len(resolved.adapters) + (0 if on_gpu(resolved) else 1)
-
-
-def lora_rank(resolved: Resolved) -> int:
-    """max_lora_rank: the least that vLLM has and all adapters need; 0 where there are none."""
-    most = max((each.rank for each in resolved.adapters), default=0)
-    return next((rank for rank in RANKS if rank >= most), RANKS[-1]) if most else 0
+    return stated | vllm_adapters.stated(resolved, gpu=on_gpu(resolved)) | recipe.serve.vllm
 
 
 def _adapters(resolved: Resolved, names: Names) -> Iterator[TextFile]:

@@ -125,11 +125,12 @@ def _paths(recipe: Recipe) -> tuple[Problem, ...]:
 
 def _adapters(recipe: Recipe) -> Iterator[Problem]:
     """Adapters are told apart by their names, and come in safetensors."""
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for at, each in enumerate(recipe.lora):
-        if each.name in seen:
-            yield Problem(f"lora[{at}].name", f"is {each.name!r}, as another adapter's", "give each a name of its own")
-        seen.add(each.name)
+        if other := seen.get(each.name.casefold()):
+            alike = "as another adapter's" if other == each.name else f"and another is {other!r}: some disks take them for one"
+            yield Problem(f"lora[{at}].name", f"is {each.name!r}, {alike}", "give each a name of its own")
+        seen[each.name.casefold()] = each.name
         if each.kind not in ADAPTERS:
             what = f"a {each.kind} holds no adapter as PEFT saves it"
             yield Problem(f"lora[{at}].{each.kind}", what, "name a hub repository, a git repository or a folder")

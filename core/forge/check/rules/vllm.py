@@ -110,7 +110,7 @@ def _adapters(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         if str(model.arguments.get("enable_lora", "")).lower() == "true" and not loras(model):
             yield Found(file, f"enable_lora is set, and {LORAS} beside it names no adapters", needle="enable_lora")
-        elif listed := _listed(model) if not loras(model) else {}:
+        elif not loras(model) and (listed := _listed(model)):
             what = f"{LORAS} names {', '.join(sorted(listed))}, and enable_lora is not set in {file}"
             yield Found(_beside(file), what, "set enable_lora to true, or build it again")
         for name, stated in loras(model).items():
