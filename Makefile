@@ -49,15 +49,17 @@ test-offline: $(VENV)/.test
 coverage: $(VENV)/.test
 	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
 
-# Kills at random instants, for so many minutes; and every reader of what others write, under so many guesses (atheris from PyPI).
+# Kills at random instants, for so many minutes, or so many rounds of eight builders at once; and every reader of what others write,
+# under so many guesses in all (atheris from PyPI).
 MINUTES ?= 10
-RUNS ?= 100000
+ROUNDS ?=
+CASES ?= 1000000
 torture: $(VENV)/.test
-	PYTHONPATH=tests/kit $(BIN)/python tests/kit/torture.py --minutes $(MINUTES)
+	PYTHONPATH=tests/kit $(BIN)/python tests/kit/$(if $(ROUNDS),torture_rounds.py --rounds $(ROUNDS),torture.py --minutes $(MINUTES))
 
 fuzz: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3"
-	PYTHONPATH=tests/kit $(BIN)/python tests/kit/fuzz.py --runs $(RUNS)
+	PYTHONPATH=tests/kit $(BIN)/python tests/kit/fuzz.py --cases $(CASES)
 
 # NVIDIA's scripts and skeletons, which tests hold forge to; into FORGE_ORIGINALS or ~/.cache/forge/originals.
 originals:

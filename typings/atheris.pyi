@@ -2,5 +2,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 def instrument_imports(include: Sequence[str] = ..., exclude: Sequence[str] = ...) -> AbstractContextManager[None]: ...
-def Setup(argv: Sequence[str], test: Callable[[bytes], object]) -> list[str]: ...  # noqa: N802 - the library's
+def Setup(  # noqa: N802 - the library's
+    argv: Sequence[str], test: Callable[[bytes], object], *, custom_mutator: Callable[[bytes, int, int], bytes] = ...
+) -> list[str]: ...
+def Mutate(data: bytes, max_size: int) -> bytes: ...  # noqa: N802 - the library's
 def Fuzz() -> None: ...  # noqa: N802 - the library's

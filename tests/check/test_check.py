@@ -1,8 +1,10 @@
 """``forge check``: what it says and in which form, what it mends, and what it finds in repositories that people filled."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,18 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner, Result
+from filelock import Timeout
 
 import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG
+from forge.check import reader
 from forge.check.check import Checker
 from forge.check.rules import all_rules
 from forge.cli import main
 from forge.errors import RepositoryError
 from forge.machine import machine
-from forge.repository import config
+from forge.repository import config, publish
 from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
 from forge.store.artifact import Provenance
 from forge.store.store import Store
@@ -253,6 +257,26 @@ def test_the_store_remembers_what_an_engine_was_built_for(root: Path, tmp_path: 
     kit.document(root, CONFIG, version="0.20.0")
     (told,) = Checker(store, Card("8.9")).check(root).findings
     assert told.rule == "engine-image"
+
+
+def test_what_goes_away_under_a_look_is_looked_at_again_while_nobody_publishes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    looked = reader.read
+
+    def read(place: Path, *rest: Any) -> Any:
+        lock = publish._lock(place)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(Timeout) if looks else nullcontext(), lock.acquire(timeout=0):
+            pass
+        looks.append(True)
+        if len(looks) == 1:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place / "a model that was removed"))
+        return looked(place, *rest)
+
+    monkeypatch.setattr(reader, "read", read)
+    assert Checker(Store(tmp_path / "store", clock=lambda: 0.0), Card("8.9")).check(root).findings == ()
+    assert len(looks) == 2
 
 
 # -- what it mends

@@ -3,8 +3,9 @@
 import pytest
 
 import fuzz
+import fuzz_readers
 
-READERS = fuzz.readers()
+READERS = fuzz_readers.readers()
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -26,8 +27,8 @@ def test_an_error_of_another_kind_is_told() -> None:
     def read(_: bytes) -> object:
         raise KeyError("a")
 
-    assert fuzz.survived(fuzz.Reader(read, (ValueError,)), b"") == "KeyError: 'a'"
-    assert fuzz.survived(fuzz.Reader(read, (LookupError,)), b"") == ""
+    assert fuzz.survived(fuzz_readers.Reader(read, (ValueError,)), b"") == "KeyError: 'a'"
+    assert fuzz.survived(fuzz_readers.Reader(read, (LookupError,)), b"") == ""
 
 
 def test_every_recipe_that_is_shipped_is_among_the_seeds() -> None:

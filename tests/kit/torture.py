@@ -13,8 +13,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,10 +24,10 @@ from random import Random
 
 from forge.machine.processes import SHARED_MEMORY
 from forge.serve.state import States
+from forked import Forked, warm
 
 PATIENCE = 300.0
 """Seconds after which a command hangs."""
-PROGRAM = (sys.executable, "-c", "from forge.cli import main; main()")
 NAMES = ("one", "two", "three")
 REFUSED = (0, 5, 6, 7, 8, 9, 10, 11)
 """Exit codes that a command may have after others were killed: it worked, or it said why not. 1 is a traceback's."""
@@ -57,51 +55,48 @@ class Campaign:
     def repository(self) -> Path:
         return self.folder / "models"
 
+    def __str__(self) -> str:
+        return f"{len(self.history)} lines of history, kills {dict(self.kills)}, {len(self.faults)} faults"
+
     # -- one command
 
     def run(self, words: Words, *, killed: bool = False) -> tuple[int, str]:
         """Its exit code (negative: the signal) and all that it said."""
-        began = time.monotonic()
-        environ = {**os.environ, "FORGE_HOME": str(self.home), "NO_COLOR": "1"}
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-            process = subprocess.Popen(
-                (*PROGRAM, *words), env=environ, cwd=self.folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            if killed:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(self.random.uniform(0, 1.1 * self.usual.get(words[0], 2.0)))
-                self._kill(process)
-            try:
-                code = process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                code = process.wait()
-                self.fault(f"`forge {' '.join(words)}` hangs")
-            said.seek(0)
-            text = said.read()
-        seconds = time.monotonic() - began
+        began, said = time.monotonic(), self.folder / "said"
+        process, ended = Forked(words, self.home, self.folder, said), False
+        if killed:
+            ended = process.wait(self.random.uniform(0, 1.1 * self.usual.get(words[0], 2.0))) is not None
+            self._kill(process)
+        if (code := process.wait(PATIENCE)) is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait(PATIENCE) or 0
+            self.fault(f"`forge {' '.join(words)}` hangs")
+        text, seconds = said.read_text(encoding="utf-8", errors="replace"), time.monotonic() - began
         self.history.append(f"{'killed ' if killed else ''}forge {' '.join(words)} -> {code} after {seconds:.2f} s")
-        if not killed:
-            self.usual[words[0]] = 0.5 * (self.usual.get(words[0], seconds) + seconds)
+        usual = self.usual.get(words[0], seconds)
+        self.usual[words[0]] = 0.5 * (usual + seconds) if ended or not killed else 1.03 * usual
         if "Traceback (most recent call last)" in text:
             self.fault(f"`forge {' '.join(words)}` ended in a traceback:\n{text[-3000:]}")
         return code, text
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        victim = self.random.choice(VICTIMS)
+    def _kill(self, process: Forked) -> None:
+        """Kill one of all that there is; nothing where the command has ended and nobody else is there."""
+        living = [] if process.code is not None else [process.pid]
+        found: dict[str, list[int]] = {
+            "forge": living,
+            "group": living,
+            "child": self._below(process.pid) if living else [],
+            "server": self.mine(),
+        }
+        victims = [name for name in VICTIMS if found[name]]
+        if not victims:
+            self.history.append("  nobody is there any more to be killed")
+            return
+        victim = self.random.choice(victims)
         with suppress(ProcessLookupError):
-            if victim == "forge":
-                process.kill()
-            elif victim == "group":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                found = self._below(process.pid) if victim == "child" else self.mine()
-                if not found:
-                    victim = "forge"
-                os.kill(self.random.choice(found or [process.pid]), signal.SIGKILL)
-        self.kills[victim] += 1
-        self.history.append(f"  the next is killed: {victim}")
+            (os.killpg if victim == "group" else os.kill)(self.random.choice(found[victim]), signal.SIGKILL)
+            self.kills[victim] += 1
+            self.history.append(f"  the next is killed: {victim}")
 
     def _below(self, pid: int) -> list[int]:
         found: list[int] = []
@@ -112,12 +107,14 @@ class Campaign:
         return found
 
     def mine(self) -> list[int]:
-        """Every living process of this campaign's home but this one."""
-        mark, found = f"FORGE_HOME={self.home}".encode(), list[int]()
+        """Every living process that was told of this campaign's folders: all but this one and the commands themselves."""
+        marks, found = [str(place).encode() for place in (self.folder, self.home)], list[int]()
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+                if entry.name.isdigit():
+                    told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                    if any(mark in told for mark in marks) and int(entry.name) != os.getpid():
+                        found.append(int(entry.name))
         return found
 
     def fault(self, what: str) -> None:
@@ -146,9 +143,10 @@ class Campaign:
         where = ("--repository", str(self.repository))
         http, grpc, metrics = map(str, self.ports)
         ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
+        alone = self.present <= {name}  # then it may have plain names, until another comes
         drawn: list[tuple[Words, set[str]]] = [
-            (("build", recipe.name, "--prefixed", *where), set()),
-            (("add", recipe.name, *where), set()),
+            (("build", recipe.name, *(() if alone else ("--prefixed",)), *where), set()),
+            (("add", recipe.name, "--rename-plain", *where), set()),
             (("remove", name, *where), {name}),
             (("cache", "gc"), set()),
             (("cache", "verify"), set()),
@@ -216,11 +214,21 @@ class Campaign:
         if code:
             self.fault(f"nothing can be built in the end: {text[-1500:]}")
 
+    def prove(self) -> None:
+        """That a loss would have been found."""
+        before = len(self.faults)
+        self.look({"nobody"})
+        if not any(fault.startswith("lost: nobody") for fault in self.faults[before:]):
+            self.faults.append("a model that never was is not missed: this campaign finds nothing")
+        else:
+            del self.faults[before:]
+
     def begin(self, lay: Callable[[Path], None]) -> None:
         """Lay a checkpoint and its recipes, and build one, which makes the environment that all need."""
         from tiny_served import RECIPE
 
         lay(self.folder / "checkpoint")
+        warm()
         for name in NAMES:
             text = RECIPE.replace('name = "tiny"', f'name = "{name}"').replace("max_batch_size = 8\n", "")
             text = text.replace("[build]\n", "").replace("max_input_len = 128\nmax_seq_len = 256\nmax_beam_width = 4\n", "")
@@ -229,15 +237,18 @@ class Campaign:
         code, text = self.run(("build", f"{NAMES[0]}.toml", "--prefixed", "--repository", str(self.repository)))
         if code:
             raise SystemExit(f"the first build fails: {text}")
+        self.usual.clear()  # what comes now has an environment
         self.present = {NAMES[0]}
 
 
 def spend(campaign: Campaign, seconds: float, most: int = 10**9) -> None:
-    """Turns until the time is over, or so many of them; then the end."""
+    """Turns until the time is over, or so many were killed; then the end."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and most > 0 and len(campaign.faults) < 5:
+    while time.monotonic() < deadline and campaign.kills.total() < most and len(campaign.faults) < 5:
+        told = campaign.kills.total()
         campaign.turn()
-        most -= 1
+        if campaign.kills.total() // 25 > told // 25:
+            print(f"{time.strftime('%H:%M:%S')} {campaign}", flush=True)
     campaign.end()
 
 
@@ -248,14 +259,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--kills", type=int, default=10**9, help="it ends after so many")
     parser.add_argument("--home", type=Path, help="a home of forge's with an environment that is made already")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="forge-torture-") as name:
         folder = Path(name)
         campaign = Campaign(folder, given.home or folder / "home", Random(given.seed), spare(3))
         campaign.begin(checkpoint)
-        spend(campaign, given.minutes * 60)
-    print(f"seed {given.seed}: {len(campaign.history)} commands, kills {dict(campaign.kills)}, {len(campaign.faults)} faults")
+        spend(campaign, given.minutes * 60, given.kills)
+        campaign.prove()
+    print(f"seed {given.seed}: {campaign.kills.total()} kills, {campaign}")
     for fault in campaign.faults:
         print(f"- {fault}")
     return 1 if campaign.faults else 0

@@ -3,10 +3,10 @@
 The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or what is left of either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import structs
 
@@ -23,6 +23,8 @@ from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.store.store import Store
 from forge.trtllm import images
+
+T = TypeVar("T")
 
 
 class Cards(Protocol):
@@ -77,7 +79,9 @@ class Checker:
     def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
         """What is wrong with some of the models that forge has published at ``place``, whatever stands beside them."""
         names = {model.name for model in models}
-        held = publish.inventory(place)
+        return self._still(place, lambda: self._of(place, publish.inventory(place), names))
+
+    def _of(self, place: Path, held: Manifest, names: Container[str]) -> tuple[Finding, ...]:
         held = structs.replace(held, models=tuple(model for model in held.models if model.name in names))
         folders = frozenset(folder for model in held.models for folder in model.roles.values())
         found = rules.examine(self._seen(place, held, self._image(held), folders))
@@ -85,8 +89,22 @@ class Checker:
 
     def look(self, place: Path, image: str = "") -> Repository:
         """The repository at ``place`` as values."""
-        held = publish.found(place)
-        return self._seen(place, held, images.toolchain(image).image if image else self._image(held))
+
+        def seen() -> Repository:
+            held = publish.found(place)
+            return self._seen(place, held, images.toolchain(image).image if image else self._image(held))
+
+        return self._still(place, seen)
+
+    def _still(self, place: Path, look: Callable[[], T]) -> T:
+        """What a look at ``place`` finds; where something goes away under it, by one while nobody publishes there."""
+        try:
+            return look()
+        except FileNotFoundError:
+            if publish.found(place) is None:
+                raise
+            with publish.quiet(place):
+                return look()
 
     def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
         known = images.release(reference)

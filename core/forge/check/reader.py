@@ -240,7 +240,8 @@ def _vocabulary(words: Mapping[str, object]) -> Mapping[str, int]:
     if isinstance(stated, dict):
         found.update((text, number) for text, number in table(cast("object", stated)).items() if isinstance(number, int))
     elif isinstance(stated, list):  # Unigram: pieces with their scores, in the order of their ids
-        found.update((str(cast("list[object]", piece)[0]), at) for at, piece in enumerate(cast("list[object]", stated)))
+        pieces = enumerate(cast("list[object]", stated))
+        found.update((str(cast("list[object]", piece)[0]), at) for at, piece in pieces if isinstance(piece, list) and piece)
     added = words.get("added_tokens")
     for token in map(table, cast("list[object]", added) if isinstance(added, list) else ()):
         if isinstance(token.get("id"), int):

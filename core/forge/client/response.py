@@ -8,6 +8,7 @@ from forge.client.answer import BROKEN
 from forge.client.tensors import LLMAPI
 from forge.client.types import Acceptance, Alternative, Chunk, ModelMetadata, Request
 from forge.client.vllm import SAMPLING, places
+from forge.errors import InferenceError
 
 _PADDING = -1.0
 """What TensorRT-LLM fills the log-probabilities of shorter sequences up with."""
@@ -56,8 +57,14 @@ class Ear:
 
     def hear(self, response: Response, seconds: float, *, final: bool) -> Iterator[Chunk]:
         """One chunk for each sequence that the response, which came after ``seconds``, speaks for; an empty last one carries
-        the end."""
-        held = _Held(response)
+        the end. InferenceError where its tensors are not what their types say."""
+        try:
+            yield from self._chunks(_Held(response), seconds, final=final)
+        except (struct.error, ValueError) as error:
+            hint = "is it a model that forge serves? `forge check` looks at its repository"
+            raise InferenceError(f"the model's answer cannot be read: {error}", where=self._request.model, hint=hint) from error
+
+    def _chunks(self, held: "_Held", seconds: float, *, final: bool) -> Iterator[Chunk]:
         texts, ids, reasons = held.texts(), held.tokens(), held.texts("finish_reason")
         count = max(len(texts), len(ids))
         sums = held.floats("cum_log_probs") or held.numbers("cumulative_logprob")

