@@ -73,18 +73,21 @@ def small(recipe: str, name: str = NAME) -> str:
 
 
 def noise(folder: Path) -> None:
-    """A LoRA adapter for SmolLM2 as PEFT saves it, random and loud: over the values of each layer's attention."""
+    """A LoRA adapter for SmolLM2 as PEFT saves it, random and loud: over the values of each layer's attention, of which one has
+    a rank of its own and some an alpha."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     made = {
         f"base_model.model.model.layers.{layer}.self_attn.v_proj.lora_{side}.weight": generator.normal(0, 0.3, shape)
         for layer in range(30)
-        for side, shape in (("A", (4, 576)), ("B", (192, 4)))
+        for rank in (2 if layer == 5 else 4,)
+        for side, shape in (("A", (rank, 576)), ("B", (192, rank)))
     }
     arrays.save_file(  # pyright: ignore[reportUnknownMemberType]
         {name: value.astype(np.float32) for name, value in made.items()}, folder / "adapter_model.safetensors"
     )
     stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj"]}
+    stated |= {"rank_pattern": {"layers.5.self_attn.v_proj": 2}, "alpha_pattern": {r".*\.layers\.1\d\..*v_proj": 3}}
     (folder / "adapter_config.json").write_text(json.dumps(stated))
 
 
