@@ -33,14 +33,14 @@ class Diagnosis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     pattern: str
     meaning: str
-    mend: str
+    fix: str
     seen: str = ""
     host: bool = False
     rule: str = ""
     """The rule of ``forge check`` that finds the same in files."""
 
     def __str__(self) -> str:
-        return f"{self.meaning}: {self.mend}"
+        return f"{self.meaning}: {self.fix}"
 
 
 class _Shipped(Sequence[Diagnosis]):
@@ -101,7 +101,7 @@ def diagnose(text: str, table: Iterable[Diagnosis] = DIAGNOSES) -> Diagnosis | N
         match = next((found for found in re.finditer(row.pattern, said, _FLAGS) if found.end() > begin), None)
         if match is not None:
             words = _words(match)
-            return msgspec.structs.replace(row, meaning=_fill(row.meaning, words), mend=_fill(row.mend, words))
+            return msgspec.structs.replace(row, meaning=_fill(row.meaning, words), fix=_fill(row.fix, words))
     return None
 
 
@@ -169,10 +169,10 @@ def fault(row: Diagnosis) -> str:
         return f"{row.pattern!r} is no regular expression: {error}"
     if found.search(""):
         return f"{row.pattern!r} is found in every text"
-    if not (row.name and row.meaning and row.mend):
-        return "a row says its name, what the failure means and the mend"
+    if not (row.name and row.meaning and row.fix):
+        return "a row says its name, what the failure means and the fix"
     known = {*found.groupindex, "share"}
-    strange = [word for word in re.findall(r"\{(\w+)\}", row.meaning + row.mend) if word not in known]
+    strange = [word for word in re.findall(r"\{(\w+)\}", row.meaning + row.fix) if word not in known]
     return f"{{{strange[0]}}} is no group of its pattern" if strange else ""
 
 

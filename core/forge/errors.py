@@ -10,7 +10,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where it stands, what is wrong with it, and the mend."""
+    """One thing that is wrong: where it stands, what is wrong with it, and the fix."""
 
     where: str
     what: str
@@ -21,7 +21,7 @@ class Problem:
 
 
 class ForgeError(Exception):
-    """Anything a person can mend; shown in a few lines, without a traceback."""
+    """Anything a person can fix; shown in a few lines, without a traceback."""
 
     exit_code = 1
 

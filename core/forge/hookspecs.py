@@ -99,7 +99,7 @@ def forge_config_overrides(recipe: Recipe, checkpoint: Checkpoint) -> ConfigOver
 
 @hookspec(firstresult=True)
 def forge_diagnoses() -> tuple[Diagnosis, ...] | None:
-    """Failures of the plugin's commands that are known by their words, each with its mend. All are asked. Since API 3."""
+    """Failures of the plugin's commands that are known by their words, each with its fix. All are asked. Since API 3."""
 
 
 @hookspec(firstresult=True)

@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 (text): a conversion script with flags of its own, and two mends for it."""
+"""Gemma, Gemma 2 and Gemma 3 (text): a conversion script with flags of its own, and two fixes for it."""
 
 from collections.abc import Mapping
 
@@ -47,7 +47,7 @@ def forge_requirements() -> Requirements:
 
 @hookimpl
 def forge_patches(toolchain: Toolchain) -> tuple[Patch, ...]:
-    """Mends for the script's talk with the library, each doing nothing where the image's versions agree."""
+    """Fixes for the script's talk with the library, each doing nothing where the image's versions agree."""
     script = trtllm.script(toolchain, SCRIPTS)
     return (
         CallPatch(

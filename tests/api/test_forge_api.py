@@ -239,7 +239,7 @@ def test_two_spellings_of_a_repository_are_one(shop: Forge, recipe: Path, tmp_pa
     spellings = [tmp_path / "models", tmp_path / "link", tmp_path / "recipes" / ".." / "models"]
     assert built.repository == tmp_path / "models"
     assert {shop.launch(each, Ports()).repository for each in spellings} == {tmp_path / "models"}
-    assert len(shop.launch(spellings, Ports()).shelves) <= 1, "and of several it is one"
+    assert len(shop.launch(spellings, Ports()).several) <= 1, "and of several it is one"
     running = shop.serve(spellings[2])
     assert [shop.server(each) for each in spellings] == [running] * 3
 
@@ -288,7 +288,7 @@ def test_a_build_checks_what_it_published_and_nothing_beside_it(
     assert {finding.rule for finding in shop.check(models).findings if finding.severity == "error"} == {"tokenizer-files"}
 
 
-def test_what_a_fix_mended_stays_mended_when_the_repository_moves(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+def test_what_a_fix_fixed_stays_fixed_when_the_repository_moves(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     models, moved = tmp_path / "models", tmp_path / "moved"
     shop.build([recipe], repository=models)
     config = "tensorrt_llm/config.pbtxt"

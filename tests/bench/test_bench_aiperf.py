@@ -24,7 +24,7 @@ from forge.bench.aiperf import records as aiperf
 from forge.bench.aiperf.driver import EXPORT, LOG, Aiperf, AiperfDriver
 from forge.bench.aiperf.environment import aiperf_driver
 from forge.bench.driver import Answer, Ask, Drive, Load
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.bench.results import Results
 from forge.bench.workload import Counter
 from forge.build.builder import Builder
@@ -281,8 +281,8 @@ def test_the_plugin_does_the_same_over_aiperf_itself(python: Path, tmp_path: Pat
 @pytest.mark.network
 def test_both_drivers_measure_the_same_on_one_server(shop: Forge, served: Target) -> None:
     common = {"requests": 6, "repeats": 1, "concurrency": 2, "input_tokens": 24, "output_tokens": 8}
-    own, _ = shop.bench(served.model.name, served.repository, Wish(**common))  # type: ignore[arg-type]
-    theirs, _ = shop.bench(served.model.name, served.repository, Wish(**common, driver="aiperf"))  # type: ignore[arg-type]
+    own, _ = shop.bench(served.model.name, served.repository, BenchOptions(**common))  # type: ignore[arg-type]
+    theirs, _ = shop.bench(served.model.name, served.repository, BenchOptions(**common, driver="aiperf"))  # type: ignore[arg-type]
     assert (own.driver, theirs.driver) == ("forge", f"aiperf {aiperf.version()}")
     assert own.settings == theirs.settings  # the same prompts, counted by the server
     assert _lengths(own) == _lengths(theirs) == [(24, 8)] * 6

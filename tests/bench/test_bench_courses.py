@@ -11,7 +11,7 @@ from bench_kit import Letters, Speaker, driver
 from fake_wiring import FakeWiring, World
 from forge.bench.driver import Driver
 from forge.bench.metrics import Instruments, Seen
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.bench.results import Results, ServerTimes
 from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
@@ -75,31 +75,31 @@ class Place:
         tell = self.events.append
         self.bench = Bench(self.wiring, store, clocks, tell, lambda: Builder(store, self.wiring.tools, tell))
 
-    def run(self, wish: Wish, *names: str) -> Results:
-        return self.bench.run([target(name) for name in names or ("a",)], PORTS, wish)
+    def run(self, options: BenchOptions, *names: str) -> Results:
+        return self.bench.run([target(name) for name in names or ("a",)], PORTS, options)
 
 
 def test_repeats_go_over_all_points_before_the_next_one_begins(tmp_path: Path) -> None:
     place = Place(tmp_path, Speaker())
-    place.run(Wish(requests=2, repeats=2, sweep={"concurrency": (1, 2)}))
+    place.run(BenchOptions(requests=2, repeats=2, sweep={"concurrency": (1, 2)}))
     told = [event.text.split(": ")[:2] for event in place.events]
     assert told == [[f"a, concurrency={c}", f"repeat {r} of 2"] for r in (1, 2) for c in (1, 2)]
 
 
 def test_answers_are_kept_from_ending_where_the_model_can_be_told(tmp_path: Path) -> None:
     able, unable = Speaker(), Speaker()
-    assert Place(tmp_path, able).run(Wish(requests=1, repeats=1, output_tokens=7)).settings.ignore_end
+    assert Place(tmp_path, able).run(BenchOptions(requests=1, repeats=1, output_tokens=7)).settings.ignore_end
     assert {(request.min_tokens, request.max_tokens) for request in able.asked} == {(7, 7)}
-    assert not Place(tmp_path, unable, frozenset()).run(Wish(requests=1, repeats=1)).settings.ignore_end
+    assert not Place(tmp_path, unable, frozenset()).run(BenchOptions(requests=1, repeats=1)).settings.ignore_end
     assert {request.min_tokens for request in unable.asked} == {None}
     with pytest.raises(BenchError, match="cannot be told"):
-        Place(tmp_path, Speaker(), frozenset()).run(Wish(requests=1, ignore_end=True))
+        Place(tmp_path, Speaker(), frozenset()).run(BenchOptions(requests=1, ignore_end=True))
 
 
 def test_the_same_seed_is_the_same_work_and_no_prompt_comes_twice(tmp_path: Path) -> None:
     speakers = [Speaker(), Speaker(), Speaker()]
     found = [
-        Place(tmp_path, each).run(Wish(requests=3, repeats=2, input_tokens=20, seed=seed))
+        Place(tmp_path, each).run(BenchOptions(requests=3, repeats=2, input_tokens=20, seed=seed))
         for each, seed in zip(speakers, (1, 1, 2), strict=True)
     ]
     assert speakers[0].asked == speakers[1].asked != speakers[2].asked
@@ -109,14 +109,14 @@ def test_the_same_seed_is_the_same_work_and_no_prompt_comes_twice(tmp_path: Path
 
 def test_models_are_loaded_in_turn_or_together(tmp_path: Path) -> None:
     in_turn, together = Speaker(), Speaker()
-    Place(tmp_path, in_turn).run(Wish(requests=4, repeats=1, concurrency=2), "a", "b")
-    found = Place(tmp_path, together).run(Wish(requests=4, repeats=1, concurrency=2, together=True), "a", "b")
+    Place(tmp_path, in_turn).run(BenchOptions(requests=4, repeats=1, concurrency=2), "a", "b")
+    found = Place(tmp_path, together).run(BenchOptions(requests=4, repeats=1, concurrency=2, together=True), "a", "b")
     assert (in_turn.most, together.most) == (2, 4)
     assert [(point.model, len(point.repeats[0].records)) for point in found.points] == [("a", 4), ("b", 4)]
 
 
 def test_results_say_what_was_measured_and_what_was_not_looked_at(tmp_path: Path) -> None:
-    found = Place(tmp_path, Speaker()).run(Wish(requests=2, repeats=1, sampling={"temperature": 0.5}))
+    found = Place(tmp_path, Speaker()).run(BenchOptions(requests=2, repeats=1, sampling={"temperature": 0.5}))
     assert [(subject.name, subject.entry, subject.keys) for subject in found.subjects] == [("a", "a" * 8, {"model": "ka"})]
     assert found.points[0].sampling == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
     assert list(found.points[0].repeats[0].triton) == ["a-bls"], "of the model's own, not of its neighbours"
@@ -130,19 +130,19 @@ def test_results_say_what_was_measured_and_what_was_not_looked_at(tmp_path: Path
 def test_failures_are_told_and_a_repeat_of_failures_ends_it(tmp_path: Path) -> None:
     data = tmp_path / "some.jsonl"
     data.write_text('{"prompt": "good"}\n{"prompt": "fail"}\n')
-    found = Place(tmp_path, Speaker()).run(Wish(requests=4, repeats=1, dataset=data, output_tokens=2))
+    found = Place(tmp_path, Speaker()).run(BenchOptions(requests=4, repeats=1, dataset=data, output_tokens=2))
     assert found.points[0].repeats[0].errors == {"out of memory": 2}
     assert "2 of 4 requests failed" in found.notes
     data.write_text('{"prompt": "fail"}\n')
     with pytest.raises(InferenceError, match="every request failed: out of memory"):
-        Place(tmp_path, Speaker()).run(Wish(requests=4, repeats=1, dataset=data))
+        Place(tmp_path, Speaker()).run(BenchOptions(requests=4, repeats=1, dataset=data))
 
 
 def test_a_quality_file_is_exported_for_each_setting_without_asking(tmp_path: Path) -> None:
     file, speaker = tmp_path / "q.toml", Speaker()
     file.write_text('[[prompt]]\nname = "x"\ntext = "say x"\ncheck = [{ contains = "x" }]\n')
-    wish = Wish(quality=file, sweep={"temperature": (0.2, 0.7)})
-    text = Place(tmp_path, speaker).bench.export([target("a")], PORTS, wish)
+    options = BenchOptions(quality=file, sweep={"temperature": (0.2, 0.7)})
+    text = Place(tmp_path, speaker).bench.export([target("a")], PORTS, options)
     assert text.count("http://127.0.0.1:1/v2/models/a-bls/generate") == 2
     assert speaker.asked == []
 

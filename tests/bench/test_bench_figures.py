@@ -7,7 +7,7 @@ import pytest
 
 from bench_kit import Letters
 from forge.bench import figures, options, prompts, results, spread
-from forge.bench.options import Wish, settings
+from forge.bench.options import BenchOptions, settings
 from forge.errors import BenchError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bench_results.json"
@@ -75,7 +75,7 @@ def test_a_data_set_is_read_line_by_line_and_a_wrong_one_is_named() -> None:
 
 def test_a_sweep_is_every_combination() -> None:
     swept = options.swept(["temperature=0.2,0.7", "concurrency=1,4"])
-    found = settings(Wish(sweep=swept, sampling={"top_p": 0.9}))
+    found = settings(BenchOptions(sweep=swept, sampling={"top_p": 0.9}))
     assert [(each.load.concurrency, each.sampling) for each in found] == [
         (concurrency, {"top_p": 0.9, "temperature": temperature}) for temperature in (0.2, 0.7) for concurrency in (1, 4)
     ]
@@ -103,15 +103,15 @@ def test_a_sweep_that_says_nothing_is_refused(text: str, complaint: str) -> None
 @pytest.mark.parametrize(
     ("wanted", "complaint"),
     [
-        (Wish(concurrency=2, rate=1.0), "exclude"),
-        (Wish(rate=1.0, sweep={"concurrency": (1, 2)}), "exclude"),
-        (Wish(dataset=Path("d"), input_tokens=4), "lengths of their own"),
-        (Wish(requests=1, duration=2.0), "not by both"),
-        (Wish(sampling={"top_p": 0.9}, sweep={"top_p": (0.5,)}), "swept as well: top_p"),
-        (Wish(concurrency=2, sweep={"concurrency": (1, 2)}), "swept as well: concurrency"),
+        (BenchOptions(concurrency=2, rate=1.0), "exclude"),
+        (BenchOptions(rate=1.0, sweep={"concurrency": (1, 2)}), "exclude"),
+        (BenchOptions(dataset=Path("d"), input_tokens=4), "lengths of their own"),
+        (BenchOptions(requests=1, duration=2.0), "not by both"),
+        (BenchOptions(sampling={"top_p": 0.9}, sweep={"top_p": (0.5,)}), "swept as well: top_p"),
+        (BenchOptions(concurrency=2, sweep={"concurrency": (1, 2)}), "swept as well: concurrency"),
     ],
 )
-def test_a_wish_that_contradicts_itself_is_refused(wanted: Wish, complaint: str) -> None:
+def test_a_wish_that_contradicts_itself_is_refused(wanted: BenchOptions, complaint: str) -> None:
     with pytest.raises(BenchError, match=complaint):
         settings(wanted)
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from forge.api.forge import Forge
 from forge.bench import compare, prompts, results
 from forge.bench.instruments import parse
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.bench.results import Results
 from forge.client.tokenizer import TokenizerFolder
 from forge.serve.lookup import Target
@@ -69,7 +69,7 @@ def test_prompts_have_their_length_in_the_models_own_tokens(smollm2_checkpoint: 
 def measured(shop: Forge, served: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     quality = tmp_path_factory.mktemp("quality") / "quality.toml"
     quality.write_text(QUALITY)
-    wish = Wish(
+    options = BenchOptions(
         requests=4,
         repeats=2,
         input_tokens=16,
@@ -79,7 +79,7 @@ def measured(shop: Forge, served: Target, tmp_path_factory: pytest.TempPathFacto
         goodput={"latency": 3600.0},
         quality=quality,
     )
-    return shop.bench(served.model.name, served.repository, wish)
+    return shop.bench(served.model.name, served.repository, options)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from fake_wiring import World
 from forge.api.built import Built
 from forge.api.forge import Forge
 from forge.api.tune import Asked, Tuner
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.bench.results import Figure
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import Goal, goal
@@ -417,7 +417,7 @@ def test_a_real_server_is_tuned_and_the_recipe_says_why(tiny: Tiny, shop: Forge,
         axes(["serve.instances=1,4", "concurrency=4"]),
         4,
         1,
-        Wish(input_tokens=8, output_tokens=8),
+        BenchOptions(input_tokens=8, output_tokens=8),
     )
     tuner = Tuner(shop, lambda _: None)
     told, kept = tuner.tune(recipe, asked)

@@ -21,7 +21,7 @@ from forge.bench.aiconfigurator import known
 from forge.bench.aiconfigurator.answer import Answer, Predicted, predicted, read
 from forge.bench.aiconfigurator.environment import run
 from forge.bench.aiconfigurator.question import FAR, Question, question
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.bench.tune.goal import goal
 from forge.bench.tune.space import axes
 from forge.build.builder import Builder
@@ -256,11 +256,11 @@ def test_a_prediction_is_written_as_one_and_only_where_asked(tmp_path: Path) -> 
     before = recipe.read_text()
     aim = goal("tokens_per_s", ["itl_mean<10ms"])
     plain = shop.predict(
-        recipe, Asked(aim, axes(["concurrency=128"]), wish=Wish(input_tokens=128, output_tokens=64)), "h100_sxm"
+        recipe, Asked(aim, axes(["concurrency=128"]), options=BenchOptions(input_tokens=128, output_tokens=64)), "h100_sxm"
     )
     assert not plain.write(recipe)
     assert recipe.read_text() == before
-    told = shop.predict(recipe, Asked(aim, axes(VARIED), wish=Wish(input_tokens=128, output_tokens=64)), "h100_sxm")
+    told = shop.predict(recipe, Asked(aim, axes(VARIED), options=BenchOptions(input_tokens=128, output_tokens=64)), "h100_sxm")
     assert told.write(recipe)
     written = recipe.read_text()
     assert tomli.loads(written)["convert"] == {"tp": 2}

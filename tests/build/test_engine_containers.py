@@ -238,7 +238,7 @@ def test_an_engine_that_does_not_load_under_its_server_is_taken_back(bench: Benc
         assert all(state.answers for state in shop.care.states(shop.servers(), 10.0))
 
 
-def test_gemmas_script_is_mended_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:
+def test_gemmas_script_is_fixed_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:
     recipe = bench.folder / "gemma.toml"
     (call, precision, *_) = bench.shop.plan([recipe]).notes
     assert "applied: GemmaConfig.from_hugging_face gets quant_config by name" in call

@@ -62,17 +62,17 @@ def test_a_build_in_order_says_nothing_of_it(place: Path) -> None:
     assert "tokenizer-files" not in result.stderr
 
 
-def test_what_would_not_load_is_shown_with_its_rule_and_mend_and_exits_with_8(place: Path) -> None:
+def test_what_would_not_load_is_shown_with_its_rule_and_fix_and_exits_with_8(place: Path) -> None:
     (place / "checkpoint" / "tokenizer.json").write_bytes(UNREADABLE)
     result = forge(place, "build", "tiny")
     assert result.exit_code == 8
     assert result.stdout.startswith("tiny published into ")
-    told, mend = result.stderr.split("error: ", 1)[1].splitlines()[:2]
+    told, fix = result.stderr.split("error: ", 1)[1].splitlines()[:2]
     assert "tokenizer.json" in told
-    assert mend.strip().endswith("[tokenizer-files; see docs/rules.md]")
-    assert len(mend.split("[")[0].split()) > 3
+    assert fix.strip().endswith("[tokenizer-files; see docs/rules.md]")
+    assert len(fix.split("[")[0].split()) > 3
     quiet = forge(place, "build", "tiny", "--quiet")
-    assert (quiet.exit_code, quiet.stderr.splitlines()) == (8, [f"error: {told}", mend])
+    assert (quiet.exit_code, quiet.stderr.splitlines()) == (8, [f"error: {told}", fix])
     document = json.loads(forge(place, "build", "tiny", "--json").stdout)
     assert [each["rule"] for each in document["findings"] if each["severity"] == "error"] == ["tokenizer-files"]
 

@@ -1,4 +1,4 @@
-"""``forge check``: what it says and in which form, what it mends, and what it finds in repositories that people filled."""
+"""``forge check``: what it says and in which form, what it fixes, and what it finds in repositories that people filled."""
 
 import errno
 import json
@@ -157,7 +157,7 @@ def test_a_repository_in_order_is_said_to_be(root: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "nothing is wrong\n")
 
 
-def test_an_error_is_told_with_file_line_rule_and_mend_and_exits_with_8(root: Path) -> None:
+def test_an_error_is_told_with_file_line_rule_and_fix_and_exits_with_8(root: Path) -> None:
     broken(root, "name: a copied folder")
     done = check(root)
     assert done.exit_code == RepositoryError.exit_code == 8
@@ -181,7 +181,7 @@ def test_the_answer_as_json_is_one_document(root: Path) -> None:
     (told,) = answer["findings"]
     assert (told["rule"], told["severity"], told["file"]) == ("ensemble-model", "error", "ensemble/config.pbtxt")
     assert told["line"] > 1
-    assert "preprocessing" in told["mend"]
+    assert "preprocessing" in told["fix"]
 
 
 @pytest.mark.parametrize(("content", "words"), [(False, "no such folder"), (True, "no model repository")])
@@ -279,10 +279,10 @@ def test_what_goes_away_under_a_look_is_looked_at_again_while_nobody_publishes(
     assert len(looks) == 2
 
 
-# -- what it mends
+# -- what it fixes
 
 
-MENDED = (
+FIXED = (
     "name: a copied folder",
     "version-folder: what git does not keep",
     "placeholder-unset: of the engine",
@@ -294,8 +294,8 @@ MENDED = (
 )
 
 
-@pytest.mark.parametrize("how", MENDED)
-def test_what_is_safe_to_mend_is_mended_and_said(root: Path, how: str) -> None:
+@pytest.mark.parametrize("how", FIXED)
+def test_what_is_safe_to_fix_is_fixed_and_said(root: Path, how: str) -> None:
     broken(root, how)
     done = check(root, "--fix")
     assert done.exit_code == 0
@@ -305,7 +305,7 @@ def test_what_is_safe_to_mend_is_mended_and_said(root: Path, how: str) -> None:
 
 
 def test_every_fixable_rule_is_among_them() -> None:
-    assert {how.partition(":")[0] for how in MENDED} | {"placeholder"} == {rule.id for rule in all_rules() if rule.fixable}
+    assert {how.partition(":")[0] for how in FIXED} | {"placeholder"} == {rule.id for rule in all_rules() if rule.fixable}
 
 
 def test_a_placeholder_with_a_known_default_is_filled(root: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_placeholder_that_only_a_person_can_fill_stays(root: Path) -> None:
     assert (root / "postprocessing/config.pbtxt").read_text() == before
 
 
-def test_comments_go_only_where_something_is_mended(root: Path) -> None:
+def test_comments_go_only_where_something_is_fixed(root: Path) -> None:
     for folder in ("ensemble", "postprocessing"):
         file = root / folder / "config.pbtxt"
         file.write_text("# by hand\n" + file.read_text())

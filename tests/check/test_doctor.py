@@ -1,4 +1,4 @@
-"""`forge doctor`: what is missing for which recipe, how grave that is, and what mends it."""
+"""`forge doctor`: what is missing for which recipe, how grave that is, and what fixes it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from forbidden_ptrace import without_ptrace
 from forge.check import doctor
-from forge.check.doctor import Finding, Signs, Status, Wish, examine
+from forge.check.doctor import Finding, RecipeNeeds, Signs, Status, examine
 from forge.check.machine import Checkup
 from forge.cli import main
 from forge.errors import HostError, Problem, SourceError
@@ -48,8 +48,8 @@ BARE = replace(
 )
 OLD = replace(WELL, restricts=False, host=replace(HOST, triton="/opt/tritonserver"))
 """With a Triton that cannot keep model control to forge."""
-ENGINE = Wish("gemma", RuntimeKind.ENGINE, "25.09", gpus=1, size=5 * GB, missing=5 * GB)
-TWIN = Wish("small", RuntimeKind.TWIN, "25.08", size=GB, missing=GB)
+ENGINE = RecipeNeeds("gemma", RuntimeKind.ENGINE, "25.09", gpus=1, size=5 * GB, missing=5 * GB)
+TWIN = RecipeNeeds("small", RuntimeKind.TWIN, "25.08", size=GB, missing=GB)
 
 
 def of(found: tuple[Finding, ...], check: str) -> list[Finding]:
@@ -65,12 +65,12 @@ def statuses(found: tuple[Finding, ...]) -> dict[str, Status]:
 # -- judging
 
 
-@pytest.mark.parametrize("wishes", [(), (ENGINE,), (TWIN,), (ENGINE, TWIN)])
-def test_a_machine_with_everything_has_nothing_to_mend(wishes: tuple[Wish, ...]) -> None:
-    assert {each.status for each in examine(wishes, WELL)} == {Status.OK}
+@pytest.mark.parametrize("recipes", [(), (ENGINE,), (TWIN,), (ENGINE, TWIN)])
+def test_a_machine_with_everything_has_nothing_to_fix(recipes: tuple[RecipeNeeds, ...]) -> None:
+    assert {each.status for each in examine(recipes, WELL)} == {Status.OK}
 
 
-def test_an_engine_on_a_bare_machine_is_a_problem_that_names_the_recipe_and_the_mend() -> None:
+def test_an_engine_on_a_bare_machine_is_a_problem_that_names_the_recipe_and_the_fix() -> None:
     found = examine((ENGINE, TWIN), BARE)
     assert [each for each, status in statuses(found).items() if status is Status.PROBLEM] == ["docker", "driver", "gpu"]
     docker = of(found, "docker")[0]
@@ -213,7 +213,7 @@ def test_a_machine_that_cannot_keep_model_control_is_told(signs: Signs, said: st
 
 
 @pytest.mark.parametrize(
-    ("wish", "host", "signs", "status"),
+    ("recipe", "host", "signs", "status"),
     [
         (TWIN, "0.0.0.0", OLD, Status.PROBLEM),
         (TWIN, "gpu-box.example", OLD, Status.PROBLEM),
@@ -225,9 +225,9 @@ def test_a_machine_that_cannot_keep_model_control_is_told(signs: Signs, said: st
     ],
 )
 def test_a_deployment_that_would_let_others_control_its_server_is_a_problem(
-    wish: Wish, host: str, signs: Signs, status: Status
+    recipe: RecipeNeeds, host: str, signs: Signs, status: Status
 ) -> None:
-    (found,) = of(examine((replace(wish, ports=Ports(host=host)),), signs), "control")
+    (found,) = of(examine((replace(recipe, ports=Ports(host=host)),), signs), "control")
     assert found.status is status
     if status is Status.PROBLEM:
         assert f"has it listen at {host}, which `forge serve` refuses" in found.what
@@ -354,7 +354,7 @@ def test_a_recipe_that_can_be_built_is_told_with_its_source_and_its_family(clini
     assert clinic.origin.fetches == 0
 
 
-def test_a_gated_model_is_a_problem_with_its_mend(clinic: Clinic) -> None:
+def test_a_gated_model_is_a_problem_with_its_fix(clinic: Clinic) -> None:
     clinic.origin = Gated()
     source = of(clinic.findings(tiny=RECIPE.format("engine")), "source")
     assert [each.status for each in source] == [Status.PROBLEM]
@@ -475,7 +475,7 @@ def test_this_machine_can_be_looked_at_for_real(tmp_path: Path) -> None:
     assert any("checkpoint" in each["what"] for each in document["findings"] if each["check"] == "source")
 
 
-def test_a_problem_ends_in_a_list_with_mends_and_the_exit_code(tmp_path: Path) -> None:
+def test_a_problem_ends_in_a_list_with_fixes_and_the_exit_code(tmp_path: Path) -> None:
     recipe = tmp_path / "lost.toml"
     recipe.write_text('name = "lost"\n[source]\npath = "nowhere"\n[runtime]\nkind = "twin"\n')
     told = CliRunner().invoke(main, ["doctor", str(recipe)], env={"FORGE_HOME": str(tmp_path / "home")})

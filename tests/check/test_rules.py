@@ -39,7 +39,7 @@ def test_a_broken_rule_is_found_and_no_other(tmp_path: Path, rule: str, how: str
     change(root)
     told = found(root)
     assert {each.rule for each in told} == {rule}, told
-    assert all(each.what and each.mend and each.file for each in told)
+    assert all(each.what and each.fix and each.file for each in told)
 
 
 def test_every_rule_has_a_repository_that_breaks_it() -> None:
@@ -105,7 +105,7 @@ def test_a_wrong_name_in_either_of_the_subclass_parameters_is_found(tmp_path: Pa
         kit.parameter(root, folder.name, **{name: "preprocessing"})
         (told,) = found(root)
         assert (told.rule, told.severity, told.file) == ("bls-target", Severity.ERROR, "x-tensorrt_llm_bls/config.pbtxt")
-        assert "x-preprocessing" in told.mend
+        assert "x-preprocessing" in told.fix
         kit.parameter(root, folder.name, **{name: f"x-{name.removesuffix('_model_name')}"})
 
 
@@ -131,7 +131,7 @@ def test_two_models_of_vllm_that_share_a_card_break_no_rule(tmp_path: Path) -> N
 def test_a_misspelled_argument_of_vllm_is_told_with_what_was_meant(tmp_path: Path) -> None:
     lay_vllm(tmp_path, "one", max_modle_len=5)
     (told,) = found(tmp_path)
-    assert (told.rule, told.file, told.mend) == ("vllm-argument", "one/1/model.json", "did you mean 'max_model_len'?")
+    assert (told.rule, told.file, told.fix) == ("vllm-argument", "one/1/model.json", "did you mean 'max_model_len'?")
 
 
 def nvidias(version: str) -> tuple[TextFile, ...]:
@@ -189,7 +189,7 @@ def test_an_engine_of_another_version_than_the_image_is_found_with_the_image_tha
     (told,) = rules.examine(replace(seen, image=image("25.08"), trtllm="0.21.0"))
     assert told.rule == "engine-image"
     assert "25.08" in told.what
-    assert "25.06 or 25.07" in told.mend
+    assert "25.06 or 25.07" in told.fix
 
 
 def test_several_instances_have_a_place_where_each_has_its_gpus(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_misspelled_parameter_is_told_with_the_right_one_and_its_line(tmp_path
     root = kit.lay(tmp_path / "repository")
     kit.parameter(root, "tensorrt_llm", kv_cache_free_gpu_mem_fractoin="0.5")
     (told,) = found(root)
-    assert told.mend == 'did you mean "kv_cache_free_gpu_mem_fraction"?'
+    assert told.fix == 'did you mean "kv_cache_free_gpu_mem_fraction"?'
     lines = (root / told.file).read_text().splitlines()
     assert "kv_cache_free_gpu_mem_fractoin" in lines[told.line - 1]
 
@@ -223,7 +223,7 @@ def test_nvidias_own_bls_asks_by_literals_whatever_parameters_say(tmp_path: Path
     told = found(root)
     assert {each.file for each in told} == {"x-tensorrt_llm_bls/1/model.py"}
     assert "'preprocessing' for preprocessing" in told[0].what
-    assert "x-preprocessing" in told[0].mend
+    assert "x-preprocessing" in told[0].fix
 
 
 def test_code_that_is_no_python_is_not_the_checks_business(tmp_path: Path) -> None:
@@ -244,4 +244,4 @@ def test_the_fix_of_a_missing_version_names_the_model_at_hand(tmp_path: Path) ->
     root = kit.lay(tmp_path / "repository")
     shutil.rmtree(root / "preprocessing" / "1")
     (told,) = [each for each in found(root) if each.rule == "version-folder"]
-    assert told.mend == "make the folder: `mkdir preprocessing/1`, and put its model.py there"
+    assert told.fix == "make the folder: `mkdir preprocessing/1`, and put its model.py there"

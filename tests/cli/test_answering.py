@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from forge.cli import main
-from forge.cli.answer import Wish, document, judge, tell
+from forge.cli.answer import Display, document, judge, tell
 from forge.cli.columns import Columns
 from forge.cli.output import Output
 from forge.client.answer import Hearing, Piece, Reply
@@ -34,9 +34,9 @@ SURE = (
 TWO = (Chunk("yes", cum_log_prob=-1.0), Chunk("no", index=1, cum_log_prob=-3.0), Chunk("", final=True))
 
 
-def shown(capsys: pytest.CaptureFixture[str], wish: Wish, chunks: Iterable[Chunk] = SURE, **how: bool) -> tuple[str, str]:
+def shown(capsys: pytest.CaptureFixture[str], display: Display, chunks: Iterable[Chunk] = SURE, **how: bool) -> tuple[str, str]:
     """What stdout and stderr say of an answer."""
-    tell(Output(**how), ASKED, iter(chunks), wish)
+    tell(Output(**how), ASKED, iter(chunks), display)
     return tuple(capsys.readouterr())  # type: ignore[return-value]
 
 
@@ -48,13 +48,13 @@ def test_a_stream_is_shown_as_it_comes(capsys: pytest.CaptureFixture[str]) -> No
             yield chunk
             seen.append(capsys.readouterr().out)
 
-    tell(Output(), ASKED, pieces(), Wish())
+    tell(Output(), ASKED, pieces(), Display())
     assert seen == ["Pa", "", "ris", ""]
     assert capsys.readouterr().out == "\n"
 
 
 def test_where_no_terminal_is_a_table_says_how_likely_each_token_was(capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = shown(capsys, Wish(log_probs=True))
+    out, _ = shown(capsys, Display(log_probs=True))
     assert out.splitlines() == [
         "Paris",
         "TOKEN      LOGPROB  PROBABILITY",
@@ -77,7 +77,7 @@ def test_on_a_terminal_colours_say_how_likely_each_token_was(monkeypatch: pytest
         Output(),
         ASKED,
         iter([Chunk("Pa", log_probs=(-0.01,)), Chunk("ris", log_probs=(-4.0,)), Chunk("", final=True)]),
-        Wish(log_probs=True),
+        Display(log_probs=True),
     )
     (sure, unsure), rest = re.findall(r"\x1b\[38;2;(\d+);(\d+);60m", screen.getvalue()), screen.getvalue().splitlines()[1:]
     assert int(sure[0]) < int(sure[1])  # green
@@ -94,18 +94,18 @@ def test_an_answer_that_came_whole_is_cut_into_tokens_by_the_models_tokenizer(tm
     assert sum(tokens for _, tokens in found) == count
     assert any(tokens > 1 for _, tokens in found)
     whole = Chunk(text, final=True, log_probs=tuple(-float(place) for place in range(count)))
-    wish = Wish(log_probs=True, whole=True)
-    cut = tell(Output(), ASKED, iter([whole]), wish, partial(spans, tmp_path)).replies[0].pieces
+    display = Display(log_probs=True, whole=True)
+    cut = tell(Output(), ASKED, iter([whole]), display, partial(spans, tmp_path)).replies[0].pieces
     assert [(piece.text, len(piece.log_probs)) for piece in cut] == list(found)
     other = replace(whole, log_probs=whole.log_probs[1:])
-    assert tell(Output(), ASKED, iter([other]), wish, partial(spans, tmp_path)).replies[0].pieces == (
+    assert tell(Output(), ASKED, iter([other]), display, partial(spans, tmp_path)).replies[0].pieces == (
         Piece(text, other.log_probs),
     )
     assert spans(tmp_path / "nowhere", text) == ()
 
 
 def test_json_is_a_line_for_each_chunk_with_what_the_model_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = shown(capsys, Wish(log_probs=True), as_json=True)
+    out, _ = shown(capsys, Display(log_probs=True), as_json=True)
     assert [json.loads(line) for line in out.splitlines()] == [
         {"text": "Pa", "index": 0, "final": False, "log_probs": [-0.5], "cum_log_prob": -0.5},
         {"text": "", "index": 0, "final": False, "log_probs": [-1.0], "cum_log_prob": -1.5},
@@ -115,7 +115,7 @@ def test_json_is_a_line_for_each_chunk_with_what_the_model_said_of_it(capsys: py
 
 
 def test_several_answers_are_apart_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(capsys, Wish(several=True), TWO)[0] == "yes\n---\nno\n"
+    assert shown(capsys, Display(several=True), TWO)[0] == "yes\n---\nno\n"
 
 
 def test_several_answers_stand_side_by_side_on_a_terminal() -> None:
@@ -138,15 +138,15 @@ def test_several_answers_stand_side_by_side_on_a_terminal() -> None:
 
 def test_speed_and_speculation_are_told_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
     chunks = (*SURE[:3], Chunk("", final=True, seconds=0.5, acceptance=Acceptance(0.75, 3, 4)))
-    out, err = shown(capsys, Wish(perf=True), chunks)
+    out, err = shown(capsys, Display(perf=True), chunks)
     assert out == "Paris\n"
     assert err == "TTFT 100.0 ms, ITL 200.0 ms, 3 tokens in 0.500 s = 6.0/s, 3 of 4 draft tokens accepted (75%)\n"
 
 
 def test_speed_says_so_where_tokens_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
     chunks = (Chunk("Paris", seconds=0.1), Chunk(" it is", seconds=0.2), Chunk("", final=True, seconds=0.2))
-    assert "2 pieces (nobody counts tokens)" in shown(capsys, Wish(perf=True), chunks)[1]
-    assert shown(capsys, Wish(perf=True, whole=True), chunks[:1])[1].startswith("came whole")
+    assert "2 pieces (nobody counts tokens)" in shown(capsys, Display(perf=True), chunks)[1]
+    assert shown(capsys, Display(perf=True, whole=True), chunks[:1])[1].startswith("came whole")
 
 
 def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count(
@@ -156,41 +156,41 @@ def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count
     texts = ("hello 🚀 world", " hello")
     lengths = [len(TOKENIZERS["byte_level"].encode(text).ids) for text in texts]
     chunks = [Chunk(texts[0], seconds=1.0), Chunk(texts[1], index=1, seconds=2.0), Chunk("", final=True, seconds=2.0)]
-    wish = Wish(perf=True, several=True)
-    found = tell(Output(), ASKED, iter(chunks), wish, partial(spans, tmp_path))
+    display = Display(perf=True, several=True)
+    found = tell(Output(), ASKED, iter(chunks), display, partial(spans, tmp_path))
     assert (found.perf.tokens, found.perf.longest) == (sum(lengths), max(lengths))
     assert f"{sum(lengths)} tokens (by its tokenizer) in 2.000 s" in capsys.readouterr().err
-    assert document(found, wish)["perf"]["tokens_counted_by"] == "tokenizer"  # type: ignore[index]
+    assert document(found, display)["perf"]["tokens_counted_by"] == "tokenizer"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(-2.0, 0), (-1.0, ConfidenceError.exit_code)])
 def test_an_answer_below_the_threshold_is_shown_and_ends_with_its_own_code(
     capsys: pytest.CaptureFixture[str], threshold: float, code: int
 ) -> None:
-    wish = Wish(threshold=threshold)
-    found = tell(Output(), ASKED, iter(SURE), wish)
-    assert document(found, wish)["below_min_logprob"] is bool(code)
+    display = Display(threshold=threshold)
+    found = tell(Output(), ASKED, iter(SURE), display)
+    assert document(found, display)["below_min_logprob"] is bool(code)
     if code:
         with pytest.raises(SystemExit) as ended:
-            judge(Output(), found, wish)
+            judge(Output(), found, display)
         assert ended.value.code == code
         assert "-1.750 is below -1" in capsys.readouterr().err
     else:
-        judge(Output(), found, wish)
+        judge(Output(), found, display)
 
 
 def test_a_threshold_cannot_be_judged_where_the_model_says_nothing() -> None:
     hearing = Hearing(ASKED)
     hearing.hear(Chunk("Paris", final=True))
     with pytest.raises(InferenceError, match="reports no log-probabilities"):
-        judge(Output(), hearing.answer(), Wish(threshold=-1.0))
+        judge(Output(), hearing.answer(), Display(threshold=-1.0))
 
 
 def test_several_answers_are_judged_each_and_together() -> None:
     hearing = Hearing(ASKED)
     for chunk in TWO:
         hearing.hear(chunk)
-    found = document(hearing.answer(), Wish(threshold=-2.0))
+    found = document(hearing.answer(), Display(threshold=-2.0))
     assert found["below_min_logprob"] is False
     assert [each["below_min_logprob"] for each in found["sequences"]] == [False, True]  # type: ignore[attr-defined]
 

@@ -97,7 +97,7 @@ def test_a_plan_in_json_carries_what_is_worth_knowing_beforehand(place: Path) ->
     assert note.startswith("tiny: its image has not been read yet")
 
 
-def test_all_problems_of_a_recipe_are_told_with_file_key_and_mend(place: Path) -> None:
+def test_all_problems_of_a_recipe_are_told_with_file_key_and_fix(place: Path) -> None:
     (place / "tiny.toml").write_text(TINY.replace('"tiny"', '"../tiny"') + "[build]\nmax_batchsize = 4\nmax_input_len = 0\n")
     result = forge("plan", place / "tiny.toml")
     assert result.exit_code == 3

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (the words stand as people met them)
-"""Every known failure is known by the words in which people met it, and its mend can be followed."""
+"""Every known failure is known by the words in which people met it, and its fix can be followed."""
 
 import os
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_a_failure_is_known_by_the_words_people_met(name: str, text: str) -> Non
     found = diagnose(f"[12:00:00] some line before\n{text}\nTraceback (most recent call last):\n  more\n")
     assert found is not None
     assert found.name == name
-    assert "{" not in found.meaning + found.mend
+    assert "{" not in found.meaning + found.fix
 
 
 def test_every_row_has_words_by_which_it_is_known() -> None:
@@ -119,11 +119,11 @@ def test_what_triton_only_warns_of_is_no_failure() -> None:
     assert told.name == "driver-insufficient"
 
 
-def test_the_mend_says_how_far_to_turn_the_knob() -> None:
+def test_the_fix_says_how_far_to_turn_the_knob() -> None:
     found = diagnose("requires 56405524864 bytes of scratch space, but only 47590277120 is available")
     assert found is not None
     assert "56.4 GB" in found.meaning
-    assert "84 %" in found.mend
+    assert "84 %" in found.fix
 
 
 def test_a_strangers_table_can_stand_before_forges_own() -> None:
@@ -150,7 +150,7 @@ OWN = """
 name = "our-proxy"
 pattern = "proxy said (?P<code>\\\\d+)"
 meaning = "our proxy answered {code}"
-mend = "log in to it"
+fix = "log in to it"
 host = true
 """
 
@@ -168,7 +168,7 @@ def test_a_persons_own_rows_are_read_from_toml() -> None:
         ("proxy said", "(proxy said", "no regular expression"),
         ("proxy said (?P<code>\\\\d+)", ".*", "in every text"),
         ("{code}", "{number}", "no group"),
-        ("log in to it", "", "the mend"),
+        ("log in to it", "", "the fix"),
         ("host = true", "hsot = true", "hsot"),
         ("[[diagnosis]]", "[[diagnosis", "at the end of an array"),
     ],

@@ -28,8 +28,8 @@ def test_the_documented_table_is_the_one_that_runs() -> None:
 
 
 def test_a_message_says_what_where_and_what_to_do_next() -> None:
-    text = str(ForgeError("it broke", where="here.toml", hint="mend it"))
-    assert text == "here.toml: it broke\n    mend it"
+    text = str(ForgeError("it broke", where="here.toml", hint="fix it"))
+    assert text == "here.toml: it broke\n    fix it"
 
 
 def test_a_recipe_error_shows_every_problem() -> None:

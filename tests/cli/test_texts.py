@@ -44,7 +44,7 @@ from forge.trtllm import patches
 from forge.twin.checkpoint import read_json
 from forge.twin.faults import CheckpointFault
 from forge.verify import transcripts, verify
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from skeleton_kit import load
 
 LONG = 120.0
@@ -120,7 +120,7 @@ def quality(file: Path) -> object:
     home = file.parent / "home"
     wiring, store = FakeWiring(home, World()), Store(home, clock=lambda: 0.0)
     bench = Bench(wiring, store, Clocks(lambda: 0.0, lambda: 0.0), print, lambda: Builder(store, wiring.tools, print))
-    return bench.export((), Ports(1, 2, 3), bench_options.Wish(quality=file))
+    return bench.export((), Ports(1, 2, 3), bench_options.BenchOptions(quality=file))
 
 
 def token(file: Path) -> object:
@@ -142,7 +142,9 @@ READERS = {
         lambda file: transcripts.read(resolve.spoken(file.with_name("tiny.toml")), str(file)),
         (ForgeError,),
     ),
-    "prompts": Reader("odd.jsonl", lambda file: verify.terms(Wish(prompts=file), VerifyTable(), (), ""), (ForgeError,)),
+    "prompts": Reader(
+        "odd.jsonl", lambda file: verify.terms(VerifyOptions(prompts=file), VerifyTable(), (), ""), (ForgeError,)
+    ),
     "quality file": Reader("odd.toml", quality, (BenchError,)),
     "Dockerfile of a family": Reader("llama.Dockerfile", own_dockerfile, (SourceError,), PLAIN_TEXT),
     "Dockerfile of all families": Reader("family.Dockerfile", own_dockerfile, (SourceError,), PLAIN_TEXT),

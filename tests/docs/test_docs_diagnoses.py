@@ -11,7 +11,7 @@ ROWS = re.findall(r"^\| (?!name \||---)(.+?) \| (.+?) \| (.+?) \|$", PAGE, re.MU
 
 
 def test_every_row_stands_on_the_page_in_the_tables_order() -> None:
-    told = [(f"[{row.name}]({row.seen})" if row.seen else row.name, row.meaning, row.mend) for row in DIAGNOSES]
+    told = [(f"[{row.name}]({row.seen})" if row.seen else row.name, row.meaning, row.fix) for row in DIAGNOSES]
     assert [row for row in ROWS if not row[0].startswith("-")] == told
 
 

@@ -20,7 +20,7 @@ It starts nothing and loads nothing. The exit code is 8 when a rule of severity 
 - **warning**: some requests fail, or something that was asked for is ignored.
 - **remark**: right or wrong by what one wants.
 
-Rules marked *fixable* are mended by `--fix`, which says what it changed. It writes config.pbtxt anew from its protobuf
+Rules marked *fixable* are fixed by `--fix`, which says what it changed. It writes config.pbtxt anew from its protobuf
 message, so comments are lost; files of weights are never touched. `--sarif FILE` writes the findings for code hosts.
 `--image 25.08` names the serving image where forge.json does not.
 
@@ -35,7 +35,7 @@ def row(rule: Rule) -> str:
 
 def section(rule: Rule) -> str:
     marked = f"*{rule.severity}{', fixable' if rule.fixable else ''}*: {rule.title}."
-    return f"\n## {rule.id}\n\n{marked}\n\n{rule.why}\n\nIn Triton:\n\n```text\n{rule.fails}\n```\n\nThe mend: {rule.mend}.\n"
+    return f"\n## {rule.id}\n\n{marked}\n\n{rule.why}\n\nIn Triton:\n\n```text\n{rule.fails}\n```\n\nThe fix: {rule.fix}.\n"
 
 
 def test_the_page_is_the_registry() -> None:
@@ -45,10 +45,10 @@ def test_the_page_is_the_registry() -> None:
     assert PAGE.read_text(encoding="utf-8") == page
 
 
-def test_every_rule_says_why_how_it_fails_and_the_mend() -> None:
+def test_every_rule_says_why_how_it_fails_and_the_fix() -> None:
     for rule in all_rules():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", rule.id)
-        assert min(len(rule.title), len(rule.fails), len(rule.mend)) > 10, rule.id
+        assert min(len(rule.title), len(rule.fails), len(rule.fix)) > 10, rule.id
         assert rule.why.endswith("."), rule.id
         assert not rule.title.endswith("."), rule.id
-        assert not rule.mend.endswith("."), rule.id
+        assert not rule.fix.endswith("."), rule.id

@@ -99,14 +99,14 @@ def test_weights_cache_and_work_of_a_model_of_8b_are_vllms_own() -> None:
     assert found.activation.size / GIB == pytest.approx(1.26 + 0.16, rel=0.1)
 
 
-def test_what_would_keep_vllm_from_starting_is_said_with_the_mend() -> None:
+def test_what_would_keep_vllm_from_starting_is_said_with_the_fix() -> None:
     loaded = load(LLAMA3, slots=1, length=131072)
     found = fit(loaded, changed(find("RTX 4090"), free=None))
     assert found.judgement is not None
     assert found.judgement.verdict is Verdict.NO
     assert found.judgement.short
-    mends = {change.set[0][0]: change.set[0][1] for change in found.changes}
-    longest = int(mends["build.max_seq_len"])
+    fixes = {change.set[0][0]: change.set[0][1] for change in found.changes}
+    longest = int(fixes["build.max_seq_len"])
     assert fit(load(LLAMA3, slots=1, length=longest), find("RTX 4090")).judgement is not None
     for length, verdict in ((longest, Verdict.FITS), (longest + 64, Verdict.NO)):
         judged = fit(load(LLAMA3, slots=1, length=length), find("RTX 4090")).judgement

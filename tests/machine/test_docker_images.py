@@ -176,7 +176,7 @@ def test_a_mirror_that_does_not_have_the_image_is_named(engine: str, plain: str)
     assert host in str(caught.value)
 
 
-def test_a_registry_that_asks_for_a_login_is_told_with_its_mend(containers: DockerContainers) -> None:
+def test_a_registry_that_asks_for_a_login_is_told_with_its_fix(containers: DockerContainers) -> None:
     with registry(closed=True) as source, pytest.raises(HostError) as caught:
         containers.hold(source.reference, lambda done, total: None)
     assert "docker login" in caught.value.hint

@@ -108,7 +108,7 @@ def test_a_missing_input_is_an_error_and_makes_no_folder(containers: DockerConta
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_gpu_where_there_is_none_is_said_with_its_mend(containers: DockerContainers, out: Path) -> None:
+def test_a_gpu_where_there_is_none_is_said_with_its_fix(containers: DockerContainers, out: Path) -> None:
     with pytest.raises(HostError, match="could not select device driver") as caught:
         containers.run(run_of(out, "true", gpus="all"), print)
     assert "nvidia-container-toolkit" in caught.value.hint
@@ -216,7 +216,7 @@ def test_a_failing_listener_stops_the_container(containers: DockerContainers, ou
     assert names(engine) <= before
 
 
-def test_without_a_daemon_the_mend_is_named(out: Path, tmp_path: Path) -> None:
+def test_without_a_daemon_the_fix_is_named(out: Path, tmp_path: Path) -> None:
     nowhere = DockerContainers(environ(f"unix://{tmp_path}/docker.sock"))
     with pytest.raises(HostError) as caught:
         nowhere.run(run_of(out, "true"), print)

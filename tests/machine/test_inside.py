@@ -200,7 +200,7 @@ def test_a_second_build_runs_nothing_and_an_upgrade_inside_runs_all(inside: Inha
     shop.build([inside.recipe], repository=inside.folder / "models")
     assert all(step.held for step in inside.shop().outlook(inside.shop().plan([inside.recipe])))
     script = inside.root / "app/examples/models/core/llama/convert_checkpoint.py"
-    script.write_text(script.read_text() + "# mended\n")
+    script.write_text(script.read_text() + "# fixed\n")
     missing = [step.name for step in shop.outlook(inside.shop().plan([inside.recipe])) if not step.held]
     assert missing == ["image", "toolchain", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
 

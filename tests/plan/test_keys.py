@@ -1,7 +1,7 @@
 """Keys as they were noted down: a store that was filled by an earlier forge is hit by this one.
 
 What forge itself lays is left out (the twin's backend, its converter, its entry with forge's skeletons: they change with every
-mend of them); all else of the shipped recipes' plans is in tests/golden/keys.json. FORGE_GOLDEN=write notes it anew: only for a
+fix of them); all else of the shipped recipes' plans is in tests/golden/keys.json. FORGE_GOLDEN=write notes it anew: only for a
 change that is meant to make everybody build again, and then with a line in CHANGELOG.md.
 """
 

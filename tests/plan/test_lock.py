@@ -88,7 +88,7 @@ def test_an_upgrade_is_told_file_by_file() -> None:
         ('{"format": 2, "what": "comes later"}', r"written by a later forge \(format 2\)"),
     ],
 )
-def test_a_damaged_lock_is_named_with_the_mend(text: str, said: str) -> None:
+def test_a_damaged_lock_is_named_with_the_fix(text: str, said: str) -> None:
     with pytest.raises(LockError, match=said) as caught:
         read(text, "tiny.toml.lock")
     assert caught.value.where == "tiny.toml.lock"

@@ -18,7 +18,7 @@ from forge.errors import InferenceError, RepositoryError
 from forge.schema.adapters import ARRAYS
 from forge.serve.lookup import Target, adapted
 from forge.verify.judge import Stage
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from openai_front import front
 from patience import free_ports
 from standin import checkpoints
@@ -208,8 +208,8 @@ def test_verify_holds_it_to_its_checkpoint_with_the_adapter_merged(bench: Bench,
     prompts.write_text(f"{PROMPT}\nWhat is in the store?\n")
     shop, place = bench.insider.shop, bench.folder / "models"
     reports = [
-        shop.verify(name, place, replace(wish, prompts=prompts, max_tokens=12))
-        for wish, name in ((Wish(lora="loud"), "tiny"), (Wish(streaming=False), "tiny:other"))
+        shop.verify(name, place, replace(options, prompts=prompts, max_tokens=12))
+        for options, name in ((VerifyOptions(lora="loud"), "tiny"), (VerifyOptions(streaming=False), "tiny:other"))
     ]
     for report in reports:
         assert report.faults == (), report.faults
@@ -226,11 +226,11 @@ def test_verify_finds_an_adapter_that_is_another(bench: Bench, tmp_path: Path) -
     file.unlink()  # its blocks are the store's
     file.write_text('{"loud": 2, "other": 1}')
     try:
-        wish = Wish(lora="loud", prompts=prompts, max_tokens=12, streaming=False)
-        report = bench.insider.shop.verify("tiny", bench.folder / "models", wish)
+        options = VerifyOptions(lora="loud", prompts=prompts, max_tokens=12, streaming=False)
+        report = bench.insider.shop.verify("tiny", bench.folder / "models", options)
     finally:
         file.write_bytes(before)
-    assert report.guilty == (Stage.ENGINE,)
+    assert report.failing == (Stage.ENGINE,)
 
 
 def test_verify_says_what_it_cannot_do_with_an_adapter(bench: Bench) -> None:
@@ -238,7 +238,7 @@ def test_verify_says_what_it_cannot_do_with_an_adapter(bench: Bench) -> None:
     with pytest.raises(InferenceError, match="no adapter 'quiet'"):
         shop.verify("tiny:quiet", place)
     with pytest.raises(RepositoryError, match="golden transcripts are of a checkpoint alone"):
-        shop.verify("tiny", place, Wish(lora="loud", update=True))
+        shop.verify("tiny", place, VerifyOptions(lora="loud", update=True))
 
 
 def test_a_repository_with_adapters_is_sound(bench: Bench) -> None:

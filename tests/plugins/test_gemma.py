@@ -1,4 +1,4 @@
-"""The Gemma family: exact command lines, and its mends on the scripts as they were seen."""
+"""The Gemma family: exact command lines, and its fixes on the scripts as they were seen."""
 
 import msgspec
 import pytest
@@ -42,13 +42,13 @@ def test_conversion_is_one_exact_command(table: ConvertTable, line: str) -> None
     assert " ".join(command.argv) == line
 
 
-def test_pipeline_parallelism_is_refused_with_the_mend() -> None:
+def test_pipeline_parallelism_is_refused_with_the_fix() -> None:
     recipe = msgspec.structs.replace(PLAIN, convert=ConvertTable(pp=2))
     (problem,) = forge_gemma.forge_check(recipe, Checkpoint())
     assert (problem.where, problem.hint) == ("convert.pp", "set it to 1 and raise convert.tp")
 
 
-def test_the_positional_quantization_and_the_missing_smoothing_are_mended_once() -> None:
+def test_the_positional_quantization_and_the_missing_smoothing_are_fixed_once() -> None:
     broken = (
         "quant_config = QuantConfig(quant_algo=algo,\n                           smoothquant_val=args.smoothquant)\n"
         "config = GemmaConfig.from_hugging_face(args.model_dir, args.dtype, quant_config)\n"
@@ -56,11 +56,11 @@ def test_the_positional_quantization_and_the_missing_smoothing_are_mended_once()
     )
     patches = forge_gemma.forge_patches(toolchain("25.08"))
     assert {patch.file for patch in patches} == {SCRIPT}
-    mended, _ = apply_all(patches, broken)
-    assert "from_hugging_face(args.model_dir, args.dtype, quant_config=quant_config)" in mended
-    assert "smoothquant_val=0.5 if args.smoothquant is None else args.smoothquant)" in mended
-    assert "smoothquant_val=0.5)" in mended
-    assert apply_all(patches, mended)[0] == mended
+    fixed, _ = apply_all(patches, broken)
+    assert "from_hugging_face(args.model_dir, args.dtype, quant_config=quant_config)" in fixed
+    assert "smoothquant_val=0.5 if args.smoothquant is None else args.smoothquant)" in fixed
+    assert "smoothquant_val=0.5)" in fixed
+    assert apply_all(patches, fixed)[0] == fixed
 
 
 def test_a_script_that_stands_well_is_left_alone_and_told_so() -> None:

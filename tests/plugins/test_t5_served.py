@@ -16,7 +16,7 @@ from forge.api.wiring import Wiring
 from forge.build.builder import Tools
 from forge.machine.environments import PrivateEnvironments
 from forge.schema.values import Environment
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from tiny_checkpoints import torch, transformers
 from triton_fixture import Serving
@@ -87,7 +87,7 @@ def test_a_t5_is_served_as_transformers_generates_it(serving: Serving, tmp_path:
         asked = replace(target.request(PROMPT), max_tokens=12, top_k=1)
         streamed = "".join(chunk.text for chunk in shop.generate(target.address, asked))
         whole = "".join(chunk.text for chunk in shop.generate(target.address, replace(asked, stream=False)))
-        report = shop.verify("t5", built.repository, Wish())
+        report = shop.verify("t5", built.repository, VerifyOptions())
     finally:
         shop.stop(running)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)

@@ -185,7 +185,7 @@ def test_a_rotten_file_is_refused_built_instead_and_sent_anew(
     assert "tiny: engine" in third.told("taken")
 
 
-def test_a_rotten_file_is_mended_by_who_sends_its_artifact_again(sides: Sides) -> None:
+def test_a_rotten_file_is_fixed_by_who_sends_its_artifact_again(sides: Sides) -> None:
     """A build that does not need the step would never find it out, and what is there is not looked at otherwise."""
     held = sides.made()
     sides.shared.push(held)

@@ -276,7 +276,7 @@ def test_a_scrub_reads_what_was_not_read_for_longest_and_waits_for_the_next(shop
     assert scrub.look([models], 86400.0) > 0
 
 
-def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_it_is_mended(
+def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_it_is_fixed(
     shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     clock, now, lines = Clock(), [time.time()], list[str]()

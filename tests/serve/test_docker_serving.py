@@ -26,7 +26,7 @@ from forge.errors import HostError, ServerError
 from forge.machine.docker.daemon import Daemon
 from forge.schema.values import Ports
 from forge.serve.server import Servers
-from forge.serve.types import Launch, Shelf
+from forge.serve.types import Launch, RepositoryFolders
 from own_engine import Engine, bridge
 from patience import PATIENCE, free_ports, soon
 from standin.tree import Image
@@ -178,7 +178,9 @@ def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
     weights.mkdir(parents=True)
     (weights / "weights").write_text("first")
     launch = replace(launch_of(repository, standin), models=("identity", "weights"))
-    launch = replace(launch, shelves=(Shelf(repository, ("identity",)), Shelf(second, ("weights", "_assets/tiny"))))
+    launch = replace(
+        launch, several=(RepositoryFolders(repository, ("identity",)), RepositoryFolders(second, ("weights", "_assets/tiny")))
+    )
     running = servers.start(launch, lambda _: None)
     try:
         assert ask(running.ports, "identity", "hello") == "hello"
@@ -190,8 +192,8 @@ def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
         (weights / "weights").write_text("second")
         tiny_models.lay(second, "weights", WEIGHTS)
         tiny_models.lay(second, "more", WEIGHTS)
-        shelves = (launch.shelves[0], Shelf(second, ("weights", "more", "_assets/tiny")))
-        running = servers.load(running, replace(launch, shelves=shelves), ["weights", "more"], print)
+        parts = (launch.parts[0], RepositoryFolders(second, ("weights", "more", "_assets/tiny")))
+        running = servers.load(running, replace(launch, several=parts), ["weights", "more"], print)
         assert ask(running.ports, "weights", "?") == ask(running.ports, "more", "?") == "second Read-only file system"
         assert running.models == ("identity", "weights", "more")
     finally:

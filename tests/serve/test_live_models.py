@@ -15,7 +15,7 @@ import tiny_models
 from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import ServerError
-from forge.serve.types import Launch, Running, Shelf
+from forge.serve.types import Launch, RepositoryFolders, Running
 from patience import PATIENCE, soon
 from triton_fixture import Serving
 
@@ -87,7 +87,9 @@ def served(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     first, second = base / "first" / "repository", base / "second" / "repository"
     tiny_models.lay(first, "speaker", tiny_models.SPEAKER, speaks=True, decoupled=True)
     tiny_models.lay(second, "echo", tiny_models.IDENTITY)
-    launch = replace(serving.launch(first), models=("speaker", "echo"), shelves=(Shelf(first), Shelf(second)))
+    launch = replace(
+        serving.launch(first), models=("speaker", "echo"), several=(RepositoryFolders(first), RepositoryFolders(second))
+    )
     servers = serving.triton()
     running = servers.start(launch, lambda _: None)
     yield launch, running
@@ -102,7 +104,7 @@ def test_a_stream_goes_on_while_another_model_is_added_replaced_and_taken_out(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, servers, before = launch.shelves[1].repository, serving.triton(), set(now(serving, running).models)
+    place, servers, before = launch.parts[1].repository, serving.triton(), set(now(serving, running).models)
     with Stream(running) as stream:
         lay(place, "other", VERSION.replace("VERSION", "one"))
         servers.load(running, launch, ["other"], print)
@@ -124,7 +126,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, servers = launch.shelves[1].repository, serving.triton()
+    place, servers = launch.parts[1].repository, serving.triton()
     lay(place, "kept", VERSION.replace("VERSION", "one"))
     servers.load(running, launch, ["kept"], print)
     lay(place, "kept", tiny_models.BROKEN)
@@ -153,7 +155,7 @@ def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, told = launch.shelves[1].repository, list[str]()
+    place, told = launch.parts[1].repository, list[str]()
     before = now(serving, running).models
     lay(place, "late", tiny_models.ASKS_ALWAYS)
     with pytest.raises(ServerError, match="late asks its own server at localhost:8001") as caught:
@@ -167,7 +169,7 @@ def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
 
 def test_a_server_on_two_repositories_keeps_others_from_either(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
-    second = launch.shelves[1].repository
+    second = launch.parts[1].repository
     with pytest.raises(ServerError, match="runs on this repository already") as caught:
         serving.triton().start(serving.launch(second, "echo"), lambda _: None)
     assert caught.value.where == str(second)

@@ -16,7 +16,7 @@ from forge.client.types import Request
 from forge.errors import InferenceError
 from forge.serve.openai import loaded
 from forge.serve.openai.loaded import Loaded
-from forge.serve.openai.models import Offer, Offers
+from forge.serve.openai.models import Models, Offer
 from instant_triton import FRONT, INPUTS
 from patience import spare
 
@@ -49,7 +49,7 @@ def held(place: Path, test: Callable[[Held], Awaitable[None]]) -> None:
     async def run() -> None:
         calls, inputs = Counter[str](), dict(INPUTS)
         async with instant_triton.serving(0, calls, inputs) as address, AsyncClient(address) as client:
-            offer = Offers(address, [instant_triton.repository(place)]).find("instant")
+            offer = Models(address, [instant_triton.repository(place)]).find("instant")
             await test(Held(client, offer, calls, inputs))
 
     asyncio.run(run())
@@ -99,7 +99,7 @@ def test_another_server_at_the_same_port_is_asked_anew(tmp_path: Path) -> None:
         calls, others = Counter[str](), {**INPUTS, "min_p": "FP32"}
         (port,) = spare(1)
         async with AsyncClient(f"127.0.0.1:{port}") as client:
-            offer = Offers("", [instant_triton.repository(tmp_path)]).find("instant")
+            offer = Models("", [instant_triton.repository(tmp_path)]).find("instant")
             known = Loaded(client, lambda: 100.0)
             async with instant_triton.serving(port):
                 assert "min_p" not in (await known.known(offer)).inputs

@@ -29,7 +29,7 @@ class Answered:
 
 
 @dataclass
-class Desk:
+class Service:
     """Answers at once; with ``endless`` by a stream that goes on until it is closed."""
 
     endless: bool = False
@@ -69,10 +69,10 @@ class Desk:
 
 
 @contextmanager
-def serving(desk: Desk) -> Generator[int]:
-    """The port at which ``desk`` is asked."""
+def serving(service: Service) -> Generator[int]:
+    """The port at which ``service`` is asked."""
     (port,) = processes.spare(1)
-    made = web.server(web.application(desk, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
+    made = web.server(web.application(service, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
     thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
     thread.start()
     try:
@@ -109,7 +109,7 @@ def answers(port: int) -> bool:
     ids=["nothing", "line", "header", "second"],
 )
 def test_a_head_that_never_ends_is_given_up(begun: bytes) -> None:
-    with serving(Desk()) as port, closing(talk(port)) as one:
+    with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(begun)
         said = heard(one)
         assert said.count(b"200 OK") == begun.count(b"{}")
@@ -123,14 +123,14 @@ def test_a_head_that_trickles_is_given_up() -> None:
             one.sendall(b"x: y\r\n")
             time.sleep(0.05)
 
-    with serving(Desk()) as port, closing(talk(port)) as one:
+    with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(b"POST /v1/completions HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"reset|pipe"):
             trickle(one)
 
 
 def test_a_body_that_never_ends_is_408() -> None:
-    with serving(Desk()) as port, closing(talk(port)) as one:
+    with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(ASK[:-1])
         head, _, body = heard(one).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 408")
@@ -141,7 +141,7 @@ def test_a_body_that_never_ends_is_408() -> None:
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "chunked"])
 def test_a_body_that_is_too_large_is_413_and_not_kept(stated: bool) -> None:
     large = b"x" * 1_000_000
-    with serving(Desk()) as port, closing(talk(port)) as one:
+    with serving(Service()) as port, closing(talk(port)) as one:
         head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
         if stated:
             one.sendall(head + b"content-length: %d\r\n\r\n" % len(large) + large)
@@ -152,30 +152,30 @@ def test_a_body_that_is_too_large_is_413_and_not_kept(stated: bool) -> None:
 
 
 def test_a_body_of_untold_size_is_refused_without_reading_it() -> None:
-    with serving(Desk()) as port, closing(talk(port)) as one:
+    with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\nx")
         assert one.recv(12) == b"HTTP/1.1 413"
 
 
 def test_a_reader_that_never_reads_ends_its_stream_in_bounded_memory() -> None:
-    desk = Desk(endless=True)
-    with serving(desk) as port, closing(talk(port)) as one:
+    service = Service(endless=True)
+    with serving(service) as port, closing(talk(port)) as one:
         one.sendall(ASK)
-        assert desk.closed.wait(PATIENCE)
-        assert desk.sent * len(EVENT) < 20_000_000  # what sockets and one buffer hold
-        desk.endless = False
+        assert service.closed.wait(PATIENCE)
+        assert service.sent * len(EVENT) < 20_000_000  # what sockets and one buffer hold
+        service.endless = False
         assert answers(port)
 
 
 def test_a_reader_that_reads_slowly_is_served_on() -> None:
     served, read = False, 0
     for _ in range(20):
-        desk = Desk(endless=True)
-        with serving(desk) as port, closing(talk(port)) as one:
+        service = Service(endless=True)
+        with serving(service) as port, closing(talk(port)) as one:
             one.sendall(ASK)
             read, pause = read_slowly(one)
-            served = not desk.closed.is_set()
-        assert desk.closed.wait(PATIENCE)
+            served = not service.closed.is_set()
+        assert service.closed.wait(PATIENCE)
         if pause < SHORT.unread / 2:
             break
         # else it was the machine that kept this reader from reading, for so long that the server may give it up
@@ -194,7 +194,7 @@ def read_slowly(one: socket.socket) -> tuple[int, float]:
 
 
 def test_more_connections_than_allowed_are_turned_away() -> None:
-    with serving(Desk(endless=True)) as port:
+    with serving(Service(endless=True)) as port:
         held = [talk(port) for _ in range(SHORT.connections)]
         for one in held:
             one.sendall(ASK)

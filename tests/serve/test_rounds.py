@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from forge.schema import manifest
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import Role, RuntimeKind
-from forge.serve.openai.models import Offers
+from forge.serve.openai.models import Models
 from forge.serve.openai.rounds import Rounds, Sick
 from forge.serve.vitals import Pulse, judged, used
 
@@ -42,7 +42,7 @@ def rounds(place: Path, *said: Pulse, meanwhile: Meanwhile = lambda: None) -> tu
         meanwhile()
         return [others.get(model, Pulse(model=model, answers=True, seconds=0.0)) for model in models]
 
-    return Rounds(ask, Offers("", [place]), lambda: 100.0), asked
+    return Rounds(ask, Models("", [place]), lambda: 100.0), asked
 
 
 def state(made: Rounds) -> str:
@@ -56,7 +56,7 @@ def test_every_part_of_a_model_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["pre", "post", "engine", "bls"])
-def test_a_part_that_hangs_is_named_with_the_mend(tmp_path: Path, part: str) -> None:
+def test_a_part_that_hangs_is_named_with_the_fix(tmp_path: Path, part: str) -> None:
     made, _ = rounds(tmp_path, late(part))
     with pytest.raises(Sick) as caught:
         asyncio.run(made.document())

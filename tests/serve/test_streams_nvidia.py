@@ -35,7 +35,7 @@ from forge.schema.values import (
 from forge.serve.lookup import Target
 from forge.serve.openai.process import answers
 from forge.verify.judge import Stage
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from nvidias_bls import bls
 from patience import free_ports
 from triton_fixture import Serving
@@ -109,7 +109,7 @@ def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(sh
             "asyncio": asyncio.run(_asked(published.target().address)),
             **{door: text for door, (text, _) in _through_openai(ports).items()},
         }
-        report = published.shop.verify("chain", published.repository, Wish(streaming=False))
+        report = published.shop.verify("chain", published.repository, VerifyOptions(streaming=False))
     finally:
         published.shop.stop(running)
     if stated == "true":
@@ -117,7 +117,7 @@ def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(sh
         assert report.passed, report.faults
     else:
         assert all(text.startswith("capitalofFranceisParis") for text in told.values()), "what is lost without it"
-        assert report.guilty == (Stage.DETOKENIZER,)
+        assert report.failing == (Stage.DETOKENIZER,)
         assert all("accumulate_tokens = true" in fault.what for fault in report.faults)
 
 

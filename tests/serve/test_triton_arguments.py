@@ -9,17 +9,17 @@ import pytest
 import tiny_models
 from forge.errors import HostError, ServerError
 from forge.schema.values import Ports
-from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container import TritonContainer
 from forge.serve.container_options import PUBLISHED, REPOSITORY, Box, configuration, lay_view, line, places
 from forge.serve.process import TritonProcess
 from forge.serve.ready import require_address, require_gpus
 from forge.serve.server import Servers
-from forge.serve.types import Launch, Shelf
+from forge.serve.types import Launch, RepositoryFolders
 
 ROLES = ("bls", "ensemble", "llm", "post", "pre")
 LAUNCH = Launch(Path("/home/me/repository"), ROLES, engines=("llm",), image="forge/gemma:key", gpus="all")
-SEAT = Seat("tritonserver", ("/forge/repository",), PUBLISHED, "forge-serve-1", gpus=2)
+SEAT = ServerPlace("tritonserver", ("/forge/repository",), PUBLISHED, "forge-serve-1", gpus=2)
 
 
 def loads(words: tuple[str, ...]) -> list[str]:
@@ -139,15 +139,15 @@ def test_several_repositories_are_all_named() -> None:
 
 def test_several_repositories_in_a_container_share_the_place_that_their_configs_name(tmp_path: Path) -> None:
     first, second, view = tmp_path / "first", tmp_path / "second", tmp_path / "view"
-    shelves = (Shelf(first, ("a-llm", "_assets/a")), Shelf(second, ("b-llm", "_assets/b")))
-    launch = replace(LAUNCH, repository=first, shelves=shelves)
+    parts = (RepositoryFolders(first, ("a-llm", "_assets/a")), RepositoryFolders(second, ("b-llm", "_assets/b")))
+    launch = replace(LAUNCH, repository=first, several=parts)
     assert {path.name: str(place) for path, place in places(launch).items()} == {
         "first": "/forge/repository-1",
         "second": "/forge/repository-2",
     }
     lay_view(launch, view)
     assert str((view / "_assets" / "b").readlink()) == "/forge/repository-2/_assets/b"
-    lay_view(replace(launch, shelves=(shelves[0], Shelf(second))), view)
+    lay_view(replace(launch, several=(parts[0], RepositoryFolders(second))), view)
     assert sorted(str(path.relative_to(view)) for path in view.rglob("*")) == ["_assets", "_assets/a", "a-llm"]
     typed = Servers(tmp_path, {"DOCKER_HOST": "tcp://127.0.0.1:9"}).command(launch).argv
     mounts = [word for word in typed if word.startswith("type=bind")]

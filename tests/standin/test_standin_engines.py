@@ -13,7 +13,7 @@ import pytest
 import tiny_checkpoints
 import verify_kit
 from forge.verify.judge import Outcome, Stage
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from standin.inside import Insider, lay_backends
 from triton_fixture import Serving
@@ -110,9 +110,9 @@ def test_what_is_built_says_what_its_checkpoint_says(bench: Bench, name: str, ki
     assert bench.said(name) == bench.said(name, stream=False) == wanted
 
 
-def test_rounded_weights_answer_otherwise_and_verify_finds_no_other_stage_guilty(bench: Bench) -> None:
+def test_rounded_weights_answer_otherwise_and_verify_finds_no_other_stage_failing(bench: Bench) -> None:
     assert bench.said("four") != bench.transformers("four", "AutoModelForCausalLM")
-    report = bench.insider.shop.verify("four", bench.folder / "models", Wish(streaming=False))
+    report = bench.insider.shop.verify("four", bench.folder / "models", VerifyOptions(streaming=False))
     engine = [each.outcome for each in report.verdicts if each.stage is Stage.ENGINE]
     assert set(engine) != {Outcome.SAME}, "it was asked of the engine that is served"
     others = {each.outcome for each in report.verdicts if each.stage is not Stage.ENGINE}

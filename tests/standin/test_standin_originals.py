@@ -12,7 +12,7 @@ import pytest
 import chained
 import originals
 from forge.serve.lookup import Target
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from standin.inside import Insider, lay_backends
 from triton_fixture import Serving
@@ -96,5 +96,5 @@ def test_a_stream_says_what_the_whole_answer_says(bench: Bench) -> None:
 
 
 def test_what_is_served_is_what_the_checkpoint_says(bench: Bench) -> None:
-    report = bench.insider.shop.verify("chain", bench.repository, Wish())
+    report = bench.insider.shop.verify("chain", bench.repository, VerifyOptions())
     assert report.passed, report.faults

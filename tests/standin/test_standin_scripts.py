@@ -21,7 +21,7 @@ from standin.image import script
 
 LLAMA, GEMMA = "models/core/llama", "models/core/gemma"
 QUANTIZE = script("examples/quantization/quantize.py")
-MENDS = (
+FIXES = (
     CallPatch("convert_checkpoint.py", "GemmaConfig.from_hugging_face", start=2, keywords=("quant_config",)),
     TextPatch("convert_checkpoint.py", find="smoothquant_val=None", put="smoothquant_val=0.5"),
 )
@@ -151,18 +151,18 @@ def test_calibration_reads_a_folder_and_no_network(llama: Path, tmp_path: Path) 
     assert (stated["quant_algo"], stated["kv_cache_quant_algo"]) == ("FP8", "FP8")
 
 
-def test_gemma_needs_the_mends_that_forge_has_for_it(gemma: Path, tmp_path: Path) -> None:
+def test_gemma_needs_the_fixes_that_forge_has_for_it(gemma: Path, tmp_path: Path) -> None:
     argv = ("--ckpt-type", "hf", "--model-dir", gemma, "--output-model-dir", tmp_path / "made", "--world-size", 2)
     original = script(f"examples/{GEMMA}/convert_checkpoint.py")
-    mended = tmp_path / "convert_checkpoint.py"
+    fixed = tmp_path / "convert_checkpoint.py"
 
-    def run(*mends: CallPatch | TextPatch) -> Said:
-        mended.write_text(apply_all(mends, original.read_text())[0])
-        return run_script(mended, *argv)
+    def run(*fixes: CallPatch | TextPatch) -> Said:
+        fixed.write_text(apply_all(fixes, original.read_text())[0])
+        return run_script(fixed, *argv)
 
     assert "ValueError: 1 validation error for QuantConfig" in run().err
-    assert "AttributeError: 'QuantConfig' object has no attribute 'world_size'" in run(MENDS[1]).err
-    said = run(*MENDS)
+    assert "AttributeError: 'QuantConfig' object has no attribute 'world_size'" in run(FIXES[1]).err
+    said = run(*FIXES)
     assert said.code == 0, said.err
     about = config(tmp_path / "made")
     assert (about["architecture"], about["mapping"]["tp_size"]) == ("GemmaForCausalLM", 2)

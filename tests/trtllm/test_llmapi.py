@@ -270,7 +270,7 @@ def test_the_same_recipe_gives_the_same_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top", "more", "where", "mend"),
+    ("top", "more", "where", "fix"),
     [
         ('variant = "medusa"', '[draft]\nhub = "a/d"\n[convert]\ndtype = "float16"\n', "variant", 'variant = "eagle"'),
         ('variant = "redrafter"', '[draft]\nhub = "a/d"\n[convert]\ndtype = "float16"\n', "variant", 'variant = "eagle"'),
@@ -307,7 +307,7 @@ def test_the_same_recipe_gives_the_same_text() -> None:
     ],
 )
 def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
-    world: World, folder: Path, top: str, more: str, where: str, mend: str
+    world: World, folder: Path, top: str, more: str, where: str, fix: str
 ) -> None:
     text = RECIPE.format(name="tiny", kind="llmapi", image="25.09", top=top)
     recipe = write(folder, top=top)
@@ -316,7 +316,7 @@ def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
         world.shop(folder / "home").plan([recipe])
     found = [problem for problem in caught.value.problems if problem.where.endswith(where)]
     assert found, caught.value
-    assert any(mend in problem.hint for problem in found), found
+    assert any(fix in problem.hint for problem in found), found
     assert world.origin.fetches == 0
 
 

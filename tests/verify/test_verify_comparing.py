@@ -39,8 +39,8 @@ def found(heard: Heard, allowed=EXACT) -> dict[Stage, Outcome]:  # type: ignore[
     return {each.stage: max((v.outcome for v in verdicts if v.stage is each.stage), key=order.index) for each in verdicts}
 
 
-def guilty(heard: Heard, allowed=EXACT) -> tuple[Stage, ...]:  # type: ignore[no-untyped-def]
-    return Report("m", "r", allowed, judge(SAID, heard, REFERENCE, allowed)).guilty
+def failing(heard: Heard, allowed=EXACT) -> tuple[Stage, ...]:  # type: ignore[no-untyped-def]
+    return Report("m", "r", allowed, judge(SAID, heard, REFERENCE, allowed)).failing
 
 
 def test_what_agrees_is_the_same_in_every_stage() -> None:
@@ -49,7 +49,7 @@ def test_what_agrees_is_the_same_in_every_stage() -> None:
 
 def test_other_ids_are_the_tokenizers_and_what_follows_from_them_is_nobodys() -> None:
     other = replace(GOOD, ids=(1, 9, 21), own_tokens=(60, 61), own_decoded="no", texts=dict.fromkeys(TEXTS, "no"))
-    assert guilty(other) == (Stage.TOKENIZER,)
+    assert failing(other) == (Stage.TOKENIZER,)
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,23 @@ def test_what_an_engine_says_after_its_end_token_does_not_count() -> None:
 
 
 def test_log_probabilities_that_drift_are_the_engines_although_the_tokens_agree() -> None:
-    assert guilty(replace(GOOD, log_probs=(-0.6, -0.5, -0.9))) == (Stage.ENGINE,)
-    assert guilty(replace(GOOD, log_probs=(-0.6, -0.5, -0.8)), HALF) == ()
+    assert failing(replace(GOOD, log_probs=(-0.6, -0.5, -0.9))) == (Stage.ENGINE,)
+    assert failing(replace(GOOD, log_probs=(-0.6, -0.5, -0.8)), HALF) == ()
 
 
 def test_log_probabilities_that_are_normalized_away_say_nothing() -> None:
-    assert guilty(replace(GOOD, log_probs=(0.0, 0.0, 0.0))) == ()
+    assert failing(replace(GOOD, log_probs=(0.0, 0.0, 0.0))) == ()
 
 
 def test_an_engines_fault_is_not_blamed_on_the_pipeline_behind_it() -> None:
     faulty = replace(GOOD, tokens=(77, 78), own_tokens=(77, 78), own_decoded=" was red", texts=dict.fromkeys(TEXTS, " was red"))
-    assert guilty(faulty) == (Stage.ENGINE,)
+    assert failing(faulty) == (Stage.ENGINE,)
 
 
 def test_postprocessing_and_the_front_model_decode_apart_and_are_named_apart() -> None:
     post = replace(GOOD, decoded="isveryblue", own_decoded="isveryblue", texts=TEXTS | {ENSEMBLE: "isveryblue"})
     front = replace(GOOD, texts={UNARY: "isveryblue", STREAM: "isveryblue", ENSEMBLE: SAID.text})
-    assert guilty(post) == guilty(front) == (Stage.DETOKENIZER,)
+    assert failing(post) == failing(front) == (Stage.DETOKENIZER,)
     told = [next(v.what for v in judge(SAID, each, REFERENCE, EXACT) if v.outcome is Outcome.DIFFERS) for each in (post, front)]
     assert told[0].startswith("postprocessing: the same but for blanks")
     assert told[1].startswith("the front model: the same but for blanks")
@@ -126,7 +126,7 @@ def test_postprocessing_and_the_front_model_decode_apart_and_are_named_apart() -
 @pytest.mark.parametrize("way", [STREAM, ENSEMBLE, UNARY])
 def test_one_way_that_differs_while_the_stages_agree_is_the_transports(way: str) -> None:
     faulty = replace(GOOD, texts=TEXTS | {way: " is very"})
-    assert guilty(faulty) == (Stage.TRANSPORT,)
+    assert failing(faulty) == (Stage.TRANSPORT,)
     assert way in next(v.what for v in judge(SAID, faulty, REFERENCE, EXACT) if v.outcome is Outcome.DIFFERS)
 
 
@@ -145,13 +145,13 @@ def test_a_stream_that_lacks_words_or_has_others_is_the_transports(text: str) ->
 
 def test_another_answer_altogether_is_no_matter_of_decoding() -> None:
     stranger = replace(GOOD, texts={UNARY: "QQQQ 0000", STREAM: "QQQQ 0000", ENSEMBLE: SAID.text})
-    assert guilty(stranger) == (Stage.TRANSPORT,)
+    assert failing(stranger) == (Stage.TRANSPORT,)
 
 
 def test_where_engine_and_detokenizer_both_differ_the_pipeline_is_not_judged() -> None:
     both = replace(GOOD, tokens=(77,), own_tokens=(77,), decoded="x", own_decoded="y")
     assert found(both)[Stage.TRANSPORT] is Outcome.SKIPPED
-    assert guilty(both) == (Stage.ENGINE, Stage.DETOKENIZER)
+    assert failing(both) == (Stage.ENGINE, Stage.DETOKENIZER)
 
 
 def test_blanks_at_the_start_of_an_answer_do_not_count() -> None:
@@ -176,7 +176,7 @@ def test_a_quantized_model_may_differ_in_a_part_of_the_prompts_and_an_exact_one_
     assert not report(5).passed
     assert not report(1, EXACT).passed
     many = Report("m", "r", FOUR_BITS, tuple(Verdict(Stage.TOKENIZER, str(n), Outcome.DIFFERS) for n in range(2)))
-    assert many.guilty == (Stage.TOKENIZER,)
+    assert many.failing == (Stage.TOKENIZER,)
 
 
 @pytest.mark.parametrize(
@@ -259,9 +259,9 @@ def test_another_end_token_is_a_finding_of_its_own_and_not_the_detokenizers() ->
     (verdict,) = judge_ends((7,), REFERENCE)
     assert (verdict.stage, verdict.outcome) == (Stage.TOKENIZER, Outcome.DIFFERS)
     assert "the checkpoint ends at 2; preprocessing ends at 7" in verdict.what
-    assert guilty(replace(GOOD, texts=late, ends=(7,))) == ()
-    assert guilty(replace(GOOD, texts=late, ends=(2,))) != ()
-    assert guilty(replace(GOOD, texts=dict.fromkeys(TEXTS, "another answer altogether"), ends=(7,))) != ()
+    assert failing(replace(GOOD, texts=late, ends=(7,))) == ()
+    assert failing(replace(GOOD, texts=late, ends=(2,))) != ()
+    assert failing(replace(GOOD, texts=dict.fromkeys(TEXTS, "another answer altogether"), ends=(7,))) != ()
 
 
 def test_the_same_end_tokens_in_any_order_are_the_same() -> None:

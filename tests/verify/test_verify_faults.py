@@ -1,4 +1,4 @@
-"""Faults are planted in published copies of a tiny model, on one real Triton: each is found, and the guilty stage is named."""
+"""Faults are planted in published copies of a tiny model, on one real Triton: each is found, and the failing stage is named."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from forge.cli import main
 from forge.errors import VerifyError
 from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
 from forge.verify.report import Report, next_steps
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from verify_kit import FAULTS, PROMPTS, checkpoint, recipe
 
@@ -37,7 +37,7 @@ def repository(shop: Forge, folder: Path) -> Iterator[Path]:
     for name, plant in FAULTS.items():
         plant(place, name)
     running = shop.serve(place, free_ports(), verify="never")  # what was done to them is the point
-    shop.verify(folder / "good.toml", place, Wish(update=True, streaming=False))
+    shop.verify(folder / "good.toml", place, VerifyOptions(update=True, streaming=False))
     for name in FAULTS:
         shutil.copyfile(folder / "good.toml.golden.json", folder / f"{name}.toml.golden.json")
     yield place
@@ -49,7 +49,7 @@ def servers(shop: Forge) -> set[str]:
 
 
 def report(shop: Forge, repository: Path, name: str, *, streaming: bool = False) -> Report:
-    return shop.verify(repository.parent / f"{name}.toml", repository, Wish(streaming=streaming))
+    return shop.verify(repository.parent / f"{name}.toml", repository, VerifyOptions(streaming=streaming))
 
 
 def test_a_good_model_says_what_its_checkpoint_says(shop: Forge, repository: Path) -> None:
@@ -68,27 +68,27 @@ def test_a_good_model_says_what_its_checkpoint_says(shop: Forge, repository: Pat
 
 def test_a_changed_merge_is_the_tokenizers(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "merge")
-    assert found.guilty == (Stage.TOKENIZER,)
+    assert found.failing == (Stage.TOKENIZER,)
     assert "preprocessing's" in found.faults[0].what
 
 
 def test_flipped_special_tokens_are_the_tokenizers_and_called_by_name(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "special")
-    assert found.guilty == (Stage.TOKENIZER,)
+    assert found.failing == (Stage.TOKENIZER,)
     assert {fault.prompt for fault in found.faults} >= {"short", "emoji", "code"}
     assert all("add_special_tokens" in fault.what for fault in found.faults)
 
 
 def test_a_wrong_end_token_is_a_finding_of_its_own(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "ends", streaming=True)
-    assert found.guilty == (Stage.TOKENIZER,)
+    assert found.failing == (Stage.TOKENIZER,)
     assert [fault.prompt for fault in found.faults] == [ENDS]
     assert "preprocessing ends at 0" in found.faults[0].what
 
 
 def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "layer")
-    assert found.guilty == (Stage.ENGINE,)
+    assert found.failing == (Stage.ENGINE,)
     assert any("nats apart" in fault.what for fault in found.faults)
     differing = [fault.difference for fault in found.faults if fault.difference]
     assert all(each.expected_log_prob is not None and each.served_log_prob is not None for each in differing)
@@ -96,7 +96,7 @@ def test_a_scaled_layer_is_the_engines_and_no_near_tie(shop: Forge, repository: 
 
 def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "spaces")
-    assert found.guilty == (Stage.DETOKENIZER,)
+    assert found.failing == (Stage.DETOKENIZER,)
     told = " ".join(fault.what for fault in found.faults)
     assert "postprocessing: the same but for blanks" in told
     assert "the front model: the same but for blanks" in told
@@ -104,7 +104,7 @@ def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Forge, reposit
 
 def test_mixed_streams_are_the_transports_and_seen_only_in_a_crowd(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "mixed", streaming=True)
-    assert found.guilty == (Stage.TRANSPORT,)
+    assert found.failing == (Stage.TRANSPORT,)
     assert [fault.prompt for fault in found.faults] == ["streams at once"]
     assert report(shop, repository, "mixed").passed
 
@@ -113,16 +113,16 @@ def forge(home: Path, *words: str) -> Result:
     return CliRunner().invoke(main, list(words), env={"FORGE_HOME": str(home)}, catch_exceptions=False)
 
 
-def test_the_command_line_names_the_guilty_and_exits_with_a_code_of_its_own(home: Path, repository: Path) -> None:
+def test_the_command_line_names_the_failing_and_exits_with_a_code_of_its_own(home: Path, repository: Path) -> None:
     asked = ("--repository", str(repository), "--no-streaming")
     good = forge(home, "verify", str(repository.parent / "good.toml"), *asked)
     assert (good.exit_code, "good says what its checkpoint says" in good.stdout) == (0, True)
     bad = forge(home, "verify", str(repository.parent / "merge.toml"), *asked)
     assert bad.exit_code == VerifyError.exit_code
-    assert "guilty: tokenizer" in bad.stdout
+    assert "failing: tokenizer" in bad.stdout
     assert next_steps()[Stage.TOKENIZER] in bad.stdout
     told = json.loads(forge(home, "verify", str(repository.parent / "merge.toml"), *asked, "--json", "-q").stdout)
-    assert (told["passed"], told["guilty"]) == (False, ["tokenizer"])
+    assert (told["passed"], told["failing"]) == (False, ["tokenizer"])
     assert {each["stage"] for each in told["verdicts"]} == {"tokenizer", "engine", "detokenizer", "transport"}
 
 
@@ -149,7 +149,7 @@ def test_a_build_that_does_not_pass_publishes_nothing(shop: Forge, folder: Path,
     told["rivals"][3] = []
     (folder / "refused.toml.golden.json").write_text(json.dumps(stated))
     place = folder / "refused-repository"
-    with pytest.raises(VerifyError, match=r"not published: the engine is guilty"):
+    with pytest.raises(VerifyError, match=r"not published: the engine is failing"):
         shop.build([refused], repository=place)
     assert not (place / "forge.json").exists()
     assert [step.name for step in shop.outlook(shop.plan([refused])) if not step.held] == ["refused: verdict"]

@@ -20,8 +20,8 @@ def found(heard: Heard, allowed: Tolerance = EXACT) -> dict[Stage, Outcome]:
     return {each.stage: each.outcome for each in judge_one(SAID, heard, REFERENCE, allowed)}
 
 
-def guilty(heard: Heard, allowed: Tolerance = EXACT) -> tuple[Stage, ...]:
-    return Report("m", "r", allowed, judge_one(SAID, heard, REFERENCE, allowed)).guilty
+def failing(heard: Heard, allowed: Tolerance = EXACT) -> tuple[Stage, ...]:
+    return Report("m", "r", allowed, judge_one(SAID, heard, REFERENCE, allowed)).failing
 
 
 def test_what_agrees_is_the_same_in_every_stage() -> None:
@@ -40,16 +40,16 @@ def test_a_prompt_of_other_tokens_is_the_tokenizers_and_blames_nobody_behind_it(
 def test_other_tokens_are_the_engines_where_they_are_no_near_tie() -> None:
     tied = replace(GOOD, tokens=(30, 41), stream_tokens=(30, 41), log_probs=(-0.5, -0.66), texts=dict.fromkeys(TEXTS, " is so"))
     assert found(tied, HALF)[Stage.ENGINE] is Outcome.TIE
-    assert guilty(tied, HALF) == ()
-    assert guilty(tied) == (Stage.ENGINE,)
+    assert failing(tied, HALF) == ()
+    assert failing(tied) == (Stage.ENGINE,)
     drifts = replace(GOOD, log_probs=(-0.9, -0.9, -0.9))
-    assert guilty(drifts) == (Stage.ENGINE,)
+    assert failing(drifts) == (Stage.ENGINE,)
 
 
 def test_another_text_of_the_same_tokens_is_the_detokenizers() -> None:
-    assert guilty(replace(GOOD, texts=dict.fromkeys(TEXTS, "isveryblue"))) == (Stage.DETOKENIZER,)
+    assert failing(replace(GOOD, texts=dict.fromkeys(TEXTS, "isveryblue"))) == (Stage.DETOKENIZER,)
     tied = replace(GOOD, tokens=(30, 41), stream_tokens=(30, 41), texts=dict.fromkeys(TEXTS, "IS so"))
-    assert guilty(tied, HALF) == (Stage.DETOKENIZER,), "as far as the tokens are shared"
+    assert failing(tied, HALF) == (Stage.DETOKENIZER,), "as far as the tokens are shared"
 
 
 def test_blanks_that_transformers_cleans_up_are_no_fault() -> None:
@@ -59,13 +59,13 @@ def test_blanks_that_transformers_cleans_up_are_no_fault() -> None:
 
 
 def test_a_stream_that_says_otherwise_what_it_says_whole_is_the_transports() -> None:
-    assert guilty(replace(GOOD, texts={**TEXTS, STREAM: " is very red"})) == (Stage.TRANSPORT,)
-    assert guilty(replace(GOOD, texts={**TEXTS, STREAM: "isveryblue"})) == (Stage.DETOKENIZER,)
+    assert failing(replace(GOOD, texts={**TEXTS, STREAM: " is very red"})) == (Stage.TRANSPORT,)
+    assert failing(replace(GOOD, texts={**TEXTS, STREAM: "isveryblue"})) == (Stage.DETOKENIZER,)
 
 
 def test_a_stream_of_other_tokens_is_held_to_the_checkpoint() -> None:
     tied = replace(GOOD, stream_tokens=(30, 41), texts={**TEXTS, STREAM: " is so"})
-    assert guilty(tied, HALF) == ()
+    assert failing(tied, HALF) == ()
     (fault,) = Report("m", "r", EXACT, judge_one(SAID, tied, REFERENCE, EXACT)).faults
     assert (fault.stage, fault.what.startswith("streamed: token 1")) == (Stage.ENGINE, True)
 
@@ -74,7 +74,7 @@ def test_an_answer_that_ends_elsewhere_is_the_end_tokens_fault_alone() -> None:
     early = replace(GOOD, tokens=(30, 31), stream_tokens=(30, 31), texts=dict.fromkeys(TEXTS, " is"), ends=(2, 31))
     late = replace(GOOD, tokens=(*ENDED, 50), stream_tokens=(*ENDED, 50), texts=dict.fromkeys(TEXTS, " is very blue!"), ends=())
     for heard in (early, late):
-        assert guilty(heard) == ()
+        assert failing(heard) == ()
         assert found(heard)[Stage.ENGINE] is Outcome.SAME
         (ends,) = judge_ends(heard.ends, REFERENCE, WHOSE)
         assert ends.outcome is Outcome.DIFFERS
@@ -84,7 +84,7 @@ def test_an_answer_that_ends_elsewhere_is_the_end_tokens_fault_alone() -> None:
 def test_without_tokens_the_text_is_all_that_can_be_held_to_the_checkpoints() -> None:
     silent = replace(GOOD, tokens=None, stream_tokens=None, log_probs=(), ends=None)
     assert found(silent) == {Stage.TOKENIZER: Outcome.SAME, Stage.PIPELINE: Outcome.SAME}
-    assert guilty(replace(silent, texts=dict.fromkeys(TEXTS, "no"))) == (Stage.PIPELINE,)
+    assert failing(replace(silent, texts=dict.fromkeys(TEXTS, "no"))) == (Stage.PIPELINE,)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from forge.verify.interview import Stages
 from forge.verify.reciter import InImage, OwnPython
 from forge.verify.reference import Job, Reciter
 from forge.verify.transcripts import Reference, Transcript
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 
 RECIPE = """
 name = "tiny"
@@ -149,7 +149,7 @@ def built(stand: Stand) -> Stand:
 
 def test_a_running_server_is_asked_and_left_running(built: Stand) -> None:
     running = built.shop.serve(built.models)
-    assert built.shop.verify("tiny", wish=Wish(prompts=built.folder / "prompts.txt", streaming=False)).passed
+    assert built.shop.verify("tiny", options=VerifyOptions(prompts=built.folder / "prompts.txt", streaming=False)).passed
     assert built.shop.servers() == (running,)
 
 
@@ -181,11 +181,11 @@ def test_without_transformers_and_golden_transcripts_it_says_what_to_install(bui
 def test_an_engine_that_says_another_token_is_named(built: Stand) -> None:
     built.parrot.wrong = True
     report = built.shop.verify(built.recipe, built.models)
-    assert [str(stage) for stage in report.guilty][:1] == ["engine"]
+    assert [str(stage) for stage in report.failing][:1] == ["engine"]
 
 
 def test_golden_transcripts_are_written_on_request_and_then_speak_for_the_checkpoint(built: Stand) -> None:
-    built.shop.verify(built.recipe, built.models, Wish(update=True))
+    built.shop.verify(built.recipe, built.models, VerifyOptions(update=True))
     golden = transcripts.read((built.folder / "tiny.toml.golden.json").read_bytes(), "g")
     assert [said.prompt for said in golden.transcripts] == PROMPTS.splitlines()
     built.speaker.missing = "no torch"
@@ -195,27 +195,27 @@ def test_golden_transcripts_are_written_on_request_and_then_speak_for_the_checkp
     assert len(built.speaker.asked) == 1
 
 
-@pytest.mark.parametrize("wish", [Wish(fresh=True), Wish(max_tokens=9)], ids=["fresh", "another question"])
-def test_golden_transcripts_do_not_answer_what_they_were_not_asked(built: Stand, wish: Wish) -> None:
-    built.shop.verify(built.recipe, built.models, Wish(update=True))
-    assert built.shop.verify(built.recipe, built.models, wish).reference == "a speaker"
+@pytest.mark.parametrize("options", [VerifyOptions(fresh=True), VerifyOptions(max_tokens=9)], ids=["fresh", "another question"])
+def test_golden_transcripts_do_not_answer_what_they_were_not_asked(built: Stand, options: VerifyOptions) -> None:
+    built.shop.verify(built.recipe, built.models, VerifyOptions(update=True))
+    assert built.shop.verify(built.recipe, built.models, options).reference == "a speaker"
     assert len(built.speaker.asked) == 2
 
 
 def test_golden_transcripts_of_a_name_are_refused_for_they_stand_beside_a_recipe(built: Stand) -> None:
     with pytest.raises(RepositoryError, match="beside a recipe"):
-        built.shop.verify("tiny", built.models, Wish(update=True))
+        built.shop.verify("tiny", built.models, VerifyOptions(update=True))
 
 
 def test_prompts_that_need_a_chat_template_are_left_out_where_there_is_none(built: Stand) -> None:
     asked = built.folder / "prompts.jsonl"
     asked.write_text('{"name": "a", "text": "one two"}\n{"name": "b", "messages": [{"role": "user", "content": "three"}]}\n')
-    report = built.shop.verify(built.recipe, built.models, Wish(prompts=asked))
+    report = built.shop.verify(built.recipe, built.models, VerifyOptions(prompts=asked))
     assert {verdict.prompt for verdict in report.verdicts} == {"a"}
     assert "b was not asked: this model has no chat template" in report.notes
     asked.write_text('{"name": "b", "messages": [{"role": "user", "content": "three"}]}\n')
     with pytest.raises(ForgeError, match="nothing to compare"):
-        built.shop.verify(built.recipe, built.models, Wish(prompts=asked))
+        built.shop.verify(built.recipe, built.models, VerifyOptions(prompts=asked))
 
 
 def test_a_build_that_has_to_pass_is_refused_before_anything_is_fetched_where_nobody_speaks(stand: Stand) -> None:
@@ -245,7 +245,7 @@ def test_a_verdict_is_a_step_of_the_plan_and_its_key_moves_with_what_it_stands_o
 def test_a_build_verifies_once_and_publishes_only_what_passes(stand: Stand) -> None:
     stand.recipe.write_text(RECIPE + "on_build = true\n")
     stand.parrot.wrong = True
-    with pytest.raises(VerifyError, match="engine is guilty"):
+    with pytest.raises(VerifyError, match="engine is failing"):
         stand.shop.build([stand.recipe], repository=stand.models)
     assert not (stand.models / "forge.json").exists()
     stand.parrot.wrong = False

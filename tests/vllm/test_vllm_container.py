@@ -26,7 +26,7 @@ from forge.repository import publish
 from forge.verify import transcripts
 from forge.verify.judge import Outcome, Stage
 from forge.verify.transcripts import Reference, Transcript
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from openai_front import front
 from patience import free_ports, soon
 from standin import vllm_image
@@ -194,13 +194,13 @@ def test_it_is_verified_by_its_tokens_and_what_is_allowed_is_its_dtypes(place: P
     reference = Reference(by="a count", checkpoint=checkpoint_key, prompts=digest, max_tokens=6, transcripts=(said,))
     golden = recipe.with_suffix(".toml.golden.json")
     golden.write_text(transcripts.written(reference))
-    found = place.shop.verify(recipe, place.repository, Wish(streaming=False))
+    found = place.shop.verify(recipe, place.repository, VerifyOptions(streaming=False))
     assert (found.faults, found.allowed.name) == ((), "bfloat16")
     assert {each.stage: each.outcome for each in found.verdicts} == dict.fromkeys(
         (Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT), Outcome.SAME
     )
     golden.write_text(transcripts.written(structs.replace(reference, transcripts=(structs.replace(said, text=" 0 1 2 3 4"),))))
-    assert place.shop.verify(recipe, place.repository, Wish(streaming=False)).guilty == (Stage.DETOKENIZER,)
+    assert place.shop.verify(recipe, place.repository, VerifyOptions(streaming=False)).failing == (Stage.DETOKENIZER,)
 
 
 def test_nothing_is_wrong_in_the_repository(place: Place) -> None:

@@ -31,7 +31,7 @@ from forge.schema.vllm_known import VllmKnown
 from forge.serve.lookup import Target
 from forge.serve.types import Running
 from forge.verify.judge import ENDS, TEMPLATE, Stage
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from openai_front import front, templated
 from patience import free_ports, soon
 from shipped import SMOLLM2
@@ -148,7 +148,7 @@ def test_a_small_random_model_of_another_family_says_what_transformers_says(shop
             assert said == expected
         asked = tmp_path / "prompts.jsonl"
         asked.write_text("".join(json.dumps({"name": word, "text": word}) + "\n" for word in ("Hello world", "One, two")))
-        report = shop.verify(family, built.repository, Wish(prompts=asked, max_tokens=8))
+        report = shop.verify(family, built.repository, VerifyOptions(prompts=asked, max_tokens=8))
         assert report.faults == (), report.faults
         assert Stage.ENGINE in {each.stage for each in report.verdicts}
     finally:
@@ -291,7 +291,7 @@ def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tm
     asked = tmp_path / "prompts.jsonl"
     told = ({"name": "text", "text": PROMPT}, {"name": "chat", "messages": [{"role": "user", "content": "Name a fruit."}]})
     asked.write_text("".join(json.dumps(each) + "\n" for each in told))
-    good = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12))
+    good = real.shop.verify(NAME, real.repository, VerifyOptions(prompts=asked, max_tokens=12))
     assert good.faults == (), good.faults
     assert {each.stage for each in good.verdicts} == {Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT}
     assert {each.prompt for each in good.verdicts} == {"text", "chat", ENDS, TEMPLATE}
@@ -300,8 +300,10 @@ def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tm
     tensors["model.layers.5.mlp.down_proj.weight"] *= 1.5
     (other / "model.safetensors").unlink()  # its blocks are the store's
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    wrong = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12, streaming=False, checkpoint=other))
-    assert wrong.guilty == (Stage.ENGINE,)
+    wrong = real.shop.verify(
+        NAME, real.repository, VerifyOptions(prompts=asked, max_tokens=12, streaming=False, checkpoint=other)
+    )
+    assert wrong.failing == (Stage.ENGINE,)
 
 
 def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) -> None:
@@ -323,7 +325,7 @@ def test_an_adapter_says_something_else_beside_requests_without_one(real: Real) 
 def test_an_adapter_is_verified_against_the_checkpoint_with_it_merged(real: Real, tmp_path: Path) -> None:
     asked = tmp_path / "prompts.jsonl"
     asked.write_text(json.dumps({"name": "text", "text": PROMPT}) + "\n")
-    report = real.shop.verify(NAME, real.repository, Wish(prompts=asked, max_tokens=12, streaming=False, lora="noise"))
+    report = real.shop.verify(NAME, real.repository, VerifyOptions(prompts=asked, max_tokens=12, streaming=False, lora="noise"))
     assert report.faults == (), report.faults
     assert report.model == f"{NAME}:noise"
 

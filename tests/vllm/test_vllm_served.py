@@ -13,7 +13,7 @@ from openai import NotFoundError, OpenAI
 
 from forge.api.forge import Forge
 from forge.bench import compare, results
-from forge.bench.options import Wish
+from forge.bench.options import BenchOptions
 from forge.client.guide import Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError
@@ -192,8 +192,8 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
 def test_bench_counts_the_tokens_that_vllm_says_and_forbids_the_end(place: Place) -> None:
     data = place.folder / "prompts.jsonl"
     data.write_text('{"prompt": "a b c"}\n{"prompt": "yes or no"}\n')
-    wish = Wish(requests=4, repeats=1, output_tokens=6, dataset=data, sweep={"concurrency": (1, 4)})
-    found, file = place.shop.bench("counts", place.repository, wish)
+    options = BenchOptions(requests=4, repeats=1, output_tokens=6, dataset=data, sweep={"concurrency": (1, 4)})
+    found, file = place.shop.bench("counts", place.repository, options)
     assert results.read(file.read_bytes(), str(file)) == found
     assert (found.settings.counted, found.settings.ignore_end, found.subjects[0].runtime) == ("server", True, "vllm")
     for point in found.points:
@@ -208,8 +208,8 @@ def test_an_answer_that_may_end_has_the_tokens_that_it_has(place: Place) -> None
     """Whoever is behind hears several tokens in one response: what is counted is tokens, and not responses."""
     data = place.folder / "brief.jsonl"
     data.write_text('{"prompt": "yes or no"}\n')
-    wish = Wish(requests=2, repeats=1, output_tokens=6, dataset=data, ignore_end=False, stream=False, concurrency=1)
-    found, _ = place.shop.bench("counts", place.repository, wish)
+    options = BenchOptions(requests=2, repeats=1, output_tokens=6, dataset=data, ignore_end=False, stream=False, concurrency=1)
+    found, _ = place.shop.bench("counts", place.repository, options)
     assert [each.output_tokens for each in found.points[0].repeats[0].records] == [1, 1]
     assert not found.settings.ignore_end
 

@@ -16,7 +16,7 @@ from forge.errors import VerifyError
 from forge.plan.preview import provenance
 from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
 from forge.verify.report import Report
-from forge.verify.verify import Wish
+from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from verify_kit import PROMPTS, checkpoint, edited, one_layer_scaled, recipe
 from vllm_kit import environment
@@ -97,7 +97,7 @@ def repository(forged: Forge, folder: Path) -> Iterator[Path]:
     for name, plant in FAULTS.items():
         plant(place, name)
     running = forged.serve(place, free_ports(), verify="never")  # what was done to them is the point
-    forged.verify(folder / "good.toml", place, Wish(update=True, streaming=False))
+    forged.verify(folder / "good.toml", place, VerifyOptions(update=True, streaming=False))
     for name in FAULTS:
         shutil.copyfile(folder / "good.toml.golden.json", folder / f"{name}.toml.golden.json")
     yield place
@@ -105,7 +105,7 @@ def repository(forged: Forge, folder: Path) -> Iterator[Path]:
 
 
 def report(forged: Forge, repository: Path, name: str, *, streaming: bool = False) -> Report:
-    return forged.verify(repository.parent / f"{name}.toml", repository, Wish(streaming=streaming))
+    return forged.verify(repository.parent / f"{name}.toml", repository, VerifyOptions(streaming=streaming))
 
 
 def test_a_good_model_says_what_its_checkpoint_says_token_by_token(forged: Forge, repository: Path) -> None:
@@ -123,26 +123,26 @@ def test_a_good_model_says_what_its_checkpoint_says_token_by_token(forged: Forge
 
 def test_another_chat_template_is_the_tokenizers(forged: Forge, repository: Path) -> None:
     found = report(forged, repository, "template")
-    assert found.guilty == (Stage.TOKENIZER,)
+    assert found.failing == (Stage.TOKENIZER,)
     assert [fault.prompt for fault in found.faults] == [TEMPLATE]
 
 
 def test_a_wrong_end_token_is_a_finding_of_its_own(forged: Forge, repository: Path) -> None:
     found = report(forged, repository, "ends")
-    assert found.guilty == (Stage.TOKENIZER,)
+    assert found.failing == (Stage.TOKENIZER,)
     assert [fault.prompt for fault in found.faults] == [ENDS]
     assert "the checkpoint ends at 1" in found.faults[0].what
 
 
 def test_other_weights_are_the_engines(forged: Forge, repository: Path) -> None:
     found = report(forged, repository, "layer")
-    assert found.guilty == (Stage.ENGINE,)
+    assert found.failing == (Stage.ENGINE,)
     assert any("nats apart" in fault.what for fault in found.faults)
 
 
 def test_dropped_blanks_are_the_detokenizers(forged: Forge, repository: Path) -> None:
     found = report(forged, repository, "blanks")
-    assert found.guilty == (Stage.DETOKENIZER,)
+    assert found.failing == (Stage.DETOKENIZER,)
     assert all("the same but for blanks" in fault.what for fault in found.faults)
 
 
@@ -157,6 +157,6 @@ def test_a_build_that_has_to_pass_is_verified_before_it_publishes(forged: Forge,
     stated["transcripts"][0]["tokens"][3] += 1
     stated["transcripts"][0]["rivals"][3] = []
     (folder / "refused.toml.golden.json").write_text(json.dumps(stated))
-    with pytest.raises(VerifyError, match="not published: the engine is guilty"):
+    with pytest.raises(VerifyError, match="not published: the engine is failing"):
         forged.build([refused], repository=folder / "refused-repository")
     assert not (folder / "refused-repository" / "forge.json").exists()

@@ -17,7 +17,7 @@ from forge.api.run import Run
 from forge.api.served import Served
 from forge.api.shown import Exhibit
 from forge.api.wiring import Wiring
-from forge.bench.options import Wish as Benchmark
+from forge.bench.options import BenchOptions
 from forge.bench.results import Results as Measured
 from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
@@ -55,11 +55,11 @@ from forge.serve.update import Turnover
 from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
 from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
-from forge.verify.verify import PLAIN, Wish
+from forge.verify.verify import PLAIN, VerifyOptions
 
 Places = AnyPath | Sequence[AnyPath]
 
-USUAL = Benchmark()
+USUAL = BenchOptions()
 
 
 class Forge(Served, Recipes, Maker):
@@ -109,7 +109,7 @@ class Forge(Served, Recipes, Maker):
         self._wiring.tools.halt.pull()
 
     def examine(self, recipes: Sequence[AnyPath] = (), runtime: RuntimeKind | None = None) -> tuple[Finding, ...]:
-        """What is missing here for ``recipes`` and deployments, or for anything at all, and how to mend it."""
+        """What is missing here for ``recipes`` and deployments, or for anything at all, and how to fix it."""
         checkup = Checkup(self.home, self.store, self._wiring.origins, self._wiring.machine, self._wiring.containers)
         return checkup.findings(_files(recipes), lambda path: self._together.asked(path, runtime))
 
@@ -188,7 +188,7 @@ class Forge(Served, Recipes, Maker):
         with self.store.using(step.key for step in steps):
             self._builder.realise(steps)
             done = self._turnover.publish_all(place, models, self._relocate(place, models), rotten)
-            self.integrity.mended(place, (model.name for model in models))
+            self.integrity.fixed(place, (model.name for model in models))
             self._builder.share(steps)
         found = self._checker.published(place, models)
         if not (options.rename_plain or found):
@@ -365,25 +365,25 @@ class Forge(Served, Recipes, Maker):
     # -- checking, verifying, measuring
 
     def check(self, repository: AnyPath | None = None, *, image: str = "", fix: bool = False) -> Examined:
-        """What is wrong in any Triton model repository, or a deployment's; with ``fix`` what is safe is mended before."""
+        """What is wrong in any Triton model repository, or a deployment's; with ``fix`` what is safe is fixed before."""
         return self._checker.check(*self._together.checked(Path(repository or self.settings.repository)), image=image, fix=fix)
 
     @property
     def _checker(self) -> Checker:
         return Checker(self.store, self._wiring.machine)
 
-    def verify(self, what: AnyPath, repository: AnyPath | None = None, wish: Wish = PLAIN) -> Verification:
+    def verify(self, what: AnyPath, repository: AnyPath | None = None, options: VerifyOptions = PLAIN) -> Verification:
         """Hold a model to its checkpoint: by its name or recipe, as it is served, or served for the time being."""
-        return Proof(self._prover, self._resolver, self, self._tell, self._place()).verify(what, repository, wish)
+        return Proof(self._prover, self._resolver, self, self._tell, self._place()).verify(what, repository, options)
 
-    def bench(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> tuple[Measured, Path]:
+    def bench(self, what: str, repository: AnyPath | None = None, options: BenchOptions = USUAL) -> tuple[Measured, Path]:
         """Put a served model, or every model of a deployment's file, under load; the results, and the file that keeps them."""
-        found = self._bench.run(*measured(self, what, repository), wish)
+        found = self._bench.run(*measured(self, what, repository), options)
         return found, keep(found, self.home / "bench")
 
-    def promptfoo(self, what: str, repository: AnyPath | None = None, wish: Benchmark = USUAL) -> str:
-        """The quality file of ``wish`` as a promptfoo configuration for what is served; nothing is asked."""
-        return self._bench.export(*measured(self, what, repository), wish)
+    def promptfoo(self, what: str, repository: AnyPath | None = None, options: BenchOptions = USUAL) -> str:
+        """The quality file of ``options`` as a promptfoo configuration for what is served; nothing is asked."""
+        return self._bench.export(*measured(self, what, repository), options)
 
     @property
     def _bench(self) -> Bench:

@@ -1,4 +1,4 @@
-"""Whether what is kept and published is still what was made, and mending it: for serve, build, status and ``cache verify``."""
+"""Whether what is kept and published is still what was made, and fixing it: for serve, build, status and ``cache verify``."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ class Integrity:
                     self.say(str(damage))
         return names
 
-    def mended(self, place: Path, models: Iterable[str]) -> None:
+    def fixed(self, place: Path, models: Iterable[str]) -> None:
         """Note that ``models`` have just been laid anew."""
         done = frozenset(models)
         rotten = self.store.checks.rotten(place)

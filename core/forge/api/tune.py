@@ -16,7 +16,7 @@ import tomli
 from forge.api.built import Built
 from forge.bench.aiconfigurator.answer import Predicted, evidence
 from forge.bench.aiconfigurator.question import Question, question
-from forge.bench.options import INPUT_TOKENS, OUTPUT_TOKENS, Wish
+from forge.bench.options import INPUT_TOKENS, OUTPUT_TOKENS, BenchOptions
 from forge.bench.results import Figure, Results
 from forge.bench.tune.evidence import applied, note, stated
 from forge.bench.tune.goal import QUALITY, Goal
@@ -42,14 +42,14 @@ class Verbs(Protocol):
     ) -> Built: ...
     def serve(self, repository: str | Path, ports: Ports | None = None, *, detach: bool = False) -> Running: ...
     def stop(self, running: Running) -> None: ...
-    def bench(self, what: str, repository: str | Path | None = None, wish: Wish = ...) -> tuple[Results, Path]: ...
+    def bench(self, what: str, repository: str | Path | None = None, options: BenchOptions = ...) -> tuple[Results, Path]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is to be tuned: the goal, keys and their values (the usual ones where none are named), and how each is measured.
 
-    ``requests`` is what the first round asks of each candidate; ``wish`` says lengths, prompts and quality.
+    ``requests`` is what the first round asks of each candidate; ``options`` says lengths, prompts and quality.
     """
 
     goal: Goal
@@ -57,12 +57,12 @@ class Asked:
     requests: int = 16
     turns: int = 3
     """How often the best and the recipe as it is are measured in the end."""
-    wish: Wish = Wish()  # noqa: RUF009 - it is frozen
+    options: BenchOptions = BenchOptions()  # noqa: RUF009 - it is frozen
     runtime: RuntimeKind | None = None
 
     def question(self, resolved: Resolved, gpu: str) -> tuple[Question, str]:
         """What AIConfigurator is asked instead of measuring, and what has to be said about it."""
-        lengths = (self.wish.input_tokens or INPUT_TOKENS, self.wish.output_tokens or OUTPUT_TOKENS)
+        lengths = (self.options.input_tokens or INPUT_TOKENS, self.options.output_tokens or OUTPUT_TOKENS)
         return question(resolved, gpu, self.goal, self.axes, lengths)
 
 
@@ -187,8 +187,8 @@ class _Trials:
             raise RecipeError(tuple(_with_way(each) for each in told)) from None
 
     def _figures(self, name: str, place: Path, load: dict[str, object], requests: int) -> dict[str, Figure]:
-        wish = replace(self.asked.wish, requests=requests, repeats=1, **load)  # type: ignore[arg-type]
-        (point,) = self.verbs.bench(name, place, wish)[0].points
+        options = replace(self.asked.options, requests=requests, repeats=1, **load)  # type: ignore[arg-type]
+        (point,) = self.verbs.bench(name, place, options)[0].points
         found = dict(point.figures)
         if point.quality is not None:
             it = point.quality

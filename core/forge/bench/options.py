@@ -46,7 +46,7 @@ _SWITCHES = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
-class Wish:
+class BenchOptions:
     """A benchmark as a person asks for it. ``None`` leaves a value to the recipe or to what is usual."""
 
     concurrency: int | None = None
@@ -98,25 +98,26 @@ INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS = 128, 64, 32
 """What is usual where nobody says: the lengths of made prompts and their answers, and the requests of a repeat."""
 
 
-def settings(wish: Wish) -> tuple[Setting, ...]:
+def settings(options: BenchOptions) -> tuple[Setting, ...]:
     """Every combination of the sweep's values, the last named varying fastest; BenchError for what contradicts itself."""
-    _refuse_contradictions(wish)
+    _refuse_contradictions(options)
     return tuple(
-        _setting(wish, dict(zip(wish.sweep, chosen, strict=True))) for chosen in itertools.product(*wish.sweep.values())
+        _setting(options, dict(zip(options.sweep, chosen, strict=True)))
+        for chosen in itertools.product(*options.sweep.values())
     )
 
 
-def _setting(wish: Wish, values: dict[str, Value]) -> Setting:
+def _setting(options: BenchOptions, values: dict[str, Value]) -> Setting:
     def pick(name: str, stated: float | None) -> float | None:
         value = values.get(name, stated)
         return None if value is None else float(value)
 
-    rate = pick("rate", wish.rate)
-    concurrency = None if rate is not None else int(pick("concurrency", wish.concurrency) or 1)
-    made = wish.dataset is None
-    inputs = pick("input_tokens", wish.input_tokens or (INPUT_TOKENS if made else None))
-    outputs = pick("output_tokens", wish.output_tokens or (OUTPUT_TOKENS if made else None))
-    sampling = dict(wish.sampling) | {name: value for name, value in values.items() if name in SAMPLING}
+    rate = pick("rate", options.rate)
+    concurrency = None if rate is not None else int(pick("concurrency", options.concurrency) or 1)
+    made = options.dataset is None
+    inputs = pick("input_tokens", options.input_tokens or (INPUT_TOKENS if made else None))
+    outputs = pick("output_tokens", options.output_tokens or (OUTPUT_TOKENS if made else None))
+    sampling = dict(options.sampling) | {name: value for name, value in values.items() if name in SAMPLING}
     return Setting(
         values,
         Load(concurrency, rate),
@@ -126,15 +127,15 @@ def _setting(wish: Wish, values: dict[str, Value]) -> Setting:
     )
 
 
-def _refuse_contradictions(wish: Wish) -> None:
-    named = {name for name in LOADS if name in wish.sweep or getattr(wish, name) is not None}
+def _refuse_contradictions(options: BenchOptions) -> None:
+    named = {name for name in LOADS if name in options.sweep or getattr(options, name) is not None}
     if {"concurrency", "rate"} <= named:
         raise BenchError("concurrency and rate exclude each other", hint="a closed loop has the one, an open loop the other")
-    if wish.dataset is not None and "input_tokens" in named:
+    if options.dataset is not None and "input_tokens" in named:
         raise BenchError("the prompts of a data set have lengths of their own", hint="leave out input_tokens, or the data set")
-    if wish.requests is not None and wish.duration is not None:
+    if options.requests is not None and options.duration is not None:
         raise BenchError("a repeat is bounded by requests or by a duration, not by both")
-    if twice := [name for name in wish.sweep if name in wish.sampling or getattr(wish, name, None) is not None]:
+    if twice := [name for name in options.sweep if name in options.sampling or getattr(options, name, None) is not None]:
         raise BenchError(f"set once and swept as well: {', '.join(twice)}", hint="leave out one of the two")
 
 

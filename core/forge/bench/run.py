@@ -13,7 +13,7 @@ from forge.bench import figures, prompts, quality as scoring, results, workload
 from forge.bench.aiperf.environment import aiperf_driver
 from forge.bench.driver import Ask, Drive, Driver, Load
 from forge.bench.metrics import Instruments, Seen
-from forge.bench.options import REQUESTS, Setting, Wish, settings
+from forge.bench.options import REQUESTS, BenchOptions, Setting, settings
 from forge.bench.outside import Outside
 from forge.bench.promptfoo import Provider, configuration
 from forge.bench.prompts import Entry
@@ -87,18 +87,18 @@ class Bench:
         self._digests: dict[str, None] = {}
         self._notes: dict[str, None] = {}
 
-    def run(self, targets: Sequence[Target], ports: Ports, wish: Wish) -> Results:
-        """Measure ``targets``, which one server at ``ports`` offers. BenchError for a wish that cannot be granted, before any
-        load; InferenceError where not one request of a repeat came through. Other failures are counted in the results."""
-        exams = scoring.read(_text(wish.quality), str(wish.quality)) if wish.quality else ()
-        courses = self._courses(targets, wish)
-        self._driver = self._hired(wish)  # what cannot be granted is refused before anything is made for it
+    def run(self, targets: Sequence[Target], ports: Ports, options: BenchOptions) -> Results:
+        """Measure ``targets``, which one server at ``ports`` offers. BenchError for what cannot be granted, before any load;
+        InferenceError where not one request of a repeat came through. Other failures are counted in the results."""
+        exams = scoring.read(_text(options.quality), str(options.quality)) if options.quality else ()
+        courses = self._courses(targets, options)
+        self._driver = self._hired(options)  # what cannot be granted is refused before anything is made for it
         began, made = self._clocks.steady(), self._clocks.now()
         instruments = self._outside.instruments(ports)
-        counters = {name: Counter(self._outside.tokens(target.tokenizer), wish.goodput) for name, target in _named(targets)}
+        counters = {name: Counter(self._outside.tokens(target.tokenizer), options.goodput) for name, target in _named(targets)}
         # Repeats are the outer loop, so that what else the machine does falls on all points alike.
-        for number in range(wish.repeats):
-            for group in _groups(courses, together=wish.together):
+        for number in range(options.repeats):
+            for group in _groups(courses, together=options.together):
                 self._repeat(group, number, (ports, instruments), counters, began)
         for course in courses if exams else ():
             self._say(f"{course.label}: quality, {len(exams)} prompts")
@@ -108,32 +108,32 @@ class Bench:
             format=results.FORMAT,
             made=datetime.fromtimestamp(made, UTC).isoformat(timespec="seconds"),
             wall=round(self._clocks.steady() - began, 3),
-            command=wish.command,
+            command=options.command,
             driver=self._driver.name,
             forge=importlib.metadata.version("triton-forge"),
             triton=instruments.version(),
             subjects=tuple(self._subject(target) for target in targets),
             machine=self._machine(),
-            settings=self._settings(wish, courses, counters),
+            settings=self._settings(options, courses, counters),
             points=tuple(course.point() for course in courses),
             notes=tuple(self._notes),
         )
 
-    def export(self, targets: Sequence[Target], ports: Ports, wish: Wish) -> str:
-        """The quality file of ``wish`` as a promptfoo configuration: one provider for each model and setting."""
-        if wish.quality is None:
+    def export(self, targets: Sequence[Target], ports: Ports, options: BenchOptions) -> str:
+        """The quality file of ``options`` as a promptfoo configuration: one provider for each model and setting."""
+        if options.quality is None:
             raise BenchError("there are no prompts to export", hint="name them: --quality FILE")
-        exams = scoring.read(_text(wish.quality), str(wish.quality))
-        courses = self._courses(targets, wish)
+        exams = scoring.read(_text(options.quality), str(options.quality))
+        courses = self._courses(targets, options)
         if len(targets) > 1 and any(exam.chat or exam.messages for exam in exams):
             raise BenchError("each model has a chat template of its own", hint="export one model at a time")
         providers = [self._provider(course, ports) for course in courses]
         return configuration([(exam, _prompt(exam, courses[0].workload.offer)) for exam in exams], providers)
 
-    def _hired(self, wish: Wish) -> Driver:
-        if wish.driver == "forge":
+    def _hired(self, options: BenchOptions) -> Driver:
+        if options.driver == "forge":
             return self._own
-        if wish.together:
+        if options.together:
             what = "AIPerf warms up each model by itself: their loads would not begin together"
             raise BenchError(what, where="--together", hint="measure in turn, or with forge's own driver")
         return aiperf_driver(self._outside, self._store, self._builder, self._tell)
@@ -143,14 +143,14 @@ class Bench:
 
     # -- before the load
 
-    def _courses(self, targets: Sequence[Target], wish: Wish) -> list[_Course]:
-        wanted = settings(wish)
+    def _courses(self, targets: Sequence[Target], options: BenchOptions) -> list[_Course]:
+        wanted = settings(options)
         widest = max(setting.load.concurrency or 1 for setting in wanted)
-        count = wish.requests or max(REQUESTS, 2 * widest)
+        count = options.requests or max(REQUESTS, 2 * widest)
         entries: tuple[Entry, ...] = ()
-        if wish.dataset is not None:
-            entries = prompts.dataset(_text(wish.dataset), str(wish.dataset))
-        loads = {target.model.name: Workload(self._offer(target), wish, entries, count) for target in targets}
+        if options.dataset is not None:
+            entries = prompts.dataset(_text(options.dataset), str(options.dataset))
+        loads = {target.model.name: Workload(self._offer(target), options, entries, count) for target in targets}
         courses = [_Course(target, loads[target.model.name], setting) for setting in wanted for target in targets]
         for course in courses:  # what cannot be asked for is refused before anything is
             course.workload.sampling(course.setting)
@@ -214,7 +214,7 @@ class Bench:
                 )
             )
             course.gaps += workload.gaps(each)
-            self._say(f"{course.label}: repeat {number + 1} of {course.workload.wish.repeats}: {_short(course.repeats[-1])}")
+            self._say(f"{course.label}: repeat {number + 1} of {course.workload.options.repeats}: {_short(course.repeats[-1])}")
 
     def _drive(self, course: _Course, number: int, ports: Ports) -> Drive:
         load, setting = course.workload, course.setting
@@ -228,19 +228,19 @@ class Bench:
             load=setting.load,
             asks=load.asks(setting, number, texts),
             warm=load.asks(setting, number, warm),
-            duration=load.wish.duration,
-            seed=load.wish.seed + number,
-            patience=load.wish.patience,
+            duration=load.options.duration,
+            seed=load.options.seed + number,
+            patience=load.options.patience,
             tokenizer=course.target.tokenizer,
         )
 
     def _examine(self, course: _Course, exams: Sequence[Exam], ports: Ports) -> Quality:
         """Ask every exam once at a point's sampling."""
-        offer, wish = course.workload.offer, course.workload.wish
-        plain = replace(seeded(over(offer.request, course.setting.sampling), wish.seed), stream=wish.stream)
+        offer, options = course.workload.offer, course.workload.options
+        plain = replace(seeded(over(offer.request, course.setting.sampling), options.seed), stream=options.stream)
         asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
         http = f"{ports.host}:{ports.http}"
-        drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=wish.patience)
+        drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=options.patience)
         (answers,) = self._own.drive([drive], _unwatched)
         answered = {id(answer.ask): answer for answer in answers}  # two exams may have one prompt
         verdicts: list[results.Verdict] = []
@@ -262,7 +262,7 @@ class Bench:
             remarks.append("one repeat says nothing of how far its figures can be trusted: there are no intervals")
         self._notes.update(dict.fromkeys(filter(None, remarks)))
 
-    def _settings(self, wish: Wish, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> Settings:
+    def _settings(self, options: BenchOptions, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> Settings:
         first = courses[0]
         counted: Counted = "server"
         ways = sorted({way for counter in counters.values() for way in counter.ways})
@@ -271,22 +271,22 @@ class Bench:
         for way in _WAYS:
             counted = way if way in ways else counted
         return Settings(
-            seed=wish.seed,
-            repeats=wish.repeats,
-            warmup=wish.warmup,
-            requests=None if wish.duration is not None else first.workload.count,
-            duration=wish.duration,
-            input_tokens=None if "input_tokens" in wish.sweep else first.setting.input_tokens,
-            output_tokens=None if "output_tokens" in wish.sweep else first.setting.output_tokens,
+            seed=options.seed,
+            repeats=options.repeats,
+            warmup=options.warmup,
+            requests=None if options.duration is not None else first.workload.count,
+            duration=options.duration,
+            input_tokens=None if "input_tokens" in options.sweep else first.setting.input_tokens,
+            output_tokens=None if "output_tokens" in options.sweep else first.setting.output_tokens,
             ignore_end=all(course.workload.whole(course.setting) for course in courses),
-            dataset=wish.dataset.name if wish.dataset else "",
+            dataset=options.dataset.name if options.dataset else "",
             prompts=blake3("".join(self._digests).encode()).hexdigest(),
-            stream=wish.stream,
-            sampling=dict(wish.sampling),
-            goodput=dict(wish.goodput),
-            sweep=dict(wish.sweep),
-            quality=blake3(_text(wish.quality).encode()).hexdigest() if wish.quality else "",
-            together=wish.together,
+            stream=options.stream,
+            sampling=dict(options.sampling),
+            goodput=dict(options.goodput),
+            sweep=dict(options.sweep),
+            quality=blake3(_text(options.quality).encode()).hexdigest() if options.quality else "",
+            together=options.together,
             counted=counted,
         )
 
@@ -315,7 +315,7 @@ class Bench:
 
     def _provider(self, course: _Course, ports: Ports) -> Provider:
         offer = course.workload.offer
-        request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.wish.seed), stream=False)
+        request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.options.seed), stream=False)
         inputs = stated(request, self._outside.metadata(course.target.address, request.model))
         url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
         return Provider(course.label, url, inputs, request.stop)

@@ -10,7 +10,7 @@ from msgspec.structs import replace as altered
 
 from forge.bench import figures, prompts
 from forge.bench.driver import Answer, Ask
-from forge.bench.options import REQUESTS, SAMPLING, Setting, Wish
+from forge.bench.options import REQUESTS, SAMPLING, BenchOptions, Setting
 from forge.bench.prompts import Entry, Prompt, Tokens
 from forge.bench.results import Record, Value
 from forge.client.sampling import meant, over, seeded
@@ -64,16 +64,16 @@ class Workload:
     """All that one model is asked. ``entries`` are the data set's; without any, prompts are made."""
 
     offer: Offer
-    wish: Wish
+    options: BenchOptions
     entries: tuple[Entry, ...] = ()
     count: int = REQUESTS
     """Requests of a repeat that is bounded by their number."""
 
     def whole(self, setting: Setting) -> bool:
         """Whether answers are kept from ending early; BenchError where that is asked for and cannot be had."""
-        if self.wish.ignore_end and not self.offer.endless:
+        if self.options.ignore_end and not self.offer.endless:
             raise BenchError("the model cannot be told how long an answer is at least", where=self.offer.request.model)
-        asked = self.wish.ignore_end
+        asked = self.options.ignore_end
         return asked if asked is not None else setting.output_tokens is not None and self.offer.endless
 
     def prompts(self, setting: Setting, repeat: int, *, warm: bool = False) -> tuple[Prompt, ...]:
@@ -83,20 +83,20 @@ class Workload:
             if self.offer.tokens.missing or setting.input_tokens is None:
                 missing = f"no prompts can be made: {self.offer.tokens.missing}"
                 raise BenchError(missing, hint="bring prompts of your own: --dataset FILE")
-            seed = self.wish.seed + _APART * (2 * repeat + (1 if warm else 0))
+            seed = self.options.seed + _APART * (2 * repeat + (1 if warm else 0))
             return prompts.made(self.offer.tokens, setting.input_tokens, count, seed)
         given = [self._given(entry) for entry in self.entries]
-        return tuple(islice(cycle(given), count)) if self.wish.duration is None or warm else tuple(given)
+        return tuple(islice(cycle(given), count)) if self.options.duration is None or warm else tuple(given)
 
     def asks(self, setting: Setting, repeat: int, texts: Sequence[Prompt]) -> tuple[Ask, ...]:
         """A request for each of ``texts``, with a sampling seed of its own."""
-        chance = random.Random(self.wish.seed + repeat)  # noqa: S311
+        chance = random.Random(self.options.seed + repeat)  # noqa: S311
         whole = self.whole(setting)
         return tuple(self._ask(setting, text, chance.randrange(1, 2**31), whole=whole) for text in texts)
 
     def warmup(self, setting: Setting) -> int:
         under_way = 2 if setting.load.concurrency is None else setting.load.concurrency
-        return under_way if self.wish.warmup is None else self.wish.warmup
+        return under_way if self.options.warmup is None else self.options.warmup
 
     def sampling(self, setting: Setting) -> dict[str, Value]:
         """What every request tells the server; the rest is left to it."""
@@ -105,22 +105,22 @@ class Workload:
         return {name: value for name, value in stated.items() if value is not None}
 
     def _many(self, setting: Setting) -> int:
-        if self.wish.duration is None:
+        if self.options.duration is None:
             return self.count
-        expected = 0.0 if setting.load.rate is None else setting.load.rate * self.wish.duration * 1.5
+        expected = 0.0 if setting.load.rate is None else setting.load.rate * self.options.duration * 1.5
         return max(_POOL, int(expected))
 
     def _given(self, entry: Entry) -> Prompt:
         text = entry.prompt
         if entry.messages:
             text = self.offer.render([(each.role, each.content) for each in entry.messages])
-        elif self.wish.chat:
+        elif self.options.chat:
             text = self.offer.render([("user", text)])
         return Prompt(text, 0 if self.offer.tokens.missing else self.offer.tokens.count(text), entry.max_tokens)
 
     def _ask(self, setting: Setting, text: Prompt, seed: int, *, whole: bool) -> Ask:
         plain = self.offer.request
-        request = replace(seeded(over(plain, setting.sampling), seed), prompt=text.text, stream=self.wish.stream)
+        request = replace(seeded(over(plain, setting.sampling), seed), prompt=text.text, stream=self.options.stream)
         longest = setting.output_tokens or text.max_tokens or plain.max_tokens
         request = replace(request, max_tokens=longest, return_token_counts=True)
         if whole:

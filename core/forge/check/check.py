@@ -1,4 +1,4 @@
-"""``forge check``: reads a repository folder into values, applies the rules, and mends what can be mended safely.
+"""``forge check``: reads a repository folder into values, applies the rules, and fixes what can be fixed safely.
 
 The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or what is left of either.
 """
@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from msgspec import structs
 
 from forge.check import reader, rules
-from forge.check.fix import mended
+from forge.check.fix import fixed
 from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity
 from forge.errors import RepositoryError
@@ -62,7 +62,7 @@ class Checker:
         """Hold a repository against every rule; ``image`` serves it (a tag or reference), where its manifest does not say.
         ``deployed`` is the deployment that was named in its place.
 
-        RepositoryError where there is no repository. With ``fix`` what is safe to mend is mended first.
+        RepositoryError where there is no repository. With ``fix`` what is safe to fix is fixed first.
         """
         place = whole(folder)
         if not place.is_dir():
@@ -72,7 +72,7 @@ class Checker:
             what = "this is no model repository: no folder in it holds a config.pbtxt"
             hint = "name the folder that tritonserver is given as --model-repository"
             raise RepositoryError(what, where=str(place), hint=hint)
-        changes = mend(place, seen) if fix else ()
+        changes = apply_fixes(place, seen) if fix else ()
         after = replace(self.look(place, image), deployed=deployed) if changes else seen
         return Report(str(place), rules.examine(after), changes)
 
@@ -141,15 +141,15 @@ class Checker:
         return found
 
 
-def mend(place: Path, seen: Repository) -> tuple[str, ...]:
+def apply_fixes(place: Path, seen: Repository) -> tuple[str, ...]:
     """Change what is safe to change in the repository at ``place``; each change as a sentence.
 
     A config is written beside itself and renamed over: a file that shares its blocks with another keeps them. What a published
-    one is made from when its repository moves is mended too, or the move would bring the fault back.
+    one is made from when its repository moves is fixed too, or the move would bring the fault back.
     """
     said: list[str] = []
     held = publish.inventory(place)
-    for each in mended(seen):
+    for each in fixed(seen):
         target = place / each.path
         if each.text is None:
             target.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is missing on a machine for what recipes ask, and the mend of each: findings from values. Pure.
+"""What is missing on a machine for what recipes ask, and the fix of each: findings from values. Pure.
 
 What the given recipes do not need is a remark; with no recipe everything is looked at, and what is missing is a warning that
 says what it would be needed for.
@@ -44,7 +44,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, and the mend where there is something to mend."""
+    """What one check found, and the fix where there is something to fix."""
 
     check: str
     status: Status
@@ -53,7 +53,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RecipeNeeds:
     """What one recipe asks of the machine: GPUs (0 where its containers get none), an image, room.
 
     ``size`` is the bytes of its sources; ``missing`` those that are not held yet.
@@ -110,10 +110,10 @@ class Signs:
     """Whether forge can hand a server its secret out of sight."""
 
 
-def examine(wishes: tuple[Wish, ...], signs: Signs) -> tuple[Finding, ...]:
-    """Every finding about the machine, in the order in which a person would mend them."""
+def examine(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> tuple[Finding, ...]:
+    """Every finding about the machine, in the order in which a person would fix them."""
     checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _control, _plugins, _store)
-    return tuple(finding for check in checks for finding in check(wishes, signs))
+    return tuple(finding for check in checks for finding in check(recipes, signs))
 
 
 def had(name: str, pinned: Pinned) -> Finding:
@@ -131,58 +131,60 @@ def failed(check: str, name: str, error: ForgeError) -> tuple[Finding, ...]:
     return tuple(Finding(check, Status.PROBLEM, f"{name}: {_located(each)}", each.hint) for each in problems)
 
 
-def _missing(wishes: tuple[Wish, ...], kinds: tuple[RuntimeKind, ...], finding: Finding, *, gpus: bool = False) -> Finding:
+def _missing(
+    recipes: tuple[RecipeNeeds, ...], kinds: tuple[RuntimeKind, ...], finding: Finding, *, gpus: bool = False
+) -> Finding:
     """``finding`` about something that is missing, as grave as it is for these recipes; ``gpus`` is what only GPUs need."""
     contained = kinds == CONTAINED
-    wanted = [wish.name for wish in wishes if wish.contained is contained and (wish.gpus or not gpus)]
+    wanted = [recipe.name for recipe in recipes if recipe.contained is contained and (recipe.gpus or not gpus)]
     needed = f"needed for the runtime{'s' if len(kinds) > 1 else ''} {' and '.join(kinds)}{' on GPUs' if gpus else ''}"
     if wanted:
         verb = "need" if len(wanted) > 1 else "needs"
         return Finding(finding.check, Status.PROBLEM, f"{finding.what} ({', '.join(wanted)} {verb} it)", finding.hint)
-    status = Status.REMARK if wishes else Status.WARNING
-    what = f"{finding.what} ({needed}{', which these recipes are not' if wishes else ''})"
+    status = Status.REMARK if recipes else Status.WARNING
+    what = f"{finding.what} ({needed}{', which these recipes are not' if recipes else ''})"
     return Finding(finding.check, status, what, finding.hint)
 
 
-def _uncontained(wishes: tuple[Wish, ...], signs: Signs, finding: Finding, *, gpus: bool = False) -> Finding:
+def _uncontained(recipes: tuple[RecipeNeeds, ...], signs: Signs, finding: Finding, *, gpus: bool = False) -> Finding:
     if signs.inside:
         return Finding(finding.check, Status.REMARK, f"{finding.what} (not needed: TensorRT-LLM itself is here)", finding.hint)
-    return _missing(wishes, CONTAINED, finding, gpus=gpus)
+    return _missing(recipes, CONTAINED, finding, gpus=gpus)
 
 
-def _docker(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _docker(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     for problem in signs.docker:
-        yield _uncontained(wishes, signs, Finding("docker", Status.PROBLEM, _located(problem), problem.hint))
+        yield _uncontained(recipes, signs, Finding("docker", Status.PROBLEM, _located(problem), problem.hint))
     if signs.daemon:
         rootless = ", rootless" if signs.daemon.rootless else ""
         yield Finding("docker", Status.OK, f"Docker {signs.daemon.version}{rootless} answers")
 
 
-def _toolkit(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _toolkit(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if signs.daemon is None:
         return  # nobody to ask, and the finding about Docker says so
     if signs.daemon.nvidia:
         yield Finding("toolkit", Status.OK, "Docker has NVIDIA's runtime")
         return
     known = named("no-nvidia-runtime")
-    yield _uncontained(wishes, signs, Finding("toolkit", Status.PROBLEM, known.meaning, known.mend), gpus=True)
+    yield _uncontained(recipes, signs, Finding("toolkit", Status.PROBLEM, known.meaning, known.fix), gpus=True)
 
 
-def _driver(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _driver(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if not signs.driver:
         hint = "install NVIDIA's driver (https://www.nvidia.com/drivers) and load it; `nvidia-smi` then lists the GPUs"
-        yield _missing(wishes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint), gpus=True)
+        yield _missing(recipes, CONTAINED, Finding("driver", Status.PROBLEM, "no NVIDIA driver is loaded", hint), gpus=True)
         return
     known = f"known images: {releases()[0].tag} to {releases()[-1].tag}"
     fitting = [each.tag for each in releases() if each.driver and not _refuses(each.tag, signs.driver)]
     newest = f"enough for the images up to {fitting[-1]}" if fitting else "older than every image whose driver is stated needs"
     said = False
-    for image, vllm in dict.fromkeys((wish.image, wish.docker) for wish in wishes if wish.contained):
+    for image, vllm in dict.fromkeys((recipe.image, recipe.docker) for recipe in recipes if recipe.contained):
         if refusal := _refuses(image, signs.driver, vllm=vllm):
             said = True
             yield Finding("driver", Status.PROBLEM, refusal.what, refusal.hint)
     if not said:
-        status = Status.OK if fitting or wishes else Status.WARNING
+        status = Status.OK if fitting or recipes else Status.WARNING
         yield Finding("driver", status, f"NVIDIA driver {signs.driver}: {newest} ({known})")
 
 
@@ -194,10 +196,10 @@ def _refuses(image: str, driver: str, *, vllm: bool = False) -> HostError | None
     return None
 
 
-def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _gpus(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if not signs.gpus:
         hint = "engines are built and served on the GPU that they run on; `--runtime twin` needs none"
-        yield _missing(wishes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint), gpus=True)
+        yield _missing(recipes, CONTAINED, Finding("gpu", Status.PROBLEM, "no NVIDIA GPU is here", hint), gpus=True)
         return
     for gpu in signs.gpus:
         old = bool(gpu.capability) and version(gpu.capability) < CAPABILITY
@@ -206,22 +208,22 @@ def _gpus(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
             what += f", compute capability {gpu.capability}: older than newer images' TensorRT-LLM was compiled for"
         yield Finding("gpu", Status.WARNING if old else Status.OK, what, "use a GPU of 8.0 or newer" if old else "")
     memory = min(gpu.memory for gpu in signs.gpus)
-    for wish in wishes:
-        if not wish.contained:
+    for recipe in recipes:
+        if not recipe.contained:
             continue
-        if wish.gpus > len(signs.gpus):
+        if recipe.gpus > len(signs.gpus):
             hint = "lower [convert] tp or pp"
-            what = f"{wish.name} asks for {wish.gpus} GPUs (tp x pp), and {len(signs.gpus)} are here"
+            what = f"{recipe.name} asks for {recipe.gpus} GPUs (tp x pp), and {len(signs.gpus)} are here"
             yield Finding("gpu", Status.PROBLEM, what, hint)
-        elif memory and wish.gpus and wish.size > wish.gpus * memory:
-            what = f"{wish.name}: {_gb(wish.size)} of weights on {wish.gpus} x {_gb(memory)} of GPU memory"
+        elif memory and recipe.gpus and recipe.size > recipe.gpus * memory:
+            what = f"{recipe.name}: {_gb(recipe.size)} of weights on {recipe.gpus} x {_gb(memory)} of GPU memory"
             yield Finding(
                 "gpu", Status.WARNING, what, "quantize ([convert] quantization), or split over more GPUs ([convert] tp)"
             )
 
 
-def _disk(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
-    wanted = ROOM * sum(wish.missing for wish in wishes)
+def _disk(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
+    wanted = ROOM * sum(recipe.missing for recipe in recipes)
     hint = "make room (`forge cache gc`), or set FORGE_HOME to a larger disk"
     what = f"{signs.home.place}: {_gb(signs.home.free)} free"
     if not wanted:
@@ -233,17 +235,17 @@ def _disk(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
     yield Finding("disk", short, what, hint) if signs.home.free < wanted else Finding("disk", Status.OK, what)
 
 
-def _images(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _images(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if signs.images is None:
         return
-    asked = {wish.reference for wish in wishes if wish.contained}
+    asked = {recipe.reference for recipe in recipes if recipe.contained}
     absent = sorted(asked - signs.held)
     # One filesystem has to hold both.
-    wanted = IMAGE + (ROOM * sum(wish.missing for wish in wishes) if signs.images.device == signs.home.device else 0)
+    wanted = IMAGE + (ROOM * sum(recipe.missing for recipe in recipes) if signs.images.device == signs.home.device else 0)
     what = f"{signs.images.place} (Docker's): {_gb(signs.images.free)} free"
     if absent:
         what += f"; to be pulled: {', '.join(absent)}"
-    if signs.images.free < wanted and (absent or not wishes):
+    if signs.images.free < wanted and (absent or not recipes):
         hint = "make room (`docker system prune`), or move Docker's data-root to a larger disk"
         what += f"; about {_gb(wanted)} are taken while an image of NVIDIA's is pulled"
         yield Finding("disk", Status.WARNING, what, hint)
@@ -251,33 +253,33 @@ def _images(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         yield Finding("disk", Status.OK, what)
 
 
-def _shared_memory(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _shared_memory(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     what = f"/dev/shm: {_gb(signs.shared_memory)} free"  # noqa: S108 - the name that a person knows it by
     hint = "in a container, start it with --shm-size=2g; elsewhere, clear /dev/shm of what dead servers left"
     if signs.shared_memory < SHARED_TWIN:
-        yield _missing(wishes, HERE, Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
-    elif signs.shared_memory < SHARED and any(wish.contained for wish in wishes):
+        yield _missing(recipes, HERE, Finding("shared memory", Status.PROBLEM, f"{what}: too little", hint))
+    elif signs.shared_memory < SHARED and any(recipe.contained for recipe in recipes):
         what += "; NVIDIA asks for 2 GB, which forge gives to containers: only an engine served outside of one has less"
         yield Finding("shared memory", Status.WARNING, what, hint)
     else:
         yield Finding("shared memory", Status.OK, what)
 
 
-def _twin(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _twin(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if signs.twin:
-        yield _missing(wishes, HERE, Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
+        yield _missing(recipes, HERE, Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
         return
     triton = f"the Triton in {signs.host.triton}" if signs.host.triton else "a Triton from PyPI"
     yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")
 
 
-def _control(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _control(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     """A problem only where `forge serve` refuses: a deployment beyond the loopback on a Triton that runs anybody's code."""
     if not signs.restricts:
         what = f"the Triton in {signs.host.triton} is too old to keep model control to forge: its ports run code"
         hint = "take one of 2.40 or later (containers from 23.11 on); `forge serve` keeps this one on the loopback"
-        here = [wish for wish in wishes if signs.inside or wish.kind is RuntimeKind.TWIN]
-        hosts = sorted({wish.ports.host for wish in here if not wish.ports.local})
+        here = [recipe for recipe in recipes if signs.inside or recipe.kind is RuntimeKind.TWIN]
+        hosts = sorted({recipe.ports.host for recipe in here if not recipe.ports.local})
         if hosts:
             what += f", and a deployment has it listen at {', '.join(hosts)}, which `forge serve` refuses"
             hint = "take one of 2.40 or later (containers from 23.11 on), or take [ports] host out of the deployment"
@@ -290,22 +292,22 @@ def _control(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
         yield Finding("control", Status.OK, "who reaches a server's ports can ask models, and nobody but forge can load any")
 
 
-def _plugins(wishes: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _plugins(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     healthy = [plugin.name for plugin in signs.plugins if plugin.health == "ok"]
     if healthy:
         yield Finding("plugins", Status.OK, f"{', '.join(healthy)} work")
     for plugin in signs.plugins:
         if plugin.health == "ok":
             continue
-        wanted = any(plugin.name in wish.plugins for wish in wishes)
-        foreign = bool(wishes) and not wanted and all(wish.plugins for wish in wishes)
+        wanted = any(plugin.name in recipe.plugins for recipe in recipes)
+        foreign = bool(recipes) and not wanted and all(recipe.plugins for recipe in recipes)
         status = Status.PROBLEM if wanted else Status.REMARK if foreign else Status.WARNING
         hint = f"update or uninstall {plugin.distribution} {plugin.version}".rstrip()
         at = f" ({plugin.where})" if plugin.where else ""
         yield Finding("plugins", status, f"{plugin.name}: {plugin.health}{at}", hint)
 
 
-def _store(_: tuple[Wish, ...], signs: Signs) -> Iterator[Finding]:
+def _store(_: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if not signs.home.writable:
         hint = "make it writable for this user, or set FORGE_HOME to a folder that is"
         yield Finding("store", Status.PROBLEM, f"{signs.home.place} cannot be written", hint)

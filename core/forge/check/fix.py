@@ -1,6 +1,6 @@
 """What ``forge check --fix`` changes, as data: configs written anew from their protobuf messages. Pure.
 
-Only what has one right answer is mended. A config that is written anew loses its comments; one that needs nothing is not.
+Only what has one right answer is fixed. A config that is written anew loses its comments; one that needs nothing is not.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ ROLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class Fixed:
     """A file to be written, or with ``text`` None a folder to be made; ``what`` says each change in a sentence."""
 
     path: str
@@ -33,7 +33,7 @@ class Mended:
     what: tuple[str, ...]
 
 
-def mended(repository: Repository) -> tuple[Mended, ...]:
+def fixed(repository: Repository) -> tuple[Fixed, ...]:
     """Every change to ``repository`` that is safe."""
     streaming = {
         folder
@@ -44,21 +44,21 @@ def mended(repository: Repository) -> tuple[Mended, ...]:
     return tuple(each for model in repository.models for each in _model(repository, model, streaming))
 
 
-def _model(repository: Repository, model: Model, streaming: set[str]) -> Iterator[Mended]:
+def _model(repository: Repository, model: Model, streaming: set[str]) -> Iterator[Fixed]:
     if not model.versions:
         kind = repository.kinds[model.folder]
         if kind in (Kind.ENSEMBLE, Kind.ENGINE):
-            yield Mended(f"{model.folder}/1", None, (f"made the empty version folder {model.folder}/1",))
+            yield Fixed(f"{model.folder}/1", None, (f"made the empty version folder {model.folder}/1",))
     if model.broken or model.config is None:
         text = _with_defaults(model)
         if text:
             names = ", ".join(name for name in placeholders.bare(model))
-            yield Mended(model.file, text, (f"filled {names} with the default, and dropped what nobody set",))
+            yield Fixed(model.file, text, (f"filled {names} with the default, and dropped what nobody set",))
         return
     message = protobuf.parse(model.text)
     said = tuple(_changes(repository, model, model.config, message, decoupled=model.folder in streaming))
     if said:
-        yield Mended(model.file, protobuf.write(message), said)
+        yield Fixed(model.file, protobuf.write(message), said)
 
 
 def _with_defaults(model: Model) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from forge.build.facts import image
 from forge.build.sources.source import Origin
 from forge.check import doctor
-from forge.check.doctor import Finding, Signs, Wish
+from forge.check.doctor import Finding, RecipeNeeds, Signs
 from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.machine.containers import Containers, DaemonFacts
 from forge.machine.machine import Disk, Machine
@@ -41,10 +41,10 @@ class Checkup:
                 continue
             for each in recipes:
                 case.read(each)
-        wishes = tuple(case.wishes)
-        return (*doctor.examine(wishes, self._signs(wishes)), *case.found)
+        needs = tuple(case.needs)
+        return (*doctor.examine(needs, self._signs(needs)), *case.found)
 
-    def _signs(self, wishes: tuple[Wish, ...]) -> Signs:
+    def _signs(self, needs: tuple[RecipeNeeds, ...]) -> Signs:
         docker, daemon = self._docker()
         host = self.machine.host()
         twin: Problem | None = None
@@ -59,7 +59,7 @@ class Checkup:
             docker=docker,
             daemon=daemon,
             images=self._images(daemon),
-            held=self._held(wishes) if daemon else frozenset(),
+            held=self._held(needs) if daemon else frozenset(),
             driver=self.machine.driver(),
             gpus=self.machine.gpus(),
             inside=self.machine.inside(),
@@ -82,8 +82,8 @@ class Checkup:
         """The disk of Docker's images; None where the daemon is on another machine."""
         return self.machine.disk(Path(daemon.storage)) if daemon and daemon.free else None
 
-    def _held(self, wishes: tuple[Wish, ...]) -> frozenset[str]:
-        images = {wish.reference for wish in wishes if wish.contained}
+    def _held(self, needs: tuple[RecipeNeeds, ...]) -> frozenset[str]:
+        images = {each.reference for each in needs if each.contained}
         return frozenset(image for image in images if self.containers.inspect(image) is not None)
 
 
@@ -92,7 +92,7 @@ class _Case:
     """What was learnt of the recipes so far."""
 
     checkup: Checkup
-    wishes: list[Wish] = field(default_factory=list[Wish])
+    needs: list[RecipeNeeds] = field(default_factory=list[RecipeNeeds])
     found: list[Finding] = field(default_factory=list[Finding])
 
     def read(self, asked: Asked) -> None:
@@ -119,7 +119,7 @@ class _Case:
             pins.append(self._source(recipe.name, texts, base))
         pinned = [pin for pin, _ in pins if pin is not None]
         missing = [pin for pin in pinned if self.checkup.store.find(Step("model", Fetch(pin)).key) is None]
-        wish = Wish(
+        each = RecipeNeeds(
             name=recipe.name,
             kind=recipe.runtime.kind,
             image=recipe.runtime.image,
@@ -130,7 +130,7 @@ class _Case:
             ports=ports,
             docker=recipe.runtime.contained and not recipe.runtime.kind.contained,
         )
-        self.wishes.append(wish)
+        self.needs.append(each)
         checkpoint = pins[0][1]
         if checkpoint is None or recipe.runtime.kind is RuntimeKind.VLLM:  # vLLM needs no plugin
             return

@@ -40,7 +40,7 @@ def _rule(rule: Rule) -> dict[str, object]:
         "name": "".join(word.capitalize() for word in rule.id.split("-")),
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.why},
-        "help": {"text": f"In Triton:\n{rule.fails}\n\nThe mend: {rule.mend}"},
+        "help": {"text": f"In Triton:\n{rule.fails}\n\nThe fix: {rule.fix}"},
         "defaultConfiguration": {"level": LEVELS[rule.severity]},
     }
 
@@ -55,6 +55,6 @@ def _result(finding: Finding, index: int) -> dict[str, object]:
         "ruleId": finding.rule,
         "ruleIndex": index,
         "level": LEVELS[finding.severity],
-        "message": {"text": f"{finding.what}. {finding.mend}"},
+        "message": {"text": f"{finding.what}. {finding.fix}"},
         "locations": [{"physicalLocation": place}],
     }

@@ -33,7 +33,7 @@ VERBS = (
     Verb("completion", "config", "completion", "Print what completes forge's words in a shell."),
     Verb("config", "config", "config", "What is said once: the config file and FORGE_* variables."),
     Verb("dockerfile", "build", "dockerfile", "Print the Dockerfile of RECIPE's image."),
-    Verb("doctor", "check", "doctor", "Say what this machine lacks for RECIPES, and how to mend it."),
+    Verb("doctor", "check", "doctor", "Say what this machine lacks for RECIPES, and how to fix it."),
     Verb("export", "export", "export", "Write what other tools take: a deployment for Kubernetes."),
     Verb("fetch", "hub", "fetch", "Download what RECIPES need, and build nothing."),
     Verb("fit", "fit", "fit", "Say what RECIPES need in memory, and whether a GPU takes it."),

@@ -27,7 +27,7 @@ Spans = Callable[[str], Sequence[tuple[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Display:
     """What is to be seen of an answer beside its text. ``whole``: nothing before its end; ``several``: of sequences."""
 
     log_probs: bool = False
@@ -40,7 +40,7 @@ class Wish:
     """With --json: a line for each chunk."""
 
 
-def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
+def asked(request: Request, options: dict[str, object]) -> tuple[Request, Display]:
     """``request`` with what the person asked for, the recipe's sampling speaking for the rest; and what they want to see."""
     words = dict(options)
     others = bool(words.get("top_log_probs"))
@@ -58,7 +58,7 @@ def asked(request: Request, options: dict[str, object]) -> tuple[Request, Wish]:
         return_token_counts=True,
     )
     several = (request.n or request.beam_width or 1) > 1
-    return seeded(request), Wish(logprobs, others, perf, cast("float | None", threshold), not request.stream, several)
+    return seeded(request), Display(logprobs, others, perf, cast("float | None", threshold), not request.stream, several)
 
 
 def guided(schema: object, expression: object) -> Guide | None:
@@ -86,11 +86,11 @@ class Screen(Protocol):
     def close(self) -> None: ...
 
 
-def tell(output: Output, request: Request, chunks: Iterator[Chunk], wish: Wish, spans: Spans = lambda _: ()) -> Answer:
+def tell(output: Output, request: Request, chunks: Iterator[Chunk], display: Display, spans: Spans = lambda _: ()) -> Answer:
     """Show the answer to ``request`` as it comes, or whole where it has to be; ``spans`` parts the tokens of what came so."""
     hearing = Hearing(request)
-    tell_chunk = _teller(output, wish)
-    screen = _columns(wish) if wish.several and not output.as_json and sys.stdout.isatty() else None
+    tell_chunk = _teller(output, display)
+    screen = _columns(display) if display.several and not output.as_json and sys.stdout.isatty() else None
     try:
         for chunk in chunks:
             hearing.hear(chunk)
@@ -101,11 +101,11 @@ def tell(output: Output, request: Request, chunks: Iterator[Chunk], wish: Wish, 
         if screen:
             screen.close()
     answer = hearing.answer(lambda text: sum(count for _, count in spans(text)) if output.as_json else 0)
-    if wish.log_probs:
+    if display.log_probs:
         answer = replace(answer, replies=tuple(_apart(reply, spans) for reply in answer.replies))
     if not output.as_json:
-        _finish(answer, wish, shown=screen is not None)
-    if wish.perf:
+        _finish(answer, display, shown=screen is not None)
+    if display.perf:
         if not answer.perf.counted:
             counts = [sum(count for _, count in spans(reply.text)) for reply in answer.replies]
             answer = replace(answer, perf=answer.perf.tokenized(counts))
@@ -117,29 +117,29 @@ def _apart(reply: Reply, spans: Spans) -> Reply:
     return reply.spelled(spans(reply.text)) if len(reply.pieces) == 1 and len(reply.log_probs) > 1 else reply
 
 
-def judge(output: Output, answer: Answer, wish: Wish) -> None:
+def judge(output: Output, answer: Answer, display: Display) -> None:
     """End with ConfidenceError's exit code where no sequence reaches the threshold; InferenceError where that is unknown."""
-    if wish.threshold is None:
+    if display.threshold is None:
         return
-    below = answer.below(wish.threshold)
+    below = answer.below(display.threshold)
     if below is None:
         raise InferenceError("the model reports no log-probabilities", hint="--min-logprob cannot be judged by this model")
     if below:
         best = max(reply.log_prob for reply in answer.replies if reply.log_prob is not None)
-        output.say(f"the answer's log-probability {best:.3f} is below {wish.threshold:g}")
+        output.say(f"the answer's log-probability {best:.3f} is below {display.threshold:g}")
         sys.exit(ConfidenceError.exit_code)
 
 
-def document(answer: Answer, wish: Wish) -> dict[str, object]:
+def document(answer: Answer, display: Display) -> dict[str, object]:
     """What the last line of JSON says of an answer."""
     found: dict[str, object] = {
         "answers": [reply.text for reply in answer.replies],
-        "sequences": [_sequence(index, reply, wish) for index, reply in enumerate(answer.replies)],
+        "sequences": [_sequence(index, reply, display) for index, reply in enumerate(answer.replies)],
     }
-    if wish.perf:
+    if display.perf:
         found["perf"] = _perf_document(answer.perf)
-    if wish.threshold is not None:
-        found["below_min_logprob"] = answer.below(wish.threshold)
+    if display.threshold is not None:
+        found["below_min_logprob"] = answer.below(display.threshold)
     if answer.acceptance is not None:
         held = answer.acceptance
         found["acceptance"] = {"rate": held.rate, "accepted": held.accepted, "drafted": held.drafted}
@@ -147,15 +147,15 @@ def document(answer: Answer, wish: Wish) -> dict[str, object]:
     return found | {name: count for name, count in counts.items() if count is not None}
 
 
-def _sequence(index: int, reply: Reply, wish: Wish) -> dict[str, object]:
+def _sequence(index: int, reply: Reply, display: Display) -> dict[str, object]:
     found: dict[str, object] = {"index": index, "text": reply.text, "finish_reason": reply.finish}
     if reply.stopped:
         found["stopped"] = True
     if reply.log_prob is not None:
         found |= {"log_prob": reply.log_prob, "geometric_mean": reply.geometric_mean}
-        if wish.threshold is not None:
-            found["below_min_logprob"] = reply.below(wish.threshold)
-    if wish.log_probs:
+        if display.threshold is not None:
+            found["below_min_logprob"] = reply.below(display.threshold)
+    if display.log_probs:
         found["pieces"] = [_piece(piece) for piece in reply.pieces]
     return found
 
@@ -165,16 +165,16 @@ def _piece(piece: Piece) -> dict[str, object]:
     return {"text": piece.text, "log_probs": piece.log_probs, **others}
 
 
-def _teller(output: Output, wish: Wish) -> Callable[[Chunk], None]:
+def _teller(output: Output, display: Display) -> Callable[[Chunk], None]:
     if output.as_json:
-        return (lambda chunk: output.line(_line(chunk))) if wish.chunks else (lambda _: None)
-    if wish.whole or wish.several:
+        return (lambda chunk: output.line(_line(chunk))) if display.chunks else (lambda _: None)
+    if display.whole or display.several:
         return lambda _: None
     held: list[float] = []
 
     def say(chunk: Chunk) -> None:
         held.extend(chunk.log_probs)
-        click.echo(_coloured(Piece(chunk.text, tuple(held))) if wish.log_probs else chunk.text, nl=False)
+        click.echo(_coloured(Piece(chunk.text, tuple(held))) if display.log_probs else chunk.text, nl=False)
         if chunk.text:
             held.clear()
         sys.stdout.flush()
@@ -196,34 +196,34 @@ def _line(chunk: Chunk) -> dict[str, object]:
     return line | {name: value for name, value in more.items() if value not in ((), None)}
 
 
-def _finish(answer: Answer, wish: Wish, *, shown: bool) -> None:
+def _finish(answer: Answer, display: Display, *, shown: bool) -> None:
     """What is left to show when all is said."""
-    if wish.whole or wish.several:
+    if display.whole or display.several:
         if not shown:
-            parts = [_whole(reply, wish) for reply in answer.replies]
+            parts = [_whole(reply, display) for reply in answer.replies]
             click.echo(BETWEEN.join(parts))
     else:
         click.echo()
-        if wish.log_probs:
-            click.echo(_logged(answer.replies[0], wish))
+        if display.log_probs:
+            click.echo(_logged(answer.replies[0], display))
 
 
-def _whole(reply: Reply, wish: Wish) -> str:
-    if not wish.log_probs:
+def _whole(reply: Reply, display: Display) -> str:
+    if not display.log_probs:
         return reply.text
-    return "".join(_coloured(piece) for piece in reply.pieces) + "\n" + _logged(reply, wish)
+    return "".join(_coloured(piece) for piece in reply.pieces) + "\n" + _logged(reply, display)
 
 
-def _logged(reply: Reply, wish: Wish) -> str:
+def _logged(reply: Reply, display: Display) -> str:
     """On a terminal the colours have told of each token; elsewhere, and of its alternatives, a table does. Then of the whole
     sequence."""
-    told = sys.stdout.isatty() and not wish.alternatives
-    rows = [] if told else [row for piece in reply.pieces for row in _rows(piece, wish)]
-    head = ("TOKEN", "LOGPROB", "PROBABILITY", *(("LIKELIEST HERE",) if wish.alternatives else ()))
+    told = sys.stdout.isatty() and not display.alternatives
+    rows = [] if told else [row for piece in reply.pieces for row in _rows(piece, display)]
+    head = ("TOKEN", "LOGPROB", "PROBABILITY", *(("LIKELIEST HERE",) if display.alternatives else ()))
     return (f"{table([head, *rows])}\n" if rows else "") + _sum(reply)
 
 
-def _rows(piece: Piece, wish: Wish) -> Iterator[tuple[str, ...]]:
+def _rows(piece: Piece, display: Display) -> Iterator[tuple[str, ...]]:
     """One row a token. Of several tokens that came in one piece, which part of its text is whose is not known."""
     count = len(piece.log_probs)
     text = json.dumps(piece.text if len(piece.text) <= 24 else f"{piece.text[:24]}...", ensure_ascii=False)
@@ -234,7 +234,7 @@ def _rows(piece: Piece, wish: Wish) -> Iterator[tuple[str, ...]]:
             text if count == 1 else f"{text} {place + 1}/{count}",
             f"{log_prob:.4f}",
             f"{math.exp(log_prob):.4f}",
-            *((", ".join(told),) if wish.alternatives else ()),
+            *((", ".join(told),) if display.alternatives else ()),
         )
 
 
@@ -280,9 +280,9 @@ def _perf_document(perf: Perf) -> dict[str, object]:
     }
 
 
-def _columns(wish: Wish) -> Screen:
+def _columns(display: Display) -> Screen:
     from forge.cli.columns import Columns
 
     return Columns(
-        lambda reply: _sum(reply) if wish.log_probs else "", lambda piece: piece.probability if wish.log_probs else None
+        lambda reply: _sum(reply) if display.log_probs else "", lambda piece: piece.probability if display.log_probs else None
     )

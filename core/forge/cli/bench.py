@@ -104,13 +104,13 @@ def run(
     from forge.api.forge import Forge
     from forge.bench import compare as comparing, drawing
     from forge.bench.page import Named
-    from forge.cli.measurements import document, lines, wish
+    from forge.cli.measurements import document, lines, options_of
 
     limits = [comparing.limit(text) for text in fail_if]
     comparing.require_absolute(limits)
     if page is not None:
         drawing.require()
-    wanted = wish(options)
+    wanted = options_of(options)
     shop = Forge.here(output.listener)
     if promptfoo is not None:
         promptfoo.write_text(shop.promptfoo(model, repository, wanted), encoding="utf-8")

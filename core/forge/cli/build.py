@@ -150,7 +150,7 @@ def conclude(output: Output, built: Any) -> None:
     """Say what was published (``forge.api.built.Built``) and what a check of it found; exit code 8 where it would not serve."""
     for each in built.findings:
         tell = output.warn if each.severity == "error" else output.say
-        tell(f"{each.severity}: {each.file}: {each.what}\n    {each.mend} [{each.rule}; see docs/rules.md]")
+        tell(f"{each.severity}: {each.file}: {each.what}\n    {each.fix} [{each.rule}; see docs/rules.md]")
     output.result(*said(built))
     if built.broken:
         from forge.errors import RepositoryError

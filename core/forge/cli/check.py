@@ -16,7 +16,7 @@ STATUSES = {"ok": "green", "remark": "cyan", "warning": "yellow", "problem": "re
 @click.argument("repository", type=click.Path(path_type=Path), required=False)
 @click.option("--image", default="", help="The image that serves it (25.08), where forge.json does not say.")
 @click.option("--sarif", type=click.Path(path_type=Path, allow_dash=True), help="Write the findings as SARIF too; - is stdout.")
-@click.option("--fix", is_flag=True, help="Mend what is safe to mend, and say what was changed.")
+@click.option("--fix", is_flag=True, help="Fix what is safe to fix, and say what was changed.")
 @verb
 def check(output: Output, repository: Path | None, image: str, sarif: Path | None, fix: bool) -> None:
     """Find what is wrong in a Triton model REPOSITORY.
@@ -47,7 +47,7 @@ def check(output: Output, repository: Path | None, image: str, sarif: Path | Non
     for each in report.findings:
         place = f"{each.file}:{each.line}" if each.line else each.file
         lines += [f"{click.style(f'{each.severity:<8}', fg=COLOURS[each.severity])} {place}: {each.what}"]
-        lines += [f"{'':9}-> {each.mend} [{each.rule}]"]
+        lines += [f"{'':9}-> {each.fix} [{each.rule}]"]
     counts = [f"{count} {severity}{'s' if count != 1 else ''}" for severity, count in report.counts.items() if count]
     lines.append(", ".join(counts) or "nothing is wrong")
     if str(sarif) != "-" or output.as_json:
@@ -67,7 +67,7 @@ def check(output: Output, repository: Path | None, image: str, sarif: Path | Non
 @RUNTIME
 @verb
 def doctor(output: Output, recipes: tuple[str, ...], runtime: str | None) -> None:
-    """Say what this machine lacks for RECIPES, and how to mend it.
+    """Say what this machine lacks for RECIPES, and how to fix it.
 
     The network is looked at too. A deployment's file stands for its recipes and for where it is served. Without any file
     everything is looked at. Exit code 11 when a given recipe cannot be built or served here.

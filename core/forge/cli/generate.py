@@ -137,15 +137,15 @@ def generate(
     if templated:
         text = shop.templated(target, [("user", with_images(text, len(images)))])
     seen = tuple(image.read_bytes() for image in images)
-    request, wish = asked(replace(target.request(text), stream=not no_stream, images=seen), sampling)
+    request, display = asked(replace(target.request(text), stream=not no_stream, images=seen), sampling)
     if said := doubt(request, sampling):
         output.say(said)
-    answer = tell(output, request, shop.generate(target.address, request), wish, partial(shop.spans, target))
+    answer = tell(output, request, shop.generate(target.address, request), display, partial(shop.spans, target))
     if output.as_json:
-        output.line({"done": True, "seed": request.seed, **document(answer, wish)})
+        output.line({"done": True, "seed": request.seed, **document(answer, display)})
     if show_seed:
         output.say("no seed: the likeliest token was taken each time" if request.seed is None else f"seed: {request.seed}")
-    judge(output, answer, wish)
+    judge(output, answer, display)
 
 
 @click.command()

@@ -8,7 +8,7 @@ import click
 
 from forge.bench import words
 from forge.bench.compare import QUALITY, Change, Comparison
-from forge.bench.options import Wish, limits, sampled, seconds, swept
+from forge.bench.options import BenchOptions, limits, sampled, seconds, swept
 from forge.bench.results import Results
 from forge.bench.words import CHIEF, quantity
 from forge.cli.text import table
@@ -16,12 +16,12 @@ from forge.cli.text import table
 COLOURS: Mapping[str, str] = {"better": "green", "worse": "red"}
 
 
-def wish(options: Mapping[str, object]) -> Wish:
-    """The options of ``forge bench run`` as a Wish; BenchError for values that say nothing."""
+def options_of(options: Mapping[str, object]) -> BenchOptions:
+    """The options of ``forge bench run`` as a BenchOptions; BenchError for values that say nothing."""
     told = dict(options)
     duration = cast("str | None", told.pop("duration"))
     patience = seconds(cast("str", told.pop("timeout")), "--timeout")
-    return Wish(
+    return BenchOptions(
         duration=seconds(duration, "--duration") if duration else None,
         patience=patience,
         stream=not told.pop("no_stream"),

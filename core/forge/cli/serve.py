@@ -144,7 +144,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     """Show the servers that are running.
 
     Every model is asked whether it answers within a deadline; exit code 9 when one does not, and when another program has a
-    server's port. So does a published file that was found rotten, by the scrub or before: it is named until it is mended.
+    server's port. So does a published file that was found rotten, by the scrub or before: it is named until it is fixed.
 
     \b
     Example:
@@ -166,7 +166,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     said = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
     said += [told for state in states if (told := state.said(time.time()))]
     rotten = shop.integrity.rotten(servers)
-    said += [f"ROTTEN: {rot}; `forge build` of its recipe mends it" for rot in rotten]
+    said += [f"ROTTEN: {rot}; `forge build` of its recipe fixes it" for rot in rotten]
     shown = "\n".join([table(rows), *said])
     document = {"servers": servers, **({"models": states} if states else {}), **({"rotten": rotten} if rotten else {})}
     output.result(document, shown if servers else "no server is running")

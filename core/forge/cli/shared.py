@@ -17,7 +17,7 @@ REMOTE = click.option("--remote", metavar="URL", help="The store that several ma
 @click.command()
 @KEYS
 @REMOTE
-@click.option("--again", is_flag=True, help="Send all bytes, also of files that are there: mends rotten ones.")
+@click.option("--again", is_flag=True, help="Send all bytes, also of files that are there: fixes rotten ones.")
 @verb
 def push(output: Output, keys: tuple[str, ...], remote: str | None, again: bool) -> None:
     """Send artifacts to the store that several machines share: those of KEYS (their beginnings do), or all.

@@ -96,18 +96,18 @@ class Talk:
         talk.turns.append(("user", question))
         prompt = self.shop.templated(self.target, self._turns()) if self.templated else question
         options = {**self.sampling, **talk.settings}
-        request, wish = asked(replace(self.target.request(prompt), images=self.images), options)
+        request, display = asked(replace(self.target.request(prompt), images=self.images), options)
         self._doubt(request, options, again=again)
         # A conversation goes on from one answer: of a beam search from the best.
-        wish = replace(wish, whole=wish.several, several=False, chunks=False)
+        display = replace(display, whole=display.several, several=False, chunks=False)
         chunks = self._first(self.shop.generate(self.target.address, request))
-        answer = tell(self.output, request, chunks, wish, partial(self.shop.spans, self.target))
+        answer = tell(self.output, request, chunks, display, partial(self.shop.spans, self.target))
         talk.turns.append(("assistant", answer.text))
         if self.output.as_json:
             line = {"question": question, "answer": answer.text, "seed": request.seed}
-            self.output.line({**line, **document(answer, wish)})
-        if wish.threshold is not None and answer.below(wish.threshold) is not False:
-            self._judgements.append(partial(judge, self.output, answer, wish))
+            self.output.line({**line, **document(answer, display)})
+        if display.threshold is not None and answer.below(display.threshold) is not False:
+            self._judgements.append(partial(judge, self.output, answer, display))
 
     def _turns(self) -> list[Turn]:
         """The talk, with the images before its first question."""

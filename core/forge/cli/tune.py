@@ -46,7 +46,7 @@ def tune(
     offline: bool,
     gpu: str,
     no_write: bool,
-    **wished: Any,
+    **options: Any,
 ) -> None:
     """Find the settings of RECIPE that serve best, by measuring.
 
@@ -66,7 +66,7 @@ def tune(
 
     from forge.api.forge import Forge
     from forge.api.tune import Asked, Tuner
-    from forge.bench.options import Wish
+    from forge.bench.options import BenchOptions
     from forge.bench.tune import goal as wanted
     from forge.bench.tune.space import axes
     from forge.errors import LimitError
@@ -75,12 +75,12 @@ def tune(
 
     if gpu and not offline:
         raise click.UsageError("--gpu names a card for --offline; what is measured is measured on the card that is here")
-    if offline and (wished["dataset"] or wished["quality"]):
+    if offline and (options["dataset"] or options["quality"]):
         raise click.UsageError("AIConfigurator is asked about lengths alone: --input-tokens and --output-tokens")
     aim = wanted.goal(figure, goal)
-    if wanted.QUALITY in aim.figures and wished["quality"] is None:
+    if wanted.QUALITY in aim.figures and options["quality"] is None:
         raise click.UsageError("the figure `quality` wants prompts with checks: --quality FILE")
-    asked = Asked(aim, axes(vary), requests, wish=Wish(**wished), runtime=RuntimeKind(runtime) if runtime else None)
+    asked = Asked(aim, axes(vary), requests, options=BenchOptions(**options), runtime=RuntimeKind(runtime) if runtime else None)
     file = Path(located(recipe))
     if offline:
         predict(output, file, asked, gpu, writes=not no_write and (str(file) == recipe or file.parent != folder()))

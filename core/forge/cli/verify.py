@@ -36,10 +36,10 @@ Row = Mapping[str, object]
     help="Hold it to the checkpoint in this folder, not to the one it was built from.",
 )
 @verb
-def verify(output: Output, model: str, repository: Path | None, no_streaming: bool, **wishes: object) -> None:
+def verify(output: Output, model: str, repository: Path | None, no_streaming: bool, **options: object) -> None:
     """Prove that a served MODEL says what its checkpoint says.
 
-    Where it does not, the stage that is guilty is named. Nothing is built: a running server that offers MODEL is asked, or
+    Where it does not, the stage that fails is named. Nothing is built: a running server that offers MODEL is asked, or
     the repository is served for the time being. Exit code 13 when something differs by more than its dtype and quantization
     allow (docs/verify.md).
 
@@ -49,10 +49,10 @@ def verify(output: Output, model: str, repository: Path | None, no_streaming: bo
     """
     from forge.api.forge import Forge
     from forge.errors import VerifyError
-    from forge.verify.verify import Wish, document
+    from forge.verify.verify import VerifyOptions, document
 
-    wish = Wish(streaming=not no_streaming, **wishes)  # type: ignore[arg-type]
-    report = Forge.here(output.listener).verify(model, repository, wish)
+    wanted = VerifyOptions(streaming=not no_streaming, **options)  # type: ignore[arg-type]
+    report = Forge.here(output.listener).verify(model, repository, wanted)
     output.close()
     shown = document(report)
     output.result(shown, _text(shown))
@@ -84,12 +84,12 @@ def _text(shown: dict[str, object]) -> str:
     lines += [f"note: {note}" for note in cast("list[str]", held["notes"])]
     told = [each for each in (*verdicts, *checks) if each["outcome"] != "same" and each["what"]]
     lines += ["", *(f"{each['stage']}, {each['prompt']}: {each['outcome']}: {each['what']}" for each in told)] if told else []
-    guilty = cast("list[str]", held["guilty"])
-    if not guilty:
+    failing = cast("list[str]", held["failing"])
+    if not failing:
         return "\n".join([*lines, "", click.style(f"{held['model']} says what its checkpoint says", fg="green")])
     following = cast("Mapping[str, str]", held["next"])
-    lines += ["", click.style(f"guilty: {', '.join(guilty)}", fg="red", bold=True)]
-    return "\n".join([*lines, *(f"  {stage}: {following[stage]}" for stage in guilty)])
+    lines += ["", click.style(f"failing: {', '.join(failing)}", fg="red", bold=True)]
+    return "\n".join([*lines, *(f"  {stage}: {following[stage]}" for stage in failing)])
 
 
 def _worst(verdicts: list[Row], prompt: str, stage: str) -> str:

@@ -23,7 +23,7 @@ _KEY = "chat_template"
 _WITH_TOOLS = "tool_use"
 """What transformers calls the template for conversations with tools, where a tokenizer has several."""
 _FILES = (_OWN, "chat_template.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
-_MEND = "look at chat_template in the model's checkpoint, and ask its author"
+_FIX = "look at chat_template in the model's checkpoint, and ask its author"
 _BLIND = "it seems to know no images: does this model see?"
 _AGAIN = "build the model again; if that does not help, its checkpoint is broken"
 _USUAL = LimitsTable()
@@ -81,19 +81,19 @@ class ChatTemplate:
             case {"text": str(text)}:
                 return text
             case {"unreadable": why}:
-                raise InferenceError(f"the chat template cannot be read: {why}", where=self.where, hint=_MEND)
+                raise InferenceError(f"the chat template cannot be read: {why}", where=self.where, hint=_FIX)
             case {"refused": why}:
                 what = f"the chat template refuses these messages: {why}"
                 hint = "some templates know no system message, or want user and assistant in turn"
                 raise InferenceError(what, where=self.where, hint=hint)
             case {"long": _}:
                 what = f"the chat template makes more than {self.limits.max_body_bytes} characters of these messages"
-                raise InferenceError(what, where=self.where, hint=f"{_MEND}; limits.max_body_bytes of the recipe allows more")
+                raise InferenceError(what, where=self.where, hint=f"{_FIX}; limits.max_body_bytes of the recipe allows more")
             case {"memory": _}:
                 raise self._failed(f"it wants more than {self._bounds.memory // 2**20} MiB of memory")
             case _:
                 shown = any(not isinstance(message["content"], str) for message in conversation)
-                raise self._failed(str(answer.get("failed")), _BLIND if shown else _MEND)
+                raise self._failed(str(answer.get("failed")), _BLIND if shown else _FIX)
 
     def prompt(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, object]] = ()) -> str:
         """The text to send for the model to answer: without the opening token that its tokenizer adds."""
@@ -109,9 +109,9 @@ class ChatTemplate:
 
     def _late(self) -> InferenceError:
         what = f"the chat template is not done with these messages after {self.limits.max_template_seconds:g} s, and was ended"
-        return InferenceError(what, where=self.where, hint=f"{_MEND}; limits.max_template_seconds of the recipe allows more")
+        return InferenceError(what, where=self.where, hint=f"{_FIX}; limits.max_template_seconds of the recipe allows more")
 
-    def _failed(self, why: str, hint: str = _MEND) -> InferenceError:
+    def _failed(self, why: str, hint: str = _FIX) -> InferenceError:
         return InferenceError(f"the chat template fails on these messages: {why}", where=self.where, hint=hint)
 
 

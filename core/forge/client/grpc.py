@@ -194,7 +194,7 @@ class Calls:
         answer = response.infer_response
         return answer, answer.parameters["triton_final_response"].bool_param
 
-    def mended(self, model: str, error: RpcError, offered: Sequence[str]) -> InferenceError:
+    def fixed(self, model: str, error: RpcError, offered: Sequence[str]) -> InferenceError:
         """gRPC's failure in words; ``offered`` are the models that are ready, where the failure is one that is not."""
         import grpc
 
@@ -384,4 +384,4 @@ class Connection:
             raise
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
-            raise self._calls.mended(model, failure, self.ready() if is_unknown(failure) else ()) from error
+            raise self._calls.fixed(model, failure, self.ready() if is_unknown(failure) else ()) from error

@@ -155,7 +155,7 @@ class AsyncConnection:
             yield
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
-            raise self._calls.mended(model, failure, await self.ready() if is_unknown(failure) else ()) from error
+            raise self._calls.fixed(model, failure, await self.ready() if is_unknown(failure) else ()) from error
 
 
 async def _next(responses: AsyncIterator[StreamResponse], silence: Silence) -> StreamResponse | None:

@@ -19,7 +19,7 @@ MOST = 256 << 20
 """Bytes of the largest file that is read whole: a tokenizer.json has tens of millions."""
 BROKEN = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 """What a decoder raises for a text that is not what it ought to be, nested too deep among others."""
-_HINT = "name an ordinary file that you may read, or mend this one"
+_HINT = "name an ordinary file that you may read, or fix this one"
 _KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",

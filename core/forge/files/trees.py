@@ -29,7 +29,7 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSU
 
 _ROOM = 2**20
 """Bytes free on a disk from which on it was hardly that one which refused a file that nobody names."""
-_MEND = "free space there (`forge cache gc` removes what nothing uses), or set FORGE_HOME to a place that can be written"
+_FIX = "free space there (`forge cache gc` removes what nothing uses), or set FORGE_HOME to a place that can be written"
 
 
 class Unkeepable(ValueError):  # noqa: N818 - says what the thing is
@@ -277,7 +277,7 @@ def refusal(error: OSError, home: Path) -> ForgeError:
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and copies.free(home) < _ROOM
     if ours or full:
         return StoreError(
-            f"forge's home folder (FORGE_HOME) cannot be written: {reason(error, home)}", where=str(named or home), hint=_MEND
+            f"forge's home folder (FORGE_HOME) cannot be written: {reason(error, home)}", where=str(named or home), hint=_FIX
         )
     return ForgeError(error.strerror or str(error), where=str(named or ""))
 

@@ -112,7 +112,7 @@ class Containers(Protocol):
     """Images and containers. HostError for what the machine lacks, StepError for what a command or a build did."""
 
     def check(self, gpus: bool = False) -> tuple[Problem, ...]:
-        """What keeps containers from running here, each with its mend; with ``gpus`` also what keeps GPUs from them."""
+        """What keeps containers from running here, each with its fix; with ``gpus`` also what keeps GPUs from them."""
         ...
 
     def facts(self) -> DaemonFacts: ...

@@ -16,7 +16,7 @@ _LONGEST = 64 * 1024
 """Bytes after which a line without an end is told all the same."""
 _READ = 512 * 1024
 """Bytes of a log's end in which a diagnosis is looked for."""
-_KEPT = "mend what it names and build again; finished steps are kept"
+_KEPT = "fix what it names and build again; finished steps are kept"
 
 
 class Transcript:

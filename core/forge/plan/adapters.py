@@ -106,7 +106,7 @@ def _fetch(resolved: Resolved, adapter: Adapter) -> Step:
 _LAYER = re.compile(r"\blayers\.(\d+)\.", re.ASCII)
 
 Found = Iterator[tuple[str, str]]
-"""What is wrong, and how that is mended."""
+"""What is wrong, and how that is fixed."""
 
 
 def _of_itself(adapter: Adapter) -> Found:

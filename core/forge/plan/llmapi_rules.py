@@ -26,7 +26,7 @@ _QUANTIZATIONS = {
     **dict.fromkeys(("fp8", "int4_awq", "w4a8_awq"), _QUANTIZED_BEFORE),
     **dict.fromkeys(("int8_weight_only", "int4_weight_only", "int8_sq", "int8_kv"), _CACHE_ONLY),
 }
-"""Quantizations that nothing here computes -> the mend."""
+"""Quantizations that nothing here computes -> the fix."""
 _TREE = ("num_eagle_layers", "max_non_leaves_per_layer", "choices")
 _COMMENT = re.compile(r"#[^\n]*")
 _INPUT = re.compile(r'\bname\s*:\s*"(sampling_param_\w+)"')
@@ -94,9 +94,9 @@ def _eagle(resolved: Resolved) -> Iterator[Problem]:
 
 def _conversion(recipe: Recipe) -> Iterator[Problem]:
     table = recipe.convert
-    if mend := _QUANTIZATIONS.get(table.quantization):
+    if fix := _QUANTIZATIONS.get(table.quantization):
         what = f"is {table.quantization!r}, and the PyTorch path quantizes no weights: it reads them as they are"
-        yield Problem("convert.quantization", what, mend)
+        yield Problem("convert.quantization", what, fix)
     if table.args:
         yield Problem("convert.args", "nothing is converted, so no script takes them", "take them away")
     if table.calibration is not None:

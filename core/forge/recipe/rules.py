@@ -1,4 +1,4 @@
-"""Rules between a recipe's keys, as data: the keys that a rule weighs, when they contradict each other, the mend."""
+"""Rules between a recipe's keys, as data: the keys that a rule weighs, when they contradict each other, the fix."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

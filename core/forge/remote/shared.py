@@ -154,7 +154,7 @@ class Shared:
     def push(self, held: Artifact, *, again: bool = False) -> Pushed:
         """Send one artifact: its files, and when all are there its record. Another result for its key is said loudly.
 
-        With ``again`` all bytes are sent, whatever is there: that mends files which are no longer what was put there.
+        With ``again`` all bytes are sent, whatever is there: that fixes files which are no longer what was put there.
         """
         step, key = held.manifest.provenance.step, held.key
         if problems := [problem for entry in held.files() if (problem := record.misplaced(entry))]:
@@ -205,7 +205,7 @@ class Shared:
         except (Rotten, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             self._refused.add(key)
             self._tell(Event("failed", name, key))
-            hint = "where it is held whole, `forge cache push --again KEY` mends it"
+            hint = "where it is held whole, `forge cache push --again KEY` fixes it"
             raise RemoteError(f"{key[:12]} is not taken: {error}", where=self.name, hint=hint) from error
         except UntrustedError as error:
             self._untrusted.add(key)

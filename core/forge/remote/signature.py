@@ -27,7 +27,7 @@ ATTESTATION = "attestation.json"
 """Stands beside the manifest of an artifact that was taken with its signature."""
 EXTRA = "pip install 'triton-forge[sign]'"
 _KEY = 64 << 10
-_MEND = (
+_FIX = (
     "have it sent again by a machine that signs ([remote] sign), or name its public key under [remote] keys (docs/signing.md)"
 )
 
@@ -119,10 +119,10 @@ class Trust:
     def about(self, envelope: str, subjects: tuple[Resource, ...]) -> Signed:
         """Whose signature it is, trusted or not; UntrustedError where it is none, or a signature of something else."""
         if not envelope:
-            raise UntrustedError("it is not signed", hint=_MEND)
+            raise UntrustedError("it is not signed", hint=_FIX)
         found, said = _opened(envelope)
         if said.subject != subjects:
-            raise UntrustedError("its signature is one of something else", hint=_MEND)
+            raise UntrustedError("its signature is one of something else", hint=_FIX)
         maker = said.predicate.run_details.builder.id
         names = list(found.signatures)
         known = {name: file for name, (_, file) in self._keys.items() if name in names}
@@ -131,7 +131,7 @@ class Trust:
         try:
             accepted = found.verify([self._keys[name][0] for name in known], 1)
         except (_sdk("exceptions").Error, ValueError, TypeError):
-            raise UntrustedError(f"its signature is not that of {next(iter(known.values()))}", hint=_MEND) from None
+            raise UntrustedError(f"its signature is not that of {next(iter(known.values()))}", hint=_FIX) from None
         name = str(next(iter(accepted)))
         return Signed(name, known[name], maker)
 
@@ -140,7 +140,7 @@ class Trust:
         if self.needed:
             signed = self.about(envelope, subjects)
             if not signed.trusted:
-                raise UntrustedError(f"it is signed {signed}", hint=_MEND)
+                raise UntrustedError(f"it is signed {signed}", hint=_FIX)
 
     @cached_property
     def _keys(self) -> dict[str, tuple[Any, str]]:
@@ -234,9 +234,9 @@ def _opened(envelope: str) -> tuple[Any, Statement]:
         RecursionError,
         _sdk("exceptions").Error,
     ) as error:
-        raise UntrustedError(f"its signature cannot be read: {error}", hint=_MEND) from None
+        raise UntrustedError(f"its signature cannot be read: {error}", hint=_FIX) from None
     if found.payload_type != PAYLOAD or said.type != statement.TYPE:
-        raise UntrustedError("its signature is no statement of in-toto's", hint=_MEND)
+        raise UntrustedError("its signature is no statement of in-toto's", hint=_FIX)
     return found, said
 
 

@@ -106,11 +106,11 @@ def placeholders(skeleton: str) -> tuple[str, ...]:
 
 def skeletons() -> tuple[TextFile, ...]:
     """forge's own: the five models in Triton's Python backend, on the tensors of TensorRT-LLM 0.20 and later."""
-    shelf = resources.files("forge.repository.skeletons")
+    folder = resources.files("forge.repository.skeletons")
     files: list[TextFile] = []
     for role in COMMON_ROLES:
-        files.append(TextFile(f"{role}/{CONFIG}", (shelf / f"{role}.pbtxt").read_text(encoding="utf-8")))
-        modules = {"model.py": shelf / f"{role}.py"} | {name: shelf / name for name in IMPORTED.get(role, ())}
+        files.append(TextFile(f"{role}/{CONFIG}", (folder / f"{role}.pbtxt").read_text(encoding="utf-8")))
+        modules = {"model.py": folder / f"{role}.py"} | {name: folder / name for name in IMPORTED.get(role, ())}
         code = [TextFile(f"{role}/1/{name}", file.read_text("utf-8")) for name, file in modules.items() if file.is_file()]
         files += code or [TextFile(f"{role}/1/.gitkeep", "")]
     return tuple(files)

@@ -76,7 +76,7 @@ def recover(repository: Path) -> None:
         raise StuckError(
             f"a publish that was killed here can be neither finished nor undone: {trees.reason(error, repository)}",
             where=str(repository),
-            hint="Make room or mend the permissions: any forge command that may write here then finishes it.",
+            hint="Make room or fix the permissions: any forge command that may write here then finishes it.",
         ) from error
 
 

@@ -137,7 +137,7 @@ def found(repository: Path) -> Manifest | None:
         text = _settled(repository)
     except OSError as error:
         what = f"the model repository cannot be read: {trees.reason(error, repository)}"
-        hint = "Name a folder, or mend its permissions."
+        hint = "Name a folder, or fix its permissions."
         raise RepositoryError(what, where=str(repository), hint=hint) from error
     return None if text is None else manifest.read(text, str(repository / manifest.NAME))
 
@@ -348,9 +348,9 @@ def _explained(repository: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        hint = "Make room or mend the permissions and run the build again, or use another --repository."
+        hint = "Make room or fix the permissions and run the build again, or use another --repository."
         if journal.pending(repository):
-            hint = "A publish stands here half way. Make room or mend the permissions: any forge command then finishes it."
+            hint = "A publish stands here half way. Make room or fix the permissions: any forge command then finishes it."
         raise RepositoryError(
             f"the model repository could not be written: {trees.reason(error, repository)}", where=str(repository), hint=hint
         ) from error

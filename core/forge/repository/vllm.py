@@ -12,8 +12,8 @@ GPUS = "gpus"
 def vllm_skeleton(*, image: bool = False, gpus: str = "") -> tuple[TextFile, ...]:
     """The one model of the runtime vllm; for the backend in Triton's ``image`` with what that has and forge's own has not.
     Forge's own is told which ``gpus`` vLLM may use."""
-    shelf = resources.files("forge.repository.skeletons")
+    folder = resources.files("forge.repository.skeletons")
     parts = (f"{Role.VLLM}.pbtxt", *(("vllm_image.pbtxt",) if image else ()))
-    text = "".join((shelf / part).read_text(encoding="utf-8") for part in parts)
+    text = "".join((folder / part).read_text(encoding="utf-8") for part in parts)
     told = f'parameters {{ key: "{GPUS}" value {{ string_value: "{gpus}" }} }}\n' if gpus else ""
     return (TextFile(f"{Role.VLLM}/{CONFIG}", text + told),)

@@ -19,7 +19,7 @@ _OWN = (*_PYTHON, "tensorrtllm", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ServerPlace:
     """Where one server sits: its program, the repositories and the addresses as it sees them itself.
 
     ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many
@@ -36,17 +36,17 @@ class Seat:
     nonce: str = ""
 
 
-def arguments(launch: Launch, seat: Seat) -> tuple[str, ...]:
+def arguments(launch: Launch, place: ServerPlace) -> tuple[str, ...]:
     """The command line. MPI starts a server for each part of an engine, or one that starts the rest, as NVIDIA's launcher does
     (scripts/launch_triton_server.py): the other parts' servers load nothing but the engine and never come to listen.
     """
     if launch.orchestrated:
-        return ("mpirun", "--allow-run-as-root", "-n", "1", *_rank(launch, seat, 0))
+        return ("mpirun", "--allow-run-as-root", "-n", "1", *_rank(launch, place, 0))
     if launch.world == 1:
-        return _rank(launch, seat, 0)
+        return _rank(launch, place, 0)
     words = ["mpirun", "--allow-run-as-root"]
     for rank in range(launch.world):
-        words += [*([":"] if rank else []), "-n", "1", *_rank(launch, seat, rank)]
+        words += [*([":"] if rank else []), "-n", "1", *_rank(launch, place, rank)]
     return tuple(words)
 
 
@@ -55,25 +55,25 @@ def variables(launch: Launch) -> dict[str, str]:
     return {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"} if launch.orchestrated else {}
 
 
-def _rank(launch: Launch, seat: Seat, rank: int) -> tuple[str, ...]:
+def _rank(launch: Launch, place: ServerPlace, rank: int) -> tuple[str, ...]:
     models = launch.engines or launch.first if rank else launch.first
-    prefix = f"{seat.marker}-{rank}-" if launch.world > 1 else seat.marker
+    prefix = f"{place.marker}-{rank}-" if launch.world > 1 else place.marker
     return (
-        *seat.before,
-        seat.program,
-        *([f"--id={seat.nonce}"] if seat.nonce else []),
-        *(f"--model-repository={repository}" for repository in seat.repositories),
-        *([f"--backend-directory={seat.backends}"] if seat.backends else []),
+        *place.before,
+        place.program,
+        *([f"--id={place.nonce}"] if place.nonce else []),
+        *(f"--model-repository={repository}" for repository in place.repositories),
+        *([f"--backend-directory={place.backends}"] if place.backends else []),
         "--model-control-mode=explicit",  # _assets is no model: polling the repository would refuse to start
         *(f"--load-model={model}" for model in models),
-        *_addresses(seat.ports),
+        *_addresses(place.ports),
         *(() if launch.unrestricted else _restrictions()),
         # forge writes whole configs, llmapi's too (decoupled and max_batch_size stand in config.pbtxt): nothing to complete.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT}",
-        *(() if seat.gpus else ("--allow-gpu-metrics=false",)),
-        *((*_unpooled(seat), "--model-load-thread-count=1") if launch.orchestrated else ()),
-        *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_OWN if seat.backends else _PYTHON)),
+        *(() if place.gpus else ("--allow-gpu-metrics=false",)),
+        *((*_unpooled(place), "--model-load-thread-count=1") if launch.orchestrated else ()),
+        *(f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in (_OWN if place.backends else _PYTHON)),
     )
 
 
@@ -92,7 +92,7 @@ def _restrictions() -> tuple[str, ...]:
     )
 
 
-def _unpooled(seat: Seat) -> tuple[str, ...]:
+def _unpooled(place: ServerPlace) -> tuple[str, ...]:
     """Keeps the orchestrating server off the GPUs: those that it starts need them, and CUDA does not survive being forked."""
-    pools = (f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(seat.gpus))
+    pools = (f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(place.gpus))
     return ("--pinned-memory-pool-byte-size=0", "--enable-peer-access=false", *pools)

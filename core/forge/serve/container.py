@@ -17,7 +17,7 @@ from forge.machine.docker.daemon import Api, Daemon, network, ours
 from forge.machine.docker.run import Runs
 from forge.machine.probe import ThisMachine
 from forge.schema.values import Command, Ports
-from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
 from forge.serve.log import served
 from forge.serve.state import VIEW, key_file, make_private
@@ -130,7 +130,7 @@ class TritonContainer:
 
     def furnish(self, launch: Launch, running: Running) -> None:
         """Show it what its repositories hold now, where that takes more than their own folders."""
-        if launch.shelves:
+        if launch.parts:
             lay_view(launch, _view(running))
 
     def _shares_network(self, launch: Launch) -> bool:
@@ -147,15 +147,15 @@ class TritonContainer:
         places_inside, gpus = tuple(map(str, mounts.values())), self._count(launch.gpus)
         shown = (unlisted.ASKED_TO_SHOW,) if launch.ports.exposed else ()
         before = ("python3", "-I", "-S", str(UNLISTED), *shown, str(KEY))
-        seat = Seat("tritonserver", places_inside, inside, marker, gpus=gpus, before=before, nonce=running.nonce)
+        place = ServerPlace("tritonserver", places_inside, inside, marker, gpus=gpus, before=before, nonce=running.nonce)
         key = key_file(running)
         return Box(
             name=marker,
             image=launch.image,
-            argv=arguments(launch, seat),
+            argv=arguments(launch, place),
             env=variables(launch),
             mounts=(
-                *([(_view(running), REPOSITORY)] if launch.shelves else []),
+                *([(_view(running), REPOSITORY)] if launch.parts else []),
                 *mounts.items(),
                 (Path(unlisted.__file__), UNLISTED),
                 *([(key, KEY)] if key.is_file() else []),

@@ -61,7 +61,7 @@ class Box:
 
 def places(launch: Launch) -> dict[Path, PurePosixPath]:
     """Where each repository stands inside: a lone one at the place that its config.pbtxt files name, several beside it."""
-    if not launch.shelves:
+    if not launch.several:
         return {launch.repository: REPOSITORY}
     numbered = enumerate(launch.repositories, start=1)
     return {repository: REPOSITORY.with_name(f"{REPOSITORY.name}-{number}") for number, repository in numbered}
@@ -74,7 +74,7 @@ def lay_view(launch: Launch, view: Path) -> None:
     The links lead to where the repositories are mounted whole: a folder that is exchanged later is seen exchanged.
     """
     inside = places(launch)
-    wanted = {folder: inside[shelf.repository] / folder for shelf in launch.shelves for folder in shelf.folders}
+    wanted = {folder: inside[part.repository] / folder for part in launch.several for folder in part.folders}
     (view / ASSETS).mkdir(parents=True, exist_ok=True)
     for link in (*view.iterdir(), *(view / ASSETS).iterdir()):
         if link.is_symlink() and str(link.relative_to(view)) not in wanted:

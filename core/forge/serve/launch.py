@@ -7,7 +7,7 @@ from pathlib import Path
 from forge.errors import ServerError
 from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import LOCAL, Ports, Role, RuntimeKind
-from forge.serve.types import ORCHESTRATED, Launch, Shelf
+from forge.serve.types import ORCHESTRATED, Launch, RepositoryFolders
 from forge.store.artifact import IMAGE, Artifact, noted
 from forge.store.store import Store
 
@@ -88,7 +88,7 @@ def launch(
     place, models = next(iter(held)), [model for manifest in held.values() for model in manifest.models]
     plain = Launch(place, tuple(folder for model in models for folder in model.roles.values()), ports=ports, detach=detach)
     entries = {folder: model.entry for model in models for folder in model.roles.values()}
-    plain = replace(plain, shelves=_shelves(held), entries=entries)
+    plain = replace(plain, several=_several(held), entries=entries)
     if not models:
         return plain
     ground = _common([_ground(place, model, store) for model in models], place, on)
@@ -136,12 +136,13 @@ def _turns(models: Sequence[PublishedModel]) -> tuple[tuple[str, ...], ...]:
     return tuple(in_turn(model) for model in models[1:])
 
 
-def _shelves(held: Held) -> tuple[Shelf, ...]:
+def _several(held: Held) -> tuple[RepositoryFolders, ...]:
     """None where there is one repository only."""
     if len(held) == 1:
         return ()
     return tuple(
-        Shelf(place, tuple(folder for model in manifest.models for folder in model.folders)) for place, manifest in held.items()
+        RepositoryFolders(place, tuple(folder for model in manifest.models for folder in model.folders))
+        for place, manifest in held.items()
     )
 
 

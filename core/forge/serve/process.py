@@ -13,7 +13,7 @@ from forge.machine.libraries import read_layout, require_libraries
 from forge.schema.values import Command, Ports
 from forge.schema.vllm_environment import PYTHON as VLLM
 from forge.serve import log as triton_log
-from forge.serve.arguments import Seat, arguments, variables
+from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.state import key_file, make_private
 from forge.serve.types import Launch, Running
 
@@ -35,7 +35,7 @@ class TritonProcess:
             return self._installed(launch, running)
         layout, marker = read_layout(launch.environment, launch.triton), running.shared_memory
         before = _before(launch, running)
-        seat = Seat(
+        place = ServerPlace(
             str(layout.server), _places(launch), launch.ports, marker, str(launch.backends), before=before, nonce=running.nonce
         )
         environ = processes.inherited(self._environ)
@@ -48,7 +48,7 @@ class TritonProcess:
             environ |= processes.vllm(self._environ) | {VLLM: str(launch.vllm / "bin" / "python3")}
             # Clusters mount the driver where only this variable says: behind Triton's own, for vLLM to find.
             environ["LD_LIBRARY_PATH"] = ":".join(filter(None, (environ["LD_LIBRARY_PATH"], theirs)))
-        return Command(arguments(launch, seat), environ)
+        return Command(arguments(launch, place), environ)
 
     def _installed(self, launch: Launch, running: Running) -> Command:
         """A Triton with backends and packages of its own, found as whoever calls forge would find them."""
@@ -57,9 +57,11 @@ class TritonProcess:
         backends = "" if launch.triton == INSTALLED else f"{launch.triton}/backends"
         program, gpus = f"{launch.triton}/bin/tritonserver", self.gpus()
         marker = running.shared_memory
-        seat = Seat(program, _places(launch), launch.ports, marker, backends, gpus, _before(launch, running), running.nonce)
+        place = ServerPlace(
+            program, _places(launch), launch.ports, marker, backends, gpus, _before(launch, running), running.nonce
+        )
         environ = {**processes.inherited(self._environ), **processes.nvidia(self._environ), "PATH": _path(self._environ)}
-        return Command(arguments(launch, seat), {**environ, **variables(launch), processes.MARKER: marker})
+        return Command(arguments(launch, place), {**environ, **variables(launch), processes.MARKER: marker})
 
     def inside(self, launch: Launch) -> Ports:
         """The addresses as the server sees them."""

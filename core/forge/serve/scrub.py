@@ -93,7 +93,7 @@ class Scrub:
         place, path, checks = due.repository, due.entry.path, self._store.checks
         others = tuple(rot for rot in checks.rotten(place) if (rot.file, rot.model) != (path, due.model))
         if isinstance(found, Rot):
-            self._say(f"ROTTEN: {place}: {found}; it goes on being served; `forge build` of its recipe mends it")
+            self._say(f"ROTTEN: {place}: {found}; it goes on being served; `forge build` of its recipe fixes it")
             checks.keep(place, {each: seen for each, seen in checks.seen(place).items() if each != path})
             checks.note(place, (*others, found))
         elif isinstance(found, Seen):

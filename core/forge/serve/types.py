@@ -11,7 +11,7 @@ from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class RepositoryFolders:
     """One of the repositories of a server, and the folders in it that are its models' own."""
 
     repository: Path
@@ -29,7 +29,7 @@ class Launch:
     Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder; ``vllm`` is the
     environment of vLLM's own process where the backend is its), a Triton that
     is installed here with its own backends (``triton`` is its folder, neither of those two), and one in a container
-    (``image`` names it; ``repository`` then stands at /forge/repository, each of several ``shelves`` at one of its own).
+    (``image`` names it; ``repository`` then stands at /forge/repository, each of ``several`` at one of its own).
     """
 
     repository: Path
@@ -50,7 +50,7 @@ class Launch:
     room: bool = False  # start one engine so that others can be loaded beside it later: in orchestrator mode too
     unrestricted: bool = False  # leave out the options that keep model control to forge: this Triton does not know them
     host_network: bool = False  # a container shares the machine's network, instead of having three ports of its own published
-    shelves: tuple[Shelf, ...] = ()
+    several: tuple[RepositoryFolders, ...] = ()
     """Where the models stand in several repositories: all of them, ``repository`` being the first."""
     vllm: Path | None = None
     turns: tuple[tuple[str, ...], ...] = ()
@@ -62,7 +62,7 @@ class Launch:
 
     @property
     def repositories(self) -> tuple[Path, ...]:
-        return tuple(shelf.repository for shelf in self.shelves) or (self.repository,)
+        return tuple(part.repository for part in self.several) or (self.repository,)
 
     @property
     def first(self) -> tuple[str, ...]:

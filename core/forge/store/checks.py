@@ -149,7 +149,7 @@ class Checks:
         _write(self._checked / name(repository), seen)
 
     def rotten(self, repository: Path) -> tuple[Rot, ...]:
-        """What was found rotten and has not been mended since."""
+        """What was found rotten and has not been fixed since."""
         return _read(self._rotten / name(repository), tuple[Rot, ...]) or ()
 
     def note(self, repository: Path, rotten: Iterable[Rot]) -> None:

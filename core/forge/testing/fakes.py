@@ -126,7 +126,7 @@ class FakeOrigin:
 
     def _reach(self, address: str) -> None:
         if self.down:
-            raise SourceError("out of reach", where=address, hint="mend the line")
+            raise SourceError("out of reach", where=address, hint="fix the line")
 
 
 @dataclass

@@ -65,8 +65,8 @@ def _text(patch: TextPatch, text: str) -> Applied:
     parts = text.split(patch.put) if done else [text]
     places = sum(part.count(patch.find) for part in parts)
     if places:
-        mended = patch.put.join(part.replace(patch.find, patch.put) for part in parts)
-        return Applied(mended, applied=True, note=_note(patch, f"applied: replaced in {places} place(s)"))
+        fixed = patch.put.join(part.replace(patch.find, patch.put) for part in parts)
+        return Applied(fixed, applied=True, note=_note(patch, f"applied: replaced in {places} place(s)"))
     if done:
         return Applied(text, applied=False, note=_note(patch, "not needed: it is in place already"))
     return _absent(patch, text, f"{_shorten(patch.find)!r} is not there", required=patch.required)
@@ -88,9 +88,9 @@ def _call(patch: CallPatch, text: str) -> Applied:
         return Applied(text, applied=False, note=_note(patch, f"not needed: {patch.call} is called well"))
     for place, piece in sorted(edits, reverse=True):
         source = source[:place] + piece + source[place:]
-    mended = source.decode()
-    _must_parse(patch, mended)
-    return Applied(mended, applied=True, note=_note(patch, f"applied: {patch.call} gets {', '.join(patch.keywords)} by name"))
+    fixed = source.decode()
+    _must_parse(patch, fixed)
+    return Applied(fixed, applied=True, note=_note(patch, f"applied: {patch.call} gets {', '.join(patch.keywords)} by name"))
 
 
 def _is(node: ast.expr, dotted: str) -> bool:
@@ -169,7 +169,7 @@ def _json(patch: JsonPatch, text: str) -> Applied:
 def _absent(patch: TextPatch | CallPatch, text: str, what: str, *, required: bool) -> Applied:
     if required:
         hint = "the script is of another version than the patch was written for; update the family's plugin"
-        raise StepError(f"a required patch finds nothing to mend: {what}", where=patch.file, hint=hint)
+        raise StepError(f"a required patch finds nothing to fix: {what}", where=patch.file, hint=hint)
     return Applied(text, applied=False, note=_note(patch, f"not needed: {what}"))
 
 

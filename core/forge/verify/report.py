@@ -1,4 +1,4 @@
-"""All verdicts of one verification, the stages that are guilty, and what to do next. Pure."""
+"""All verdicts of one verification, the stages that are failing, and what to do next. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ class Report:
         return tuple(each for each in found if each.stage not in forgiven)
 
     @property
-    def guilty(self) -> tuple[Stage, ...]:
+    def failing(self) -> tuple[Stage, ...]:
         """The stages with faults, in the order in which a request passes them: the first is where to begin."""
         return tuple(stage for stage in Stage if any(each.stage is stage for each in self.faults))
 
     @property
     def passed(self) -> bool:
-        return not self.guilty
+        return not self.failing
 
     def _forgiven(self, found: Sequence[Verdict]) -> set[Stage]:
         """Stages in which a quantized model may say something else to a part of the prompts."""

@@ -19,10 +19,10 @@ from forge.serve.lookup import StrangerError, Target, adapted
 from forge.serve.types import Running
 from forge.verify import transcripts, verify as proving
 from forge.verify.report import Report
-from forge.verify.verify import Prover, Wish
+from forge.verify.verify import Prover, VerifyOptions
 
 
-class Servery(Protocol):
+class ServingForge(Protocol):
     """The part of Forge that serves."""
 
     def target(self, model: str, repository: str | Path | None = None) -> Target: ...
@@ -36,30 +36,30 @@ class Proof:
 
     prover: Prover
     resolver: Resolver
-    servery: Servery
+    forge: ServingForge
     tell: Listener
     usual: Path
     """The repository that is meant where none is named."""
 
-    def verify(self, what: str | Path, repository: str | Path | None, wish: Wish) -> Report:
+    def verify(self, what: str | Path, repository: str | Path | None, options: VerifyOptions) -> Report:
         """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
         path = Path(what) if Path(what).is_file() else None
         recipe = self.resolver.read(path) if path else None
         name = recipe.name if recipe else str(what)
-        name = f"{name}{BETWEEN}{wish.lora}" if wish.lora else name
-        if wish.update and BETWEEN in name:
+        name = f"{name}{BETWEEN}{options.lora}" if options.lora else name
+        if options.update and BETWEEN in name:
             hint = "leave the adapter out, or --update"
             raise RepositoryError("golden transcripts are of a checkpoint alone", where=name, hint=hint)
         golden = resolver.golden(path) if path else None
-        if wish.update and golden is None:
+        if options.update and golden is None:
             raise RepositoryError("golden transcripts stand beside a recipe", where=str(what), hint="name the recipe's file")
         asked = self.resolver.questions(path, recipe) if path and recipe else shipped()
         held = resolver.spoken(path) if path else ""
-        terms = proving.terms(wish, recipe.verify if recipe else VerifyTable(), asked, held)
+        terms = proving.terms(options, recipe.verify if recipe else VerifyTable(), asked, held)
         with self._served(name, repository) as target:
             self.tell(Event("start", "verify"))
             reference = self.prover.reference(target, terms, self._line)
-            if wish.update and golden:
+            if options.update and golden:
                 golden.write_text(transcripts.written(reference), encoding="utf-8")
             return self.prover.compare(target, reference, terms, self._line)
 
@@ -70,7 +70,7 @@ class Proof:
     def _served(self, model: str, repository: str | Path | None) -> Generator[Target]:
         """A server that offers ``model``: one that runs, or one on the repository that ends with this."""
         try:
-            offered = self.servery.target(model, repository)
+            offered = self.forge.target(model, repository)
         except StrangerError:
             raise
         except (ServerError, InferenceError):
@@ -84,8 +84,8 @@ class Proof:
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
         adapted(Target("", held, place), lora)  # that it has it is known before a server is started
-        server = self.servery.serve(place, self.prover.outside.free_ports())
+        server = self.forge.serve(place, self.prover.outside.free_ports())
         try:
-            yield self.servery.target(model, place)
+            yield self.forge.target(model, place)
         finally:
-            self.servery.stop(server)
+            self.forge.stop(server)

@@ -65,8 +65,8 @@ class Checks:
             if not self.interview.streams and name in ("stream and final flag", "streams at once", "cancellation"):
                 yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, "the model was built to answer whole")
                 continue
-            if name in ("max_tokens", "stop words") and (guilty := self._wrong()):
-                yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, f"its texts are wrong already: see {guilty}")
+            if name in ("max_tokens", "stop words") and (failing := self._wrong()):
+                yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, f"its texts are wrong already: see {failing}")
                 continue
             tell(name)
             try:

@@ -60,7 +60,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Wish:
+class VerifyOptions:
     """What a person asks of ``forge verify`` beside the recipe's own [verify]; None leaves it to that.
 
     ``prompts`` is a file; ``update`` writes the golden transcripts anew. The others are as in Terms.
@@ -79,23 +79,23 @@ class Wish:
     """The adapter that the model is asked with, and its checkpoint merged with."""
 
 
-PLAIN = Wish()
+PLAIN = VerifyOptions()
 
 
-def terms(wish: Wish, table: VerifyTable, asked: tuple[Prompt, ...], golden: str) -> Terms:
-    """What is asked: the person's wish over the recipe's table; ``asked`` are the recipe's prompts."""
-    if wish.prompts is not None:
-        asked = prompts.parse(texts.read(wish.prompts, ForgeError, "the file of prompts"), str(wish.prompts))
+def terms(options: VerifyOptions, table: VerifyTable, asked: tuple[Prompt, ...], golden: str) -> Terms:
+    """What is asked: the person's options over the recipe's table; ``asked`` are the recipe's prompts."""
+    if options.prompts is not None:
+        asked = prompts.parse(texts.read(options.prompts, ForgeError, "the file of prompts"), str(options.prompts))
     return Terms(
         asked,
-        wish.max_tokens or table.max_tokens,
-        table.tie if wish.tie is None else wish.tie,
-        table.diverging if wish.diverging is None else wish.diverging,
-        streaming=wish.streaming and table.streaming,
+        options.max_tokens or table.max_tokens,
+        table.tie if options.tie is None else options.tie,
+        table.diverging if options.diverging is None else options.diverging,
+        streaming=options.streaming and table.streaming,
         golden=golden,
-        fresh=wish.fresh or wish.update,
-        python=wish.python,
-        checkpoint=wish.checkpoint,
+        fresh=options.fresh or options.update,
+        python=options.python,
+        checkpoint=options.checkpoint,
     )
 
 
@@ -301,13 +301,13 @@ _INSTALL = (
 
 
 def refusal(report: Report, what: str) -> VerifyError:
-    """The error of a report with faults: the guilty stage, the first of its faults, and what to do next."""
-    guilty = report.guilty[0]
-    shown = [each for each in report.faults if each.stage is guilty]
+    """The error of a report with faults: the failing stage, the first of its faults, and what to do next."""
+    failing = report.failing[0]
+    shown = [each for each in report.faults if each.stage is failing]
     lines = [f"  {each.prompt}: {each.what}" for each in shown[:_SHOWN]]
     more = f"\n  and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    text = f"{what}: the {guilty} is guilty, it differs from the checkpoint\n" + "\n".join(lines) + more
-    return VerifyError(text, where=report.model, hint=next_steps()[guilty])
+    text = f"{what}: the {failing} is failing, it differs from the checkpoint\n" + "\n".join(lines) + more
+    return VerifyError(text, where=report.model, hint=next_steps()[failing])
 
 
 def document(report: Report) -> dict[str, object]:
@@ -315,8 +315,8 @@ def document(report: Report) -> dict[str, object]:
     return {
         "model": report.model,
         "passed": report.passed,
-        "guilty": report.guilty,
-        "next": {stage: next_steps()[stage] for stage in report.guilty},
+        "failing": report.failing,
+        "next": {stage: next_steps()[stage] for stage in report.failing},
         "reference": report.reference,
         "allowed": report.allowed,
         "verdicts": report.verdicts,

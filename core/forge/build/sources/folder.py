@@ -93,7 +93,7 @@ class FolderOrigin:
                     raise SourceError(wrong, where=str(folder / name), hint="bring the whole file, then run again")
             files = tuple(self._digests.fact(folder / name, name) for name in names)
         except OSError as error:
-            what, hint = f"this file of the checkpoint cannot be read: {error.strerror}", "mend its permissions, or the disk"
+            what, hint = f"this file of the checkpoint cannot be read: {error.strerror}", "fix its permissions, or the disk"
             raise SourceError(what, where=str(error.filename or folder), hint=hint) from error
         return Pinned(SourceKind.PATH, folder.name, "", files, str(folder))
 

@@ -168,7 +168,7 @@ def meaning(lines: list[str], url: str, doing: str) -> ForgeError:
     if known is None:
         return SourceError(f"git {doing} failed\n    {told}", where=url, hint="try the same with git yourself")
     kind = {"disk-full": StoreError, "out-of-reach": OutOfReachError}.get(known.name, SourceError)
-    return kind(f"{known.meaning}\n    {told}", where=url, hint=known.mend)
+    return kind(f"{known.meaning}\n    {told}", where=url, hint=known.fix)
 
 
 def no_lfs(url: str) -> HostError:

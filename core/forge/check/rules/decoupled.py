@@ -49,9 +49,9 @@ def _blanks(repository: Repository) -> Iterator[Found]:
         elif "Detokenizer" not in chain.head.sources.get(chain.head.code, "") and not _accumulates(config):
             engine = repository.engine(chain.engine.config) if chain.engine and chain.engine.config else None
             beams = engine is not None and engine.limit("max_beam_width") > 1
-            mend = "build with max_beam_width = 1 and accumulate_tokens true, or ask without streaming" if beams else ""
+            fix = "build with max_beam_width = 1 and accumulate_tokens true, or ask without streaming" if beams else ""
             what = "accumulate_tokens is off, and this tokenizer drops a blank at the start of each piece of a stream"
-            yield Found(chain.head.file, what, mend, "accumulate_tokens")
+            yield Found(chain.head.file, what, fix, "accumulate_tokens")
 
 
 def _unqueued(repository: Repository) -> Iterator[Found]:

@@ -40,7 +40,7 @@ def _path(repository: Repository) -> Iterator[Found]:
 
 
 def _misplaced(repository: Repository, model: Model, stated: str) -> tuple[str, str] | None:
-    """What is wrong with a path, and the mend."""
+    """What is wrong with a path, and the fix."""
     if not stated.startswith("/"):
         return "it depends on the folder that the server is started in", "write it from the root, as the server sees it"
     found = repository.engines.get(stated)

@@ -61,8 +61,8 @@ def examine(repository: Repository) -> tuple[Finding, ...]:
 
 
 def _finding(repository: Repository, rule: Rule, found: Found) -> Finding:
-    mend = found.mend or rule.mend
-    return Finding(rule.id, rule.severity, found.file, found.line or _line(repository, found), found.what, mend, rule.fixable)
+    fix = found.fix or rule.fix
+    return Finding(rule.id, rule.severity, found.file, found.line or _line(repository, found), found.what, fix, rule.fixable)
 
 
 def _line(repository: Repository, found: Found) -> int:

@@ -24,7 +24,7 @@ class Found:
 
     file: str
     what: str
-    mend: str = ""
+    fix: str = ""
     """What to change here; the rule's own words where empty."""
     needle: str = ""
     line: int = 0
@@ -44,19 +44,19 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
     fails: str
     """What one sees in Triton: the words of its log or of its answer."""
-    mend: str
+    fix: str
     fixable: bool = False
-    """Whether ``forge check --fix`` mends it."""
+    """Whether ``forge check --fix`` fixes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What ``forge check`` says: which rule, how grave, where (``line`` from 1, 0 where no line can be named), and the mend."""
+    """What ``forge check`` says: which rule, how grave, where (``line`` from 1, 0 where no line can be named), and the fix."""
 
     rule: str
     severity: Severity
     file: str
     line: int
     what: str
-    mend: str
+    fix: str
     fixable: bool = False

@@ -139,7 +139,7 @@ class Daemon:
                 trial.connect(self.address.removeprefix("unix://"))
         except OSError as error:
             row = named("docker-not-allowed" if isinstance(error, PermissionError) else "docker-not-running")
-            raise HostError(f"{row.meaning} ({error.strerror or error})", where=self.address, hint=row.mend) from error
+            raise HostError(f"{row.meaning} ({error.strerror or error})", where=self.address, hint=row.fix) from error
 
     def facts(self) -> DaemonFacts:
         """What the daemon says of itself and, where it runs on this machine, of its disk."""
@@ -168,10 +168,10 @@ class Daemon:
         found: list[Problem] = []
         if gpus and not facts.nvidia:
             row = named("no-nvidia-runtime")
-            found.append(Problem(f"Docker {facts.version}", row.meaning, row.mend))
+            found.append(Problem(f"Docker {facts.version}", row.meaning, row.fix))
         if gpus and self.is_here() and not _DRIVER.exists() and not _WSL.exists():
             row = named("no-gpu-in-container")
-            found.append(Problem(str(_DRIVER), "no NVIDIA driver is loaded on this machine", row.mend))
+            found.append(Problem(str(_DRIVER), "no NVIDIA driver is loaded on this machine", row.fix))
         return tuple(found)
 
     def is_here(self) -> bool:

@@ -23,9 +23,9 @@ from forge.serve import pulse, usage
 from forge.serve.openai.access import Access, key
 from forge.serve.openai.cards import Cards, Sight
 from forge.serve.openai.errors import Fault, too_large
-from forge.serve.openai.models import Offers
+from forge.serve.openai.models import Models
 from forge.serve.openai.rounds import Rounds
-from forge.serve.openai.service import Clocks, Desk
+from forge.serve.openai.service import Clocks, Service
 from forge.serve.openai.web import Door, application, clocks, serve
 
 
@@ -34,11 +34,11 @@ async def main(said: argparse.Namespace) -> None:
     marker = os.environ.get(MARKER, "")
     access = Access(Ports(host=said.host).local, key(said.key_file) if said.key_file else "")
     async with AsyncClient(said.address) as client:
-        offers, times = Offers(said.address, said.repositories), Clocks(*clocks())
+        offers, times = Models(said.address, said.repositories), Clocks(*clocks())
         rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
-        desk = Desk(client, offers, rounds, times)
-        cards = Cards(offers, rounds, partial(_look, marker), desk.known, client.version)
-        app = application(desk, Fault, Fault, too_large, door=Door(access, cards.document))
+        service = Service(client, offers, rounds, times)
+        cards = Cards(offers, rounds, partial(_look, marker), service.known, client.version)
+        app = application(service, Fault, Fault, too_large, door=Door(access, cards.document))
         await serve(app, said.host, said.port, kept=said.kept)
 
 

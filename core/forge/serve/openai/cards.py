@@ -13,7 +13,7 @@ from forge.errors import ForgeError
 from forge.schema.values import Gpu, RuntimeKind
 from forge.serve.built import limits, version
 from forge.serve.openai.errors import Fault
-from forge.serve.openai.models import Offer, Offers
+from forge.serve.openai.models import Models, Offer
 from forge.serve.openai.rounds import Rounds
 from forge.serve.usage import Held
 
@@ -101,7 +101,7 @@ class Cards:
 
     def __init__(
         self,
-        offers: Offers,
+        offers: Models,
         rounds: Rounds,
         look: Callable[[], Sight],
         known: Callable[[Offer], Awaitable[ModelMetadata]],

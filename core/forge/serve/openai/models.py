@@ -39,7 +39,7 @@ class Offer:
         return self.target.model.limits
 
 
-class Offers:
+class Models:
     """The models of ``repositories``, all behind one server at ``address``."""
 
     def __init__(self, address: str, repositories: Sequence[Path]) -> None:

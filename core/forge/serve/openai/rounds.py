@@ -9,14 +9,14 @@ from msgspec import Struct
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role
 from forge.serve.openai.errors import Fault
-from forge.serve.openai.models import Offers
+from forge.serve.openai.models import Models
 from forge.serve.vitals import Pulse, judged
 
 DEADLINE = 5.0
 """Seconds that each model has to answer."""
 _FRESH = 2.0
 """Seconds for which the outcome of one round serves all who want to know."""
-_MEND = "`forge status` says more, `forge reload` starts anew what is dead, `forge logs` says what happened"
+_FIX = "`forge status` says more, `forge reload` starts anew what is dead, `forge logs` says what happened"
 
 Ask = Callable[[Sequence[str], float], Sequence[Pulse]]
 """Asks models of the server, by their folders, each with so many seconds; waits for all of them."""
@@ -40,7 +40,7 @@ class Sick(Fault):
 
     def __init__(self, states: dict[str, State]) -> None:
         dead = "; ".join(f"{name}: {held.why}" for name, held in states.items() if held.state == "dead")
-        super().__init__(503, f"{dead} ({_MEND})", code="model_dead")
+        super().__init__(503, f"{dead} ({_FIX})", code="model_dead")
         self._states = states
 
     @property
@@ -55,7 +55,7 @@ class Rounds:
     One round at a time, and one for all who want to know meanwhile: looking often costs the models no more.
     """
 
-    def __init__(self, ask: Ask, offers: Offers, steady: Callable[[], float], deadline: float = DEADLINE) -> None:
+    def __init__(self, ask: Ask, offers: Models, steady: Callable[[], float], deadline: float = DEADLINE) -> None:
         self._ask = ask
         self._offers = offers
         self._steady = steady

@@ -18,7 +18,7 @@ from forge.serve.openai.calls import Said
 from forge.serve.openai.errors import Fault, busy, translated
 from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.metrics import Meter, Outcome
-from forge.serve.openai.models import Offer, Offers
+from forge.serve.openai.models import Models, Offer
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
 from forge.serve.openai.rounds import DEADLINE, Rounds
@@ -65,10 +65,10 @@ class Clocks:
     fresh: Callable[[], str]
 
 
-class Desk:
+class Service:
     """``client`` speaks to the server behind ``offers``."""
 
-    def __init__(self, client: AsyncClient, offers: Offers, rounds: Rounds, clocks: Clocks) -> None:
+    def __init__(self, client: AsyncClient, offers: Models, rounds: Rounds, clocks: Clocks) -> None:
         self._meter = Meter(clocks.steady)
         self._client = client
         self._offers = offers

@@ -1,4 +1,4 @@
-"""OpenAI's API over HTTP: routes, bodies, server-sent events and leaving clients. What is said is the desk's affair."""
+"""OpenAI's API over HTTP: routes, bodies, server-sent events and leaving clients. What is said is the service's affair."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ class Answered(Protocol):
     def events(self) -> AsyncGenerator[bytes] | None: ...
 
 
-class Desk(Protocol):
+class Service(Protocol):
     """Answers what is asked; raises a fault for what it cannot. ``largest``: bytes of the largest body that it takes."""
 
     @property
@@ -92,7 +92,7 @@ class Access(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What stands before the desk: who is let in, and what the page says of the models."""
+    """What stands before the service: who is let in, and what the page says of the models."""
 
     access: Access
     cards: Callable[[], Awaitable[bytes]]
@@ -139,18 +139,18 @@ class _Asking(Response):
 class _Gate:
     """Lets in whom ``access`` lets in."""
 
-    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception], desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception], service: Service) -> None:
         self._app = app
         self._access = access
         self._faults = faults
-        self._desk = desk
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 self._access.require(scope["path"], Headers(scope=scope))
             except self._faults as fault:
-                response = _counted(cast("Fault", fault), self._desk)
+                response = _counted(cast("Fault", fault), self._service)
                 if response.status_code == HTTPStatus.UNAUTHORIZED:
                     response.headers["www-authenticate"] = "Bearer"
                 await response(scope, receive, send)
@@ -176,23 +176,23 @@ def _page(door: Door | None) -> list[Route]:
     return [Route("/", page), Route("/ui/models", cards), Route("/ui/{name}", page)]
 
 
-def _signs(desk: Desk) -> list[Route]:
+def _signs(service: Service) -> list[Route]:
     """By which whoever watches over it sees how it is."""
 
     async def health(_: Request) -> Response:
-        return _json(await desk.health())
+        return _json(await service.health())
 
     async def live(_: Request) -> Response:
         return Response()
 
     async def metrics(_: Request) -> Response:
-        return Response(desk.metrics(), headers={"content-type": TYPE})
+        return Response(service.metrics(), headers={"content-type": TYPE})
 
     return [Route("/health", health), Route("/live", live), Route("/metrics", metrics)]
 
 
 def application(
-    desk: Desk,
+    service: Service,
     faults: type[Exception],
     fail: Fail,
     too_large: TooLarge,
@@ -202,21 +202,21 @@ def application(
     """The routes; every error has the API's form. Without a ``door`` whoever comes may ask, and there is no page."""
 
     async def models(_: Request) -> Response:
-        return _json(await desk.models())
+        return _json(await service.models())
 
     async def model(request: Request) -> Response:
-        return _json(await desk.model(str(request.path_params["name"])))
+        return _json(await service.model(str(request.path_params["name"])))
 
     async def chat(request: Request) -> Response:
-        body = await _body(request, desk.largest, too_large, patience)
-        return _Asking(lambda: desk.chat(body))
+        body = await _body(request, service.largest, too_large, patience)
+        return _Asking(lambda: service.chat(body))
 
     async def complete(request: Request) -> Response:
-        body = await _body(request, desk.largest, too_large, patience)
-        return _Asking(lambda: desk.complete(body))
+        body = await _body(request, service.largest, too_large, patience)
+        return _Asking(lambda: service.complete(body))
 
     async def faulty(_: Request, error: Exception) -> Response:
-        return _counted(cast("Fault", error), desk)
+        return _counted(cast("Fault", error), service)
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -229,10 +229,10 @@ def application(
             Route("/v1/models/{name:path}", model),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
-            *_signs(desk),
+            *_signs(service),
             *_page(door),
         ],
-        middleware=[Middleware(_Gate, access=door.access, faults=faults, desk=desk)] if door else [],
+        middleware=[Middleware(_Gate, access=door.access, faults=faults, service=service)] if door else [],
         exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
     )
 
@@ -309,8 +309,8 @@ def _json(document: bytes, status: int = 200) -> Response:
     return Response(document, status, media_type="application/json")
 
 
-def _counted(fault: Fault, desk: Desk) -> Response:
-    desk.refused(fault.status, fault.code)
+def _counted(fault: Fault, service: Service) -> Response:
+    service.refused(fault.status, fault.code)
     return _failed(fault)
 
 

@@ -1,4 +1,4 @@
-"""Stand-in for the conversion of Gemma, with the two calls that forge mends."""
+"""Stand-in for the conversion of Gemma, with the two calls that forge fixes."""
 
 from argparse import Namespace
 from dataclasses import replace
