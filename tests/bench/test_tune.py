@@ -392,9 +392,9 @@ def test_sampling_is_tuned_by_the_quality_of_answers(tiny: Tiny, shop: Forge, tm
         greedy = client.ask(Request(tiny.target.model.front, "hello", 12, top_k=1)).text
     exam = tmp_path / "exam.toml"
     exam.write_text(f'[[prompt]]\nname = "it"\ntext = "hello"\nmax_tokens = 12\ncheck = [{{ exact = {json.dumps(greedy)} }}]\n')
-    wish = Wish(input_tokens=8, output_tokens=2, quality=exam)
+    options = BenchOptions(input_tokens=8, output_tokens=2, quality=exam)
     held = {each.key for each in shop.store.artifacts()}
-    asked = Asked(goal("quality", []), axes(["sampling.top_k=1,300", "concurrency=2"]), 2, 2, wish)
+    asked = Asked(goal("quality", []), axes(["sampling.top_k=1,300", "concurrency=2"]), 2, 2, options)
     tuner = Tuner(shop, lambda _: None)
     told, _ = tuner.tune(recipe, asked)
     assert told.better

@@ -192,7 +192,7 @@ def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
         (weights / "weights").write_text("second")
         tiny_models.lay(second, "weights", WEIGHTS)
         tiny_models.lay(second, "more", WEIGHTS)
-        parts = (launch.parts[0], RepositoryFolders(second, ("weights", "more", "_assets/tiny")))
+        parts = (launch.several[0], RepositoryFolders(second, ("weights", "more", "_assets/tiny")))
         running = servers.load(running, replace(launch, several=parts), ["weights", "more"], print)
         assert ask(running.ports, "weights", "?") == ask(running.ports, "more", "?") == "second Read-only file system"
         assert running.models == ("identity", "weights", "more")

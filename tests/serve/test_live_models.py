@@ -104,7 +104,7 @@ def test_a_stream_goes_on_while_another_model_is_added_replaced_and_taken_out(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, servers, before = launch.parts[1].repository, serving.triton(), set(now(serving, running).models)
+    place, servers, before = launch.several[1].repository, serving.triton(), set(now(serving, running).models)
     with Stream(running) as stream:
         lay(place, "other", VERSION.replace("VERSION", "one"))
         servers.load(running, launch, ["other"], print)
@@ -126,7 +126,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, servers = launch.parts[1].repository, serving.triton()
+    place, servers = launch.several[1].repository, serving.triton()
     lay(place, "kept", VERSION.replace("VERSION", "one"))
     servers.load(running, launch, ["kept"], print)
     lay(place, "kept", tiny_models.BROKEN)
@@ -155,7 +155,7 @@ def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
     serving: Serving, served: tuple[Launch, Running]
 ) -> None:
     launch, running = served
-    place, told = launch.parts[1].repository, list[str]()
+    place, told = launch.several[1].repository, list[str]()
     before = now(serving, running).models
     lay(place, "late", tiny_models.ASKS_ALWAYS)
     with pytest.raises(ServerError, match="late asks its own server at localhost:8001") as caught:
@@ -169,7 +169,7 @@ def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
 
 def test_a_server_on_two_repositories_keeps_others_from_either(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
-    second = launch.parts[1].repository
+    second = launch.several[1].repository
     with pytest.raises(ServerError, match="runs on this repository already") as caught:
         serving.triton().start(serving.launch(second, "echo"), lambda _: None)
     assert caught.value.where == str(second)

@@ -130,7 +130,7 @@ class TritonContainer:
 
     def furnish(self, launch: Launch, running: Running) -> None:
         """Show it what its repositories hold now, where that takes more than their own folders."""
-        if launch.parts:
+        if launch.several:
             lay_view(launch, _view(running))
 
     def _shares_network(self, launch: Launch) -> bool:
@@ -155,7 +155,7 @@ class TritonContainer:
             argv=arguments(launch, place),
             env=variables(launch),
             mounts=(
-                *([(_view(running), REPOSITORY)] if launch.parts else []),
+                *([(_view(running), REPOSITORY)] if launch.several else []),
                 *mounts.items(),
                 (Path(unlisted.__file__), UNLISTED),
                 *([(key, KEY)] if key.is_file() else []),
