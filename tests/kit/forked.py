@@ -47,7 +47,7 @@ def _run(words: Sequence[str], home: Path, folder: Path, said: Path) -> None:
     """In the child: never returns, and runs nothing of what its parent wanted to do in the end."""
     code = 1
     try:
-        atexit._clear()
+        atexit._clear()  # pyright: ignore[reportPrivateUsage]
         os.setsid()
         os.chdir(folder)
         for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), said_to := _written(said), said_to)):
@@ -60,7 +60,7 @@ def _run(words: Sequence[str], home: Path, folder: Path, said: Path) -> None:
     except BaseException:  # noqa: BLE001 - as Python itself would say it
         traceback.print_exc()
     finally:
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

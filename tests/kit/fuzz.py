@@ -21,9 +21,10 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 from fuzz_readers import Reader, readers
 
@@ -77,15 +78,12 @@ def survived(one: Reader, given: bytes) -> str:
 def changed(document: object, dice: Random) -> object:
     """A document of JSON with one value in the place of another, one less, or one twice."""
     places: list[tuple[Any, Any]] = []
-    rest = [document]
+    rest: list[Any] = [document]
     while rest:
-        match rest.pop():
-            case dict() | list() as held:
-                pairs = cast("Any", held.items() if isinstance(held, dict) else enumerate(held))
-                places += [(held, key) for key, _ in pairs]
-                rest += [value for _, value in pairs]
-            case _:
-                pass
+        held = rest.pop()
+        keys: list[Any] = list(held) if isinstance(held, dict) else list(range(len(held))) if isinstance(held, list) else []
+        places += [(held, key) for key in keys]
+        rest += [held[key] for key in keys]
     if not places:
         return dice.choice(_ODD)
     held, key = dice.choice(places)
@@ -93,7 +91,7 @@ def changed(document: object, dice: Random) -> object:
         del held[key]
     elif dice.random() < 0.2:
         other, name = dice.choice(places)
-        held[key] = json.loads(json.dumps(other.get(name) if isinstance(other, dict) else other[-1] if other else None))
+        held[key] = json.loads(json.dumps(other[name]))
     else:
         held[key] = dice.choice(_ODD)
     return document
@@ -207,7 +205,7 @@ def main() -> int:
     asked = shares(given.cases, {name: known[name] for name in given.reader or known})
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(given.jobs) as pool:
-        for outcome in pool.map(lambda name: campaign(name, asked[name], given.corpus, given.seed), asked):
+        for outcome in pool.map(partial(campaign, corpus=given.corpus, seed=given.seed), asked, asked.values()):
             print(outcome, *outcome.said.splitlines(), sep="\n    ", flush=True)
             outcomes.append(outcome)
     failed = [each.name for each in outcomes if each.said]

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,9 @@ def _checkpoints() -> dict[str, Reader]:
         "weights as fetched": Reader(_file(weights.fault, "model.safetensors"), (), (*tensors, pointer), 2),
         "index of weights": Reader(_file(weights.fault, "model.safetensors.index.json"), (), (index, pointer), 2),
         "gguf": Reader(_file(gguf_header.read_header), (gguf_header.GgufError,), (b"GGUF\x03\0\0\0" + bytes(16),), 2),
-        "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,), 5),
+        "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,), 20),
         "tokenizer_config.json": Reader(
-            _file(_tokenizer, "tokenizer_config.json"), (errors.InferenceError,), (_SETTINGS,), 5
+            _file(_tokenizer, "tokenizer_config.json"), (errors.InferenceError,), (_SETTINGS,), 20
         ),
     }  # fmt: skip
 
@@ -263,12 +264,10 @@ def _envelope(text: str) -> object:
 
 def _answer(given: bytes) -> object:
     """A model's response, heard by clients that asked for all that there is to ask."""
-    from tritonclient.grpc import service_pb2  # type: ignore[import-untyped]
-
     from forge.client.response import Ear
     from forge.client.types import ModelMetadata, Request, TensorMetadata
 
-    response = service_pb2.ModelInferResponse.FromString(given)
+    response = _messages().ModelInferResponse.FromString(given)
     asked = Request("m", "a", 3, return_log_probs=True, top_log_probs=2, return_token_counts=True, return_perf_metrics=True)
     models = (
         ModelMetadata("m", {}, {}),
@@ -277,10 +276,12 @@ def _answer(given: bytes) -> object:
     return [[*Ear(asked, model).hear(response, 1.0, final=True)] for model in models]
 
 
-def _answers() -> tuple[bytes, ...]:
-    from tritonclient.grpc import service_pb2
+def _messages() -> Any:
+    return import_module("tritonclient.grpc.service_pb2")
 
-    made = service_pb2.ModelInferResponse(model_name="m")
+
+def _answers() -> tuple[bytes, ...]:
+    made = _messages().ModelInferResponse(model_name="m")
     said = b'[{"5": {"logprob": -1.5, "rank": 1, "decoded_token": "a"}}]'
     for name, kind, shape, raw in (
         ("text_output", "BYTES", [1, 1], b"\1\0\0\0a"),

@@ -118,7 +118,9 @@ class Campaign:
         return found
 
     def fault(self, what: str) -> None:
+        """Note it, and say it at once: a campaign may take hours."""
         self.faults.append(what + "\n    " + "\n    ".join(self.history[-8:]))
+        print(f"- {self.faults[-1]}", flush=True)
 
     # -- what may happen
 

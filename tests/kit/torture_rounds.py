@@ -69,10 +69,10 @@ class Crowd:
             self._fault(listed, f"there should be {sorted(certain)}")
         if checked.code:
             self._fault(checked, "what was published is not right")
-        left = [*campaign.repository.glob(".forge"), *(campaign.home / "store" / "staging").glob("*")]
+        left: list[object] = [*campaign.repository.glob(".forge"), *(campaign.home / "store" / "staging").glob("*")]
         left += [*Path(os.environ["TMPDIR"]).glob("*")]
-        if left or (running := campaign.mine()) or (held := locks(campaign.home, campaign.repository)):
-            campaign.fault(f"left after a round: {left or running or held}")
+        if left := [*left, *campaign.mine(), *locks(campaign.home, campaign.repository)]:
+            campaign.fault(f"left after a round: {left}")
 
     def _fault(self, done: Done, why: str) -> None:
         self.campaign.fault(f"{why}: `forge {' '.join(done.words)}` says {done.code}: {done.text[-1500:]}")

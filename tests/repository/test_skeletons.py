@@ -143,6 +143,18 @@ def test_ids_become_text_beam_by_beam(tmp_path: Path, kind: str) -> None:
     assert found["OUTPUT"].tolist() == [[b"hello", b"hello world"]]
 
 
+@pytest.mark.parametrize("token", [-1, 2**31])
+def test_a_token_that_cannot_be_is_refused_in_a_sentence_and_others_are_answered(tmp_path: Path, token: int) -> None:
+    lengths = np.array([[1]], np.int32)
+    asked = [
+        fake_triton.InferenceRequest({"TOKENS_BATCH": np.array([[[each]]], np.int64), "SEQUENCE_LENGTH": lengths})
+        for each in (token * 3, 5)
+    ]
+    refused, answered = model("postprocessing", lay(tmp_path, "byte_level")).execute(asked)
+    assert "say no tokens" in refused.error.message()
+    assert answered.error is None
+
+
 def test_special_tokens_are_skipped_as_the_parameter_says(tmp_path: Path, kind: str) -> None:
     folder = lay(tmp_path, kind)
     ids = [*TOKENIZERS[kind].encode("hello", add_special_tokens=False).ids, TOKENIZERS[kind].token_to_id(ENDS[kind][1])]

@@ -4,6 +4,7 @@ The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or w
 """
 
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -79,7 +80,14 @@ class Checker:
     def published(self, place: Path, models: Sequence[PublishedModel]) -> tuple[Finding, ...]:
         """What is wrong with some of the models that forge has published at ``place``, whatever stands beside them."""
         names = {model.name for model in models}
-        return self._still(place, lambda: self._of(place, publish.inventory(place), names))
+
+        def look() -> tuple[Finding, ...]:
+            return self._of(place, publish.inventory(place), names)
+
+        if found := self._still(place, look):  # half of a model may have been seen, which another process takes away
+            with suppress(RepositoryError), publish.quiet(place):
+                return look()
+        return found
 
     def _of(self, place: Path, held: Manifest, names: Container[str]) -> tuple[Finding, ...]:
         held = structs.replace(held, models=tuple(model for model in held.models if model.name in names))

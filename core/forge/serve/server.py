@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -140,12 +141,14 @@ class Servers:
             return self._loaded(now, models, launch.entries)
 
     def unload(self, running: Running, models: Sequence[str]) -> Running:
-        """Take ``models`` out one after the other, as the port says; one whose requests go on and on is not waited for."""
+        """Take ``models`` out one after the other, as the port says; those whose requests go on and on, or whose process has
+        died, are together waited for as long as one would be."""
         with self._changing(running) as now:
+            deadline = time.monotonic() + min(self._patience, _DRAINED)
             for model in models:
                 if model not in now.models and not control.answers(now, model):  # one may be killed before it notes a load
                     continue
-                control.unload(now, model, min(self._patience, _DRAINED))
+                control.unload(now, model, max(min(self._patience, _LOST), deadline - time.monotonic()))
                 kept = {name: key for name, key in now.loaded.items() if name != model}
                 now = replace(now, models=tuple(each for each in now.models if each != model), loaded=kept)  # noqa: PLW2901
                 self._states.keep(now)

@@ -35,14 +35,20 @@ class TritonPythonModel:
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         tokens, lengths = (pb_utils.get_input_tensor_by_name(request, name) for name in ("TOKENS_BATCH", "SEQUENCE_LENGTH"))
         if tokens is None or lengths is None:
-            problem = "TOKENS_BATCH and SEQUENCE_LENGTH have to go together"
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG))
-        texts = [
-            [self._decode(ids, length) for ids, length in zip(*sequences, strict=True)]
-            for sequences in zip(tokens.as_numpy(), lengths.as_numpy(), strict=True)
-        ]
+            return _refusal("TOKENS_BATCH and SEQUENCE_LENGTH have to go together")
+        try:
+            texts = [
+                [self._decode(ids, length) for ids, length in zip(*sequences, strict=True)]
+                for sequences in zip(tokens.as_numpy(), lengths.as_numpy(), strict=True)
+            ]
+        except (OverflowError, TypeError, ValueError) as error:  # ids that no token can have; shapes that do not fit
+            return _refusal(f"TOKENS_BATCH [batch, beams, length] and SEQUENCE_LENGTH [batch, beams] say no tokens: {error}")
         encoded = [[text.encode() for text in row] for row in texts]
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", np.array(encoded, dtype=object))])
 
     def _decode(self, ids: NDArray[np.generic], length: np.generic) -> str:
         return self._tokenizer.decode(ids[: int(length)].tolist(), skip_special_tokens=self._skip)
+
+
+def _refusal(problem: str) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG))
