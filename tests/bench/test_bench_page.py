@@ -320,3 +320,13 @@ def test_bokeh_is_imported_only_for_a_page() -> None:
     code = "import sys; import forge.bench.drawing, forge.cli.bench, forge.api.forge; print('bokeh' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_results_of_an_h100_are_what_the_docs_say() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    told = (docs / "benchmarks.md").read_text(encoding="utf-8")
+    for point in results.read((docs / "bench-h100.json").read_bytes(), "bench-h100.json").points:
+        first, between = point.figures["ttft_p50"].value * 1000, point.figures["itl_p50"].value * 1000
+        row = next(line for line in told.splitlines() if f"| {first:.3g} ms" in line)
+        assert row.startswith(f"| {point.concurrency} | ")
+        assert f"| {between:.2f} ms" in row

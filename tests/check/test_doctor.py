@@ -176,9 +176,9 @@ def test_shared_memory_is_held_to_the_runtime() -> None:
 
 def test_a_host_that_cannot_serve_the_twin_is_a_problem_for_twins_only() -> None:
     old = replace(WELL, twin=Problem("", "Triton from PyPI needs glibc 2.35", "use a newer distribution"))
-    assert statuses(examine((TWIN,), old))["twin"] is Status.PROBLEM
-    assert statuses(examine((ENGINE,), old))["twin"] is Status.REMARK
-    assert statuses(examine((), old))["twin"] is Status.WARNING
+    assert statuses(examine((TWIN,), old))["triton"] is Status.PROBLEM
+    assert statuses(examine((ENGINE,), old))["triton"] is Status.REMARK
+    assert statuses(examine((), old))["triton"] is Status.WARNING
 
 
 def test_a_broken_plugin_is_as_grave_as_the_recipes_that_may_need_it() -> None:
@@ -385,7 +385,7 @@ def test_what_the_machine_lacks_is_gathered_through_its_ports(clinic: Clinic) ->
     clinic.containers.problems = BARE.docker
     clinic.machine.signs = replace(BARE, host=Host("3.9", "/usr/bin/python3.9", "linux-x86_64"))
     found = clinic.findings(tiny=RECIPE.format("twin"))
-    assert statuses(found)["twin"] is Status.PROBLEM
+    assert statuses(found)["triton"] is Status.PROBLEM
     assert statuses(found)["docker"] is Status.REMARK
     assert not of(found, "toolkit")
 
@@ -470,7 +470,7 @@ def test_this_machine_can_be_looked_at_for_real(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["doctor", str(recipe), "--json"], env=environ)
     document = json.loads(told.stdout)
     checks = {each["check"] for each in document["findings"]}
-    assert {"docker", "driver", "gpu", "disk", "shared memory", "twin", "plugins", "store", "source"} <= checks
+    assert {"docker", "driver", "gpu", "disk", "shared memory", "triton", "plugins", "store", "source"} <= checks
     assert told.exit_code == (HostError.exit_code if document["counts"]["problem"] else 0)
     assert any("checkpoint" in each["what"] for each in document["findings"] if each["check"] == "source")
 

@@ -215,6 +215,14 @@ def test_an_amount_that_is_none_is_refused_by_the_command_line(words: tuple[str,
     assert forge("cache", "gc", *words).exit_code == 2
 
 
+@pytest.mark.parametrize(("verb", "code"), [("serve", 8), ("stop", 9)])
+def test_a_repository_may_be_named_without_its_option(place: Path, verb: str, code: int) -> None:
+    (place / "models").mkdir()
+    bare, named = forge(verb, place / "models"), forge(verb, "--repository", place / "models")
+    assert (bare.exit_code, bare.stderr) == (code, named.stderr)
+    assert f"{place / 'models'}: " in bare.stderr
+
+
 def test_nothing_runs_and_status_says_so(place: Path) -> None:
     assert forge("status").stdout == "no server is running\n"
     assert json.loads(forge("status", "--json").stdout) == {"servers": []}

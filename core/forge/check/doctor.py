@@ -267,10 +267,10 @@ def _shared_memory(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[F
 
 def _twin(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
     if signs.twin:
-        yield _missing(recipes, HERE, Finding("twin", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
+        yield _missing(recipes, HERE, Finding("triton", Status.PROBLEM, _located(signs.twin), signs.twin.hint))
         return
     triton = f"the Triton in {signs.host.triton}" if signs.host.triton else "a Triton from PyPI"
-    yield Finding("twin", Status.OK, f"served by {triton} with Python {signs.host.python} ({signs.host.interpreter})")
+    yield Finding("triton", Status.OK, f"{triton} with Python {signs.host.python} ({signs.host.interpreter})")
 
 
 def _control(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -80,7 +81,7 @@ def serve(
     """Start Triton on one model repository, or on several.
 
     It is waited for until every model is ready. A DEPLOYMENT file says itself where its repository and its ports are; options
-    win over it.
+    win over it. A folder in its place is a repository.
 
     \b
     Example:
@@ -95,6 +96,8 @@ def serve(
     from forge.serve.openai.process import PAGE_PORT, page
 
     shop = Forge.here(output.listener)
+    if deployment and Path(deployment).is_dir():
+        repositories, deployment = (*repositories, deployment), None
     stated = shop.joint([deployment], deployed=True) if deployment else None
     said = shop.settings.ports
     usual = stated.ports if stated else Ports(said.http, said.grpc, said.metrics, said.host, said.openai or 0)
@@ -195,22 +198,24 @@ def logs(output: Output, repository: str | None, follow: bool) -> None:
 
 
 @click.command()
+@click.argument("folder", required=False, type=click.Path())
 @REPOSITORY
 @click.option("--all", "everything", is_flag=True, help="Stop every server of this FORGE_HOME.")
 @verb
-def stop(output: Output, repository: str | None, everything: bool) -> None:
+def stop(output: Output, folder: str | None, repository: str | None, everything: bool) -> None:
     """Stop the server on a model repository.
 
-    Nothing of it stays behind.
+    Nothing of it stays behind. FOLDER is the same as --repository.
 
     \b
     Example:
         forge stop
+        forge stop chat-models
     """
     from forge.api.forge import Forge
 
     shop = Forge.here(output.listener)
-    servers = shop.servers() if everything else (shop.server(repository),)
+    servers = shop.servers() if everything else (shop.server(folder or repository),)
     for running in servers:
         shop.stop(running)
     stopped = [place for running in servers for place in running.repositories]
