@@ -9,14 +9,14 @@ import pytest
 
 import loopback_hub as hubs
 from checkpoints import CONFIG, safetensors
-from forge import safetensors as headers
 from forge.build.sources import wheel as wheels
 from forge.build.sources.cache import checkpoint
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.hub import HubOrigin
 from forge.errors import LockError, SourceError
+from forge.files import safetensors as headers
+from forge.files.safetensors import parse
 from forge.plan import lock
-from forge.safetensors import parse
 from forge.schema.spelling import misplaced
 from forge.schema.values import FileFact, Pinned, Recipe, Source, SourceKind
 from loopback_hub import LoopbackHub, loopback_hub

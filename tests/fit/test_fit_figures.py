@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from forge.files.safetensors import Tensor
 from forge.fit import gpus, memory, model_shape, verdict, weights
 from forge.fit.model_shape import Shape
 from forge.fit.verdict import Load, Verdict
-from forge.safetensors import Tensor
 from forge.schema.values import BuildTable, ConvertTable, Recipe, ServeTable, Source
 
 DATA = Path(__file__).parents[1] / "data"

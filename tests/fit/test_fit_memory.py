@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, strategies as st
 
+from forge.files.safetensors import Tensor, length, parse
 from forge.fit import memory, model_shape, weights
 from forge.fit.memory import KvCache
 from forge.fit.model_shape import UnknownShapeError
 from forge.fit.weights import Part, Terms
-from forge.safetensors import Tensor, length, parse
 from forge.schema.values import BuildTable, ConvertTable, Recipe, Role, RuntimeKind, RuntimeTable, ServeTable, Source
 from tiny_checkpoints import FAMILIES, make
 

@@ -10,8 +10,8 @@ from checkpoints import CONFIG, pointer, safetensors
 from forge.build.sources.folder import FolderOrigin, headers
 from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError
+from forge.files.safetensors import Tensor, length, parse
 from forge.machine.gpus import host_memory, present
-from forge.safetensors import Tensor, length, parse
 from forge.schema.values import MIB, Source
 from loopback_hub import LoopbackHub, loopback_hub
 

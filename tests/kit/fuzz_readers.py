@@ -79,8 +79,9 @@ def _documents() -> dict[str, Reader]:
 
 
 def _checkpoints() -> dict[str, Reader]:
-    from forge import errors, safetensors
+    from forge import errors
     from forge.build.sources import cache, weights
+    from forge.files import safetensors
     from forge.fit import model_shape
     from forge.twin import checkpoint, faults, gguf_header, shape
 

@@ -15,9 +15,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from forge import safetensors
 from forge.errors import StepError
-from forge.files import texts
+from forge.files import safetensors, texts
 from forge.schema.adapters import ARRAYS, CONFIG, WEIGHTS
 
 Floats = NDArray[np.float32]

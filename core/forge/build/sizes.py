@@ -6,6 +6,7 @@ from pathlib import Path
 
 from forge.build.sources.source import Origin
 from forge.errors import SourceError
+from forge.files.safetensors import Tensor
 from forge.fit import model_shape, report as fitting
 from forge.fit.model_shape import Shape, UnknownShapeError
 from forge.fit.report import Report
@@ -15,7 +16,6 @@ from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
 from forge.plan.vllm import vllm_version
 from forge.plan.vllm_adapters import lora_rank
-from forge.safetensors import Tensor
 from forge.schema.values import FileFact, Gpu, Pinned, RuntimeKind, SourceKind
 from forge.schema.vllm_environment import usual_utilization
 from forge.store.store import Store

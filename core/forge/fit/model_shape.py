@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from forge.safetensors import Tensor
+from forge.files.safetensors import Tensor
 from forge.schema.config_json import LENGTHS, Quantized, quantized
 
 NAMES: Mapping[str, tuple[str, ...]] = {

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
+from forge.files.safetensors import Tensor
 from forge.fit import memory, vllm, weights
 from forge.fit.memory import Estimate, Need
 from forge.fit.model_shape import Shape
 from forge.fit.weights import Terms, Weights
-from forge.safetensors import Tensor
 from forge.schema.values import Gpu, Recipe, Role, RuntimeKind
 from forge.schema.vllm_environment import USUAL
 

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from forge.files.safetensors import Tensor
 from forge.fit.memory import CONTEXT, GIB, Disk, Estimate, KvCache, Need, kv_cache
 from forge.fit.model_shape import Shape
 from forge.fit.weights import Terms, Weights, matrices_of_a_rank, terms
-from forge.safetensors import Tensor
 from forge.schema.values import NO_GPUS, Gpu, Recipe
 from forge.schema.vllm_clashes import USUAL_TOKENS
 from forge.schema.vllm_environment import KV_BYTES, USUAL

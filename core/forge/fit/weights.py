@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from forge.files.safetensors import Tensor
 from forge.fit.model_shape import Shape
-from forge.safetensors import Tensor
 from forge.schema.config_json import GPTQ
 from forge.schema.values import Recipe, Role, RuntimeKind
 

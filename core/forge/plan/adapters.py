@@ -8,9 +8,9 @@ from typing import cast
 import msgspec
 
 from forge.errors import Problem
+from forge.files.safetensors import Tensor
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Fetch, Link, Step
-from forge.safetensors import Tensor
 from forge.schema.adapters import FOLDER, TASKS, Adapter, Pair
 from forge.schema.values import RuntimeKind, SourceKind, TextFile
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from forge.files.safetensors import Tensor
 from forge.plan.families import Family
 from forge.plan.lock import Pins
-from forge.safetensors import Tensor
 from forge.schema.adapters import Adapter
 from forge.schema.manifest import RecipeFile
 from forge.schema.values import Facts, Recipe

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from forge.safetensors import Tensor
+from forge.files.safetensors import Tensor
 from forge.schema.values import Pinned
 
 CONFIG = "adapter_config.json"

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from forge.client.types import Chunk, Request
 from forge.errors import InferenceError, ServerError, SourceError, StepError
 from forge.events import Progress
+from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.machine.containers import Job
-from forge.safetensors import PREFIX, Tensor, length, parse
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
 from forge.serve.types import Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used

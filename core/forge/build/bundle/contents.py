@@ -8,13 +8,13 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
+from forge.files.safetensors import Tensor
 from forge.files.trees import Entry
 from forge.remote import statement
 from forge.remote.place import RemoteError
 from forge.remote.record import Builder, misplaced
 from forge.remote.signature import Signer, Trust
 from forge.remote.tarred import BundleError, Packed, damaged
-from forge.safetensors import Tensor
 from forge.schema.values import Pinned
 
 FORMAT = 1

@@ -9,6 +9,7 @@ from forge.build.bundle.contents import Contents, Image
 from forge.build.bundle.witness import Place, asked_about, asked_of
 from forge.errors import HostError, Problem, SourceError
 from forge.events import Progress
+from forge.files.safetensors import Tensor
 from forge.machine.containers import (
     Answers,
     Archiving,
@@ -25,7 +26,6 @@ from forge.plan.steps import MakeEnvironment, Step
 from forge.remote import record, transfer
 from forge.remote.record import Rotten
 from forge.remote.tarred import Packed, damaged
-from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, Environment, Pinned, Source
 
 _AGAIN = "make the bundle anew, with this recipe as it is now"

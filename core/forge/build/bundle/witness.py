@@ -13,10 +13,10 @@ from forge.build.bundle.contents import Answers as Noted
 from forge.build.outside import Outside
 from forge.build.sources.source import Origin
 from forge.events import Progress
+from forge.files.safetensors import Tensor
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.machine import Machine
 from forge.plan.lock import placed
-from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, Gpu, Host, Pinned, Source, SourceKind
 
 Place = Callable[[Path], str]

@@ -12,7 +12,7 @@ from forge.build.sources.weights import digest, fault, selected, stated
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, texts, trees
-from forge.safetensors import PREFIX, Tensor, length, parse
+from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SETTLED_NS = 2_000_000_000

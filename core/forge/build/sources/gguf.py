@@ -7,7 +7,7 @@ from forge.build.sources.folder import Digests
 from forge.errors import SourceError
 from forge.events import Progress
 from forge.files.copies import Cost
-from forge.safetensors import Tensor
+from forge.files.safetensors import Tensor
 from forge.schema.values import Checkpoint, Pinned, Source, SourceKind
 from forge.twin.gguf_header import DAMAGE, GgufError, config, read_header
 

@@ -19,8 +19,8 @@ from forge.build.sources.weights import CONFIGS, POINTER, POINTER_LIMIT, apart, 
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees
+from forge.files.safetensors import Tensor
 from forge.machine.interrupt import Halt
-from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

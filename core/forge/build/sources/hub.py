@@ -20,7 +20,7 @@ from forge.build.sources.weights import apart, check, selected, stated
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees
-from forge.safetensors import Tensor
+from forge.files.safetensors import Tensor
 from forge.schema.recipe import Lora
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from forge.events import Progress
-from forge.safetensors import Tensor
+from forge.files.safetensors import Tensor
 from forge.schema.values import Checkpoint, Pinned, Source
 
 

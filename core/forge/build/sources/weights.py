@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from forge.build.sources import datasets
 from forge.errors import SourceError
-from forge.safetensors import LONGEST
+from forge.files.safetensors import LONGEST
 from forge.schema import adapters
 from forge.schema.recipe import Lora
 from forge.schema.spelling import misplaced

@@ -26,10 +26,10 @@ from forge.build.sources.weights import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost
+from forge.files.safetensors import Tensor
 from forge.machine.bonds import bound
 from forge.machine.interrupt import Halt
 from forge.machine.processes import kill_group
-from forge.safetensors import Tensor
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")

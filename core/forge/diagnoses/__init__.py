@@ -48,7 +48,7 @@ class _Shipped(Sequence[Diagnosis]):
 
     @cached_property
     def _rows(self) -> tuple[Diagnosis, ...]:
-        return read((resources.files("forge") / NAME).read_text(encoding="utf-8")).rows
+        return read((resources.files("forge.diagnoses") / NAME).read_text(encoding="utf-8")).rows
 
     @overload
     def __getitem__(self, at: int) -> Diagnosis: ...
