@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from fuzz_readers import Reader, readers
 
@@ -38,7 +38,7 @@ MEGABYTES = 256
 _LONGEST = 16384
 _INSTRUMENTED = ("forge", "tomli", "tomlkit", "google.protobuf", "prometheus_client", "securesystemslib", "zipfile")
 """What guides the guesses: Python alone. Of JSON, which msgspec reads, only what forge makes of it does."""
-_ODD: tuple[object, ...] = (
+_ODD: tuple[Any, ...] = (
     None,
     True,
     -1,
@@ -81,7 +81,11 @@ def changed(document: object, dice: Random) -> object:
     rest: list[Any] = [document]
     while rest:
         held = rest.pop()
-        keys: list[Any] = list(held) if isinstance(held, dict) else list(range(len(held))) if isinstance(held, list) else []
+        keys: list[Any] = []
+        if isinstance(held, dict):
+            keys = list(cast("dict[str, object]", held))
+        elif isinstance(held, list):
+            keys = list(range(len(cast("list[object]", held))))
         places += [(held, key) for key in keys]
         rest += [held[key] for key in keys]
     if not places:

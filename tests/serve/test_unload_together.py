@@ -18,9 +18,12 @@ def test_models_that_do_not_end_are_waited_for_together(monkeypatch: pytest.Monk
         waited.append(patience)
         now[0] += patience
 
+    def changing(_: object, running: Running) -> nullcontext[Running]:
+        return nullcontext(running)
+
     monkeypatch.setattr("forge.serve.server.control.unload", unload)
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(server.Servers, "_changing", lambda _, running: nullcontext(running))
+    monkeypatch.setattr(server.Servers, "_changing", changing)
     (tmp_path / "servers").mkdir()
     running = Running("", 1, 0.0, Ports(), ("a", "b", "c"), "", "mark")
     left = server.Servers(tmp_path, {}, patience=600.0).unload(running, ("a", "b", "c"))
