@@ -223,6 +223,16 @@ def test_a_repository_may_be_named_without_its_option(place: Path, verb: str, co
     assert f"{place / 'models'}: " in bare.stderr
 
 
+def test_stop_takes_one_word_for_what_to_stop_and_a_deployments_file(place: Path) -> None:
+    (place / "models").mkdir()
+    (place / "both.toml").write_text('repository = "models"\nrecipes = ["none.toml"]\n')
+    assert forge("stop", place / "both.toml").stderr == forge("stop", place / "models").stderr
+    for words in (("--all", "models"), ("--all", "--repository", "models"), ("models", "--repository", "others")):
+        refused = forge("stop", *words)
+        assert refused.exit_code == 2
+        assert "say one of them" in refused.stderr
+
+
 def test_nothing_runs_and_status_says_so(place: Path) -> None:
     assert forge("status").stdout == "no server is running\n"
     assert json.loads(forge("status", "--json").stdout) == {"servers": []}

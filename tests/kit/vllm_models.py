@@ -81,7 +81,7 @@ CLASHES: tuple[tuple[str, dict[str, object], dict[str, object]], ...] = (
     (
         "vllm-twice",
         {"attention_backend": "CPU_ATTN", "attention_config": {"backend": "CPU_ATTN"}},
-        {"attention_backend": "CPU_ATTN"},
+        {"attention_backend": "CPU_ATTN", "attention_config": {"backend": "auto"}},
     ),
     ("vllm-value", {"gpu_memory_utilization": 1.01}, {"gpu_memory_utilization": 1.0}),
     ("vllm-value", {"gpu_memory_utilization": 0}, {"gpu_memory_utilization": 0.01}),

@@ -19,6 +19,9 @@ def locked(recipe: Recipe = RECIPE, image: Image | None = IMAGE) -> Lock:
     return lock(recipe, PINNED, image=image, versions={"nvidia-pytriton": "0.7.0"})
 
 
+VERSIONS = write(locked()).replace('"nvidia-pytriton": "0.7.0"', "%s")
+
+
 def test_what_is_written_is_read_again_and_the_same_lock_is_the_same_text() -> None:
     assert read(write(locked()), "tiny.toml.lock") == locked()
     assert write(locked()) == write(locked())
@@ -85,6 +88,9 @@ def test_an_upgrade_is_told_file_by_file() -> None:
         ("<<<<<<< ours", "not readable"),
         ('{"format": "x"}', "not readable"),
         ('{"format": 1}', "not readable: Object missing required field"),
+        (VERSIONS % '"--index-url=https://elsewhere/#": "1"', "not readable: .*versions"),
+        (VERSIONS % '"numpy @ https://elsewhere/numpy.whl#": "1"', "not readable: .*versions"),
+        (VERSIONS % '"numpy": "1 --pre"', "not readable: .*versions"),
         ('{"format": 2, "what": "comes later"}', r"written by a later forge \(format 2\)"),
     ],
 )

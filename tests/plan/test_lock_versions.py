@@ -12,7 +12,7 @@ from forge.fit.gpus import find
 from forge.machine.probe import ThisMachine
 from forge.plan.steps import MakeEnvironment
 from forge.schema import twin_environment, vllm_environment
-from forge.schema.values import BuildOptions, Environment, Gpu
+from forge.schema.values import BuildOptions, Environment, Gpu, RuntimeKind
 from vllm_recipe import write
 
 OWN = vllm_environment.CPU
@@ -110,3 +110,12 @@ def test_a_locked_twin_is_served_by_its_triton(shop: Forge, tmp_path: Path) -> N
     older(shop, recipe, versions={"nvidia-pytriton": "0.6.0", "gone-since": "1.0"})
     made = environment(shop, recipe, "environment")
     assert made.bare == tuple(each.replace(twin_environment.TRITON, TRITON) for each in before.bare)
+
+
+def test_a_lock_for_another_runtime_than_the_recipes_is_not_said_to_be_moved_alone(shop: Forge, tmp_path: Path) -> None:
+    recipe = write(tmp_path / "recipes")
+    recipe.write_text(recipe.read_text().replace('"vllm"', '"twin"'))
+    shop.lock(recipe)
+    with pytest.raises(LockError, match="the lock pins no vLLM") as caught:
+        shop.plan([recipe], BuildOptions(RuntimeKind.VLLM, locked=True))
+    assert caught.value.hint.startswith('say runtime.kind = "vllm" in the recipe')

@@ -33,6 +33,11 @@ def test_arguments_of_no_sensible_kind_clash_with_nothing() -> None:
     assert found(odd) == []
 
 
+def test_ranks_that_share_a_prompt_may_share_the_cache_and_another_config_has_other_heads() -> None:
+    assert found({"prefill_context_parallel_size": 2, "decode_context_parallel_size": 2}) == []
+    assert found({"tensor_parallel_size": 2, "hf_config_path": "elsewhere"}) == []
+
+
 def test_of_an_older_vllm_only_what_every_one_refuses_is_said() -> None:
     stated = {"enable_chunked_prefill": False, "max_num_batched_tokens": 8, "max_num_seqs": 16, "max_model_len": 128}
     assert [each.what for each in clashes(stated, {}, "0.9.2")] == [

@@ -81,10 +81,13 @@ class Resolver:
         pinned = self._lock(path, wanted, required=locked)
         facts = self._gathered(wanted, path, pinned)
         pins, why = locks.pins(pinned, wanted, facts)
+        fix = f"move it with `forge lock --upgrade {path}`"
+        if why and runtime and self.read(path).runtime.kind is not runtime:
+            fix = f'say runtime.kind = "{runtime}" in the recipe, whose own runtime a lock is for, and {fix}'
         if why and locked:
-            raise LockError(why, where=str(_beside(path)), hint=f"move it with `forge lock --upgrade {path}`")
+            raise LockError(why, where=str(_beside(path)), hint=fix)
         if why:
-            self.say(f"{_beside(path)}: {why}: forge's own pins are taken; move it with `forge lock --upgrade {path}`")
+            self.say(f"{_beside(path)}: {why}: forge's own pins are taken; {fix}")
         found = self._adapted(self._resolve(wanted, facts, pins), path, pinned)
         found = replace(found, locked=pinned is not None, file=RecipeFile.of(os.path.abspath(path), self.text(path).encode()))
         if not wanted.verify.on_build:

@@ -205,7 +205,7 @@ def logs(output: Output, repository: str | None, follow: bool) -> None:
 def stop(output: Output, folder: str | None, repository: str | None, everything: bool) -> None:
     """Stop the server on a model repository.
 
-    Nothing of it stays behind. FOLDER is the same as --repository.
+    Nothing of it stays behind. FOLDER is the same as --repository; a deployment's file in its place says the folder.
 
     \b
     Example:
@@ -214,7 +214,11 @@ def stop(output: Output, folder: str | None, repository: str | None, everything:
     """
     from forge.api.forge import Forge
 
+    if sum((bool(folder), bool(repository), everything)) > 1:
+        raise click.UsageError("FOLDER, --repository and --all say each what to stop: say one of them")
     shop = Forge.here(output.listener)
+    if folder and Path(folder).is_file():
+        folder = str(shop.joint([folder], deployed=True).repository)
     servers = shop.servers() if everything else (shop.server(folder or repository),)
     for running in servers:
         shop.stop(running)

@@ -274,5 +274,5 @@ def _failure(lines: list[str]) -> SourceError | HostError:
         )
     return SourceError(
         f"the serving environment's packages cannot be installed\n{text}",
-        hint="check runtime.packages of the recipe, and that the index in pip's or uv's settings can be reached and has these",
+        hint="check runtime.packages of the recipe, its lock's versions, and that the index in pip's or uv's settings has them",
     )

@@ -8,7 +8,7 @@ import msgspec
 
 from forge.errors import LockError
 from forge.schema.recipe import Lora
-from forge.schema.spelling import misplaced
+from forge.schema.spelling import PinWord, misplaced
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source
 from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
@@ -60,8 +60,8 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration: Pinned | None = None
     lora: tuple[Pinned, ...] = ()
     image: Image | None = None
-    versions: dict[str, str] = {}
-    stub: dict[str, str] = {}
+    versions: dict[PinWord, PinWord] = {}
+    stub: dict[PinWord, PinWord] = {}
     """Packages of Triton's stub before vLLM, whose own are ``versions`` then."""
 
     def beside(self, adapters: Sequence[Pinned], stub: dict[str, str]) -> "Lock":

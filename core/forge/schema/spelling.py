@@ -114,6 +114,13 @@ Requirement = Annotated[
         description="a requirement by name and version, such as transformers>=4.55,<5",
     ),
 ]
+PinWord = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._,<>=!~*+\[\]-]*)?\Z",
+        description="a package's name or its version: pip is told of both, and takes them for nothing else",
+    ),
+]
 StopWord = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="text that is not empty; line breaks are welcome")]
 FlagName = Annotated[
     str,

@@ -40,7 +40,7 @@ def clashes(stated: Arguments, config: Arguments, version: str = "", *, usual_to
     newer = not numbers or numbers >= _SINCE
     yield from _values(stated)
     yield from _batch(stated, usual_tokens, newer=newer)
-    if "hf_overrides" not in stated:
+    if not {"hf_overrides", "hf_config_path"}.intersection(stated):
         yield from _heads(stated, config)
     if newer:
         yield from (*_speculation(stated), *_parallel(stated), *_twice(stated))
@@ -111,7 +111,7 @@ def _parallel(stated: Arguments) -> Iterator[Clash]:
         what = f"is {stages}, and distributed_executor_backend {backend!r} is one process"
         yield Clash("vllm-parallel", ("pipeline_parallel_size", "distributed_executor_backend"), what)
     context = _whole(stated, "decode_context_parallel_size") or 1
-    if ranks % context:
+    if ranks % context and stated.get("prefill_context_parallel_size") in (None, 1):
         what = f"is {context}, which does not divide tensor_parallel_size ({ranks})"
         yield Clash("vllm-parallel", ("decode_context_parallel_size", "tensor_parallel_size"), what)
     if stated.get("enable_eplb") is True and stated.get("enable_expert_parallel") is not True:
@@ -120,7 +120,8 @@ def _parallel(stated: Arguments) -> Iterator[Clash]:
 
 def _twice(stated: Arguments) -> Iterator[Clash]:
     for name, table, key in _TWICE:
-        if stated.get(name) is not None and _table(stated.get(table)).get(key) is not None:
+        other = _table(stated.get(table)).get(key)
+        if stated.get(name) is not None and other is not None and str(other).lower() != "auto":
             yield Clash("vllm-twice", (name, table), f"{table} says {key} too, and vLLM takes one of them")
 
 
