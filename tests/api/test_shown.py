@@ -10,7 +10,7 @@ from fake_wiring import World
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.cli.text import age
-from forge.errors import InferenceError, Problem, ServerError
+from forge.errors import InferenceError, Problem, RepositoryError, ServerError
 from forge.machine import process_memory
 from forge.schema.values import BuildOptions, RuntimeKind
 from tiny_served import Tiny
@@ -65,6 +65,9 @@ def test_a_model_that_nobody_serves_is_shown_from_its_repository(over_fakes: For
     assert shown.models["ensemble"] == "ensemble"
     with pytest.raises(ServerError):
         over_fakes.exhibit.show("nobody")
+    Path(over_fakes.settings.repository, "forge.json").write_text("{")
+    with pytest.raises(RepositoryError, match="the manifest cannot be read"):
+        over_fakes.exhibit.show("tiny")
 
 
 @pytest.mark.parametrize("runtime", [RuntimeKind.VLLM, RuntimeKind.LLMAPI])

@@ -244,9 +244,13 @@ def test_matrices_with_a_number_that_is_none_are_refused_by_the_build(shop: Forg
 
 
 NARROW = {"alpha_pattern": {r".*\.layers\.0\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$": 8}}
+MANY = {
+    "alpha_pattern": {rf"layers\.({'|'.join(map(str, range(64)))})\.self_attn\.(q|k|v|o)_proj": 8},
+    "rank_pattern": {r"(down|up)_blocks\.\d+\.(resnets|attentions)\.\d+.*": 2},
+}
 
 
-@pytest.mark.parametrize("config", [NARROW, {"rank_pattern": {"q_proj": 2}}])
+@pytest.mark.parametrize("config", [NARROW, MANY, {"rank_pattern": {"q_proj": 2}}])
 def test_modules_with_a_scale_of_their_own_need_a_vllm_that_reads_it(
     lora_world: World, tmp_path: Path, config: dict[str, object]
 ) -> None:

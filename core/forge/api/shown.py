@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from forge.client.types import ModelMetadata
-from forge.errors import ForgeError, InferenceError, RepositoryError, ServerError
+from forge.errors import ForgeError, InferenceError, ServerError
 from forge.files import texts
 from forge.repository import publish
 from forge.schema.manifest import PublishedModel, RecipeFile
@@ -110,9 +110,8 @@ class Exhibit:
             target = self.target(name, repository)
         except (ServerError, InferenceError):
             place = self.place(repository)
-            with suppress(RepositoryError):
-                if found := publish.inventory(place).find(name):
-                    return self._shown(Target("", found, place))
+            if found := publish.inventory(place).find(name):
+                return self._shown(Target("", found, place))
             raise
         return self._shown(target)
 

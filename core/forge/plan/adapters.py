@@ -1,5 +1,6 @@
 """LoRA adapters of a recipe: held against their checkpoint, fetched, and laid out beside it. Pure."""
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,11 +170,17 @@ def _pattern(given: object) -> str:
 
 
 def _endless(key: str) -> bool:
-    """Whether a backtracking matcher may have more to try than any machine has time for: what is repeated goes by places of a
-    module's name, alternatives and what may be absent by halves, and a repeated group by both."""
-    plain = re.sub(r"\\.", "x", f"(.*.)?({key})", flags=re.DOTALL)
-    repeats, choices = len(re.findall(r"[*+{]", plain)), len(re.findall(r"[|?]", plain))
-    return re.search(r"\)[*+{]", plain) is not None or _NAME**repeats * 2**choices > _STEPS
+    """Whether a backtracking matcher may have more to try than any machine has time for: places of a module's name, in order,
+    for what is repeated, the branches of each group, halves for what may be absent; a repeated group has no such bound."""
+    plain = re.sub(r"\\.", "x", f"(.*.)?({key})", flags=re.DOTALL).replace("(?", "(")
+    plain = re.sub(r"\[\^?\]?[^\]]*\]", "x", plain)
+    repeats, ways = len(re.findall(r"[*+{]", plain)), 1 << plain.count("?")
+    if re.search(r"\)[*+{]", plain):
+        return True
+    while ways <= _STEPS and (group := re.search(r"\(([^()]*)\)", plain)):
+        ways *= 1 + group[1].count("|")
+        plain = plain.replace(group[0], "x", 1)
+    return math.comb(_NAME + repeats, repeats) * ways > _STEPS
 
 
 def _names(given: object) -> bool:
