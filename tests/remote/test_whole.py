@@ -276,6 +276,18 @@ def test_a_scrub_reads_what_was_not_read_for_longest_and_waits_for_the_next(shop
     assert scrub.look([models], 86400.0) > 0
 
 
+def test_a_scrub_reads_again_what_was_read_before_the_clock_was_put_back(shop: Forge, models: Path) -> None:
+    now, clock = [time.time() + 365 * 86400.0], Clock()
+    scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
+    while not scrub.look([models], 86400.0):
+        pass
+    now[0] -= 300 * 86400.0
+    assert scrub.look([models], 86400.0) == 0.0
+    while not scrub.look([models], 86400.0):
+        pass
+    assert scrub.look([models], 86400.0) > 0
+
+
 def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_it_is_fixed(
     shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:

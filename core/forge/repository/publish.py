@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
-from forge.files import texts, trees
+from forge.files import locks, texts, trees
 from forge.files.trees import Laid
 from forge.repository import journal
 from forge.repository.folders import Places
@@ -282,6 +282,7 @@ def _held(repository: Path) -> Manifest:
 def _locked(repository: Path, waiting: Callable[[str], None]) -> Generator[None]:
     """One publish at a time in a repository, and none that was killed before: it is finished or undone first."""
     _make(repository)
+    locks.require(repository)
     lock = _lock(repository)
     try:
         lock.acquire(timeout=_PATIENCE)

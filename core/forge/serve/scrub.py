@@ -85,7 +85,8 @@ class Scrub:
             with suppress(OSError):  # it is gone, which the reading says
                 last = seen.get(due.entry.path)
                 read = max(read, last.at if last and last.fits(looked(due)) else 0.0)
-            found.append((now - read, str(due.place), due))
+            # What the clock said before it was put back tells nothing of how long ago that was.
+            found.append((now - read if read <= now + LOOK else now, str(due.place), due))
         return found
 
     def _read(self, due: Due) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from forge.files import trees
+from forge.files import locks, trees
 
 _NOBODY = 0
 _PATIENCE = 0.3  # seconds before a wait is worth a word
@@ -34,6 +34,7 @@ class Claims:
     def gate(self) -> Generator[None]:
         """While it is held no claim begins: what is unclaimed now can be taken away now."""
         self._gate.parent.mkdir(parents=True, exist_ok=True)
+        locks.require(self._gate.parent)
         with FileLock(self._gate):
             yield
 

@@ -29,7 +29,7 @@ from forge.store.tenants import Tenant, Tenants, not_lost
 __all__ = ["Artifact", "Damage", "Manifest", "Provenance", "Removed", "Store"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOLCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _HINT = "Make room (`forge cache gc` removes what nothing uses) or set FORGE_HOME to a place that can be written."
 

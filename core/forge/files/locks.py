@@ -1,0 +1,28 @@
+"""Whether the locks of a folder's filesystem hold anybody back: some of a network are granted to all who ask, or to nobody."""
+
+import errno
+import fcntl
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+
+
+def require(folder: Path) -> None:
+    """OSError where two can hold one lock of ``folder``, which is there, or where none can be had: two builds would both begin."""
+    _require(folder, os.stat(folder).st_dev)
+
+
+@lru_cache(maxsize=64)
+def _require(folder: Path, _: int) -> None:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-") as one, Path(one.name).open("rb") as other:
+        try:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD or error.errno == errno.ENOSYS:  # without any flock, filelock makes its own kind of lock
+                return
+            raise OSError(error.errno, f"no lock can be had on this filesystem ({error.strerror})", str(folder)) from error
+    raise OSError(errno.ENOLCK, "locks of this filesystem hold nobody back (a network's, mounted without locks?)", str(folder))
