@@ -1,4 +1,4 @@
-"""Locks that hold nobody back, as of a network's filesystem that is mounted without them, are found out before anything is written."""
+"""Filesystems that hold nobody back, as a network's that is mounted without locks, are found out; so is a link to itself."""
 
 import errno
 import fcntl
@@ -41,7 +41,18 @@ def test_a_store_there_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @NETWORKS
-def test_a_repository_there_is_not_published_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: Flock, said: str) -> None:
+def test_nothing_is_published_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: Flock, said: str) -> None:
+    def settled() -> bool:
+        with publish.quiet(tmp_path / "repository"):
+            return True
+
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(RepositoryError, match=said), publish.quiet(tmp_path / "repository"):
-        pass
+    with pytest.raises(RepositoryError, match=said):
+        settled()
+
+
+def test_a_repository_that_is_a_link_to_itself_is_said(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to("models")
+    with pytest.raises(RepositoryError, match="symbolic links") as caught:
+        publish.require_writable(tmp_path / "models")
+    assert "--repository" in caught.value.hint

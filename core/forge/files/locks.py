@@ -11,7 +11,7 @@ _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def require(folder: Path) -> None:
-    """OSError where two can hold one lock of ``folder``, which is there, or where none can be had: two builds would both begin."""
+    """OSError where two can hold one lock in ``folder``, or nobody can hold one: two builds would both begin."""
     _require(folder, os.stat(folder).st_dev)
 
 

@@ -350,8 +350,9 @@ def _explained(repository: Path) -> Generator[None]:
         yield
     except OSError as error:
         hint = "Make room or fix the permissions and run the build again, or use another --repository."
-        if journal.pending(repository):
-            hint = "A publish stands here half way. Make room or fix the permissions: any forge command then finishes it."
+        with suppress(OSError):  # a link to itself, say: nothing stands half way there
+            if journal.pending(repository):
+                hint = "A publish stands here half way. Make room or fix the permissions: any forge command then finishes it."
         raise RepositoryError(
             f"the model repository could not be written: {trees.reason(error, repository)}", where=str(repository), hint=hint
         ) from error
