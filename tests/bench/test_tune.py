@@ -23,7 +23,8 @@ from forge.bench.tune.goal import Goal, goal
 from forge.bench.tune.search import Figures, Trial, Tuned, search
 from forge.bench.tune.space import MOST, Candidate, Pairs, Value, axes, candidates, usual
 from forge.client import Client, Request
-from forge.errors import BenchError, HostError, RecipeError
+from forge.errors import BenchError, HostError, PluginError, RecipeError
+from forge.plan.steps import Plan
 from forge.recipe import reader
 from forge.schema.values import BuildOptions, Recipe, Role, RuntimeKind
 from patience import PATIENCE
@@ -251,7 +252,7 @@ class Idle:
     def __init__(self, shop: Forge) -> None:
         self._shop = shop
         self.read = shop.read
-        self.build, self.serve, self.stop, self.bench = (self._never,) * 4
+        self.plan, self.build, self.serve, self.stop, self.bench = (self._never,) * 5
 
     def _never(self, *_: object, **__: object) -> None:
         raise AssertionError(NO_WORD)
@@ -340,6 +341,9 @@ class InMiniature:
     def read(self, path: str | Path, runtime: RuntimeKind | None = None) -> Recipe:
         return self.shop.read(path, runtime)
 
+    def plan(self, recipes: Sequence[str | Path], options: BuildOptions = BuildOptions()) -> Plan:  # noqa: B008 - it is frozen
+        return self.shop.plan(recipes, options)
+
     def build(self, recipes: Sequence[str | Path], options: BuildOptions, *, repository: str | Path | None = None) -> Built:
         before = len(self.world.containers.ran)
         built = self.shop.build(recipes, options, repository=repository)
@@ -375,6 +379,17 @@ def test_a_change_builds_again_what_it_asks_for_alone(world: World, tmp_path: Pa
     assert verbs.ran[:4] == [(convert, convert, build, build), (convert, build), (build,), ()]
     assert set(verbs.ran[4:]) == {()}  # later rounds find everything in the store
     assert tuned.best.settings.get("variant", "draft-target") == "draft-target"
+
+
+def test_a_variant_that_there_is_not_is_said_before_anything_is_built(world: World, tmp_path: Path) -> None:
+    shop = world.shop(tmp_path / "home")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(ENGINE)
+    verbs = InMiniature(shop, world, tmp_path / "home")
+    asked = Asked(goal("tokens_per_s", []), axes(["variant=none,nosuch"]))
+    with pytest.raises(PluginError, match="nosuch"):
+        Tuner(verbs, lambda _: None).tune(recipe, asked)  # type: ignore[arg-type]
+    assert verbs.ran == []
 
 
 def test_variants_are_not_tuned_where_they_are_all_the_same(shop: Forge, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from forge.files import texts, trees
 from forge.machine import processes
 from forge.plan import lock as locks
 from forge.plan.resolved import Resolved
+from forge.plan.steps import Plan
 from forge.schema.values import BuildOptions, Gpu, Ports, Recipe, RuntimeKind
 from forge.serve.types import Running
 
@@ -37,6 +38,7 @@ class Verbs(Protocol):
     home: Path
 
     def read(self, path: str | Path, runtime: RuntimeKind | None = None) -> Recipe: ...
+    def plan(self, recipes: Sequence[str | Path], options: BuildOptions = ...) -> Plan: ...
     def build(
         self, recipes: Sequence[str | Path], options: BuildOptions = ..., *, repository: str | Path | None = None
     ) -> Built: ...
@@ -98,8 +100,8 @@ class Tuner:
     say: Callable[[str], None]
 
     def tune(self, recipe: Path, asked: Asked) -> tuple[Tuned, Path]:
-        """What was found, and the file that keeps all of it. RecipeError for settings that no recipe may have, before anything
-        is built."""
+        """What was found, and the file that keeps all of it. RecipeError for settings that no recipe may have, and what a plan
+        raises for those that cannot be made, before anything is built."""
         wanted = self.verbs.read(recipe, asked.runtime)
         if VARIANT in asked.axes and wanted.runtime.kind is RuntimeKind.TWIN:
             what = "the twin guesses nothing ahead: all variants are the same to it"
@@ -107,9 +109,13 @@ class Tuner:
         given = candidates(asked.axes or usual(wanted), wanted)
         with self._place(recipe) as place:
             trials = _Trials(self.verbs, recipe, place, asked)
-            for settings in dict.fromkeys(each.settings for each in given):
+            different = tuple(dict.fromkeys(each.settings for each in given))
+            for settings in different:
                 with trials.written(settings):
                     pass  # it can be read
+            for settings in different:
+                with trials.written(settings) as file:
+                    self.verbs.plan([file], BuildOptions(asked.runtime))  # it can be made
             found = search(given, trials, asked.goal, asked.requests, self.say, asked.turns)
         return found, self._kept(recipe, found)
 
