@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +19,8 @@ from click.testing import CliRunner
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.cli.lines import Typist, piped
+from forge.cli.output import Output
+from forge.cli.talk import Talk
 from forge.client.conversation import COMMANDS, Conversation, overview
 from patience import PATIENCE
 from tiny_served import Tiny
@@ -90,6 +94,36 @@ def test_help_names_every_command(talk: Conversation) -> None:
     assert max(map(len, overview().splitlines())) <= 80
 
 
+class Hasty:
+    """A person whose Ctrl-C comes after the prompt, before the answer."""
+
+    def __init__(self) -> None:
+        self.left: list[str | type[BaseException]] = [KeyboardInterrupt, "hello"]
+
+    def text(self) -> str | None:
+        said = self.left.pop(0) if self.left else None
+        if isinstance(said, str) or said is None:
+            return said
+        raise said
+
+    def close(self) -> None:
+        pass
+
+
+def test_ctrl_c_between_the_prompt_and_the_answer_does_not_end_the_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def ask(_: Talk, question: str, *, again: bool = False) -> None:
+        asked.append(question)
+
+    monkeypatch.setattr(Talk, "ask", ask)
+    monkeypatch.setattr(Talk, "typed", True)
+    monkeypatch.setattr("forge.cli.talk.Typist", lambda _: Hasty())
+    place = SimpleNamespace(home=Path(), model=SimpleNamespace(name="tiny", runtime="twin"))
+    Talk(Output(quiet=True), cast("Any", place), cast("Any", place), {}).run()
+    assert asked == ["hello"]
+
+
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str | type[BaseException]) -> list[str]:
     """The texts of what is typed line by line; Ctrl-D follows."""
     left: Iterator[str | type[BaseException]] = iter((*lines, EOFError))
@@ -101,7 +135,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str | type[Ba
         raise said
 
     monkeypatch.setattr("builtins.input", line)
-    return list(Typist(tmp_path / "history").texts())
+    return list(iter(Typist(tmp_path / "history").text, None))
 
 
 def test_several_lines_stand_between_quotes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ from docker_fixture import environ, load
 from forge.errors import HostError, ServerError
 from forge.machine.docker.daemon import Daemon
 from forge.schema.values import Ports
+from forge.serve.container import TritonContainer
 from forge.serve.server import Servers
 from forge.serve.types import Launch, RepositoryFolders
 from own_engine import Engine, bridge
@@ -214,6 +216,17 @@ def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(
     assert servers.running() == ()
     argv = servers.command(launch_of(repository, standin)).argv
     assert argv[argv.index("--name") + 1] not in containers(engine)
+
+
+def test_an_exit_code_is_waited_for_where_the_daemon_hears_late(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    told = [(True, 0), (True, 0), (False, 127)]
+
+    def look(*_: object) -> SimpleNamespace:
+        running, code = told.pop(0)
+        return SimpleNamespace(running=running, exit_code=code, oom_killed=False)
+
+    monkeypatch.setattr("forge.serve.container._look", look)
+    assert TritonContainer(environ(engine)).ended(cast("Any", SimpleNamespace(container="gone"))) == "exit code 127"
 
 
 def test_a_server_that_ends_early_is_told_with_its_exit_code(servers: Servers, repository: Path, plain: str) -> None:

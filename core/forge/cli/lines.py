@@ -45,22 +45,22 @@ class Typist:
             os.close(os.open(self._history, os.O_CREAT | os.O_WRONLY, 0o600))
             readline.write_history_file(self._history)
 
-    def texts(self) -> Iterator[str]:
-        """One text after the other until Ctrl-D; Ctrl-C at the prompt takes back what was typed."""
+    def text(self) -> str | None:
+        """What is typed next, None at Ctrl-D; Ctrl-C at the prompt takes back what was typed."""
         while True:
             try:
                 line = input(PROMPT)
                 text = self._fenced(line) if line.lstrip().startswith(FENCE) else line
             except EOFError:
                 click.echo()
-                return
+                return None
             except KeyboardInterrupt as error:
                 if type(error) is not KeyboardInterrupt:  # SIGTERM
                     raise
                 click.echo("\n(Ctrl-D or /bye ends the talk)", err=True)
                 continue
             if text.strip():
-                yield text.strip()
+                return text.strip()
 
     def _fenced(self, first: str) -> str:
         lines = [first.lstrip().removeprefix(FENCE)]

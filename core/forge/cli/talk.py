@@ -49,7 +49,7 @@ class Talk:
         else:
             self._greet()
             with closing(Typist(self.shop.home / "chat_history")) as typist:
-                self._listen(typist.texts())
+                self._listen(typist)
         self.judge()
 
     def judge(self) -> None:
@@ -61,17 +61,27 @@ class Talk:
         model = self.target.model
         self.output.say(f"{model.name} ({model.runtime}). /help shows what can be typed, Ctrl-D ends.")
 
-    def _listen(self, texts: Iterator[str]) -> None:
-        for text in texts:
-            question = text.removeprefix("/") if text.startswith("//") else text
-            if text.startswith("/") and not text.startswith("//"):
-                if said := self.conversation.command(text):
-                    self.output.warn(said)
-                if self.conversation.ended:
-                    return
-                question, self.conversation.again = self.conversation.again, ""
-            if question:
-                self._answer(question, again=text != question and not text.startswith("//"))
+    def _listen(self, typist: Typist) -> None:
+        while True:
+            try:
+                while not self.conversation.ended and (text := typist.text()) is not None:
+                    self._take(text)
+            except KeyboardInterrupt as error:  # between the prompt and the answer
+                if type(error) is not KeyboardInterrupt:  # SIGTERM
+                    raise
+                self.output.warn("\n(stopped)")
+            else:
+                return
+
+    def _take(self, text: str) -> None:
+        """A command or a question."""
+        question = text.removeprefix("/") if text.startswith("//") else text
+        if text.startswith("/") and not text.startswith("//"):
+            if said := self.conversation.command(text):
+                self.output.warn(said)
+            question, self.conversation.again = self.conversation.again, ""
+        if question and not self.conversation.ended:
+            self._answer(question, again=text != question and not text.startswith("//"))
 
     def _answer(self, question: str, *, again: bool) -> None:
         """Ask; what goes wrong, and Ctrl-C, end this answer and not the talk."""

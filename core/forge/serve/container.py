@@ -29,6 +29,10 @@ _REACHING = ("DOCKER_", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 """Variables by which a Docker daemon is found."""
 
 
+_LATE = 10.0
+"""Seconds that the daemon has to notice that a container's process is gone: until then its exit code is 0."""
+
+
 class _Said(Struct, rename="pascal"):
     running: bool = False
     pid: int = 0
@@ -116,7 +120,9 @@ class TritonContainer:
     def ended(self, running: Running) -> str:
         """How it ended, as the daemon knows it."""
         with suppress(ForgeError), self._daemon.connected() as api:
-            said = _look(api, running.container)
+            until = time.monotonic() + _LATE
+            while (said := _look(api, running.container)).running and time.monotonic() < until:
+                time.sleep(self.pause)  # its process is gone, and the daemon has yet to hear of it
             if said.oom_killed:
                 return f"exit code {said.exit_code}: the memory it may use ran out"
             if said.exit_code == _KILLED:
