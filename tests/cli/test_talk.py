@@ -116,9 +116,12 @@ def test_ctrl_c_between_the_prompt_and_the_answer_does_not_end_the_talk(monkeypa
     def ask(_: Talk, question: str, *, again: bool = False) -> None:
         asked.append(question)
 
+    def opened(_: Path) -> Hasty:
+        return Hasty()
+
     monkeypatch.setattr(Talk, "ask", ask)
     monkeypatch.setattr(Talk, "typed", True)
-    monkeypatch.setattr("forge.cli.talk.Typist", lambda _: Hasty())
+    monkeypatch.setattr("forge.cli.talk.Typist", opened)
     place = SimpleNamespace(home=Path(), model=SimpleNamespace(name="tiny", runtime="twin"))
     Talk(Output(quiet=True), cast("Any", place), cast("Any", place), {}).run()
     assert asked == ["hello"]
