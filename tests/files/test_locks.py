@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -29,6 +30,24 @@ Flock = Callable[[object, int], None]
 def test_a_disk_of_this_machine_will_do(tmp_path: Path) -> None:
     locks.require(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_filesystem_that_locks_only_what_is_open_for_writing_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: IO[bytes], how: int, real: Callable[[IO[bytes], int], None] = fcntl.flock) -> None:
+        if not fcntl.fcntl(file, fcntl.F_GETFL) & (os.O_RDWR | os.O_WRONLY):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    locks.require(tmp_path)
+
+
+def test_a_full_disk_is_no_matter_of_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    locks.require(tmp_path)
 
 
 @NETWORKS

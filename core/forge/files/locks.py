@@ -7,17 +7,24 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def require(folder: Path) -> None:
     """OSError where two can hold one lock in ``folder``, or nobody can hold one: two builds would both begin."""
-    _require(folder, os.stat(folder).st_dev)
+    device = os.stat(folder).st_dev
+    try:
+        _require(folder, device)
+    except OSError as error:
+        if error.errno not in _FULL:  # `cache gc`, which makes room, goes on where no file can be made
+            raise
 
 
 @lru_cache(maxsize=64)
 def _require(folder: Path, _: int) -> None:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-") as one, Path(one.name).open("rb") as other:
+    # Both are open for writing: over NFS nothing else is locked for one alone.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-") as one, Path(one.name).open("r+b") as other:
         try:
             fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
