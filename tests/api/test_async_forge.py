@@ -52,7 +52,7 @@ def forge(world: World, tmp_path: Path) -> AsyncForge:
     return AsyncForge(partial(world.shop, tmp_path / "home"))
 
 
-def test_a_build_gives_what_it_built_and_tells_of_each_step(forge: AsyncForge, recipe: Path, tmp_path: Path) -> None:
+def test_a_build_gives_its_result_and_tells_of_each_step(forge: AsyncForge, recipe: Path, tmp_path: Path) -> None:
     async def build() -> list[str]:
         work = forge.build([recipe], repository=tmp_path / "models")
         told = [event async for event in work]

@@ -59,7 +59,7 @@ def test_greedy_text_is_transformers_text(say: Say, asked: Request, smollm2_chec
     assert say(asked) == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def test_the_same_seed_gives_the_same_text_alone_and_among_others(say: Say, asked: Request) -> None:
+def test_one_seed_gives_one_text_alone_and_among_others(say: Say, asked: Request) -> None:
     warm = replace(asked, top_k=0, top_p=0.95, temperature=1.0, seed=7)
     alone = say(warm)
     with ThreadPoolExecutor(6) as crowd:

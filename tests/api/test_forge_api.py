@@ -94,7 +94,7 @@ def test_several_recipes_share_a_repository_under_their_own_names(shop: Forge, r
     assert 'model_name: "tiny-preprocessing"' in (built.repository / "tiny-ensemble" / "config.pbtxt").read_text()
 
 
-def test_a_plain_model_makes_room_when_it_is_built_again_with_another(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+def test_a_plain_model_makes_room_when_built_again_with_another(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     other = written(tmp_path, "other.toml", TWIN.replace('"tiny"', '"other"'))
     shop.build([recipe], repository=tmp_path / "models")
     shop.build([other, recipe], repository=tmp_path / "models")
@@ -124,7 +124,7 @@ def test_a_gguf_is_converted_before_it_is_assembled(world: World, shop: Forge, t
     assert max(map(made.index, needs)) < made.index(checkpoint) < made.index(entry)
 
 
-def test_a_step_that_breaks_its_promise_has_failed_and_leaves_nothing(world: World, shop: Forge, tmp_path: Path) -> None:
+def test_a_step_that_breaks_its_promise_fails_and_leaves_nothing(world: World, shop: Forge, tmp_path: Path) -> None:
     world.origin.files = {"acme/model.gguf": b"GGUF"}
     ground = written(tmp_path, "ground.toml", GGUF)
     world.executor.failing = frozenset({"python3"})
@@ -146,7 +146,7 @@ def test_the_outlook_says_what_changed(shop: Forge, recipe: Path, tmp_path: Path
     assert "decoupled_mode: " in missing[0].why
 
 
-def test_what_the_twin_cannot_decode_is_said_before_anything_is_fetched(shop: Forge, world: World, recipe: Path) -> None:
+def test_what_the_twin_cannot_decode_is_said_before_any_fetch(shop: Forge, world: World, recipe: Path) -> None:
     config = json.loads(world.origin.files["config.json"]) | {"architectures": ["BertModel"]}
     world.origin.files["config.json"] = json.dumps(config).encode()
     recipe.write_text('family = "llama"\n' + TWIN)
@@ -163,9 +163,7 @@ def test_a_recipe_longer_than_the_model_is_refused(shop: Forge, recipe: Path) ->
         shop.plan([recipe])
 
 
-def test_prompts_longer_than_a_sequence_are_refused_unless_an_encoder_reads_them(
-    shop: Forge, world: World, recipe: Path
-) -> None:
+def test_prompts_longer_than_a_sequence_are_refused_without_an_encoder(shop: Forge, world: World, recipe: Path) -> None:
     recipe.write_text(TWIN + "[build]\nmax_input_len = 600\nmax_seq_len = 512\n")
     with pytest.raises(RecipeError, match=r"build\.max_input_len: is 600, above build\.max_seq_len \(512\)"):
         shop.plan([recipe])
@@ -178,7 +176,7 @@ def test_a_missing_recipe_is_named(shop: Forge, tmp_path: Path) -> None:
         shop.plan([tmp_path / "nowhere.toml"])
 
 
-def test_a_lock_pins_the_commit_until_it_is_asked_to_move(shop: Forge, world: World, recipe: Path) -> None:
+def test_a_lock_pins_the_commit_until_asked_to_move(shop: Forge, world: World, recipe: Path) -> None:
     file, changed = shop.lock(recipe)
     assert changed
     assert file == recipe.with_name("tiny.toml.lock")
@@ -201,9 +199,7 @@ def test_locked_refuses_a_missing_and_a_stale_lock(shop: Forge, world: World, re
     assert any(event.kind == "note" and "stale" in event.text for event in world.events)
 
 
-def test_a_served_model_is_found_and_asked_with_its_recipes_sampling(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_served_model_is_found_and_asked_with_its_sampling(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     running = shop.serve(tmp_path / "models")
     assert set(running.models) == {str(role) for role in COMMON_ROLES}
@@ -244,7 +240,7 @@ def test_two_spellings_of_a_repository_are_one(shop: Forge, recipe: Path, tmp_pa
     assert [shop.server(each) for each in spellings] == [running] * 3
 
 
-def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+def test_a_repository_without_a_server_names_those_with_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ServerError) as caught:
         shop.server(tmp_path / "other")
     assert caught.value.hint == "start one: `forge serve`"
@@ -256,7 +252,7 @@ def test_who_names_a_repository_without_a_server_hears_of_those_with_one(shop: F
     assert caught.value.hint == f"servers run on {tmp_path / 'models'}: name one with --repository"
 
 
-def test_a_repository_that_was_moved_is_served_where_it_is_now(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+def test_a_moved_repository_is_served_where_it_is_now(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "moved")
     shop.serve(tmp_path / "moved")

@@ -78,5 +78,5 @@ def test_what_would_keep_something_ends_with_the_stores_exit_code(
     assert "FORGE_HOME" in error["hint"]
 
 
-def test_gc_of_a_home_that_cannot_be_written_ends_with_it_too(nowhere: Path) -> None:
+def test_gc_of_a_home_that_cannot_be_written_ends_too(nowhere: Path) -> None:
     assert forge(nowhere, "cache", "gc")[0] == StoreError.exit_code

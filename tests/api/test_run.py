@@ -43,7 +43,7 @@ def recipe(here: Path) -> str:
 # -- which recipe
 
 
-def test_a_name_is_the_recipe_here_then_the_one_below_recipes_then_the_shipped_one(here: Path) -> None:
+def test_a_name_is_sought_here_then_below_recipes_then_shipped(here: Path) -> None:
     assert shipped.located("gemma-2b-it") == str(shipped.folder() / "gemma-2b-it.toml")
     (here / "recipes").mkdir()
     (here / "recipes" / "gemma-2b-it.toml").touch()
@@ -53,7 +53,7 @@ def test_a_name_is_the_recipe_here_then_the_one_below_recipes_then_the_shipped_o
 
 
 @pytest.mark.parametrize("text", ["nobody", "nowhere.toml", "google/gemma-2b-it", "recipes/gemma-2b-it", ".", ""])
-def test_what_is_no_name_of_a_recipe_stays_as_it_is(text: str) -> None:
+def test_what_names_no_recipe_stays_as_it_is(text: str) -> None:
     assert shipped.located(text) == text
 
 
@@ -63,11 +63,11 @@ def test_every_verb_takes_a_shipped_recipe_by_its_name(shop: Forge) -> None:
 
 
 @pytest.mark.parametrize(("hub", "name"), [("google/gemma-2b-it", "gemma-2b-it"), ("meta-llama/Llama-2-7b-hf", "llama-7b")])
-def test_a_hub_id_finds_the_shipped_recipe_that_adds_least_to_it(shop: Forge, hub: str, name: str) -> None:
+def test_a_hub_id_finds_the_shipped_recipe_adding_least(shop: Forge, hub: str, name: str) -> None:
     assert shop.runs.recipe(hub) == (shipped.folder() / f"{name}.toml", False)
 
 
-def test_a_hub_id_without_a_recipe_gets_one_beside_the_caller_and_finds_it_again(shop: Forge, here: Path) -> None:
+def test_a_hub_id_without_a_recipe_gets_one_once(shop: Forge, here: Path) -> None:
     assert shop.runs.recipe("acme/tiny-chat") == (Path("tiny-chat.toml"), True)
     assert shop.read("tiny-chat.toml").source.hub == "acme/tiny-chat"
     (here / "tiny-chat.toml").write_text((here / "tiny-chat.toml").read_text().replace("max_tokens = 512", "max_tokens = 5"))
@@ -90,7 +90,7 @@ def test_a_checkpoint_on_this_disk_gets_a_recipe_too(shop: Forge, here: Path) ->
     assert shop.read(found).source.path == "mine"
 
 
-def test_a_name_that_is_nothing_is_answered_with_what_there_is(shop: Forge) -> None:
+def test_an_unknown_name_is_answered_with_what_there_is(shop: Forge) -> None:
     with pytest.raises(SourceError) as error:
         shop.runs.recipe("gema-2b-it")
     assert "did you mean 'gemma-2b-it'?" in error.value.hint
@@ -113,7 +113,7 @@ def test_without_a_gpu_the_twin_serves(shop: Forge, recipe: str) -> None:
     assert (choice.runtime, choice.why) == (RuntimeKind.TWIN, "no GPU is here")
 
 
-def test_an_engine_is_taken_where_gpu_image_and_architecture_are_there(shop: Forge, world: World, recipe: str) -> None:
+def test_an_engine_is_taken_where_gpu_image_and_architecture_are(shop: Forge, world: World, recipe: str) -> None:
     world.gpus = (H100,)
     choice = shop.runs.choose(recipe)
     assert (choice.runtime, choice.why) == (RuntimeKind.ENGINE, "NVIDIA H100")
@@ -121,7 +121,7 @@ def test_an_engine_is_taken_where_gpu_image_and_architecture_are_there(shop: For
     assert choice.fit.fit
 
 
-def test_without_the_image_vllm_serves_on_the_gpu_and_the_image_is_named(shop: Forge, world: World, recipe: str) -> None:
+def test_without_the_image_vllm_serves_and_the_image_is_named(shop: Forge, world: World, recipe: str) -> None:
     world.gpus, world.containers.here = (H100,), False
     choice = shop.runs.choose(recipe)
     assert choice.runtime is RuntimeKind.VLLM
@@ -147,7 +147,7 @@ def test_what_the_recipe_asks_for_is_tried_first(shop: Forge, here: Path) -> Non
     assert (choice.runtime, choice.why) == (RuntimeKind.VLLM, "no GPU is here; the recipe asks for it")
 
 
-def test_a_runtime_that_is_said_is_taken_without_a_look_at_others(shop: Forge, world: World, recipe: str) -> None:
+def test_a_stated_runtime_is_taken_without_a_look_at_others(shop: Forge, world: World, recipe: str) -> None:
     world.gpus = (H100,)
     choice = shop.runs.choose(recipe, RuntimeKind.TWIN)
     assert (choice.runtime, choice.why) == (RuntimeKind.TWIN, "as you said")
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_fetched(shop: Forge, wo
 # -- served
 
 
-def test_a_run_builds_and_serves_and_the_next_one_makes_nothing(shop: Forge, world: World, recipe: str, here: Path) -> None:
+def test_a_run_builds_and_serves_and_the_next_makes_nothing(shop: Forge, world: World, recipe: str, here: Path) -> None:
     target = shop.run(recipe)
     assert target.model.name == "tiny"
     assert [running.repository for running in world.server.alive] == [str(here / "model-repository")]
@@ -177,9 +177,7 @@ def test_a_run_builds_and_serves_and_the_next_one_makes_nothing(shop: Forge, wor
     assert world.made() == made
 
 
-def test_a_model_without_a_chat_template_says_so_at_the_start(
-    shop: Forge, recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_chat_template_is_said_at_the_start(shop: Forge, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def here(*_: object) -> Forge:
         return shop
 
@@ -190,7 +188,7 @@ def test_a_model_without_a_chat_template_says_so_at_the_start(
     assert said in done.stderr
 
 
-def test_a_recipe_that_was_changed_is_built_again_under_the_running_server(shop: Forge, world: World, recipe: str) -> None:
+def test_a_changed_recipe_is_built_again_under_the_running_server(shop: Forge, world: World, recipe: str) -> None:
     shop.run(recipe)
     Path(recipe).write_text(RECIPE + "[sampling]\nmax_tokens = 3\n")
     assert shop.run(recipe).model.sampling.max_tokens == 3
@@ -204,13 +202,13 @@ def two(here: Path) -> tuple[str, str]:
     return "one", "two"
 
 
-def test_a_second_model_stands_beside_the_first_in_the_same_server(shop: Forge, world: World, two: tuple[str, str]) -> None:
+def test_a_second_model_stands_beside_the_first_in_one_server(shop: Forge, world: World, two: tuple[str, str]) -> None:
     assert [shop.run(name).model.prefix for name in two] == [*two]
     assert len(world.server.alive) == 1
     assert {model.name for model in shop.models()} == {*two}
 
 
-def test_a_model_with_plain_names_keeps_them_and_makes_room_only_when_told(shop: Forge, two: tuple[str, str]) -> None:
+def test_a_plainly_named_model_makes_room_only_when_told(shop: Forge, two: tuple[str, str]) -> None:
     shop.build(["one.toml"], BuildOptions(RuntimeKind.TWIN), repository="model-repository")
     assert shop.run("one").model.prefix == ""
     with pytest.raises(RepositoryError) as error:
@@ -237,9 +235,7 @@ def test_taken_ports_are_replaced_by_free_ones_and_said(shop: Forge, world: Worl
     assert any("are taken" in event.text for event in world.events if event.kind == "note")
 
 
-def test_a_server_whose_start_by_another_forge_comes_to_nothing_is_started_again(
-    shop: Forge, world: World, recipe: str
-) -> None:
+def test_a_start_of_another_forge_that_fails_is_done_again(shop: Forge, world: World, recipe: str) -> None:
     first = shop.run(recipe)
     for choice in (shop.runs.choose(recipe), replace(shop.runs.choose(recipe), served=None)):
         world.server.failing = {str(first.repository)}
@@ -249,15 +245,13 @@ def test_a_server_whose_start_by_another_forge_comes_to_nothing_is_started_again
         assert world.server.alive[0] is not before
 
 
-def test_a_server_that_another_forge_is_starting_is_waited_for_before_it_is_noted(
-    shop: Forge, world: World, recipe: str
-) -> None:
+def test_a_server_another_forge_is_starting_is_awaited_before_noted(shop: Forge, world: World, recipe: str) -> None:
     world.server.busy = 2
     assert shop.run(recipe).model.name == "tiny"
     assert (world.server.busy, len(world.server.alive)) == (0, 1)
 
 
-def test_a_served_model_runs_by_its_name_where_its_recipe_is_not(
+def test_a_served_model_runs_by_name_without_its_recipe(
     shop: Forge, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = str(shop.run(recipe).repository)
@@ -271,22 +265,20 @@ def test_a_served_model_runs_by_its_name_where_its_recipe_is_not(
 @pytest.mark.parametrize(
     ("what", "why"), [("./nowhere", "no such file or folder"), ("../x.gguf", "no such file"), ("/dev/null", "neither")]
 )
-def test_a_path_where_no_checkpoint_stands_is_not_asked_of_the_hub(shop: Forge, world: World, what: str, why: str) -> None:
+def test_the_hub_is_not_asked_for_a_missing_path(shop: Forge, world: World, what: str, why: str) -> None:
     with pytest.raises(SourceError, match=why):
         shop.runs.choose(what)
     assert not list(Path().iterdir())
 
 
-def test_a_misspelt_name_is_answered_with_the_shipped_recipe_that_is_near(shop: Forge) -> None:
+def test_a_misspelt_name_is_answered_with_the_nearest_shipped_recipe(shop: Forge) -> None:
     with pytest.raises(SourceError, match="there is no such file") as error:
         shop.read("gema-2b-it")
     assert "did you mean 'gemma-2b-it'" in error.value.hint
 
 
 @pytest.mark.parametrize("place", ["/proc/models", "tiny.toml/models"])
-def test_a_place_where_nothing_can_be_published_is_refused_before_anything_is_made(
-    shop: Forge, world: World, recipe: str, place: str
-) -> None:
+def test_a_place_that_takes_no_publish_is_refused_first(shop: Forge, world: World, recipe: str, place: str) -> None:
     with pytest.raises(RepositoryError, match="could not be written"):
         shop.run(recipe, repository=place)
     assert world.origin.fetches == 0

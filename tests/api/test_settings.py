@@ -38,9 +38,7 @@ def test_without_a_file_and_variables_everything_is_forges_own_default() -> None
     assert shown()["ports.http"] == (8000, "default")
 
 
-def test_a_variable_wins_over_the_file_and_each_value_says_where_it_is_from(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variable_beats_the_file_and_values_say_their_origin(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text('jobs = 3\nrepository = "models"\n[ports]\nhttp = 9000\n')
     monkeypatch.setenv("FORGE_JOBS", "5")
     monkeypatch.setenv("FORGE_PORTS_GRPC", "9001")
@@ -50,7 +48,7 @@ def test_a_variable_wins_over_the_file_and_each_value_says_where_it_is_from(
     assert (found["ports.http"], found["ports.grpc"]) == ((9000, str(config)), (9001, "FORGE_PORTS_GRPC"))
 
 
-def test_forge_home_wins_over_the_files_home_and_may_be_any_path(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forge_home_beats_the_files_home_and_takes_any_path(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text('home = "store"\n')
     assert home({}) == config.parent / "store"
     assert home({"FORGE_HOME": "-odd"}) == Path("-odd").absolute()
@@ -67,7 +65,7 @@ def test_an_unknown_key_is_refused_with_what_was_meant(config: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["jobs = 0", 'jobs = "many"', "ports = 3", "jobs =", "[ports]\nhttp = 8001"])
-def test_what_the_file_cannot_say_is_refused_by_every_verb_without_a_traceback(config: Path, text: str) -> None:
+def test_every_verb_refuses_a_wrong_file_without_a_traceback(config: Path, text: str) -> None:
     config.write_text(text)
     done = forge("list", "--json")
     assert done.exit_code == ConfigError.exit_code
@@ -79,7 +77,7 @@ def test_a_variable_that_says_nonsense_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "FORGE_JOBS: found text 'many'; allowed: a whole number" in forge("list").stderr
 
 
-def test_an_item_of_a_variables_list_is_blamed_on_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_list_item_is_blamed_on_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_REMOTE_PUSH", "engine,engines")
     assert "error: FORGE_REMOTE_PUSH: found text 'engines'; allowed: one of checkpoint," in forge("list").stderr
 
@@ -93,13 +91,13 @@ def test_what_is_allowed_is_said_whole(config: Path, text: str, allowed: str) ->
     assert allowed in forge("list").stderr
 
 
-def test_the_repository_of_the_file_is_the_one_that_verbs_mean(config: Path, tmp_path: Path) -> None:
+def test_verbs_mean_the_repository_of_the_file(config: Path, tmp_path: Path) -> None:
     config.write_text(f'repository = "{tmp_path / "models"}"\n')
     assert forge("list").stdout.strip() == f"nothing was published into {tmp_path / 'models'}"
     assert f"{tmp_path / 'models'}" in forge("serve").stderr
 
 
-def test_the_python_api_holds_to_the_file_and_its_arguments_win(config: Path, tmp_path: Path) -> None:
+def test_the_python_api_follows_the_file_and_arguments_win(config: Path, tmp_path: Path) -> None:
     config.write_text(f'home = "{tmp_path / "home"}"\njobs = 3\n')
     assert (Forge.here().home, Forge.here().settings.jobs) == (tmp_path / "home", 3)
     assert read({"FORGE_JOBS": "4"}).jobs == 4

@@ -47,7 +47,7 @@ def test_fetch_brings_the_checkpoint_alone_and_needs_no_docker(over_fakes: Forge
     assert world.origin.fetches == 1
 
 
-def test_a_served_model_is_shown_with_its_source_its_limits_and_its_keys(over_fakes: Forge, world: World, recipe: str) -> None:
+def test_a_served_model_shows_its_source_limits_and_keys(over_fakes: Forge, world: World, recipe: str) -> None:
     target = over_fakes.run(recipe)
     shown = over_fakes.exhibit.show("tiny")
     assert (shown.source.name, len(shown.source.revision)) == ("acme/tiny", 40)
@@ -71,15 +71,13 @@ def test_a_model_that_nobody_serves_is_shown_from_its_repository(over_fakes: For
 
 
 @pytest.mark.parametrize("runtime", [RuntimeKind.VLLM, RuntimeKind.LLMAPI])
-def test_what_vllm_and_llmapi_are_told_is_what_a_model_was_built_for(
-    over_fakes: Forge, recipe: str, runtime: RuntimeKind
-) -> None:
+def test_what_vllm_and_llmapi_are_told_is_what_was_built(over_fakes: Forge, recipe: str, runtime: RuntimeKind) -> None:
     over_fakes.build([recipe], BuildOptions(runtime))
     built = over_fakes.exhibit.show("tiny").built
     assert (built["max_seq_len"], built["max_batch_size"]) == (128, 8)
 
 
-def test_the_recipe_is_shown_with_whether_it_is_still_the_one(over_fakes: Forge, recipe: str, here: Path) -> None:
+def test_the_recipe_is_shown_with_whether_it_still_holds(over_fakes: Forge, recipe: str, here: Path) -> None:
     def state() -> str:
         shown = over_fakes.exhibit.show("tiny").recipe
         assert shown is not None
@@ -134,7 +132,7 @@ def test_an_nvidia_smi_that_does_not_say_gives_no_figures(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_real_server_says_what_it_holds_and_counts_what_it_is_asked(tiny: Tiny, home: Path) -> None:
+def test_a_real_server_says_what_it_holds_and_counts_requests(tiny: Tiny, home: Path) -> None:
     def forge(*words: str) -> str:
         done = CliRunner().invoke(main, list(words), env={"FORGE_HOME": str(home)})
         assert done.exit_code == 0, done.output
@@ -158,7 +156,7 @@ def test_a_real_server_says_what_it_holds_and_counts_what_it_is_asked(tiny: Tiny
     assert "tiny  " in forge("ps")
 
 
-def test_a_model_that_no_server_offers_and_no_repository_has_is_an_error(over_fakes: Forge, recipe: str) -> None:
+def test_a_model_neither_served_nor_in_repositories_is_an_error(over_fakes: Forge, recipe: str) -> None:
     over_fakes.run(recipe)
     with pytest.raises(InferenceError, match="nobody"):
         over_fakes.exhibit.show("nobody")

@@ -76,7 +76,7 @@ def recorded(lines: Sequence[str] | None = None) -> tuple[Answer, ...]:
     return aiperf.answers("\n".join(kept), drive(), "there")
 
 
-def test_records_become_answers_in_the_order_in_which_they_were_due() -> None:
+def test_records_become_answers_in_the_order_they_were_due() -> None:
     found = recorded()
     assert [answer.ask.request.prompt for answer in found] == [PROMPTS[number % 3][0] for number in range(5)]
     assert [len(answer.marks) for answer in found] == [4, 5, 0, 4, 5]
@@ -165,14 +165,14 @@ class Place:
         return self.driver.drive([wanted], self.watch)[0]
 
 
-def test_the_server_is_looked_at_from_the_warm_ups_end_to_the_last_answer(tmp_path: Path) -> None:
+def test_the_server_is_watched_from_warm_up_to_last_answer(tmp_path: Path) -> None:
     place = Place(tmp_path, WHOLE)
     assert len(place.run(drive())) == 5
     assert len(place.looks) == 1
     assert place.looks[0] >= 0.2
 
 
-def test_the_warm_ups_last_request_is_held_until_the_server_is_looked_at(tmp_path: Path) -> None:
+def test_the_last_warm_up_request_waits_until_watching_begins(tmp_path: Path) -> None:
     held = "touch $FORGE_AIPERF_GATE/warm-0; while [ ! -e $FORGE_AIPERF_GATE/open ]; do sleep 0.01; done"
     place = Place(tmp_path, f"{held}\n{WHOLE}")
     python = tmp_path / "python3"
@@ -181,7 +181,7 @@ def test_the_warm_ups_last_request_is_held_until_the_server_is_looked_at(tmp_pat
     assert len(place.looks) == 1
 
 
-def test_each_run_keeps_its_artifacts_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_run_keeps_its_artifacts_in_its_own_folder(tmp_path: Path) -> None:
     place = Place(tmp_path, WHOLE)
     place.run(drive())
     place.run(drive())
@@ -189,7 +189,7 @@ def test_each_run_keeps_its_artifacts_in_a_folder_of_its_own(tmp_path: Path) -> 
     assert place.said == [f"AIPerf's own files: {place.folder / name}" for name in ("bls-001", "bls-002")]
 
 
-def test_aiperf_sees_no_secret_and_no_network_and_knows_of_special_tokens(tmp_path: Path) -> None:
+def test_aiperf_sees_no_secret_or_network_and_knows_special_tokens(tmp_path: Path) -> None:
     place = Place(tmp_path, WHOLE)
     place.run(drive(tokenizer=tmp_path))
     seen = {
@@ -201,7 +201,7 @@ def test_aiperf_sees_no_secret_and_no_network_and_knows_of_special_tokens(tmp_pa
     assert not {"HF_TOKEN", "https_proxy"} & set(seen)
 
 
-def test_a_failure_shows_the_end_of_aiperfs_log_and_where_it_is(tmp_path: Path) -> None:
+def test_a_failure_shows_where_aiperfs_log_is_and_its_end(tmp_path: Path) -> None:
     place = Place(tmp_path, "for n in $(seq 40); do echo line $n; done; echo '│ Reason: no such tokenizer │'; exit 3")
     with pytest.raises(BenchError, match=r"code 3(.|\n)*line 40\nReason: no such tokenizer") as caught:
         place.run(drive())
@@ -209,7 +209,7 @@ def test_a_failure_shows_the_end_of_aiperfs_log_and_where_it_is(tmp_path: Path) 
     assert "line 20\n" not in str(caught.value)
 
 
-def test_a_load_of_which_nothing_came_through_is_no_failure_of_aiperf(tmp_path: Path) -> None:
+def test_a_load_with_no_answer_is_no_failure_of_aiperf(tmp_path: Path) -> None:
     failed = next(line for line in RECORDED.read_text(encoding="utf-8").splitlines() if "Bad Request" in line)
     (tmp_path / EXPORT).write_text(f"{failed}\n")
     (answer,) = Place(tmp_path, f"cp '{tmp_path / EXPORT}' \"$into/\"; exit 1").run(drive())

@@ -90,7 +90,7 @@ def test_unlike_things_are_refused_and_named(
         compare.require_alike(compare.compare(sample, changed), "a, b")
 
 
-def test_another_model_another_forge_and_other_sampling_are_what_one_compares(sample: Results) -> None:
+def test_another_model_forge_or_sampling_is_what_one_compares(sample: Results) -> None:
     subject = replace(sample.subjects[0], name="other", entry="7" * 64, keys={}, runtime="engine", image="sha256:1")
     changed = replace(sample, forge="9.9", triton="9", subjects=(subject,), settings=replace(sample.settings, sampling={}))
     found = compare.compare(sample, changed)
@@ -133,7 +133,7 @@ def test_what_is_no_limit_is_refused(text: str) -> None:
         compare.limit(text)
 
 
-def test_limits_on_ratios_and_on_values_fail_for_the_right_point(sample: Results) -> None:
+def test_limits_on_ratios_and_values_fail_for_the_right_point(sample: Results) -> None:
     found = compare.compare(sample, slower(sample, 1.1))
     assert len(compare.broken([compare.limit("ttft_p95>1.05x")], found)) == len(sample.points)
     assert compare.broken([compare.limit("ttft_p95>1.15x"), compare.limit("ttft_p95>10s")], found) == ()
@@ -149,7 +149,7 @@ def test_a_limit_that_could_never_fail_is_an_error(sample: Results) -> None:
         compare.require_absolute([compare.limit("ttft_p95>1.05x")])
 
 
-def test_compare_has_an_exit_code_for_unlike_results_and_one_for_limits(sample: Results, tmp_path: Path) -> None:
+def test_compare_has_exit_codes_for_unlike_results_and_for_limits(sample: Results, tmp_path: Path) -> None:
     other, unlike = tmp_path / "other.json", tmp_path / "unlike.json"
     other.write_text(results.write(slower(sample, 1.5)))
     unlike.write_text(results.write(replace(sample, settings=replace(sample.settings, warmup=9))))
@@ -173,7 +173,7 @@ def test_the_first_word_is_a_verb_or_else_a_model(tmp_path: Path, monkeypatch: p
     assert "compare" in forge("--help").output
 
 
-def test_three_times_slower_with_wide_intervals_is_not_called_the_same() -> None:
+def test_three_times_slower_with_wide_intervals_is_not_the_same() -> None:
     slow = spread.ratio([0.1, 0.9, 2.0], [0.3, 0.4, 0.3])
     assert (slow.clear, slow.within(compare.ALIKE)) == (False, False)
     alike = spread.ratio([0.301, 0.302, 0.300], [0.300, 0.301, 0.302])

@@ -86,7 +86,7 @@ def test_repeats_go_over_all_points_before_the_next_one_begins(tmp_path: Path) -
     assert told == [[f"a, concurrency={c}", f"repeat {r} of 2"] for r in (1, 2) for c in (1, 2)]
 
 
-def test_answers_are_kept_from_ending_where_the_model_can_be_told(tmp_path: Path) -> None:
+def test_answers_are_kept_from_ending_where_the_model_allows(tmp_path: Path) -> None:
     able, unable = Speaker(), Speaker()
     assert Place(tmp_path, able).run(BenchOptions(requests=1, repeats=1, output_tokens=7)).settings.ignore_end
     assert {(request.min_tokens, request.max_tokens) for request in able.asked} == {(7, 7)}
@@ -96,7 +96,7 @@ def test_answers_are_kept_from_ending_where_the_model_can_be_told(tmp_path: Path
         Place(tmp_path, Speaker(), frozenset()).run(BenchOptions(requests=1, ignore_end=True))
 
 
-def test_the_same_seed_is_the_same_work_and_no_prompt_comes_twice(tmp_path: Path) -> None:
+def test_one_seed_is_one_work_and_no_prompt_comes_twice(tmp_path: Path) -> None:
     speakers = [Speaker(), Speaker(), Speaker()]
     found = [
         Place(tmp_path, each).run(BenchOptions(requests=3, repeats=2, input_tokens=20, seed=seed))
@@ -115,7 +115,7 @@ def test_models_are_loaded_in_turn_or_together(tmp_path: Path) -> None:
     assert [(point.model, len(point.repeats[0].records)) for point in found.points] == [("a", 4), ("b", 4)]
 
 
-def test_results_say_what_was_measured_and_what_was_not_looked_at(tmp_path: Path) -> None:
+def test_results_say_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     found = Place(tmp_path, Speaker()).run(BenchOptions(requests=2, repeats=1, sampling={"temperature": 0.5}))
     assert [(subject.name, subject.entry, subject.keys) for subject in found.subjects] == [("a", "a" * 8, {"model": "ka"})]
     assert found.points[0].sampling == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}

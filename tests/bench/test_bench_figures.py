@@ -25,7 +25,7 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert spread.mean([3.0]) == spread.Interval(3.0)
 
 
-def test_intervals_of_means_and_ratios_hold_the_truth_nineteen_times_in_twenty() -> None:
+def test_intervals_of_means_and_ratios_hold_at_95_percent() -> None:
     chance = random.Random(4)
     means = ratios = 0
     for _ in range(2000):
@@ -41,7 +41,7 @@ def test_intervals_of_means_and_ratios_hold_the_truth_nineteen_times_in_twenty()
     assert 0.93 < ratios / 2000 < 0.98
 
 
-def test_a_share_of_few_is_not_certain_even_when_all_passed() -> None:
+def test_a_share_of_few_is_uncertain_even_when_all_passed() -> None:
     found = spread.proportion(10, 10)
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.7225, abs=1e-3)
@@ -62,7 +62,7 @@ def test_a_length_that_special_tokens_alone_exceed_is_refused() -> None:
         prompts.made(Letters(opening=2), 2, 1, seed=1)
 
 
-def test_a_data_set_is_read_line_by_line_and_a_wrong_one_is_named() -> None:
+def test_a_data_set_is_read_by_line_and_errors_named() -> None:
     text = '{"prompt": "a", "max_tokens": 3}\n\n{"messages": [{"role": "user", "content": "b"}]}\n'
     assert [entry.max_tokens for entry in prompts.dataset(text, "x.jsonl")] == [3, None]
     for line, complaint in (('{"promt": "a"}', "promt"), ("{}", "prompt"), ('{"prompt": "a", "max_tokens": 0}', "max_tokens")):

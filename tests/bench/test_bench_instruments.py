@@ -10,7 +10,7 @@ from forge.bench.instruments import ServerInstruments
 from forge.schema.values import Ports
 
 
-def test_metrics_that_nothing_can_read_are_a_note_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_metrics_are_a_note_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """prometheus-client comes with triton-forge[bench]; who has forge alone measures all the same."""
     monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
     metrics = ThreadingHTTPServer(("127.0.0.1", 0), _Metrics)

@@ -24,7 +24,7 @@ def test_times_are_what_the_server_takes() -> None:
     assert found["latency_p99"] == pytest.approx(0.1 + 5 * 0.02)
 
 
-def test_first_token_and_gaps_add_up_to_the_latency_of_each_request() -> None:
+def test_first_token_and_gaps_add_up_to_each_latency() -> None:
     answers = drive(Speaker(first=0.3, gap=0.05, slots=2), Load(concurrency=4), asks(9, tokens=7))
     for record in repeat(answers).records:
         assert record.ttft is not None
@@ -52,7 +52,7 @@ def test_throughput_is_tokens_over_the_whole_time() -> None:
     assert found["output_tokens_per_s"] == pytest.approx(4 * 10 / 2.0)
 
 
-def test_an_open_loop_counts_waiting_from_the_moment_a_request_was_due() -> None:
+def test_an_open_loop_counts_waiting_from_when_requests_were_due() -> None:
     """One stalled request delays those behind it; a loop that waited for it would see one slow answer only."""
     calm, stalled = (Speaker(first=0.01, gap=0.0, slots=1, stall=stall) for stall in ((-1, 0.0), (10, 5.0)))
     before, after = (values(drive(each, Load(rate=5.0), asks(60, tokens=1), seed=3)) for each in (calm, stalled))
@@ -77,7 +77,7 @@ def test_requests_are_sent_for_the_duration_and_then_waited_for() -> None:
     assert not any(answer.error for answer in answers)
 
 
-def test_errors_are_counted_and_not_dropped_nor_taken_for_fast_answers() -> None:
+def test_errors_are_counted_and_not_dropped_or_taken_for_answers() -> None:
     wanted = asks(0, prompts=["good", "fail now", "good too", "fail again"])
     answers = drive(Speaker(first=0.1, gap=0.1), Load(concurrency=1), wanted)
     found = values(answers, ttft=1.0)
@@ -91,7 +91,7 @@ def test_a_request_that_takes_too_long_is_an_error() -> None:
     assert [answer.error for answer in answers if answer.error] == ["no whole answer within 10 s"]
 
 
-def test_a_dead_server_ends_a_load_that_is_bounded_by_time() -> None:
+def test_a_dead_server_ends_a_load_bounded_by_time() -> None:
     answers = drive(Speaker(first=0.0), Load(concurrency=1), asks(0, prompts=["fail"]), duration=1.0)
     assert len(answers) == 100
 

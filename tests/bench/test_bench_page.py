@@ -140,7 +140,7 @@ def test_without_quality_or_single_times_those_plots_are_left_out(sample: Result
     assert "quality" not in made.chief.header
 
 
-def test_of_very_many_requests_the_timeline_shows_the_first_and_says_so(sample: Results, tmp_path: Path) -> None:
+def test_a_long_timeline_shows_the_first_requests_and_says_so(sample: Results, tmp_path: Path) -> None:
     repeat = sample.points[0].repeats[0]
     many = replace(repeat, records=repeat.records * 200)
     made = replace(sample, points=(replace(sample.points[0], repeats=(many,)),))
@@ -223,7 +223,7 @@ def test_the_timeline_shows_the_repeat_that_is_chosen(browser: Browser, drawn: P
 
 
 @pytest.mark.slow
-def test_it_is_dark_where_dark_is_wished_and_follows_a_change(browser: Browser, drawn: Path) -> None:
+def test_it_is_dark_where_wished_and_follows_a_change(browser: Browser, drawn: Path) -> None:
     for first, then in ((False, True), (True, False)):
         browser.open(drawn, dark=first)
         for dark in (first, then):
@@ -303,7 +303,7 @@ def test_results_without_a_point_are_an_error(sample: Results, tmp_path: Path) -
         drawing.leave([Named("", replace(sample, points=()))], tmp_path / "page.html")
 
 
-def test_without_bokeh_a_page_that_is_asked_for_is_an_error_with_what_to_install(tmp_path: Path) -> None:
+def test_a_page_without_bokeh_is_an_error_naming_the_install(tmp_path: Path) -> None:
     for words in (
         ["page", str(SAMPLE), "-o", str(tmp_path / "a.html")],
         ["run", "nothing", "--page", str(tmp_path / "a.html")],

@@ -48,7 +48,7 @@ check = [{ exact = "yes" }]
         (Check(json_schema={"type": "object", "required": ["a"]}), '{"a": 1}', '{"b": 1}'),
     ],
 )
-def test_a_check_takes_the_good_and_says_what_is_wrong_with_the_bad(check: Check, good: str, bad: str) -> None:
+def test_a_check_takes_the_good_and_faults_the_bad(check: Check, good: str, bad: str) -> None:
     assert check.failure(good) == ""
     assert check.failure(bad)
     negated = replace(check, negated=True)
@@ -89,14 +89,14 @@ def test_a_quality_file_with_a_mistake_is_refused(text: str, complaint: str) -> 
 
 
 @pytest.mark.parametrize("text", ["[[prompt]", "a = \0", "a = " + "[" * 100_000], ids=["not closed", "a NUL", "deep"])
-def test_a_quality_file_that_is_no_toml_says_where_and_what_to_do(text: str) -> None:
+def test_a_quality_file_that_is_no_toml_is_explained(text: str) -> None:
     with pytest.raises(BenchError) as caught:
         quality.read(text, "q.toml")
     assert caught.value.where.startswith("q.toml")
     assert caught.value.hint
 
 
-def test_a_regular_expression_that_python_cannot_take_is_refused_in_words() -> None:
+def test_a_regular_expression_python_cannot_take_is_refused_in_words() -> None:
     for regex in ("(" * 5_000 + ")" * 5_000, "a{99999999999999999999}"):
         with pytest.raises(BenchError, match="is no regular expression"):
             quality.read(FILE.replace(r"^\d+$", regex), "q.toml")

@@ -83,7 +83,7 @@ def measured(shop: Forge, served: Target, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-def test_every_request_came_and_had_the_lengths_that_were_asked_for(measured: tuple[Results, Path]) -> None:
+def test_every_request_came_with_the_lengths_asked_for(measured: tuple[Results, Path]) -> None:
     found, _ = measured
     records = [record for point in found.points for repeat in point.repeats for record in repeat.records]
     assert len(records) == 2 * 2 * 4

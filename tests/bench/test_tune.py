@@ -87,7 +87,7 @@ def test_the_fastest_that_keeps_the_goal_is_found(recipe: Recipe) -> None:
     assert (best.settings, best.load) == ({"build.max_batch_size": 8}, {"concurrency": 8})
 
 
-def test_each_round_has_half_the_settings_and_asks_twice_as_much(recipe: Recipe) -> None:
+def test_each_round_halves_the_settings_and_doubles_the_requests(recipe: Recipe) -> None:
     rounds = found(Model(), recipe, goal("tokens_per_s", []), *GRID).rounds
     assert [len(trials) for trials in rounds] == [20, 10, 5, 2]
     assert [trials[0].requests for trials in rounds] == [4, 8, 16, 32]
@@ -104,7 +104,7 @@ def test_nothing_is_better_by_chance_alone(recipe: Recipe) -> None:
     assert not told.better
 
 
-def test_where_no_setting_keeps_the_goal_the_nearest_one_is_shown(recipe: Recipe) -> None:
+def test_where_no_setting_keeps_the_goal_the_nearest_is_shown(recipe: Recipe) -> None:
     aim = goal("tokens_per_s", ["ttft_p95<1ms"])
     best = found(Model(), recipe, aim, *GRID).best
     assert best.load == {"concurrency": 1}
@@ -208,7 +208,7 @@ SPELLINGS = {
     "key", ["build.max_batch_size", "build.args.q", "serve.vllm.max_num_batched_tokens", "serve.instances"]
 )
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
-def test_however_a_recipe_is_spelled_it_says_what_was_found_or_stays_as_it_is(text: str, key: str) -> None:
+def test_any_spelling_of_a_recipe_takes_the_finding_or_stays(text: str, key: str) -> None:
     def said(of: str) -> dict[str, Any]:
         return tomli.loads(of.removeprefix("\ufeff"))
 
@@ -238,7 +238,7 @@ def test_however_a_recipe_is_spelled_it_says_what_was_found_or_stays_as_it_is(te
     assert written.startswith("\ufeff") == text.startswith("\ufeff")
 
 
-def test_where_the_recipe_as_it_is_cannot_be_measured_what_can_be_is_better(recipe: Recipe) -> None:
+def test_a_measurable_setting_beats_a_recipe_that_cannot_be_measured(recipe: Recipe) -> None:
     told = found(Model(broken=4), recipe, goal("tokens_per_s", []), "build.max_batch_size=2,8", "concurrency=4")
     assert (told.better, told.best.settings, told.before.failed) == (True, {"build.max_batch_size": 8}, "it does not fit")
     assert "output_tokens_per_s - -> 105" in note(told, "today")
@@ -258,7 +258,7 @@ class Idle:
         raise AssertionError(NO_WORD)
 
 
-def test_settings_that_no_recipe_may_have_are_refused_before_anything_is_built(shop: Forge, tmp_path: Path) -> None:
+def test_forbidden_settings_are_refused_before_anything_is_built(shop: Forge, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TEXT)
     idle = Idle(shop)
     idle.home = tmp_path / "home"
@@ -381,7 +381,7 @@ def test_a_change_builds_again_what_it_asks_for_alone(world: World, tmp_path: Pa
     assert tuned.best.settings.get("variant", "draft-target") == "draft-target"
 
 
-def test_a_variant_that_there_is_not_is_said_before_anything_is_built(world: World, tmp_path: Path) -> None:
+def test_an_unknown_variant_is_refused_before_anything_is_built(world: World, tmp_path: Path) -> None:
     shop = world.shop(tmp_path / "home")
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(ENGINE)

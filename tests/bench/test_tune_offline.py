@@ -87,14 +87,14 @@ def found(*vary: str, best: str = "tokens_per_s", limits: tuple[str, ...] = ()) 
     return predicted(read(RECORDED.read_bytes(), "there"), put, note, aim, given, resolved().recipe)
 
 
-def test_a_recipe_is_asked_about_with_its_own_shape_backend_and_lengths() -> None:
+def test_a_recipe_is_asked_with_its_shape_backend_and_lengths() -> None:
     put = asked("convert.tp=1,2", ttft_p95="<200ms", itl_mean="<20ms")
     assert (put.config, put.system, put.backend) == (CONFIG, "h100_sxm", "vllm")
     assert (put.input_tokens, put.output_tokens, put.ttft_ms, put.tpot_ms) == (128, 64, 200.0, 20.0)
     assert (put.parallel, put.max_seq_len, put.fraction) == (((1, 1), (2, 1)), 2048, None)
 
 
-def test_what_the_recipe_says_of_memory_parallelism_and_quantization_goes_along() -> None:
+def test_the_recipes_memory_parallelism_and_quantization_go_along() -> None:
     text = TEXT.replace('"vllm"', '"llmapi"') + '[convert]\ntp = 2\nquantization = "fp8"\n'
     put = asked(of=resolved(text + "[serve]\nkv_cache_free_gpu_mem_fraction = 0.5\n"))
     assert (put.backend, put.parallel, put.fraction) == ("trtllm", ((2, 1),), 0.5)
@@ -111,7 +111,7 @@ def test_of_a_version_that_it_lacks_the_nearest_is_predicted(wanted: str, taken:
     assert known.nearest(("0.24.0", "0.27.0"), wanted) == taken
 
 
-def test_a_version_that_it_lacks_is_said_with_those_that_it_has() -> None:
+def test_a_version_it_lacks_is_refused_with_those_it_has() -> None:
     _, note = question(resolved(), "h100_sxm", goal("tokens_per_s", ["ttft_p95<1s"]), {}, LENGTHS)
     assert "no data of vllm 0.20.0 on h100_sxm, only of 0.24.0, 0.27.0: 0.24.0 is predicted" in note
     assert "ttft_p95 may be worse" in note
@@ -137,7 +137,7 @@ def test_a_card_is_known_by_each_of_its_names(name: str, system: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["RTX 4090", "NVIDIA H100 PCIe", "A100 40GB", "H100"])
-def test_a_card_that_it_lacks_is_refused_with_those_that_it_has(name: str) -> None:
+def test_a_card_it_lacks_is_refused_with_those_it_has(name: str) -> None:
     with pytest.raises(HostError, match="no data of this card") as told:
         known.system(name)
     assert "h100_sxm" in told.value.hint
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_it_knows_nothing_of_is_refused_with_what_it_knows(case: str) -> None:
+def test_what_it_does_not_know_is_refused_with_what_it_knows(case: str) -> None:
     put, what, hint = REFUSED[case]
     with pytest.raises(BenchError, match=what) as told:
         asked(**put)
@@ -176,7 +176,7 @@ def test_a_key_that_no_prediction_speaks_of_is_refused(vary: str) -> None:
         asked(vary)
 
 
-def test_the_best_of_what_was_varied_comes_first_and_is_what_would_be_written() -> None:
+def test_the_best_setting_comes_first_and_would_be_written() -> None:
     told = found(*VARIED, limits=("ttft_p95<200ms", "itl_mean<10ms"))
     assert [(row.tp, row.batch) for row in told.rows[:2]] == [(2, 128), (2, 64)]
     assert told.kept
@@ -205,7 +205,7 @@ def test_where_nothing_keeps_the_goal_it_says_so() -> None:
     assert (none.kept, none.rows, none.settings) == (False, (), {})
 
 
-def test_a_batch_that_is_not_in_the_answer_is_refused_with_those_that_are() -> None:
+def test_a_batch_missing_from_the_answer_is_refused_with_others() -> None:
     with pytest.raises(BenchError, match="none of these settings") as told:
         found("build.max_batch_size=5")
     assert "1, 2, 3, 9" in told.value.hint
@@ -223,7 +223,7 @@ def test_an_answer_that_is_none_is_told_with_its_place() -> None:
 
 
 @pytest.mark.parametrize(("names", "said"), [((), "no GPU is here"), (("L40S", "B200"), "several kinds")])
-def test_a_card_has_to_be_named_where_no_single_kind_is_here(names: tuple[str, ...], said: str) -> None:
+def test_a_card_must_be_named_unless_one_kind_is_here(names: tuple[str, ...], said: str) -> None:
     with pytest.raises(HostError, match=said):
         card([Gpu(name, MIB, "9.0") for name in names])
     assert card([Gpu("L40S", MIB, "8.9")] * 2) == "L40S"
@@ -298,9 +298,7 @@ def test_what_is_shown_says_that_it_is_predicted(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("more", [(), ("--no-write", "--vary", "convert.tp=1,2")], ids=["nothing varied", "no-write"])
-def test_a_recipe_that_nobody_asked_to_change_stays_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
-) -> None:
+def test_a_recipe_nobody_asked_to_change_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]) -> None:
     before = _laid(tmp_path).read_text()
     said = _typed(monkeypatch, tmp_path, "--offline", "--gpu", "h100_sxm", *more)
     assert "stays as it is" in said.output

@@ -157,7 +157,7 @@ def test_a_repository_in_order_is_said_to_be(root: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "nothing is wrong\n")
 
 
-def test_an_error_is_told_with_file_line_rule_and_fix_and_exits_with_8(root: Path) -> None:
+def test_an_error_shows_file_line_rule_and_fix_exit_8(root: Path) -> None:
     broken(root, "name: a copied folder")
     done = check(root)
     assert done.exit_code == RepositoryError.exit_code == 8
@@ -259,9 +259,7 @@ def test_the_store_remembers_what_an_engine_was_built_for(root: Path, tmp_path: 
     assert told.rule == "engine-image"
 
 
-def test_what_goes_away_under_a_look_is_looked_at_again_while_nobody_publishes(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_during_a_look_is_looked_at_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[bool] = []
     looked = reader.read
 
@@ -340,7 +338,7 @@ def test_comments_go_only_where_something_is_fixed(root: Path) -> None:
     assert (root / "ensemble/config.pbtxt").read_text().startswith("# by hand")
 
 
-def test_a_file_that_shares_its_blocks_with_another_is_not_written_through(root: Path, tmp_path: Path) -> None:
+def test_a_file_sharing_its_blocks_is_not_written_through(root: Path, tmp_path: Path) -> None:
     broken(root, "name: a copied folder")
     kept, weights = tmp_path / "kept.pbtxt", root / ASSETS / "engines/rank0.engine"
     os.link(root / "postprocessing/config.pbtxt", kept)
@@ -400,7 +398,7 @@ def test_what_notes_leave_out_is_found(tmp_path: Path, rule: str, changes: dict[
 
 
 @pytest.mark.skipif(not VERSIONS, reason=originals.MISSING)
-def test_fixing_a_skeleton_filled_by_hand_keeps_what_nvidias_code_wants_there(tmp_path: Path) -> None:
+def test_fixing_a_hand_filled_skeleton_keeps_what_nvidias_code_needs(tmp_path: Path) -> None:
     place = filled(tmp_path / "hand", VERSIONS[-1])
     (place / "preprocessing/1/model.py").write_text("path = parameters[\n    'multimodal_model_path']\n")
     check(place, "--fix")

@@ -70,7 +70,7 @@ def test_a_machine_with_everything_has_nothing_to_fix(recipes: tuple[RecipeNeeds
     assert {each.status for each in examine(recipes, WELL)} == {Status.OK}
 
 
-def test_an_engine_on_a_bare_machine_is_a_problem_that_names_the_recipe_and_the_fix() -> None:
+def test_an_engine_on_a_bare_machine_names_recipe_and_fix() -> None:
     found = examine((ENGINE, TWIN), BARE)
     assert [each for each, status in statuses(found).items() if status is Status.PROBLEM] == ["docker", "driver", "gpu"]
     docker = of(found, "docker")[0]
@@ -91,7 +91,7 @@ def test_what_twins_do_not_need_is_a_remark() -> None:
     assert not [each for each in found if each.status in (Status.WARNING, Status.PROBLEM)]
 
 
-def test_without_a_recipe_what_is_missing_is_a_warning_that_says_what_it_is_needed_for() -> None:
+def test_without_a_recipe_missing_parts_are_warnings_with_their_use() -> None:
     found = examine((), BARE)
     grave = [each for each in found if each.status is not Status.OK]
     assert {each.status for each in grave} == {Status.WARNING}
@@ -110,7 +110,7 @@ def test_docker_without_nvidias_runtime_says_what_to_install() -> None:
     assert "nvidia-container-toolkit" in toolkit.hint
 
 
-def test_a_driver_older_than_a_recipes_image_needs_is_told_with_an_image_that_fits() -> None:
+def test_a_driver_older_than_the_image_needs_names_one_fitting() -> None:
     found = of(examine((replace(ENGINE, image="26.03"), ENGINE), replace(WELL, driver="580.95.05")), "driver")
     assert [each.status for each in found] == [Status.PROBLEM]
     assert "26.03" in found[0].what
@@ -119,14 +119,14 @@ def test_a_driver_older_than_a_recipes_image_needs_is_told_with_an_image_that_fi
     assert statuses(examine((ENGINE,), replace(WELL, driver="580.95.05")))["driver"] is Status.OK
 
 
-def test_without_a_recipe_the_driver_is_held_to_the_whole_table() -> None:
+def test_without_a_recipe_the_driver_meets_the_whole_table() -> None:
     assert "up to 26.02" in of(examine((), WELL), "driver")[0].what
     old = of(examine((), replace(WELL, driver="470.1")), "driver")[0]
     assert old.status is Status.WARNING
     assert "known images: 24.10 to 26.07" in old.what
 
 
-def test_more_gpus_than_there_are_is_a_problem_and_weights_above_their_memory_a_warning() -> None:
+def test_too_few_gpus_are_problems_too_little_memory_a_warning() -> None:
     found = of(examine((replace(ENGINE, gpus=2),), WELL), "gpu")
     assert (found[-1].status, "tp" in found[-1].hint) == (Status.PROBLEM, True)
     found = of(examine((replace(ENGINE, size=150 * GB),), WELL), "gpu")
@@ -142,14 +142,14 @@ def test_a_gpu_older_than_the_images_know_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("free", "status"), [(20, Status.OK), (15, Status.OK), (14, Status.WARNING), (5, Status.WARNING), (4, Status.PROBLEM)]
 )
-def test_the_disk_is_held_to_three_times_what_is_still_to_be_fetched(free: int, status: Status) -> None:
+def test_the_disk_must_hold_three_times_what_is_unfetched(free: int, status: Status) -> None:
     found = of(examine((ENGINE,), replace(WELL, home=Disk("/home", free * GB, 1))), "disk")
     assert found[0].status is status
     held = replace(ENGINE, missing=0)
     assert of(examine((held,), replace(WELL, home=Disk("/home", free * GB, 1))), "disk")[0].status is Status.OK
 
 
-def test_dockers_disk_counts_only_for_an_image_that_is_not_held() -> None:
+def test_dockers_disk_counts_only_for_an_image_not_held() -> None:
     tight = replace(WELL, images=Disk("/docker", 30 * GB, 2))
     assert of(examine((ENGINE,), tight), "disk")[1].status is Status.WARNING
     held = replace(tight, held=frozenset({"nvcr.io/nvidia/tritonserver:25.09-trtllm-python-py3"}))
@@ -174,14 +174,14 @@ def test_shared_memory_is_held_to_the_runtime() -> None:
     assert statuses(examine((ENGINE,), dockers))["shared memory"] is Status.WARNING
 
 
-def test_a_host_that_cannot_serve_the_twin_is_a_problem_for_twins_only() -> None:
+def test_a_host_unfit_for_the_twin_matters_to_twins_only() -> None:
     old = replace(WELL, twin=Problem("", "Triton from PyPI needs glibc 2.35", "use a newer distribution"))
     assert statuses(examine((TWIN,), old))["triton"] is Status.PROBLEM
     assert statuses(examine((ENGINE,), old))["triton"] is Status.REMARK
     assert statuses(examine((), old))["triton"] is Status.WARNING
 
 
-def test_a_broken_plugin_is_as_grave_as_the_recipes_that_may_need_it() -> None:
+def test_a_broken_plugin_is_as_grave_as_its_recipes() -> None:
     broken = replace(WELL, plugins=(*WELL.plugins, PluginInfo("stranger", "unknown", "theirs", "2", 1, "ImportError: no")))
     named = replace(ENGINE, plugins=("stranger",))
     other = replace(ENGINE, plugins=("llama",))
@@ -224,7 +224,7 @@ def test_a_machine_that_cannot_keep_model_control_is_told(signs: Signs, said: st
         (TWIN, "0.0.0.0", WELL, Status.OK),
     ],
 )
-def test_a_deployment_that_would_let_others_control_its_server_is_a_problem(
+def test_a_deployment_whose_server_others_can_control_is_a_problem(
     recipe: RecipeNeeds, host: str, signs: Signs, status: Status
 ) -> None:
     (found,) = of(examine((replace(recipe, ports=Ports(host=host)),), signs), "control")
@@ -346,7 +346,7 @@ def clinic(tmp_path: Path) -> Clinic:
     return Clinic(tmp_path / "home")
 
 
-def test_a_recipe_that_can_be_built_is_told_with_its_source_and_its_family(clinic: Clinic) -> None:
+def test_a_buildable_recipe_is_told_with_source_and_family(clinic: Clinic) -> None:
     found = clinic.findings(tiny=RECIPE.format("engine"))
     assert {each.status for each in found} == {Status.OK}
     assert "acme/tiny" in of(found, "source")[0].what
@@ -362,7 +362,7 @@ def test_a_gated_model_is_a_problem_with_its_fix(clinic: Clinic) -> None:
     assert source[0].hint == "accept it, then set HF_TOKEN"
 
 
-def test_a_source_out_of_reach_does_not_hide_the_other_recipes(clinic: Clinic) -> None:
+def test_an_unreachable_source_does_not_hide_the_other_recipes(clinic: Clinic) -> None:
     clinic.origin.down = True
     found = clinic.findings(a=RECIPE.format("twin"), b=RECIPE.format("twin").replace('"tiny"', '"other"'))
     assert [each.what.partition(":")[0] for each in of(found, "source")] == ["tiny", "other"]
@@ -374,7 +374,7 @@ def test_every_problem_of_a_recipe_is_a_finding(clinic: Clinic) -> None:
     assert all(each.what.startswith("bad: ") for each in found)
 
 
-def test_an_image_that_nobody_knows_and_a_family_that_nobody_has_are_findings(clinic: Clinic) -> None:
+def test_an_unknown_image_and_a_missing_family_are_findings(clinic: Clinic) -> None:
     unknown = clinic.findings(tiny=RECIPE.format("engine") + 'image = "19.01"\n')
     assert of(unknown, "image")[0].status is Status.PROBLEM
     absent = clinic.findings(tiny='family = "nobody"\n' + RECIPE.format("twin"))
@@ -434,7 +434,7 @@ def test_a_machine_without_nvidia_says_so(tmp_path: Path) -> None:
     assert (machine.driver(), machine.gpus(), machine.inside(), machine.shared_memory()) == ("", (), False, 0)
 
 
-def test_a_triton_is_known_to_be_too_old_by_the_options_that_it_lacks(tmp_path: Path) -> None:
+def test_missing_options_show_that_a_triton_is_too_old(tmp_path: Path) -> None:
     machine = ThisMachine({})
     (tmp_path / "bin").mkdir()
     for held, wanted in ((b"..\0grpc-restricted-protocol\0http-restricted-api\0..", True), (b"..\0http-address\0..", False)):
@@ -443,13 +443,13 @@ def test_a_triton_is_known_to_be_too_old_by_the_options_that_it_lacks(tmp_path: 
     assert machine.restricts("")
 
 
-def test_whether_a_program_may_be_traced_is_found_out_by_trying() -> None:
+def test_whether_a_program_may_be_traced_is_tried() -> None:
     machine = ThisMachine(os.environ)
     assert machine.traces()
     assert not without_ptrace(machine.traces)
 
 
-def test_a_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
+def test_a_disk_is_that_of_the_nearest_existing_folder(tmp_path: Path) -> None:
     machine = ThisMachine({})
     disk = machine.disk(tmp_path / "not" / "yet")
     assert (disk.place, disk.device, disk.writable) == (str(tmp_path / "not" / "yet"), tmp_path.stat().st_dev, True)
@@ -475,7 +475,7 @@ def test_this_machine_can_be_looked_at_for_real(tmp_path: Path) -> None:
     assert any("checkpoint" in each["what"] for each in document["findings"] if each["check"] == "source")
 
 
-def test_a_problem_ends_in_a_list_with_fixes_and_the_exit_code(tmp_path: Path) -> None:
+def test_a_problem_ends_with_fixes_and_the_exit_code(tmp_path: Path) -> None:
     recipe = tmp_path / "lost.toml"
     recipe.write_text('name = "lost"\n[source]\npath = "nowhere"\n[runtime]\nkind = "twin"\n')
     told = CliRunner().invoke(main, ["doctor", str(recipe)], env={"FORGE_HOME": str(tmp_path / "home")})

@@ -54,7 +54,7 @@ def test_what_forge_publishes_breaks_no_rule(tmp_path: Path, kind: RuntimeKind, 
     assert found(kit.lay(tmp_path / "repository", prefix=prefix, kind=kind, inside=inside)) == ()
 
 
-def test_a_chat_template_that_cannot_be_read_is_found_by_file_and_line(tmp_path: Path) -> None:
+def test_an_unreadable_chat_template_is_found_by_file_and_line(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository")
     folder = root / ASSETS / "tokenizer"
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -69,7 +69,7 @@ def test_a_chat_template_that_cannot_be_read_is_found_by_file_and_line(tmp_path:
     assert [(each.file.rpartition("/")[2], each.line) for each in found(root)] == [("chat_template.jinja", 2)]
 
 
-def test_an_ensemble_that_streams_loses_blanks_unless_bls_stands_beside_it(tmp_path: Path) -> None:
+def test_a_streaming_ensemble_loses_blanks_unless_bls_is_beside_it(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository")
     drops_blanks(root)
     assert found(root) == (), "bls accumulates"
@@ -80,7 +80,7 @@ def test_an_ensemble_that_streams_loses_blanks_unless_bls_stands_beside_it(tmp_p
     assert "stream-blanks" not in {each.rule for each in found(root)}, "nothing streams"
 
 
-def test_assets_inside_are_looked_at_and_what_keeps_a_plain_server_from_starting_is_found(tmp_path: Path) -> None:
+def test_assets_inside_that_stop_a_plain_server_are_found(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository", inside=True)
     (root / "tensorrt_llm/_assets/engines/modeling.py").write_text(
         'ask("localhost:8001")'
@@ -93,7 +93,7 @@ def test_assets_inside_are_looked_at_and_what_keeps_a_plain_server_from_starting
     assert {each.file for each in found(root)} == {"tensorrt_llm/_assets/tokenizer/tokenizer.json"}
 
 
-def test_a_wrong_name_in_either_of_the_subclass_parameters_is_found(tmp_path: Path) -> None:
+def test_a_wrong_name_in_either_subclass_parameter_is_found(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository", prefix="x")
     folder = root / "x-tensorrt_llm_bls"
     for text in (*bls(), *siblings.beside(bls())):
@@ -121,14 +121,14 @@ def test_an_llmapi_model_breaks_no_rule(tmp_path: Path, model: str) -> None:
     assert found(root) == ()
 
 
-def test_two_models_of_vllm_that_share_a_card_break_no_rule(tmp_path: Path) -> None:
+def test_two_vllm_models_sharing_a_card_break_no_rule(tmp_path: Path) -> None:
     lay_vllm(tmp_path, "one", gpu_memory_utilization=0.4)
     lay_vllm(tmp_path, "two", gpu_memory_utilization=0.6)
     lay_vllm(tmp_path, "three", kv_cache_memory_bytes=2**30)
     assert found(tmp_path) == ()
 
 
-def test_a_misspelled_argument_of_vllm_is_told_with_what_was_meant(tmp_path: Path) -> None:
+def test_a_misspelled_vllm_argument_is_told_with_the_right_one(tmp_path: Path) -> None:
     lay_vllm(tmp_path, "one", max_modle_len=5)
     (told,) = found(tmp_path)
     assert (told.rule, told.file, told.fix) == ("vllm-argument", "one/1/model.json", "did you mean 'max_model_len'?")
@@ -182,7 +182,7 @@ def test_an_engine_for_more_gpus_than_are_here_is_found(tmp_path: Path) -> None:
     assert told.rule == "engine-world"
 
 
-def test_an_engine_of_another_version_than_the_image_is_found_with_the_image_that_fits(tmp_path: Path) -> None:
+def test_an_engine_of_another_version_is_found_with_fitting_image(tmp_path: Path) -> None:
     seen = look(kit.lay(tmp_path / "repository"))
     image = "nvcr.io/nvidia/tritonserver:{}-trtllm-python-py3".format
     assert rules.examine(replace(seen, image=image("25.06"), trtllm="0.20.0")) == ()
@@ -199,7 +199,7 @@ def test_several_instances_have_a_place_where_each_has_its_gpus(tmp_path: Path) 
     assert found(root) == ()
 
 
-def test_a_misspelled_parameter_is_told_with_the_right_one_and_its_line(tmp_path: Path) -> None:
+def test_a_misspelled_parameter_is_told_with_right_one_and_line(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository")
     kit.parameter(root, "tensorrt_llm", kv_cache_free_gpu_mem_fractoin="0.5")
     (told,) = found(root)
@@ -208,7 +208,7 @@ def test_a_misspelled_parameter_is_told_with_the_right_one_and_its_line(tmp_path
     assert "kv_cache_free_gpu_mem_fractoin" in lines[told.line - 1]
 
 
-def test_a_renamed_bls_that_takes_its_siblings_from_parameters_is_well(tmp_path: Path) -> None:
+def test_a_renamed_bls_with_siblings_from_parameters_is_well(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository", prefix="x")
     folder = root / "x-tensorrt_llm_bls"
     (folder / "1/model.py").write_text(NVIDIAS_BLS)
@@ -240,7 +240,7 @@ def test_one_placeholder_hides_no_other_fault_of_its_file(tmp_path: Path) -> Non
     assert {each.rule for each in found(root)} == {"placeholder", "tokenizer-type", "version-folder"}
 
 
-def test_the_fix_of_a_missing_version_names_the_model_at_hand(tmp_path: Path) -> None:
+def test_the_fix_of_a_missing_version_names_the_model(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository")
     shutil.rmtree(root / "preprocessing" / "1")
     (told,) = [each for each in found(root) if each.rule == "version-folder"]

@@ -98,7 +98,7 @@ def test_what_breaks_no_rule_is_served(serving: Serving, root: Path) -> None:
 
 
 @pytest.mark.parametrize(("rule", "words", "models", "change"), REFUSALS, ids=[each[0] for each in REFUSALS])
-def test_what_a_rule_finds_the_server_refuses_in_the_words_that_are_promised(
+def test_the_server_refuses_what_a_rule_finds_in_promised_words(
     serving: Serving, root: Path, rule: str, words: str, models: tuple[str, ...], change: Break
 ) -> None:
     change(root)
@@ -128,7 +128,7 @@ def test_what_a_rule_finds_loads_and_every_request_fails(
     assert promised(rule, words)
 
 
-def test_assets_among_the_models_keep_the_default_control_mode_from_starting(serving: Serving, root: Path) -> None:
+def test_assets_among_models_stop_a_start_in_default_control_mode(serving: Serving, root: Path) -> None:
     by_hand(root)
     assert broken(root) == {"not-a-model"}
     with default_mode(serving, root) as (status, log):

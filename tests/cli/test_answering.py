@@ -53,7 +53,7 @@ def test_a_stream_is_shown_as_it_comes(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "\n"
 
 
-def test_where_no_terminal_is_a_table_says_how_likely_each_token_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_says_token_likelihoods_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = shown(capsys, Display(log_probs=True))
     assert out.splitlines() == [
         "Paris",
@@ -85,7 +85,7 @@ def test_on_a_terminal_colours_say_how_likely_each_token_was(monkeypatch: pytest
     assert rest == ["log-probability -4.0100, geometric mean 0.1347 over 2 tokens"]
 
 
-def test_an_answer_that_came_whole_is_cut_into_tokens_by_the_models_tokenizer(tmp_path: Path) -> None:
+def test_a_whole_answer_is_cut_into_the_tokenizers_tokens(tmp_path: Path) -> None:
     lay(tmp_path, "byte_level")
     text = "hello 🚀 world"
     found = spans(tmp_path, text)
@@ -104,7 +104,7 @@ def test_an_answer_that_came_whole_is_cut_into_tokens_by_the_models_tokenizer(tm
     assert spans(tmp_path / "nowhere", text) == ()
 
 
-def test_json_is_a_line_for_each_chunk_with_what_the_model_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_a_line_per_chunk_with_the_models_words(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = shown(capsys, Display(log_probs=True), as_json=True)
     assert [json.loads(line) for line in out.splitlines()] == [
         {"text": "Pa", "index": 0, "final": False, "log_probs": [-0.5], "cum_log_prob": -0.5},
@@ -149,9 +149,7 @@ def test_speed_says_so_where_tokens_are_not_counted(capsys: pytest.CaptureFixtur
     assert shown(capsys, Display(perf=True, whole=True), chunks[:1])[1].startswith("came whole")
 
 
-def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tokenizer_tokens_give_speed_where_the_model_counts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lay(tmp_path, "byte_level")
     texts = ("hello 🚀 world", " hello")
     lengths = [len(TOKENIZERS["byte_level"].encode(text).ids) for text in texts]
@@ -164,7 +162,7 @@ def test_speed_is_told_in_tokens_of_the_models_tokenizer_where_it_does_not_count
 
 
 @pytest.mark.parametrize(("threshold", "code"), [(-2.0, 0), (-1.0, ConfidenceError.exit_code)])
-def test_an_answer_below_the_threshold_is_shown_and_ends_with_its_own_code(
+def test_an_answer_below_the_threshold_ends_with_its_own_code(
     capsys: pytest.CaptureFixture[str], threshold: float, code: int
 ) -> None:
     display = Display(threshold=threshold)
@@ -250,13 +248,13 @@ def test_the_likeliest_in_each_place_are_shown_beside_each_token(forge: Forge, h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["--no-stream"], ["--beam-width", "2", "--no-stream"]])
-def test_an_answer_that_was_cut_says_so_in_json_however_it_comes(forge: Forge, how: list[str]) -> None:
+def test_a_cut_answer_says_so_in_json_however_it_comes(forge: Forge, how: list[str]) -> None:
     last = json.loads(forge("generate", "hello", *how, "--max-tokens", "3", "--json").stdout.splitlines()[-1])
     assert {each["finish_reason"] for each in last["sequences"]} == {"length"}
 
 
 @pytest.mark.slow
-def test_generate_draws_at_a_temperature_and_takes_the_likeliest_token_without(forge: Forge) -> None:
+def test_generate_draws_only_at_a_temperature(forge: Forge) -> None:
     def said(*words: str) -> tuple[list[str], int | None]:
         last = json.loads(forge("generate", "hello", *words, "--json").stdout.splitlines()[-1])
         return last["answers"], last["seed"]
@@ -272,7 +270,7 @@ def test_generate_draws_at_a_temperature_and_takes_the_likeliest_token_without(f
 
 
 @pytest.mark.slow
-def test_a_seed_and_several_answers_that_change_nothing_are_no_silent_wish(forge: Forge) -> None:
+def test_a_seed_or_several_answers_without_effect_are_told(forge: Forge) -> None:
     done = forge("generate", "hello", "--seed", "3", "-n", "2")
     first, second = done.stdout.rstrip("\n").split("\n---\n")
     assert first == second
@@ -290,7 +288,7 @@ def test_a_conversation_is_told_once_that_its_seed_changes_nothing(forge: Forge)
 
 
 @pytest.mark.slow
-def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(forge: Forge) -> None:
+def test_generate_refuses_an_unknown_input_with_the_list_of_inputs(forge: Forge) -> None:
     done = forge("generate", "hello", "--input", "top_q=3")
     assert done.exit_code == InferenceError.exit_code
     assert "no input for top_q" in done.stderr
@@ -299,7 +297,7 @@ def test_generate_refuses_an_input_that_the_model_does_not_offer_with_the_list(f
 
 
 @pytest.mark.slow
-def test_chat_keeps_one_answer_of_a_beam_search_and_judges_at_the_end(forge: Forge) -> None:
+def test_chat_keeps_one_beam_and_judges_at_the_end(forge: Forge) -> None:
     done = forge("chat", "--beam-width", "2", "--min-logprob", "-0.001", "--json", typed="hello\nworld\n\n")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["question"] for line in lines] == ["hello", "world"]

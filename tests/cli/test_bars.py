@@ -33,7 +33,7 @@ def seen(screen: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
 
 
-def test_the_step_under_way_has_a_line_with_what_it_last_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_running_step_has_a_line_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, bars = terminal(monkeypatch), Bars()
     bars(Event("start", "engine"))
     bars(Event("log", "engine", text='I1126 05:25:56.123456 12 server.cc:674] "[red] layer 3 of 22'))
@@ -51,7 +51,7 @@ def test_a_download_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "50.0/200.0 MB" in seen(screen)
 
 
-def test_what_is_done_stays_on_the_screen_and_its_line_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_stays_and_its_line_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, bars = terminal(monkeypatch), Bars()
     bars(Event("start", "a"))
     bars(Event("start", "b"))

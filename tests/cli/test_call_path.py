@@ -79,9 +79,7 @@ class OnDocker(FakeContainers):
         vars(self)["run"] = docker.run
 
 
-def test_from_forge_build_to_its_container_it_is_fourteen_calls_through_eight_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_reaches_its_container_in_fourteen_calls_eight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = RecordingDaemon()
     world = World(containers=OnDocker(daemon))
     start = threading.Thread.start

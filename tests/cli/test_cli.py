@@ -56,14 +56,14 @@ def test_every_verb_shows_an_example_and_speaks_json(name: str, command: click.C
     assert {"as_json", "quiet", "verbose"} <= {option.name for option in command.params}
 
 
-def test_the_list_of_verbs_says_of_each_what_the_verb_says_of_itself() -> None:
+def test_the_list_of_verbs_repeats_each_verbs_own_words() -> None:
     assert {verb.name: verb.line for verb in VERBS} == {
         name: command.get_short_help_str(10**6) for name, command in commands().items()
     }
     assert [verb.name for verb in VERBS] == sorted(commands())
 
 
-def test_a_misspelt_verb_is_answered_with_the_one_that_is_meant() -> None:
+def test_a_misspelt_verb_is_answered_with_the_right_one() -> None:
     result = forge("serv")
     assert result.exit_code == 2
     assert "Did you mean 'serve'?" in result.stderr
@@ -97,7 +97,7 @@ def test_a_plan_in_json_carries_what_is_worth_knowing_beforehand(place: Path) ->
     assert note.startswith("tiny: its image has not been read yet")
 
 
-def test_all_problems_of_a_recipe_are_told_with_file_key_and_fix(place: Path) -> None:
+def test_all_problems_of_a_recipe_name_file_key_and_fix(place: Path) -> None:
     (place / "tiny.toml").write_text(TINY.replace('"tiny"', '"../tiny"') + "[build]\nmax_batchsize = 4\nmax_input_len = 0\n")
     result = forge("plan", place / "tiny.toml")
     assert result.exit_code == 3
@@ -106,7 +106,7 @@ def test_all_problems_of_a_recipe_are_told_with_file_key_and_fix(place: Path) ->
         assert said in result.stderr
 
 
-def test_an_error_in_json_is_a_document_with_the_exit_code(place: Path) -> None:
+def test_an_error_in_json_is_a_document_with_exit_code(place: Path) -> None:
     (place / "tiny.toml").write_text(TINY + "surprise = 1\n")
     result = forge("build", "--json", place / "tiny.toml")
     error = json.loads(result.stdout)["error"]
@@ -140,7 +140,7 @@ def test_each_family_of_errors_has_its_exit_code(
 
 
 @pytest.mark.parametrize(("name", "command"), verbs(), ids=[name for name, _ in verbs()])
-def test_what_is_wrong_with_the_words_of_any_verb_is_told_in_json_too(name: str, command: click.Command) -> None:
+def test_wrong_arguments_of_any_verb_are_told_in_json_too(name: str, command: click.Command) -> None:
     for words in (("--nosuch",), *_wrong(command)):
         result = forge(*name.split(), "--json", *words)
         error = json.loads(result.stdout)["error"]
@@ -157,7 +157,7 @@ def _wrong(command: click.Command) -> list[tuple[str, ...]]:
     return [(each.opts[-1], "nosuch") for each in choices]
 
 
-def test_words_that_no_verb_has_are_told_in_json_where_that_is_wanted(place: Path) -> None:
+def test_arguments_no_verb_has_are_told_in_json_where_wanted(place: Path) -> None:
     for words in (("serv", "--json"), ("--nosuch", "plan", "--json"), ("plan", "--json"), ("tune", "--json")):
         result = forge(*words)
         error = json.loads(result.stdout)["error"]
@@ -211,7 +211,7 @@ def test_an_empty_cache_is_whole_and_has_nothing_to_give(place: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("--older-than", "soon"), ("--max-size", "big"), ("--max-size", "-1GB")])
-def test_an_amount_that_is_none_is_refused_by_the_command_line(words: tuple[str, str]) -> None:
+def test_a_wrong_amount_is_refused_by_the_command_line(words: tuple[str, str]) -> None:
     assert forge("cache", "gc", *words).exit_code == 2
 
 
@@ -223,7 +223,7 @@ def test_a_repository_may_be_named_without_its_option(place: Path, verb: str, co
     assert f"{place / 'models'}: " in bare.stderr
 
 
-def test_stop_takes_one_word_for_what_to_stop_and_a_deployments_file(place: Path) -> None:
+def test_stop_takes_one_argument_and_a_deployments_file(place: Path) -> None:
     (place / "models").mkdir()
     (place / "both.toml").write_text('repository = "models"\nrecipes = ["none.toml"]\n')
     assert forge("stop", place / "both.toml").stderr == forge("stop", place / "models").stderr
@@ -238,7 +238,7 @@ def test_nothing_runs_and_status_says_so(place: Path) -> None:
     assert json.loads(forge("status", "--json").stdout) == {"servers": []}
 
 
-def test_a_file_that_cannot_be_written_is_an_error_and_no_traceback(place: Path) -> None:
+def test_a_file_that_cannot_be_written_gives_no_traceback(place: Path) -> None:
     (place / "tiny.toml.lock.new").mkdir()
     result = forge("lock", place / "tiny.toml")
     assert result.exit_code == 1
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_no_traceback(place: Path)
     assert "Traceback" not in result.output
 
 
-def test_what_each_verb_does_fits_into_its_line_of_the_list() -> None:
+def test_each_verbs_summary_fits_its_line_of_the_list() -> None:
     shown = CliRunner().invoke(main, ["--help"], env={"COLUMNS": "80"}).output
     listed = shown.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert len(listed) == len(VERBS)
@@ -255,7 +255,7 @@ def test_what_each_verb_does_fits_into_its_line_of_the_list() -> None:
 
 
 @pytest.mark.parametrize("word", sorted(habits()))
-def test_a_word_of_another_tool_is_answered_with_the_verb_that_is_meant(word: str) -> None:
+def test_another_tools_word_is_answered_with_the_verb_meant(word: str) -> None:
     result = forge(word)
     assert result.exit_code == 2
     assert f"`forge {habits()[word]}` is what does that here" in result.stderr

@@ -173,14 +173,14 @@ def test_a_persons_own_rows_are_read_from_toml() -> None:
         ("[[diagnosis]]", "[[diagnosis", "at the end of an array"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_told_and_left_out(old: str, new: str, said: str) -> None:
+def test_an_unusable_row_is_told_and_left_out(old: str, new: str, said: str) -> None:
     held = read(OWN.replace(old, new))
     assert held.rows == ()
     (problem,) = held.problems
     assert said.lower() in problem.lower()
 
 
-def test_a_persons_own_rows_come_first_and_what_is_wrong_with_them_hides_no_failure(tmp_path: Path) -> None:
+def test_a_persons_own_rows_come_first_and_hide_no_failure(tmp_path: Path) -> None:
     said: list[str] = []
     known = Known(tmp_path / "diagnoses.toml", said.append)
     assert tuple(known)[-len(DIAGNOSES) :] == tuple(DIAGNOSES)
@@ -191,7 +191,7 @@ def test_a_persons_own_rows_come_first_and_what_is_wrong_with_them_hides_no_fail
     assert "diagnoses.toml" in said[0]
 
 
-def test_a_pipe_in_the_place_of_a_persons_own_rows_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_own_rows_is_not_awaited(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "diagnoses.toml")
     said: list[str] = []
     assert tuple(Known(tmp_path / "diagnoses.toml", said.append))[-len(DIAGNOSES) :] == tuple(DIAGNOSES)

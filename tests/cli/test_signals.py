@@ -66,7 +66,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_a_terminated_verb_cleans_up_once_and_says_so_by_its_exit_code() -> None:
+def test_a_terminated_verb_cleans_up_once_with_its_exit_code() -> None:
     with started(SLEEPER) as process:
         assert first_line(process) == "asleep\n"
         process.send_signal(signal.SIGTERM)

@@ -68,7 +68,7 @@ def test_a_value_that_is_none_is_said_and_changes_nothing(talk: Conversation, li
     assert talk.settings == {}
 
 
-def test_a_talk_is_saved_as_text_or_json_and_over_no_file(talk: Conversation, tmp_path: Path) -> None:
+def test_a_talk_is_saved_as_text_or_json_overwriting_nothing(talk: Conversation, tmp_path: Path) -> None:
     talk.command(f"/save {tmp_path}/talk.json")
     assert json.loads((tmp_path / "talk.json").read_text())[0] == {"role": "system", "content": "Be brief."}
     talk.command(f"/save {tmp_path}/talk.txt")
@@ -77,7 +77,7 @@ def test_a_talk_is_saved_as_text_or_json_and_over_no_file(talk: Conversation, tm
     assert "No such file" in talk.command(f"/save {tmp_path}/nowhere/talk.txt")
 
 
-def test_a_command_that_is_not_there_is_answered_with_the_one_that_is_meant(talk: Conversation) -> None:
+def test_an_unknown_command_is_answered_with_the_one_meant(talk: Conversation) -> None:
     assert talk.command("/temprature 3") == "there is no /temprature; did you mean /temperature?"
     assert "/help" in talk.command("/zzz")
 
@@ -110,7 +110,7 @@ class Hasty:
         pass
 
 
-def test_ctrl_c_between_the_prompt_and_the_answer_does_not_end_the_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_between_prompt_and_answer_ends_no_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[str]()
 
     def ask(_: Talk, question: str, *, again: bool = False) -> None:
@@ -146,7 +146,7 @@ def test_several_lines_stand_between_quotes(monkeypatch: pytest.MonkeyPatch, tmp
     assert typed(monkeypatch, tmp_path, '"""in one line"""') == ["in one line"]
 
 
-def test_ctrl_c_at_the_prompt_ends_no_talk_and_sigterm_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ctrl_c_at_the_prompt_ends_no_talk_sigterm_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert typed(monkeypatch, tmp_path, KeyboardInterrupt, "go on", '"""half', KeyboardInterrupt, "on") == ["go on", "on"]
 
     class Terminated(KeyboardInterrupt):
@@ -211,7 +211,7 @@ def interrupted(terminal: Terminal) -> bool:
 
 
 @pytest.mark.slow
-def test_a_talk_at_a_terminal_outlives_ctrl_c_and_goes_on(terminal: Terminal, home: Path, tmp_path: Path) -> None:
+def test_a_terminal_talk_outlives_ctrl_c_and_goes_on(terminal: Terminal, home: Path, tmp_path: Path) -> None:
     assert "tiny (twin). /help shows" in terminal.until("> ")
     assert any(interrupted(terminal) for _ in range(20))  # an answer may be over before this gets to it
     terminal.type("/temperature 0")
@@ -234,7 +234,7 @@ def test_a_talk_at_a_terminal_outlives_ctrl_c_and_goes_on(terminal: Terminal, ho
 
 
 @pytest.mark.slow
-def test_a_model_without_a_chat_template_says_so_before_anything_is_asked(tiny: Tiny, home: Path) -> None:
+def test_a_missing_chat_template_is_said_before_anything_is_asked(tiny: Tiny, home: Path) -> None:
     settings = tiny.target.tokenizer / "tokenizer_config.json"
     before = settings.read_text()
     whole = json.loads(before)
@@ -301,7 +301,7 @@ def test_an_empty_prompt_is_said_before_anything_is_built(tmp_path: Path, prompt
     assert not (tmp_path / "home").exists()
 
 
-def test_a_schema_that_is_none_is_said_before_anything_is_built(tmp_path: Path) -> None:
+def test_a_wrong_schema_is_said_before_anything_is_built(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text("[" * 100_000)
     words = ["run", "smollm2-135m-instruct", "hello", "--json-schema", str(tmp_path / "odd.json")]
     done = CliRunner(env={"FORGE_HOME": str(tmp_path / "home")}).invoke(main, words)

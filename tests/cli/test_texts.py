@@ -182,7 +182,7 @@ def outcome(read: Callable[[Path], object], file: Path) -> object:
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("reader", READERS)
-def test_what_cannot_be_read_is_an_error_of_the_readers_family(tmp_path: Path, reader: str, odd: str) -> None:
+def test_an_unreadable_text_is_an_error_of_the_readers_family(tmp_path: Path, reader: str, odd: str) -> None:
     asked = READERS[reader]
     if odd not in asked.odd:
         pytest.skip("a text, which is not parsed here")
@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_an_error_of_the_readers_family(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_check_looks_at_is_said_to_be_broken_and_the_look_goes_on(tmp_path: Path, odd: str) -> None:
+def test_a_broken_text_is_told_and_check_goes_on(tmp_path: Path, odd: str) -> None:
     if odd == "no permission" and os.geteuid() == 0:
         pytest.skip("root may read everything")
     ODD[odd](tmp_path / "odd.json")

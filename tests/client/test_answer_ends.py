@@ -49,13 +49,13 @@ def ends(request: Request, *chunks: Chunk, tokens: int = 0) -> tuple[str, str | 
     ],
     ids=["short", "full", "a further end token is the last allowed", "something unspoken within", "said nothing for long"],
 )
-def test_an_answer_that_an_end_token_ends_at_its_limit_was_not_cut(
+def test_an_end_token_at_the_limit_is_no_cut(
     kind: Callable[..., tuple[Chunk, ...]], texts: tuple[str, ...], finish: Finish
 ) -> None:
     assert ends(ASKED, *kind(*texts)) == (finish, finish)
 
 
-def test_a_character_that_stayed_broken_at_the_limit_is_no_end_token() -> None:
+def test_a_character_broken_at_the_limit_is_no_end_token() -> None:
     """Its tokens bring no text until nothing more comes."""
     telling = Telling(ASKED, lambda _: 0)
     for chunk in (
@@ -68,7 +68,7 @@ def test_a_character_that_stayed_broken_at_the_limit_is_no_end_token() -> None:
     assert telling.finish is Finish.LENGTH
 
 
-def test_an_empty_response_after_a_full_answer_is_no_end_token() -> None:
+def test_an_empty_last_response_is_no_end_token() -> None:
     telling = Telling(ASKED, lambda _: 0)
     for chunk in plain("a", "b", "c", ""):
         telling.hear(chunk)
@@ -104,7 +104,7 @@ def test_an_answer_that_came_whole_is_judged_by_its_count(chunk: Chunk, tokens: 
     assert ends(WHOLE, chunk, tokens=tokens) == (finish, finish)
 
 
-def test_of_a_whole_answer_that_nobody_counts_the_end_is_not_known() -> None:
+def test_a_whole_uncounted_answer_has_no_known_end() -> None:
     """OpenAI's API has no word for that."""
     assert ends(WHOLE, Chunk("a b c", True)) == (Finish.STOP, None)
 

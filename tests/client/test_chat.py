@@ -130,7 +130,7 @@ def test_special_tokens_may_be_dictionaries(tmp_path: Path) -> None:
     assert ChatTemplate.of(folder_with(tmp_path, GEMMA, tokens=token)).render(TALK).startswith("<s><start_of_turn>")
 
 
-def test_a_first_token_that_the_tokenizer_adds_is_not_sent_twice(tmp_path: Path) -> None:
+def test_a_first_token_the_tokenizer_adds_is_not_sent_twice(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, LLAMA2, adds_bos=True)
     template = ChatTemplate.of(folder)
     assert template.opening == "<s>"
@@ -140,7 +140,7 @@ def test_a_first_token_that_the_tokenizer_adds_is_not_sent_twice(tmp_path: Path)
     assert tokenizer.encode(template.prompt(TALK[:1])).ids.count(1) == 1
 
 
-def test_a_first_token_that_the_tokenizer_does_not_add_is_sent(tmp_path: Path) -> None:
+def test_a_first_token_the_tokenizer_does_not_add_is_sent(tmp_path: Path) -> None:
     template = ChatTemplate.of(folder_with(tmp_path, LLAMA2))
     assert template.opening == ""
     assert template.prompt(TALK[:1]).startswith("<s>[INST]")
@@ -190,7 +190,7 @@ GROWING = "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.
     ],
     ids=lambda value: value[:24],
 )
-def test_a_template_that_does_not_end_or_grows_is_an_error(template: str, complaint: str) -> None:
+def test_a_template_that_never_ends_or_grows_is_an_error(template: str, complaint: str) -> None:
     made = ChatTemplate(template, {}, where="its folder", limits=LimitsTable(max_template_seconds=0.5))
     for _ in range(2):  # it is no better afterwards, and neither does it stand in the next one's way
         with pytest.raises(InferenceError, match=complaint) as caught:

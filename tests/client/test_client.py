@@ -96,7 +96,7 @@ def test_samples_come_under_their_own_numbers_streamed_or_not(tiny: Tiny, client
     assert [reply.log_probs for reply in streamed.replies] == [reply.log_probs for reply in whole.replies]
 
 
-def test_a_temperature_alone_draws_anew_each_time_unless_a_seed_is_said(tiny: Tiny, client: Client) -> None:
+def test_a_temperature_draws_anew_each_time_unless_seeded(tiny: Tiny, client: Client) -> None:
     warm = Request(tiny.target.model.front, PROMPT, COUNT, temperature=1.5)
     assert len({client.ask(warm).text for _ in range(4)}) > 1
     assert client.ask(replace(warm, seed=7)).text == client.ask(replace(warm, seed=7)).text
@@ -160,7 +160,7 @@ def test_a_stream_is_timed_piece_by_piece(client: Client, asked: Request) -> Non
     assert client.ask(replace(asked, stream=False)).perf.inter_token is None
 
 
-def test_any_input_of_the_metadata_can_be_given_by_its_name(client: Client, asked: Request) -> None:
+def test_any_input_of_the_metadata_is_given_by_name(client: Client, asked: Request) -> None:
     assert client.ask(replace(asked, inputs={"min_tokens": "3"})).text == client.ask(asked).text
     banned = client.ask(replace(asked, inputs={"bad_words": client.ask(replace(asked, max_tokens=1)).text}))
     assert banned.text != client.ask(asked).text
@@ -196,7 +196,7 @@ def test_metadata_says_what_a_model_takes_and_whether_it_streams(tiny: Tiny, cli
     assert tiny.target.model.front in client.models()
 
 
-def test_many_answers_at_once_come_over_one_channel_and_are_not_mixed(tiny: Tiny, client: Client, asked: Request) -> None:
+def test_many_answers_over_one_channel_are_not_mixed(tiny: Tiny, client: Client, asked: Request) -> None:
     requests = [replace(asked, prompt=f"{PROMPT} {'ab' * number}") for number in range(12)]
     alone = [client.ask(request).replies for request in requests]
 

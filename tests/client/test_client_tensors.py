@@ -155,7 +155,7 @@ def answer(request: Request, *responses: Response, model: ModelMetadata = TEXT) 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_llmapis_model_says_of_its_end_is_heard_and_its_numbers_in_words(stream: bool) -> None:
+def test_llmapis_end_is_heard_and_its_numbers_become_words(stream: bool) -> None:
     """It sends str(value) for all that is asked for: None while there is none, and a float in letters."""
     said = [response("a", finish_reason=["None"], cumulative_logprob=["-0.5"])] if stream else []
     last = response("ab", finish_reason=["length"], cumulative_logprob=["-1.75"])
@@ -168,7 +168,7 @@ def metadata_of_llmapi() -> ModelMetadata:
     return ModelMetadata("m", tensors(text_input="BYTES", sampling_param_max_tokens="INT32"), {}, accumulates=True)
 
 
-def test_why_an_answer_ended_is_asked_for_where_a_model_says_it() -> None:
+def test_why_an_answer_ended_is_asked_where_models_say_it() -> None:
     model = ModelMetadata("m", tensors(text_input="BYTES", max_tokens="INT32", return_finish_reason="BOOL"), {})
     assert sent(Request("m", "hello", 5, stream=False), model)["return_finish_reason"] == b"\x01"
     assert "return_finish_reason" not in sent(Request("m", "hello", 5), TEXT)
@@ -179,7 +179,7 @@ NEW = ([-0.5], [-0.25], [-0.25])
 
 
 @pytest.mark.parametrize("told", [SO_FAR, NEW], ids=["all so far, as TensorRT-LLM", "the new ones"])
-def test_log_probabilities_of_a_stream_are_told_once_however_they_come(told: Sequence[Sequence[float]]) -> None:
+def test_log_probabilities_of_a_stream_are_told_once(told: Sequence[Sequence[float]]) -> None:
     pieces = [response(text, output_log_probs=[row]) for text, row in zip("abc", told, strict=True)]
     found = answer(LOGGED, *pieces)
     assert found.replies[0].pieces == (Piece("a", (-0.5,)), Piece("b", (-0.25,)), Piece("c", (-0.25,)))
@@ -223,14 +223,14 @@ def test_a_model_that_accumulates_is_heard_once() -> None:
 SO_FAR_CUT = ("x", "x\ufffd", "x\ufffd\ufffd", "x猫", "x猫\ufffd\ufffd", "x猫é", "x猫é of")
 
 
-def test_a_character_that_spans_tokens_is_told_when_it_is_whole() -> None:
+def test_a_character_spanning_tokens_is_told_when_whole() -> None:
     repeating = replace(TEXT, accumulates=True)
     asked = replace(LOGGED, return_log_probs=False)
     chunks = heard(asked, *(response(text) for text in SO_FAR_CUT), model=repeating)
     assert [chunk.text for chunk in chunks] == ["x", "", "", "猫", "", "é", " of"]
 
 
-def test_bytes_that_no_token_makes_whole_are_told_at_the_end() -> None:
+def test_bytes_no_token_completes_are_told_at_the_end() -> None:
     repeating = replace(TEXT, accumulates=True)
     asked = replace(LOGGED, return_log_probs=False)
     pieces = (response("x"), response("x\ufffd"), response("x\ufffd\ufffd"))
@@ -241,7 +241,7 @@ def test_bytes_that_no_token_makes_whole_are_told_at_the_end() -> None:
     assert [chunk.text for chunk in heard(replace(asked, stream=False), response("x\ufffd"), model=repeating)] == ["x\ufffd"]
 
 
-def test_text_that_is_broken_for_a_moment_is_not_told_twice() -> None:
+def test_text_broken_for_a_moment_is_not_told_twice() -> None:
     """A run of byte tokens is decoded whole or not at all: the rocket is broken again until its neighbour is whole."""
     repeating = replace(TEXT, accumulates=True)
     said = (response("\N{ROCKET}"), response("\ufffd" * 5), response("\N{ROCKET}é"))
@@ -271,7 +271,7 @@ def test_speed_is_counted_in_tokens_where_they_are_known() -> None:
     assert (guessed.tokens, guessed.counted) == (3, False)
 
 
-def test_an_answer_is_below_a_threshold_when_none_of_its_sequences_reaches_it() -> None:
+def test_an_answer_is_below_when_no_sequence_reaches_the_threshold() -> None:
     two = response("ab", "a", cum_log_probs=[-0.75, -2.0])
     found = answer(replace(LOGGED, stream=False, n=2), two)
     assert [found.below(threshold) for threshold in (-1.0, -0.5)] == [False, True]

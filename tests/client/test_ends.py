@@ -79,7 +79,7 @@ def target(place: Path, runtime: RuntimeKind, generation: object = TWO, config: 
     return Target("localhost:1", PublishedModel(name="gemma", entry="k", runtime=runtime, roles=roles), place)
 
 
-def test_nvidias_preprocessing_is_told_the_end_tokens_that_it_does_not_know(tmp_path: Path) -> None:
+def test_nvidias_preprocessing_is_told_end_tokens_it_does_not_know(tmp_path: Path) -> None:
     request = target(tmp_path, RuntimeKind.ENGINE).request("a")
     assert request.ends == ("<end_of_turn>",)
     kinds = {"text_input": "BYTES", "max_tokens": "INT32", "stop_words": "BYTES", "stream": "BOOL"}
@@ -103,7 +103,7 @@ def test_nvidias_preprocessing_is_told_the_end_tokens_that_it_does_not_know(tmp_
     ids=["config alone", "generation states none", "its text's", "one", "generation first", "no added token", "nobody"],
 )
 @pytest.mark.parametrize("old", [False, True], ids=["settings of today", "older settings"])
-def test_an_engine_is_told_end_tokens_that_only_config_json_states(
+def test_an_engine_is_told_end_tokens_only_config_json_states(
     tmp_path: Path, generation: object, config: object, found: tuple[str, ...], old: bool
 ) -> None:
     assert target(tmp_path, RuntimeKind.ENGINE, generation, config, old=old).request("a").ends == found

@@ -67,7 +67,7 @@ def test_a_model_without_such_an_input_is_refused_in_words() -> None:
         inputs_of(REQUEST, model("text_input", "max_tokens"))
 
 
-def test_min_p_is_refused_where_the_model_has_no_input_for_it() -> None:
+def test_min_p_is_refused_where_no_input_takes_it() -> None:
     with pytest.raises(InferenceError, match=r"no input for .*min_p"):
         inputs_of(Request("m", "a", 5, min_p=0.1), model("text_input", "max_tokens", "top_k", "top_p", "seed"))
 
@@ -75,7 +75,7 @@ def test_min_p_is_refused_where_the_model_has_no_input_for_it() -> None:
 @pytest.mark.parametrize(
     ("text", "said"), [("{", "is no JSON"), ("[" * 100_000, "is no JSON"), ("[1]", "not an object"), ("true", "not an object")]
 )
-def test_a_schema_that_is_no_object_is_refused_before_anything_is_asked(text: str, said: str) -> None:
+def test_a_schema_that_is_no_object_is_refused_first(text: str, said: str) -> None:
     with pytest.raises(InferenceError, match=said) as caught:
         Guide.json_schema(text, "schema.json")
     assert caught.value.where == "schema.json"

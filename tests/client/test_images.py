@@ -71,7 +71,7 @@ def test_files_become_pictures_in_their_order_and_in_rgb() -> None:
         (encoded(picture(8001, 8001, mode="1")), f"image 1 has 8001 x 8001 pixels, and {PIXELS:,} are the most"),
     ],
 )
-def test_what_is_no_image_or_too_large_a_one_is_told(text: str, told: str) -> None:
+def test_what_is_no_image_or_too_large_is_told(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         pictures([text])
 
@@ -133,7 +133,7 @@ def test_the_door_fetches_nothing(url: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "said"), [("vllm", "want torchvision"), ("llmapi", LLMAPI)])
-def test_a_plan_says_what_is_to_be_known_of_a_checkpoint_that_sees(world: World, tmp_path: Path, kind: str, said: str) -> None:
+def test_a_plan_says_what_a_checkpoint_with_images_needs(world: World, tmp_path: Path, kind: str, said: str) -> None:
     config: dict[str, object] = {
         **LLAMA,
         "architectures": ["Qwen2VLForConditionalGeneration"],
@@ -195,7 +195,7 @@ def test_images_go_from_the_command_line_to_the_model(place: Recipes, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_in_a_talk_images_stand_before_the_first_question_and_stay(place: Recipes, tmp_path: Path) -> None:
+def test_in_a_talk_images_stand_before_the_first_question(place: Recipes, tmp_path: Path) -> None:
     image = tmp_path / "one.png"
     image.write_bytes(picture(20, 30))
     words = ("chat", "sees", "--image", str(image), "--max-tokens", "2", "--repository", str(place.repository), "--json")
@@ -208,9 +208,7 @@ def test_in_a_talk_images_stand_before_the_first_question_and_stay(place: Recipe
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_run_shows_an_image_and_refuses_before_it_builds_for_a_runtime_that_takes_none(
-    place: Recipes, tmp_path: Path
-) -> None:
+def test_a_runtime_without_images_is_refused_before_a_build(place: Recipes, tmp_path: Path) -> None:
     image = tmp_path / "one.png"
     image.write_bytes(picture(20, 30))
     shown = ("What is it?", "--image", str(image), "--max-tokens", "2", "--repository", str(place.repository))
@@ -229,7 +227,7 @@ def test_a_run_shows_an_image_and_refuses_before_it_builds_for_a_runtime_that_ta
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_what_cannot_be_seen_is_the_requests_own_fault_and_the_model_lives_on(place: Recipes) -> None:
+def test_an_unseeable_image_fails_its_request_and_not_the_model(place: Recipes) -> None:
     with Client(place.shop.target("sees", place.repository).address, timeout=300) as client:
         with pytest.raises(InferenceError, match="image 1 cannot be read"):
             client.ask(Request("sees", "x", 2, images=(b"no image",)))

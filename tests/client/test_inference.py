@@ -50,7 +50,7 @@ SAY = Request("speaker", "one two three", max_tokens=8)
 
 
 @pytest.mark.parametrize("model", ["speaker", "chain"])
-def test_a_stream_comes_piece_by_piece_and_ends_with_a_final_chunk(speakers: Served, model: str) -> None:
+def test_a_stream_comes_in_pieces_with_a_final_chunk(speakers: Served, model: str) -> None:
     chunks = speakers.chunks(replace(SAY, model=model))
     assert [chunk.text for chunk in chunks] == ["one", "two", "three", ""]
     assert [chunk.final for chunk in chunks] == [False, False, False, True]
@@ -65,7 +65,7 @@ def test_a_model_that_answers_once_gives_one_final_chunk(speakers: Served) -> No
     assert speakers.chunks(replace(SAY, model="once", stream=False)) == [Chunk("one two three", final=True)]
 
 
-def test_a_stream_of_a_model_that_answers_once_is_refused_with_the_way_out(speakers: Served) -> None:
+def test_streaming_a_model_that_answers_once_names_the_way_out(speakers: Served) -> None:
     with pytest.raises(InferenceError, match="cannot stream") as caught:
         speakers.chunks(replace(SAY, model="once"))
     assert "--no-stream" in caught.value.hint
@@ -94,7 +94,7 @@ def test_beams_are_told_apart(speakers: Served) -> None:
     assert [(chunk.index, chunk.text) for chunk in chunks[:-1]] == [(0, "ja"), (1, "JA"), (0, "nein"), (1, "NEIN")]
 
 
-def test_a_word_that_the_model_has_no_input_for_is_named(speakers: Served) -> None:
+def test_a_word_without_an_input_is_named(speakers: Served) -> None:
     with pytest.raises(InferenceError, match="no input for top_p, repetition_penalty"):
         speakers.chunks(replace(SAY, top_p=0.5, repetition_penalty=1.1))
 
@@ -114,7 +114,7 @@ def test_what_the_model_refuses_is_said_in_its_words(speakers: Served) -> None:
         speakers.chunks(replace(SAY, prompt="fail"))
 
 
-def test_llmapis_texts_so_far_become_what_is_new_without_the_prompt(speakers: Served) -> None:
+def test_llmapis_growing_texts_become_new_text_without_the_prompt(speakers: Served) -> None:
     """A piece that comes twice ("ha", "ha") is said twice."""
     chunks = speakers.chunks(replace(SAY, model="pytorch", prompt="ha ha äh haha"))
     assert [chunk.text for chunk in chunks] == ["ha", "ha", "äh", "haha"]
@@ -139,7 +139,7 @@ def test_values_arrive_under_llmapis_names_and_types(speakers: Served) -> None:
     assert json.loads(chunk.text) == told
 
 
-def test_llmapi_is_told_what_it_has_no_input_for_and_what_cannot_stream(speakers: Served) -> None:
+def test_llmapi_is_told_inputs_it_lacks_and_what_cannot_stream(speakers: Served) -> None:
     with pytest.raises(InferenceError, match="no input for min_tokens") as caught:
         speakers.chunks(replace(SAY, model="pytorch", min_tokens=3))
     assert "sampling_param_temperature" in caught.value.hint

@@ -44,7 +44,7 @@ def test_top_k_and_top_p_travel_as_they_are_meant(said: dict[str, float], travel
     assert (told.temperature, told.seed, told.n) == (asked.temperature, asked.seed, asked.n)
 
 
-def test_a_seed_is_drawn_only_where_tokens_are_and_none_is_said() -> None:
+def test_a_seed_is_drawn_only_for_unseeded_draws() -> None:
     assert seeded(PLAIN).seed is None
     assert seeded(replace(PLAIN, temperature=0.0)).seed is None
     warm = replace(PLAIN, temperature=0.5)
@@ -68,13 +68,13 @@ def test_a_seed_is_drawn_only_where_tokens_are_and_none_is_said() -> None:
         ({"temperature": 0.7}, {"temperature": None, "top_k": None}, True),
     ],
 )
-def test_a_recipes_word_for_the_likeliest_token_does_not_outlive_a_caller_who_asks_for_draws(
+def test_a_caller_who_draws_overrides_a_recipes_likeliest_token(
     usual: dict[str, float], said: dict[str, object], draws: bool
 ) -> None:
     assert samples(over(replace(PLAIN, **usual), said)) is draws  # type: ignore[arg-type]
 
 
-def test_what_forge_adds_is_not_asked_of_a_model_without_an_input_for_it() -> None:
+def test_forges_additions_are_not_asked_without_an_input() -> None:
     warm = replace(PLAIN, temperature=0.5)
     names = [each.name for each in inputs_of(warm, model("temperature"))]
     assert "temperature" in names

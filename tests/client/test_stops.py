@@ -53,7 +53,7 @@ def test_an_answer_ends_before_the_first_stop_text(stops: Sequence[str], pieces:
     assert found[-1].stopped is (expected != "".join(pieces))
 
 
-def test_what_may_be_the_beginning_of_a_stop_text_waits_and_nothing_else_does() -> None:
+def test_only_the_possible_beginning_of_a_stop_text_waits() -> None:
     assert said(shown(("END",), "one ", "E", "N", final=False)) == "one "
     assert said(shown(("END",), "one ", "E", "N", "d", final=False)) == "one ENd"
     assert said(shown(("END",), "one ", "E", "N")) == "one EN"
@@ -66,7 +66,7 @@ def test_counts_and_times_of_what_is_cut_off_are_kept() -> None:
     assert found[-1].seconds == 3.0
 
 
-def test_sequences_end_each_by_itself_and_the_request_with_the_last() -> None:
+def test_sequences_end_singly_and_the_request_with_the_last() -> None:
     stops = Stops(("b",), 2)
     first = list(stops.hear([Chunk("a"), Chunk("x", index=1), Chunk("b"), Chunk("more", output_tokens=1)]))
     assert [(chunk.text, chunk.index, chunk.stopped, chunk.final) for chunk in first] == [
@@ -88,7 +88,7 @@ def test_what_another_sequence_holds_comes_before_the_final_chunk() -> None:
     assert [(chunk.text, chunk.index, chunk.final) for chunk in found] == [("x E", 0, False), ("y", 1, True)]
 
 
-def test_beams_of_a_stream_are_cut_each_time_they_are_stated_anew() -> None:
+def test_beams_of_a_stream_are_cut_each_time_anew() -> None:
     stops, hearing = Stops(("b",), 2), Hearing(Request("m", "p", 9))
     for chunk in stops.hear(
         [Chunk("ab", whole=True), Chunk("ac", index=1, whole=True), Chunk("acb", whole=True), Chunk("", True)]
@@ -98,7 +98,7 @@ def test_beams_of_a_stream_are_cut_each_time_they_are_stated_anew() -> None:
 
 
 @given(st.lists(st.text("ab", max_size=3), max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
-def test_any_cut_of_a_text_into_pieces_ends_it_at_the_same_place(pieces: list[str], stops: list[str]) -> None:
+def test_any_cut_into_pieces_ends_a_text_alike(pieces: list[str], stops: list[str]) -> None:
     whole = "".join(pieces)
     places = [place for stop in stops if (place := whole.find(stop)) >= 0]
     # in a stream, the stop text that is whole first ends the answer: a longer one that began before it may not be

@@ -38,7 +38,7 @@ def test_a_model_that_gives_all_is_asked_once() -> None:
     assert ([each.n for each in sent], heard) == ([3], whole)
 
 
-def test_what_a_model_does_not_give_is_asked_for_with_the_seeds_that_follow() -> None:
+def test_answers_a_model_cannot_give_follow_with_the_next_seeds() -> None:
     sent, heard = asked(SEVERAL, OBEYING, ONE, ONE, ONE)
     assert [(each.n, each.seed) for each in sent] == [(3, 7), (None, 8), (None, 9)]
     assert [(chunk.index, chunk.final) for chunk in heard] == [
@@ -46,13 +46,13 @@ def test_what_a_model_does_not_give_is_asked_for_with_the_seeds_that_follow() ->
     ]  # fmt: skip
 
 
-def test_a_model_without_an_input_for_it_is_never_asked_for_several_at_once() -> None:
+def test_a_model_without_the_input_is_asked_one_by_one() -> None:
     sent, heard = asked(SEVERAL, model("random_seed"), ONE, ONE, ONE)
     assert [(each.n, each.seed) for each in sent] == [(None, 7), (None, 8), (None, 9)]
     assert [chunk.final for chunk in heard].index(True) == len(heard) - 1
 
 
-def test_several_answers_draw_tokens_from_seeds_of_their_own_where_none_is_said() -> None:
+def test_several_answers_draw_their_own_seeds_where_none_is_said() -> None:
     sent, _ = asked(Request("m", "hello", 5, n=2), model("seed"), ONE, ONE)
     first, second = (each.seed for each in sent)
     assert first is not None

@@ -49,7 +49,7 @@ IMAGE = Step("image", MakeImage("llama", "sha256:a", Requirements(), reference="
 
 
 class TestAsk:
-    def test_an_engine_asks_for_its_gpu_and_for_docker_where_its_image_is_made(self) -> None:
+    def test_an_engine_asks_for_its_gpu_and_maybe_docker(self) -> None:
         asks = asked(run("engine", IMAGE, gpu="sm_90", gpus="0"), [IMAGE])
         assert asks == Ask(sm="sm_90", docker=True, gpus=frozenset({"0"}))
         assert GPU.lacks(asks) == ()
@@ -77,7 +77,7 @@ class TestAsk:
 
 
 class TestSpread:
-    def test_what_most_waits_for_goes_first_and_each_need_is_there_before(self) -> None:
+    def test_the_most_awaited_goes_first_and_needs_before_it(self) -> None:
         first, second = run("first"), run("second")
         works = [Work(run("short"), seconds=1), Work(first, seconds=5), Work(second, frozenset({first.key}), seconds=5)]
         spread = Spread(works, [replace(PLAIN, slots=1)])
@@ -98,7 +98,7 @@ class TestSpread:
         (placed,) = spread.next()
         assert placed.node.id == where["big"]
 
-    def test_a_freed_node_gets_what_has_its_inputs_there_before_others_that_are_not_urgent(self) -> None:
+    def test_a_freed_node_takes_a_step_whose_inputs_it_holds(self) -> None:
         makers = [run(f"maker{at}") for at in range(20)]
         works = [Work(maker, seconds=10) for maker in makers]
         works += [Work(run("reader"), frozenset({makers[0].key}), seconds=1)]
@@ -122,7 +122,7 @@ class TestSpread:
             (placed,) = spread.next()
             assert placed.node.id == where
 
-    def test_where_who_holds_the_image_is_busy_a_step_goes_elsewhere_and_then_it_lies_there_too(self) -> None:
+    def test_a_busy_image_holder_passes_its_step_and_image_on(self) -> None:
         on = frozenset({"i"})
         works = [Work(run(f"s{number}"), images=on) for number in range(3)]
         nodes = [replace(PLAIN, id=name, slots=1) for name in ("1", "2", "3")]
@@ -140,7 +140,7 @@ class TestSpread:
         (last,) = spread.next()
         assert last.node.id == "3"
 
-    def test_private_weights_that_a_node_has_fetched_and_what_it_made_before_draw_steps_there(self) -> None:
+    def test_private_weights_and_own_results_draw_steps_to_a_node(self) -> None:
         weights, before = fetch("weights", size=10**9), run("before")
         nodes = [replace(PLAIN, id="1"), replace(PLAIN, id="2", slots=3), replace(PLAIN, id="3", holds=frozenset({before.key}))]
         draws = [Work(run(name, weights), drawn={weights.key: 10**9}) for name in ("one", "two")]
@@ -167,7 +167,7 @@ class TestSpread:
         (placed,) = Spread([Work(run("convert"))], [GPU, PLAIN]).next()
         assert placed.node is PLAIN
 
-    def test_a_node_that_is_gone_gets_nothing_and_its_steps_go_elsewhere(self) -> None:
+    def test_a_lost_node_gets_nothing_and_its_steps_move(self) -> None:
         spread = Spread([Work(run("one"))], [replace(PLAIN, id="1"), replace(PLAIN, id="2")])
         (placed,) = spread.next()
         spread.returned(placed.work.key)
@@ -179,7 +179,7 @@ class TestSpread:
         assert spread.next() == ()
         assert [work.step.name for work in spread.stranded()] == ["one"]
 
-    def test_any_plan_is_worked_off_within_the_room_of_each_node(self) -> None:
+    def test_any_plan_is_done_within_each_node_s_room(self) -> None:
         chance = random.Random(7)
         works: list[Work] = []
         for number in range(200):
@@ -203,7 +203,7 @@ class TestSpread:
 
 
 class TestTravel:
-    def test_only_what_is_pushed_goes_to_nodes_with_what_it_needs_for_itself(self) -> None:
+    def test_only_pushed_steps_go_to_nodes_with_their_needs(self) -> None:
         model = fetch("model")
         checkpoint = run("checkpoint", IMAGE, model)
         engine = run("engine", IMAGE, checkpoint, gpu="sm_90", gpus="0")
@@ -243,7 +243,7 @@ class TestErrand:
 
 
 class TestWorker:
-    def test_a_process_that_has_another_forge_than_the_machine_makes_nothing(
+    def test_a_process_with_another_forge_than_its_machine_makes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         step, said = run("one"), RemoteTable(url=f"file://{tmp_path / 'shared'}", access="read-write")
@@ -335,7 +335,7 @@ LIST = Step("list", LayTexts((TextFile("a", "b"),)), (("engine", ENGINE),))
 
 
 class TestTeam:
-    def test_steps_are_made_on_nodes_and_what_the_build_is_for_is_taken(self, tmp_path: Path) -> None:
+    def test_steps_are_made_on_nodes_and_the_result_is_taken(self, tmp_path: Path) -> None:
         driver = Driver(tmp_path)
         driver.build(CHECKPOINT, ENGINE, LIST)
         assert driver.fleet.sent == [("checkpoint", "p"), ("engine", "g")]
@@ -360,7 +360,7 @@ class TestTeam:
             assert driver.fleet.sent == [("convert", holder)]
             assert all(not world.containers.pulled for world in held.values())
 
-    def test_a_later_build_goes_where_an_earlier_one_has_left_its_inputs(self, tmp_path: Path) -> None:
+    def test_a_later_build_goes_where_its_inputs_were_left(self, tmp_path: Path) -> None:
         nodes = [replace(PLAIN, id=name, name=name) for name in ("n1", "n2", "n3")]
         first = Driver(tmp_path, *nodes)
         first.build(CHECKPOINT)
@@ -381,7 +381,7 @@ class TestTeam:
             ("node q", "it is left out: there is no space left")
         ]
 
-    def test_a_node_s_own_fault_is_the_build_s_where_no_other_can_take_the_step(self, tmp_path: Path) -> None:
+    def test_a_node_s_fault_fails_the_build_without_another_node(self, tmp_path: Path) -> None:
         driver = Driver(tmp_path, GPU)
         driver.fleet.ends = {("engine", "g"): Failed.of(StoreError("there is no space left"), "g")}
         with pytest.raises(StoreError, match=r"engine.*no space left"):
@@ -394,7 +394,7 @@ class TestTeam:
             driver.build(CHECKPOINT, ENGINE, LIST)
         assert "node g" in [event.step for event in driver.told if event.kind == "note"]
 
-    def test_a_node_that_is_gone_and_still_listed_gets_nothing_more(self, tmp_path: Path) -> None:
+    def test_a_lost_node_that_is_still_listed_gets_nothing(self, tmp_path: Path) -> None:
         driver = Driver(tmp_path, PLAIN, replace(PLAIN, id="q", name="q"), GPU)
         driver.fleet.ends = {("checkpoint", "q"): Lost("its node was terminated", node=True)}
         driver.fleet.listed = True
@@ -410,7 +410,7 @@ class TestTeam:
 
 
 class TestPatience:
-    def test_a_shared_store_that_is_away_is_waited_for_and_that_is_said_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_absent_shared_store_is_awaited_and_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("forge.cluster.workplace._PAUSE", 0.01)
         told: list[Event] = []
         left = [3]
@@ -429,7 +429,7 @@ class TestPatience:
 
 
 class TestCensus:
-    def test_what_has_to_agree_stops_and_what_may_differ_does_not(self) -> None:
+    def test_what_must_agree_stops_and_what_may_differ_passes(self) -> None:
         here = Facts("f", {"forge_llama": "1"}, "3.11.7", "570.1", 10**9, "/home")
         nodes: dict[str, Facts | str] = {
             "a": replace(here, python="3.11.9", images={"i": "sha256:1"}),
@@ -446,7 +446,7 @@ class TestCensus:
         assert [each.node for each in found if "does not hold i" in each.what] == ["b"]
 
 
-def test_a_machine_s_labels_are_such_that_ray_and_forge_read_them() -> None:
+def test_ray_and_forge_can_read_a_machine_s_labels() -> None:
     cards = frozenset({"sm_90", "sm_89"})
     inside = f"{mark('local:1')},forge.images=25.08_25.06"
     found = labels(Described("gpu 1!", cards, 2, 64, 3, docker=True, inside="local:1", images=("25.08", "25.06")))
@@ -460,7 +460,7 @@ def test_a_machine_s_labels_are_such_that_ray_and_forge_read_them() -> None:
     assert labels(many).labels["images"] == "25.12_25.11_25.10_25.09_25.08_25.07_25.06_25.05_25.04_25.03"
 
 
-def test_a_build_without_a_shared_store_to_write_is_refused_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_a_writable_shared_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text('name = "tiny"\n[source]\nwheel = "acme-tiny==1.0"\nfile = "tiny.gguf"\n[runtime]\nkind = "twin"\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -500,7 +500,7 @@ def site(tmp_path: Path) -> Site:
 TINY = 'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "engine"\nimage = "25.08"\n'
 
 
-def test_a_deployment_s_engines_are_built_each_on_its_kind_of_gpu_from_a_machine_without_one(site: Site) -> None:
+def test_a_gpuless_machine_builds_each_engine_on_its_gpu_kind(site: Site) -> None:
     (site.root / "tiny.toml").write_text(TINY)
     members = "".join(f'{{ recipe = "tiny.toml", name = "tiny-{sm}", gpu = "{sm}" }}, ' for sm in ("sm_80", "sm_90"))
     (site.root / "fleet.toml").write_text(f'repository = "models"\nrecipes = [{members}]\n')
@@ -513,7 +513,7 @@ def test_a_deployment_s_engines_are_built_each_on_its_kind_of_gpu_from_a_machine
     assert not [command for command in site.world.containers.ran if "trtllm-build" in command.command.argv]
 
 
-def test_an_engine_that_says_no_gpu_is_refused_where_nodes_have_several_kinds(site: Site) -> None:
+def test_an_engine_without_a_gpu_is_refused_on_mixed_nodes(site: Site) -> None:
     (site.root / "tiny.toml").write_text(TINY)
     with pytest.raises(RecipeError, match=r"runtime\.gpu: the cluster has GPUs of sm_80, sm_90, and an engine is for one kind"):
         site.forge().plan([site.root / "tiny.toml"])
@@ -527,7 +527,7 @@ class Ada(ThisMachine):
         return (Gpu("a card", 24 << 30, "8.9"),)
 
 
-def test_an_engine_for_another_gpu_than_the_one_here_is_not_built_here(tmp_path: Path) -> None:
+def test_an_engine_for_another_gpu_is_not_built_here(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(f'{TINY}gpu = "sm_90"\n')
     wiring = FakeWiring(tmp_path / "home", World())
     wiring.machine = Ada({})

@@ -95,9 +95,7 @@ def listings(found: Mapping[str, Artifact]) -> dict[str, str]:
     return {key: artifact.manifest.listing for key, artifact in found.items()}
 
 
-def test_a_plan_spread_over_nodes_is_what_it_is_alone_and_each_step_is_made_once(
-    cluster: RayCluster, tmp_path: Path, url: str
-) -> None:
+def test_a_spread_plan_gives_the_same_with_each_step_once(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan, told = Plan(str(tmp_path / "ran"), count=4, sm="sm_90", name="one"), Told()
     found = build(tmp_path / "driver", url, plan, told)
     assert ran(plan) == once(plan)
@@ -111,9 +109,7 @@ def test_a_plan_spread_over_nodes_is_what_it_is_alone_and_each_step_is_made_once
     assert len(found) == 5  # the engines, and what this machine laid itself
 
 
-def test_what_no_node_can_make_is_refused_before_anything_begins_with_the_nearest_node(
-    cluster: RayCluster, tmp_path: Path, url: str
-) -> None:
+def test_an_impossible_build_is_refused_at_once_with_nearest_node(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan = Plan(str(tmp_path / "ran"), sm="sm_70")
     with pytest.raises(HostError, match=r"engine.*the nearest is a, which has sm_80, not sm_70") as refused:
         build(tmp_path / "driver", url, plan, Told())
@@ -121,7 +117,7 @@ def test_what_no_node_can_make_is_refused_before_anything_begins_with_the_neares
     assert not ran(plan)
 
 
-def test_a_failed_command_comes_back_as_it_was_and_is_not_tried_again(cluster: RayCluster, tmp_path: Path, url: str) -> None:
+def test_a_failed_command_comes_back_unchanged_and_is_not_retried(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan = Plan(str(tmp_path / "ran"), count=3, failing="m1", seconds=0.1)
     told = Told()
     with pytest.raises(StepError, match=r"m1: checkpoint.*exited with 3") as failed:
@@ -168,7 +164,7 @@ def running(plan: Plan) -> list[str]:
     return found
 
 
-def test_two_builds_at_once_make_each_step_once_and_both_have_all(cluster: RayCluster, tmp_path: Path, url: str) -> None:
+def test_two_builds_at_once_make_each_step_once(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan = Plan(str(tmp_path / "ran"), count=4, seconds=0.5, sm="sm_90", name="two")
     drivers = [Driver(tmp_path / f"driver{number}", url, plan) for number in range(2)]
     assert [driver.wait() for driver in drivers] == [0, 0], drivers[0].log.read_text()[-3000:]
@@ -179,7 +175,7 @@ def test_two_builds_at_once_make_each_step_once_and_both_have_all(cluster: RayCl
         }
 
 
-def test_ctrl_c_ends_all_processes_on_all_nodes_within_ten_seconds(cluster: RayCluster, tmp_path: Path, url: str) -> None:
+def test_ctrl_c_ends_all_processes_on_nodes_in_ten_seconds(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     driver = Driver(tmp_path / "driver", url, Plan(str(tmp_path / "ran"), count=6, seconds=300, name="ctrlc"))
     assert soon(lambda: driver.has_begun(3), 60)
     began = time.monotonic()
@@ -198,7 +194,7 @@ def test_a_killed_build_leaves_nothing_running(cluster: RayCluster, tmp_path: Pa
     assert soon(lambda: not running(plan), seconds=10)
 
 
-def test_a_build_that_joins_goes_on_when_the_other_is_killed(cluster: RayCluster, tmp_path: Path, url: str) -> None:
+def test_a_joined_build_goes_on_when_the_other_is_killed(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     gate = tmp_path / "gate"
     plan = Plan(str(tmp_path / "ran"), count=2, name="join", gate=str(gate))
     first = Driver(tmp_path / "first", url, plan)
@@ -212,9 +208,7 @@ def test_a_build_that_joins_goes_on_when_the_other_is_killed(cluster: RayCluster
     assert ran(plan)["join0-c ends"] == ran(plan)["join1-c ends"] == 1
 
 
-def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
-    cluster: RayCluster, tmp_path: Path, url: str
-) -> None:
+def test_only_the_steps_of_a_dead_node_are_made_again(cluster: RayCluster, tmp_path: Path, url: str) -> None:
     plan, told = Plan(str(tmp_path / "ran"), count=8, seconds=1, name="kill"), Told()
     cluster.start("doomed", {"sm": "sm_80"})
     assert soon(lambda: "doomed" in alive(), 60)
@@ -238,7 +232,7 @@ def test_the_steps_of_a_node_that_dies_are_made_elsewhere_and_no_other_twice(
     assert not running(plan)
 
 
-def test_steps_wait_for_a_shared_store_that_is_killed_and_comes_back(
+def test_steps_wait_for_a_killed_shared_store_to_return(
     cluster: RayCluster, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3.environment().items():
@@ -286,9 +280,7 @@ def alive() -> list[str]:
     return [node["Labels"].get("forge.node") for node in ray.nodes() if node["Alive"]]
 
 
-def test_a_node_whose_disk_is_full_is_left_out_and_its_steps_are_made_elsewhere(
-    cluster: RayCluster, tmp_path: Path, url: str, full: str
-) -> None:
+def test_a_node_with_a_full_disk_loses_its_steps(cluster: RayCluster, tmp_path: Path, url: str, full: str) -> None:
     plan, told = Plan(str(tmp_path / "ran"), count=6, name="disk", kilobytes=500), Told()
     found = build(tmp_path / "driver", url, plan, told)
     assert len(found) == 7
@@ -297,7 +289,7 @@ def test_a_node_whose_disk_is_full_is_left_out_and_its_steps_are_made_elsewhere(
     assert full not in told.nodes().values()
 
 
-def test_a_step_goes_to_the_node_whose_docker_holds_its_image(
+def test_a_step_goes_where_docker_holds_its_image(
     cluster: RayCluster, tmp_path: Path, url: str, engine: str, plain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one has more room, and a Docker that holds nothing."""

@@ -85,7 +85,7 @@ def test_every_command_line_that_is_shown_can_be_typed(page: Path) -> None:
     assert {line: fault for line in lines(page) if (fault := wrong(line))} == {}
 
 
-def test_what_is_shown_is_found_and_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_what_is_shown_is_found_and_what_is_missing_named(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("`forge serv`, `forge build X --jbos 2`:\n\n```\n$ forge cache gc --older 3d   # old\n```\n")
     assert {line: wrong(line) for line in lines(page)} == {

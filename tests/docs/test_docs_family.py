@@ -116,7 +116,7 @@ def _break(plugin: Path, environ: dict[str, str]) -> None:
     assert said.stdout.strip() == shown.replace("/home/me/forge-internlm", str(plugin.parents[1]))
 
 
-def test_the_pages_files_are_what_is_written_and_a_little_more(tmp_path: Path) -> None:
+def test_the_pages_files_are_those_written_and_little_more(tmp_path: Path) -> None:
     page = dict(_blocks())
     new_plugin("internlm", ("InternLM2ForCausalLM",), "internlm2", tmp_path)
     for file in ("forge_internlm/__init__.py", "tests/test_internlm.py"):

@@ -27,7 +27,7 @@ def test_every_file_of_the_project_that_is_named_is_there(page: Path) -> None:
     assert [name for name in named if name not in made_up and not (ROOT / name).exists()] == []
 
 
-def test_a_recipe_that_is_named_is_there_or_is_the_pages_own() -> None:
+def test_a_named_recipe_exists_or_is_the_pages_own() -> None:
     own = {"recipes/my-gemma.toml", "recipes/internlm2-chat-1.8b.toml"}
     named = {
         name for page in PAGES for name in re.findall(r"(?<![\w./])recipes/[\w.-]+\.toml\b", page.read_text(encoding="utf-8"))

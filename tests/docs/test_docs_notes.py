@@ -46,7 +46,7 @@ def _below(step: Step) -> tuple[Step, ...]:
     return (*(each for _, need in step.needs for each in _below(need)), step)
 
 
-def test_every_key_that_the_table_names_is_one_of_a_recipe() -> None:
+def test_every_key_of_the_table_is_one_of_a_recipe() -> None:
     keys = {key.path for key in reader.keys()}  # noqa: SIM118 - a function, not a dict's
     named = set(re.findall(r"`((?:source|convert|build|serve|sampling)\.[\w.]+)", TABLE))
     assert len(named) > 15

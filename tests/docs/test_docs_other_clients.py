@@ -96,7 +96,7 @@ def _plain(described: FileDescriptorProto) -> FileDescriptorProto:
     return described
 
 
-def test_a_compiler_makes_the_very_same_service_of_what_is_written(tmp_path: Path) -> None:
+def test_a_compiler_makes_the_same_service_of_the_text(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed (pip install -e '.[test]')")
     for name, text in definition().items():
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -24,7 +24,7 @@ def test_every_public_method_is_in_a_table_and_no_other() -> None:
     assert told == {*METHODS, "home"}
 
 
-def test_what_is_shown_of_a_methods_arguments_is_what_it_takes() -> None:
+def test_the_shown_arguments_of_a_method_are_its_own() -> None:
     for cell, _ in ROWS:
         for name, shown in re.findall(r"`(?:Forge\.)?([a-z_]+)\(([a-z_, =]+)\)`", cell):
             method = getattr(Forge, name)

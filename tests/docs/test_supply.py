@@ -24,7 +24,7 @@ def test_every_pin_of_every_environment_is_written_for_the_audit(tmp_path: Path)
         assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!]+", line)] == []
 
 
-def test_the_workflow_makes_an_sbom_and_audits_forge_and_the_pins() -> None:
+def test_the_workflow_makes_an_sbom_and_audits_forge_and_pins() -> None:
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["supply"]
     run = "\n".join(step.get("run", "") for step in job["steps"])
     assert "cyclonedx-py environment .venv" in run

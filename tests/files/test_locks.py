@@ -32,7 +32,7 @@ def test_a_disk_of_this_machine_will_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_filesystem_that_locks_only_what_is_open_for_writing_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filesystem_that_locks_only_writable_files_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(file: IO[bytes], how: int, real: Callable[[IO[bytes], int], None] = fcntl.flock) -> None:
         if not fcntl.fcntl(file, fcntl.F_GETFL) & (os.O_RDWR | os.O_WRONLY):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -24,7 +24,7 @@ def test_bytes_are_counted_while_folders_vanish(tmp_path: Path) -> None:
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_file_is_written_where_its_link_leads_and_keeps_its_mode(tmp_path: Path) -> None:
+def test_writing_follows_a_file_s_link_and_keeps_its_mode(tmp_path: Path) -> None:
     real, link = tmp_path / "below" / "real.toml", tmp_path / "link.toml"
     real.parent.mkdir()
     real.write_text("old")
@@ -37,7 +37,7 @@ def test_a_file_is_written_where_its_link_leads_and_keeps_its_mode(tmp_path: Pat
     assert sorted(os.listdir(real.parent)) == ["real.toml"]
 
 
-def test_in_forges_own_folders_a_link_gives_way_to_a_file(tmp_path: Path) -> None:
+def test_in_forges_folders_a_link_gives_way_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "others").write_text("theirs")
     (tmp_path / "config").symlink_to("others")
     trees.write_whole(tmp_path / "config", "ours", aside=tmp_path)
@@ -45,7 +45,7 @@ def test_in_forges_own_folders_a_link_gives_way_to_a_file(tmp_path: Path) -> Non
     assert (tmp_path / "others").read_text() == "theirs"
 
 
-def test_a_folder_that_is_not_there_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+def test_a_missing_folder_is_told_by_the_given_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         trees.write_whole(tmp_path / "none" / "plan.svg", "text")
     assert caught.value.filename == str(tmp_path / "none" / "plan.svg")

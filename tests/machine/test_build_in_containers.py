@@ -58,7 +58,7 @@ def test_how_far_a_pull_is_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dockerfile_can_be_seen_without_access_to_the_model_where_the_family_is_named(tmp_path: Path) -> None:
+def test_a_named_family_shows_its_dockerfile_without_the_model(tmp_path: Path) -> None:
     world = World()
     world.origin.down = True
     recipe = tmp_path / "tiny.toml"

@@ -134,7 +134,7 @@ def test_any_text_in_a_recipe_is_refused_or_inert(bench: tuple[World, Forge, Pat
     assert not any(CANARY in name for _, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
-def test_the_harness_would_notice_a_word_that_reads_as_an_option() -> None:
+def test_the_harness_notices_a_word_read_as_an_option() -> None:
     world = World()
     assert "--workers" in HELP
     with TemporaryDirectory() as name:

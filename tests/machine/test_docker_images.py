@@ -144,7 +144,7 @@ def test_an_image_that_came_broken_is_not_held(containers: DockerContainers) -> 
         assert containers.inspect(source.reference) is None
 
 
-def test_an_image_of_nvidias_comes_from_the_mirror_and_is_named_and_known_as_ever(engine: str, plain: str) -> None:
+def test_nvidias_image_comes_from_the_mirror_under_its_own_name(engine: str, plain: str) -> None:
     with registry() as source:
         host, _, path = source.reference.partition("/")
         repository, _, tag = path.rpartition(":")
@@ -176,7 +176,7 @@ def test_a_mirror_that_does_not_have_the_image_is_named(engine: str, plain: str)
     assert host in str(caught.value)
 
 
-def test_a_registry_that_asks_for_a_login_is_told_with_its_fix(containers: DockerContainers) -> None:
+def test_a_registry_that_asks_for_a_login_names_the_fix(containers: DockerContainers) -> None:
     with registry(closed=True) as source, pytest.raises(HostError) as caught:
         containers.hold(source.reference, lambda done, total: None)
     assert "docker login" in caught.value.hint

@@ -108,13 +108,13 @@ def test_a_missing_input_is_an_error_and_makes_no_folder(containers: DockerConta
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_gpu_where_there_is_none_is_said_with_its_fix(containers: DockerContainers, out: Path) -> None:
+def test_a_missing_gpu_is_said_with_its_fix(containers: DockerContainers, out: Path) -> None:
     with pytest.raises(HostError, match="could not select device driver") as caught:
         containers.run(run_of(out, "true", gpus="all"), print)
     assert "nvidia-container-toolkit" in caught.value.hint
 
 
-def test_an_exit_code_is_told_with_the_last_lines_and_the_log(containers: DockerContainers, out: Path) -> None:
+def test_an_exit_code_comes_with_last_lines_and_log(containers: DockerContainers, out: Path) -> None:
     script = "for i in $(seq 50); do echo line $i; done; sleep 0.3; echo 'it is the flags' >&2; exit 3"
     with pytest.raises(StepError) as caught:
         containers.run(run_of(out, "sh", "-c", script), lambda line: None)
@@ -230,7 +230,7 @@ def test_the_check_says_what_keeps_gpus_away(containers: DockerContainers) -> No
         assert any("nvidia-container-toolkit" in problem.hint for problem in containers.check(gpus=True))
 
 
-def test_a_halt_on_another_thread_ends_the_container_and_removes_it(engine: str, plain: str, out: Path) -> None:
+def test_a_halt_on_another_thread_ends_and_removes_the_container(engine: str, plain: str, out: Path) -> None:
     before, halt = names(engine), Halt()
     stopping = DockerContainers(environ(engine), halt=halt)
 

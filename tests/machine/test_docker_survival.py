@@ -64,7 +64,7 @@ def test_what_a_killed_forge_left_the_next_one_removes(containers: DockerContain
     assert left not in names(engine)
 
 
-def test_what_a_cluster_s_worker_leaves_when_it_is_killed_is_removed_on_its_node(engine: str, out: Path, plain: str) -> None:
+def test_leftovers_of_a_killed_cluster_worker_are_removed_there(engine: str, out: Path, plain: str) -> None:
     before = names(engine)
     process = driven(engine, out, LONG, DRIVER_WATCHED="1", DOCKER_HOST=engine)
     heard(process, "begun")
@@ -133,7 +133,7 @@ def test_a_daemon_that_goes_away_is_no_success(fragile: tuple[str, Path], out: P
     containers.run(run_of(out, "true"), lambda line: None)
 
 
-def test_a_daemon_that_goes_away_in_a_build_is_no_image(fragile: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_daemon_lost_in_a_build_is_no_image(fragile: tuple[str, Path], tmp_path: Path) -> None:
     from forge.machine.containers import ImageBuild
 
     address, folder = fragile
@@ -220,7 +220,7 @@ def test_what_a_killed_forges_container_wrote_is_given_back(engine: str, plain: 
     assert (theirs / "half").stat().st_uid == SOMEBODY
 
 
-def test_a_user_who_may_not_ask_the_engine_is_told_the_group(theirs: Path, plain_archive: Path, engine: str) -> None:
+def test_a_user_without_rights_is_told_the_docker_group(theirs: Path, plain_archive: Path, engine: str) -> None:
     socket = Path(engine.removeprefix("unix://"))
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"

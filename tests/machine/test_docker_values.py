@@ -65,7 +65,7 @@ def test_a_dockerfile_of_ones_own_must_install_what_is_asked() -> None:
         dockerfile(BASE, Requirements(), "FROM debian\n")
 
 
-def test_a_dockerfile_of_ones_own_keeps_its_own_variables_and_comments() -> None:
+def test_ones_own_dockerfile_keeps_its_variables_and_comments() -> None:
     own = "from ${base}\nENV A=$HOME ${b}\nRUN apt-get install \\\n# why\n  ${apt} \\\n  && echo ${HOME}\nRUN x\n"
     assert dockerfile(BASE, Requirements(), own) == f"from {BASE}\nENV A=$HOME ${{b}}\nRUN x\n"
     assert dockerfile(BASE, Requirements(), "# ${apt} and ${base}\nFROM ${base}\n").startswith("# ${apt} and ${base}\n")
@@ -73,7 +73,7 @@ def test_a_dockerfile_of_ones_own_keeps_its_own_variables_and_comments() -> None
 
 
 @given(st.lists(st.text(max_size=20)), st.lists(st.text(max_size=20)))
-def test_whatever_is_asked_for_is_refused_or_stays_in_its_place(pip: list[str], apt: list[str]) -> None:
+def test_any_value_is_refused_or_stays_in_its_place(pip: list[str], apt: list[str]) -> None:
     try:
         text = dockerfile(BASE, Requirements(tuple(pip), tuple(apt)), TEMPLATE)
     except ValueError:

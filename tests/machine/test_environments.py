@@ -35,13 +35,13 @@ def test_an_installed_triton_needs_none_from_the_index() -> None:
     assert not any("pytriton" in package for package in environment.bare)
 
 
-def test_the_twin_is_laid_as_a_backend_with_its_own_entrance() -> None:
+def test_the_twin_is_laid_as_a_backend_with_its_entrance() -> None:
     sources = {text.path: text.content for text in twin_sources()}
     assert "TritonPythonModel" in sources["tensorrtllm/model.py"]
     assert "tensorrtllm/twin/__init__.py" in sources
 
 
-def test_this_host_names_a_python_that_the_twin_can_be_served_with() -> None:
+def test_this_host_names_a_python_that_can_serve_the_twin() -> None:
     found = host(os.environ)
     assert found.python in PYTHONS
     assert Path(found.interpreter).is_file()
@@ -62,7 +62,7 @@ def test_a_host_that_cannot_serve_the_twin_is_told_why(tmp_path: Path, wrong: di
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_an_environment_works_where_it_was_moved_to_and_read_only(tmp_path: Path) -> None:
+def test_an_environment_works_after_a_move_and_read_only(tmp_path: Path) -> None:
     machine = host(os.environ)
     staging, place = tmp_path / "staging", tmp_path / "place"
     staging.mkdir()
@@ -89,7 +89,7 @@ def test_an_environment_works_where_it_was_moved_to_and_read_only(tmp_path: Path
 
 
 @pytest.mark.network
-def test_a_version_that_does_not_exist_is_a_source_error_in_the_installers_words(tmp_path: Path) -> None:
+def test_a_missing_version_is_told_in_the_installers_words(tmp_path: Path) -> None:
     machine = host(os.environ)
     absent = Environment(machine.python, machine.platform, (), ("markupsafe==99.9",))
     with pytest.raises(SourceError, match="markupsafe") as caught:

@@ -157,7 +157,7 @@ def inside(tmp_path: Path) -> Inhabitant:
     return Inhabitant(tmp_path)
 
 
-def test_an_engine_is_built_by_the_programs_that_are_here_and_no_container_is_asked(inside: Inhabitant) -> None:
+def test_programs_here_build_an_engine_and_no_container_is_asked(inside: Inhabitant) -> None:
     said = inside.engine()
     assert said["beside"] == "beside the builder"
     assert (said["secret"], said["linked"], said["gpus"]) == (None, "from the image", "")
@@ -175,7 +175,7 @@ def test_it_is_served_by_the_triton_that_is_here(inside: Inhabitant) -> None:
     assert launched.engines == ("tensorrt_llm",)
 
 
-def test_llmapis_model_yaml_leads_to_the_checkpoint_also_after_a_move(inside: Inhabitant) -> None:
+def test_llmapis_model_yaml_leads_to_a_checkpoint_that_moved(inside: Inhabitant) -> None:
     for path, text in inside.world.containers.llmapi.items():
         file = inside.root / "app" / "all_models" / "llmapi" / "tensorrt_llm" / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def _checkpoint(repository: Path) -> Path:
     return Path(json.loads((repository / "tensorrt_llm" / "1" / "model.yaml").read_text())["model"])
 
 
-def test_a_second_build_runs_nothing_and_an_upgrade_inside_runs_all(inside: Inhabitant) -> None:
+def test_a_second_build_runs_nothing_and_an_upgrade_runs_all(inside: Inhabitant) -> None:
     shop = inside.shop()
     shop.build([inside.recipe], repository=inside.folder / "models")
     assert all(step.held for step in inside.shop().outlook(inside.shop().plan([inside.recipe])))
@@ -205,7 +205,7 @@ def test_a_second_build_runs_nothing_and_an_upgrade_inside_runs_all(inside: Inha
     assert missing == ["image", "toolchain", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
 
 
-def test_a_patched_script_runs_from_a_copy_and_finds_its_siblings(inside: Inhabitant) -> None:
+def test_a_patched_script_runs_as_a_copy_finding_its_siblings(inside: Inhabitant) -> None:
     inside.world.origin.files = tiny_checkpoint({**LLAMA, "architectures": ["GemmaForCausalLM"]})
     inside.write(family="gemma")
     original = (inside.root / "app/examples/models/core/gemma/convert_checkpoint.py").read_text()
@@ -221,7 +221,7 @@ def test_a_patched_script_runs_from_a_copy_and_finds_its_siblings(inside: Inhabi
     assert "gets quant_config by name" in inside.notes()
 
 
-def test_what_a_family_requires_is_never_installed_but_asked_for_before_anything_runs(tmp_path: Path) -> None:
+def test_a_family_requirement_is_asked_for_first_and_never_installed(tmp_path: Path) -> None:
     inside = Inhabitant(tmp_path, {"tensorrt_llm": "0.21.0"})
     with pytest.raises(HostError, match=r"lacks sentencepiece[\s\S]*-m pip install 'sentencepiece'"):
         inside.engine()
@@ -291,7 +291,7 @@ def test_a_mirror_holds_patched_files_beside_links_to_the_rest(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_stand_ins_own_scripts_make_an_engine_of_a_calibrated_gemma_without_docker(tmp_path: Path) -> None:
+def test_stand_in_scripts_build_a_calibrated_gemma_without_docker(tmp_path: Path) -> None:
     """Real scripts (strict about their flags), a real checkpoint, real texts; the promised files are what they leave."""
     inside = Inhabitant(tmp_path)
     shutil.rmtree(inside.root / "app" / "examples")

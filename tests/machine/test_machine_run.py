@@ -74,7 +74,7 @@ def test_tokens_do_not_reach_a_step(tmp_path: Path) -> None:
     assert "SECRET" not in lines[0]
 
 
-def test_a_failure_shows_the_end_of_the_output_and_the_log(tmp_path: Path) -> None:
+def test_a_failure_shows_its_last_output_and_the_log(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="exited with 3") as caught:
         run(tmp_path, python("print('\\n'.join(map(str, range(100)))); raise SystemExit(3)"))
     assert "\n99" in caught.value.what
@@ -92,7 +92,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         run(tmp_path, Command(("no-such-program",)))
 
 
-def test_what_a_finished_program_left_behind_does_not_keep_the_step(tmp_path: Path) -> None:
+def test_leftovers_of_a_finished_program_do_not_keep_the_step(tmp_path: Path) -> None:
     began = time.monotonic()
     lines = run(tmp_path, python("import subprocess; print(subprocess.Popen(['sleep', '3600']).pid)"))
     assert time.monotonic() - began < PATIENCE
@@ -133,7 +133,7 @@ ctypes.CDLL(None).syscall({exit}, 0)
 
 
 @pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of exit(2) is not known here")
-def test_a_process_whose_first_thread_is_gone_still_holds_its_memory() -> None:
+def test_a_process_without_its_first_thread_still_holds_memory() -> None:
     """The state that a killed one with many threads passes through: after `forge stop` a GPU was not empty yet."""
     text = LAST_THREAD.format(exit=60 if os.uname().machine == "x86_64" else 93)
     with subprocess.Popen((sys.executable, "-c", text), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

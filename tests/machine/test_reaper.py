@@ -118,7 +118,7 @@ def test_one_that_shows_its_mark_between_two_looks_ends_too(begin: Begin, monkey
     assert late[0].wait(PATIENCE) == -9
 
 
-def test_what_may_not_be_ended_or_is_gone_already_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_ended_or_is_gone_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     refusals, told = [ProcessLookupError(), PermissionError()], list[int]()
     looks = iter([(1, 2), (), tuple[int, ...]()])
 

@@ -81,7 +81,7 @@ def test_where_tracing_is_forbidden_it_is_closed_and_said(
     assert capfd.readouterr().err.strip() == unlisted.SHUT
 
 
-def test_where_tracing_is_forbidden_it_is_shown_to_who_asked_for_that(
+def test_where_tracing_is_forbidden_who_asked_for_it_is_shown(
     world: list[int], key: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     world[0] = 0
@@ -103,7 +103,7 @@ def test_who_needs_no_secret_is_not_asked_for_one(tmp_path: Path) -> None:
     assert become(str(tmp_path / "none"), "triton", "plain").argv == ["triton", "plain"]
 
 
-def test_a_program_that_cannot_be_started_ends_as_in_a_shell(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_program_that_cannot_start_ends_as_in_shells(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     plain = tmp_path / "plain"
     plain.write_text("")
     plain.chmod(stat.S_IRUSR)
@@ -173,7 +173,7 @@ needs_tracing = pytest.mark.skipif(not may_trace(), reason="ptrace is forbidden 
 
 
 @needs_tracing
-def test_the_program_reads_the_secret_and_a_list_of_processes_does_not_show_it(tmp_path: Path) -> None:
+def test_the_program_reads_the_secret_that_process_lists_hide(tmp_path: Path) -> None:
     closed, long = unlisted.CLOSED, "x" * 9000
     argv = [sys.executable, "-c", SAY, f"a={closed}", "plain", f"{long}{closed}"]
     child = Traced(tmp_path, argv, ["a=hush", f"{long}hush"])
@@ -184,7 +184,7 @@ def test_the_program_reads_the_secret_and_a_list_of_processes_does_not_show_it(t
 
 
 @needs_tracing
-def test_a_scripts_interpreter_is_passed_over_until_the_program_itself_comes(tmp_path: Path) -> None:
+def test_a_scripts_interpreter_is_passed_over_for_the_program(tmp_path: Path) -> None:
     script = tmp_path / "wrapper"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$2" "$1" three four\n')
     script.chmod(0o755)
@@ -195,7 +195,7 @@ def test_a_scripts_interpreter_is_passed_over_until_the_program_itself_comes(tmp
 
 
 @needs_tracing
-def test_a_process_that_ends_before_it_becomes_anything_is_let_go(tmp_path: Path) -> None:
+def test_a_process_ending_before_it_becomes_anything_is_released(tmp_path: Path) -> None:
     child = Traced(tmp_path, [str(tmp_path / "none"), f"a={unlisted.CLOSED}"], ["a=hush"])
     with pytest.raises(ChildProcessError):
         child.end()  # who traced it has heard its end

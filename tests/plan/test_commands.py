@@ -58,7 +58,7 @@ class Counting(Plugin):
         return super().ask(hook, promised, question)
 
 
-def test_a_plugin_is_asked_each_question_once_for_a_whole_plan() -> None:
+def test_a_plan_asks_a_plugin_each_question_once() -> None:
     resolved = resolved_of(ROOT / "recipes" / "vicuna-7b-eagle.toml")
     family, variant = Counting("llama"), Counting("eagle")
     known = Family(resolved.recipe, resolved.facts.checkpoint, family, variant, resolved.facts.draft_checkpoint)

@@ -93,7 +93,7 @@ def test_the_family_is_found_by_the_checkpoints_architectures(architecture: str,
     assert families.find(checkpoint) == name
 
 
-def test_an_architecture_that_nobody_serves_is_told_with_what_is_served() -> None:
+def test_an_unserved_architecture_is_told_with_the_served_ones() -> None:
     with pytest.raises(RecipeError, match="no installed family serves Bert") as error:
         Family.of(RECIPE, Checkpoint({"architectures": ["Bert"]}))
     assert "gemma: GemmaForCausalLM" in str(error.value)
@@ -284,7 +284,7 @@ def _ground() -> Plugin:
     return Plugin("ground", SimpleNamespace(forge_check=forge_check, forge_config_overrides=forge_config_overrides))
 
 
-def test_first_answers_come_from_the_variant_and_fall_back_to_the_family() -> None:
+def test_answers_come_from_the_variant_and_then_the_family() -> None:
     family = _family(Plugin("llama", forge_llama), _variant())
     assert family.convert_commands(TOOLS)[0].argv == ("python3", "eagle.py")
     assert family.build_commands(TOOLS)[0].argv[0] == "trtllm-build"
@@ -344,7 +344,7 @@ def test_merged_overrides_let_the_variant_win_key_by_key() -> None:
     assert merged.roles == {Role.TENSORRT_LLM: {"a": 2, "b": 1}, Role.BLS: {"c": 1}}
 
 
-def test_a_family_that_says_nothing_of_its_tokenizer_has_the_usual_one() -> None:
+def test_a_family_silent_on_its_tokenizer_has_the_usual() -> None:
     assert _family(_variant()).tokenizer() == Tokenizer()
 
 
@@ -360,7 +360,7 @@ def forge_diagnoses():
 """
 
 
-def test_what_plugins_know_of_failures_is_asked_and_useless_rows_are_passed_over(install: Install) -> None:
+def test_failures_known_to_plugins_are_asked_and_useless_rows_skipped(install: Install) -> None:
     install("flux", "flux", KNOWS)
     install("broken", "broken", "import nowhere_at_all")
     assert [row.name for row in families.diagnoses()] == ["theirs"]

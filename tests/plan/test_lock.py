@@ -22,7 +22,7 @@ def locked(recipe: Recipe = RECIPE, image: Image | None = IMAGE) -> Lock:
 VERSIONS = write(locked()).replace('"nvidia-pytriton": "0.7.0"', "%s")
 
 
-def test_what_is_written_is_read_again_and_the_same_lock_is_the_same_text() -> None:
+def test_a_lock_is_read_as_written_and_written_alike() -> None:
     assert read(write(locked()), "tiny.toml.lock") == locked()
     assert write(locked()) == write(locked())
     assert write(locked()).endswith("}\n")
@@ -61,7 +61,7 @@ def test_a_lock_of_the_twin_does_not_answer_an_engine() -> None:
     assert stale(locked(), replace(twin, runtime=RuntimeTable(kind=RuntimeKind.TWIN, image="24.10"))) == ()
 
 
-def test_an_image_of_tensorrt_llm_does_not_answer_vllm_nor_the_other_way_round() -> None:
+def test_locked_tensorrt_llm_and_vllm_images_do_not_mix() -> None:
     vllm = replace(RECIPE, runtime=RuntimeTable(kind=RuntimeKind.VLLM, executor="docker"))
     held = Image(reference="25.08-vllm", digest=DIGEST, vllm="0.9.2")
     assert stale(locked(vllm, held), vllm) == ()

@@ -80,7 +80,7 @@ def test_packages_beside_a_locked_vllm_stay_the_recipes(shop: Forge, tmp_path: P
     assert not any(each.startswith("bitsandbytes") for each in made.bare)
 
 
-def test_a_lock_for_a_cpu_does_not_pin_what_serves_on_a_gpu(
+def test_a_lock_for_a_cpu_pins_no_gpu_server(
     shop: Forge, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write(tmp_path / "recipes")
@@ -112,7 +112,7 @@ def test_a_locked_twin_is_served_by_its_triton(shop: Forge, tmp_path: Path) -> N
     assert made.bare == tuple(each.replace(twin_environment.TRITON, TRITON) for each in before.bare)
 
 
-def test_a_lock_for_another_runtime_than_the_recipes_is_not_said_to_be_moved_alone(shop: Forge, tmp_path: Path) -> None:
+def test_a_lock_for_another_runtime_is_no_mere_move(shop: Forge, tmp_path: Path) -> None:
     recipe = write(tmp_path / "recipes")
     recipe.write_text(recipe.read_text().replace('"vllm"', '"twin"'))
     shop.lock(recipe)

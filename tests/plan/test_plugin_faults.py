@@ -78,7 +78,7 @@ def _number(file: Path, text: str) -> int:
     return next(at for at, line in enumerate(file.read_text().splitlines(), 1) if text in line)
 
 
-def test_what_a_plugin_raises_names_its_distribution_and_its_own_deepest_line(install: Install) -> None:
+def test_a_plugins_error_names_its_distribution_and_deepest_own_line(install: Install) -> None:
     file = install(
         WHOLE + "\nfrom forge_stranger import inner\n\n@hookimpl\ndef forge_check(recipe):\n    return inner.read({})\n"
     )
@@ -92,7 +92,7 @@ def test_what_a_plugin_raises_names_its_distribution_and_its_own_deepest_line(in
     assert isinstance(raised.value.__cause__, KeyError)
 
 
-def test_what_forges_own_code_raises_for_a_plugin_names_the_line_that_called_it(install: Install) -> None:
+def test_an_error_of_forge_names_the_plugins_calling_line(install: Install) -> None:
     file = install(WHOLE + "\n@hookimpl\ndef forge_patches(toolchain):\n    return trtllm.script(None, 'x')\n")
     with pytest.raises(PluginError, match="AttributeError") as raised:
         _family().patches(TOOLS)
@@ -102,7 +102,7 @@ def test_what_forges_own_code_raises_for_a_plugin_names_the_line_that_called_it(
 @pytest.mark.parametrize(
     ("answer", "told"), [("['x']", "answered list, expected a tuple of Command"), ("()", "answered no command")]
 )
-def test_a_wrong_answer_names_the_line_where_the_hook_is_implemented(install: Install, answer: str, told: str) -> None:
+def test_a_wrong_answer_names_the_line_of_its_hook(install: Install, answer: str, told: str) -> None:
     file = install(WHOLE.replace("trtllm.build(recipe)", answer))
     with pytest.raises(PluginError, match=told) as raised:
         _family().build_commands(TOOLS)
@@ -134,13 +134,13 @@ def test_what_does_not_load_names_its_line_too(install: Install, source: str, li
     assert info.health != "ok"
 
 
-def test_a_misspelled_argument_is_told_with_the_one_that_was_meant(install: Install) -> None:
+def test_a_misspelled_argument_is_told_with_the_one_meant(install: Install) -> None:
     install("from forge import hookimpl\n@hookimpl\ndef forge_check(recepie): ...\n")
     with pytest.raises(PluginError, match="did you mean 'recipe'"):
         families.load("stranger")
 
 
-def test_the_command_line_shows_the_line_and_with_v_the_traceback(install: Install, tmp_path: Path) -> None:
+def test_the_command_line_shows_the_line_v_the_traceback(install: Install, tmp_path: Path) -> None:
     file = install(WHOLE + "\n@hookimpl\ndef forge_check(recipe):\n    return {}['x']\n")
     recipe = tmp_path / "m.toml"
     model = tmp_path / "model"
@@ -164,7 +164,7 @@ def test_the_command_line_shows_the_line_and_with_v_the_traceback(install: Insta
     assert (told["distribution"], told["source"]) == ("forge-stranger 1.2", f"{line} |     return {{}}['x']")
 
 
-def test_a_family_without_a_hook_that_it_must_have_is_not_ok(install: Install) -> None:
+def test_a_family_without_a_required_hook_is_not_ok(install: Install) -> None:
     install(WHOLE.partition("@hookimpl\ndef forge_build_commands")[0])
     info = next(info for info in families.installed() if info.name == "stranger")
     assert (info.kind, info.health) == ("family", "a family answers forge_build_commands, and this one does not")
@@ -222,7 +222,7 @@ def test_a_key_that_a_variant_does_not_declare_is_refused(install: Install, stat
     assert _told(_variant(**stated)) == [f"m: speculation.{told.replace('UNREAD', 'stranger does not read it')}"]
 
 
-def test_a_variant_that_says_nothing_reads_what_its_api_lets_one_know(install: Install) -> None:
+def test_a_silent_variant_reads_what_its_api_shows(install: Install) -> None:
     file = install("from forge import hookimpl\n@hookimpl\ndef forge_check(): return ()\n")
     assert _told(_variant(max_draft_len=4)) == []
     assert "declares no key of its own" in _told(_variant(args={"tree_width": 3}))[0]
@@ -234,7 +234,7 @@ def test_a_variant_that_says_nothing_reads_what_its_api_lets_one_know(install: I
 # -- the kit
 
 
-def test_the_kit_tells_each_fault_once_however_many_cases_show_it(install: Install) -> None:
+def test_the_kit_tells_each_fault_once_over_many_cases(install: Install) -> None:
     file = install(WHOLE + "\n@hookimpl\ndef forge_check(recipe):\n    return {}['x']\n")
     (problem,) = check_plugin("stranger")
     line = _number(file, "return {}['x']")

@@ -18,7 +18,7 @@ def engine(source: Pinned = PINNED, gpu: str = "sm_89") -> Step:
     return Step("tiny: engine", Run((Command(("trtllm-build",)),), gpu=gpu), (("model", model(source)),))
 
 
-def test_a_key_is_64_hex_digits_and_the_same_each_time() -> None:
+def test_a_key_is_always_the_same_64_hex_digits() -> None:
     assert model().key == model().key
     assert len(model().key) == 64
     assert set(model().key) <= set("0123456789abcdef")
@@ -39,7 +39,7 @@ def test_a_key_moves_with_what_its_needs_stand_on() -> None:
     assert engine(replace(PINNED, revision="decaf")).key != engine().key
 
 
-def test_the_gpu_moves_the_engine_and_not_what_it_stands_on() -> None:
+def test_the_gpu_moves_the_engine_and_not_its_inputs() -> None:
     other = engine(gpu="sm_90")
     assert other.key != engine().key
     assert other.needs[0][1].key == engine().needs[0][1].key

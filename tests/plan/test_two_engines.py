@@ -83,9 +83,7 @@ def asked(model: PublishedModel) -> int | None:
 
 
 @pytest.mark.parametrize(("more", "count"), [("", 10), ("[speculation]\nmax_draft_len = 4\n", 4)])
-def test_a_request_to_a_model_with_a_draft_says_how_far_it_may_guess(
-    world: World, tmp_path: Path, more: str, count: int
-) -> None:
+def test_a_request_with_a_draft_says_how_many_guesses(world: World, tmp_path: Path, more: str, count: int) -> None:
     assert asked(published(*entry(world, tmp_path, DRAFTED + more))) == count
 
 
@@ -94,7 +92,7 @@ def test_a_request_to_any_other_model_says_nothing_of_it(world: World, tmp_path:
     assert asked(published(*entry(world, tmp_path, DRAFTED, RuntimeKind.TWIN))) is None
 
 
-def test_a_twin_of_both_names_no_draft_and_takes_what_clients_say_to_one(shop: Forge, tmp_path: Path) -> None:
+def test_a_twin_of_both_names_no_draft_but_takes_requests(shop: Forge, tmp_path: Path) -> None:
     recipe = tmp_path / "pair.toml"
     recipe.write_text(DRAFTED)
     built = shop.build([recipe], repository=tmp_path / "models", options=BuildOptions(runtime=RuntimeKind.TWIN))

@@ -65,7 +65,7 @@ def two(folder: Path, more: str = "") -> Path:
 # -- reading
 
 
-def test_every_problem_is_said_at_once_with_file_key_and_what_was_meant() -> None:
+def test_every_problem_is_said_at_once_with_its_fix() -> None:
     said = wrong('repozitory = "x"\nrecipes = [3, {recipe = "a.toml", nam = "x"}]\n[gpu]\nmemory = 1.5\n[ports]\nhttp = 0\n')
     assert "d.toml: repozitory: unknown key" in said
     assert "did you mean 'repository'?" in said
@@ -103,12 +103,12 @@ def test_a_members_replicas_win_over_those_for_all() -> None:
     ("memory", "wanted"),
     [(0.5, 12 * 10**9), ("20 GB", 20 * 10**9), ("2GiB", 2 << 30), ("1 TB", 24 * 10**9), (None, 24 * 10**9)],
 )
-def test_a_budget_is_a_part_or_bytes_and_never_more_than_there_is(memory: float | str | None, wanted: int) -> None:
+def test_a_budget_is_a_part_or_bytes_within_the_whole(memory: float | str | None, wanted: int) -> None:
     assert Deployment(recipes=("a",), gpu=GpuTable(memory=memory)).budget(CARD.memory) == wanted
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.name for file in SHIPPED])
-def test_what_forge_ships_fits_the_schema_and_names_recipes_that_are_there(file: Path) -> None:
+def test_shipped_deployments_fit_the_schema_and_name_existing_recipes(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert accepted(tomli.loads(text))
     assert all((file.parent / member.recipe).is_file() for member in read(text, str(file)).members)
@@ -129,7 +129,7 @@ def test_the_command_prints_either_schema() -> None:
 # -- building
 
 
-def test_a_deployment_is_built_in_place_of_recipes_into_its_own_repository(shop: Forge, tmp_path: Path) -> None:
+def test_a_deployment_is_built_into_its_own_repository(shop: Forge, tmp_path: Path) -> None:
     built = shop.build([two(tmp_path)])
     assert built.repository == tmp_path / "models"
     folders = {folder.name for folder in built.repository.iterdir() if not folder.name.startswith((".", "_"))}
@@ -194,7 +194,7 @@ def notes(world: World) -> str:
     return "\n".join(event.text for event in world.events if event.kind == "note")
 
 
-def test_engines_that_share_a_gpu_get_their_fractions_in_load_order(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_engines_sharing_a_gpu_get_fractions_in_load_order(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     file = engines(tmp_path)
     place = shop.build([file]).repository
@@ -204,7 +204,7 @@ def test_engines_that_share_a_gpu_get_their_fractions_in_load_order(shop: Forge,
     assert "kv_cache_free_gpu_mem_fraction on Card, in the order of loading: a " in notes(world)
 
 
-def test_what_other_programs_hold_now_does_not_change_what_is_built(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_other_programs_memory_does_not_change_what_is_built(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (CARD,)
     file = engines(tmp_path)
     before = parts(shop.build([file]).repository)
@@ -214,9 +214,7 @@ def test_what_other_programs_hold_now_does_not_change_what_is_built(shop: Forge,
     assert world.made() == made
 
 
-def test_a_fraction_that_a_recipe_states_stays_and_is_said_where_it_leaves_too_little(
-    shop: Forge, world: World, tmp_path: Path
-) -> None:
+def test_a_stated_fraction_stays_and_too_little_is_told(shop: Forge, world: World, tmp_path: Path) -> None:
     world.gpus = (replace(CARD, memory=4 * 10**9),)
     stated = "kv_cache_free_gpu_mem_fraction = 0.999999"
     place = shop.build([engines(tmp_path, serve=(stated, ""))]).repository
@@ -236,7 +234,7 @@ def test_engines_on_different_gpus_do_not_share(shop: Forge, world: World, tmp_p
     assert parts(shop.build([engines(tmp_path, gpus=("0", "1"))]).repository) == [0.9, 0.9]
 
 
-def test_without_a_gpu_to_count_for_the_recipes_stand_and_that_is_said(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_without_a_gpu_the_recipes_stand_with_a_note(shop: Forge, world: World, tmp_path: Path) -> None:
     assert parts(shop.build([engines(tmp_path)]).repository) == [0.9, 0.9]
     assert "a and b share a GPU, and none is here" in notes(world)
 
@@ -276,7 +274,7 @@ def test_a_plan_says_whether_it_fits(shop: Forge, world: World, tmp_path: Path) 
     assert len(found.fit.shares) == 2
 
 
-def test_a_plan_stands_where_too_little_is_known_to_say_whether_it_fits(shop: Forge, tmp_path: Path) -> None:
+def test_a_plan_stands_where_its_fit_is_unknown(shop: Forge, tmp_path: Path) -> None:
     wheel = 'name = "w"\nfamily = "llama"\n[source]\nwheel = "w==1.0"\nfile = "w.gguf"\n[runtime]\nkind = "twin"\n'
     world = World()
     world.origin.files = {"w.gguf": b"GGUF"}
@@ -317,7 +315,7 @@ def test_the_docs_name_every_key() -> None:
             assert re.search(rf"[`.]{key}\b", PAGE), key
 
 
-def test_what_is_wrong_in_it_and_in_its_recipes_is_told_at_once(shop: Forge, tmp_path: Path) -> None:
+def test_faults_of_it_and_its_recipes_come_at_once(shop: Forge, tmp_path: Path) -> None:
     written(tmp_path, "a.toml", 'name = "a"\n[source]\nhub = "acme/a"\n[build]\nmax_seqlen = 3\n')
     text = (
         'recipes = ["a.toml", "gone.toml", 3]\nrepositry = "x"\n[ports]\nhttp = 8001\n[replicas]\ntensorrt_llm = 2\nbls = 0\n'
@@ -330,5 +328,5 @@ def test_what_is_wrong_in_it_and_in_its_recipes_is_told_at_once(shop: Forge, tmp
     }
 
 
-def test_a_rule_between_keys_says_nothing_of_a_key_that_is_wrong_already() -> None:
+def test_a_rule_between_keys_passes_over_wrong_keys() -> None:
     assert wrong("recipes = 3\n").count("recipes") == 1

@@ -53,24 +53,24 @@ def planned(world: World, home: Path, config: Mapping[str, object]) -> Recipe:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", SERVED)
-def test_every_architecture_of_a_family_gets_a_recipe_that_can_be_built(
+def test_every_architecture_of_a_family_gets_a_buildable_recipe(
     world: World, tmp_path: Path, architecture: str, dtype: str
 ) -> None:
     base = {**T5, "architectures": [architecture]} if "T5" in architecture else {**LLAMA, "architectures": [architecture]}
     assert planned(world, tmp_path / "home", {**base, "torch_dtype": dtype}).runtime.kind is RuntimeKind.ENGINE
 
 
-def test_a_model_that_is_newer_than_the_usual_image_gets_one_that_knows_it(world: World, tmp_path: Path) -> None:
+def test_a_model_newer_than_the_usual_image_gets_one_fitting(world: World, tmp_path: Path) -> None:
     recipe = planned(world, tmp_path / "home", {**LLAMA, "architectures": ["Qwen3ForCausalLM"]})
     assert recipe.runtime.image == "25.09"
     assert "which knows this model" in Path("drafted.toml").read_text()
 
 
-def test_a_dtype_that_a_familys_script_does_not_know_is_not_written(world: World, tmp_path: Path) -> None:
+def test_a_dtype_unknown_to_a_familys_script_is_not_written(world: World, tmp_path: Path) -> None:
     assert planned(world, tmp_path / "home", {**T5, "torch_dtype": "float32"}).convert.dtype == "bfloat16"
 
 
-def test_what_no_family_serves_goes_to_vllm_and_the_recipe_says_so(world: World, tmp_path: Path) -> None:
+def test_what_no_family_serves_goes_to_vllm_as_stated(world: World, tmp_path: Path) -> None:
     recipe = planned(world, tmp_path / "home", GPT2)
     assert (recipe.runtime.kind, recipe.family, recipe.build.max_seq_len) == (RuntimeKind.VLLM, None, 1024)
     assert "no installed family serves GPT2LMHeadModel; vllm, llmapi and twin need none" in Path("drafted.toml").read_text()

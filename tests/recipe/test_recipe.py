@@ -84,7 +84,7 @@ def test_shipped_recipes_are_read_and_follow_the_schema(file: Path) -> None:
     assert read(toml(recipe), str(file)) == recipe
 
 
-def test_all_problems_are_told_at_once_with_file_key_found_and_allowed() -> None:
+def test_problems_come_together_with_file_key_found_and_allowed() -> None:
     wrong = _wrong(
         """
         name = "../x"
@@ -251,7 +251,7 @@ def test_a_variants_own_rules_are_kept(variant: str, rest: str, at: str) -> None
     assert list(_wrong(f'variant = "{variant}"\n{HEAD}{rest}')) == [at]
 
 
-def test_a_key_that_a_variant_does_not_read_is_told_with_those_that_it_reads() -> None:
+def test_a_key_a_variant_ignores_is_told_with_its_own() -> None:
     wrong = _wrong(f'variant = "lookahead"\n{HEAD}[speculation]\nnum_beams = 2\n')
     assert (
         "lookahead does not read it\n    it reads window_size, ngram_size, verification_set_size"
@@ -272,7 +272,7 @@ def test_a_calibrations_texts_are_a_data_set_of_the_hub() -> None:
     assert read(HEAD + twin, "r.toml").convert.quantization == "fp8"
 
 
-def test_a_rule_over_a_broken_key_is_not_told_as_well() -> None:
+def test_a_rule_over_a_broken_key_is_not_told() -> None:
     assert list(_wrong(HEAD + '[build]\nmax_seq_len = "4096"\nmax_input_len = 4000\n')) == ["build.max_seq_len"]
 
 
@@ -288,7 +288,7 @@ def test_weights_of_fewer_bits_are_the_twins_alone() -> None:
     assert list(_wrong(HEAD + '[runtime]\nkind = "twin"\nweights = "int3"\n')) == ["runtime.weights"]
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
+def test_a_byte_order_mark_and_windows_lines_are_harmless() -> None:
     assert read("\ufeff" + HEAD.replace("\n", "\r\n"), "r.toml").name == "m"
 
 
@@ -354,7 +354,7 @@ KEYS = st.sampled_from(["name", "source", "build", "serve", "sampling", "tp", "p
 
 @settings(max_examples=150)
 @given(st.dictionaries(KEYS, st.dictionaries(KEYS, JUNK, max_size=3) | JUNK, max_size=4))
-def test_any_document_is_either_a_recipe_or_refused_in_our_words(document: dict[str, object]) -> None:
+def test_any_document_is_a_recipe_or_refused_in_words(document: dict[str, object]) -> None:
     lines = "\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in document.items())
     problems: tuple[Problem, ...] = ()
     try:

@@ -41,7 +41,7 @@ def test_every_choice_has_a_comment() -> None:
         ({"torch_dtype": ["x"], "max_position_embeddings": "many", "num_attention_heads": "y"}, "auto", 2048),
     ],
 )
-def test_a_config_that_says_little_or_nonsense_still_gives_a_recipe(config: dict[str, object], dtype: str, room: int) -> None:
+def test_a_sparse_or_senseless_config_still_gives_a_recipe(config: dict[str, object], dtype: str, room: int) -> None:
     recipe = read(draft("m", HUB, Checkpoint(config), "llama"), "m.toml")
     assert (recipe.convert.dtype, recipe.build.max_seq_len) == (dtype, room)
 
@@ -61,7 +61,7 @@ def test_every_kind_of_source_is_written_as_it_is(source: Source) -> None:
     assert read(draft("m", source, Checkpoint()), "m.toml").source == source
 
 
-def test_a_gguf_is_drafted_for_the_twin_and_leaves_the_family_to_the_person() -> None:
+def test_a_gguf_is_drafted_for_the_twin_without_a_family() -> None:
     text = draft("m", Source(gguf="m.gguf"), Checkpoint())
     recipe = read(text, "m.toml")
     assert (recipe.runtime.kind, recipe.family) == (RuntimeKind.TWIN, None)

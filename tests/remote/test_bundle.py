@@ -90,7 +90,7 @@ def there(tmp_path: Path) -> Site:
 # -- built elsewhere
 
 
-def test_an_engine_is_built_and_bundled_once_and_served_elsewhere_without_a_network(here: Site, there: Site) -> None:
+def test_an_engine_is_built_bundled_and_served_elsewhere_offline(here: Site, there: Site) -> None:
     made = here.bundle(here.recipe())
     built = there.unbundle(made.file)
     assert (built.repository / ENGINE_FILES).is_file()
@@ -116,7 +116,7 @@ def test_a_bundle_holds_no_weights_unless_somebody_says_so(here: Site, there: Si
     assert "tiny: entry" in there.told("made")
 
 
-def test_what_a_shared_store_has_spared_is_had_for_the_bundle(here: Site, tmp_path: Path) -> None:
+def test_what_a_shared_store_spared_reaches_the_bundle(here: Site, tmp_path: Path) -> None:
     """The entry is here, and what it was made from is not: nobody misses it, but who wants weights in the bundle."""
     pytest.importorskip("obstore", reason="a shared store is the extra `remote`: pip install 'triton-forge[remote]'")
     shop = here.shop(Settings(remote=RemoteTable(url=f"file://{tmp_path / 'shared'}", access="read-write", deadline=5.0)))
@@ -133,14 +133,14 @@ def test_what_a_shared_store_has_spared_is_had_for_the_bundle(here: Site, tmp_pa
     assert len(here.world.containers.ran) == 2, "the engine came from the shared store"
 
 
-def test_a_family_image_that_somebody_has_pruned_is_made_again_for_the_bundle(here: Site) -> None:
+def test_a_pruned_family_image_is_made_again_for_a_bundle(here: Site) -> None:
     before = here.bundle(here.recipe())
     here.world.containers.built.clear()
     assert here.bundle(here.recipe()).images == before.images
     assert len(here.world.containers.built) == 1
 
 
-def test_what_serves_the_checkpoint_itself_is_refused_until_weights_are_asked_for(here: Site) -> None:
+def test_serving_checkpoints_itself_is_refused_until_weights_are_asked(here: Site) -> None:
     recipe = here.recipe(text=ENGINE.replace('kind = "engine"', 'kind = "llmapi"'))
     with pytest.raises(BundleError, match=r"gated or somebody's own: tiny: model \([0-9,]+ bytes\)") as error:
         here.bundle(recipe)
@@ -164,7 +164,7 @@ def test_a_deployment_is_bundled_whole_and_keeps_its_paths(here: Site, there: Si
     assert (there.root / "laid" / "deployments" / "both.toml").is_file()
 
 
-def test_pins_are_those_of_the_bundle_with_a_lock_and_without(here: Site, there: Site) -> None:
+def test_a_bundles_pins_hold_with_and_without_a_lock(here: Site, there: Site) -> None:
     recipe = here.recipe()
     here.shop().lock(recipe)
     made = here.bundle(recipe)
@@ -172,9 +172,7 @@ def test_pins_are_those_of_the_bundle_with_a_lock_and_without(here: Site, there:
     assert there.unbundle(made.file).models[0].name == "tiny"
 
 
-def test_a_build_that_needs_what_is_not_in_the_bundle_ends_before_it_begins_and_says_what_differs(
-    here: Site, there: Site
-) -> None:
+def test_a_build_beyond_the_bundle_ends_first_naming_differences(here: Site, there: Site) -> None:
     made = here.bundle(here.recipe())
     other = {"tiny.toml": ENGINE + "[build]\nmax_batch_size = 3\n"}
     changed = resealed(made.file, lambda held: replace(held, texts=other))
@@ -203,7 +201,7 @@ def test_recipes_are_not_laid_over_other_files(here: Site, there: Site) -> None:
 # -- the file
 
 
-def test_a_bundle_is_a_plain_tar_of_blobs_records_and_last_its_contents(here: Site) -> None:
+def test_a_bundle_is_a_tar_with_its_contents_last(here: Site) -> None:
     with tarfile.open(here.bundle(here.recipe()).file) as tar:
         names = tar.getnames()
     assert {name.split("/")[0] for name in names[:-1]} == {"files", "keys"}
@@ -211,9 +209,7 @@ def test_a_bundle_is_a_plain_tar_of_blobs_records_and_last_its_contents(here: Si
     assert len(names) == len(set(names))
 
 
-def test_a_bundle_that_is_not_finished_is_not_seen_and_the_one_before_stays(
-    here: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_bundle_is_unseen_and_the_former_stays(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     made = here.bundle(here.recipe())
     before = made.file.read_bytes()
     (here.root / "recipes" / "tiny.toml").write_text(ENGINE + "[build]\nmax_batch_size = 3\n")
@@ -243,13 +239,13 @@ print("there", flush=True); time.sleep(600)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_a_file_needs_a_name_it_has_one_aside_until_it_is_whole(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_waits_under_another_name_until_whole(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "O_TMPFILE", 0)
     assert look(here.bundle(here.recipe()).file).held
     assert sorted(each.name for each in here.root.iterdir()) == ["all.forge", "home", "recipes"]
 
 
-def test_the_bundles_python_is_taken_where_it_is_here_and_said_where_it_is_not(here: Site, tmp_path: Path) -> None:
+def test_the_bundles_python_is_used_where_here_or_named(here: Site, tmp_path: Path) -> None:
     made = here.bundle(here.recipe())
     contents = replace(look(made.file).contents, python="3.12", environments=("e" * 64,))
     packed = Packed(made.file)
@@ -369,7 +365,7 @@ def test_a_stream_is_kept_in_parts_one_at_a_time(tmp_path: Path) -> None:
     assert kept == [PART, PART, 1]
 
 
-def test_recipes_get_a_folder_of_the_bundles_name_beside_the_file() -> None:
+def test_recipes_get_a_folder_of_the_bundles_name() -> None:
     assert [named_after(Path(name)) for name in ("a/smollm2.forge", "fleet")] == ["smollm2", "fleet-recipes"]
 
 
@@ -443,9 +439,7 @@ def namespace() -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_real_model_is_built_and_served_in_a_namespace_without_routes(
-    shop: Forge, smollm2: Built, home: Path, tmp_path: Path
-) -> None:
+def test_a_real_model_is_built_and_served_without_routes(shop: Forge, smollm2: Built, home: Path, tmp_path: Path) -> None:
     """All from nothing but the file: an empty home, no address but the loopback's, no index, no hub."""
     alone = namespace()
     made = shop.bundle([SMOLLM2], tmp_path / "smollm2.forge")
@@ -484,9 +478,7 @@ max_seq_len = 96
 
 
 @pytest.mark.slow
-def test_a_gated_model_of_a_real_hub_is_bundled_when_asked_for_and_built_where_there_is_no_hub(
-    home: Path, smollm2: Built, tmp_path: Path
-) -> None:
+def test_a_gated_hub_model_is_bundled_and_built_without_hub(home: Path, smollm2: Built, tmp_path: Path) -> None:
     """Its commit and config.json come out of the bundle, without a lock; the token that opened it is in none of its bytes."""
     assert smollm2.models, "its environment is used here"
     recipe = tmp_path / "recipes" / "gated.toml"
@@ -513,7 +505,7 @@ def shape(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_real_images_come_out_of_a_bundle_and_are_known_as_they_were(containers: DockerContainers, tmp_path: Path) -> None:
+def test_real_images_come_out_of_a_bundle_unchanged(containers: DockerContainers, tmp_path: Path) -> None:
     """One that was pulled and one made on top of it, saved by a real engine, taken away there, and loaded again."""
     key = f"bundle-{token_hex(6)}"
     text = f"FROM {PLAIN}\nLABEL what=pulled\n"

@@ -138,7 +138,7 @@ def test_two_homes_that_share_a_store_build_once(machine: Machines, url: str, re
     assert second.shop.store.verify() == ()
 
 
-def test_what_is_fetched_stays_here_unless_it_is_allowed_to_go(machine: Machines, folder: str, recipe: Path) -> None:
+def test_fetched_things_stay_here_unless_allowed_to_go(machine: Machines, folder: str, recipe: Path) -> None:
     plain, open_ = machine(folder), machine(folder, push=("weights",))
     plain.build(recipe)
     assert "tiny: model" not in plain.told("sent")
@@ -152,7 +152,7 @@ def test_a_store_that_may_only_be_read_gets_nothing(machine: Machines, folder: s
     assert (reader.told("sent"), Sides(reader.home, folder).blobs()) == ([], {})
 
 
-def test_without_a_shared_store_nothing_is_spared_and_obstore_is_not_imported(tmp_path: Path, recipe: Path) -> None:
+def test_without_a_shared_store_obstore_is_not_even_imported(tmp_path: Path, recipe: Path) -> None:
     code = "import sys; from fake_wiring import World; from pathlib import Path\n"
     code += "World().shop(Path(sys.argv[1])).foresee([sys.argv[2]]); print('obstore' in sys.modules)"
     running = child(code, tmp_path / "home", recipe)
@@ -185,7 +185,7 @@ def test_a_rotten_file_is_refused_built_instead_and_sent_anew(
     assert "tiny: engine" in third.told("taken")
 
 
-def test_a_rotten_file_is_fixed_by_who_sends_its_artifact_again(sides: Sides) -> None:
+def test_a_rotten_file_is_fixed_by_sending_its_artifact_again(sides: Sides) -> None:
     """A build that does not need the step would never find it out, and what is there is not looked at otherwise."""
     held = sides.made()
     sides.shared.push(held)
@@ -201,7 +201,7 @@ def test_a_rotten_file_is_fixed_by_who_sends_its_artifact_again(sides: Sides) ->
     assert sides.shared.pull(KEY, sides.there)
 
 
-def test_a_store_that_is_away_is_said_once_and_the_build_goes_on(
+def test_an_absent_store_is_told_once_and_builds_continue(
     machine: Machines, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes what is said to it, and never answers
@@ -246,7 +246,7 @@ def test_what_a_web_server_shows_of_a_store_is_taken(machine: Machines, recipe: 
 # -- one artifact
 
 
-def test_an_artifact_comes_back_as_it_was_made_with_who_made_it(sides: Sides) -> None:
+def test_an_artifact_returns_as_made_and_with_its_maker(sides: Sides) -> None:
     made = sides.made()
     assert sides.shared.push(made).sent == sum(size for size in sides.blobs().values())
     taken = sides.shared.pull(KEY, sides.there)
@@ -277,7 +277,7 @@ def test_two_writers_of_one_key_end_in_one_artifact(sides: Sides) -> None:
     assert sides.shared.pull(KEY, sides.there) is not None
 
 
-def test_two_results_for_one_key_are_said_loudly_with_both_makers(sides: Sides) -> None:
+def test_two_results_for_one_key_are_told_with_makers(sides: Sides) -> None:
     sides.shared.push(sides.made())
     other = sides.there.make(KEY, ENGINE_MADE, lambda out: (out / "x").write_text("other"))[0]
     done = sides.shared.push(other)
@@ -292,7 +292,7 @@ def test_two_results_for_one_key_are_said_loudly_with_both_makers(sides: Sides) 
 
 
 @pytest.mark.parametrize("path", ["../out", "/etc/forge", "a//b", "a/../../b", "."])
-def test_a_listing_that_leads_out_of_its_folder_is_not_laid_out(sides: Sides, path: str) -> None:
+def test_a_listing_that_leaves_its_folder_is_not_laid_out(sides: Sides, path: str) -> None:
     """Nobody who can write there can write anywhere else."""
     made = sides.made()
     listing = (made.path.parent / "files.json").read_text().replace('"weights.bin"', f'"{path}"')
@@ -317,7 +317,7 @@ def _forged(made: Artifact, listing: str) -> None:
 # -- accidents
 
 
-def test_an_upload_that_is_killed_is_never_seen_and_goes_on_where_it_was(sides: Sides) -> None:
+def test_a_killed_upload_stays_unseen_and_goes_on_later(sides: Sides) -> None:
     made = sides.made(filled=large(2 * PART + 1))
     code = """
 import sys, time; from pathlib import Path
@@ -338,7 +338,7 @@ Shared(lambda: place(sys.argv[2], 30), sys.argv[2], tell, time.time).push(store.
     assert sides.shared.pull(KEY, sides.there) is not None
 
 
-def test_a_server_that_is_killed_in_the_middle_ends_nothing_and_what_is_left_goes_later(tmp_path: Path, s3: S3) -> None:
+def test_a_server_killed_midway_ends_nothing_and_uploads_follow(tmp_path: Path, s3: S3) -> None:
     sides = Sides(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", deadline=30.0)
     made = sides.made(filled=large(2 * PART + 1))
     first = threading.Event()
@@ -374,7 +374,7 @@ def test_wrong_credentials_are_told_without_them(tmp_path: Path, s3: S3, monkeyp
 # -- keeping
 
 
-def test_collecting_removes_what_is_old_and_keeps_files_that_others_share(sides: Sides) -> None:
+def test_collecting_removes_the_old_and_keeps_shared_files(sides: Sides) -> None:
     both = b"in both" * 1000
     old = sides.made(1, lambda out: [(out / "a").write_bytes(both), (out / "old").write_bytes(b"old" * 9)])
     new = sides.made(2, lambda out: (out / "b").write_bytes(both))
@@ -417,7 +417,7 @@ def homes(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Callable
     return go
 
 
-def test_the_verbs_of_the_cache_push_list_explain_pull_and_collect(homes: Callable[[str], Store]) -> None:
+def test_the_cache_verbs_push_list_explain_pull_and_collect(homes: Callable[[str], Store]) -> None:
     homes("here").make(KEY, ENGINE_MADE, fill)
     (pushed,) = answer("cache", "push")["pushed"]
     assert (pushed["key"], pushed["sent"] > 0) == (KEY, True)
@@ -436,9 +436,7 @@ def test_the_verbs_of_the_cache_push_list_explain_pull_and_collect(homes: Callab
     assert forge("cache", "pull", KEY[:8]).exit_code == StoreError.exit_code
 
 
-def test_a_store_that_may_only_be_read_is_not_pushed_to_and_the_way_out_is_named(
-    homes: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_store_is_not_pushed_to(homes: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
     homes("here")
     monkeypatch.delenv("FORGE_REMOTE_ACCESS")
     done = forge("cache", "push")

@@ -29,7 +29,7 @@ def made(tmp_path: Path, *, size: int = 0) -> Artifact:
     return Store(tmp_path / "here", clock=time.time).make(KEY, ENGINE_MADE, large(size) if size else fill)[0]
 
 
-def test_an_artifact_goes_to_a_registry_and_comes_back_as_it_was(shared: Shared, there: Store, tmp_path: Path) -> None:
+def test_an_artifact_comes_back_from_a_registry_unchanged(shared: Shared, there: Store, tmp_path: Path) -> None:
     assert shared.records() == ()
     held = made(tmp_path)
     assert shared.push(held).sent > 0
@@ -40,7 +40,7 @@ def test_an_artifact_goes_to_a_registry_and_comes_back_as_it_was(shared: Shared,
     assert [one.key for one in shared.records()] == [KEY]
 
 
-def test_a_large_file_is_several_layers_and_none_is_sent_twice(shared: Shared, there: Store, tmp_path: Path) -> None:
+def test_a_large_file_is_several_layers_each_sent_once(shared: Shared, there: Store, tmp_path: Path) -> None:
     held = made(tmp_path, size=PART + 1)
     assert shared.push(held).sent == PART + 1
     shared.place.drop([KEY])

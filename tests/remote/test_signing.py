@@ -113,7 +113,7 @@ def statement(record: Record) -> Any:
 # -- what it says
 
 
-def test_a_statement_says_who_made_it_from_what_on_which_image_and_gpu(tmp_path: Path, keys: Keys) -> None:
+def test_a_statement_says_maker_sources_image_and_gpu(tmp_path: Path, keys: Keys) -> None:
     """The field names are in-toto's (Statement v1) and SLSA's (Provenance v1)."""
     private, _ = keys.pair("ci")
     side = Side(tmp_path, "here", sign=private.name)
@@ -160,7 +160,7 @@ def files(folder: Path) -> list[Path]:
     return [each for each in folder.rglob("*") if each.is_file()]
 
 
-def test_an_encrypted_key_is_opened_by_a_variable_and_by_nothing_else(tmp_path: Path, keys: Keys) -> None:
+def test_only_a_variable_opens_an_encrypted_key(tmp_path: Path, keys: Keys) -> None:
     private, public = keys.pair("ci", passphrase=PASSPHRASE)
     Side(tmp_path, "here", PASSPHRASE, sign=str(private)).shared.push(Side(tmp_path, "here").made())
     taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
@@ -254,7 +254,7 @@ def test_a_key_pair_of_cosigns_signs_and_is_trusted(tmp_path: Path, keys: Keys, 
         (PASSPHRASE, {"N": 3}, "cannot be opened"),
     ],
 )
-def test_a_key_of_cosigns_that_does_not_open_is_told_with_what_would_help(
+def test_a_cosign_key_that_does_not_open_names_help(
     tmp_path: Path, keys: Keys, cosign: str | None, costs: dict[str, int], what: str
 ) -> None:
     private, _ = keys.pair("cosign", "ecdsa p256")
@@ -268,7 +268,7 @@ def test_a_key_of_cosigns_that_does_not_open_is_told_with_what_would_help(
 
 
 @pytest.mark.parametrize("verb", ["build", "bundle"])
-def test_a_key_that_is_not_there_is_told_before_anything_is_built(tmp_path: Path, verb: str) -> None:
+def test_a_missing_key_is_told_before_anything_is_built(tmp_path: Path, verb: str) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(ENGINE)
     world = World()
@@ -285,9 +285,7 @@ def test_a_key_that_is_not_there_is_told_before_anything_is_built(tmp_path: Path
     assert world.containers.ran == []
 
 
-def test_a_key_that_a_variable_names_is_looked_for_beside_the_caller_and_blamed_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variables_key_is_sought_beside_the_caller_and_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     environ = {"FORGE_REMOTE_SIGN": "none.key", "FORGE_REMOTE_KEYS": "~/a.pub,b.pub"}
     said = stated(environ).remote
@@ -363,7 +361,7 @@ def test_nothing_is_taken_without_a_signature_that_counts(tmp_path: Path, keys: 
         assert careless.shared.pull(KEY, careless.store), "who does not ask for signatures takes it as ever"
 
 
-def test_what_a_trusted_key_has_signed_is_taken_from_any_kind_of_store(tmp_path: Path, keys: Keys, url: str) -> None:
+def test_what_a_trusted_key_signed_is_taken_from_any_store(tmp_path: Path, keys: Keys, url: str) -> None:
     private, public = keys.pair("ci", "ecdsa p256")
     maker = Side(tmp_path, "here", url=url, sign=str(private))
     maker.shared.push(maker.made())
@@ -389,7 +387,7 @@ def test_openssl_finds_the_same_signature_good(tmp_path: Path, keys: Keys) -> No
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
 
 
-def test_a_build_makes_what_is_not_signed_itself_and_signs_what_stands_there_unsigned(tmp_path: Path, keys: Keys) -> None:
+def test_a_build_remakes_unsigned_remote_artifacts_and_signs_local_ones(tmp_path: Path, keys: Keys) -> None:
     private, public = keys.pair("ci")
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(ENGINE)
@@ -419,7 +417,7 @@ def test_a_build_makes_what_is_not_signed_itself_and_signs_what_stands_there_uns
     assert third.containers.ran == []
 
 
-def test_what_was_taken_goes_on_with_the_signature_it_came_with_and_gets_no_other(tmp_path: Path, keys: Keys) -> None:
+def test_a_taken_artifact_keeps_its_signature_and_no_other(tmp_path: Path, keys: Keys) -> None:
     private, public = keys.pair("ci")
     maker = Side(tmp_path, "here", sign=str(private))
     maker.shared.push(maker.made())
@@ -438,9 +436,7 @@ def test_what_was_taken_goes_on_with_the_signature_it_came_with_and_gets_no_othe
 # -- what a person says and sees
 
 
-def test_signatures_that_are_wanted_need_keys_and_a_keys_content_is_no_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wanted_signatures_need_keys_and_key_contents_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file = tmp_path / "forge" / "config.toml"
     file.parent.mkdir()
@@ -509,7 +505,7 @@ def test_a_signed_bundle_is_built_where_signatures_are_wanted(tmp_path: Path, ke
     assert f"trusted: {public}" in look(file, bundles.shop("x", keys=(str(public),)).notary.trust).signed
 
 
-def test_a_bundle_is_refused_unsigned_and_when_anything_in_it_was_changed_since(tmp_path: Path, keys: Keys) -> None:
+def test_an_unsigned_or_changed_bundle_is_refused(tmp_path: Path, keys: Keys) -> None:
     private, public = keys.pair("ci")
     bundles = Bundles(tmp_path)
     with pytest.raises(UntrustedError, match="nothing is built from this bundle: it is not signed"):

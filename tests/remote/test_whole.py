@@ -66,7 +66,7 @@ def said(world: World) -> str:
     return "\n".join(event.text for event in world.events)
 
 
-def test_a_start_reads_every_file_once_and_says_what_it_skips_the_next_time(shop: Forge, world: World, models: Path) -> None:
+def test_a_start_reads_all_once_and_names_later_skips(shop: Forge, world: World, models: Path) -> None:
     shop.stop(shop.serve(models))
     assert "read: what was built" in said(world)
     world.events.clear()
@@ -78,7 +78,7 @@ def test_a_start_reads_every_file_once_and_says_what_it_skips_the_next_time(shop
     assert "no file was checked, as was asked for" in said(world)
 
 
-def test_rot_ends_a_start_before_anything_runs_and_names_file_and_model(shop: Forge, world: World, models: Path) -> None:
+def test_rot_ends_a_start_first_naming_file_and_model(shop: Forge, world: World, models: Path) -> None:
     file = weights(models)
     rot(file)
     with pytest.raises(RepositoryError, match="not what was built") as caught:
@@ -90,7 +90,7 @@ def test_rot_ends_a_start_before_anything_runs_and_names_file_and_model(shop: Fo
     assert "found rotten before, and served all the same" in said(world)
 
 
-def test_rot_that_shows_in_no_time_is_found_where_everything_is_read(shop: Forge, models: Path) -> None:
+def test_rot_with_unchanged_times_is_found_by_full_reads(shop: Forge, models: Path) -> None:
     shop.stop(shop.serve(models))
     rot(weights(models))
     remembered(shop, models)
@@ -116,9 +116,7 @@ def test_a_build_makes_rotten_files_anew_and_lays_them(shop: Forge, models: Path
     shop.stop(shop.serve(models, verify="always"))
 
 
-def test_a_missing_file_and_a_longer_one_are_named_and_an_edited_config_is_said(
-    shop: Forge, world: World, models: Path
-) -> None:
+def test_missing_and_longer_files_are_named_and_edited_configs_told(shop: Forge, world: World, models: Path) -> None:
     config = models / "preprocessing" / "config.pbtxt"
     config.write_text(config.read_text() + "# mine\n")
     shop.stop(shop.serve(models))
@@ -145,7 +143,7 @@ def test_what_the_store_does_not_know_is_served_and_said(shop: Forge, world: Wor
     assert "a: not checked: what it was published from is not in this store" in said(world)
 
 
-def test_rot_found_in_the_store_is_not_served_from_what_was_published_of_it(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_what_rots_in_the_store_is_not_served_from_repositories(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.stop(shop.serve(models))
     before = rot(weights(models))
     remembered(shop, models)
@@ -255,7 +253,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("cost", [1e-6, 0.01, 3.0])
-def test_a_scrub_uses_at_most_a_twentieth_of_a_core_whatever_reading_costs(shop: Forge, models: Path, cost: float) -> None:
+def test_a_scrub_uses_at_most_a_twentieth_of_a_core(shop: Forge, models: Path, cost: float) -> None:
     clock = Clock(cost)
     clock.left = 200
     scrub = Scrub(shop.store, clock.used, clock.pause, time.time, lambda _: None)
@@ -264,7 +262,7 @@ def test_a_scrub_uses_at_most_a_twentieth_of_a_core_whatever_reading_costs(shop:
     assert rest(1.0) == pytest.approx(19.0)
 
 
-def test_a_scrub_reads_what_was_not_read_for_longest_and_waits_for_the_next(shop: Forge, models: Path) -> None:
+def test_a_scrub_reads_the_longest_unread_and_then_waits(shop: Forge, models: Path) -> None:
     clock, now = Clock(), [time.time()]
     scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
     shop.stop(shop.serve(models))
@@ -276,7 +274,7 @@ def test_a_scrub_reads_what_was_not_read_for_longest_and_waits_for_the_next(shop
     assert scrub.look([models], 86400.0) > 0
 
 
-def test_a_scrub_reads_again_what_was_read_before_the_clock_was_put_back(shop: Forge, models: Path) -> None:
+def test_a_clock_put_back_makes_a_scrub_read_again(shop: Forge, models: Path) -> None:
     now, clock = [time.time() + 365 * 86400.0], Clock()
     scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
     while not scrub.look([models], 86400.0):
@@ -288,9 +286,7 @@ def test_a_scrub_reads_again_what_was_read_before_the_clock_was_put_back(shop: F
     assert scrub.look([models], 86400.0) > 0
 
 
-def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_it_is_fixed(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_scrub_names_rot_once_until_it_is_fixed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     clock, now, lines = Clock(), [time.time()], list[str]()
     scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lines.append)
     running = shop.serve(models)
@@ -308,7 +304,7 @@ def test_a_scrub_names_rot_once_leaves_the_server_alone_and_takes_it_back_when_i
     assert shop.integrity.rotten([running]) == ()
 
 
-def test_what_was_rotten_and_another_forge_has_laid_anew_is_served(shop: Forge, models: Path) -> None:
+def test_rot_that_another_forge_laid_anew_is_served(shop: Forge, models: Path) -> None:
     file = weights(models)
     before = rot(file)
     assert shop.integrity.verify().published
@@ -319,7 +315,7 @@ def test_what_was_rotten_and_another_forge_has_laid_anew_is_served(shop: Forge, 
     shop.stop(shop.serve(models))
 
 
-def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(shop: Forge, models: Path) -> None:
+def test_a_publish_during_a_read_is_not_called_rot(shop: Forge, models: Path) -> None:
     from dataclasses import replace as other
 
     from forge.serve.digests import files, judge
@@ -328,9 +324,7 @@ def test_a_model_that_is_published_anew_while_it_is_read_is_not_called_rotten(sh
     assert "published anew" in str(judge(other(due, key="of-before"), 1.0, lambda _path, _size: "another"))
 
 
-def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share(
-    shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verb_reads_a_share_and_refuses_wrong_shares(shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_HOME", str(shop.home))
     done = CliRunner().invoke(main, ["cache", "verify", "--some", "1%"])
     assert done.exit_code == 0
@@ -347,7 +341,7 @@ def test_the_verb_reads_a_part_says_how_far_it_came_and_refuses_what_is_no_share
     assert "`forge build` of its recipe lays it anew" in done.output
 
 
-def test_a_block_that_the_disk_cannot_give_is_rot_and_ends_no_process(shop: Forge, models: Path) -> None:
+def test_an_unreadable_block_is_rot_and_ends_no_process(shop: Forge, models: Path) -> None:
     file = weights(models)
     file.unlink()
     file.symlink_to("/proc/self/mem")  # its first page is nobody's: reading it is EIO

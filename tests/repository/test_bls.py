@@ -37,7 +37,7 @@ def parameters(config: str) -> dict[str, str]:
     return stated | {"file": message.default_model_filename, "name": message.name}
 
 
-def test_under_a_prefix_nvidias_file_stays_and_a_subclass_stands_beside_it() -> None:
+def test_a_prefix_keeps_nvidias_file_beside_a_subclass() -> None:
     laid = rendered("x")
     assert laid["x-tensorrt_llm_bls/1/model.py"] == MODEL
     assert laid["x-tensorrt_llm_bls/1/lib/triton_decoder.py"] == DECODER
@@ -97,9 +97,7 @@ def test_nvidias_code_as_it_is_known_is_accepted() -> None:
         ("1/model.py", "import json", "import json json", "Python that the interpreter"),
     ],
 )  # fmt: skip
-def test_what_a_future_version_has_otherwise_is_named_with_its_file_and_the_way_out(
-    path: str, before: str, after: str, expected: str
-) -> None:
+def test_a_future_versions_difference_is_named_with_the_way_out(path: str, before: str, after: str, expected: str) -> None:
     changed = [TextFile(text.path, text.content.replace(before, after)) if text.path == path else text for text in bls()]
     assert changed != list(bls())
     found = list(siblings.problems(changed, draft=True))

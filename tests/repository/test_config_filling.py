@@ -117,7 +117,7 @@ parameters { key: "tokenizer_dir" value { string_value: "${tokenizer_dir}" } }
 VALUES = {"triton_max_batch_size": "4", "engine_dir": "/e", "tokenizer_dir": "/t"}
 
 
-def test_a_key_that_is_only_a_part_of_the_file_is_named() -> None:
+def test_a_key_for_only_part_of_the_file_is_named() -> None:
     assert fill_template(SKELETON, said(VALUES)) == fill_template(SKELETON, said({**VALUES, "max_batch": "9"}))  # silence
     with pytest.raises(RepositoryError, match=r"config\.max_batch: .*no such parameter[\s\S]*triton_max_batch_size"):
         repository.fill(SKELETON, {**VALUES, "max_batch": "9"})
@@ -147,7 +147,7 @@ def test_a_blank_around_a_key_is_named() -> None:
         repository.fill(SKELETON, {**VALUES, " engine_dir": "/e"})
 
 
-def test_what_a_person_says_and_no_config_has_is_named_where_forges_defaults_are_passed_over() -> None:
+def test_a_persons_unused_key_is_named_and_forges_passed_over() -> None:
     files = (TextFile("postprocessing/config.pbtxt", "max_batch_size: ${triton_max_batch_size}\n"),)
     stated = {Role.POSTPROCESSING: {"enable_kv_cache_reuse": True}}
     (problem,) = repository.ignored(files, stated, "m")

@@ -285,7 +285,7 @@ with t.room(Path(sys.argv[3])) as root:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "case"), [(way.__name__, case) for way, cases in WAYS.items() for case in cases])
-def test_what_is_broken_off_anywhere_is_the_old_or_the_new_to_the_next_command(tmp_path: Path, way: str, case: str) -> None:
+def test_a_publish_broken_anywhere_leaves_the_old_or_new(tmp_path: Path, way: str, case: str) -> None:
     process = child(RUN, way, case, tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, said + errors

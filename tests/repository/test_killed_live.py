@@ -112,7 +112,7 @@ def test_what_had_not_begun_is_undone_by_whoever_looks(room: Room) -> None:
     room.require("one")
 
 
-def test_what_had_begun_is_finished_by_status_and_taken_in_by_reload(room: Room) -> None:
+def test_status_finishes_what_began_and_reload_takes_it_in(room: Room) -> None:
     room.killed("add", AMONG_THE_FOLDERS)
     room.forge("status")
     assert [model.name for model in publish.inventory(room.place).models] == ["one", "two"]
@@ -127,13 +127,13 @@ def test_what_lacks_its_manifest_is_finished_by_the_same_again(room: Room) -> No
     room.require("one", "two")
 
 
-def test_what_the_server_has_loaded_and_nobody_noted_goes_with_the_rest(room: Room) -> None:
+def test_an_unnoted_load_of_the_server_goes_too(room: Room) -> None:
     room.killed("add", BEFORE_IT_IS_NOTED)
     room.forge("remove", "two", "--repository", room.place)
     room.require("one")
 
 
-def test_what_the_server_has_given_up_and_nobody_noted_is_taken_out_by_the_same_again(room: Room) -> None:
+def test_an_unnoted_unload_is_taken_out_by_a_repeat(room: Room) -> None:
     room.shop.add([room.two], repository=room.place)
     room.killed("remove", BEFORE_IT_IS_NOTED)
     room.forge("remove", "two", "--repository", room.place)

@@ -221,7 +221,7 @@ def told_of(world: World) -> set[str]:
 
 
 @pytest.mark.parametrize("named", [("a",), ("b",), ("a", "b")], ids="build {}".format)
-def test_a_build_tells_the_server_of_a_publish_that_was_finished_without_it(
+def test_a_build_tells_the_server_of_a_finished_publish(
     served: Forge, world: World, tmp_path: Path, named: tuple[str, ...]
 ) -> None:
     recipes = [tmp_path / f"{name}.toml" for name in named]
@@ -232,7 +232,7 @@ def test_a_build_tells_the_server_of_a_publish_that_was_finished_without_it(
     assert world.server.told == []
 
 
-def test_what_does_not_load_of_it_is_said_and_another_build_goes_on(served: Forge, world: World, tmp_path: Path) -> None:
+def test_a_load_failure_is_said_and_another_build_continues(served: Forge, world: World, tmp_path: Path) -> None:
     world.server.broken.add("a-tensorrt_llm")
     served.build([tmp_path / "b.toml"], repository=tmp_path / "models", options=BuildOptions(prefixed=True))
     assert any("a-tensorrt_llm" in event.text and "forge reload" in event.text for event in world.events)
@@ -241,9 +241,7 @@ def test_what_does_not_load_of_it_is_said_and_another_build_goes_on(served: Forg
     assert "load a-tensorrt_llm" in world.server.told
 
 
-def test_a_build_gives_up_the_names_that_a_killed_rename_has_left_in_the_server(
-    root: Path, world: World, names: set[str]
-) -> None:
+def test_a_build_gives_up_names_a_killed_rename_left(root: Path, world: World, names: set[str]) -> None:
     COMMANDS["build"](world.shop(root / "home"), root)
     require_whole(root / "models")
     (running,) = world.server.alive

@@ -84,7 +84,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_publish_lays_every_folder_and_says_so_in_the_manifest(bench: Bench) -> None:
+def test_a_publish_lays_every_folder_and_writes_the_manifest(bench: Bench) -> None:
     bench.publish("m", prefix="")
     held = publishing.inventory(bench.repository)
     assert held.root == str(bench.repository)
@@ -103,7 +103,7 @@ def test_weights_share_their_bytes_with_the_store(bench: Bench) -> None:
     assert published.stat().st_ino == (held / "_assets/m/engines/rank0.engine").stat().st_ino
 
 
-def test_configs_name_the_repositorys_place_and_the_stores_are_left_as_they_were(bench: Bench) -> None:
+def test_configs_name_the_repository_and_leave_the_stores_alone(bench: Bench) -> None:
     bench.publish("m")
     text = (bench.repository / "m-tensorrt_llm/config.pbtxt").read_text()
     assert str(bench.repository / "_assets/m/engines") in text
@@ -120,7 +120,7 @@ def test_publishing_the_same_again_changes_nothing(bench: Bench) -> None:
     assert {path for path in before if before[path] != after[path]} <= {".forge.lock"}
 
 
-def test_a_repository_keeps_the_id_that_it_was_given_wherever_it_stands_and_when_it_is_empty(bench: Bench) -> None:
+def test_a_repository_keeps_its_id_when_moved_or_empty(bench: Bench) -> None:
     bench.publish("m")
     drawn = publishing.inventory(bench.repository).id
     assert len(drawn) == 32
@@ -132,7 +132,7 @@ def test_a_repository_keeps_the_id_that_it_was_given_wherever_it_stands_and_when
     assert publishing.inventory(bench.repository) == Manifest(root=str(bench.repository), id=drawn)
 
 
-def test_a_repository_of_a_forge_that_drew_no_ids_gets_one_as_it_is_written(bench: Bench) -> None:
+def test_an_older_forges_repository_gets_an_id_when_written(bench: Bench) -> None:
     bench.publish("m")
     file = bench.repository / "forge.json"
     former = {each: held for each, held in json.loads(file.read_text()).items() if each != "id"}
@@ -150,7 +150,7 @@ def test_a_repository_of_a_forge_that_drew_no_ids_gets_one_as_it_is_written(benc
         {"recipe": RecipeFile.of("/a/m.toml", b"")},
     ],
 )
-def test_other_sampling_defaults_limits_or_recipe_alone_change_only_the_manifest(bench: Bench, other: dict[str, Any]) -> None:
+def test_changed_sampling_limits_or_recipe_change_only_the_manifest(bench: Bench, other: dict[str, Any]) -> None:
     bench.publish("m")
     model = replace(a_model("m"), **other)
     done = publishing.publish(bench.entry(model, "v1"), bench.repository, model, relocate(bench.repository))
@@ -175,7 +175,7 @@ def test_what_no_longer_is_as_published_is_published_anew(bench: Bench, harm: st
     assert (bench.repository / "m-preprocessing/1/model.py").is_file()
 
 
-def test_a_new_version_replaces_the_old_and_leaves_the_others_alone(bench: Bench) -> None:
+def test_a_new_version_replaces_the_old_and_nothing_else(bench: Bench) -> None:
     bench.publish("a")
     bench.publish("b")
     others = (bench.repository / "b-ensemble").stat().st_ino
@@ -204,7 +204,7 @@ def test_a_plain_model_is_not_put_beside_others(bench: Bench) -> None:
         bench.publish("b", prefix="")
 
 
-def test_under_a_new_prefix_the_former_folders_go_and_another_can_join(bench: Bench) -> None:
+def test_a_new_prefix_removes_former_folders_and_lets_another_join(bench: Bench) -> None:
     bench.publish("a", prefix="")
     bench.publish("a")
     assert bench.tree() == set(a_model("a").folders)
@@ -214,7 +214,7 @@ def test_under_a_new_prefix_the_former_folders_go_and_another_can_join(bench: Be
 
 
 @pytest.mark.parametrize("folder", ["m-ensemble", "_assets/m"])
-def test_a_folder_that_forge_did_not_put_there_is_never_overwritten(bench: Bench, folder: str) -> None:
+def test_a_folder_forge_did_not_put_there_is_kept(bench: Bench, folder: str) -> None:
     (bench.repository / folder).mkdir(parents=True)
     (bench.repository / folder / "mine").write_text("v1")
     with pytest.raises(RepositoryError, match=f"the folder '{folder}' is in the way"):
@@ -268,7 +268,7 @@ def test_a_publish_into_a_moved_repository_settles_the_others_too(bench: Bench) 
     assert str(bench.repository) in (bench.repository / "a-ensemble/config.pbtxt").read_text()
 
 
-def test_across_filesystems_the_bytes_are_copied_and_counted_and_not_copied_twice(bench: Bench) -> None:
+def test_across_filesystems_bytes_are_copied_once_and_counted(bench: Bench) -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == bench.repository.parent.stat().st_dev:
         pytest.skip("needs a second filesystem at /dev/shm")
@@ -341,7 +341,7 @@ def test_a_journal_from_elsewhere_moves_nothing_outside_of_its_repository(tmp_pa
     assert (mine / "x" / ".forge-publish").read_text() == name
 
 
-def test_a_folder_named_forge_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_named_forge_of_somebody_else_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".forge").mkdir()
     (tmp_path / ".forge" / "mods").write_text("")
     assert publishing.found(tmp_path) is None
@@ -357,7 +357,7 @@ survive_every_instant(Path(sys.argv[1]))
 
 
 @pytest.mark.slow
-def test_a_publish_killed_at_any_instant_is_finished_or_undone_by_the_next(tmp_path: Path) -> None:
+def test_the_next_publish_finishes_or_undoes_a_killed_one(tmp_path: Path) -> None:
     process = child(SURVIVE, tmp_path)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -389,7 +389,7 @@ if sys.platform != "linux":
     pytest.skip("forge publishes on Linux", allow_module_level=True)
 
 
-def test_several_come_to_be_seen_in_one_publish_or_not_at_all(bench: Bench) -> None:
+def test_several_appear_in_one_publish_or_not_at_all(bench: Bench) -> None:
     first, second = a_model("a"), a_model("b")
     both = [(bench.entry(model, "v1"), model) for model in (first, second)]
 

@@ -141,7 +141,7 @@ def test_a_literal_parameter_can_be_set_by_its_key() -> None:
     assert parameters(repository.fill(SKELETON, {**FILLED, "literal": "new"}))["literal"] == "new"
 
 
-def test_a_parameter_can_be_set_by_its_key_or_by_its_placeholder() -> None:
+def test_a_parameter_is_set_by_its_key_or_placeholder() -> None:
     by_key = repository.fill(SKELETON, {"size": 4, "gpt_model_type": "V1"})
     assert by_key == repository.fill(SKELETON, FILLED)
 
@@ -223,7 +223,7 @@ def test_both_models_of_a_stream_are_decoupled_or_neither(stream: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "count"), [(RuntimeKind.TWIN, 2), (RuntimeKind.ENGINE, 40)])
-def test_there_are_instances_for_as_many_streams_as_the_batch_holds(kind: RuntimeKind, count: int) -> None:
+def test_there_are_instances_for_as_many_streams_as_batches(kind: RuntimeKind, count: int) -> None:
     asked = Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(kind=kind), build=BuildTable(max_batch_size=40))
     assert repository.settings(asked, ConfigOverrides())[Role.BLS]["bls_instance_count"] == count
 
@@ -319,7 +319,7 @@ def test_every_tensor_of_ours_is_nvidias(version: str, role: Role) -> None:
     assert {name for name, (_, _, _, optional) in theirs.items() if name[0] == "input" and not optional} <= set(ours)
 
 
-def test_nvidias_bls_gets_a_queue_with_an_end_and_takes_one_request_at_a_time() -> None:
+def test_nvidias_bls_gets_a_bounded_queue_and_single_requests() -> None:
     """Its template has no batcher; what has one keeps it."""
     bare = 'backend: "python"\nmax_batch_size: ${triton_max_batch_size}\n'
     values = {"triton_max_batch_size": 8, "max_queued": 7}

@@ -61,7 +61,7 @@ def steps(folder: Path) -> list[str]:
     return [step.model for step in read_config((folder / "config.pbtxt").read_text()).steps]
 
 
-def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_a_model_is_added_under_its_prefix_beside_others(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a")], repository=models)
     before = seen(models)
     shop.add([recipe(tmp_path, "b")], repository=models)
@@ -76,7 +76,7 @@ def test_a_model_is_added_under_its_prefix_and_the_others_are_not_touched(shop: 
     }
 
 
-def test_a_new_version_of_one_leaves_every_file_of_the_others(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_a_new_version_of_one_leaves_the_others_files(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a"), recipe(tmp_path, "b")], repository=models)
     before = seen(models, but="a")
     config = (models / "a-tensorrt_llm/config.pbtxt").read_text()
@@ -85,9 +85,7 @@ def test_a_new_version_of_one_leaves_every_file_of_the_others(shop: Forge, model
     assert seen(models, but="a") == before
 
 
-def test_beside_a_plain_model_nothing_is_added_and_the_way_out_is_named(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_nothing_joins_a_plain_model_and_the_fix_is_named(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a")], repository=models)
     before, fetched = seen(models), world.origin.fetches
     for added in ("a", "b"):
@@ -101,7 +99,7 @@ def test_beside_a_plain_model_nothing_is_added_and_the_way_out_is_named(
     assert (seen(models), world.origin.fetches) == (before, fetched)
 
 
-def test_a_plain_model_is_not_built_beside_others_and_the_way_out_is_named(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_a_plain_model_joins_no_others_and_is_told(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "a")], repository=models)
     with pytest.raises(RepositoryError, match="'b' has plain folder names") as caught:
         shop.build([recipe(tmp_path, "b")], repository=models)
@@ -109,7 +107,7 @@ def test_a_plain_model_is_not_built_beside_others_and_the_way_out_is_named(shop:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_plain_model_is_renamed_without_its_recipe_to_what_a_build_under_its_prefix_gives(
+def test_renaming_a_plain_model_equals_building_under_the_prefix(
     shop: Forge, models: Path, tmp_path: Path, inside: bool
 ) -> None:
     file = recipe(tmp_path, "a")
@@ -151,7 +149,7 @@ def test_nvidias_bls_gets_its_subclass_when_it_is_renamed(shop: Forge, world: Wo
     assert {edit.file.split("-")[0] for edit in a.edits} == {"a"}
 
 
-def test_a_bls_that_cannot_be_told_other_names_is_not_renamed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
+def test_a_bls_that_takes_no_names_is_not_renamed(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     world.containers.scripts[f"{BLS}1/model.py"] = 'name = "preprocessing"\n'
     shop.build([recipe(tmp_path, "a", "engine")], repository=models)
     del world.containers.scripts[f"{BLS}1/model.py"]
@@ -173,7 +171,7 @@ def test_an_llmapi_model_is_renamed_with_its_yaml(shop: Forge, models: Path, tmp
         assert read_config((models / f"{name}-tensorrt_llm/config.pbtxt").read_text()).name == f"{name}-tensorrt_llm"
 
 
-def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_a_model_whose_entry_is_lost_is_not_renamed(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a")], repository=models)
     elsewhere = World().shop(tmp_path / "another-home")
     before = seen(models)
@@ -183,7 +181,7 @@ def test_a_model_whose_entry_the_store_has_lost_is_not_renamed(shop: Forge, mode
     assert seen(models) == before
 
 
-def test_assets_inside_stand_in_a_models_folder_and_configs_name_them(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_assets_inside_are_in_a_model_and_in_configs(shop: Forge, models: Path, tmp_path: Path) -> None:
     (model,) = shop.build([recipe(tmp_path, "a")], repository=models, options=BuildOptions(inside=True)).models
     assert not (models / "_assets").exists()
     engine, text = (read_config((models / role / "config.pbtxt").read_text()) for role in ROLES[2:0:-1])
@@ -205,7 +203,7 @@ def test_assets_move_inside_and_out_again_and_none_is_left(shop: Forge, models: 
     assert texts(models) == before
 
 
-def test_a_removed_model_is_gone_and_the_others_are_not_touched(shop: Forge, models: Path, tmp_path: Path) -> None:
+def test_a_removed_model_goes_and_the_others_stay(shop: Forge, models: Path, tmp_path: Path) -> None:
     shop.build([recipe(tmp_path, "a"), recipe(tmp_path, "b")], repository=models)
     before = seen(models, but="a")
     shop.remove("a", models)

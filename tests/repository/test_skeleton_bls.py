@@ -66,7 +66,7 @@ EVERYDAY = (
 
 @pytest.mark.parametrize("kind", list(TOKENIZERS))
 @pytest.mark.parametrize("text", EVERYDAY)
-def test_wherever_an_answer_is_cut_its_stream_says_what_it_says_whole(kind: str, text: str) -> None:
+def test_a_stream_cut_anywhere_says_what_it_says_whole(kind: str, text: str) -> None:
     """An answer may end inside a character: SentencePiece's bytes then decode to nothing but U+FFFD, the whole run of them."""
     tokenizer = TOKENIZERS[kind]
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -79,7 +79,7 @@ def test_wherever_an_answer_is_cut_its_stream_says_what_it_says_whole(kind: str,
 
 @pytest.mark.parametrize("kind", list(TOKENIZERS))
 @given(data=st.data())
-def test_whatever_ids_a_model_says_and_however_they_are_cut_there_is_one_text(kind: str, data: st.DataObject) -> None:
+def test_any_ids_however_cut_give_one_text(kind: str, data: st.DataObject) -> None:
     """Ids that are no text at all, too: a model that is broken says such."""
     tokenizer = TOKENIZERS[kind]
     some = st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=150)
@@ -337,7 +337,7 @@ def test_a_cancelled_request_stops_the_model_and_ends_in_silence(bls: Make, stre
     assert siblings.stopped
 
 
-def test_a_cancelled_request_of_a_model_that_answers_whole_ends_in_an_error(bls: Make) -> None:
+def test_cancelling_a_model_that_answers_whole_is_an_error(bls: Make) -> None:
     made, siblings = bls(decoupled=False)
     asked = request("hello", stream=False, decoupled=False)
     asked.sender.cancelled = True
@@ -348,7 +348,7 @@ def test_a_cancelled_request_of_a_model_that_answers_whole_ends_in_an_error(bls:
     assert error.code() == fake_triton.TritonError.CANCELLED
 
 
-def test_more_requests_than_may_wait_are_refused_and_the_others_answered(bls: Make) -> None:
+def test_more_requests_than_may_wait_are_refused(bls: Make) -> None:
     made, siblings = bls(max_queued="2")
     siblings.endless = True
     carried = [request("hello") for _ in range(STREAMS_PER_INSTANCE)]
@@ -392,7 +392,7 @@ def test_a_refusal_of_the_model_reaches_the_client_with_final(bls: Make) -> None
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("failure", "told"), [("no memory", "no memory"), ("death", "ended in the middle of an answer")])
-def test_an_engine_that_fails_or_dies_in_the_middle_is_an_error(bls: Make, stream: bool, failure: str, told: str) -> None:
+def test_an_engine_failing_or_dying_midway_is_an_error(bls: Make, stream: bool, failure: str, told: str) -> None:
     made, siblings = bls()
     siblings.endless, siblings.failure = True, failure
     asked = request("hello", stream=stream)
@@ -403,7 +403,7 @@ def test_an_engine_that_fails_or_dies_in_the_middle_is_an_error(bls: Make, strea
     assert len(asked.answers()) == stream
 
 
-def test_an_engine_that_never_answers_by_the_pipe_is_an_error(bls: Make) -> None:
+def test_an_engine_that_never_answers_is_an_error(bls: Make) -> None:
     made, siblings = bls()
     siblings.deaf = True
     asked = request("hello")

@@ -24,7 +24,7 @@ def test_prompts_of_a_batch_are_padded_on_the_right(tmp_path: Path, kind: str) -
     assert found["REQUEST_OUTPUT_LEN"].tolist() == [[5], [5]]
 
 
-def test_special_tokens_are_added_as_the_parameter_says_and_never_twice(tmp_path: Path) -> None:
+def test_special_tokens_follow_the_parameter_and_are_never_doubled(tmp_path: Path) -> None:
     folder = lay(tmp_path, "sentence_piece")
     assert prepared(model("preprocessing", folder, add_special_tokens="true"), "hello")["INPUT_ID"][0, 0] == 1
     assert prepared(model("preprocessing", folder, add_special_tokens="false"), "hello")["INPUT_ID"][0, 0] != 1
@@ -32,7 +32,7 @@ def test_special_tokens_are_added_as_the_parameter_says_and_never_twice(tmp_path
     assert templated.count(1) == 1
 
 
-def test_end_and_pad_come_from_the_tokenizer_unless_they_are_given(tmp_path: Path, kind: str) -> None:
+def test_end_and_pad_come_from_the_tokenizer_unless_given(tmp_path: Path, kind: str) -> None:
     made = model("preprocessing", lay(tmp_path, kind))
     end = TOKENIZERS[kind].token_to_id(ENDS[kind][1])
     found = prepared(made, "a")
@@ -56,7 +56,7 @@ def test_word_lists_are_flat_ids_and_exclusive_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["END", " END", "\n\n", ", how", "你好"])
-def test_a_stop_word_is_the_ids_that_a_text_would_go_on_with(tmp_path: Path, kind: str, word: str) -> None:
+def test_a_stop_word_is_the_ids_continuing_a_text(tmp_path: Path, kind: str, word: str) -> None:
     made = model("preprocessing", lay(tmp_path, kind))
     (ids,) = words(prepared(made, "a", STOP_WORDS_DICT=texts([word, ""]))["STOP_WORDS_IDS"][0])
     tokenizer = TOKENIZERS[kind]
@@ -86,7 +86,7 @@ def test_an_embedding_bias_is_as_wide_as_the_engines_vocabulary(tmp_path: Path) 
     }
 
 
-def test_a_bias_by_token_is_what_it_says_and_adds_to_one_by_text(tmp_path: Path) -> None:
+def test_a_bias_by_token_adds_to_one_by_text(tmp_path: Path) -> None:
     made = model("preprocessing", lay(tmp_path, "byte_level"))
     token = TOKENIZERS["byte_level"].token_to_id("h")
     by_token = {"LOGIT_BIAS_IDS": np.array([[3, token]], np.int32), "LOGIT_BIAS_VALUES": np.array([[-100, 1.5]], np.float32)}
@@ -144,7 +144,7 @@ def test_ids_become_text_beam_by_beam(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("token", [-1, 2**31])
-def test_a_token_that_cannot_be_is_refused_in_a_sentence_and_others_are_answered(tmp_path: Path, token: int) -> None:
+def test_an_impossible_token_is_refused_and_others_are_answered(tmp_path: Path, token: int) -> None:
     lengths = np.array([[1]], np.int32)
     asked = [
         fake_triton.InferenceRequest({"TOKENS_BATCH": np.array([[[each]]], np.int64), "SEQUENCE_LENGTH": lengths})

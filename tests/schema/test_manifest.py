@@ -74,14 +74,14 @@ def test_a_damaged_manifest_is_named_with_its_file(text: str | bytes) -> None:
     assert caught.value.hint
 
 
-def test_a_manifest_of_a_newer_forge_says_so_whatever_else_is_in_it() -> None:
+def test_a_newer_forges_manifest_says_so_whatever_it_holds() -> None:
     newer = manifest.FORMAT + 1
     with pytest.raises(RepositoryError, match=f"format {newer}; this forge knows formats up to {manifest.FORMAT}") as caught:
         manifest.read(json.dumps({"format": newer, "models": "of a kind not known yet"}))
     assert "upgrade forge" in caught.value.hint
 
 
-def test_a_manifest_of_format_1_is_read_and_written_in_the_format_of_today() -> None:
+def test_a_format_1_manifest_is_written_in_todays_format() -> None:
     former = {
         "format": 1,
         "root": "/srv",
@@ -94,7 +94,7 @@ def test_a_manifest_of_format_1_is_read_and_written_in_the_format_of_today() -> 
     assert manifest.read(manifest.write(held)).models == (model,)
 
 
-def test_assets_inside_stand_in_the_folder_of_the_model_over_the_engine() -> None:
+def test_assets_inside_are_in_the_model_over_the_engine() -> None:
     model = PublishedModel(name="m", entry="e", runtime=RuntimeKind.TWIN, prefix="m", roles=Names("m").all(), inside=True)
     assert model.asset("tokenizer") == "m-tensorrt_llm/_assets/tokenizer"
     assert set(model.folders) == {f"m-{role}" for role in COMMON_ROLES}

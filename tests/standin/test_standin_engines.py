@@ -110,7 +110,7 @@ def test_what_is_built_says_what_its_checkpoint_says(bench: Bench, name: str, ki
     assert bench.said(name) == bench.said(name, stream=False) == wanted
 
 
-def test_rounded_weights_answer_otherwise_and_verify_finds_no_other_stage_failing(bench: Bench) -> None:
+def test_rounded_weights_answer_otherwise_and_no_other_stage_fails(bench: Bench) -> None:
     assert bench.said("four") != bench.transformers("four", "AutoModelForCausalLM")
     report = bench.insider.shop.verify("four", bench.folder / "models", VerifyOptions(streaming=False))
     engine = [each.outcome for each in report.verdicts if each.stage is Stage.ENGINE]

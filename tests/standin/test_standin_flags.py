@@ -117,7 +117,7 @@ def test_help_names_every_flag(tool: str) -> None:
         ("trtllm-build", ["--use_paged_context_fmha", "true"], "argument --use_paged_context_fmha: invalid choice: 'true'"),
     ],
 )
-def test_what_a_tool_does_not_know_is_an_error_of_its_usage(tool: str, argv: list[str], complaint: str) -> None:
+def test_an_unknown_argument_of_a_tool_is_a_usage_error(tool: str, argv: list[str], complaint: str) -> None:
     said = run_tool(tool, *argv)
     assert said.code == 2
     assert complaint in said.err

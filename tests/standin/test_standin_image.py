@@ -169,9 +169,7 @@ def ask(ports: Ports, request: Request) -> list[str]:
     return [chunk.text for chunk in TritonClient(PATIENCE).generate(f"127.0.0.1:{ports.grpc}", request)]
 
 
-def test_an_engine_built_in_a_container_streams_from_a_server_in_one(
-    engine: str, standin: Image, made: Path, tmp_path: Path
-) -> None:
+def test_a_container_serves_an_engine_built_in_a_container(engine: str, standin: Image, made: Path, tmp_path: Path) -> None:
     repository = lay(tmp_path / "repository", made)
     models = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
     with server(engine, standin, repository, *models) as ports:
@@ -195,7 +193,7 @@ def test_an_engine_of_another_release_is_not_served(engine: str, standin: Image,
         pass
 
 
-def test_an_engine_in_parts_is_served_by_as_many_as_mpi_starts(engine: str, standin: Image, made: Path, tmp_path: Path) -> None:
+def test_an_engine_in_parts_is_served_by_mpis_processes(engine: str, standin: Image, made: Path, tmp_path: Path) -> None:
     repository = lay(tmp_path / "repository", made)
     engines = repository / ASSETS / "tiny" / "engines"
     (engines / "config.json").write_text((engines / "config.json").read_text().replace('"tp_size": 1', '"tp_size": 2'))

@@ -153,7 +153,7 @@ def changed(bench: Bench) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize(("parameters", "said", "rule"), REFUSED, ids=[" ".join(each) for each, _, _ in REFUSED])
-def test_what_the_original_refuses_is_not_loaded_and_the_check_knew(
+def test_what_the_original_refuses_is_not_loaded_as_check_knew(
     changed: Bench, parameters: dict[str, str | None], said: str, rule: str
 ) -> None:
     changed.change(**parameters)
@@ -209,7 +209,7 @@ def test_ranks_that_are_the_engines_are_taken(bench: Bench, environ: dict[str, s
     bench.open(environ, parameters)
 
 
-def test_an_engine_in_parts_takes_as_many_ranks_and_no_fewer(bench: Bench, tmp_path: Path) -> None:
+def test_an_engine_in_parts_takes_exactly_its_ranks(bench: Bench, tmp_path: Path) -> None:
     engines = tmp_path / "engines"
     shutil.copytree(bench.folder / "models" / "_assets" / "tiny" / "engines", engines)
     text = (engines / "config.json").read_text()

@@ -95,7 +95,7 @@ def test_quantization_by_flags_stands_in_the_config(
         (["--smoothquant", "0.5"], 255, 0.006),
     ],
 )
-def test_quantized_weights_are_rounded_and_what_is_no_layers_matrix_is_not(
+def test_only_the_matrices_of_layers_are_rounded_by_quantization(
     llama: Path, tmp_path: Path, script_flags: list[str], levels: int, worst: float
 ) -> None:
     data = tmp_path / "texts"
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(llama: Path, tmp_path: Path, 
     assert expected.get(harm, "No such file or directory") in said.err
 
 
-def test_a_build_writes_an_engine_for_each_rank_and_its_limits(llama: Path, tmp_path: Path) -> None:
+def test_a_build_writes_each_ranks_engine_and_limits(llama: Path, tmp_path: Path) -> None:
     made = converted(llama, tmp_path / "made", "--tp_size", 2, "--pp_size", 2)
     limits = ("--max_batch_size", 4, "--max_input_len", 100, "--max_seq_len", 200, "--max_num_tokens", 400)
     said = trtllm_build("--checkpoint_dir", made, "--output_dir", tmp_path / "engine", *limits, "--gemm_plugin", "auto")

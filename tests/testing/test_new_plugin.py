@@ -47,7 +47,7 @@ def test_what_is_written_passes_the_kit(tmp_path: Path) -> None:
         ("mine", "XForCausalLM", "../qwen", "cannot be a folder of scripts"),
     ],
 )
-def test_a_name_that_would_not_do_is_refused_before_anything_is_written(
+def test_an_unfit_name_is_refused_before_anything_is_written(
     tmp_path: Path, name: str, architecture: str, scripts: str, told: str
 ) -> None:
     with pytest.raises(ForgeError, match=told) as refused:
@@ -66,9 +66,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         new_plugin("mine", ("XForCausalLM",), folder=tmp_path / "file")
 
 
-def test_the_verb_says_what_it_wrote_and_who_serves_the_architecture_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verb_says_what_it_wrote_and_who_serves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["new-plugin", "mine", "--architecture", "LlamaForCausalLM", "--json"])
     told = json.loads(done.stdout)

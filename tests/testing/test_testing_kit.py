@@ -101,7 +101,7 @@ def test_a_hook_without_its_marker_is_told() -> None:
     assert problem.what == "forge_check lacks @forge.hookimpl, so nobody will ask it"
 
 
-def test_a_misspelled_hook_is_told_with_the_one_that_was_meant() -> None:
+def test_a_misspelled_hook_is_told_with_the_one_meant() -> None:
     @hookimpl
     def forge_tokeniser() -> None: ...
 
@@ -161,7 +161,7 @@ def test_the_class_for_pytest_fails_where_the_function_finds_something() -> None
         Mine().test_commands_name_constant_paths_only()
 
 
-def test_the_fake_origin_brings_what_it_pinned_and_notices_a_change(tmp_path: Path) -> None:
+def test_the_fake_origin_brings_its_pin_and_notices_changes(tmp_path: Path) -> None:
     origin = FakeOrigin()
     port: Origin = origin
     pinned = port.pin(SOURCE, tmp_path)
@@ -223,7 +223,7 @@ def test_the_fake_model_echoes_word_by_word() -> None:
         next(port.generate("here:1", Request("x", "y", 1)))
 
 
-def test_a_row_that_hides_every_failure_is_told_by_the_kit() -> None:
+def test_the_kit_tells_a_row_hiding_every_failure() -> None:
     @hookimpl
     def forge_diagnoses() -> tuple[Diagnosis, ...]:
         return (Diagnosis("mine", ".*", "anything", "nothing"), Diagnosis("disk-full", "x", "{gone}", "z"))

@@ -54,7 +54,7 @@ def test_a_text_that_names_no_flags_says_nothing_about_them() -> None:
     assert help_texts.complaints(("--anything",), "command not found") == ()
 
 
-def test_members_of_an_enum_are_no_words_that_a_person_types() -> None:
+def test_members_of_an_enum_are_no_words_to_type() -> None:
     class Kind(str, Enum):  # noqa: UP042  # a StrEnum is shown by its values
         JAX = "jax"
         HF = "hf"
@@ -65,14 +65,14 @@ def test_members_of_an_enum_are_no_words_that_a_person_types() -> None:
     assert help_texts.complaints(("--ckpt-type", "hf"), parser.format_help()) == ()
 
 
-def test_what_a_converter_may_take_is_not_refused_where_the_source_has_one() -> None:
+def test_a_converters_option_in_the_source_is_not_refused() -> None:
     source = 'parser.add_argument("--dtype", type=short, choices=["float16", "float32"])'
     text = "usage: x [--dtype {float16,float32}]\n\noptions:\n  --dtype {float16,float32}\n"
     assert help_texts.complaints(("--dtype", "fp16"), text, source) == ()
     assert help_texts.complaints(("--dtype", "fp16"), text, source.replace("type=short, ", ""))
 
 
-def test_a_flag_that_the_help_hides_is_found_in_the_source() -> None:
+def test_a_flag_hidden_from_help_is_found_in_source() -> None:
     text = "usage: x [-h]\n\noptions:\n  -h, --help  show this\n"
     source = 'parser.add_argument("--old_name", help=argparse.SUPPRESS)'
     assert help_texts.complaints(("--old_name", "1"), text, source) == ()

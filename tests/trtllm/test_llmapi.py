@@ -112,7 +112,7 @@ def test_the_checkpoint_shares_its_blocks_with_the_store(shop: Forge, folder: Pa
     assert (built.repository / "_assets/tiny/model/model.safetensors").stat().st_nlink > 1
 
 
-def test_nothing_is_converted_or_built_and_no_gpu_is_asked_for(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_converted_or_built_and_no_gpu_asked(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.problems = (Problem("GPU", "there is none", "buy one"),)
     build(shop, write(folder), into=tmp_path / "models")
     assert world.containers.ran == []
@@ -207,7 +207,7 @@ def test_every_table_of_the_recipe_has_its_arguments() -> None:
 
 
 @pytest.mark.parametrize(("longest", "tokens"), [(1024, None), (8192, None), (16000, 16000)])
-def test_a_prompt_that_the_recipe_lets_in_has_room_in_a_batch(longest: int, tokens: int | None) -> None:
+def test_an_allowed_prompt_has_room_in_a_batch(longest: int, tokens: int | None) -> None:
     assert loaded(recipe_of(build={"max_input_len": longest, "max_seq_len": 20000})).get("max_num_tokens") == tokens
 
 
@@ -220,7 +220,7 @@ def test_a_prompt_that_the_recipe_lets_in_has_room_in_a_batch(longest: int, toke
         ("sha256:" + "0" * 64, ("kv_cache_config", "dtype")),
     ],
 )
-def test_the_type_of_the_cache_is_said_where_the_version_reads_it(image: str, place: tuple[str, ...]) -> None:
+def test_the_caches_type_is_said_where_versions_read_it(image: str, place: tuple[str, ...]) -> None:
     found: object = loaded(recipe_of(convert={"quantization": "fp8_kv"}), image)
     for key in place:
         found = msgspec.convert(found, dict[str, object])[key]
@@ -241,7 +241,7 @@ def test_speculation_is_said_in_the_versions_own_words(image: str, variant: str,
     assert loaded(recipe_of(variant=variant, draft={"hub": "a/d"}), image)["speculative_config"] == told
 
 
-def test_a_list_is_written_as_text_and_arrives_as_a_list() -> None:
+def test_a_list_written_as_text_arrives_as_a_list() -> None:
     told = loaded(recipe_of(build={"args": {"cuda_graph_config.batch_sizes": "[1, 2, 4]"}}))
     assert told["cuda_graph_config"] == {"batch_sizes": [1, 2, 4]}
 
@@ -306,7 +306,7 @@ def test_the_same_recipe_gives_the_same_text() -> None:
         ("", "[serve.parameters.tensorrt_llm]\ntriton_max_batch_size = 2\n", "triton_max_batch_size", "max_batch_size"),
     ],
 )
-def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
+def test_a_recipe_it_cannot_serve_is_told_the_change(
     world: World, folder: Path, top: str, more: str, where: str, fix: str
 ) -> None:
     text = RECIPE.format(name="tiny", kind="llmapi", image="25.09", top=top)
@@ -321,7 +321,7 @@ def test_a_recipe_that_this_path_cannot_serve_is_told_what_to_change(
 
 
 @pytest.mark.parametrize(("here", "refused"), [(1, True), (2, False)])
-def test_more_ranks_than_there_are_gpus_are_refused_though_one_process_starts_them(
+def test_more_ranks_than_gpus_are_refused_in_one_process(
     shop: Forge, folder: Path, tmp_path: Path, here: int, refused: bool
 ) -> None:
     shop.build([write(folder, "[convert]\ntp = 2\n")], repository=tmp_path / "models")
@@ -344,9 +344,7 @@ def test_a_model_with_an_encoder_is_refused(shop: Forge, world: World, folder: P
         shop.plan([write(folder)])
 
 
-def test_a_sampling_word_that_the_images_model_has_no_input_for_is_refused(
-    shop: Forge, world: World, folder: Path, tmp_path: Path
-) -> None:
+def test_a_sampling_word_the_images_model_lacks_is_refused(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     recipe = write(folder, "[sampling]\ntemperature = 0.5\nstop = ['x']\nmin_tokens = 3\n")
     with pytest.raises(RecipeError, match=r"sampling\.min_tokens.*\n.*max_tokens, stop, temperature") as caught:
         shop.build([recipe], repository=tmp_path / "models")
@@ -355,7 +353,7 @@ def test_a_sampling_word_that_the_images_model_has_no_input_for_is_refused(
 
 
 @pytest.mark.parametrize("image", ["25.04", "24.10"])
-def test_an_image_from_before_llmapi_is_refused_with_those_that_have_it(shop: Forge, folder: Path, image: str) -> None:
+def test_an_image_before_llmapi_is_refused_with_fitting_ones(shop: Forge, folder: Path, image: str) -> None:
     with pytest.raises(RecipeError, match=r"cannot serve the llmapi runtime[^\n]*\n.*25\.05"):
         shop.plan([write(folder, image=image)])
 
@@ -366,9 +364,7 @@ def test_an_image_of_ones_own_without_the_model_is_refused(shop: Forge, world: W
         shop.build([write(folder, image="acme/triton:1")], repository=tmp_path / "models")
 
 
-def test_an_argument_that_only_the_image_can_know_is_said_aloud_and_passed_on(
-    shop: Forge, world: World, folder: Path, tmp_path: Path
-) -> None:
+def test_an_argument_only_the_image_knows_is_told_and_passed(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.trtllm = ""
     recipe = write(folder, image="acme/triton:1")
     recipe.write_text(recipe.read_text() + "args = { brand_new = 1 }\n")
@@ -386,9 +382,7 @@ def engine(folder: Path, more: str = "", top: str = "") -> Path:
     return recipe
 
 
-def test_an_engine_on_an_image_without_the_engine_path_is_moved_here(
-    shop: Forge, world: World, folder: Path, tmp_path: Path
-) -> None:
+def test_an_engine_on_an_image_without_engines_moves_here(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     world.containers.engine_path = False
     recipe = engine(folder)
     with pytest.raises(RecipeError, match=r"no longer holds(.*\n)+.*runtime\.kind = \"llmapi\"; or take an image up to"):
@@ -419,7 +413,7 @@ def test_a_key_stands_on_the_recipes_arguments(shop: Forge, folder: Path, tmp_pa
     assert missing == ["tiny: entry"]
 
 
-def test_a_config_that_says_more_one_day_is_still_said_once(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
+def test_a_config_saying_more_later_is_said_once(shop: Forge, world: World, folder: Path, tmp_path: Path) -> None:
     later = "max_batch_size: 64\nmodel_transaction_policy {\n  decoupled: False\n}\n"
     world.containers.llmapi["config.pbtxt"] += later
     made = build(shop, write(folder), into=tmp_path / "models")["tensorrt_llm/config.pbtxt"]

@@ -79,7 +79,7 @@ def ask(address: str, request: Request) -> list[str]:
     return [chunk.text for chunk in TritonClient(60.0).generate(address, request)]
 
 
-def test_two_checkpoints_stream_side_by_side_what_they_would_say_themselves(served: tuple[str, Path]) -> None:
+def test_two_checkpoints_stream_side_by_side_their_own_texts(served: tuple[str, Path]) -> None:
     address, repository = served
     for name in ("first", "second"):
         request = Request(f"{name}-tensorrt_llm", "Why?", 12, temperature=0.0)
@@ -122,7 +122,7 @@ def later(bench: Bench) -> Bench:
     return replace(bench, image=replace(bench.image, id=str(built.id), reference="forge-standin/later:1"))
 
 
-def test_an_adapter_is_named_to_llm_by_the_place_that_the_container_sees(later: Bench) -> None:
+def test_an_adapter_is_named_by_its_place_in_containers(later: Bench) -> None:
     """The stand-in adds it for real: it says what transformers says with the adapter merged."""
     lora_kit.adapter(later.folder / "loud", 4, 1)
     recipe = later.recipe("first")
@@ -149,7 +149,7 @@ def test_an_adapter_is_named_to_llm_by_the_place_that_the_container_sees(later: 
     assert said["first"] != said["first:loud"]
 
 
-def test_an_image_whose_model_takes_no_adapters_is_refused_before_the_model_is_fetched(bench: Bench) -> None:
+def test_an_image_without_adapters_is_refused_before_the_fetch(bench: Bench) -> None:
     lora_kit.adapter(bench.folder / "loud", 4, 1)
     recipe = bench.recipe("first")
     recipe.write_text(recipe.read_text() + LORA)

@@ -120,12 +120,12 @@ def test_what_llm_cannot_have_is_refused_before_anything_is_fetched(
     assert llmapi_world.origin.fetches == 0
 
 
-def test_a_plan_of_an_image_that_nobody_read_says_what_it_cannot_know(shop: Forge, tmp_path: Path) -> None:
+def test_a_plan_of_an_unread_image_names_its_unknowns(shop: Forge, tmp_path: Path) -> None:
     notes = shop.plan([write(tmp_path / "r")]).notes
     assert any("the build looks whether this image's does" in note for note in notes)
 
 
-def test_an_image_without_the_inputs_is_refused_with_what_has_them(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
+def test_an_image_without_the_inputs_is_refused_with_others(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
     text = llmapi_world.containers.llmapi["config.pbtxt"]
     llmapi_world.containers.llmapi["config.pbtxt"] = text.replace('input { name: "lora_path"', '# input { name: "lora_path"')
     with pytest.raises(RecipeError, match="has no inputs for an adapter") as caught:
@@ -134,7 +134,7 @@ def test_an_image_without_the_inputs_is_refused_with_what_has_them(shop: Forge, 
     assert llmapi_world.origin.fetches == 0
 
 
-def test_matrices_with_a_number_that_is_none_are_refused_by_the_build(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
+def test_adapter_matrices_with_nan_are_refused_by_the_build(shop: Forge, llmapi_world: World, tmp_path: Path) -> None:
     llmapi_world.origin.adapters["acme/sql"] = spoiled(tiny_adapter(4, QUERIES, (8, 8)), bytes(4), struct.pack("<f", math.inf))
     with pytest.raises(StepError, match=r"q_proj\.lora_A\.weight holds what is no finite number"):
         shop.build([write(tmp_path / "r")], repository=tmp_path / "models")

@@ -37,7 +37,7 @@ def test_a_positional_argument_becomes_a_keyword_where_it_stands() -> None:
         "from_hugging_face(a, b, q)",
     ],
 )
-def test_a_call_that_stands_otherwise_is_left_alone_and_told_so(call: str) -> None:
+def test_a_call_in_another_form_is_left_and_told(call: str) -> None:
     result = apply(CALL, f"x = {call}\n")
     assert (result.text, result.applied) == (f"x = {call}\n", False)
     assert "not needed" in result.note
@@ -55,7 +55,7 @@ def test_every_call_is_rewritten_and_first_arguments_too() -> None:
     assert text == "read(path=a, mode=b); read(path=(a), mode=read(path=c, mode=d))\r\nread(e)\r\n"
 
 
-def test_a_required_call_that_is_absent_is_an_error_that_says_what_to_do() -> None:
+def test_a_missing_required_call_is_an_error_with_fix() -> None:
     required = CallPatch(FILE, "GemmaConfig.from_hugging_face", 2, ("quant_config",), required=True)
     with pytest.raises(StepError, match="is not called") as error:
         apply(required, "x = 1\n")
@@ -75,7 +75,7 @@ def test_text_is_replaced_once_however_often_the_patch_is_applied() -> None:
     assert apply(patch, "y = (x + x); z = x\n").text == "y = (x + x); z = (x + x)\n"
 
 
-def test_text_that_is_not_there_is_an_error_only_where_it_must_be() -> None:
+def test_missing_text_is_an_error_only_where_required() -> None:
     with pytest.raises(StepError, match="'gone' is not there"):
         apply(TextPatch("f.py", "gone", "here"), "")
     assert not apply(TextPatch("f.py", "gone", "here", required=False), "").applied
@@ -107,7 +107,7 @@ def test_several_patches_are_applied_in_order() -> None:
     assert len(notes) == 2
 
 
-def test_a_call_is_rewritten_only_where_it_is_given_what_the_patch_says() -> None:
+def test_only_calls_with_the_patchs_arguments_are_rewritten() -> None:
     patch = CallPatch("model.py", "generate_async", 2, ("streaming",), given=("streaming",))
     nvidias = "answers = self._llm_engine.generate_async(\n    prompt, SamplingParams(**sampling_params), streaming)\n"
     assert apply(patch, nvidias).text == nvidias.replace(" streaming)", " streaming=streaming)")

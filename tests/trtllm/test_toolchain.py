@@ -96,7 +96,7 @@ def test_a_command_is_asked_as_a_script_is(local: Local) -> None:
     assert "--max_batch_size" in {name for flag in build.flags for name in flag.names}
 
 
-def test_a_folder_that_is_not_there_is_told_with_the_one_that_was_meant(local: Local) -> None:
+def test_a_missing_folder_is_told_with_the_one_meant(local: Local) -> None:
     with pytest.raises(ForgeError, match="no script is named 'gema'") as refused:
         local.ask("gema")
     assert refused.value.hint.startswith("did you mean 'gemma'? there are eagle, enc_dec, gemma, llama, ")
@@ -159,7 +159,7 @@ examples: none
     )
 
 
-def test_an_image_that_is_not_here_is_not_pulled_without_a_word(world: World, tmp_path: Path) -> None:
+def test_an_absent_image_is_not_pulled_without_a_word(world: World, tmp_path: Path) -> None:
     world.containers.here = False
     with pytest.raises(HostError, match="the image is not here") as refused:
         world.shop(tmp_path).toolchain("25.08")

@@ -28,7 +28,7 @@ def test_switches_are_those_of_nvidias_plugins() -> None:
     assert switches == trtllm.SWITCHES
 
 
-def test_every_flag_of_the_build_is_one_that_trtllm_build_knows() -> None:
+def test_trtllm_build_knows_every_flag_of_the_build() -> None:
     recipe = msgspec.structs.replace(PLAIN, build=BuildTable(max_num_tokens=9), serve=ServeTable(enable_kv_cache_reuse=True))
     (command,) = trtllm.build(recipe)
     assert strange(command.argv) == []
@@ -51,7 +51,7 @@ def test_further_flags_do_not_say_again_what_stands_there() -> None:
     ("image", "older"),
     [("25.08", True), ("25.02", True), ("25.09", False), ("26.07", False), ("my/own:image", False)],
 )
-def test_an_image_that_says_nothing_of_its_version_is_taken_for_new(image: str, older: bool) -> None:
+def test_an_image_without_a_version_is_taken_for_new(image: str, older: bool) -> None:
     assert trtllm.older(toolchain(image), "1.0") is older
 
 

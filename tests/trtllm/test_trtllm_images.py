@@ -82,7 +82,7 @@ def test_images_without_scripts_and_skeletons_are_refused_for_that(image: str) -
     assert "25.01, 25.02" in problem.hint
 
 
-def test_an_image_that_says_nothing_of_its_version_is_not_guessed() -> None:
+def test_the_version_of_an_image_without_one_is_not_guessed() -> None:
     mine = "registry.local:5000/triton:mine"
     asked = replace(images.toolchain(mine), identity="sha256:1")
     (problem,) = images.check(_recipe(RuntimeKind.ENGINE, mine), asked)
@@ -102,13 +102,13 @@ def test_a_stated_version_says_where_the_scripts_lie() -> None:
     assert images.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
 
 
-def test_a_version_is_the_same_as_far_as_it_is_stated() -> None:
+def test_a_version_is_compared_as_far_as_stated() -> None:
     assert tags.same("1.0.3", "1.0.3.2510")
     assert not tags.same("1.0.2", "1.0.3.2510")
     assert not tags.same("0.21.0", "0.20.0")
 
 
-def test_an_old_driver_is_told_with_an_image_that_fits_it() -> None:
+def test_an_old_driver_is_told_with_a_fitting_image() -> None:
     with pytest.raises(HostError, match=r"needs driver 580\.95") as error:
         images.check_driver("26.01", "575.57.08")
     assert "25.10" in error.value.hint

@@ -252,7 +252,7 @@ def tokenizer_of(fields: Fields, folder: Path) -> Tokenizer:
 
 
 @pytest.mark.parametrize("before", SPLITS)
-def test_a_byte_level_vocabulary_gives_the_ids_it_was_trained_to_give(before: str, tmp_path: Path) -> None:
+def test_a_byte_level_vocabulary_gives_its_trained_ids(before: str, tmp_path: Path) -> None:
     known = Tokenizer(models.BPE())
     known.pre_tokenizer = SPLITS[before]
     known.decoder = decoders.ByteLevel()
@@ -316,7 +316,7 @@ def test_a_sentencepiece_vocabulary_gives_the_ids_that_sentencepiece_gives(prefi
         assert made.decode(expected) == known.decode(expected)
 
 
-def test_a_pre_tokenizer_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_pre_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     fields: Fields = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "deepseek-llm",
@@ -342,9 +342,7 @@ def test_the_chat_template_and_the_marks_reach_transformers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [0, 3, 20, 200, 1500, 3000])
-def test_a_file_cut_anywhere_ends_in_one_line_and_exit_code_1(
-    size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_cut_anywhere_ends_in_one_line_exit_1(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = {name: np.zeros(shape, np.float32) for name, shape in shapes().items()}
     (tmp_path / "cut.gguf").write_bytes(as_gguf(weights, "llama")[:size])
     assert main([str(tmp_path / "cut.gguf"), str(tmp_path / "out")]) == 1
@@ -377,7 +375,7 @@ def test_a_missing_file_and_wrong_arguments_are_told_apart(tmp_path: Path, capsy
 
 
 @pytest.mark.slow
-def test_it_runs_as_a_program_under_the_name_it_has_beside_triton(tmp_path: Path) -> None:
+def test_it_runs_as_a_program_under_its_triton_name(tmp_path: Path) -> None:
     (tmp_path / "twin").symlink_to(Path(forge.twin.__file__).parent)
     (tmp_path / "bad.gguf").write_bytes(b"not a gguf, but long enough for one")
     argv = [sys.executable, "-m", "twin.gguf", str(tmp_path / "bad.gguf"), str(tmp_path / "out")]

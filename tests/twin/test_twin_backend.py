@@ -119,7 +119,7 @@ def refusal(model: Model, asked: InferenceRequest) -> TritonError:
     return error
 
 
-def test_a_stream_says_token_by_token_what_a_whole_answer_says(start: Start) -> None:
+def test_a_stream_says_by_tokens_what_a_whole_answer_says(start: Start) -> None:
     model = start()
     streamed = request(streaming=True)
     assert ask(model, streamed) == ask(model, request())
@@ -161,7 +161,7 @@ def test_seeds_of_both_spellings_mean_the_same(start: Start) -> None:
     assert first == ask(model, request(random_seed=5, **how)) != ask(model, request(seed=6, **how))
 
 
-def test_every_row_of_a_batch_is_answered_by_itself_with_its_index(start: Start) -> None:
+def test_every_row_of_a_batch_is_answered_with_its_index(start: Start) -> None:
     model = start()
     asked = request(PROMPT, PROMPT[:2])
     model.execute([asked])
@@ -169,7 +169,7 @@ def test_every_row_of_a_batch_is_answered_by_itself_with_its_index(start: Start)
     assert found == {0: ask(model, request(PROMPT)), 1: ask(model, request(PROMPT[:2]))}
 
 
-def test_a_model_that_is_not_decoupled_answers_a_batch_at_once_padded(start: Start) -> None:
+def test_a_batch_without_decoupling_is_answered_at_once_padded(start: Start) -> None:
     model = start(decoupled=False)
     first, second = (ask(model, request(row, decoupled=False)) for row in (PROMPT, PROMPT[:2]))
     asked = request(PROMPT, PROMPT[:2], decoupled=False, request_output_len=[[12], [5]], pad_id=0)
@@ -190,7 +190,7 @@ def test_several_samples_of_one_request_differ_and_carry_their_index(start: Star
     assert list(found[0]) == ask(model, request(**how))
 
 
-def test_beams_come_best_first_in_one_response_even_to_a_stream(start: Start) -> None:
+def test_beams_come_best_first_in_one_response_even_streamed(start: Start) -> None:
     asked = request(beam_width=3, streaming=True, return_log_probs=True)
     start().execute([asked])
     (answer,) = asked.answers()
@@ -293,7 +293,7 @@ def test_limits_of_the_build_bound_a_request(start: Start, tmp_path: Path) -> No
     assert len(ask(model, request(PROMPT[:4], request_output_len=16))) == 16
 
 
-def test_a_cancelled_stream_ends_with_an_empty_final_and_the_others_go_on(start: Start) -> None:
+def test_a_cancelled_stream_ends_empty_and_the_others_continue(start: Start) -> None:
     model = start()
     leaving, staying = request(streaming=True, request_output_len=400), request(request_output_len=60)
 
@@ -308,7 +308,7 @@ def test_a_cancelled_stream_ends_with_an_empty_final_and_the_others_go_on(start:
     assert len(leaving.sender.sent) < 60
 
 
-def test_a_response_that_triton_refuses_does_not_hold_up_the_others(start: Start) -> None:
+def test_a_response_triton_refuses_holds_up_no_other(start: Start) -> None:
     model = start()
     gone, staying = request(streaming=True), request(streaming=True)
     gone.sender.final.set()
@@ -341,7 +341,7 @@ def test_finalizing_ends_what_is_under_way(start: Start) -> None:
     assert asked.sender.final.is_set()
 
 
-def test_a_folder_without_a_model_stops_the_load_and_says_why(start: Start, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_stops_the_load(start: Start, tmp_path: Path) -> None:
     with pytest.raises(fake_triton.TritonModelException, match=r"config\.json is missing"):
         start(folder=tmp_path)
 

@@ -37,7 +37,7 @@ def test_short_prompts_that_wait_are_read_in_one_go() -> None:
     assert [one.tokens[0][0] for one in several] == [2, 21, 31]
 
 
-def test_a_prompt_that_cannot_be_read_does_not_break_those_beside_it() -> None:
+def test_an_unreadable_prompt_does_not_break_its_neighbours() -> None:
     good, bad, also = heard([1]), heard([UNREADABLE]), heard([30], [40])
     run(Counting(), good, bad, also)
     assert bad.outcome == "MemoryError: no room to read this one"
@@ -45,7 +45,7 @@ def test_a_prompt_that_cannot_be_read_does_not_break_those_beside_it() -> None:
     assert also.tokens == {0: [31, 32, 33, 34, 35], 1: [41, 42, 43, 44, 45]}
 
 
-def test_prompts_that_a_decoder_takes_whole_are_read_one_by_one() -> None:
+def test_prompts_a_decoder_takes_whole_are_read_singly() -> None:
     decoder = Counting(piece=None)
     run(decoder, heard([1]), heard([20]))
     assert [count for kind, count in decoder.log if kind == "prompts"] == [1, 1]

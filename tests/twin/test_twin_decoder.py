@@ -54,7 +54,7 @@ def test_greedy_output_is_what_transformers_generates(family: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
-def test_logits_are_transformers_whether_a_prompt_comes_at_once_or_in_pieces(family: str, tmp_path: Path) -> None:
+def test_logits_are_transformers_for_whole_and_cut_prompts(family: str, tmp_path: Path) -> None:
     model = tiny_checkpoints.make(family, tmp_path)
     with torch.no_grad():
         wanted = model(torch.tensor([PROMPT])).logits[0].numpy()
@@ -91,7 +91,7 @@ def test_logits_are_the_same_bits_alone_and_among_others(
     assert_company_changes_nothing(decoder, prompts, turns=6)
 
 
-def test_prompts_that_are_read_together_have_the_bits_of_each_alone(tmp_path: Path, way: Callable[[Cores], Projector]) -> None:
+def test_prompts_read_together_have_their_bits_alone(tmp_path: Path, way: Callable[[Cores], Projector]) -> None:
     tiny_checkpoints.make("gemma3", tmp_path, hidden_size=320, intermediate_size=1500)
     decoder = NumpyDecoder(read_shape(read_json(tmp_path / "config.json")), Weights(tmp_path), way(Cores()))
     pieces = [np.array(PROMPT[:length]) for length in (9, 1, 30, 2, 1)]
@@ -122,9 +122,7 @@ def drawn(*shape: int, seed: int = 1) -> Floats:
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(7, 5), (1, 16), (997, 576), (1024, 576), (3001, 1536)])
-def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has(
-    outputs: int, inputs: int, way: Callable[[Cores], Projector]
-) -> None:
+def test_rows_of_a_projection_keep_bits_in_any_blocks(outputs: int, inputs: int, way: Callable[[Cores], Projector]) -> None:
     weight, rows = drawn(outputs, inputs), drawn(11, inputs, seed=2)
     project = way(Cores(1))(Weight(weight))
     among = project(rows, [1] * 11)
@@ -133,7 +131,7 @@ def test_rows_of_a_projection_keep_their_bits_whatever_blocks_it_has(
     np.testing.assert_allclose(among, rows @ weight.T, rtol=1e-3, atol=1e-3)
 
 
-def test_several_rows_of_a_sequence_keep_their_bits_beside_those_of_others(way: Callable[[Cores], Projector]) -> None:
+def test_several_rows_of_a_sequence_keep_bits_beside_others(way: Callable[[Cores], Projector]) -> None:
     project, rows, counts = way(Cores(1))(Weight(drawn(997, 320))), drawn(20, 320, seed=2), (1, 7, 1, 3, 8)
     among = project(rows, counts)
     for count, end in zip(counts, np.cumsum(counts), strict=True):
@@ -160,7 +158,7 @@ class Failing:
             raise ValueError("no room")
 
 
-def test_what_fails_on_another_core_is_raised_where_it_was_asked_for() -> None:
+def test_a_failure_on_another_core_is_raised_here() -> None:
     cores = Cores(2, worth=1)
     with pytest.raises(ValueError, match="no room"):
         cores.multiply([Failing()])
@@ -278,7 +276,7 @@ FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_what_config_json_says_is_done_and_what_its_architecture_does_not_read_is_not(kind: str, tmp_path: Path) -> None:
+def test_config_json_is_obeyed_where_its_architecture_reads_it(kind: str, tmp_path: Path) -> None:
     family, changes = FIELDS[kind]
     model = tiny_checkpoints.make(family, tmp_path, **changes)
     with torch.no_grad():
@@ -289,7 +287,7 @@ def test_what_config_json_says_is_done_and_what_its_architecture_does_not_read_i
 
 
 @pytest.mark.parametrize("name", ["q_proj.bias", "q_norm.weight"])
-def test_a_tensor_that_the_architecture_does_not_have_counts_for_nothing(name: str, tmp_path: Path) -> None:
+def test_a_tensor_the_architecture_lacks_counts_for_nothing(name: str, tmp_path: Path) -> None:
     model = tiny_checkpoints.make("llama", tmp_path)
     extra = {f"model.layers.{layer}.self_attn.{name}": np.ones(64 if "bias" in name else 16, np.float32) for layer in range(4)}
     extra |= {name.replace("q_norm", "k_norm"): tensor for name, tensor in extra.items()}

@@ -55,7 +55,7 @@ def test_weights_of_fewer_bits_give_the_bits_of_their_float32(kind: str) -> None
     np.testing.assert_array_equal(multiplied(STORED[kind], x), multiplied(widened(STORED[kind]), x))
 
 
-def test_a_sum_is_that_of_sixteen_lanes_then_of_their_halves_then_of_what_fills_none() -> None:
+def test_a_sum_is_of_sixteen_lanes_halves_and_rest() -> None:
     weight, x = drawn(1, 19), drawn(1, 19, seed=2)
     exact = weight[0].astype(np.float64) * x[0]
     lanes = exact[:16].astype(np.float32)
@@ -85,7 +85,7 @@ def test_the_bits_are_the_same_on_another_processor() -> None:
     np.testing.assert_array_equal(rows[1], rows[3])
 
 
-def test_vectors_that_do_not_fit_are_refused_before_memory_is_read() -> None:
+def test_vectors_that_do_not_fit_are_refused_before_reading() -> None:
     with pytest.raises(ValueError, match=r"vectors \(2, 4\) do not fit weights \(3, 5\)"):
         Matrix(drawn(3, 5)).multiply(drawn(2, 4), np.empty((2, 3), np.float32), 0, 3)
     past = drawn(1, 1, 8, 16)
@@ -146,7 +146,7 @@ class Processor:
 @pytest.mark.parametrize(
     ("features", "said"), [({"sse2": True}, "486) does not multiply and add in one"), (None, "failed to get host cpu features")]
 )
-def test_a_processor_that_is_not_fit_for_it_falls_back_to_numpy(
+def test_an_unfit_processor_falls_back_to_numpy(
     features: dict[str, bool] | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel, "_binding", lambda: Processor(features))
@@ -161,7 +161,7 @@ def test_without_llvmlite_numpy_does_it_and_says_so(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("unmade")
-def test_a_system_that_runs_no_written_code_is_asked_before_llvm_would_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_forbidding_written_code_is_asked_before_llvm_aborts(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -234,7 +234,7 @@ def test_machine_code_and_numpy_say_the_same_up_to_rounding(family: str, tmp_pat
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_what_is_no_finite_number_is_not_rounded_to_whole_ones(odd: float) -> None:
+def test_no_infinite_number_or_nan_is_rounded(odd: float) -> None:
     weight = np.ones((3, 4), np.float32)
     weight[1, 2] = odd
     with pytest.raises(CheckpointFault, match="no finite numbers"):

@@ -58,9 +58,7 @@ def longrope(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Any]:
         pytest.param(len(PROMPT), id="the prompt is beyond"),
     ],
 )
-def test_a_phi3_says_what_generate_says_on_both_sides_of_its_short_factors_and_across(
-    longrope: tuple[Decoder, Any], length: int
-) -> None:
+def test_a_phi3_equals_generate_around_its_short_factors(longrope: tuple[Decoder, Any], length: int) -> None:
     decoder, model = longrope
     assert CHUNK < LIMIT, "the loop would cut the prompt before the limit"
     assert served(decoder, PROMPT[:length], 24) == generated(model, PROMPT[:length], 24)
@@ -127,7 +125,7 @@ def test_a_forked_encoder_decoder_goes_its_own_way(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoder.step([fork], [4]), after)
 
 
-def test_where_an_encoder_reads_the_answer_alone_takes_the_decoders_room() -> None:
+def test_an_encoder_leaves_the_decoders_room_to_the_answer() -> None:
     limits = Limits(vocabulary=199, max_input_len=60, max_seq_len=20, begins=0)
     tensors = {"input_ids": np.full((1, 50), 7), "request_output_len": np.array([[19]])}
     (ask,) = read_asks(tensors, limits)
@@ -138,7 +136,7 @@ def test_where_an_encoder_reads_the_answer_alone_takes_the_decoders_room() -> No
             read_asks({**tensors, **wrong}, limits)
 
 
-def test_a_model_without_an_encoder_takes_no_notice_of_a_decoders_beginning() -> None:
+def test_a_model_without_an_encoder_ignores_a_decoders_beginning() -> None:
     tensors = {"input_ids": np.full((1, 5), 7), "request_output_len": np.array([[3]]), "decoder_input_ids": np.array([[2]])}
     (ask,) = read_asks(tensors, Limits(vocabulary=199, max_input_len=60, max_seq_len=20))
     assert ask.prompt.tolist() == [7] * 5

@@ -37,7 +37,7 @@ def draws(sampling: Sampling, given: Floats, count: int = 4000) -> Counter[int]:
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(top_k=1, top_p=0.5), Sampling(top_p=0.9, temperature=0.0), Sampling(temperature=2)]
 )
-def test_without_top_k_and_top_p_or_with_one_or_no_heat_the_likeliest_is_taken(sampling: Sampling) -> None:
+def test_the_likeliest_is_taken_where_nothing_is_left_to_chance(sampling: Sampling) -> None:
     assert draws(sampling, logits(0.3, 0.4, 0.2, 0.1), 50) == {1: 50}
 
 
@@ -52,7 +52,7 @@ def test_top_p_of_one_draws_from_all() -> None:
     assert [found[token] / 4000 for token in range(4)] == pytest.approx([0.1, 0.5, 0.3, 0.1], abs=0.04)
 
 
-def test_top_k_keeps_the_k_likeliest_and_top_p_cuts_within_them() -> None:
+def test_top_k_keeps_k_and_top_p_cuts_within() -> None:
     given = logits(0.1, 0.4, 0.3, 0.2)
     assert set(draws(Sampling(top_k=3), given)) == {1, 2, 3}
     assert set(draws(Sampling(top_k=3, top_p=0.7), given)) == {1, 2}
@@ -65,14 +65,14 @@ def test_a_nucleus_wider_than_the_first_guess_is_still_whole() -> None:
     assert max(found) < 4501
 
 
-def test_min_p_leaves_out_what_is_too_far_below_the_likeliest() -> None:
+def test_min_p_leaves_out_what_is_far_below() -> None:
     given = logits(0.5, 0.26, 0.2, 0.04)
     assert set(draws(Sampling(top_p=1.0, min_p=0.5), given)) == {0, 1}
     assert set(draws(Sampling(top_k=3, min_p=0.05), given)) == {0, 1, 2}
     assert set(draws(Sampling(top_p=1.0), given)) == {0, 1, 2, 3}
 
 
-def test_the_same_seed_draws_the_same_and_another_sample_draws_otherwise() -> None:
+def test_one_seed_draws_alike_and_another_sample_draws_otherwise() -> None:
     given, sampling = np.zeros(1000, np.float32), Sampling(top_p=1.0, seed=2**64 - 1)
     first, again, other = (Picker(sampling, sample) for sample in (0, 0, 1))
     drawn = [[pick(given) for _ in range(8)] for pick in (first, again, other)]
@@ -93,13 +93,13 @@ def test_min_tokens_forbids_the_end_until_then() -> None:
     assert shaped(Sampling(min_tokens=2), given, said=(2, 2))[END] == given[END]
 
 
-def test_bad_words_of_several_tokens_are_banned_where_they_would_be_completed() -> None:
+def test_bad_words_of_several_tokens_are_banned_when_completing() -> None:
     sampling, given = Sampling(bad_words=((3,), (2, 0))), logits(0.25, 0.25, 0.25, 0.25)
     assert np.flatnonzero(np.isinf(shaped(sampling, given, said=(1,)))).tolist() == [3]
     assert np.flatnonzero(np.isinf(shaped(sampling, given, said=(2,)))).tolist() == [0, 3]
 
 
-def test_a_bias_is_added_and_the_given_logits_stay_as_they_were() -> None:
+def test_a_bias_is_added_and_given_logits_stay() -> None:
     given = logits(0.5, 0.3, 0.2)
     before = given.copy()
     found = shaped(Sampling(bias=np.array([-9.0, 0.0, 9.0], np.float32)), given)
@@ -107,7 +107,7 @@ def test_a_bias_is_added_and_the_given_logits_stay_as_they_were() -> None:
     np.testing.assert_array_equal(given, before)
 
 
-def test_top_p_decays_down_to_its_floor_and_comes_back_at_the_reset_token() -> None:
+def test_top_p_decays_to_its_floor_until_the_reset_token() -> None:
     given = logits(0.4, 0.3, 0.2, 0.1)
     pick = Picker(Sampling(top_p=1.0, top_p_decay=0.1, top_p_min=0.05, top_p_reset=9), 0)
     pick(given)
@@ -148,7 +148,7 @@ def test_beam_search_finds_what_transformers_finds(penalty: float, early: bool, 
         assert best == (wanted[: wanted.index(60)] if 60 in wanted else wanted)
 
 
-def test_a_sample_ends_at_the_end_token_and_leaves_it_out(checkpoint: Path) -> None:
+def test_a_sample_ends_at_and_without_the_end_token(checkpoint: Path) -> None:
     voice = Sample(Ask(np.array([3]), 9, end_id=END), load(checkpoint).start(), 0, 4)
     voice.hear(np.array([[0.0, 0.0, 5.0, 0.0]], np.float32))
     voice.hear(np.array([[0.0, 9.0, 5.0, 0.0]], np.float32))
@@ -165,7 +165,7 @@ def test_a_sample_ends_at_a_stop_word_and_keeps_it(checkpoint: Path) -> None:
     assert voice.lines()[0].tokens == [2, 0]
 
 
-def test_logits_that_are_no_numbers_are_an_error_not_a_token(checkpoint: Path) -> None:
+def test_logits_that_are_nan_are_an_error_no_token(checkpoint: Path) -> None:
     voice = Sample(Ask(np.array([3]), 9), load(checkpoint).start(), 0, 4)
     with pytest.raises(FloatingPointError, match="not finite"):
         voice.hear(np.array([[0.0, np.nan, 1.0, 2.0]], np.float32))

@@ -148,21 +148,21 @@ def test_a_fault_is_found_by_its_check(fault: str, check: str, told: str) -> Non
     assert told in found.what
 
 
-def test_tokens_that_show_no_text_do_not_make_an_answer_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_without_text_do_not_make_an_answer_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tokens say all that there is to see, as of a checkpoint that goes on with padding."""
     monkeypatch.setitem(ANSWERS, "a", (" one", " two", " 🙂", " four", " five", "", "", ""))
     silent = msgspec.structs.replace(REFERENCE, transcripts=(transcript("a"),))
     assert verdicts(Speaker(), reference=silent)["max_tokens"].outcome is Outcome.SAME
 
 
-def test_seeds_of_a_checkpoint_that_is_sure_of_its_answers_are_no_fault() -> None:
+def test_seeds_of_a_sure_checkpoint_are_no_fault() -> None:
     sure = msgspec.structs.replace(REFERENCE, transcripts=tuple(transcript(name, -0.02) for name in ANSWERS))
     found = verdicts(Speaker("one text for all seeds"), reference=sure)["seeds"]
     assert (found.outcome, "seeds may well not differ" in found.what) == (Outcome.SKIPPED, True)
     assert verdicts(Speaker("no seeds"), reference=sure)["seeds"].outcome is Outcome.DIFFERS
 
 
-def test_streams_that_are_mixed_in_a_crowd_are_found_and_the_other_one_is_named() -> None:
+def test_mixed_streams_in_a_crowd_are_found_and_named() -> None:
     class Mixing(Speaker):
         def _pieces(self, words: list[str]) -> Iterator[Chunk]:
             yield from super()._pieces(list(ANSWERS["b"]) if words[0] == " one" else words)
@@ -191,7 +191,7 @@ def test_what_the_server_refuses_is_skipped_with_its_reason() -> None:
     assert (found.outcome, found.what) == (Outcome.SKIPPED, "refused: speculative decoding takes no temperature")
 
 
-def test_a_stop_word_that_would_be_other_tokens_is_not_asked_for() -> None:
+def test_a_stop_word_of_other_tokens_is_not_asked() -> None:
     class Strange(Letters):
         def ids(
             self, address: str, model: str, text: str, stop: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ def test_what_agrees_is_the_same_in_every_stage() -> None:
     assert found(GOOD) == dict.fromkeys((Stage.TOKENIZER, Stage.ENGINE, Stage.DETOKENIZER, Stage.TRANSPORT), Outcome.SAME)
 
 
-def test_other_ids_are_the_tokenizers_and_what_follows_from_them_is_nobodys() -> None:
+def test_other_ids_and_their_results_are_the_tokenizers_alone() -> None:
     other = replace(GOOD, ids=(1, 9, 21), own_tokens=(60, 61), own_decoded="no", texts=dict.fromkeys(TEXTS, "no"))
     assert failing(other) == (Stage.TOKENIZER,)
 
@@ -67,7 +67,7 @@ def test_ids_that_differ_by_the_beginning_token_are_told_so(expected: tuple[int,
     assert bool(told) == bool(ids_differ(expected, ids, begin=1))
 
 
-def test_a_near_tie_is_told_from_a_fault_by_the_checkpoints_own_log_probabilities() -> None:
+def test_log_probabilities_tell_a_near_tie_from_a_fault() -> None:
     tied = replace(
         GOOD,
         tokens=(30, 41),
@@ -89,18 +89,18 @@ def test_a_near_tie_is_told_from_a_fault_by_the_checkpoints_own_log_probabilitie
     assert found(unheard_of, FOUR_BITS)[Stage.ENGINE] is Outcome.DIFFERS
 
 
-def test_an_answer_that_ends_early_is_judged_by_the_end_tokens_likelihood() -> None:
+def test_an_early_end_is_judged_by_end_token_likelihood() -> None:
     early = replace(GOOD, tokens=(30, 31), own_tokens=(30, 31), own_decoded=" is very", texts=dict.fromkeys(TEXTS, " is very"))
     assert found(early, HALF)[Stage.ENGINE] is Outcome.DIFFERS
     late = replace(GOOD, tokens=(*SAID.tokens, 50), own_tokens=(*SAID.tokens, 50), own_decoded=SAID.text + "!")
     assert found(replace(late, texts=dict.fromkeys(TEXTS, SAID.text + "!")), HALF)[Stage.ENGINE] is Outcome.TIE
 
 
-def test_what_an_engine_says_after_its_end_token_does_not_count() -> None:
+def test_an_engines_words_after_its_end_token_count_nothing() -> None:
     assert found(replace(GOOD, tokens=(*SAID.tokens, 2, 2, 99)))[Stage.ENGINE] is Outcome.SAME
 
 
-def test_log_probabilities_that_drift_are_the_engines_although_the_tokens_agree() -> None:
+def test_drifting_log_probabilities_under_agreeing_tokens_are_the_engines() -> None:
     assert failing(replace(GOOD, log_probs=(-0.6, -0.5, -0.9))) == (Stage.ENGINE,)
     assert failing(replace(GOOD, log_probs=(-0.6, -0.5, -0.8)), HALF) == ()
 
@@ -109,12 +109,12 @@ def test_log_probabilities_that_are_normalized_away_say_nothing() -> None:
     assert failing(replace(GOOD, log_probs=(0.0, 0.0, 0.0))) == ()
 
 
-def test_an_engines_fault_is_not_blamed_on_the_pipeline_behind_it() -> None:
+def test_an_engines_fault_is_not_the_pipelines_behind_it() -> None:
     faulty = replace(GOOD, tokens=(77, 78), own_tokens=(77, 78), own_decoded=" was red", texts=dict.fromkeys(TEXTS, " was red"))
     assert failing(faulty) == (Stage.ENGINE,)
 
 
-def test_postprocessing_and_the_front_model_decode_apart_and_are_named_apart() -> None:
+def test_postprocessing_and_the_front_model_are_named_apart() -> None:
     post = replace(GOOD, decoded="isveryblue", own_decoded="isveryblue", texts=TEXTS | {ENSEMBLE: "isveryblue"})
     front = replace(GOOD, texts={UNARY: "isveryblue", STREAM: "isveryblue", ENSEMBLE: SAID.text})
     assert failing(post) == failing(front) == (Stage.DETOKENIZER,)
@@ -124,14 +124,14 @@ def test_postprocessing_and_the_front_model_decode_apart_and_are_named_apart() -
 
 
 @pytest.mark.parametrize("way", [STREAM, ENSEMBLE, UNARY])
-def test_one_way_that_differs_while_the_stages_agree_is_the_transports(way: str) -> None:
+def test_one_differing_way_under_agreeing_stages_is_the_transports(way: str) -> None:
     faulty = replace(GOOD, texts=TEXTS | {way: " is very"})
     assert failing(faulty) == (Stage.TRANSPORT,)
     assert way in next(v.what for v in judge(SAID, faulty, REFERENCE, EXACT) if v.outcome is Outcome.DIFFERS)
 
 
 @pytest.mark.parametrize("text", ["isveryblue", " is\ufffd blue", " \ufffd\ufffd very\ufffdblue"])
-def test_a_stream_decoded_piece_by_piece_is_the_detokenizers_with_its_cure(text: str) -> None:
+def test_decoding_piece_by_piece_is_the_detokenizers_with_cure(text: str) -> None:
     verdicts = judge(SAID, replace(GOOD, texts=TEXTS | {STREAM: text}), REFERENCE, EXACT)
     (fault,) = [each for each in verdicts if each.outcome is Outcome.DIFFERS]
     assert fault.stage is Stage.DETOKENIZER
@@ -139,7 +139,7 @@ def test_a_stream_decoded_piece_by_piece_is_the_detokenizers_with_its_cure(text:
 
 
 @pytest.mark.parametrize("text", [" is very", "isvery", " is very blue blue", "\ufffd was red"])
-def test_a_stream_that_lacks_words_or_has_others_is_the_transports(text: str) -> None:
+def test_a_stream_lacking_or_changing_words_is_the_transports(text: str) -> None:
     assert found(replace(GOOD, texts=TEXTS | {STREAM: text}))[Stage.TRANSPORT] is Outcome.DIFFERS
 
 
@@ -148,7 +148,7 @@ def test_another_answer_altogether_is_no_matter_of_decoding() -> None:
     assert failing(stranger) == (Stage.TRANSPORT,)
 
 
-def test_where_engine_and_detokenizer_both_differ_the_pipeline_is_not_judged() -> None:
+def test_the_pipeline_is_not_judged_after_two_faults() -> None:
     both = replace(GOOD, tokens=(77,), own_tokens=(77,), decoded="x", own_decoded="y")
     assert found(both)[Stage.TRANSPORT] is Outcome.SKIPPED
     assert failing(both) == (Stage.ENGINE, Stage.DETOKENIZER)
@@ -159,7 +159,7 @@ def test_blanks_at_the_start_of_an_answer_do_not_count() -> None:
     assert texts_differ("a  b", "a b")
 
 
-def test_a_model_with_all_stages_inside_is_judged_by_its_text_and_its_near_ties() -> None:
+def test_an_all_in_one_model_is_judged_by_text() -> None:
     whole = Heard("short", texts={UNARY: SAID.text, STREAM: SAID.text})
     assert found(whole) == {Stage.PIPELINE: Outcome.SAME}
     assert found(replace(whole, texts={UNARY: " is quite blue"}), HALF) == {Stage.PIPELINE: Outcome.TIE}
@@ -167,7 +167,7 @@ def test_a_model_with_all_stages_inside_is_judged_by_its_text_and_its_near_ties(
     assert found(replace(whole, texts={UNARY: " is quite blue"}), EXACT) == {Stage.PIPELINE: Outcome.DIFFERS}
 
 
-def test_a_quantized_model_may_differ_in_a_part_of_the_prompts_and_an_exact_one_in_none() -> None:
+def test_a_quantized_model_may_differ_an_exact_one_never() -> None:
     def report(bad: int, allowed=FOUR_BITS) -> Report:  # type: ignore[no-untyped-def]
         outcomes = [Outcome.DIFFERS] * bad + [Outcome.SAME] * (10 - bad)
         return Report("m", "r", allowed, tuple(Verdict(Stage.ENGINE, str(n), each) for n, each in enumerate(outcomes)))
@@ -195,9 +195,7 @@ def test_a_quantized_model_may_differ_in_a_part_of_the_prompts_and_an_exact_one_
         ({}, "bfloat16", 0.25),
     ],
 )
-def test_what_is_allowed_follows_from_what_the_engine_says_it_computes_in(
-    config: dict[str, object], name: str, tie: float
-) -> None:
+def test_what_is_allowed_follows_the_engines_stated_type(config: dict[str, object], name: str, tie: float) -> None:
     assert tolerance(config).name == name
     assert abs(tolerance(config).tie - tie) < 1e-9
 
@@ -227,7 +225,7 @@ def test_a_file_of_prompts_that_cannot_be_read_says_where(text: str, complaint: 
         prompts.parse(text, "p.jsonl")
 
 
-def test_transcripts_are_read_as_they_were_written_and_damage_is_told() -> None:
+def test_transcripts_are_read_as_written_and_damage_is_told() -> None:
     assert transcripts.read(transcripts.written(REFERENCE), "g") == REFERENCE
     with pytest.raises(ForgeError, match="cannot be read"):
         transcripts.read("{", "g")
@@ -254,7 +252,7 @@ def test_the_documented_table_in_a_recipe_is_one() -> None:
     assert read(f'name = "m"\n[source]\nhub = "a/b"\n{example}', "docs/verify.md").verify.on_build
 
 
-def test_another_end_token_is_a_finding_of_its_own_and_not_the_detokenizers() -> None:
+def test_another_end_token_is_no_fault_of_the_detokenizer() -> None:
     late = dict.fromkeys(TEXTS, f"{SAID.text}</s> and so on, and so on")
     (verdict,) = judge_ends((7,), REFERENCE)
     assert (verdict.stage, verdict.outcome) == (Stage.TOKENIZER, Outcome.DIFFERS)
@@ -286,11 +284,11 @@ def test_the_same_end_tokens_in_any_order_are_the_same() -> None:
         ("so \ufffd", "so, other words", False),
     ],
 )
-def test_how_bytes_are_shown_that_are_no_character_is_no_difference(expected: str, found: str, *, same: bool) -> None:
+def test_how_broken_bytes_are_shown_is_no_difference(expected: str, found: str, *, same: bool) -> None:
     assert (texts_differ(expected, found) == "") is same
 
 
-def test_an_answer_of_nothing_but_broken_characters_accuses_nobody_of_decoding_piece_by_piece() -> None:
+def test_an_answer_of_broken_characters_accuses_no_piecewise_decoding() -> None:
     broken = "\ufffd" * 12
     verdicts = judge(SAID, replace(GOOD, texts={UNARY: SAID.text, STREAM: broken}), REFERENCE, EXACT)
     assert not [each for each in verdicts if "accumulate_tokens" in each.what]

@@ -28,7 +28,7 @@ def test_the_engine_that_answers_says_what_is_allowed(tmp_path: Path, main: str,
 
 
 @pytest.mark.parametrize(("weights", "name"), [("", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8 weights")])
-def test_a_twin_computes_in_float32_on_the_weights_that_its_recipe_says(tmp_path: Path, weights: str, name: str) -> None:
+def test_a_twin_computes_in_float32_on_its_recipes_weights(tmp_path: Path, weights: str, name: str) -> None:
     model = PublishedModel(name="m", entry="k", runtime=RuntimeKind.TWIN, roles={Role.TENSORRT_LLM: "tensorrt_llm"})
     folder = tmp_path / model.asset("engines")
     folder.mkdir(parents=True)

@@ -102,7 +102,7 @@ def test_dropped_spaces_are_the_detokenizers_in_both_places(shop: Forge, reposit
     assert "the front model: the same but for blanks" in told
 
 
-def test_mixed_streams_are_the_transports_and_seen_only_in_a_crowd(shop: Forge, repository: Path) -> None:
+def test_mixed_streams_are_the_transports_seen_in_crowds(shop: Forge, repository: Path) -> None:
     found = report(shop, repository, "mixed", streaming=True)
     assert found.failing == (Stage.TRANSPORT,)
     assert [fault.prompt for fault in found.faults] == ["streams at once"]
@@ -113,7 +113,7 @@ def forge(home: Path, *words: str) -> Result:
     return CliRunner().invoke(main, list(words), env={"FORGE_HOME": str(home)}, catch_exceptions=False)
 
 
-def test_the_command_line_names_the_failing_and_exits_with_a_code_of_its_own(home: Path, repository: Path) -> None:
+def test_the_failing_is_named_with_its_own_exit_code(home: Path, repository: Path) -> None:
     asked = ("--repository", str(repository), "--no-streaming")
     good = forge(home, "verify", str(repository.parent / "good.toml"), *asked)
     assert (good.exit_code, "good says what its checkpoint says" in good.stdout) == (0, True)
@@ -126,7 +126,7 @@ def test_the_command_line_names_the_failing_and_exits_with_a_code_of_its_own(hom
     assert {each["stage"] for each in told["verdicts"]} == {"tokenizer", "engine", "detokenizer", "transport"}
 
 
-def test_a_build_that_has_to_pass_publishes_after_it_did_and_asks_once(shop: Forge, folder: Path, repository: Path) -> None:
+def test_a_build_that_must_pass_publishes_after_one_verdict(shop: Forge, folder: Path, repository: Path) -> None:
     before = servers(shop)
     proven = recipe(folder, "proven", "on_build = true\nstreaming = false")
     shutil.copyfile(folder / "good.toml.golden.json", folder / "proven.toml.golden.json")

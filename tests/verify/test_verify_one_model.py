@@ -30,14 +30,14 @@ def test_what_agrees_is_the_same_in_every_stage() -> None:
 
 
 @pytest.mark.parametrize(("count", "told"), [(4, "stand there twice"), (2, "may be missing"), (7, "and the served model 7")])
-def test_a_prompt_of_other_tokens_is_the_tokenizers_and_blames_nobody_behind_it(count: int, told: str) -> None:
+def test_other_prompt_tokens_are_the_tokenizers_and_blame_nobody_else(count: int, told: str) -> None:
     other = replace(GOOD, prompt_tokens=count, tokens=(60,), stream_tokens=(60,), texts=dict.fromkeys(TEXTS, "no"))
     (tokenizer, engine) = judge_one(SAID, other, REFERENCE, EXACT)
     assert (tokenizer.outcome, engine.outcome) == (Outcome.DIFFERS, Outcome.SKIPPED)
     assert told in tokenizer.what
 
 
-def test_other_tokens_are_the_engines_where_they_are_no_near_tie() -> None:
+def test_other_tokens_without_a_near_tie_are_the_engines() -> None:
     tied = replace(GOOD, tokens=(30, 41), stream_tokens=(30, 41), log_probs=(-0.5, -0.66), texts=dict.fromkeys(TEXTS, " is so"))
     assert found(tied, HALF)[Stage.ENGINE] is Outcome.TIE
     assert failing(tied, HALF) == ()
@@ -58,7 +58,7 @@ def test_blanks_that_transformers_cleans_up_are_no_fault() -> None:
     assert {each.outcome for each in judge_one(said, heard, REFERENCE, EXACT)} == {Outcome.SAME}
 
 
-def test_a_stream_that_says_otherwise_what_it_says_whole_is_the_transports() -> None:
+def test_a_stream_differing_from_its_whole_is_the_transports() -> None:
     assert failing(replace(GOOD, texts={**TEXTS, STREAM: " is very red"})) == (Stage.TRANSPORT,)
     assert failing(replace(GOOD, texts={**TEXTS, STREAM: "isveryblue"})) == (Stage.DETOKENIZER,)
 
@@ -70,7 +70,7 @@ def test_a_stream_of_other_tokens_is_held_to_the_checkpoint() -> None:
     assert (fault.stage, fault.what.startswith("streamed: token 1")) == (Stage.ENGINE, True)
 
 
-def test_an_answer_that_ends_elsewhere_is_the_end_tokens_fault_alone() -> None:
+def test_an_answer_ending_elsewhere_is_the_end_tokens_fault() -> None:
     early = replace(GOOD, tokens=(30, 31), stream_tokens=(30, 31), texts=dict.fromkeys(TEXTS, " is"), ends=(2, 31))
     late = replace(GOOD, tokens=(*ENDED, 50), stream_tokens=(*ENDED, 50), texts=dict.fromkeys(TEXTS, " is very blue!"), ends=())
     for heard in (early, late):
@@ -81,7 +81,7 @@ def test_an_answer_that_ends_elsewhere_is_the_end_tokens_fault_alone() -> None:
     assert "the served model ends at 31" in judge_ends(early.ends, REFERENCE, WHOSE)[0].what
 
 
-def test_without_tokens_the_text_is_all_that_can_be_held_to_the_checkpoints() -> None:
+def test_without_tokens_only_the_text_is_compared() -> None:
     silent = replace(GOOD, tokens=None, stream_tokens=None, log_probs=(), ends=None)
     assert found(silent) == {Stage.TOKENIZER: Outcome.SAME, Stage.PIPELINE: Outcome.SAME}
     assert failing(replace(silent, texts=dict.fromkeys(TEXTS, "no"))) == (Stage.PIPELINE,)

@@ -184,7 +184,7 @@ def test_an_engine_that_says_another_token_is_named(built: Stand) -> None:
     assert [str(stage) for stage in report.failing][:1] == ["engine"]
 
 
-def test_golden_transcripts_are_written_on_request_and_then_speak_for_the_checkpoint(built: Stand) -> None:
+def test_golden_transcripts_are_written_on_request_and_replace_the_checkpoint(built: Stand) -> None:
     built.shop.verify(built.recipe, built.models, VerifyOptions(update=True))
     golden = transcripts.read((built.folder / "tiny.toml.golden.json").read_bytes(), "g")
     assert [said.prompt for said in golden.transcripts] == PROMPTS.splitlines()
@@ -202,12 +202,12 @@ def test_golden_transcripts_do_not_answer_what_they_were_not_asked(built: Stand,
     assert len(built.speaker.asked) == 2
 
 
-def test_golden_transcripts_of_a_name_are_refused_for_they_stand_beside_a_recipe(built: Stand) -> None:
+def test_golden_transcripts_need_a_recipe_file_not_a_name(built: Stand) -> None:
     with pytest.raises(RepositoryError, match="beside a recipe"):
         built.shop.verify("tiny", built.models, VerifyOptions(update=True))
 
 
-def test_prompts_that_need_a_chat_template_are_left_out_where_there_is_none(built: Stand) -> None:
+def test_prompts_needing_a_chat_template_are_left_out_without(built: Stand) -> None:
     asked = built.folder / "prompts.jsonl"
     asked.write_text('{"name": "a", "text": "one two"}\n{"name": "b", "messages": [{"role": "user", "content": "three"}]}\n')
     report = built.shop.verify(built.recipe, built.models, VerifyOptions(prompts=asked))
@@ -218,7 +218,7 @@ def test_prompts_that_need_a_chat_template_are_left_out_where_there_is_none(buil
         built.shop.verify(built.recipe, built.models, VerifyOptions(prompts=asked))
 
 
-def test_a_build_that_has_to_pass_is_refused_before_anything_is_fetched_where_nobody_speaks(stand: Stand) -> None:
+def test_a_build_needing_a_verdict_is_refused_without_reference(stand: Stand) -> None:
     stand.recipe.write_text(RECIPE + "on_build = true\n")
     stand.speaker.missing = "this Python has not got torch"
     with pytest.raises(HostError, match="on_build"):
@@ -226,7 +226,7 @@ def test_a_build_that_has_to_pass_is_refused_before_anything_is_fetched_where_no
     assert stand.world.origin.fetches == 0
 
 
-def test_a_verdict_is_a_step_of_the_plan_and_its_key_moves_with_what_it_stands_on(stand: Stand) -> None:
+def test_a_verdict_is_a_step_keyed_by_its_inputs(stand: Stand) -> None:
     def steps() -> dict[str, str]:
         return {step.name: step.key for step in stand.shop.plan([stand.recipe]).steps}
 
@@ -257,7 +257,7 @@ def test_a_build_verifies_once_and_publishes_only_what_passes(stand: Stand) -> N
     assert list((stand.folder / "home" / "verifying").iterdir()) == []
 
 
-def test_this_python_is_not_asked_for_what_it_has_not_got(tmp_path: Path) -> None:
+def test_this_python_is_not_asked_for_missing_packages(tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
@@ -268,12 +268,12 @@ def test_this_python_is_not_asked_for_what_it_has_not_got(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_transformers_cannot_read_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_checkpoint_transformers_cannot_read_is_told_its_reason(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="could not answer for the checkpoint"):
         OwnPython(os.environ).recite(tmp_path, Job("k", "p", (), 1), lambda _: None)
 
 
-def test_in_an_image_the_reference_runs_with_the_checkpoint_mounted_and_no_network(tmp_path: Path) -> None:
+def test_the_reference_image_mounts_the_checkpoint_without_network(tmp_path: Path) -> None:
     class Image(FakeContainers):
         def run(self, run: ContainerRun, line: Line) -> None:
             self.ran.append(run)
@@ -291,7 +291,7 @@ def test_in_an_image_the_reference_runs_with_the_checkpoint_mounted_and_no_netwo
     assert run.command.env["HF_HUB_OFFLINE"] == "1"
 
 
-def test_an_engine_is_verified_in_the_image_that_serves_it_before_it_is_published(stand: Stand) -> None:
+def test_an_engine_is_verified_in_its_image_before_publishing(stand: Stand) -> None:
     stand.recipe.write_text(RECIPE.replace('kind = "twin"', 'kind = "engine"') + "on_build = true\n")
     model = stand.shop.build([stand.recipe], repository=stand.models).models[0]
     held = stand.shop.store.find(model.keys["tiny: verdict"])
