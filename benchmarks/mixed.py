@@ -29,7 +29,7 @@ from forge.api.forge import Forge
 from forge.client import AsyncClient, InferenceError, Request
 from forge.machine import processes
 from forge.schema.values import BuildOptions
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 TESTS = Path(__file__).parent.parent / "tests" / "kit"
 sys.path.insert(0, str(TESTS))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fake_wiring import World
-from forge.api.built import Built
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.client.types import Request
 from forge.serve.lookup import Target
 from live_kit import Say

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forge.api.built import Built
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.schema.values import Role

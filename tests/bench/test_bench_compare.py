@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from forge.bench import compare, results, spread
+from forge.bench import compare, intervals, results
 from forge.bench.results import Figure, Point, Results
 from forge.cli import main
 from forge.errors import BenchError
@@ -174,7 +174,7 @@ def test_the_first_word_is_a_verb_or_else_a_model(tmp_path: Path, monkeypatch: p
 
 
 def test_three_times_slower_with_wide_intervals_is_not_the_same() -> None:
-    slow = spread.ratio([0.1, 0.9, 2.0], [0.3, 0.4, 0.3])
+    slow = intervals.ratio([0.1, 0.9, 2.0], [0.3, 0.4, 0.3])
     assert (slow.clear, slow.within(compare.ALIKE)) == (False, False)
-    alike = spread.ratio([0.301, 0.302, 0.300], [0.300, 0.301, 0.302])
+    alike = intervals.ratio([0.301, 0.302, 0.300], [0.300, 0.301, 0.302])
     assert (alike.clear, alike.within(compare.ALIKE)) == (False, True)

@@ -9,11 +9,11 @@ import pytest
 
 from bench_kit import Letters, Speaker, driver
 from fake_wiring import FakeWiring, World
+from forge.bench.benchmark import Bench, Clocks, keep
 from forge.bench.driver import Driver
-from forge.bench.metrics import Instruments, Seen
 from forge.bench.options import BenchOptions
+from forge.bench.readings import Instruments, Seen
 from forge.bench.results import Results, ServerTimes
-from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
 from forge.bench.workload import Tokenizer
 from forge.build.builder import Builder

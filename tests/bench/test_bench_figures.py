@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench_kit import Letters
-from forge.bench import figures, options, prompts, results, spread
+from forge.bench import figures, intervals, options, prompts, results
 from forge.bench.options import BenchOptions, settings
 from forge.errors import BenchError
 
@@ -15,14 +15,14 @@ SAMPLE = Path(__file__).parents[1] / "data" / "bench_results.json"
 
 def test_percentiles_lie_between_the_nearest_ranks() -> None:
     ordered = [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert [spread.percentile(ordered, share) for share in (0, 50, 100, 95)] == pytest.approx([1, 3, 5, 4.8])
+    assert [intervals.percentile(ordered, share) for share in (0, 50, 100, 95)] == pytest.approx([1, 3, 5, 4.8])
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
-    found = spread.mean([10.0, 12.0, 14.0])
+    found = intervals.mean([10.0, 12.0, 14.0])
     assert found.value == 12
     assert (found.low, found.high) == pytest.approx((12 - 4.303 * 2 / 3**0.5, 12 + 4.303 * 2 / 3**0.5))
-    assert spread.mean([3.0]) == spread.Interval(3.0)
+    assert intervals.mean([3.0]) == intervals.Interval(3.0)
 
 
 def test_intervals_of_means_and_ratios_hold_at_95_percent() -> None:
@@ -30,7 +30,7 @@ def test_intervals_of_means_and_ratios_hold_at_95_percent() -> None:
     means = ratios = 0
     for _ in range(2000):
         one, other = ([chance.gauss(centre, 1) for _ in range(5)] for centre in (20, 22))
-        mean, ratio = spread.mean(one), spread.ratio(other, one)
+        mean, ratio = intervals.mean(one), intervals.ratio(other, one)
         assert mean.low is not None
         assert mean.high is not None
         assert ratio.low is not None
@@ -42,7 +42,7 @@ def test_intervals_of_means_and_ratios_hold_at_95_percent() -> None:
 
 
 def test_a_share_of_few_is_uncertain_even_when_all_passed() -> None:
-    found = spread.proportion(10, 10)
+    found = intervals.proportion(10, 10)
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.7225, abs=1e-3)
 

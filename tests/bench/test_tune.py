@@ -13,8 +13,8 @@ import pytest
 import tomli
 
 from fake_wiring import World
-from forge.api.built import Built
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.api.tune import Asked, Tuner
 from forge.bench.options import BenchOptions
 from forge.bench.results import Figure

@@ -18,8 +18,8 @@ from forge.api.forge import Forge
 from forge.api.tune import Asked, card
 from forge.api.wiring import Wiring
 from forge.bench.aiconfigurator import known
-from forge.bench.aiconfigurator.answer import Answer, Predicted, predicted, read
 from forge.bench.aiconfigurator.environment import run
+from forge.bench.aiconfigurator.proposals import Answer, Predicted, predicted, read
 from forge.bench.aiconfigurator.question import FAR, Question, question
 from forge.bench.options import BenchOptions
 from forge.bench.tune.goal import goal
@@ -34,7 +34,7 @@ from forge.plan.steps import MakeEnvironment, Step
 from forge.recipe import reader
 from forge.schema.values import MIB, Checkpoint, Facts, Gpu, Host, Pinned, SourceKind
 from forge.testing import FakeExecutor, tiny_checkpoint
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 RECORDED = Path(__file__).parents[1] / "data" / "aiconfigurator" / "answer.json"
 """Of AIConfigurator 0.12.0: ``CONFIG`` on vLLM 0.24.0 and h100_sxm, 128 tokens in, 64 out, TTFT within 200 ms, tp 1 and 2."""

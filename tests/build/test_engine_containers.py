@@ -18,8 +18,8 @@ import pytest
 
 import lora_kit
 from docker_fixture import containers_made, environ, images_removed, private_engine
-from forge.api.built import Built
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.client.types import Request
 from forge.errors import HostError, ServerError
 from forge.events import Event

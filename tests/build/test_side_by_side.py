@@ -16,7 +16,7 @@ from forge.events import Event, Listener, Progress
 from forge.fit.gpus import clash
 from forge.machine.containers import ContainerRun, Job, Line
 from forge.machine.interrupt import Halt
-from forge.machine.run import LocalExecutor
+from forge.machine.local_executor import LocalExecutor
 from forge.plan.steps import Fetch, MakeImage, Run, Step
 from forge.schema.values import Command, FileFact, Pinned, Requirements, SourceKind
 from forge.store.store import Store

@@ -10,9 +10,9 @@ import pytest
 import loopback_hub as hubs
 from checkpoints import CONFIG, safetensors
 from forge.build.sources import wheel as wheels
-from forge.build.sources.cache import checkpoint
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.hub import HubOrigin
+from forge.build.sources.lookups import checkpoint
 from forge.errors import LockError, SourceError
 from forge.files import safetensors as headers
 from forge.files.safetensors import parse

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, TINY, gguf, pointer, safetensors
+from forge.build.sources.checkpoint_files import needed
 from forge.build.sources.folder import Digests, FolderOrigin
 from forge.build.sources.gguf import GgufOrigin
-from forge.build.sources.weights import needed
 from forge.errors import SourceError
 from forge.schema.values import Pinned, Source, SourceKind
 

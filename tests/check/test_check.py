@@ -17,7 +17,7 @@ from filelock import Timeout
 import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG
-from forge.check import reader
+from forge.check import repository_reader
 from forge.check.check import Checker
 from forge.check.rules import all_rules
 from forge.cli import main
@@ -261,7 +261,7 @@ def test_the_store_remembers_what_an_engine_was_built_for(root: Path, tmp_path: 
 
 def test_a_change_during_a_look_is_looked_at_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[bool] = []
-    looked = reader.read
+    looked = repository_reader.read
 
     def read(place: Path, *rest: Any) -> Any:
         lock = publish._lock(place)  # pyright: ignore[reportPrivateUsage]
@@ -272,7 +272,7 @@ def test_a_change_during_a_look_is_looked_at_again(root: Path, tmp_path: Path, m
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place / "a model that was removed"))
         return looked(place, *rest)
 
-    monkeypatch.setattr(reader, "read", read)
+    monkeypatch.setattr(repository_reader, "read", read)
     assert Checker(Store(tmp_path / "store", clock=lambda: 0.0), Card("8.9")).check(root).findings == ()
     assert len(looks) == 2
 

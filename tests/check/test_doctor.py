@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from forbidden_ptrace import without_ptrace
 from forge.check import doctor
 from forge.check.doctor import Finding, RecipeNeeds, Signs, Status, examine
-from forge.check.machine import Checkup
+from forge.check.signs import Checkup
 from forge.cli import main
 from forge.errors import HostError, Problem, SourceError
 from forge.machine.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress

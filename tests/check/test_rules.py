@@ -10,7 +10,7 @@ import pytest
 import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
-from forge.check import reader, rules
+from forge.check import repository_reader, rules
 from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity, all_rules
 from forge.repository import bls as siblings, publish
@@ -26,7 +26,7 @@ ELSEWHERE = {"moved", "engine-gpu", "open-control", "open-control-here"}
 
 def look(root: Path) -> Repository:
     held = publish.inventory(root) if (root / "forge.json").exists() else None
-    return reader.read(root, held)
+    return repository_reader.read(root, held)
 
 
 def found(root: Path) -> tuple[Finding, ...]:

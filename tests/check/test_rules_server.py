@@ -13,7 +13,7 @@ import pytest
 import check_kit as kit
 import tiny_checkpoints
 from breaking import Break, by_hand, edited, parameters, pbtxt, step
-from forge.check import reader, rules
+from forge.check import repository_reader, rules
 from forge.check.rules import all_rules
 from forge.client.client import TritonClient
 from forge.client.types import Request
@@ -45,7 +45,7 @@ def root(tmp_path: Path, weights: Path) -> Path:
 def broken(root: Path) -> set[str]:
     """The rules that a check finds broken."""
     held = publish.inventory(root) if (root / "forge.json").exists() else None
-    return {each.rule for each in rules.examine(reader.read(root, held))}
+    return {each.rule for each in rules.examine(repository_reader.read(root, held))}
 
 
 def promised(rule: str, words: str) -> bool:

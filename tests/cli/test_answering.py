@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from forge.cli import main
-from forge.cli.answer import Display, document, judge, tell
 from forge.cli.columns import Columns
 from forge.cli.output import Output
+from forge.cli.shown_answer import Display, document, judge, tell
 from forge.client.answer import Hearing, Piece, Reply
 from forge.client.tokenizer import spans
 from forge.client.types import Acceptance, Chunk, Request

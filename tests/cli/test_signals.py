@@ -13,7 +13,7 @@ import pytest
 
 from forge.api.forge import Forge
 from forge.machine import processes
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from patience import free_ports
 from shipped import SMOLLM2
 

@@ -13,13 +13,13 @@ import fake_triton
 from fake_wiring import FakeWiring, World
 from forge.api.wiring import Wiring
 from forge.bench import options as bench_options
-from forge.bench.run import Bench, Clocks
+from forge.bench.benchmark import Bench, Clocks
 from forge.build import resolve
 from forge.build.builder import Builder
 from forge.build.resolve import Resolver
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.hub import HubOrigin
-from forge.check import reader as reading
+from forge.check import repository_reader as reading
 from forge.cli import main
 from forge.client.chat_template import ChatTemplate
 from forge.errors import (

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fake_wiring import World
 from forge.api.forge import Forge
-from forge.build.sources.weights import needed
+from forge.build.sources.checkpoint_files import needed
 from forge.cli import main
 from forge.client import Client, Request
 from forge.client.chat_template import ChatTemplate, asked
@@ -27,7 +27,7 @@ from forge.errors import InferenceError
 from forge.plan.preview import provenance
 from forge.schema.sight import LLMAPI, SEEING
 from forge.serve.openai import requests
-from forge.serve.openai.errors import Fault
+from forge.serve.openai.api_errors import Fault
 from forge.testing import LLAMA
 from forge.vllm.pictures import PIXELS, pictures
 from openai_front import front

@@ -13,7 +13,7 @@ from forge.plan import families
 from forge.plan.families import Family, load
 from forge.recipe.rules import DRAFTED, SPECULATIVE
 from forge.schema.values import Checkpoint, Recipe
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "families.md").read_text(encoding="utf-8")

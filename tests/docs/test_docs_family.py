@@ -97,7 +97,7 @@ LONG = """
 from forge import Checkpoint, Recipe
 from forge.plan.families import Family
 from forge.schema.values import BuildTable, Source
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 recipe = Recipe(name="x", source=Source(hub="o/m"), build=BuildTable(max_seq_len=40000))
 try:

@@ -12,7 +12,7 @@ from forge.plan.plugin import Plugin, Question
 from forge.schema.values import Recipe, Source
 from forge.testing import LLAMA
 from forge.testing.questions import PROMISES
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {name: thing for name, thing in vars(hookspecs).items() if name.startswith("forge_")}

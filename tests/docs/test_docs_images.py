@@ -9,7 +9,7 @@ from pathlib import Path
 from forge.fit.gpus import table
 from forge.schema.values import MIB
 from forge.schema.vllm_images import vllm_releases
-from forge.trtllm.images import releases
+from forge.trtllm.image_table import releases
 
 PAGE = Path(__file__).parents[2] / "docs" / "images.md"
 HEAD = """# Images and cards that forge knows

@@ -20,7 +20,7 @@ from forge.api.forge import Forge
 from forge.cli import main
 from forge.client import Client, Request
 from forge.client.definition import compiled, definition
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from tiny_served import Tiny
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8").partition("## Other clients")[2]

@@ -9,7 +9,7 @@ import shipped
 from forge import trtllm
 from forge.plan.resolved import Resolved
 from forge.schema.values import Facts, FileFact, Host, Pinned, Recipe, SourceKind
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 FORMS = ("none", *trtllm.WEIGHT_ONLY, *trtllm.QUANTIZED)
 

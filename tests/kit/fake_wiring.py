@@ -17,7 +17,7 @@ from forge.events import Event, Listener
 from forge.machine.containers import Containers, Inside
 from forge.machine.inside import Here
 from forge.schema.values import Gpu, Host, SourceKind, TextFile
-from forge.serve.types import Server
+from forge.serve.server_types import Server
 from forge.settings import PLAIN, Settings
 from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
 

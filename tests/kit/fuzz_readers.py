@@ -40,7 +40,7 @@ def readers() -> Mapping[str, Reader]:
 def _recipes() -> dict[str, Reader]:
     from forge import errors, protobuf
     from forge.plan import lock
-    from forge.recipe import deployment, prompts, reader
+    from forge.recipe import deployment, reader, verify_prompts
 
     recipes, deployments = (_files(f"{folder}/*.toml") for folder in ("recipes", "deployments"))
     configs = tuple(re.sub(rb"\$\{\w+\}", b"1", each) for each in _files("core/forge/repository/skeletons/*.pbtxt"))
@@ -51,7 +51,9 @@ def _recipes() -> dict[str, Reader]:
         "deployment": Reader(_text(lambda text: deployment.read(text, "it")), refuses, deployments, 2),
         "tuned recipe": Reader(_text(_tuned), (*refuses, errors.BenchError), recipes[:2], 100),
         "lock": Reader(_text(lambda text: lock.read(text, "it")), (errors.LockError,), locks),
-        "prompts": Reader(_text(lambda text: prompts.parse(text, "it")), (errors.ForgeError,), (filled(prompts.Prompt),)),
+        "prompts": Reader(
+            _text(lambda text: verify_prompts.parse(text, "it")), (errors.ForgeError,), (filled(verify_prompts.Prompt),)
+        ),
         "config.pbtxt": Reader(_text(protobuf.parse), (protobuf.Unreadable,), configs, 60),
     }
 
@@ -61,7 +63,7 @@ def _documents() -> dict[str, Reader]:
     from forge.bench import quality, results
     from forge.schema import manifest
     from forge.serve.openai import requests
-    from forge.serve.openai.errors import Fault
+    from forge.serve.openai.api_errors import Fault
     from forge.verify import transcripts
 
     held = filled(manifest.Manifest).replace(b'"format":1', b'"format":%d' % manifest.FORMAT)
@@ -80,7 +82,7 @@ def _documents() -> dict[str, Reader]:
 
 def _checkpoints() -> dict[str, Reader]:
     from forge import errors
-    from forge.build.sources import cache, weights
+    from forge.build.sources import checkpoint_files, lookups
     from forge.files import safetensors
     from forge.fit import model_shape
     from forge.twin import checkpoint, faults, gguf_header, shape
@@ -91,10 +93,10 @@ def _checkpoints() -> dict[str, Reader]:
     configs = (errors.SourceError, faults.CheckpointFault)
     return {
         "config.json": Reader(
-            lambda given: shape.read_shape(cache.checkpoint(given, "it").config), configs, (_LLAMA, _GEMMA)
+            lambda given: shape.read_shape(lookups.checkpoint(given, "it").config), configs, (_LLAMA, _GEMMA)
         ),
         "shape for fit": Reader(
-            lambda given: model_shape.read(cache.checkpoint(given, "it").config),
+            lambda given: model_shape.read(lookups.checkpoint(given, "it").config),
             (errors.SourceError, model_shape.UnknownShapeError),
             (_LLAMA, b'{"model_type": "t5", "d_model": 8, "num_heads": 2, "num_layers": 2, "is_encoder_decoder": true}'),
         ),
@@ -103,8 +105,8 @@ def _checkpoints() -> dict[str, Reader]:
             _file(lambda file: [*checkpoint.Weights(file.parent).values()], "model.safetensors"),
             (faults.CheckpointFault,), tensors[1:], 3,
         ),
-        "weights as fetched": Reader(_file(weights.fault, "model.safetensors"), (), (*tensors, pointer), 2),
-        "index of weights": Reader(_file(weights.fault, "model.safetensors.index.json"), (), (index, pointer), 2),
+        "weights as fetched": Reader(_file(checkpoint_files.fault, "model.safetensors"), (), (*tensors, pointer), 2),
+        "index of weights": Reader(_file(checkpoint_files.fault, "model.safetensors.index.json"), (), (index, pointer), 2),
         "gguf": Reader(_file(gguf_header.read_header), (gguf_header.GgufError,), (b"GGUF\x03\0\0\0" + bytes(16),), 2),
         "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,), 20),
         "tokenizer_config.json": Reader(
@@ -244,7 +246,7 @@ def _wheel(file: Path) -> object:
 
 def _tokenizer(file: Path) -> object:
     """All that asks a tokenizer's folder, of which the other file is as it should be."""
-    from forge.check.reader import _Paths, _tokenizer as checked  # pyright: ignore[reportPrivateUsage]
+    from forge.check.repository_reader import _Paths, _tokenizer as checked  # pyright: ignore[reportPrivateUsage]
     from forge.client.chat_template import ChatTemplate
     from forge.serve.lookup import further
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from forge.schema.manifest import NAME
 from forge.schema.values import Ports
 from forge.serve.lookup import Target
-from forge.serve.openai import process as fronts
+from forge.serve.openai import sidecar as fronts
 from patience import PATIENCE, spare
 
 

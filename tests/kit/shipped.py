@@ -6,7 +6,7 @@ from pathlib import Path
 from forge.plan.families import Family, load
 from forge.recipe.reader import read
 from forge.schema.values import Checkpoint, Command, Recipe, RuntimeKind
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 ROOT = Path(__file__).parents[2]
 SMOLLM2 = ROOT / "recipes" / "smollm2-135m-instruct.toml"

@@ -20,7 +20,7 @@ from forge.machine.environments import PrivateEnvironments, backends, host
 from forge.schema.twin_environment import serving_environment, twin_sources
 from forge.schema.values import Environment
 from forge.serve.server import Servers
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from patience import PATIENCE, free_ports
 
 

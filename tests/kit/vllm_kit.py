@@ -17,7 +17,7 @@ from forge.client.client import Client
 from forge.machine import processes
 from forge.machine.environments import backends, host
 from forge.schema.vllm_environment import vllm_sources
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from triton_fixture import Serving
 
 HERE = Path(__file__).parent

@@ -28,7 +28,7 @@ from forge.cli import main
 from forge.errors import RecipeError
 from forge.kubernetes import objects
 from forge.kubernetes.pod import FILES, KEPT, OPENAI, Exported, Site
-from forge.kubernetes.text import text
+from forge.kubernetes.yaml_text import text
 from loopback_hub import loopback_hub
 from patience import soon, spare
 from shipped import ROOT

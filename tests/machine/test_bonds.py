@@ -26,7 +26,7 @@ USES = {
     "git": "from forge.build.sources.git_commands import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
     "nvidia-smi": "from forge.machine.gpus import present; present(os.environ)",
     "step": (
-        "from forge.machine.run import LocalExecutor\n"
+        "from forge.machine.local_executor import LocalExecutor\n"
         "from forge.schema.values import Command\n"
         "from forge.machine.containers import Job\n"
         "LocalExecutor(os.environ).run(Job(Command(('step',)), {}, place / 'log'), print)"

@@ -15,7 +15,7 @@ from forge.plan.plan import check, plan
 from forge.plan.plugin import Plugin, Question
 from forge.plan.steps import Run
 from forge.schema.values import Command, Role
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 from known_flags import strange
 from shipped import ROOT
 

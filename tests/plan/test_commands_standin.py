@@ -9,7 +9,7 @@ import pytest
 
 from forge.plan.families import Family
 from forge.schema.values import Checkpoint, Command, Engine, Recipe
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 from standin import checkpoints
 from standin.fixtures import Said, run_script, trtllm_build
 from standin.image import script

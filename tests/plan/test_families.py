@@ -30,7 +30,7 @@ from forge.plan import families
 from forge.plan.families import Family
 from forge.plan.plugin import Plugin
 from forge.schema.values import Source
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 RECIPE = Recipe(name="m", source=Source(hub="owner/model"))
 LLAMA = Checkpoint({"architectures": ["LlamaForCausalLM"]})

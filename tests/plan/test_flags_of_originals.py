@@ -17,7 +17,7 @@ import shipped
 from command_kit import REFUSED, forms, recipe
 from forge.schema.values import Command, Toolchain
 from forge.trtllm import help_texts
-from forge.trtllm.images import examples
+from forge.trtllm.image_table import examples
 
 pytestmark = pytest.mark.slow
 VERSIONS = ("0.14.0", "0.16.0", "0.19.0", "0.20.0", "0.21.0", "1.0.0")

@@ -13,7 +13,7 @@ import pytest
 
 import shipped
 from command_kit import resolved_of
-from forge.plan import shared
+from forge.plan import hf_checkpoint
 from forge.plan.plan import plan
 from forge.plan.steps import Assemble, LayBackends
 from forge.schema.values import RuntimeKind, TextFile
@@ -28,7 +28,7 @@ def _keys(file: Path) -> dict[str, str]:
 
 
 def test_the_keys_of_shipped_recipes_are_those_noted_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "converter_sources", lambda: (TextFile("twin/gguf.py", "the converter"),))
+    monkeypatch.setattr(hf_checkpoint, "converter_sources", lambda: (TextFile("twin/gguf.py", "the converter"),))
     made = json.dumps({file.stem: _keys(file) for file in shipped.FILES}, indent=2, sort_keys=True) + "\n"
     if os.environ.get("FORGE_GOLDEN") == "write":
         GOLDEN.write_text(made, encoding="utf-8")

@@ -18,7 +18,7 @@ from forge.plan.families import Family
 from forge.schema.recipe import SpeculationTable
 from forge.schema.values import Source
 from forge.testing import PluginConformance, check_plugin
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 TOOLS = toolchain("25.08")
 LLAMA = Checkpoint({"architectures": ["LlamaForCausalLM"]})

@@ -7,7 +7,7 @@ import pytest
 
 from fake_wiring import World
 from forge.api.forge import Forge
-from forge.build.publish import published
+from forge.build.published_model import published
 from forge.plan.plan import plan
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Assemble, Entry

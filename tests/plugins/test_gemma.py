@@ -7,7 +7,7 @@ import forge_gemma
 from forge import Checkpoint
 from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 from forge.trtllm.patches import apply_all
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))

@@ -7,7 +7,7 @@ import forge_llama
 from forge import Checkpoint
 from forge.schema.values import Calibration, ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
 NEW = "python3 /app/examples/models/core/llama/convert_checkpoint.py --model_dir /forge/model --output_dir /forge/out "

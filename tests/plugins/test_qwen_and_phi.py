@@ -11,7 +11,7 @@ from forge import Checkpoint
 from forge.plan import families
 from forge.schema.values import ConvertTable, Recipe, Source
 from forge.testing import PluginConformance
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))
 TAIL = "--model_dir /forge/model --output_dir /forge/out"

@@ -8,7 +8,7 @@ from forge import Checkpoint, Engine, Role
 from forge.plan.families import Family
 from forge.schema.values import BuildTable, ConvertTable, Recipe, ServeTable, Source
 from forge.testing import PluginConformance
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 PLAIN = Recipe(
     name="m",

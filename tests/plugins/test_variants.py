@@ -14,7 +14,7 @@ from forge import Checkpoint, Role
 from forge.plan.families import Family
 from forge.schema.values import Recipe
 from forge.testing import PluginConformance
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 TOOLS = toolchain("25.08")
 LLAMA = Checkpoint({"architectures": ["LlamaForCausalLM"], "num_attention_heads": 8, "vocab_size": 32000})

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from bundle_kit import resealed
 from docker_fixture import PLAIN
 from fake_wiring import ENGINE, World
-from forge.api.built import Built
 from forge.api.bundle import Bundled
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.build.bundle.contents import Contents, Image, encode, read
 from forge.build.bundle.opened import Opened, look, named_after
 from forge.build.bundle.replay import PackedContainers

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from bundle_kit import resealed
 from cloud_servers import address
 from fake_wiring import ENGINE, World
-from forge.api.built import Built
 from forge.api.forge import Forge
+from forge.api.outcome import Built
 from forge.build.bundle.opened import look
 from forge.build.supply import notary
 from forge.cli import main

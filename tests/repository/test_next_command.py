@@ -16,7 +16,7 @@ from forge.api.forge import Forge
 from forge.errors import RepositoryError
 from forge.repository import publish
 from forge.schema.values import COMMON_ROLES, BuildOptions, Names, Ports
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from store_makers import child
 
 TWIN = """

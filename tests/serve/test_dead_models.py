@@ -22,7 +22,7 @@ from forge.client.types import Request
 from forge.machine import processes
 from forge.repository.config import STREAMS_PER_INSTANCE
 from forge.serve.recovery import Watch
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from patience import free_ports, soon
 from tiny_served import Tiny
 

@@ -28,7 +28,7 @@ from forge.machine.docker.daemon import Daemon
 from forge.schema.values import Ports
 from forge.serve.container import TritonContainer
 from forge.serve.server import Servers
-from forge.serve.types import Launch, RepositoryFolders
+from forge.serve.server_types import Launch, RepositoryFolders
 from own_engine import Engine, bridge
 from patience import PATIENCE, free_ports, soon
 from standin.tree import Image
@@ -39,7 +39,7 @@ FOREGROUND = """
 import json, os, sys, time
 from pathlib import Path
 from forge.serve.server import Servers
-from forge.serve.types import Launch; from forge.schema.values import Ports
+from forge.serve.server_types import Launch; from forge.schema.values import Ports
 address, home, repository, image, detach, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), ports=Ports(*map(int, ports)), detach=detach == "detach", image=image)
 running = Servers(Path(home), {"DOCKER_HOST": address, "PATH": os.environ["PATH"]}).start(launch, lambda line: None)

@@ -21,7 +21,7 @@ from forge.client import Client
 from forge.client.types import Request
 from forge.errors import InferenceError
 from forge.machine import processes
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from patience import free_ports, soon, spare
 from tiny_served import RECIPE, Tiny
 

@@ -15,7 +15,7 @@ import tiny_models
 from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import ServerError
-from forge.serve.types import Launch, RepositoryFolders, Running
+from forge.serve.server_types import Launch, RepositoryFolders, Running
 from patience import PATIENCE, soon
 from triton_fixture import Serving
 

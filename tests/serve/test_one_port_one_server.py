@@ -20,8 +20,8 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.port_holders import claimed, require_own
 from forge.serve.server import Servers
+from forge.serve.server_types import Launch
 from forge.serve.state import States
-from forge.serve.types import Launch
 from patience import PATIENCE
 from shipped import SMOLLM2
 from triton_fixture import Serving
@@ -33,7 +33,7 @@ import os, sys
 from pathlib import Path
 from forge.serve.server import Servers
 from forge.errors import ForgeError
-from forge.serve.types import Launch; from forge.schema.values import Ports
+from forge.serve.server_types import Launch; from forge.schema.values import Ports
 home, repository, environment, backends, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)), detach=True)
 sys.stdin.readline()

@@ -14,10 +14,10 @@ from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports, RuntimeKind
-from forge.serve.openai import process
+from forge.serve.openai import sidecar
 from forge.serve.openai.access import Access, key
+from forge.serve.openai.api_errors import Fault
 from forge.serve.openai.cards import WORDS, controls
-from forge.serve.openai.errors import Fault
 from openai_front import front
 from patience import PATIENCE, spare
 from tiny_served import Tiny
@@ -150,7 +150,7 @@ def test_a_key_is_drawn_beyond_the_loopback_and_stands_in_no_list_of_processes(e
     drawn = file.read_text()
     assert len(drawn) >= 32
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    address = process.page(exposed)
+    address = sidecar.page(exposed)
     assert address.endswith(f":{exposed.openai}/#key={drawn}")
     assert "0.0.0.0" not in address
     everybody = [Path("/proc", name, part) for name in os.listdir("/proc") if name.isdigit() for part in ("cmdline", "environ")]

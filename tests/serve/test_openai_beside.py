@@ -20,9 +20,9 @@ from forge.api.forge import Forge
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import BuildOptions, Ports
-from forge.serve.openai import process
+from forge.serve.openai import sidecar
 from forge.serve.server import Servers
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from patience import PATIENCE, soon, spare
 from standin.tree import Image
 from triton_fixture import Serving
@@ -50,7 +50,7 @@ def test_it_is_up_when_the_server_is_and_gone_when_that_is_stopped(serving: Serv
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     try:
-        assert process.answers(launch.ports)
+        assert sidecar.answers(launch.ports)
         assert running in triton.running()
         assert serving_process(running) != running.front
     finally:
@@ -65,7 +65,7 @@ def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: S
     try:
         first = serving_process(running)
         os.kill(first, signal.SIGKILL)
-        assert soon(lambda: process.answers(launch.ports) and serving_process(running) != first)
+        assert soon(lambda: sidecar.answers(launch.ports) and serving_process(running) != first)
         os.kill(running.front, signal.SIGKILL)
         assert soon(lambda: processes.listener(launch.ports.openai) is None)
         (told,) = (each for each in triton.running() if each.pid == running.pid)
@@ -86,17 +86,17 @@ def test_what_dies_is_put_up_again_with_its_key_though_the_file_has_gone(
         file.unlink()
         first = serving_process(running)
         os.kill(first, signal.SIGKILL)
-        assert soon(lambda: process.answers(launch.ports) and serving_process(running) != first)
+        assert soon(lambda: sidecar.answers(launch.ports) and serving_process(running) != first)
         kept = Path(running.ports.key_file)
         assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == ("correct-horse-battery", 0o600)
-        assert "Traceback" not in Path(running.log).with_suffix(process.SUFFIX).read_text()
+        assert "Traceback" not in Path(running.log).with_suffix(sidecar.SUFFIX).read_text()
     finally:
         triton.stop(running)
     assert not kept.exists()
 
 
 def test_a_key_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> None:
-    wanted = process.command(Ports(openai=9000, key_file=str(tmp_path / "none")), [])
+    wanted = sidecar.command(Ports(openai=9000, key_file=str(tmp_path / "none")), [])
     done = subprocess.run(wanted.argv, env=dict(wanted.env), stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "the file with the key cannot be read" in done.stderr
@@ -107,7 +107,7 @@ def test_it_ends_when_the_server_dies(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     os.kill(running.pid, signal.SIGKILL)
-    assert soon(lambda: not process.alive(running) and processes.listener(launch.ports.openai) is None)
+    assert soon(lambda: not sidecar.alive(running) and processes.listener(launch.ports.openai) is None)
     assert running not in triton.running()
     assert not processes.marked(running.shared_memory)
 
@@ -199,7 +199,7 @@ def test_it_stands_on_this_machine_beside_a_server_in_a_container(
     running = servers.start(contained, lambda _: None)
     try:
         assert running.container
-        assert process.answers(launch.ports)
+        assert sidecar.answers(launch.ports)
         with openai.OpenAI(base_url=f"http://127.0.0.1:{launch.ports.openai}/v1", api_key="none") as client:
             assert list(client.models.list()) == []
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 from forge.machine import processes
 from forge.serve.openai import web
-from forge.serve.openai.errors import Fault, too_large
+from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.patience import Patience
 from patience import PATIENCE
 

@@ -19,7 +19,7 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import pulse
 from forge.serve.pulse import Place
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 MARKER = f"forge-pulse-test-{os.getpid()}-"
 SAID = {

@@ -12,7 +12,7 @@ from forge.schema import manifest
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import Ports, Role, RuntimeKind
 from forge.serve.recovery import TRIES, Care, Watch
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from forge.serve.vitals import Pulse, Signs
 from forge.testing import FakeServer
 

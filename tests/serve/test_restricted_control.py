@@ -27,8 +27,8 @@ from forge.machine.docker.daemon import Daemon
 from forge.serve.arguments import HEADER
 from forge.serve.container import tracing_is_for_admins
 from forge.serve.server import Servers
+from forge.serve.server_types import Launch, Running
 from forge.serve.state import key_file
-from forge.serve.types import Launch, Running
 from patience import PATIENCE, free_ports
 from standin.tree import Image
 from triton_fixture import Serving

@@ -10,7 +10,7 @@ from forge.api.forge import Forge
 from forge.errors import RepositoryError, ServerError
 from forge.schema.values import BuildOptions, Ports
 from forge.serve.launch import Held, launch
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from forge.serve.update import Turnover
 from forge.testing import LLAMA, tiny_checkpoint
 

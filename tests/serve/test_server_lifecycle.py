@@ -19,7 +19,7 @@ from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout
 from forge.serve import ready
 from forge.serve.server import Servers
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.serve.vitals import Health
 from patience import free_ports, soon
 from triton_fixture import Serving
@@ -30,7 +30,7 @@ FOREGROUND = """
 import os, sys, time
 from pathlib import Path
 from forge.serve.server import Servers
-from forge.serve.types import Launch; from forge.schema.values import Ports
+from forge.serve.server_types import Launch; from forge.schema.values import Ports
 home, repository, environment, backends, detach, *ports = sys.argv[1:]
 launch = Launch(Path(repository), ("identity",), Path(environment), Path(backends), Ports(*map(int, ports)),
                 detach=detach == "detach")

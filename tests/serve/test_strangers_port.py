@@ -17,8 +17,8 @@ from forge.api.forge import Forge
 from forge.cli import main
 from forge.machine import processes
 from forge.schema.values import Ports
+from forge.serve.server_types import Running
 from forge.serve.state import States, key_file
-from forge.serve.types import Running
 from patience import PATIENCE, free_ports, soon, spare
 from tiny_served import Tiny
 

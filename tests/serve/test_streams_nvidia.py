@@ -33,7 +33,7 @@ from forge.schema.values import (
     TextFile,
 )
 from forge.serve.lookup import Target
-from forge.serve.openai.process import answers
+from forge.serve.openai.sidecar import answers
 from forge.verify.judge import Stage
 from forge.verify.verify import VerifyOptions
 from nvidias_bls import bls

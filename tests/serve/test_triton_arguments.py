@@ -15,7 +15,7 @@ from forge.serve.container_options import PUBLISHED, REPOSITORY, Box, configurat
 from forge.serve.process import TritonProcess
 from forge.serve.ready import require_address, require_gpus
 from forge.serve.server import Servers
-from forge.serve.types import Launch, RepositoryFolders
+from forge.serve.server_types import Launch, RepositoryFolders
 
 ROLES = ("bls", "ensemble", "llm", "post", "pre")
 LAUNCH = Launch(Path("/home/me/repository"), ROLES, engines=("llm",), image="forge/gemma:key", gpus="all")

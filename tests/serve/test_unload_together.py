@@ -8,7 +8,7 @@ import pytest
 
 from forge.schema.values import Ports
 from forge.serve import server
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 
 def test_models_that_do_not_end_are_waited_for_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

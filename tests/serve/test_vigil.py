@@ -13,7 +13,7 @@ from forge.api import vigil
 from forge.errors import ServerError
 from forge.schema.values import Ports
 from forge.serve.recovery import LOOK
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from forge.serve.vitals import Signs
 
 WELL, GONE = Signs(processes=1, instances=1), Signs(processes=0, instances=1)

@@ -19,7 +19,7 @@ from tensorrt_llm._standin.tensors import CheckpointError
 
 from forge.check.config import read as read_config
 from forge.errors import ServerError
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from patience import free_ports
 from standin import checkpoints
 from standin.inside import Insider, insider

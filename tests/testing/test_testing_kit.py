@@ -15,7 +15,7 @@ from forge.client.types import Client, Request
 from forge.errors import InferenceError, SourceError, StepError
 from forge.machine.containers import Environments, Executor, Job
 from forge.schema.values import Environment, Source, Toolchain
-from forge.serve.types import Launch, Server
+from forge.serve.server_types import Launch, Server
 from forge.testing import (
     FakeClient,
     FakeEnvironments,

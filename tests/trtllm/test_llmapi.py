@@ -19,7 +19,7 @@ from forge.schema.values import COMMON_ROLES, Ports, Recipe, Role, Toolchain
 from forge.serve.ready import require_gpus
 from forge.testing import LLAMA, FakeClient, FakeOrigin, tiny_checkpoint
 from forge.trtllm import llm_args
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llmapi"
 RECIPE = """

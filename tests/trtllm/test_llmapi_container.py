@@ -13,7 +13,7 @@ from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
 from forge.serve.server import Servers
-from forge.serve.types import Launch
+from forge.serve.server_types import Launch
 from patience import free_ports
 from standin import checkpoints, image
 from standin.tree import Image

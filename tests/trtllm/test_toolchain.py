@@ -18,7 +18,7 @@ from forge.errors import ForgeError, HostError, RecipeError, StepError
 from forge.machine.inside import Here
 from forge.trtllm import scripts
 from forge.trtllm.help_texts import Option, options
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 from standin.inside import VERSION, lay
 
 NVIDIAS = """

@@ -5,7 +5,7 @@ import pytest
 
 from forge import Checkpoint, Command, trtllm
 from forge.schema.values import BuildTable, ConvertTable, Recipe, Scalar, ServeTable, Source
-from forge.trtllm.images import toolchain
+from forge.trtllm.image_table import toolchain
 from known_flags import known, strange
 
 PLAIN = Recipe(name="m", source=Source(hub="owner/model"))

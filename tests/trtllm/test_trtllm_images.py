@@ -7,7 +7,7 @@ import pytest
 from forge.errors import HostError, Problem, RecipeError
 from forge.schema import tags
 from forge.schema.values import Recipe, RuntimeKind, RuntimeTable, Source
-from forge.trtllm import images
+from forge.trtllm import image_table
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -17,7 +17,7 @@ def _recipe(kind: RuntimeKind, image: str) -> Recipe:
 
 
 def _check(kind: RuntimeKind, image: str) -> tuple[Problem, ...]:
-    return images.check(_recipe(kind, image), images.toolchain(image))
+    return image_table.check(_recipe(kind, image), image_table.toolchain(image))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def _check(kind: RuntimeKind, image: str) -> tuple[Problem, ...]:
     ],
 )
 def test_an_image_says_its_toolchain(image: str, reference: str, trtllm: str, examples: str) -> None:
-    found = images.toolchain(image)
+    found = image_table.toolchain(image)
     assert (found.image, found.trtllm, found.examples) == (reference, trtllm, examples)
 
 
@@ -55,14 +55,14 @@ def test_an_image_says_its_toolchain(image: str, reference: str, trtllm: str, ex
 )
 def test_an_unknown_tag_is_told_with_the_nearest_known(image: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=r"runtime\.image") as error:
-        images.toolchain(image)
+        image_table.toolchain(image)
     assert hint in error.value.problems[0].hint
 
 
 def test_the_table_is_in_order_and_no_tag_stands_twice() -> None:
-    known = [each.tag for each in images.releases()]
+    known = [each.tag for each in image_table.releases()]
     assert known == sorted(set(known))
-    versions = [tags.version(each.trtllm) for each in images.releases()]
+    versions = [tags.version(each.trtllm) for each in image_table.releases()]
     assert versions == sorted(versions)
 
 
@@ -84,22 +84,22 @@ def test_images_without_scripts_and_skeletons_are_refused_for_that(image: str) -
 
 def test_the_version_of_an_image_without_one_is_not_guessed() -> None:
     mine = "registry.local:5000/triton:mine"
-    asked = replace(images.toolchain(mine), identity="sha256:1")
-    (problem,) = images.check(_recipe(RuntimeKind.ENGINE, mine), asked)
+    asked = replace(image_table.toolchain(mine), identity="sha256:1")
+    (problem,) = image_table.check(_recipe(RuntimeKind.ENGINE, mine), asked)
     assert "does not say which TensorRT-LLM it holds" in problem.what
-    assert images.check(_recipe(RuntimeKind.ENGINE, mine), images.toolchain(mine)) == ()
-    assert images.check(_recipe(RuntimeKind.ENGINE, mine), replace(asked, trtllm="0.18.2")) == ()
+    assert image_table.check(_recipe(RuntimeKind.ENGINE, mine), image_table.toolchain(mine)) == ()
+    assert image_table.check(_recipe(RuntimeKind.ENGINE, mine), replace(asked, trtllm="0.18.2")) == ()
 
 
 def test_a_stated_version_that_the_image_contradicts_is_refused() -> None:
     recipe = Recipe(name="m", source=Source(hub="a/b"), runtime=RuntimeTable(image="25.08", trtllm="0.20.0"))
-    (problem,) = images.check(recipe, images.toolchain("25.08"))
+    (problem,) = image_table.check(recipe, image_table.toolchain("25.08"))
     assert (problem.where, "holds TensorRT-LLM 0.21.0" in problem.what) == ("runtime.trtllm", True)
 
 
 def test_a_stated_version_says_where_the_scripts_lie() -> None:
-    assert images.toolchain("my/image:1", "0.18.2").examples == "/app/examples"
-    assert images.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
+    assert image_table.toolchain("my/image:1", "0.18.2").examples == "/app/examples"
+    assert image_table.toolchain("my/image:1", "1.0").examples == "/app/examples/models/core"
 
 
 def test_a_version_is_compared_as_far_as_stated() -> None:
@@ -110,14 +110,14 @@ def test_a_version_is_compared_as_far_as_stated() -> None:
 
 def test_an_old_driver_is_told_with_a_fitting_image() -> None:
     with pytest.raises(HostError, match=r"needs driver 580\.95") as error:
-        images.check_driver("26.01", "575.57.08")
+        image_table.check_driver("26.01", "575.57.08")
     assert "25.10" in error.value.hint
-    images.check_driver("26.01", "580.95.05")
-    images.check_driver("registry.local/triton:1", "1.0")
+    image_table.check_driver("26.01", "580.95.05")
+    image_table.check_driver("registry.local/triton:1", "1.0")
     with pytest.raises(HostError, match=r"image 25\.08 needs driver 575\.51\.03, and this machine has 570\.10"):
-        images.check_driver("25.08", "570.10")
+        image_table.check_driver("25.08", "570.10")
 
 
 def test_every_image_states_its_least_driver() -> None:
-    assert [each.tag for each in images.releases() if not each.driver] == []
-    images.check_driver("26.01", "")
+    assert [each.tag for each in image_table.releases() if not each.driver] == []
+    image_table.check_driver("26.01", "")

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from forge.errors import ForgeError
-from forge.recipe import prompts
+from forge.recipe import verify_prompts
 from forge.recipe.reader import read
 from forge.verify import transcripts
 from forge.verify.judge import (
@@ -24,8 +24,8 @@ from forge.verify.judge import (
     judge_ends,
     texts_differ,
 )
-from forge.verify.report import Report
 from forge.verify.tolerances import BY_DTYPE, BY_QUANTIZATION, KV_CACHE, tolerance
+from forge.verify.verdicts import Report
 from verify_kit import EXACT, FOUR_BITS, HALF, REFERENCE, SAID
 
 TEXTS = {UNARY: SAID.text, STREAM: SAID.text, ENSEMBLE: SAID.text}
@@ -201,13 +201,13 @@ def test_what_is_allowed_follows_the_engines_stated_type(config: dict[str, objec
 
 
 def test_the_shipped_prompts_are_of_every_kind() -> None:
-    names = {prompt.name for prompt in prompts.shipped()}
+    names = {prompt.name for prompt in verify_prompts.shipped()}
     assert names >= {"short", "long", "multilingual", "emoji", "code", "chat"}
-    assert prompts.parse(prompts.written(prompts.shipped()), "p.jsonl") == prompts.shipped()
+    assert verify_prompts.parse(verify_prompts.written(verify_prompts.shipped()), "p.jsonl") == verify_prompts.shipped()
 
 
 def test_a_plain_file_is_a_prompt_on_each_line() -> None:
-    assert [prompt.text for prompt in prompts.parse("one\n\n two\n", "p.txt")] == ["one", " two"]
+    assert [prompt.text for prompt in verify_prompts.parse("one\n\n two\n", "p.txt")] == ["one", " two"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_plain_file_is_a_prompt_on_each_line() -> None:
 )
 def test_a_file_of_prompts_that_cannot_be_read_says_where(text: str, complaint: str) -> None:
     with pytest.raises(ForgeError, match=complaint):
-        prompts.parse(text, "p.jsonl")
+        verify_prompts.parse(text, "p.jsonl")
 
 
 def test_transcripts_are_read_as_written_and_damage_is_told() -> None:

@@ -8,7 +8,7 @@ import pytest
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role, RuntimeKind
 from forge.serve.lookup import Target
-from forge.verify.built import computed_in, engine_folder
+from forge.verify.limits import computed_in, engine_folder
 from forge.verify.tolerances import tolerance
 
 

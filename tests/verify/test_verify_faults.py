@@ -12,7 +12,7 @@ from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import VerifyError
 from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
-from forge.verify.report import Report, next_steps
+from forge.verify.verdicts import Report, next_steps
 from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from verify_kit import FAULTS, PROMPTS, checkpoint, recipe

@@ -7,8 +7,8 @@ from msgspec import structs
 
 from forge.verify.judge import STREAM, UNARY, Heard, Outcome, Stage, judge_ends
 from forge.verify.one_model import WHOSE, judge_one
-from forge.verify.report import Report
 from forge.verify.tolerances import BY_DTYPE, KV_CACHE, Tolerance, vllm_tolerance
+from forge.verify.verdicts import Report
 from verify_kit import EXACT, HALF, REFERENCE, SAID
 
 TEXTS = {UNARY: SAID.text, STREAM: SAID.text}

@@ -21,7 +21,7 @@ from forge.api.forge import Forge
 from forge.client.client import Client, Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError, RecipeError, ServerError
-from forge.recipe import prompts
+from forge.recipe import verify_prompts
 from forge.repository import publish
 from forge.verify import transcripts
 from forge.verify.judge import Outcome, Stage
@@ -177,7 +177,7 @@ def test_it_is_verified_by_its_tokens_and_what_is_allowed_is_its_dtypes(place: P
     """The stand-in counts, so its checkpoint is one that counts: golden transcripts say so."""
     recipe = place.recipe("counts", '[verify]\nprompts = "prompts.txt"\nmax_tokens = 6\n')
     (place.folder / "prompts.txt").write_text("a b c\n")
-    asked = prompts.parse("a b c\n", "prompts.txt")
+    asked = verify_prompts.parse("a b c\n", "prompts.txt")
     held = publish.inventory(place.repository).find("counts")
     assert held is not None
     said = Transcript(
@@ -190,7 +190,7 @@ def test_it_is_verified_by_its_tokens_and_what_is_allowed_is_its_dtypes(place: P
         text=" 0 1 2 3 4 5",
         lengths=(2, 4, 6, 8, 10, 12),
     )
-    digest, checkpoint_key = prompts.digest(asked), held.keys["counts: model"]
+    digest, checkpoint_key = verify_prompts.digest(asked), held.keys["counts: model"]
     reference = Reference(by="a count", checkpoint=checkpoint_key, prompts=digest, max_tokens=6, transcripts=(said,))
     golden = recipe.with_suffix(".toml.golden.json")
     golden.write_text(transcripts.written(reference))

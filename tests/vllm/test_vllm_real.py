@@ -29,7 +29,7 @@ from forge.schema import vllm_known
 from forge.schema.values import BuildOptions, RuntimeKind
 from forge.schema.vllm_known import VllmKnown
 from forge.serve.lookup import Target
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.verify.judge import ENDS, TEMPLATE, Stage
 from forge.verify.verify import VerifyOptions
 from openai_front import front, templated

@@ -15,7 +15,7 @@ from forge.api.forge import Forge
 from forge.errors import VerifyError
 from forge.plan.preview import provenance
 from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
-from forge.verify.report import Report
+from forge.verify.verdicts import Report
 from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from verify_kit import PROMPTS, checkpoint, edited, one_layer_scaled, recipe

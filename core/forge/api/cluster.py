@@ -14,7 +14,7 @@ from forge.errors import HostError
 from forge.events import Listener
 from forge.plan.steps import Step
 from forge.settings import RemoteTable
-from forge.trtllm.images import releases
+from forge.trtllm.image_table import releases
 
 RAY = "ray"
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from forge import errors
-from forge.build.facts import image
+from forge.build.recipe_facts import image
 from forge.build.sources.git_commands import redacted
 from forge.build.together import Joint
 from forge.errors import ForgeError, Problem, RecipeError

@@ -9,30 +9,30 @@ from pathlib import Path
 
 from msgspec import structs
 
-from forge.api.built import Built, Fetched
 from forge.api.bundle import Bundled, Bundler
 from forge.api.maker import Maker
+from forge.api.outcome import Built, Fetched
 from forge.api.recipes import AnyPath, Recipes
 from forge.api.run import Run
-from forge.api.served import Served
+from forge.api.servers import Served
 from forge.api.shown import Exhibit
 from forge.api.wiring import Wiring
+from forge.bench.benchmark import Bench, Clocks, keep
 from forge.bench.options import BenchOptions
 from forge.bench.results import Results as Measured
-from forge.bench.run import Bench, Clocks, keep
 from forge.bench.targets import measured
-from forge.build import publish, unchanged
+from forge.build import published_model, unchanged
 from forge.build.bundle.opened import named_after, opened
 from forge.build.cleanup import Upkeep
-from forge.build.facts import image
 from forge.build.noted import BuildNotes
+from forge.build.recipe_facts import image
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
 from forge.build.sizes import Sizing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
-from forge.check.machine import Checkup
+from forge.check.signs import Checkup
 from forge.errors import RepositoryError
 from forge.events import Event, Listener
 from forge.fit.report import Report
@@ -50,11 +50,11 @@ from forge.serve.launch import Held, launch
 from forge.serve.lookup import Listed, Target, listed
 from forge.serve.recovery import Care
 from forge.serve.scrub import DAY
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from forge.serve.update import Turnover
 from forge.settings import PLAIN as UNSAID, Executor, Settings, home, read
-from forge.verify.report import Report as Verification
 from forge.verify.served import Proof
+from forge.verify.verdicts import Report as Verification
 from forge.verify.verify import PLAIN, VerifyOptions
 
 Places = AnyPath | Sequence[AnyPath]
@@ -178,11 +178,13 @@ class Forge(Served, Recipes, Maker):
         all_resolved = self._joined(joint, options)
         self._together.require_one_server(joint, all_resolved)
         publishing.require_writable(place)
-        renamed = publish.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
+        renamed = (
+            published_model.renamed(place, [o.recipe.name for o in all_resolved], self.store) if options.rename_plain else ()
+        )
         all_resolved = self._prepared(all_resolved)
         wanted = plan(all_resolved, prefixed=options.apart, inside=options.inside)
-        coming = [publish.published(o, e) for o, e in zip(all_resolved, wanted.entries, strict=True)]
-        models = publish.in_order(place, [*(each.model for each in renamed), *coming])
+        coming = [published_model.published(o, e) for o, e in zip(all_resolved, wanted.entries, strict=True)]
+        models = published_model.in_order(place, [*(each.model for each in renamed), *coming])
         steps = (*(each.step for each in renamed), *wanted.steps)
         self._prover.require(wanted)
         with self.store.using(step.key for step in steps):
@@ -209,7 +211,7 @@ class Forge(Served, Recipes, Maker):
     ) -> Built:
         """Build ``recipes``, each under its prefix, beside what ``repository`` holds."""
         if not options.rename_plain:
-            publish.require_prefixes(self._place(repository))
+            published_model.require_prefixes(self._place(repository))
         return self.build(recipes, replace(options, prefixed=True), repository=repository)
 
     def remove(self, model: str, repository: AnyPath | None = None) -> None:

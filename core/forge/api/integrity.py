@@ -10,7 +10,7 @@ from forge.repository import publish
 from forge.schema.manifest import Manifest
 from forge.serve import digests
 from forge.serve.digests import Due, Found, Verify
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.store.checks import ALL, Again, Enough, Rot
 from forge.store.store import Store
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from forge.api.built import MadeThere
 from forge.api.cluster import RAY, Cluster
 from forge.api.integrity import Integrity
+from forge.api.outcome import MadeThere
 from forge.api.tune import Asked, Prediction, card
 from forge.api.wiring import Wiring
-from forge.bench.aiconfigurator.answer import predicted
 from forge.bench.aiconfigurator.environment import ask
+from forge.bench.aiconfigurator.proposals import predicted
 from forge.build.builder import Builder
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance

@@ -9,9 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
-from forge.api.built import Built
-from forge.build.facts import image
+from forge.api.outcome import Built
 from forge.build.outside import Outside
+from forge.build.recipe_facts import image
 from forge.build.resolve import Resolver, safe_name, source_of
 from forge.errors import ForgeError, HostError, InferenceError, PluginError, RecipeError, ServerError, SourceError
 from forge.fit.report import Report
@@ -21,7 +21,7 @@ from forge.repository import publish
 from forge.repository.folders import whole
 from forge.schema.values import LOCAL, BuildOptions, Ports, Recipe, RuntimeKind
 from forge.serve.lookup import Target
-from forge.serve.types import Running, StartingError
+from forge.serve.server_types import Running, StartingError
 from forge.settings import Settings
 
 _MOMENT = 0.2

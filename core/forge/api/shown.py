@@ -12,9 +12,9 @@ from forge.files import texts
 from forge.repository import publish
 from forge.schema.manifest import PublishedModel, RecipeFile
 from forge.schema.values import LimitsTable, Role, RuntimeKind, SamplingTable
-from forge.serve.built import limits
+from forge.serve.as_built import limits
 from forge.serve.lookup import Target
-from forge.serve.types import Running, Server
+from forge.serve.server_types import Running, Server
 from forge.serve.vitals import Usage
 from forge.store.store import Store
 

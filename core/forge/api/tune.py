@@ -13,8 +13,8 @@ from typing import Protocol
 import msgspec
 import tomli
 
-from forge.api.built import Built
-from forge.bench.aiconfigurator.answer import Predicted, evidence
+from forge.api.outcome import Built
+from forge.bench.aiconfigurator.proposals import Predicted, evidence
 from forge.bench.aiconfigurator.question import Question, question
 from forge.bench.options import INPUT_TOKENS, OUTPUT_TOKENS, BenchOptions
 from forge.bench.results import Figure, Results
@@ -29,7 +29,7 @@ from forge.plan import lock as locks
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
 from forge.schema.values import BuildOptions, Gpu, Ports, Recipe, RuntimeKind
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 
 class Verbs(Protocol):

@@ -18,7 +18,7 @@ from forge.errors import ForgeError
 from forge.serve.launch import launch
 from forge.serve.recovery import LOOK, Watch
 from forge.serve.scrub import Scrub
-from forge.serve.types import Server
+from forge.serve.server_types import Server
 from forge.store.store import Store
 
 _PATIENCE = 5.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from forge import diagnoses, settings
 from forge.bench.driver import Driver
-from forge.bench.metrics import Instruments
+from forge.bench.readings import Instruments
 from forge.bench.workload import Tokenizer
 from forge.build.builder import Tools
 from forge.build.bundle.opened import Opened
@@ -30,7 +30,7 @@ from forge.plan.known_failures import Known
 from forge.remote.place import Place
 from forge.remote.signature import Notary
 from forge.schema.values import Gpu, Host, LimitsTable, Ports, SourceKind
-from forge.serve.types import Server
+from forge.serve.server_types import Server
 from forge.settings import RemoteTable
 from forge.store.store import Store
 from forge.verify.interview import Stages
@@ -63,11 +63,11 @@ class Wiring:
 
     @cached_property
     def origins(self) -> Mapping[SourceKind, Origin]:
-        from forge.build.sources.cache import place
         from forge.build.sources.folder import FolderOrigin
         from forge.build.sources.gguf import GgufOrigin
         from forge.build.sources.git import GitOrigin
         from forge.build.sources.hub import HubOrigin
+        from forge.build.sources.lookups import place
         from forge.build.sources.wheel import WheelOrigin
 
         home = place(self._home, self._say)
@@ -118,7 +118,7 @@ class Wiring:
 
     @cached_property
     def answers(self) -> Answers:
-        from forge.build.sources.cache import Records
+        from forge.build.sources.lookups import Records
 
         return Records(self._home / "images")
 
@@ -153,7 +153,7 @@ class Wiring:
     @cached_property
     def tools(self) -> Tools:
         from forge.machine.environments import PrivateEnvironments, backends
-        from forge.machine.run import LocalExecutor
+        from forge.machine.local_executor import LocalExecutor
 
         return Tools(
             origins=self.origins,

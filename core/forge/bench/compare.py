@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from forge.bench import figures, spread
+from forge.bench import figures, intervals
 from forge.bench.results import Figure, Point, Results, Subject
 from forge.errors import BenchError
 
@@ -40,7 +40,7 @@ class Change:
     unit: str
     first: float
     second: float
-    ratio: spread.Interval | None
+    ratio: intervals.Interval | None
     verdict: str
     """``better``, ``worse``, ``same`` (the interval holds 1 and little else), ``unclear`` (it holds 1, and reaches beyond
     ``ALIKE``), ``unsure`` (one repeat, so no interval), or empty."""
@@ -172,7 +172,7 @@ def _pair(first: Point, second: Point) -> Pair:
         apart = ours.high < theirs.low or theirs.high < ours.low
         alike = "same" if ours.score == theirs.score else "unclear"
         verdict = ("better" if theirs.score > ours.score else "worse") if apart else alike
-        ratio = spread.Interval(theirs.score / ours.score) if ours.score else None
+        ratio = intervals.Interval(theirs.score / ours.score) if ours.score else None
         changes.append(Change(QUALITY, "share", ours.score, theirs.score, ratio, verdict))
     return Pair(first.label, first.model, second.model, tuple(changes))
 
@@ -180,11 +180,11 @@ def _pair(first: Point, second: Point) -> Pair:
 def _change(name: str, first: Figure, second: Figure) -> Change:
     ours, theirs = first.values or (first.value,), second.values or (second.value,)
     positive = sum(ours) > 0 and sum(theirs) > 0
-    ratio = spread.ratio(theirs, ours) if positive else None
+    ratio = intervals.ratio(theirs, ours) if positive else None
     return Change(name, first.unit, first.value, second.value, ratio, _verdict(ratio, first))
 
 
-def _verdict(ratio: spread.Interval | None, figure: Figure) -> str:
+def _verdict(ratio: intervals.Interval | None, figure: Figure) -> str:
     if ratio is None or not figure.better:
         return ""
     if ratio.low is None:

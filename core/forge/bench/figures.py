@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from forge.bench import spread
+from forge.bench import intervals
 from forge.bench.results import PERCENTILES, Figure, Record, Repeat
 
 Unit = Literal["s", "tokens", "tokens/s", "requests/s", "requests", "share"]
@@ -45,7 +45,7 @@ def figures(repeats: Sequence[Repeat]) -> dict[str, Figure]:
         values = tuple(one[name] for one in each if name in one)
         if values:
             unit, better = _PLAIN.get(name, ("s", "lower"))
-            over = spread.mean(values)
+            over = intervals.mean(values)
             found[name] = Figure(value=over.value, unit=unit, better=better, low=over.low, high=over.high, values=values)
     return found
 
@@ -55,7 +55,7 @@ def distributions(repeats: Sequence[Repeat], gaps: Iterable[float]) -> dict[str,
     done = [record for repeat in repeats for record in repeat.records if not record.error]
     samples = {**{time: _times(done, time) for time in TIMES}, "gap": sorted(gaps)}
     return {
-        name: tuple(round(spread.percentile(ordered, share), 6) for share in range(101))
+        name: tuple(round(intervals.percentile(ordered, share), 6) for share in range(101))
         for name, ordered in samples.items()
         if ordered
     }
@@ -76,11 +76,11 @@ def _of(repeat: Repeat) -> dict[str, float]:
     for time in TIMES:
         if ordered := _times(done, time):
             found[f"{time}_mean"] = sum(ordered) / len(ordered)
-            found |= {f"{time}_p{share}": spread.percentile(ordered, share) for share in PERCENTILES}
+            found |= {f"{time}_p{share}": intervals.percentile(ordered, share) for share in PERCENTILES}
     if repeat.records:
         found["error_share"] = 1 - len(done) / len(repeat.records)
         delays = sorted(record.sent - record.due for record in repeat.records)
-        found["send_delay_p99"] = spread.percentile(delays, 99)
+        found["send_delay_p99"] = intervals.percentile(delays, 99)
     if done:
         found["input_tokens_mean"] = sum(record.input_tokens for record in done) / len(done)
         found["output_tokens_mean"] = sum(record.output_tokens for record in done) / len(done)

@@ -9,8 +9,8 @@ from typing import Protocol, cast
 
 import msgspec
 
-from forge.bench import metrics
-from forge.bench.metrics import COUNTERS, GpuReading, Scrape, Seen
+from forge.bench import readings
+from forge.bench.readings import COUNTERS, GpuReading, Scrape, Seen
 from forge.schema.values import Ports
 
 _PATIENCE = 5.0
@@ -77,9 +77,9 @@ class ServerInstruments:
                 watcher.end()
         first, last = watcher.scrapes[:1], watcher.scrapes[-1:]
         if len(watcher.scrapes) > 1:
-            seen.triton = metrics.times(first[0], last[0])
-            seen.gauges = metrics.gauges(watcher.scrapes)
-        seen.gpus = metrics.gpus(watcher.readings)
+            seen.triton = readings.times(first[0], last[0])
+            seen.gauges = readings.gauges(watcher.scrapes)
+        seen.gpus = readings.gpus(watcher.readings)
         seen.notes = tuple(note for note in (watcher.problem, missing) if note)
 
 

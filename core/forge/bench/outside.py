@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forge.bench.driver import Driver
-from forge.bench.metrics import Instruments
+from forge.bench.readings import Instruments
 from forge.bench.workload import Tokenizer
 from forge.client.types import ModelMetadata
 from forge.machine.machine import Machine

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from forge.bench import spread
+from forge.bench import intervals
 from forge.bench.prompts import Message
 from forge.bench.results import Quality, Verdict
 from forge.errors import BenchError, HostError, RecipeError
@@ -113,7 +113,7 @@ def _problems(exam: Exam) -> Iterator[str]:
 
 def scored(verdicts: Sequence[Verdict]) -> Quality:
     """How many passed, with the interval."""
-    share = spread.proportion(sum(each.passed for each in verdicts), len(verdicts))
+    share = intervals.proportion(sum(each.passed for each in verdicts), len(verdicts))
     return Quality(
         score=share.value, low=share.low or 0.0, high=1.0 if share.high is None else share.high, verdicts=tuple(verdicts)
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 from forge.build.together import Joint
 from forge.schema.values import Ports, Recipe
 from forge.serve.lookup import Target
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 
 class Shop(Protocol):

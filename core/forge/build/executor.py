@@ -9,7 +9,7 @@ from forge.machine.containers import Answers, Containers, ImageFacts, Inside, Pr
 from forge.plan.lock import Image
 from forge.plan.resolved import Resolved
 from forge.schema.values import LOCAL, NO_GPUS, Recipe, RuntimeKind, Toolchain
-from forge.trtllm import images
+from forge.trtllm import image_table
 
 _PYTHONS = ("python3", "/opt/venv-tritonserver/bin/python3")
 """The Pythons of NVIDIA's images that have TensorRT-LLM, or vLLM; from 26.03 on it is the second for TensorRT-LLM."""
@@ -47,7 +47,7 @@ class Executors:
             hint = f"pull {known.image} at the digest of the lock, or move it with `forge lock --upgrade`"
             raise LockError(f"the image here is {identity}, and the lock pins {digest}", where=where, hint=hint)
         if pinned is not None and not (known.trtllm or known.vllm):
-            known = replace(known, trtllm=pinned.trtllm, examples=images.examples(pinned.trtllm), vllm=pinned.vllm)
+            known = replace(known, trtllm=pinned.trtllm, examples=image_table.examples(pinned.trtllm), vllm=pinned.vllm)
         found = replace(known, identity=identity or digest)
         return self.versioned(found, recipe.runtime.kind) if held else found
 
@@ -66,7 +66,9 @@ class Executors:
             self.answers.record(question, said)
         if not said:
             return known
-        return replace(known, vllm=said) if package == "vllm" else replace(known, trtllm=said, examples=images.examples(said))
+        return (
+            replace(known, vllm=said) if package == "vllm" else replace(known, trtllm=said, examples=image_table.examples(said))
+        )
 
     def _asked(self, image: str, package: str) -> str:
         for python in _PYTHONS:
@@ -77,7 +79,7 @@ class Executors:
     def _inside(self, known: Toolchain, pinned: Image | None, where: str) -> Toolchain:
         """From inside, a container's digest cannot be seen: a lock is held to the version, and to what it saw from inside."""
         found = self.here.toolchain()
-        found = replace(found, examples=images.examples(found.trtllm))
+        found = replace(found, examples=image_table.examples(found.trtllm))
         if pinned is not None:
             other = pinned.digest.startswith(f"{LOCAL}:") and pinned.digest != found.identity
             if other or (pinned.trtllm and pinned.trtllm != found.trtllm):

@@ -12,26 +12,26 @@ from msgspec import structs
 
 from forge.build.builder import Builder
 from forge.build.executor import Executors
-from forge.build.facts import World, adapters, gather, image
 from forge.build.outside import Outside
+from forge.build.recipe_facts import World, adapters, gather, image
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
 from forge.files import texts
 from forge.machine.containers import dockerfile
-from forge.plan import families, images, lock as locks, vllm
+from forge.plan import families, image_steps, lock as locks, vllm
 from forge.plan.families import Family
 from forge.plan.lock import NONE, Pins
 from forge.plan.plan import check
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
-from forge.recipe import new, prompts, reader as recipe, shipped
+from forge.recipe import new, reader as recipe, shipped, verify_prompts
 from forge.recipe.new import Suited
 from forge.schema import vllm_known
 from forge.schema.manifest import RecipeFile
 from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.store.store import Store
-from forge.trtllm import images as compatibility, toolchain
+from forge.trtllm import image_table as compatibility, toolchain
 
 _RECIPE = 16 << 20
 """Bytes of the longest recipe or deployment that is read."""
@@ -92,7 +92,7 @@ class Resolver:
         found = replace(found, locked=pinned is not None, file=RecipeFile.of(os.path.abspath(path), self.text(path).encode()))
         if not wanted.verify.on_build:
             return found
-        return replace(found, questions=prompts.written(self.questions(path, wanted)), golden=spoken(path))
+        return replace(found, questions=verify_prompts.written(self.questions(path, wanted)), golden=spoken(path))
 
     def imaged(self, path: Path) -> Resolved:
         """As for its container image alone. Where nobody gives access to the sources, a named family does without."""
@@ -108,12 +108,12 @@ class Resolver:
             source = Pinned(wanted.source.kind, wanted.source.address, "", ())
             return there._resolve(wanted, Facts(source, Checkpoint(), self.outside.host(), tools))
 
-    def questions(self, path: Path, wanted: Recipe) -> tuple[prompts.Prompt, ...]:
+    def questions(self, path: Path, wanted: Recipe) -> tuple[verify_prompts.Prompt, ...]:
         """The prompts of the recipe's verification: the file that it names, or those that forge ships."""
         if wanted.verify.prompts is None:
-            return prompts.shipped()
+            return verify_prompts.shipped()
         file = path.absolute().parent / wanted.verify.prompts
-        return prompts.parse(texts.read(file, SourceError, "the file of [verify] prompts"), str(file))
+        return verify_prompts.parse(texts.read(file, SourceError, "the file of [verify] prompts"), str(file))
 
     def dockerfile(self, path: Path) -> str:
         """What a build would make the recipe's image from; the base as the recipe names it, where it is not here."""
@@ -213,7 +213,7 @@ class Resolver:
         """The steps that read its image, or its vLLM; none where there is nothing to be read."""
         if resolved.recipe.runtime.kind is RuntimeKind.VLLM:
             return vllm.reading(resolved)
-        return (images.tools(resolved),) if resolved.recipe.runtime.contained else ()
+        return (image_steps.tools(resolved),) if resolved.recipe.runtime.contained else ()
 
     def _unread(self, resolved: Resolved) -> tuple[Step, ...]:
         """The same, where it was not done yet."""
@@ -278,7 +278,7 @@ class Resolver:
         if resolved.recipe.runtime.kind is RuntimeKind.VLLM:
             said = self.store.find(steps[-1].key) if (steps := vllm.reading(resolved)) else None
             return replace(resolved, vllm=vllm_known.read(said.path)) if said else resolved
-        held = self.store.find(images.tools(resolved).key)
+        held = self.store.find(image_steps.tools(resolved).key)
         return replace(resolved, tooling=toolchain.read(held.path) if held else None)
 
     @cached_property

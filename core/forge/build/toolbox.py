@@ -8,7 +8,7 @@ from forge.build.executor import Executors
 from forge.errors import ForgeError, HostError
 from forge.machine.containers import Containers
 from forge.schema.values import LOCAL, RuntimeKind, Toolchain
-from forge.trtllm import images, scripts
+from forge.trtllm import image_table, scripts
 from forge.trtllm.scripts import Script
 
 _COMMAND = "trtllm-"
@@ -46,8 +46,8 @@ def toolbox(executors: Executors, image: str, program: str, gpus: str, say: Call
 def _tools(executors: Executors, image: str) -> tuple[Toolchain, Containers]:
     if image == LOCAL:
         here = executors.here.toolchain()
-        return replace(here, examples=images.examples(here.trtllm)), executors.here
-    known = images.toolchain(image)
+        return replace(here, examples=image_table.examples(here.trtllm)), executors.here
+    known = image_table.toolchain(image)
     held = executors.containers.inspect(known.image)
     if held is None:
         raise HostError("the image is not here", where=known.image, hint=f"docker pull {known.image}")

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import structs
 
-from forge.check import reader, rules
+from forge.check import repository_reader, rules
 from forge.check.fix import fixed
 from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity
@@ -23,7 +23,7 @@ from forge.repository import config as repository, publish
 from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.store.store import Store
-from forge.trtllm import images
+from forge.trtllm import image_table
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Checker:
 
         def seen() -> Repository:
             held = publish.found(place)
-            return self._seen(place, held, images.toolchain(image).image if image else self._image(held))
+            return self._seen(place, held, image_table.toolchain(image).image if image else self._image(held))
 
         return self._still(place, seen)
 
@@ -115,9 +115,9 @@ class Checker:
                 return look()
 
     def _seen(self, place: Path, held: Manifest | None, reference: str, only: frozenset[str] = frozenset()) -> Repository:
-        known = images.release(reference)
+        known = image_table.release(reference)
         return replace(
-            reader.read(place, held, only),
+            repository_reader.read(place, held, only),
             image=reference,
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),

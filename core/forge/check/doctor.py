@@ -16,8 +16,8 @@ from forge.plan.families import PluginInfo
 from forge.schema.tags import version
 from forge.schema.values import Host, Pinned, Ports, RuntimeKind
 from forge.schema.vllm_images import check_vllm_driver, vllm_toolchain
-from forge.trtllm import images as compatibility
-from forge.trtllm.images import releases
+from forge.trtllm import image_table as compatibility
+from forge.trtllm.image_table import releases
 
 ROOM = 3
 """A build keeps the checkpoint, the converted one and the engine: so many times the source's bytes."""

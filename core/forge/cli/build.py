@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from forge.cli.names import EXAMPLE, RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import EXAMPLE, RECIPE
 from forge.cli.text import size, table
 
 RECIPES = click.argument("recipes", nargs=-1, required=True, type=RECIPE)
@@ -147,7 +147,7 @@ def build(
 
 
 def conclude(output: Output, built: Any) -> None:
-    """Say what was published (``forge.api.built.Built``) and what a check of it found; exit code 8 where it would not serve."""
+    """Say what was published (``forge.api.outcome``) and what a check of it found; exit code 8 where it would not serve."""
     for each in built.findings:
         tell = output.warn if each.severity == "error" else output.say
         tell(f"{each.severity}: {each.file}: {each.what}\n    {each.fix} [{each.rule}; see docs/rules.md]")
@@ -171,7 +171,7 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
 
 
 def said(built: Any) -> tuple[object, str]:
-    """What a build (``forge.api.built.Built``) has published, as a document and as a sentence."""
+    """What a build (``forge.api.outcome``) has published, as a document and as a sentence."""
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
     document: dict[str, object] = {
         "repository": str(built.repository),
@@ -221,7 +221,7 @@ def plan(
         forge plan recipes/gemma-2b-it.toml --graph plan.svg
     """
     from forge.api.forge import Forge
-    from forge.cli.figures import document as figures, lines, reason
+    from forge.cli.fit_report import document as figures, lines, reason
     from forge.schema.values import BuildOptions, RuntimeKind
 
     shop = Forge.here(output.listener, executor=executor, remote=remote)

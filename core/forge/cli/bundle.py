@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from forge.cli.build import ASSETS, EXECUTOR, JOBS, LOCKED, PREFIXED, REMOTE, RUNTIME
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 from forge.cli.text import size, table
 
 BUNDLE_FILE = click.Path(dir_okay=False)

@@ -1,12 +1,12 @@
-"""cache ls, verify, gc, forget; push, pull and explain stand beside (``forge.cli.shared``)."""
+"""cache ls, verify, gc, forget; push, pull and explain stand beside (``forge.cli.cache_shared``)."""
 
 from typing import Any
 
 import click
 
 from forge.cli.amounts import AGE, SHARE, SIZE
+from forge.cli.cache_shared import CONFIGURED, configured, explain, listed, pull, push, swept
 from forge.cli.output import Output, verb
-from forge.cli.shared import CONFIGURED, configured, explain, listed, pull, push, swept
 from forge.cli.text import size, table
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from forge.cli.build import RUNTIME
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 
 COLOURS = {"error": "red", "warning": "yellow", "remark": "cyan"}
 STATUSES = {"ok": "green", "remark": "cyan", "warning": "yellow", "problem": "red"}

@@ -3,8 +3,8 @@
 import click
 
 from forge.cli.build import REMOTE
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 from forge.cli.text import size, table
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 
 BUILD, SERVE = "build.yaml", "serve.yaml"
 
@@ -48,7 +48,7 @@ def kubernetes(output: Output, what: str, into: str | None, remote: str | None, 
     from forge.api.export import EXITS, exported
     from forge.api.forge import Forge
     from forge.kubernetes import objects
-    from forge.kubernetes.text import text
+    from forge.kubernetes.yaml_text import text
 
     shop = Forge.here(output.listener, remote=remote)
     deployment, site = exported(shop, what, said.pop("name")), _site(shop.settings.remote.url, **said)

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from forge.cli.build import RECIPES, RUNTIME
-from forge.cli.names import GPU
 from forge.cli.output import Output, verb
+from forge.cli.param_types import GPU
 
 
 @click.command()
@@ -27,7 +27,7 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None,
         forge fit gemma-2b-it llama-7b --gpu "RTX 4090" --page fit.html
     """
     from forge.api.forge import Forge
-    from forge.cli.figures import document, lines
+    from forge.cli.fit_report import document, lines
     from forge.errors import HostError
     from forge.schema.values import RuntimeKind
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from forge.cli.names import SERVED
 from forge.cli.output import Output, verb
+from forge.cli.param_types import SERVED
 
 Function = Callable[..., None]
 
@@ -127,8 +127,8 @@ def generate(
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
     from forge.api.forge import Forge
-    from forge.cli.answer import asked, document, doubt, judge, tell
     from forge.cli.lines import whole
+    from forge.cli.shown_answer import asked, document, doubt, judge, tell
     from forge.client.chat_template import asked as with_images
 
     shop = Forge.here(output.listener)

@@ -3,8 +3,8 @@
 import click
 
 from forge.cli.build import JOBS, LOCKED, RECIPES, RUNTIME
-from forge.cli.names import GPU
 from forge.cli.output import Output, verb
+from forge.cli.param_types import GPU
 from forge.cli.text import size, table
 
 

@@ -3,8 +3,8 @@
 import click
 
 from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, REMOTE, RENAME, REPOSITORY, RUNTIME, conclude
-from forge.cli.names import SERVED
 from forge.cli.output import Output, verb
+from forge.cli.param_types import SERVED
 from forge.cli.text import size, table
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from forge.cli.names import IMAGE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import IMAGE
 from forge.cli.text import table
 
 

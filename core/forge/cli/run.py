@@ -8,8 +8,8 @@ import click
 
 from forge.cli.build import RENAME
 from forge.cli.generate import IMAGE, LORA, named, with_sampling
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 from forge.repository.folders import whole
 
 PORT = click.IntRange(1, 65535)
@@ -66,8 +66,8 @@ def run(
         forge run smollm2-135m-instruct "Why is the sky blue?"
     """
     from forge.api.forge import Forge
-    from forge.cli.answer import guided
     from forge.cli.lines import whole
+    from forge.cli.shown_answer import guided
     from forge.cli.talk import Talk
     from forge.client.conversation import Conversation
     from forge.schema.sight import blind
@@ -117,7 +117,7 @@ def _stop(repository: Path, usual: str) -> str:
 
 def _tell(output: Output, choice: Any) -> None:
     """What is about to happen (``forge.api.run.Choice``), and why so."""
-    from forge.cli.figures import verdicts
+    from forge.cli.fit_report import verdicts
 
     if choice.drafted:
         output.say(f"{choice.recipe}: written for it; it is yours to change")

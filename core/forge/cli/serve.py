@@ -93,7 +93,7 @@ def serve(
     """
     from forge.api.forge import Forge
     from forge.schema.values import Ports
-    from forge.serve.openai.process import PAGE_PORT, page
+    from forge.serve.openai.sidecar import PAGE_PORT, page
 
     shop = Forge.here(output.listener)
     if deployment and Path(deployment).is_dir():
@@ -128,7 +128,7 @@ def serve(
 
 
 def _print(output: Output, command: Any, places: Any, ports: Any) -> None:
-    from forge.serve.openai.process import OWN_KEY, draws, line
+    from forge.serve.openai.sidecar import OWN_KEY, draws, line
 
     front = line(places, ports)
     env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())

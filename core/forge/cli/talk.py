@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from forge.api.forge import Forge
-from forge.cli.answer import asked, document, doubt, judge, tell
 from forge.cli.lines import Typist, piped
 from forge.cli.output import Output
+from forge.cli.shown_answer import asked, document, doubt, judge, tell
 from forge.client.chat_template import Turn, asked as with_images
 from forge.client.conversation import Conversation
 from forge.client.sampling import samples
@@ -53,7 +53,7 @@ class Talk:
         self.judge()
 
     def judge(self) -> None:
-        """End as ``forge.cli.answer.judge`` does where an answer was to be judged."""
+        """End as ``forge.cli.shown_answer.judge`` does where an answer was to be judged."""
         for each in self._judgements:
             each()
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from forge.cli.build import RUNTIME
-from forge.cli.names import RECIPE
 from forge.cli.output import Output, verb
+from forge.cli.param_types import RECIPE
 from forge.cli.predictions import predict
 
 

@@ -31,9 +31,9 @@ from forge.machine.containers import (
     refusals,
 )
 from forge.machine.interrupt import Halt
+from forge.machine.local_executor import LocalExecutor
 from forge.machine.mirror import mirror
 from forge.machine.processes import inherited, nvidia
-from forge.machine.run import LocalExecutor
 from forge.schema.values import LOCAL, Requirements, Toolchain
 
 PYTHON = "opt/venv-tritonserver/bin"

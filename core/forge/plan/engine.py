@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from forge.errors import Problem, StepError
-from forge.plan import engine_adapters as adapters, images
+from forge.plan import engine_adapters as adapters, image_steps
 from forge.plan.adapters import tasks
+from forge.plan.hf_checkpoint import patched, tokenizer_links
 from forge.plan.resolved import Resolved
-from forge.plan.shared import patched, tokenizer_links
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
 from forge.repository import bls, config as repository
 from forge.schema.values import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Pinned, Role, TextFile
@@ -54,8 +54,8 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe on the engine path."""
     recipe, facts, family = resolved.recipe, resolved.facts, resolved.family
     model = patched(resolved)
-    image = images.family_image(resolved)
-    placed = (("image", image), ("toolchain", images.tools(resolved)))
+    image = image_steps.family_image(resolved)
+    placed = (("image", image), ("toolchain", image_steps.tools(resolved)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
     texts = (("calibration", _calibration(recipe.name, facts.calibration)),) if facts.calibration else ()
     engines = family.engines()

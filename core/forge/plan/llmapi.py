@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from forge import trtllm
 from forge.errors import Problem, StepError
-from forge.plan import adapters, images, llmapi_adapters, llmapi_rules
+from forge.plan import adapters, image_steps, llmapi_adapters, llmapi_rules
+from forge.plan.hf_checkpoint import patched
 from forge.plan.resolved import Resolved
-from forge.plan.shared import patched
 from forge.plan.steps import Assemble, Entry, Fetch, Link, Step
 from forge.repository import config
 from forge.schema.values import CallPatch, Names, Role, Scalar, TextFile
@@ -58,7 +58,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
 def entry(resolved: Resolved, names: Names) -> Entry:
     """The steps of one recipe: fetch, read the image, lay out. Nothing is converted, built, or made for one GPU."""
     recipe, facts = resolved.recipe, resolved.facts
-    model, image = patched(resolved), images.family_image(resolved)
+    model, image = patched(resolved), image_steps.family_image(resolved)
     held = {"model": (model, model.promises)}
     if facts.draft:
         files = tuple(file.path for file in facts.draft.files)
@@ -72,7 +72,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     step = Step(
         f"{recipe.name}: entry",
         Assemble(names, _skeletons(resolved), _settings(resolved), links, texts),
-        (("image", image), ("toolchain", images.tools(resolved)), *made),
+        (("image", image), ("toolchain", image_steps.tools(resolved)), *made),
     )
     return Entry(recipe.name, names, step, None)
 

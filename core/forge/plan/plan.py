@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from forge.errors import Problem, RecipeError
 from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, twin, vllm
 from forge.plan.families import WITHOUT_FAMILY
+from forge.plan.hf_checkpoint import with_verdict
 from forge.plan.resolved import Resolved
-from forge.plan.shared import with_verdict
 from forge.plan.steps import Entry, Plan
 from forge.schema.config_json import PACKED, quantized
 from forge.schema.values import COMMON_ROLES, Names, Role, RuntimeKind
-from forge.trtllm import images
+from forge.trtllm import image_table
 
 
 def plan(all_resolved: Sequence[Resolved], *, prefixed: bool = False, inside: bool = False) -> Plan:
@@ -115,8 +115,8 @@ def _doubts(resolved: Resolved) -> Iterator[str]:
 def check(resolved: Resolved) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
     recipe, config = resolved.recipe, resolved.facts.checkpoint.config
-    found = [*images.check(recipe, resolved.facts.toolchain), *resolved.family.check(resolved.facts.toolchain)]
-    found += images.check_since(recipe, resolved.facts, resolved.family.since())
+    found = [*image_table.check(recipe, resolved.facts.toolchain), *resolved.family.check(resolved.facts.toolchain)]
+    found += image_table.check_since(recipe, resolved.facts, resolved.family.since())
     found += (*_input_above_sequence(resolved), *adapters.none_here(resolved))
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and recipe.build.max_seq_len > longest:

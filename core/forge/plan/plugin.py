@@ -10,8 +10,8 @@ import pluggy
 from forge import hookspecs
 from forge.errors import ForgeError, PluginError
 from forge.plan import blame
-from forge.plan.answers import mismatch
 from forge.plan.blame import NOWHERE, Line
+from forge.plan.hook_results import mismatch
 from forge.schema.values import Checkpoint, Command, Recipe, Toolchain
 
 LOADING = "import"

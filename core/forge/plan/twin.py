@@ -3,8 +3,8 @@
 import msgspec
 
 from forge.errors import Problem
+from forge.plan.hf_checkpoint import hugging_face, serving, tokenizer_links
 from forge.plan.resolved import Resolved
-from forge.plan.shared import hugging_face, serving, tokenizer_links
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, Step
 from forge.repository import config
 from forge.schema.twin_environment import twin_sources

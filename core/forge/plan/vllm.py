@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from forge.errors import Problem
-from forge.plan import adapters, images, vllm_adapters, vllm_speculation as speculation
+from forge.plan import adapters, image_steps, vllm_adapters, vllm_speculation as speculation
+from forge.plan.hf_checkpoint import hugging_face, serving
 from forge.plan.resolved import Resolved
-from forge.plan.shared import hugging_face, serving
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
 from forge.repository import config
 from forge.repository.vllm import vllm_skeleton
@@ -100,7 +100,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     stated: dict[str, Scalar] = {VERSION: vllm_version(resolved)} if contained else {}
     action = Assemble(names, skeleton, {Role.VLLM: stated}, links, texts)
     needs = (("model", model), *speculation.steps(resolved), *adapters.steps(resolved))
-    needs = (("image", images.family_image(resolved)), *needs) if contained else needs
+    needs = (("image", image_steps.family_image(resolved)), *needs) if contained else needs
     return Entry(
         recipe.name, names, Step(f"{recipe.name}: entry", action, needs), None if contained else _served_with(resolved)
     )
@@ -111,7 +111,7 @@ def reading(resolved: Resolved) -> tuple[Step, ...]:
     runtime = resolved.recipe.runtime
     if own(resolved):
         return ()
-    name, need = ("image", images.family_image(resolved)) if runtime.contained else ("environment", _environment(resolved))
+    name, need = ("image", image_steps.family_image(resolved)) if runtime.contained else ("environment", _environment(resolved))
     command = Command(("python3", "-c", vllm_known.script(), f"/forge/out/{vllm_known.FILE}"))
     return need, Step(f"{name}: what its vLLM serves", Run((command,)), ((name, need),))
 

@@ -9,6 +9,6 @@ def place(url: str, deadline: float) -> Place:
         from forge.remote.registry import Registry
 
         return Registry(url, deadline)
-    from forge.remote.objects import Objects
+    from forge.remote.object_store import Objects
 
     return Objects(url, deadline)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from forge.machine.unlisted import SECRET
 from forge.schema.values import Ports
-from forge.serve.types import Launch
+from forge.serve.server_types import Launch
 
 EXIT_TIMEOUT = 10
 """Seconds that Triton gives running requests when it is asked to finish."""
@@ -86,7 +86,7 @@ def _addresses(ports: Ports) -> tuple[str, ...]:
 
 
 def _restrictions() -> tuple[str, ...]:
-    """Triton 2.40 and later (23.11) knows both options: every release of ``forge.trtllm.images`` does."""
+    """Triton 2.40 and later (23.11) knows both options: every release of ``forge.trtllm.image_table`` does."""
     return tuple(
         f"--{option}={','.join(RESTRICTED)}:{HEADER}={SECRET}" for option in ("http-restricted-api", "grpc-restricted-protocol")
     )

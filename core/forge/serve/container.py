@@ -13,15 +13,15 @@ from forge.diagnoses import DIAGNOSES
 from forge.errors import ForgeError, HostError
 from forge.machine import processes, unlisted
 from forge.machine.docker import owners
+from forge.machine.docker.container_run import Runs
 from forge.machine.docker.daemon import Api, Daemon, network, ours
-from forge.machine.docker.run import Runs
 from forge.machine.probe import ThisMachine
 from forge.schema.values import Command, Ports
 from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
 from forge.serve.log import served
+from forge.serve.server_types import Launch, Running
 from forge.serve.state import VIEW, key_file, make_private
-from forge.serve.types import Launch, Running
 
 _MOMENT = 1.0
 _KILLED = 137

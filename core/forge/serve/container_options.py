@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from forge.machine.containers import INPUTS
-from forge.machine.docker.run import CONFINED, devices
+from forge.machine.docker.container_run import CONFINED, devices
 from forge.schema.values import ASSETS, Ports
-from forge.serve.types import Launch
+from forge.serve.server_types import Launch
 
 PUBLISHED = Ports(host="0.0.0.0")  # noqa: S104  # of the container's own network; the port outside stands on the host asked for
 """Where a server listens whose ports are published. Newer bls models ask their own server at localhost:8001."""

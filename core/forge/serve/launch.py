@@ -7,7 +7,7 @@ from pathlib import Path
 from forge.errors import ServerError
 from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import LOCAL, Ports, Role, RuntimeKind
-from forge.serve.types import ORCHESTRATED, Launch, RepositoryFolders
+from forge.serve.server_types import ORCHESTRATED, Launch, RepositoryFolders
 from forge.store.artifact import IMAGE, Artifact, noted
 from forge.store.store import Store
 

@@ -18,7 +18,7 @@ from forge.repository.config import ROOT
 from forge.schema.adapters import BETWEEN, FOLDER, TASKS
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import RuntimeKind
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 _NUMBERED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
 """Runtimes that know adapters by numbers."""

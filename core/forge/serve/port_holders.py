@@ -15,7 +15,7 @@ from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.ready import reached
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
 _PATIENCE = 30.0

@@ -14,8 +14,8 @@ from forge.schema.values import Command, Ports
 from forge.schema.vllm_environment import PYTHON as VLLM
 from forge.serve import log as triton_log
 from forge.serve.arguments import ServerPlace, arguments, variables
+from forge.serve.server_types import Launch, Running
 from forge.serve.state import key_file, make_private
-from forge.serve.types import Launch, Running
 
 INSTALLED = "/opt/tritonserver"
 """Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""

@@ -25,7 +25,7 @@ from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
 from forge.machine import processes
 from forge.serve.ready import reached
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.serve.vitals import WORKING, Pulse, Signs, Times, used
 
 _SECONDS = 5.0

@@ -13,7 +13,7 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import addresses, log as triton_log
 from forge.serve.addresses import Asking
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 
 _DEAD = 30.0
 """Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed. One that is

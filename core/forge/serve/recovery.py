@@ -17,7 +17,7 @@ from forge.errors import ServerError
 from forge.repository import publish
 from forge.schema.values import Role
 from forge.serve.launch import Held, in_turn
-from forge.serve.types import Launch, Running, Server
+from forge.serve.server_types import Launch, Running, Server
 from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs, Times, judged, used
 
 DEADLINE = 10.0

@@ -15,9 +15,9 @@ import forge
 from forge.errors import ForgeError, ServerError
 from forge.machine import processes
 from forge.schema.values import Command, Ports
-from forge.serve import log as triton_log, models as control, pulse
+from forge.serve import log as triton_log, model_control as control, pulse
 from forge.serve.guardian import PATIENCE
-from forge.serve.openai import process
+from forge.serve.openai import sidecar
 from forge.serve.port_holders import (
     called,
     claimed,
@@ -31,8 +31,8 @@ from forge.serve.port_holders import (
 )
 from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, require_address, require_gpus, require_models
+from forge.serve.server_types import Launch, Running, StartingError
 from forge.serve.state import Guard, States
-from forge.serve.types import Launch, Running, StartingError
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
@@ -105,7 +105,7 @@ class Servers:
         _require_apart(launch.ports)
         way.check(launch)
         require_gpus(launch, way.gpus)
-        process.require(launch.ports)
+        sidecar.require(launch.ports)
         require_models(launch)
         require_address(launch, way.inside(launch), line)
         try:
@@ -220,7 +220,7 @@ class Servers:
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
-                now = replace(running, front=0) if running.front and not process.alive(running) else running
+                now = replace(running, front=0) if running.front and not sidecar.alive(running) else running
                 found.append(replace(now, stranger=imposter(now)))
             elif running.repository in holding:
                 self._bury(running)
@@ -277,7 +277,7 @@ class Servers:
             _require_control(launch, running, line)
             for turn in launch.turns:
                 running = self._loaded(running, turn, launch.entries)
-            running = process.begin(running, self._environ)
+            running = sidecar.begin(running, self._environ)
             require_own_front(running)
             self._states.keep(running)
         except BaseException as error:  # Ctrl-C too: whatever ends the start, nothing is left running

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 import forge
 from forge.serve import vitals
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.serve.vitals import Healths
 
 DISMISSED = b"."

@@ -13,7 +13,7 @@ from forge.repository import publish
 from forge.repository.publish import Published, Relocate
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.serve.launch import Held, engines, in_turn
-from forge.serve.types import ORCHESTRATED, Launch, Running, Server
+from forge.serve.server_types import ORCHESTRATED, Launch, Running, Server
 from forge.store.store import Store
 
 ANEW = "`forge stop`, build again (what is made is in the store), `forge serve`"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from forge.machine import process_memory, processes
 from forge.serve import pulse
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.serve.vitals import Usage, Used
 
 Pair = tuple[int | None, int | None]

@@ -30,7 +30,7 @@ from forge.schema.values import (
     TextFile,
     TextPatch,
 )
-from forge.testing.commands import OURS, engines, own_flags, paths, well_formed
+from forge.testing.command_checks import OURS, engines, own_flags, paths, well_formed
 from forge.testing.questions import PROMISES, Case, Fault, answer, cases, demanded, loaded, put, told
 from forge.trtllm import patches
 from forge.trtllm.lora import MODULES

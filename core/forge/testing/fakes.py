@@ -12,7 +12,7 @@ from forge.events import Progress
 from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
-from forge.serve.types import Launch, Running, StartingError
+from forge.serve.server_types import Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 from forge.testing.conformance import PluginConformance, check_plugin
 

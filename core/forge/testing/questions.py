@@ -26,7 +26,7 @@ from forge.schema.values import (
     Since,
     Tokenizer,
 )
-from forge.trtllm import commands, images
+from forge.trtllm import commands, image_table
 
 PROMISES: dict[str, object] = {
     "forge_architectures": tuple[str, ...],
@@ -91,12 +91,12 @@ def cases(plugin: Plugin, recipe: Recipe) -> tuple[Case, ...]:
     """What a plugin is asked: every quantization, several GPUs, images old and new, and a checkpoint not yet seen."""
     shape = {"num_attention_heads": 8, "num_hidden_layers": 8, "max_position_embeddings": 8192, "hidden_size": 64}
     seen = [Checkpoint({"architectures": [name], **shape}) for name in plugin.architectures or ("LlamaForCausalLM",)]
-    tools = images.toolchain("25.08")
+    tools = image_table.toolchain("25.08")
     narrowed = [_with(recipe, quantization=form) for form in ("none", *WEIGHT_ONLY, *QUANTIZED)]
     reuse = msgspec.structs.replace(recipe, serve=ServeTable(enable_kv_cache_reuse=True))
     return (
         *(Case(f"for {', '.join(each.architectures)}", Question(recipe, each, tools)) for each in seen),
-        *(Case(f"with image {tag}", Question(recipe, seen[0], images.toolchain(tag))) for tag in _IMAGES),
+        *(Case(f"with image {tag}", Question(recipe, seen[0], image_table.toolchain(tag))) for tag in _IMAGES),
         *(Case(f"with quantization {each.convert.quantization}", Question(each, seen[0], tools)) for each in narrowed),
         Case("on two GPUs", Question(_with(recipe, tp=2), seen[0], tools)),
         Case("with cache reuse", Question(reuse, seen[0], tools)),

@@ -8,7 +8,7 @@ from typing import Protocol
 from forge.build.builder import Tools
 from forge.client.types import Client, ModelMetadata
 from forge.schema.values import LimitsTable, Ports
-from forge.serve.types import Server
+from forge.serve.server_types import Server
 from forge.verify.interview import Stages
 from forge.verify.reference import Reciter
 

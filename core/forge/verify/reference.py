@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from forge.recipe.prompts import Message
+from forge.recipe.verify_prompts import Message
 from forge.verify.transcripts import Reference
 
 NEEDED = ("torch", "transformers")

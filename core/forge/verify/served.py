@@ -10,15 +10,15 @@ from forge.build import resolve as resolver
 from forge.build.resolve import Resolver
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
-from forge.recipe.prompts import shipped
+from forge.recipe.verify_prompts import shipped
 from forge.repository import publish
 from forge.repository.folders import whole
 from forge.schema.adapters import BETWEEN
 from forge.schema.values import Ports, VerifyTable
 from forge.serve.lookup import StrangerError, Target, adapted
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.verify import transcripts, verify as proving
-from forge.verify.report import Report
+from forge.verify.verdicts import Report
 from forge.verify.verify import Prover, VerifyOptions
 
 

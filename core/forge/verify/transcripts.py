@@ -50,7 +50,7 @@ class Reference(Struct, frozen=True, kw_only=True):
     checkpoint: str
     """Key of the artifact that was read."""
     prompts: str
-    """Digest of the prompts (forge.recipe.prompts.digest)."""
+    """Digest of the prompts (forge.recipe.verify_prompts.digest)."""
     max_tokens: int
     begin: int | None = None
     """The id of the token that begins a text, where the tokenizer has one."""

@@ -13,8 +13,8 @@ from msgspec.structs import replace as altered
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
 from forge.files import texts, trees
 from forge.plan.steps import Plan, Step, Verify
-from forge.recipe import prompts
-from forge.recipe.prompts import Prompt
+from forge.recipe import verify_prompts
+from forge.recipe.verify_prompts import Prompt
 from forge.repository import config as repository, publish
 from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import INSTALLED, LOCAL, NO_GPUS, RuntimeKind, VerifyTable
@@ -23,16 +23,16 @@ from forge.serve.lookup import Target
 from forge.store.artifact import noted
 from forge.store.store import Store
 from forge.verify import transcripts
-from forge.verify.built import computed_in, limits
 from forge.verify.interview import Interview
 from forge.verify.judge import TEMPLATE, Outcome, Stage, Verdict, judge, judge_ends
+from forge.verify.limits import computed_in, limits
 from forge.verify.one_model import WHOSE, judge_one
 from forge.verify.outside import Outside
 from forge.verify.reference import Asked, Job, Reciter
-from forge.verify.report import Report, next_steps
 from forge.verify.streaming import Checks
 from forge.verify.tolerances import Tolerance
 from forge.verify.transcripts import Reference
+from forge.verify.verdicts import Report, next_steps
 
 VERDICT = "verdict.json"
 """What the artifact of a passed verification holds."""
@@ -85,7 +85,7 @@ PLAIN = VerifyOptions()
 def terms(options: VerifyOptions, table: VerifyTable, asked: tuple[Prompt, ...], golden: str) -> Terms:
     """What is asked: the person's options over the recipe's table; ``asked`` are the recipe's prompts."""
     if options.prompts is not None:
-        asked = prompts.parse(texts.read(options.prompts, ForgeError, "the file of prompts"), str(options.prompts))
+        asked = verify_prompts.parse(texts.read(options.prompts, ForgeError, "the file of prompts"), str(options.prompts))
     return Terms(
         asked,
         options.max_tokens or table.max_tokens,
@@ -116,7 +116,7 @@ class Prover:
         model = target.model
         key, folder = self._checkpoint(model, terms)
         asked, skipped = self._asked(target, terms)
-        digest = prompts.digest(terms.prompts)
+        digest = verify_prompts.digest(terms.prompts)
         adapter = self._adapter(target)
         if terms.golden and not terms.fresh and adapter is None:
             found = transcripts.read(terms.golden, "golden transcripts")
@@ -195,7 +195,7 @@ class Prover:
             running = self.outside.server.start(wanted, told)
             try:
                 terms = Terms(
-                    prompts.parse(action.prompts, "prompts.jsonl"),
+                    verify_prompts.parse(action.prompts, "prompts.jsonl"),
                     action.max_tokens,
                     action.tie,
                     action.diverging,

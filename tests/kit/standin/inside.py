@@ -18,7 +18,7 @@ from forge.machine.environments import backends, host
 from forge.machine.inside import Here
 from forge.schema.twin_environment import twin_sources
 from forge.serve.server import Servers
-from forge.serve.types import Launch, Running
+from forge.serve.server_types import Launch, Running
 from forge.settings import Settings
 from patience import PATIENCE
 from standin import image

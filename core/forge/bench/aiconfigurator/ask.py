@@ -30,7 +30,7 @@ WHOLE = ("tp", "pp", "batch", "concurrency")
 
 
 def main(question_file: str, out: str) -> None:
-    """Read the question, ask AIConfigurator's cli_exp, write what forge.bench.aiconfigurator.answer reads."""
+    """Read the question, ask AIConfigurator's cli_exp, write what forge.bench.aiconfigurator.proposals reads."""
     api: Any = importlib.import_module("aiconfigurator.cli.api")
     errors: Any = importlib.import_module("aiconfigurator_core.sdk.errors")
     question = json.loads(Path(question_file).read_text(encoding="utf-8"))

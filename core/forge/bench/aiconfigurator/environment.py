@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from forge.bench.aiconfigurator import known
-from forge.bench.aiconfigurator.answer import Answer, read
+from forge.bench.aiconfigurator.proposals import Answer, read
 from forge.bench.aiconfigurator.question import Question
 from forge.build.builder import Builder, Tools
 from forge.events import Event, Listener

@@ -10,8 +10,8 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from forge.bench.intervals import mean, ratio
 from forge.bench.results import Figure
-from forge.bench.spread import mean, ratio
 from forge.bench.tune.goal import Goal
 from forge.bench.tune.space import Candidate, Pairs, Value
 from forge.errors import BenchError, ForgeError

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from forge.build.sources.cache import checkpoint, recall, record
-from forge.build.sources.weights import digest, fault, selected, stated
+from forge.build.sources.checkpoint_files import digest, fault, selected, stated
+from forge.build.sources.lookups import checkpoint, recall, record
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, texts, trees

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-from forge.build.sources.cache import checkpoint, named, recall, record
+from forge.build.sources.checkpoint_files import CONFIGS, POINTER, POINTER_LIMIT, apart, check, selected, stated
 from forge.build.sources.git_commands import Git, OutOfReachError, address, no_lfs
-from forge.build.sources.weights import CONFIGS, POINTER, POINTER_LIMIT, apart, check, selected, stated
+from forge.build.sources.lookups import checkpoint, named, recall, record
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees

@@ -14,9 +14,9 @@ from typing import TypeVar, cast
 import msgspec
 
 from forge.build.sources import hub_token
-from forge.build.sources.cache import checkpoint, named, recall, record
+from forge.build.sources.checkpoint_files import apart, check, selected, stated
+from forge.build.sources.lookups import checkpoint, named, recall, record
 from forge.build.sources.source import Offer
-from forge.build.sources.weights import apart, check, selected, stated
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees

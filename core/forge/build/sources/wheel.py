@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from forge.build.sources.weights import CHUNK, fault
+from forge.build.sources.checkpoint_files import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost

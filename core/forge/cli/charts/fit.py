@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from forge.cli.charts.svg import element, page, picture, table
-from forge.cli.figures import aim, change, figures, place, plain_verdict
+from forge.cli.fit_report import aim, change, figures, place, plain_verdict
 from forge.cli.text import size
 from forge.fit.report import Fit, Report
 from forge.fit.sharing import Share

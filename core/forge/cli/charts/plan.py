@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 from forge.cli.charts.svg import cut, document, element, page, picture, table
-from forge.cli.figures import reason
+from forge.cli.fit_report import reason
 from forge.cli.text import size
 from forge.plan.preview import Outlook, Prospect, State
 

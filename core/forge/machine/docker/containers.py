@@ -6,10 +6,10 @@ from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import Problem
 from forge.machine.containers import DaemonFacts
 from forge.machine.docker.archives import Archives
+from forge.machine.docker.container_run import Runs
 from forge.machine.docker.daemon import Daemon
 from forge.machine.docker.images import Images
 from forge.machine.docker.read import Reading
-from forge.machine.docker.run import Runs
 from forge.machine.interrupt import Halt
 
 

@@ -11,8 +11,8 @@ from tempfile import SpooledTemporaryFile
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import HostError, StepError
 from forge.machine.docker import owners
+from forge.machine.docker.container_run import CONFINED, container, devices, exit_code, heard
 from forge.machine.docker.daemon import Api, Daemon, each, ours
-from forge.machine.docker.run import CONFINED, container, devices, exit_code, heard
 
 _MOST = 256 * 1024**2
 """Bytes that one path may bring: scripts and skeletons are small, a folder beyond this is a wrong path."""

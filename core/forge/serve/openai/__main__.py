@@ -21,8 +21,8 @@ from forge.machine.processes import MARKER
 from forge.schema.values import Ports
 from forge.serve import pulse, usage
 from forge.serve.openai.access import Access, key
+from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.cards import Cards, Sight
-from forge.serve.openai.errors import Fault, too_large
 from forge.serve.openai.models import Models
 from forge.serve.openai.rounds import Rounds
 from forge.serve.openai.service import Clocks, Service

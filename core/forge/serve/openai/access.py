@@ -17,7 +17,7 @@ from pathlib import Path
 
 from forge.errors import ServerError
 from forge.files import texts
-from forge.serve.openai.errors import Fault
+from forge.serve.openai.api_errors import Fault
 
 _HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?", re.IGNORECASE)
 _KEY = re.compile(r"[!-~]{8,512}")

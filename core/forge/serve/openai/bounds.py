@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from forge.schema.values import LimitsTable
-from forge.serve.openai.errors import Fault, beyond, too_large
+from forge.serve.openai.api_errors import Fault, beyond, too_large
 from forge.serve.openai.requests import Ask
 
 

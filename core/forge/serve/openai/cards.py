@@ -11,8 +11,8 @@ from forge.client.tensors import offers
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError
 from forge.schema.values import Gpu, RuntimeKind
-from forge.serve.built import limits, version
-from forge.serve.openai.errors import Fault
+from forge.serve.as_built import limits, version
+from forge.serve.openai.api_errors import Fault
 from forge.serve.openai.models import Models, Offer
 from forge.serve.openai.rounds import Rounds
 from forge.serve.usage import Held

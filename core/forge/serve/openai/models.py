@@ -14,7 +14,7 @@ from forge.schema import manifest
 from forge.schema.adapters import BETWEEN
 from forge.schema.values import LimitsTable
 from forge.serve.lookup import Target, size
-from forge.serve.openai.errors import Fault, unknown_model, waiting
+from forge.serve.openai.api_errors import Fault, unknown_model, waiting
 
 _Stamp = tuple[int, int, int]
 _PATIENCE = 30.0

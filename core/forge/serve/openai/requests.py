@@ -17,7 +17,7 @@ from forge.client.chat_template import Part, Turn
 from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
-from forge.serve.openai.errors import Fault, require_shallow
+from forge.serve.openai.api_errors import Fault, require_shallow
 from forge.serve.openai.tools import Called, Choice, Tool, Tooling, repeated, tooling
 
 _PARAM = re.compile(r"`\$\.(\w+)")

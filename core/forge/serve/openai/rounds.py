@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import Role
-from forge.serve.openai.errors import Fault
+from forge.serve.openai.api_errors import Fault
 from forge.serve.openai.models import Models
 from forge.serve.vitals import Pulse, judged
 

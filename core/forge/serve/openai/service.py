@@ -14,8 +14,8 @@ from forge.client.vllm import IMAGE, SAMPLING
 from forge.errors import InferenceError
 from forge.schema.values import LimitsTable
 from forge.serve.openai import bounds, requests as asks, responses, tools
+from forge.serve.openai.api_errors import Fault, busy, translated
 from forge.serve.openai.calls import Said
-from forge.serve.openai.errors import Fault, busy, translated
 from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Models, Offer

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from forge.client.guide import Guide
+from forge.serve.openai.api_errors import Fault, require_shallow
 from forge.serve.openai.calls import Form, Reader, form_of
-from forge.serve.openai.errors import Fault, require_shallow
 
 MOST = 128
 """Tools of one request, as many as OpenAI's API takes."""

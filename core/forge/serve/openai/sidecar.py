@@ -18,8 +18,8 @@ from forge.machine import processes
 from forge.schema.values import Command, Ports
 from forge.serve.openai.access import key
 from forge.serve.ready import reached
+from forge.serve.server_types import Running
 from forge.serve.state import DOOR_KEY, make_private
-from forge.serve.types import Running
 
 PAGE_PORT = 9000
 """Where OpenAI's API and the page are where nobody says another port."""

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from forge.cli.generate import REPOSITORY
-from forge.cli.names import SERVED
 from forge.cli.output import Output, verb
+from forge.cli.param_types import SERVED
 from forge.cli.text import age, size, table
 
 

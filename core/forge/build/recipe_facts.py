@@ -10,7 +10,7 @@ from forge.plan.lock import Lock, placed
 from forge.schema.adapters import Adapter
 from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
 from forge.schema.vllm_images import vllm_release, vllm_toolchain
-from forge.trtllm import images
+from forge.trtllm import image_table
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def image(recipe: Recipe) -> Toolchain:
     One that is served without an image may state a tag of either table.
     """
     runtime = recipe.runtime
-    vllm = images.release(runtime.image) is None and vllm_release(runtime.image) is not None
+    vllm = image_table.release(runtime.image) is None and vllm_release(runtime.image) is not None
     if runtime.kind is RuntimeKind.VLLM if runtime.contained else vllm:
         return vllm_toolchain(runtime.image)
-    return images.toolchain(runtime.image, runtime.trtllm or "")
+    return image_table.toolchain(runtime.image, runtime.trtllm or "")
 
 
 def _pin(source: Source, base: Path, world: World, locked: Pinned | None, where: str = "source") -> Pinned:

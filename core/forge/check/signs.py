@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forge.build.facts import image
+from forge.build.recipe_facts import image
 from forge.build.sources.source import Origin
 from forge.check import doctor
 from forge.check.doctor import Finding, RecipeNeeds, Signs
@@ -17,7 +17,7 @@ from forge.recipe.deployment import Asked
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import Calibration, Checkpoint, Pinned, Ports, Recipe, RuntimeKind, Source, SourceKind
 from forge.store.store import Store
-from forge.trtllm import images as compatibility
+from forge.trtllm import image_table as compatibility
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from blake3 import blake3
 from forge.bench import figures, prompts, quality as scoring, results, workload
 from forge.bench.aiperf.environment import aiperf_driver
 from forge.bench.driver import Ask, Drive, Driver, Load
-from forge.bench.metrics import Instruments, Seen
 from forge.bench.options import REQUESTS, BenchOptions, Setting, settings
 from forge.bench.outside import Outside
 from forge.bench.promptfoo import Provider, configuration
 from forge.bench.prompts import Entry
 from forge.bench.quality import Exam
+from forge.bench.readings import Instruments, Seen
 from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
 from forge.bench.workload import Counted, Counter, Offer, Workload
 from forge.build.builder import Builder

@@ -66,7 +66,7 @@ class ImageName(click.ParamType[str]):
     name = "image"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.trtllm.images import releases
+        from forge.trtllm.image_table import releases
 
         return _beginning(incomplete, (*(each.tag for each in releases() if not each.bare), "local"))
 

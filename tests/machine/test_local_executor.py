@@ -10,8 +10,8 @@ import pytest
 
 from forge.errors import StepError
 from forge.machine.containers import Job
+from forge.machine.local_executor import LocalExecutor
 from forge.machine.processes import started
-from forge.machine.run import LocalExecutor
 from forge.schema.values import Command
 from patience import PATIENCE, soon
 

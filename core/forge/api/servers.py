@@ -13,7 +13,7 @@ from forge.client.types import Chunk, Request
 from forge.repository.folders import whole
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
-from forge.serve.types import Running
+from forge.serve.server_types import Running
 from forge.settings import Settings
 
 AnyPath = str | Path

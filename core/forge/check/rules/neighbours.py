@@ -8,7 +8,7 @@ from forge.check.rules.engine import halves
 from forge.check.rules.rule import Found, Looks
 from forge.fit import gpus
 from forge.schema.tags import same
-from forge.trtllm.images import release, releases
+from forge.trtllm.image_table import release, releases
 
 TAKES_ALL = 0.9
 """The backend's default for kv_cache_free_gpu_mem_fraction."""

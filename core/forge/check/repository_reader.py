@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from forge.build.sources.weights import fault
+from forge.build.sources.checkpoint_files import fault
 from forge.check.config import guess, read as read_config
 from forge.check.model import (
     SENTENCE_PIECE,

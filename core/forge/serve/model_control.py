@@ -21,8 +21,8 @@ from forge.machine import processes
 from forge.serve import log as triton_log
 from forge.serve.arguments import HEADER
 from forge.serve.ready import reached
+from forge.serve.server_types import Running
 from forge.serve.state import key_file
-from forge.serve.types import Running
 
 _SECONDS = 10.0
 _LOOK = 0.1
