@@ -49,7 +49,7 @@ def found(busy: Busy, *models: str, seconds: float = 2.5) -> dict[str, Pulse]:
         return {each.model: each for each in judged(pulse.ask(place, models, seconds), CALLS)}
 
 
-def test_an_engine_that_counts_iterations_is_busy_and_so_is_who_waits_for_it(tmp_path: Path) -> None:
+def test_an_iterating_engine_and_who_waits_for_it_are_busy(tmp_path: Path) -> None:
     with stub(tmp_path, BLS):
         states = found(Busy(counts=ITERATIONS), ENGINE, BLS)
     assert {model: (each.answers, each.busy) for model, each in states.items()} == {ENGINE: (True, True), BLS: (True, True)}
@@ -61,34 +61,35 @@ def test_an_engine_whose_count_stands_still_is_not_busy(tmp_path: Path) -> None:
     assert not any(each.answers for each in states.values())
 
 
-def test_an_engine_that_ends_answers_is_busy_and_a_bls_that_only_begins_some_is_not(tmp_path: Path) -> None:
+def test_an_engine_that_ends_answers_is_busy(tmp_path: Path) -> None:
+    """A bls that only begins some is not at work."""
     with stub(tmp_path, BLS):
         assert found(Busy(counts=ANSWERED, standing=ITERATIONS), ENGINE)[ENGINE].busy
         assert not found(Busy(counts=BEGUN, standing=ITERATIONS), BLS)[BLS].answers
 
 
-def test_who_waits_for_an_engine_that_answers_and_works_for_others_is_busy(tmp_path: Path) -> None:
+def test_who_waits_for_an_engine_working_for_others_is_busy(tmp_path: Path) -> None:
     with stub(tmp_path, BLS):
         assert found(Busy(quick=frozenset({ENGINE}), counts=ITERATIONS), ENGINE, BLS)[BLS].busy
         assert not found(Busy(quick=frozenset({ENGINE}), standing=ITERATIONS), ENGINE, BLS)[BLS].answers
 
 
 @pytest.mark.parametrize("said", FULL)
-def test_a_full_queue_is_busy_where_the_engine_moves_and_dead_where_it_does_not(said: str) -> None:
+def test_a_full_queue_is_dead_only_if_the_engine_stands(said: str) -> None:
     refusing = {ENGINE: said}
     assert found(Busy(refusing=refusing, counts=ITERATIONS), ENGINE)[ENGINE].busy
     state = found(Busy(refusing=refusing, standing=ITERATIONS), ENGINE)[ENGINE]
     assert (state.answers, state.why) == (False, said)
 
 
-def test_a_full_queue_before_a_stub_is_watched_for_long_enough_to_see_it_work(tmp_path: Path) -> None:
+def test_a_full_queue_before_a_stub_is_watched_long_enough(tmp_path: Path) -> None:
     with stub(tmp_path, BLS, SPIN):
         assert found(Busy(refusing={BLS: FULL[0]}), BLS)[BLS].busy
     with stub(tmp_path / "other", BLS):
         assert not found(Busy(refusing={BLS: FULL[0]}), BLS)[BLS].answers
 
 
-def test_a_model_whose_children_compute_is_busy_until_it_is_stopped(tmp_path: Path) -> None:
+def test_a_model_with_computing_children_is_busy_until_stopped(tmp_path: Path) -> None:
     code = f"subprocess.run([{sys.executable!r}, '-c', {SPIN!r}])"
     with stub(tmp_path, "vllm", code) as pid:
         assert soon(lambda: len(processes.offspring((pid,))) > 1)
@@ -106,7 +107,7 @@ def test_one_that_is_stopped_is_dead_though_its_engine_works(tmp_path: Path) -> 
     assert (states[ENGINE].busy, states[BLS].answers) == (True, False)
 
 
-def test_only_a_models_own_work_is_read_out_of_the_metrics() -> None:
+def test_only_a_models_own_work_is_read_from_the_metrics() -> None:
     text = "\n".join(
         (
             "# HELP nv_inference_request_success Number of successful inference requests",

@@ -105,7 +105,7 @@ BITS = (
     st.lists(st.integers(0, 300), max_size=6),
     st.booleans(),
 )
-def test_whatever_a_model_says_is_read_alike_however_it_is_cut(form: Form, text: str, at: list[int], parallel: bool) -> None:
+def test_what_a_model_says_reads_alike_however_it_is_cut(form: Form, text: str, at: list[int], parallel: bool) -> None:
     ends = sorted({min(place, len(text)) for place in at} | {len(text)})
     parts = [text[begin:end] for begin, end in pairwise([0, *ends])]
     assert read(form, parts, parallel=parallel) == read(form, [text], parallel=parallel)

@@ -79,7 +79,7 @@ def ward(shop: Forge, repository: Path) -> Iterator[Ward]:
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("model", ROLES)
-def test_status_says_what_is_dead_and_a_watch_brings_it_back(ward: Ward, model: str, number: signal.Signals) -> None:
+def test_status_names_the_dead_and_a_watch_brings_them_back(ward: Ward, model: str, number: signal.Signals) -> None:
     well, watch, before = ward.say(), ward.watch(), ward.restarts(model)
     watch.look(ward.running)
     ward.hit(model, number)
@@ -144,7 +144,7 @@ def test_a_busy_model_is_not_taken_for_dead(ward: Ward) -> None:
     assert "tensorrt_llm_bls" in [state.model for state in states if state.busy]
 
 
-def test_a_killed_process_comes_back_by_itself_until_the_server_ends(shop: Forge, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_killed_process_comes_back_while_the_server_runs(shop: Forge, tiny: Tiny, tmp_path: Path) -> None:
     repository = shop.build([tiny.recipe], repository=tmp_path / "repository").repository
     running = shop.serve(repository, free_ports())
     ward = Ward(shop, repository, running)

@@ -171,9 +171,7 @@ def test_a_container_serves_the_repository_and_stop_leaves_nothing(
     assert list(Path(running.log).parent.glob("*.json")) == []
 
 
-def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
-    standin: Image, servers: Servers, repository: Path
-) -> None:
+def test_several_repositories_stand_where_their_configs_say(standin: Image, servers: Servers, repository: Path) -> None:
     second = repository.parent / "second"
     tiny_models.lay(second, "weights", WEIGHTS)
     weights = second / "_assets" / "tiny"
@@ -203,7 +201,7 @@ def test_several_repositories_stand_at_the_one_place_that_their_configs_name(
     assert not list(Path(running.log).parent.glob("*.view"))
 
 
-def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(
+def test_a_broken_model_is_named_with_its_reason_nothing_stays(
     engine: str, standin: Image, servers: Servers, repository: Path
 ) -> None:
     tiny_models.lay(repository, "broken", tiny_models.BROKEN)
@@ -218,7 +216,7 @@ def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(
     assert argv[argv.index("--name") + 1] not in containers(engine)
 
 
-def test_an_exit_code_is_waited_for_where_the_daemon_hears_late(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_an_exit_code_is_waited_for_when_told_late(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     told = [(True, 0), (True, 0), (False, 127)]
 
     def look(*_: object) -> SimpleNamespace:
@@ -229,14 +227,14 @@ def test_an_exit_code_is_waited_for_where_the_daemon_hears_late(monkeypatch: pyt
     assert TritonContainer(environ(engine)).ended(cast("Any", SimpleNamespace(container="gone"))) == "exit code 127"
 
 
-def test_a_server_that_ends_early_is_told_with_its_exit_code(servers: Servers, repository: Path, plain: str) -> None:
+def test_a_server_that_ends_early_is_told_with_exit_code(servers: Servers, repository: Path, plain: str) -> None:
     launch = Launch(repository, ("identity",), ports=free_ports(), image=plain)
     with pytest.raises(ServerError, match=r"missing: identity; exit code 127.*\n.*\n.*tritonserver: not found"):
         servers.start(launch, lambda _: None)
 
 
 @pytest.mark.parametrize("apart", [{"world": 2}, {"engines": ("identity", "second")}])
-def test_engines_in_parts_are_started_by_mpi_as_nvidias_launcher_does(
+def test_engines_in_parts_are_started_by_mpi_as_nvidia_does(
     standin: Image, servers: Servers, repository: Path, apart: dict[str, Any]
 ) -> None:
     tiny_models.lay(repository, "second", VARIABLE)
@@ -257,7 +255,7 @@ def test_a_taken_port_is_found_before_the_start(engine: str, standin: Image, ser
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["published", "host network"])
-def test_a_port_lost_between_the_look_and_the_start_is_named(
+def test_a_port_lost_between_look_and_start_is_named(
     engine: str, standin: Image, repository: Path, tmp_path: Path, shared: bool
 ) -> None:
     launch = replace(launch_of(repository, standin), host_network=shared)
@@ -308,7 +306,7 @@ def test_a_foreground_server_dies_with_a_forge_that_is_killed(
     assert servers.running() == ()
 
 
-def test_what_a_killed_forge_and_its_killed_guardian_left_the_next_start_removes(
+def test_the_next_start_removes_what_killed_forge_and_guardian_left(
     engine: str, standin: Image, servers: Servers, repository: Path, tmp_path: Path
 ) -> None:
     with other_forge(engine, tmp_path / "home", launch_of(repository, standin)) as forge:
@@ -326,7 +324,7 @@ def test_what_a_killed_forge_and_its_killed_guardian_left_the_next_start_removes
     assert servers.running() == ()
 
 
-def test_a_detached_server_outlives_forge_writes_its_log_and_is_stopped_by_another(
+def test_a_detached_server_outlives_forge_logs_on_and_is_stoppable(
     engine: str, standin: Image, servers: Servers, repository: Path, tmp_path: Path
 ) -> None:
     with other_forge(engine, tmp_path / "home", launch_of(repository, standin, detach=True)) as forge:
@@ -403,7 +401,7 @@ def test_published_ports_leave_the_inside_as_newer_models_expect_it(
     assert containers(bridged.address) == set()
 
 
-def test_a_daemon_that_goes_away_is_named_and_when_it_is_back_nothing_stays(
+def test_a_daemon_that_goes_is_named_and_nothing_stays_behind(
     bridged: Engine, standin_archive: Image, repository: Path, tmp_path: Path
 ) -> None:
     servers = Servers(tmp_path / "home", environ(bridged.address), patience=120.0)

@@ -117,7 +117,7 @@ def test_openais_port_says_what_hangs_and_what_to_do(served: Served, model: str)
 
 
 @pytest.mark.parametrize("model", ["tensorrt_llm", "preprocessing"])
-def test_a_client_of_a_model_that_hangs_hears_so_with_the_fix(served: Served, model: str) -> None:
+def test_a_hanging_models_client_is_told_with_the_fix(served: Served, model: str) -> None:
     with served.stopped(model):
         status, said = served.get("/v1/completions", {"model": "tiny", "prompt": "hello", "max_tokens": 4})
         assert status in (503, 504)  # Triton may have noticed by then
@@ -159,7 +159,7 @@ def test_one_that_hangs_is_not_busy_because_another_computes(served: Served) -> 
     assert soon(lambda: well(served), LONG)
 
 
-def test_one_that_is_killed_is_told_to_clients_with_the_fix(served: Served) -> None:
+def test_a_killed_models_clients_are_told_with_the_fix(served: Served) -> None:
     served.hit("tensorrt_llm_bls", signal.SIGKILL)
     status, said = served.get("/v1/completions", {"model": "tiny", "prompt": "hello", "max_tokens": 4})
     assert (status, said["error"]["code"]) == (503, "model_dead")

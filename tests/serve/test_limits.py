@@ -140,7 +140,7 @@ def test_others_are_answered_while_a_chat_template_loops(door: openai.OpenAI) ->
     assert chat("x")
 
 
-def test_a_chat_template_that_loops_is_an_error_of_forge_generate(bounded: Target, shop: Forge) -> None:
+def test_a_looping_chat_template_is_an_error_of_forge_generate(bounded: Target, shop: Forge) -> None:
     with pytest.raises(InferenceError, match="not done"):
         shop.templated(bounded, [("user", "loop")])
 

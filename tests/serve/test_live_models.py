@@ -100,9 +100,7 @@ def now(serving: Serving, running: Running) -> Running:
     return next(one for one in serving.triton().running() if one.pid == running.pid)
 
 
-def test_a_stream_goes_on_while_another_model_is_added_replaced_and_taken_out(
-    serving: Serving, served: tuple[Launch, Running]
-) -> None:
+def test_a_stream_goes_on_while_other_models_come_and_go(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
     place, servers, before = launch.several[1].repository, serving.triton(), set(now(serving, running).models)
     with Stream(running) as stream:
@@ -122,9 +120,7 @@ def test_a_stream_goes_on_while_another_model_is_added_replaced_and_taken_out(
     assert stream.words == [str(number) for number in range(WORDS)]
 
 
-def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(
-    serving: Serving, served: tuple[Launch, Running]
-) -> None:
+def test_a_version_that_does_not_load_leaves_the_old_answering(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
     place, servers = launch.several[1].repository, serving.triton()
     lay(place, "kept", VERSION.replace("VERSION", "one"))
@@ -139,9 +135,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_answering(
     assert "three" in ask(running, "kept")
 
 
-def test_a_model_that_is_taken_out_first_says_all_that_it_was_asked_for(
-    serving: Serving, served: tuple[Launch, Running]
-) -> None:
+def test_a_model_taken_out_first_says_all_it_was_asked(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
     servers = serving.triton()
     with Stream(running) as stream:
@@ -151,9 +145,7 @@ def test_a_model_that_is_taken_out_first_says_all_that_it_was_asked_for(
     servers.load(running, launch, ["speaker"], print)
 
 
-def test_a_model_that_asks_its_server_at_another_address_is_not_loaded(
-    serving: Serving, served: tuple[Launch, Running]
-) -> None:
+def test_a_model_that_asks_its_server_elsewhere_is_not_loaded(serving: Serving, served: tuple[Launch, Running]) -> None:
     launch, running = served
     place, told = launch.several[1].repository, list[str]()
     before = now(serving, running).models

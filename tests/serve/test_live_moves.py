@@ -41,7 +41,7 @@ def forge(shop: Forge, tmp_path: Path) -> Verb:
     return run
 
 
-def test_what_a_moved_repository_stands_on_is_there_until_it_is_forgotten(forge: Verb, tmp_path: Path) -> None:
+def test_what_a_moved_repository_stands_on_stays_until_forgotten(forge: Verb, tmp_path: Path) -> None:
     place, away, ports = tmp_path / "models", tmp_path / "away", free_ports()
     forge("build", "tiny.toml", "--repository", place)
     forge("cache", "gc")

@@ -55,7 +55,7 @@ def held(place: Path, test: Callable[[Held], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_many_requests_at_once_and_one_after_the_other_ask_once(tmp_path: Path) -> None:
+def test_many_requests_together_or_in_turn_ask_once(tmp_path: Path) -> None:
     async def check(one: Held) -> None:
         assert len(await asyncio.gather(*(one.names() for _ in range(20)))) == 20
         for _ in range(20):
@@ -66,7 +66,7 @@ def test_many_requests_at_once_and_one_after_the_other_ask_once(tmp_path: Path) 
     held(tmp_path, check)
 
 
-def test_a_model_that_was_built_anew_is_asked_before_the_request(tmp_path: Path) -> None:
+def test_a_model_built_anew_is_asked_before_the_request(tmp_path: Path) -> None:
     async def check(one: Held) -> None:
         assert "min_p" not in await one.names()
         one.inputs["min_p"] = "FP32"
@@ -78,7 +78,7 @@ def test_a_model_that_was_built_anew_is_asked_before_the_request(tmp_path: Path)
     held(tmp_path, check)
 
 
-def test_what_was_loaded_anew_behind_its_back_is_seen_beside_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_loaded_anew_unseen_is_noticed_beside_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded, "_AFTER", 0.0)
 
     async def check(one: Held) -> None:

@@ -81,7 +81,7 @@ def test_everybody_in_a_crowd_is_answered(tiny: Tiny, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", [BLS, "ensemble", ENGINE])
-def test_whoever_finds_the_queue_full_is_told_and_the_others_are_answered(narrow: Target, model: str) -> None:
+def test_who_finds_the_queue_full_is_told_others_are_answered(narrow: Target, model: str) -> None:
     """Requests of the ensemble and of the engine wait in two queues. Triton speaks for the first; who meets the second is the
     machine's affair."""
     request = asking(model, 100)
@@ -95,7 +95,7 @@ def test_whoever_finds_the_queue_full_is_told_and_the_others_are_answered(narrow
         assert said(client.ask(request)) == alone
 
 
-def test_a_full_queue_is_too_many_requests_at_the_openai_port(narrow: Target) -> None:
+def test_a_full_queue_is_429_at_the_openai_port(narrow: Target) -> None:
     with (
         front(narrow.address, narrow.repository) as address,
         openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client,

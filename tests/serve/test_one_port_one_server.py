@@ -220,7 +220,7 @@ def test_another_users_claim_is_seen() -> None:
         assert f"another forge (process {os.getpid()}) is starting a server at port {http_port}" in claim(65534)
 
 
-def test_a_server_whose_port_a_stranger_has_says_so_when_it_is_listed(serving: Serving, launch: Launch) -> None:
+def test_a_listed_server_says_that_a_stranger_has_its_port(serving: Serving, launch: Launch) -> None:
     with serving.server(launch.repository) as running:
         assert next(each for each in serving.triton().running() if each.pid == running.pid).stranger == ""
         (port,) = processes.spare(1)

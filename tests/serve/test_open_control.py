@@ -72,7 +72,7 @@ def test_a_triton_that_keeps_its_control_is_nothing_to_tell(deployment: Path) ->
     assert rules(told("check", laid(deployment, host="0.0.0.0", old=False), "--json")) == []
 
 
-def test_a_deployment_that_was_not_built_yet_is_said_to_be(deployment: Path) -> None:
+def test_a_deployment_not_built_yet_is_said_to_be(deployment: Path) -> None:
     (laid(deployment).parent / "repository").rename(deployment.parent / "away")
     said = told("check", deployment)
     assert said.exit_code == 8

@@ -96,7 +96,7 @@ def test_a_chat_goes_through_the_models_own_template(client: openai.OpenAI) -> N
     assert client.chat.completions.create(model="tiny", messages=parts, max_tokens=COUNT).choices == said.choices
 
 
-def test_a_stream_joins_to_the_whole_answer_and_ends_with_counts(client: openai.OpenAI) -> None:
+def test_a_stream_joins_to_the_answer_and_ends_with_counts(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model="tiny", messages=ASKED)
     with client.chat.completions.create(
         model="tiny", messages=ASKED, stream=True, stream_options={"include_usage": True}
@@ -114,7 +114,7 @@ def test_a_stream_joins_to_the_whole_answer_and_ends_with_counts(client: openai.
     assert "".join(p.choices[0].text for p in pieces) == client.completions.create(model="tiny", prompt=PROMPT).choices[0].text
 
 
-def test_each_event_of_a_stream_has_the_counts_so_far_where_they_are_wanted(client: openai.OpenAI) -> None:
+def test_each_event_of_a_stream_has_the_counts_when_wanted(client: openai.OpenAI) -> None:
     wanted = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     with client.chat.completions.create(
         model="tiny", messages=ASKED, max_tokens=COUNT, n=2, seed=3, stream=True, extra_body=wanted
@@ -139,7 +139,7 @@ def test_the_recipes_sampling_holds_where_nothing_is_said(client: openai.OpenAI)
     assert said.choices == client.completions.create(model="tiny", prompt=PROMPT, seed=5).choices  # top_k = 1 of the recipe
 
 
-def test_a_temperature_alone_draws_where_the_recipe_takes_the_likeliest_token(client: openai.OpenAI, greedy: str) -> None:
+def test_a_temperature_alone_draws_where_the_recipe_is_greedy(client: openai.OpenAI, greedy: str) -> None:
     def say(temperature: float, seed: int | None = None) -> str:
         said = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=COUNT, temperature=temperature, seed=seed)
         return said.choices[0].text
@@ -241,7 +241,7 @@ def tops(choice: CompletionChoice) -> list[dict[str, float]]:
     return [dict(top) for top in (choice.logprobs and choice.logprobs.top_logprobs) or []]
 
 
-def test_the_likeliest_tokens_of_each_place_are_told_beside_the_one_that_was_picked(tiny: Tiny, client: openai.OpenAI) -> None:
+def test_the_likeliest_tokens_are_told_beside_the_picked_one(tiny: Tiny, client: openai.OpenAI) -> None:
     torch = tiny_checkpoints.torch
     how: Any = {"model": "tiny", "prompt": PROMPT, "max_tokens": COUNT, "seed": 5, "temperature": 1.5, "logprobs": 4}
     asked: Any = client.completions.create
@@ -371,7 +371,7 @@ def test_an_unknown_model_and_an_unknown_place_are_not_found(client: openai.Open
         client.models.retrieve("nobody")
 
 
-def test_a_part_of_the_api_that_is_not_offered_says_what_there_is_instead(client: openai.OpenAI) -> None:
+def test_a_missing_part_of_the_api_says_what_is_instead(client: openai.OpenAI) -> None:
     asks: list[tuple[Any, str]] = [
         (lambda: client.embeddings.create(model="tiny", input="x"), "POST /v1/embeddings: .* no embeddings"),
         (lambda: client.responses.create(model="tiny", input="x"), "/v1/chat/completions takes its conversations"),

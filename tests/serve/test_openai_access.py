@@ -84,7 +84,7 @@ def test_these_are_not(access: Access, path: str, said: dict[str, str], status: 
     assert caught.value.status == status
 
 
-def test_there_is_a_page_for_this_machine_or_for_who_has_a_key() -> None:
+def test_the_page_is_for_this_machine_or_a_key() -> None:
     assert (LOCAL.page, LOCKED.page, OPEN.page) == (True, True, False)
 
 
@@ -98,7 +98,7 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_with_a_key_asks_for_it_and_tells_the_page_nothing_without(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_port_with_a_key_tells_nothing_without_it(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     with front(tiny.address, tiny.target.repository, key_file=str(tmp_path / "key")) as api:
         for path, shown, wanted in [
@@ -145,7 +145,7 @@ def exposed(serving: Serving, tmp_path: Path) -> Iterator[Ports]:
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_key_is_drawn_beyond_the_loopback_and_stands_in_no_list_of_processes(exposed: Ports) -> None:
+def test_a_key_is_drawn_beyond_loopback_no_process_shows_it(exposed: Ports) -> None:
     file = Path(exposed.key_file)
     drawn = file.read_text()
     assert len(drawn) >= 32
@@ -187,7 +187,7 @@ ENGINE = (*SAMPLING, *PENALTIES, "stop_words", "return_log_probs")
         (RuntimeKind.TWIN, known(), {}, set(WORDS)),
     ],
 )
-def test_what_a_model_does_not_know_is_said_with_its_reason(
+def test_what_a_model_does_not_know_is_said_with_reason(
     runtime: RuntimeKind, takes: ModelMetadata, built: dict[str, int], lacking: set[str]
 ) -> None:
     whys = dict(controls(takes, runtime, built))

@@ -46,7 +46,7 @@ def serving_process(running: Running) -> int:
     return found
 
 
-def test_it_is_up_when_the_server_is_and_gone_when_that_is_stopped(serving: Serving, launch: Launch) -> None:
+def test_it_comes_up_and_goes_with_the_server(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     try:
@@ -59,7 +59,7 @@ def test_it_is_up_when_the_server_is_and_gone_when_that_is_stopped(serving: Serv
     assert processes.free("127.0.0.1", launch.ports.openai)
 
 
-def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: Serving, launch: Launch) -> None:
+def test_what_dies_is_put_up_again_giving_up_is_told(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
     try:
@@ -75,9 +75,7 @@ def test_what_dies_alone_is_put_up_again_and_what_is_given_up_is_told(serving: S
     assert not processes.marked(running.shared_memory)
 
 
-def test_what_dies_is_put_up_again_with_its_key_though_the_file_has_gone(
-    serving: Serving, launch: Launch, tmp_path: Path
-) -> None:
+def test_what_dies_comes_back_with_its_key_without_the_file(serving: Serving, launch: Launch, tmp_path: Path) -> None:
     file = tmp_path / "named.key"
     file.write_text("correct-horse-battery")
     triton = serving.triton()
@@ -95,7 +93,7 @@ def test_what_dies_is_put_up_again_with_its_key_though_the_file_has_gone(
     assert not kept.exists()
 
 
-def test_a_key_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_key_ends_it_with_a_sentence(tmp_path: Path) -> None:
     wanted = sidecar.command(Ports(openai=9000, key_file=str(tmp_path / "none")), [])
     done = subprocess.run(wanted.argv, env=dict(wanted.env), stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
@@ -191,9 +189,7 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     assert soon(lambda: repository not in [Path(each.repository) for each in shop.servers()])
 
 
-def test_it_stands_on_this_machine_beside_a_server_in_a_container(
-    engine: str, standin: Image, launch: Launch, tmp_path: Path
-) -> None:
+def test_it_runs_here_beside_a_server_in_a_container(engine: str, standin: Image, launch: Launch, tmp_path: Path) -> None:
     servers = Servers(tmp_path / "home", environ(engine), patience=120.0)
     contained = replace(launch, environment=None, backends=None, image=standin.reference)
     running = servers.start(contained, lambda _: None)

@@ -72,7 +72,7 @@ def test_answers_are_counted_with_their_tokens_and_their_times(address: str, tin
 
 
 @pytest.mark.slow
-def test_errors_and_clients_that_leave_are_counted_as_what_they_are(address: str, paced: Paced) -> None:
+def test_errors_and_clients_that_leave_are_counted_as_such(address: str, paced: Paced) -> None:
     with openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client:
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model="nobody", prompt="x")

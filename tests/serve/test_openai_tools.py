@@ -74,7 +74,7 @@ def told(answer: Any) -> list[tuple[str, Any]]:
     return [(call.function.name, json.loads(call.function.arguments)) for call in answer.message.tool_calls or ()]
 
 
-def test_what_a_model_says_in_its_own_form_are_calls_of_tools(hermes: openai.OpenAI, paced: Paced) -> None:
+def test_calls_in_a_models_own_form_are_calls_of_tools(hermes: openai.OpenAI, paced: Paced) -> None:
     (answer,) = say(hermes, paced, PIECES).choices
     assert told(answer) == [("weather", {"city": "Zürich"})]
     assert (answer.finish_reason, answer.message.content, answer.message.role) == ("tool_calls", "I look.\n", "assistant")
@@ -111,7 +111,7 @@ def test_openais_own_helper_puts_a_streamed_call_together(hermes: openai.OpenAI,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_two_calls_are_two_unless_one_at_a_time_is_wanted(hermes: openai.OpenAI, paced: Paced, stream: bool) -> None:
+def test_two_calls_are_two_unless_one_is_wanted(hermes: openai.OpenAI, paced: Paced, stream: bool) -> None:
     second = CALL.replace("weather", "clock")
     pieces = [f"<tool_call>{CALL}</tool_call>\n", f"<tool_call>{second}</tool_call>", END]
     for parallel, names in ((True, ["weather", "clock"]), (False, ["weather"])):
@@ -138,7 +138,7 @@ def test_a_model_may_answer_without_a_call(hermes: openai.OpenAI, paced: Paced, 
             assert (answer.message.content, answer.message.tool_calls, answer.finish_reason) == ("No <b>tools", None, "stop")
 
 
-def test_with_tool_choice_none_the_model_is_shown_no_tools_and_its_words_are_text(hermes: openai.OpenAI, paced: Paced) -> None:
+def test_tool_choice_none_shows_no_tools_and_words_are_text(hermes: openai.OpenAI, paced: Paced) -> None:
     pieces = [f"<tool_call>{CALL}</tool_call>", END]
     shown, hidden = say(hermes, paced, pieces), say(hermes, paced, pieces, tool_choice="none")
     assert told(shown.choices[0])
@@ -174,7 +174,7 @@ def test_an_answer_that_has_no_room_left_is_cut(hermes: openai.OpenAI, paced: Pa
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "clock"}}])
-def test_a_model_that_cannot_be_held_to_a_call_says_so(hermes: openai.OpenAI, paced: Paced, choice: Any) -> None:
+def test_a_model_that_cannot_be_held_to_calls_says_so(hermes: openai.OpenAI, paced: Paced, choice: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=r"cannot be held to a call.*auto leaves it to the model") as caught:
         say(hermes, paced, [], tool_choice=choice)
     assert (caught.value.param, caught.value.code) == ("tool_choice", "unsupported_value")

@@ -87,7 +87,7 @@ def told(address: str, **more: object) -> Any:
     return post(address, {**words, **more})["choices"]
 
 
-def test_an_answer_comes_token_by_token_and_is_what_the_api_says(page: Browser, address: str, paced: Paced) -> None:
+def test_an_answer_comes_token_by_token_as_the_api_says(page: Browser, address: str, paced: Paced) -> None:
     (wanted,) = told(address)
     paced.let(3)
     ask(page)
@@ -123,7 +123,7 @@ def test_the_talk_goes_on_from_what_was_said(page: Browser, address: str) -> Non
     assert page.ask("return document.activeElement.id") == "prompt"
 
 
-def test_a_new_talk_begun_in_the_middle_of_an_answer_knows_nothing_of_it(page: Browser, address: str, paced: Paced) -> None:
+def test_a_new_talk_knows_nothing_of_an_answer_still_coming(page: Browser, address: str, paced: Paced) -> None:
     paced.let(2)
     ask(page)
     page.until("return document.querySelectorAll('.turn .token').length >= 1")
@@ -135,7 +135,7 @@ def test_a_new_talk_begun_in_the_middle_of_an_answer_knows_nothing_of_it(page: B
     assert text(page) == wanted["message"]["content"]
 
 
-def test_a_question_that_got_no_answer_is_no_part_of_the_talk(page: Browser, address: str) -> None:
+def test_a_question_without_an_answer_is_not_in_the_talk(page: Browser, address: str) -> None:
     asked(page, "a" * 400)
     assert "128" in page.ask("return document.querySelector('.fault[role=alert]').textContent")
     asked(page)
@@ -156,7 +156,7 @@ def test_escape_stops_an_answer_at_the_server_too(page: Browser, paced: Paced) -
     assert len(page.ask("return [...document.querySelectorAll('.turn')].map(each => 1)")) == 2
 
 
-def test_each_token_is_marked_by_its_probability_and_tells_the_others(page: Browser, address: str) -> None:
+def test_each_token_shows_its_probability_and_the_other_candidates(page: Browser, address: str) -> None:
     put(page, temperature__a=1.3, seed__a=11)
     asked(page)
     (wanted,) = told(address, temperature=1.3, seed=11)
@@ -220,7 +220,7 @@ def test_beams_are_a_tree_whose_shared_beginnings_stand_once(page: Browser, addr
 
 
 @pytest.mark.parametrize(("threshold", "below"), [(-0.01, True), (-900, False)])
-def test_a_threshold_is_judged_and_what_it_would_do_is_said(page: Browser, threshold: float, below: bool) -> None:
+def test_a_threshold_is_judged_and_its_effect_is_said(page: Browser, threshold: float, below: bool) -> None:
     put(page, threshold__a=threshold)
     asked(page)
     said = page.ask("return document.querySelector('.verdict').textContent")
@@ -228,14 +228,14 @@ def test_a_threshold_is_judged_and_what_it_would_do_is_said(page: Browser, thres
     assert page.ask("return document.querySelector('.verdict').classList.contains('below')") == below
 
 
-def test_what_a_setting_may_not_be_is_said_before_anything_is_asked(page: Browser) -> None:
+def test_a_bad_setting_is_told_before_anything_is_asked(page: Browser) -> None:
     put(page, temperature__a=7)
     ask(page)
     assert page.ask("return document.activeElement.id") == "temperature-a"
     assert page.ask("return document.querySelectorAll('.turn').length") == 0
 
 
-def test_the_words_of_a_model_and_of_a_person_never_become_markup(page: Browser, paced: Paced) -> None:
+def test_words_of_models_and_persons_never_become_markup(page: Browser, paced: Paced) -> None:
     paced.says = [EVIL, "<b>bold</b>", "&amp;"] * 2
     asked(page, EVIL)
     assert text(page).startswith(f"{EVIL}<b>bold</b>&amp;")
@@ -264,7 +264,7 @@ def test_the_browser_itself_would_refuse_foreign_code(page: Browser, address: st
     assert page.ask("return [window.pwned ?? null, window.kept]") == [None, 2]
 
 
-def test_a_server_that_dies_in_the_middle_is_told_and_what_came_stays(page: Browser, paced: Paced) -> None:
+def test_a_server_that_dies_midway_is_told_text_stays(page: Browser, paced: Paced) -> None:
     paced.let(3)
     ask(page)
     page.until("return document.querySelectorAll('.turn .token').length >= 1")
@@ -281,7 +281,7 @@ def test_a_server_that_dies_in_the_middle_is_told_and_what_came_stays(page: Brow
     assert page.ask("return [document.querySelectorAll('.turn').length, document.querySelectorAll('.fault').length]") == [1, 0]
 
 
-def test_a_port_that_goes_is_looked_for_until_it_is_back(browser: Browser, tiny: Tiny, paced: Paced) -> None:
+def test_a_port_that_goes_is_looked_for_until_back(browser: Browser, tiny: Tiny, paced: Paced) -> None:
     (port,) = spare(1)
     with front(paced.address, tiny.target.repository, port, killed=True) as api:
         page = opened(browser, api.removesuffix("/v1"))
@@ -298,9 +298,7 @@ def test_a_port_that_goes_is_looked_for_until_it_is_back(browser: Browser, tiny:
         assert text(page)
 
 
-def test_a_key_is_taken_from_the_address_and_stands_nowhere_afterwards(
-    browser: Browser, tiny: Tiny, paced: Paced, tmp_path: Path
-) -> None:
+def test_a_key_is_taken_from_the_address_and_kept_nowhere(browser: Browser, tiny: Tiny, paced: Paced, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("correct-horse-battery\n")
     with front(paced.address, tiny.target.repository, key_file=str(tmp_path / "key")) as api:
         address = api.removesuffix("/v1")
@@ -376,7 +374,7 @@ def test_everything_that_can_be_set_has_a_name(page: Browser) -> None:
     assert missing == []
 
 
-def test_every_file_of_the_page_is_reached_from_it_and_none_is_missing() -> None:
+def test_every_file_of_the_page_is_reached_none_is_missing() -> None:
     folder = Path(str(files("forge.serve.openai"))) / "page"
     there = {each.name for each in folder.iterdir()}
     reached, left = {"index.html"}, ["index.html"]

@@ -139,7 +139,7 @@ def test_a_body_that_never_ends_is_408() -> None:
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "chunked"])
-def test_a_body_that_is_too_large_is_413_and_not_kept(stated: bool) -> None:
+def test_a_body_too_large_is_413_and_not_kept(stated: bool) -> None:
     large = b"x" * 1_000_000
     with serving(Service()) as port, closing(talk(port)) as one:
         head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
@@ -157,7 +157,7 @@ def test_a_body_of_untold_size_is_refused_without_reading_it() -> None:
         assert one.recv(12) == b"HTTP/1.1 413"
 
 
-def test_a_reader_that_never_reads_ends_its_stream_in_bounded_memory() -> None:
+def test_a_reader_that_never_reads_ends_in_bounded_memory() -> None:
     service = Service(endless=True)
     with serving(service) as port, closing(talk(port)) as one:
         one.sendall(ASK)

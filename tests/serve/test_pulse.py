@@ -72,7 +72,7 @@ def stub(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("stub")
-def test_what_triton_counts_and_what_its_processes_are_is_put_together() -> None:
+def test_tritons_counts_and_its_processes_are_put_together() -> None:
     with speaking() as running:
         (signs,) = (pulse.signs(running) or {}).values()
     assert (signs.processes, signs.instances, signs.failed, signs.pending) == (1, 2, 3, 4)
@@ -93,7 +93,7 @@ def mute() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_server_that_says_nothing_at_all_has_no_more_than_the_deadline(mute: str) -> None:
+def test_a_silent_server_has_no_more_than_the_deadline(mute: str) -> None:
     began = time.monotonic()
     found = pulse.ask(Place(mute, "", MARKER), ("bls", "engine"), 1.0)
     assert not any(each.answers for each in found)
@@ -101,7 +101,7 @@ def test_a_server_that_says_nothing_at_all_has_no_more_than_the_deadline(mute: s
 
 
 @pytest.mark.usefixtures("stub")
-def test_a_model_that_hangs_is_not_at_work_and_says_where_it_is_stopped(mute: str) -> None:
+def test_a_hanging_model_is_idle_and_says_where_it_stopped(mute: str) -> None:
     (one,) = pulse.ask(Place(mute, "", MARKER), ("bls",), 1.0)
     assert (one.late, one.works) == (True, False)
     for each in processes.stubs(MARKER)["bls"]:

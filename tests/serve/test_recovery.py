@@ -90,7 +90,7 @@ def test_models_that_are_well_are_never_asked(room: Room) -> None:
         ("postprocessing", "postprocessing ensemble"),
     ],
 )
-def test_a_process_that_ended_is_restarted_with_what_stands_on_it(room: Room, model: str, restarted: str) -> None:
+def test_an_ended_process_is_restarted_with_what_stands_on_it(room: Room, model: str, restarted: str) -> None:
     room.see(**{model: GONE})
     room.look()
     assert room.restarts == []  # it may be a moment between two versions
@@ -160,7 +160,7 @@ def test_requests_that_wait_for_one_at_work_are_left_alone(room: Room) -> None:
     assert room.server.told == []
 
 
-def test_one_that_is_late_where_no_process_is_seen_is_left_alone(room: Room) -> None:
+def test_a_late_one_without_a_visible_process_is_left_alone(room: Room) -> None:
     room.server.dead["tensorrt_llm"] = pulse("tensorrt_llm", late=True)
     room.see(tensorrt_llm=Signs(pending=1))
     room.anew()
@@ -168,7 +168,8 @@ def test_one_that_is_late_where_no_process_is_seen_is_left_alone(room: Room) -> 
     assert room.restarts == []
 
 
-def test_a_bls_that_waits_for_a_late_engine_without_processes_is_left_alone(room: Room) -> None:
+def test_a_bls_waiting_for_a_late_engine_is_left_alone(room: Room) -> None:
+    """Where no processes are seen."""
     for model in ("tensorrt_llm", "tensorrt_llm_bls", "ensemble"):
         room.server.dead[model] = pulse(model, late=True, why="no answer within 10 s")
     room.see(tensorrt_llm=Signs(pending=4), tensorrt_llm_bls=replace(WELL, pending=4))
@@ -219,7 +220,7 @@ def test_one_that_does_not_load_again_is_tried_again(room: Room) -> None:
     assert room.server.healths["tensorrt_llm_bls"].why == ""
 
 
-def test_what_was_brought_back_by_hand_is_no_longer_given_up(room: Room) -> None:
+def test_what_is_brought_back_by_hand_is_not_given_up(room: Room) -> None:
     for _ in range(TRIES + 1):
         die(room)
         room.look(20, 1.0)

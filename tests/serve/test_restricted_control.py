@@ -176,7 +176,7 @@ def test_forge_loads_and_unloads_with_its_secret(serving: Serving, running: Runn
         key_file(running).with_suffix(".away").rename(key_file(running))
 
 
-def test_the_secret_is_in_no_list_of_processes_no_log_and_no_model(running: Running) -> None:
+def test_the_secret_is_in_no_process_list_log_or_model(running: Running) -> None:
     secret = key_file(running).read_text(encoding="ascii")
     assert len(secret) >= 40
     pids = processes.marked(running.shared_memory)
@@ -208,9 +208,7 @@ def test_a_secret_that_cannot_be_hidden_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("asked", "shown"), [((), False), ((unlisted.ASKED_TO_SHOW,), True)])
-def test_where_ptrace_is_forbidden_the_secret_stays_where_it_is_or_is_shown_by_name(
-    tmp_path: Path, asked: tuple[str, ...], shown: bool
-) -> None:
+def test_without_ptrace_the_secret_stays_put_or_shows_by_name(tmp_path: Path, asked: tuple[str, ...], shown: bool) -> None:
     (tmp_path / "key").write_text("hush")
     show = "import sys; print(ascii(sys.argv[1:]))"
     argv = [
@@ -249,7 +247,7 @@ def test_serve_says_where_ptrace_is_forbidden_and_control_is_closed(serving: Ser
         triton.stop(running)
 
 
-def test_engines_in_turn_where_ptrace_is_forbidden_are_refused_or_served_by_name(serving: Serving, tmp_path: Path) -> None:
+def test_without_ptrace_engines_in_turn_are_refused_or_named(serving: Serving, tmp_path: Path) -> None:
     launch = replace(serving.launch(laid(tmp_path / "repository")), turns=(("second",), ("third",)))
     triton = serving.triton()
     with pytest.raises(ServerError, match=r"second, third are loaded in turn") as caught:
@@ -266,7 +264,7 @@ def test_engines_in_turn_where_ptrace_is_forbidden_are_refused_or_served_by_name
         triton.stop(running)
 
 
-def test_a_container_may_trace_where_only_that_lets_it_keep_its_secret(tmp_path: Path) -> None:
+def test_a_container_may_trace_only_to_keep_its_secret(tmp_path: Path) -> None:
     for said, wanted in (("2", True), ("1", False), ("3", False)):
         (tmp_path / "scope").write_text(f"{said}\n")
         assert tracing_is_for_admins(tmp_path / "scope") is wanted
@@ -296,7 +294,7 @@ def old(serving: Serving, tmp_path: Path) -> Launch:
     return Launch(place, now.models, ports=free_ports(), triton=str(tmp_path / "triton"))
 
 
-def test_a_triton_too_old_to_restrict_is_served_on_the_loopback_and_that_is_said(serving: Serving, old: Launch) -> None:
+def test_a_triton_too_old_to_restrict_stays_on_the_loopback(serving: Serving, old: Launch) -> None:
     lines: list[str] = []
     triton = serving.triton()
     running = triton.start(old, lines.append)
@@ -307,7 +305,7 @@ def test_a_triton_too_old_to_restrict_is_served_on_the_loopback_and_that_is_said
         triton.stop(running)
 
 
-def test_a_triton_too_old_to_restrict_listens_beyond_the_loopback_only_by_name(serving: Serving, old: Launch) -> None:
+def test_an_old_triton_listens_beyond_the_loopback_only_by_name(serving: Serving, old: Launch) -> None:
     triton = serving.triton()
     with pytest.raises(ServerError, match="too old") as caught:
         triton.start(replace(old, ports=replace(old.ports, host="0.0.0.0")), lambda _: None)

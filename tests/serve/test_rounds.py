@@ -67,7 +67,7 @@ def test_a_part_that_hangs_is_named_with_the_fix(tmp_path: Path, part: str) -> N
     assert said["models"]["tiny"]["state"] == "dead"
 
 
-def test_who_waits_for_one_that_works_is_busy_and_who_stands_beside_it_is_not(tmp_path: Path) -> None:
+def test_who_waits_for_a_worker_is_busy_a_bystander_not(tmp_path: Path) -> None:
     waiting = (late("bls"), late("ensemble"), late("engine", works=True))
     assert state(rounds(tmp_path, *waiting)[0]) == "busy"
     assert state(rounds(tmp_path, *waiting, late("pre"))[0]) == "dead"
@@ -81,7 +81,7 @@ def test_an_engine_whose_tokens_come_is_busy(tmp_path: Path) -> None:
     assert state(mute) == "dead"
 
 
-def test_who_wants_to_know_meanwhile_has_no_round_of_their_own(tmp_path: Path) -> None:
+def test_who_asks_meanwhile_has_no_round_of_their_own(tmp_path: Path) -> None:
     both = threading.Event()
     made, asked = rounds(tmp_path, meanwhile=lambda: assert_set(both))
 
@@ -112,7 +112,7 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(60)
 
 
-def test_a_process_that_goes_does_not_hide_the_work_of_one_that_stays() -> None:
+def test_a_process_that_goes_hides_no_work_of_another() -> None:
     assert used({1: 90.0, 2: 10.0}, {2: 11.0}) == 1.0
     assert used({2: 10.0}, {2: 10.0, 3: 0.5}) == 0.5
 

@@ -17,7 +17,7 @@ from store_makers import rot
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
-def test_rot_under_a_server_that_runs_is_named_stops_nothing_and_is_fixed_by_a_build(
+def test_rot_under_a_running_server_is_named_builds_mend_it(
     shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORGE_HOME", str(shop.home))

@@ -50,9 +50,7 @@ def names(shop: Forge, place: Path) -> list[str]:
 IN_TURN = [f"b-{role}" for role in ("postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")]
 
 
-def test_a_model_that_is_added_is_loaded_by_the_server_those_that_call_others_last(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_the_server_loads_an_added_model_callers_last(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     assert world.server.told == [f"load {folder}" for folder in IN_TURN]
     assert set(IN_TURN) < set(shop.server(models).models)
@@ -65,9 +63,10 @@ def test_a_build_that_changes_nothing_leaves_the_server_alone(shop: Forge, world
     assert world.server.told == []
 
 
-def test_a_new_version_that_does_not_load_leaves_the_old_one_on_the_disk_and_in_the_server(
+def test_a_version_that_does_not_load_leaves_the_old_everywhere(
     shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
+    """On the disk and in the server."""
     before = shop.manifest(models)
     config = (models / "a-tensorrt_llm" / "config.pbtxt").read_text()
     world.server.broken.add("a-tensorrt_llm")
@@ -81,9 +80,7 @@ def test_a_new_version_that_does_not_load_leaves_the_old_one_on_the_disk_and_in_
     assert len(shop.server(models).models) == 5
 
 
-def test_a_model_that_does_not_load_is_taken_out_again_and_the_others_go_on(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_does_not_load_goes_others_go_on(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     world.server.broken.add("b-tensorrt_llm_bls")
     with pytest.raises(ServerError, match="b-tensorrt_llm_bls") as caught:
         shop.add([recipe(tmp_path, "b")], repository=models)
@@ -93,9 +90,7 @@ def test_a_model_that_does_not_load_is_taken_out_again_and_the_others_go_on(
     assert world.server.told[-3:] == ["unload b-tensorrt_llm", "unload b-preprocessing", "unload b-postprocessing"]
 
 
-def test_a_plain_model_that_is_renamed_answers_under_its_new_names_before_the_old_ones_go(
-    shop: Forge, world: World, tmp_path: Path
-) -> None:
+def test_a_renamed_plain_model_answers_anew_before_old_names_go(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "plain"
     shop.build([recipe(tmp_path, "a")], repository=place)
     shop.serve(place)
@@ -126,9 +121,7 @@ def stands(shop: Forge, place: Path, *models: str) -> bool:
     return folders == said == set(shop.server(place).models) and names(shop, place) == [*models]
 
 
-def test_a_newcomer_is_loaded_before_the_plain_model_that_makes_room_for_it_is_renamed(
-    shop: Forge, world: World, plain: Path, tmp_path: Path
-) -> None:
+def test_a_newcomer_loads_before_the_plain_model_is_renamed(shop: Forge, world: World, plain: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "b")], repository=plain, options=RENAME)
     told = world.server.told
     assert told[:5] == [f"load {folder}" for folder in IN_TURN]
@@ -138,7 +131,7 @@ def test_a_newcomer_is_loaded_before_the_plain_model_that_makes_room_for_it_is_r
 
 
 @pytest.mark.parametrize("broken", ["b-preprocessing", "b-ensemble", "a-preprocessing", "a-ensemble"])
-def test_a_rename_that_does_not_come_about_leaves_the_plain_names_where_they_are_and_being_served(
+def test_a_failed_rename_leaves_the_plain_names_being_served(
     shop: Forge, world: World, plain: Path, tmp_path: Path, broken: str
 ) -> None:
     before = shop.manifest(plain)
@@ -151,14 +144,14 @@ def test_a_rename_that_does_not_come_about_leaves_the_plain_names_where_they_are
     assert not {each for each in world.server.told if each.partition(" ")[2] in PLAIN}
 
 
-def test_a_plain_model_that_cannot_be_taken_out_keeps_its_names(shop: Forge, world: World, plain: Path, tmp_path: Path) -> None:
+def test_a_plain_model_that_cannot_unload_keeps_its_names(shop: Forge, world: World, plain: Path, tmp_path: Path) -> None:
     world.server.stuck.add("tensorrt_llm")
     with pytest.raises(ServerError, match="it is stuck"):
         shop.add([recipe(tmp_path, "b")], repository=plain, options=RENAME)
     assert stands(shop, plain, "a")
 
 
-def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_a_newcomer_that_does_not_load_changes_no_name(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "plain"
     shop.build([engine(tmp_path, world, "a")], repository=place)
     shop.serve(place)
@@ -171,7 +164,7 @@ def test_a_newcomer_that_the_server_cannot_take_in_changes_no_name(shop: Forge, 
     assert stands(shop, place, "a")
 
 
-def test_a_build_that_is_interrupted_while_the_server_loads_leaves_what_there_was(
+def test_a_build_interrupted_while_the_server_loads_changes_nothing(
     shop: Forge, world: World, models: Path, tmp_path: Path
 ) -> None:
     world.server.interrupting.add("b-tensorrt_llm")
@@ -181,9 +174,7 @@ def test_a_build_that_is_interrupted_while_the_server_loads_leaves_what_there_wa
     assert "the repository has what it had before, and so has the server" in [event.text for event in world.events]
 
 
-def test_of_several_models_that_are_built_anew_all_are_taken_in_or_none(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_of_several_models_built_anew_all_load_or_none(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     before = shop.manifest(models)
     world.server.broken.add("b-tensorrt_llm")
@@ -196,9 +187,7 @@ def test_of_several_models_that_are_built_anew_all_are_taken_in_or_none(
     assert stands(shop, models, "a", "b")
 
 
-def test_a_model_that_cannot_be_taken_out_whole_goes_on_being_served_whole(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_unload_whole_is_served_whole(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     world.server.stuck.add("b-tensorrt_llm")
     with pytest.raises(ServerError, match="it is stuck") as caught:
@@ -207,9 +196,7 @@ def test_a_model_that_cannot_be_taken_out_whole_goes_on_being_served_whole(
     assert stands(shop, models, "a", "b")
 
 
-def test_a_reload_takes_in_all_that_it_can_and_names_all_that_it_cannot(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_reload_takes_what_it_can_and_names_the_rest(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     server = world.server.alive.pop()
     shop.add([recipe(tmp_path, "b"), recipe(tmp_path, "c"), recipe(tmp_path, "d")], repository=models)
     world.server.alive.append(server)
@@ -219,9 +206,7 @@ def test_a_reload_takes_in_all_that_it_can_and_names_all_that_it_cannot(
     assert "c-ensemble" in shop.server(models).models
 
 
-def test_a_model_that_is_removed_is_unloaded_first_those_that_call_others_before_them(
-    shop: Forge, world: World, models: Path, tmp_path: Path
-) -> None:
+def test_a_removed_model_is_unloaded_first_callers_before_it(shop: Forge, world: World, models: Path, tmp_path: Path) -> None:
     shop.add([recipe(tmp_path, "b")], repository=models)
     world.server.told.clear()
     shop.remove("b", models)
@@ -269,7 +254,7 @@ def test_one_server_serves_several_repositories_and_is_found_by_any(shop: Forge,
     assert shop.servers() == ()
 
 
-def test_repositories_whose_models_share_a_name_are_refused_with_the_way_out(shop: Forge, tmp_path: Path) -> None:
+def test_repositories_sharing_model_names_are_refused_with_a_way_out(shop: Forge, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     shop.build([recipe(tmp_path, "a")], repository=first)
     shop.build([recipe(tmp_path, "b")], repository=second)
@@ -283,7 +268,7 @@ def test_repositories_whose_models_share_a_name_are_refused_with_the_way_out(sho
         shop.serve([first, tmp_path / "third"])
 
 
-def test_an_environment_that_has_all_that_the_others_have_serves_them_all(shop: Forge, tmp_path: Path) -> None:
+def test_an_environment_that_holds_all_others_serves_them_all(shop: Forge, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([recipe(tmp_path, "a"), recipe(tmp_path, "b", 'packages = ["torch==2.0"]\n')], repository=place)
     wanted = shop.launch(place, Ports())
@@ -320,9 +305,7 @@ gpus = "none"
     return file
 
 
-def test_an_image_that_has_all_that_the_others_have_serves_engines_of_several_families(
-    shop: Forge, world: World, tmp_path: Path
-) -> None:
+def test_an_image_that_holds_all_others_serves_many_families(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "b")], repository=place)
     alone = shop.launch(place, Ports())
@@ -334,9 +317,7 @@ def test_an_image_that_has_all_that_the_others_have_serves_engines_of_several_fa
     assert "b-tensorrt_llm" not in wanted.first
 
 
-def test_a_second_engine_is_not_loaded_into_a_server_that_was_started_for_one(
-    shop: Forge, world: World, tmp_path: Path
-) -> None:
+def test_a_second_engine_does_not_join_a_one_engine_server(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "a")], repository=place)
     shop.serve(place)
@@ -346,9 +327,7 @@ def test_a_second_engine_is_not_loaded_into_a_server_that_was_started_for_one(
     assert names(shop, place) == ["a"]
 
 
-def test_a_server_with_room_for_more_takes_further_engines_and_goes_on_with_one(
-    shop: Forge, world: World, tmp_path: Path
-) -> None:
+def test_a_server_with_room_takes_more_engines_and_keeps_one(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     first = engine(tmp_path, world, "a")
     shop.add([first], repository=place)
@@ -362,11 +341,11 @@ def test_a_server_with_room_for_more_takes_further_engines_and_goes_on_with_one(
     assert stands(shop, place, "a")
 
 
-def test_room_for_more_is_no_other_server_where_no_engine_is_alone(shop: Forge, models: Path) -> None:
+def test_room_is_no_other_server_where_no_engine_is_alone(shop: Forge, models: Path) -> None:
     assert shop.launch(models, Ports(), room=True) == shop.launch(models, Ports())
 
 
-def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_a_new_version_of_an_engine_loads_into_its_server(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     file = engine(tmp_path, world, "a")
     shop.add([file], repository=place)
@@ -376,7 +355,7 @@ def test_a_new_version_of_an_engine_is_loaded_by_the_server_that_runs_it(shop: F
     assert world.server.told[-1] == "load a-ensemble"
 
 
-def test_an_engine_in_parts_is_not_exchanged_under_a_server_that_mpi_started(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_an_engine_in_parts_is_not_exchanged_under_mpi(shop: Forge, world: World, tmp_path: Path) -> None:
     place = tmp_path / "models"
     shop.add([engine(tmp_path, world, "a")], repository=place)
     world.server.start(replace(shop.launch(place, Ports()), world=2), lambda _: None)

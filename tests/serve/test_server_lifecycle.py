@@ -68,7 +68,7 @@ def gone(running: Running) -> bool:
     return soon(lambda: left_of(running) == ([], []))
 
 
-def test_start_returns_when_every_model_is_ready_and_stop_leaves_nothing(serving: Serving, repository: Path) -> None:
+def test_start_returns_when_all_is_ready_stop_leaves_nothing(serving: Serving, repository: Path) -> None:
     tiny_models.lay(repository, "second", tiny_models.IDENTITY)
     triton = serving.triton()
     lines: list[str] = []
@@ -82,7 +82,7 @@ def test_start_returns_when_every_model_is_ready_and_stop_leaves_nothing(serving
     assert running not in triton.running()
 
 
-def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(serving: Serving, repository: Path) -> None:
+def test_a_broken_model_is_named_with_its_reason_nothing_stays(serving: Serving, repository: Path) -> None:
     tiny_models.lay(repository, "broken", tiny_models.BROKEN)
     triton = serving.triton()
     with pytest.raises(ServerError) as caught:
@@ -95,7 +95,7 @@ def test_a_broken_model_is_named_with_its_reason_and_nothing_stays(serving: Serv
     assert not processes.marked(triton.command(serving.launch(repository)).env[processes.MARKER])
 
 
-def test_a_taken_port_is_found_before_the_start_with_its_holder(serving: Serving, repository: Path) -> None:
+def test_a_taken_port_is_found_before_starting_with_its_holder(serving: Serving, repository: Path) -> None:
     launch = serving.launch(repository)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", launch.ports.grpc))
@@ -145,7 +145,7 @@ def test_a_foreground_server_dies_with_a_forge_that_is_killed(serving: Serving, 
     assert not serving.triton().running()
 
 
-def test_a_new_server_knows_nothing_of_what_befell_the_one_before(serving: Serving, repository: Path) -> None:
+def test_a_new_server_knows_nothing_of_the_one_before(serving: Serving, repository: Path) -> None:
     triton = serving.triton()
     before = triton.start(serving.launch(repository), lambda _: None)
     triton.stop(before)
@@ -214,7 +214,7 @@ def test_a_server_without_its_execute_bit_is_a_host_error(serving: Serving, repo
 
 
 @pytest.mark.parametrize(("times", "comes_up"), [(1, True), (2, False)])
-def test_a_triton_that_loses_its_own_lock_is_started_once_more(
+def test_a_triton_that_loses_its_lock_is_started_again(
     serving: Serving, repository: Path, tmp_path: Path, times: int, comes_up: bool
 ) -> None:
     layout = read_layout(serving.environment)
@@ -244,9 +244,7 @@ def test_a_triton_that_loses_its_own_lock_is_started_once_more(
     assert servers.running() == ()
 
 
-def test_a_triton_that_is_installed_here_serves_with_its_own_backends(
-    serving: Serving, repository: Path, tmp_path: Path
-) -> None:
+def test_a_triton_installed_here_serves_with_its_own_backends(serving: Serving, repository: Path, tmp_path: Path) -> None:
     layout = read_layout(serving.environment)
     installed = tmp_path / "tritonserver"
     (installed / "bin").mkdir(parents=True)
@@ -279,9 +277,7 @@ time.sleep(600)
 """Looks no more at a child that has ended than Triton at a stub that was killed at the wrong instant of its start."""
 
 
-def test_a_start_whose_models_process_was_killed_ends_long_before_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_whose_models_process_is_killed_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in a campaign of kills: Triton waited for it for ever, and forge for ten minutes."""
     monkeypatch.setattr(ready, "_DEAD", 0.5)
     (tmp_path / "log").write_text("")

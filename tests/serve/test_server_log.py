@@ -25,7 +25,7 @@ error: creating server: Internal - failed to load all models
 """
 
 
-def test_models_that_did_not_load_are_found_with_their_whole_reason() -> None:
+def test_models_that_did_not_load_have_their_whole_reason() -> None:
     found = failures(LOG)
     assert list(found) == ["broken", "other", "chain"]
     reason = "Internal: ValueError: empty folder\n\nAt:\n  /repository/broken/1/model.py(4): initialize"

@@ -111,7 +111,7 @@ def elsewhere(shop: Forge, running: Running) -> Generator[Running]:
 
 
 @pytest.mark.parametrize("command", ASKED_OF_A_LIVING)
-def test_a_stranger_at_a_living_servers_ports_is_named_and_told_nothing(moved: Running, repository: Path, command: str) -> None:
+def test_a_stranger_at_a_servers_ports_is_named_told_nothing(moved: Running, repository: Path, command: str) -> None:
     with stranger(moved.ports) as other:
         said = told(command, repository)
     assert said.exit_code == ASKED_OF_A_LIVING[command], said.output

@@ -98,7 +98,7 @@ def _publish(shop: Forge, place: Path) -> Shop:
 
 
 @pytest.mark.parametrize("stated", ["true", "false"])
-def test_every_door_says_what_the_whole_answer_says_and_verify_names_the_cure(shop: Forge, tmp_path: Path, stated: str) -> None:
+def test_every_door_says_the_answer_and_verify_names_the_cure(shop: Forge, tmp_path: Path, stated: str) -> None:
     published = _publish(shop, tmp_path)  # the other tests' may be served just now
     published.accumulate(stated)
     ports = replace(free_ports(), openai=free_ports().http)
@@ -132,7 +132,7 @@ def ports(published: Shop) -> Iterator[Ports]:
 
 
 @pytest.mark.parametrize("stop", ["Paris", "is Par", "\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{GRINNING FACE}", "s", " more"])
-def test_a_stop_text_ends_the_answer_at_every_door_in_any_script(published: Shop, ports: Ports, stop: str) -> None:
+def test_a_stop_text_ends_the_answer_everywhere_in_any_script(published: Shop, ports: Ports, stop: str) -> None:
     """The bls hands stop words to nobody: what is cut is text."""
     asked = replace(ASKED, stop=("never", stop))
     client, address = TritonClient(60.0), published.target().address
@@ -148,7 +148,7 @@ def test_a_stop_text_ends_the_answer_at_every_door_in_any_script(published: Shop
     assert _through_openai(ports, stop) == {"OpenAI": (expected, "stop"), "OpenAI streams": (expected, "stop")}
 
 
-def test_each_answer_that_the_bls_does_not_give_is_asked_for(published: Shop, ports: Ports) -> None:
+def test_each_answer_the_bls_does_not_give_is_asked_for(published: Shop, ports: Ports) -> None:
     address = published.target().address
     for stream in (True, False):
         several = replace(ASKED, n=3, stream=stream)
@@ -159,7 +159,7 @@ def test_each_answer_that_the_bls_does_not_give_is_asked_for(published: Shop, po
     assert asyncio.run(_asked(address, replace(ASKED, n=2), 1)) == chained.SAID
 
 
-def test_a_bad_word_is_barred_with_a_blank_before_it_too(published: Shop, ports: Ports) -> None:
+def test_a_bad_word_is_barred_after_a_blank_too(published: Shop, ports: Ports) -> None:
     plain = replace(ASKED, model="ensemble", stream=False)
     (answer,) = TritonClient(60.0).generate(published.target().address, replace(plain, bad=("Paris",)))
     assert answer.text.startswith("capital of France is")

@@ -53,7 +53,7 @@ def test_one_engine_in_one_part_needs_no_mpi() -> None:
     assert variables(LAUNCH) == {}
 
 
-def test_an_engine_in_parts_has_a_server_for_each_and_only_the_first_serves_the_other_models() -> None:
+def test_only_the_first_server_of_engine_parts_serves_other_models() -> None:
     first, *others = split(arguments(replace(LAUNCH, world=3), SEAT))
     assert first[:5] == ("mpirun", "--allow-run-as-root", "-n", "1", "tritonserver")
     assert loads(first) == list(ROLES)
@@ -63,7 +63,7 @@ def test_an_engine_in_parts_has_a_server_for_each_and_only_the_first_serves_the_
     assert len(prefixes) == 3
 
 
-def test_two_engines_are_orchestrated_by_a_server_that_stays_off_the_gpus() -> None:
+def test_two_engines_are_orchestrated_by_a_server_without_gpus() -> None:
     launch = replace(LAUNCH, engines=("llm", "draft"), world=2)
     (words,) = split(arguments(launch, SEAT))
     assert words[:5] == ("mpirun", "--allow-run-as-root", "-n", "1", "tritonserver")
@@ -72,9 +72,7 @@ def test_two_engines_are_orchestrated_by_a_server_that_stays_off_the_gpus() -> N
     assert variables(launch) == {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"}
 
 
-def test_one_engine_that_is_to_have_room_beside_it_is_orchestrated_and_without_engines_there_is_nothing_to_orchestrate() -> (
-    None
-):
+def test_one_engine_with_room_is_orchestrated_none_is_not() -> None:
     alone = replace(LAUNCH, room=True)
     assert alone.orchestrated
     assert arguments(alone, SEAT)[:4] == ("mpirun", "--allow-run-as-root", "-n", "1")
@@ -84,9 +82,10 @@ def test_one_engine_that_is_to_have_room_beside_it_is_orchestrated_and_without_e
 
 
 @pytest.mark.parametrize("image", ["", "sha256:1"])
-def test_a_server_of_engines_is_another_one_with_the_orchestrator_in_a_container_and_where_triton_is_installed(
+def test_a_server_of_engines_differs_with_the_orchestrator(
     image: str,
 ) -> None:
+    """In a container and where Triton is installed."""
     launch = replace(LAUNCH, image=image, triton="" if image else "/opt/tritonserver")
     assert launch.base != replace(launch, room=True).base
 
@@ -103,9 +102,8 @@ def test_a_server_of_engines_is_another_one_with_the_orchestrator_in_a_container
         ("all", 1, 1, ""),
     ],
 )
-def test_an_engine_in_more_parts_than_there_are_gpus_is_refused_where_their_number_is_known(
-    gpus: str, here: int, world: int, complaint: str
-) -> None:
+def test_an_engine_in_more_parts_than_gpus_is_refused(gpus: str, here: int, world: int, complaint: str) -> None:
+    """Where the number of GPUs is known."""
     launch = replace(LAUNCH, gpus=gpus, world=world)
     if not complaint:
         require_gpus(launch, lambda: here)
@@ -123,7 +121,7 @@ def test_a_server_asks_this_machine_how_many_gpus_there_are(tmp_path: Path) -> N
     assert TritonContainer({**environ, "DOCKER_HOST": "unix:///run/docker.sock"}).gpus() == 1
 
 
-def test_engines_that_share_gpus_are_loaded_in_turn_and_a_line_for_a_person_names_them_all(tmp_path: Path) -> None:
+def test_engines_sharing_gpus_load_in_turn_one_line_names_them(tmp_path: Path) -> None:
     launch = replace(LAUNCH, engines=("llm", "b-llm"), models=(*ROLES, "b-llm", "b-bls"), turns=(("b-llm", "b-bls"),))
     (words,) = split(arguments(launch, SEAT))
     assert loads(words) == list(ROLES)
@@ -137,7 +135,7 @@ def test_several_repositories_are_all_named() -> None:
     assert words[1:3] == ("--model-repository=/forge/repository-1", "--model-repository=/forge/repository-2")
 
 
-def test_several_repositories_in_a_container_share_the_place_that_their_configs_name(tmp_path: Path) -> None:
+def test_repositories_in_a_container_share_what_their_configs_name(tmp_path: Path) -> None:
     first, second, view = tmp_path / "first", tmp_path / "second", tmp_path / "view"
     parts = (RepositoryFolders(first, ("a-llm", "_assets/a")), RepositoryFolders(second, ("b-llm", "_assets/b")))
     launch = replace(LAUNCH, repository=first, several=parts)
@@ -173,7 +171,7 @@ def host(made: dict[str, object]) -> dict[str, Any]:
     return cast("dict[str, Any]", made["HostConfig"])
 
 
-def test_a_container_sees_its_repository_and_can_write_nothing_but_its_log(tmp_path: Path) -> None:
+def test_a_container_sees_its_repository_and_writes_only_its_log(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     made = configuration(box(tmp_path, entrypoint=("/entry.sh",)), log, {"forge.key": "k"}, memlock=True)
     assert host(made)["Mounts"] == [
@@ -188,7 +186,7 @@ def test_a_container_sees_its_repository_and_can_write_nothing_but_its_log(tmp_p
     assert host(made)["RestartPolicy"] == {"Name": "no"}
 
 
-def test_ports_are_published_on_the_address_asked_for_and_no_other(tmp_path: Path) -> None:
+def test_ports_are_published_only_on_the_address_asked_for(tmp_path: Path) -> None:
     out = Ports(18000, 18001, 18002)
     made = host(configuration(box(tmp_path, published=out), tmp_path / "log", {}, memlock=False))
     assert made["NetworkMode"] == "bridge"

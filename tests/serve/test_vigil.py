@@ -80,7 +80,7 @@ def test_a_model_whose_process_has_ended_is_restarted(place: Vigil, tmp_path: Pa
 
 
 @pytest.mark.parametrize("error", [ServerError("the engine of containers is away"), OSError(28, os.strerror(28))])
-def test_a_look_that_fails_is_said_with_the_time_and_followed_by_the_next(
+def test_a_failed_look_is_told_with_its_time_then_repeated(
     place: Vigil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     real, failures = place.server.signs, [error, error]
