@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Place:
     return made
 
 
-def test_a_build_that_stands_is_found_with_all_that_it_stands_on(place: Place) -> None:
+def test_a_standing_build_is_found_with_what_it_stands_on(place: Place) -> None:
     done = place.found()
     assert done
     assert done.repository == str(place.repository)
@@ -107,7 +107,7 @@ CHANGES: list[Callable[[Place], None]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
-def test_what_is_no_longer_as_it_was_is_looked_at_anew(place: Place, change: Callable[[Place], None]) -> None:
+def test_what_has_changed_is_looked_at_anew(place: Place, change: Callable[[Place], None]) -> None:
     change(place)
     assert place.found() is None
 
@@ -142,7 +142,7 @@ def test_changed_code_and_a_new_distribution_void_a_note(tmp_path: Path, monkeyp
     assert notes.find(asked) is None
 
 
-def test_the_code_that_is_looked_at_is_forges_and_every_plugins(place: Place) -> None:
+def test_the_code_looked_at_is_forges_and_every_plugins(place: Place) -> None:
     store = Store(place.folder / "home/store", clock=lambda: 1.0)
     inputs = BuildNotes(Notes(place.folder / "home"), store).before(place.shop.joint([place.recipe]))
     assert str(Path(forge_llama.__file__)) in inputs.code

@@ -61,7 +61,7 @@ def test_other_texts_are_another_checkpoint_and_the_model_stays(shop: Forge, wor
     assert moved == {"tiny: calibration", "tiny: checkpoint", "tiny: engine", "tiny: entry"}
 
 
-def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Forge, world: World, recipe: Path) -> None:
+def test_the_lock_pins_the_texts_that_a_build_takes(shop: Forge, world: World, recipe: Path) -> None:
     file, _ = shop.lock(recipe)
     said = json.loads(file.read_text())
     assert said["asked"]["calibration"] == {"hub": "acme/texts", "size": 64}
@@ -75,7 +75,7 @@ def test_the_lock_pins_the_texts_and_a_build_takes_what_is_locked(shop: Forge, w
     assert "more.jsonl" in file.read_text()
 
 
-def test_a_recipe_served_by_the_twin_for_once_asks_for_no_texts(shop: Forge, world: World, recipe: Path) -> None:
+def test_a_recipe_served_once_by_the_twin_asks_no_texts(shop: Forge, world: World, recipe: Path) -> None:
     world.origin.texts.clear()
     assert shop.resolve(recipe, runtime=RuntimeKind.TWIN).facts.calibration is None
 
@@ -95,7 +95,7 @@ MODEL = Pinned(SourceKind.HUB, "acme/tiny", "c0ffee", (FileFact("config.json", 1
 PINNED = Pinned(SourceKind.HUB, "datasets/acme/texts", "beef", (FileFact("a.jsonl", 9, "gitsha1:02"),), "https://hub.example")
 
 
-def test_a_lock_with_texts_reads_back_and_holds_no_place_of_this_machine() -> None:
+def test_a_lock_with_texts_reads_back_without_local_places() -> None:
     made = lock(RECIPE, MODEL, calibration=PINNED)
     assert read(write(made), "tiny.toml.lock") == made
     assert "hub.example" not in write(made)

@@ -139,7 +139,7 @@ def bytes_of(place: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_no_kind_of_source_shares_an_inode_with_what_is_built_of_it(shop: Forge, tmp_path: Path, kind: str) -> None:
+def test_no_source_shares_an_inode_with_what_is_built(shop: Forge, tmp_path: Path, kind: str) -> None:
     make(shop, written(tmp_path, kind), kind)
     own = {item.inode for item in walk(tmp_path / "mine") if item.is_file}
     made = [item for item in walk(tmp_path / "home") if item.is_file]
@@ -160,7 +160,7 @@ def test_no_kind_of_source_shares_an_inode_with_what_is_built_of_it(shop: Forge,
         ("eagle", {"tiny: model": "large", "tiny: draft": "small"}),
     ],
 )
-def test_a_plan_says_what_each_copy_will_write_and_afterwards_that_it_is_there(
+def test_a_plan_says_what_copies_will_write_or_have_written(
     shop: Forge,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,9 +176,7 @@ def test_a_plan_says_what_each_copy_will_write_and_afterwards_that_it_is_there(
     assert taken(shop, recipe) == {step: Copy(size, 0, How.HELD) for step, size in sizes.items()}
 
 
-def test_a_wheel_that_pip_finds_here_is_copied_beside_the_file_in_it(
-    shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wheel_pip_finds_here_is_copied_beside_its_file(shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filesystem(monkeypatch, shares=True)
     recipe = written(tmp_path, "wheel")
     (step,) = [step for step in shop.outlook(shop.plan([recipe])) if step.copy]
@@ -192,7 +190,7 @@ def test_a_wheel_that_pip_finds_here_is_copied_beside_the_file_in_it(
 @needs_lfs
 @pytest.mark.parametrize("bare", [True, False])
 @pytest.mark.parametrize("shares", [True, False])
-def test_of_a_git_repository_on_this_machine_what_lfs_keeps_can_share_blocks(
+def test_what_lfs_keeps_on_this_machine_can_share_blocks(
     shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, bare: bool
 ) -> None:
     filesystem(monkeypatch, shares=shares)

@@ -140,7 +140,7 @@ def job(engine: str, standin: Image, laid: Path) -> Iterator[Job]:
         yield Job(laid, engine)
 
 
-def test_a_build_that_was_killed_in_its_conversion_is_cleared_away_and_made_by_the_next(job: Job, engine: str) -> None:
+def test_a_build_killed_in_conversion_is_cleared_and_made_next(job: Job, engine: str) -> None:
     before = names(engine)
     done = job.killing()
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -151,9 +151,7 @@ def test_a_build_that_was_killed_in_its_conversion_is_cleared_away_and_made_by_t
     assert names(engine) <= before
 
 
-def test_a_daemon_that_goes_away_in_a_conversion_fails_it_and_when_it_is_back_the_build_goes_on(
-    laid: Path, standin_archive: Image
-) -> None:
+def test_a_lost_daemon_fails_a_conversion_the_next_build_resumes(laid: Path, standin_archive: Image) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can start an engine of its own to kill")
     with private_engine() as (address, folder):
@@ -190,7 +188,8 @@ def small_disk(place: Path) -> Generator[Callable[[int], None]]:
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_disk_that_is_full_at_any_step_is_named_and_with_more_room_the_build_goes_on(job: Job) -> None:
+def test_a_full_disk_is_named_and_with_room_building_resumes(job: Job) -> None:
+    """At whatever step it fills."""
     failed: list[ForgeError] = []
     with small_disk(job.folder / "small") as resize:
         home = job.folder / "small" / "home"
@@ -208,7 +207,7 @@ def test_a_disk_that_is_full_at_any_step_is_named_and_with_more_room_the_build_g
         assert job.build(home=home) == []
 
 
-def test_a_conversion_out_of_memory_is_explained_with_the_knob_to_turn(job: Job, engine: str) -> None:
+def test_a_conversion_out_of_memory_names_the_knob_to_turn(job: Job, engine: str) -> None:
     file = job.folder / "Dockerfiles" / "family.Dockerfile"
     lines = " ".join(f"{shlex.quote(line)}" for line in HUNGRY.strip().splitlines())
     file.write_text(f"{BARE}ENV PYTHONPATH=/hungry\nRUN mkdir /hungry && printf '%s\\n' {lines} > /hungry/sitecustomize.py\n")

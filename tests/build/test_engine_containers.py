@@ -161,7 +161,7 @@ def said(shop: Forge, built: Built, name: str) -> list[str]:
     return [chunk.text for chunk in shop.generate(target.address, request)]
 
 
-def test_what_is_built_and_served_in_containers_streams_what_the_checkpoints_say(bench: Bench, built: Built) -> None:
+def test_what_containers_build_and_serve_streams_what_checkpoints_say(bench: Bench, built: Built) -> None:
     with server(bench, built.repository) as shop:
         for name in ("llama", "gemma"):
             pieces = said(shop, built, name)
@@ -186,7 +186,7 @@ def test_a_model_that_dies_in_a_container_is_brought_back(bench: Bench, built: B
         assert "".join(said(shop, built, "gemma")) == wanted
 
 
-def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench, built: Built) -> None:
+def test_two_engines_serve_one_model_when_one_guesses(bench: Bench, built: Built) -> None:
     recipe = bench.recipe("guessed", "llama", 'variant = "draft-target"\ndraft = { path = "small" }')
     pair = bench.shop.build([recipe], repository=bench.folder / "pair")
     engines = pair.repository / "_assets" / "guessed" / "engines"
@@ -201,9 +201,8 @@ def test_two_engines_serve_one_model_when_one_guesses_for_the_other(bench: Bench
         assert "".join(said(shop, pair, "guessed")) == checkpoints.greedy(bench.folder / "llama", "Why?", 12)
 
 
-def test_a_server_with_room_for_more_takes_a_second_engine_in_and_one_without_leaves_its_names(
-    bench: Bench, built: Built
-) -> None:
+def test_a_second_engine_joins_a_server_that_has_room(bench: Bench, built: Built) -> None:
+    """One without room leaves its names."""
     assert built.models
     place, wanted = bench.folder / "roomy", checkpoints.greedy(bench.folder / "llama", "Why?", 12)
     first = bench.shop.build([bench.folder / "llama.toml"], repository=place)
@@ -220,7 +219,7 @@ def test_a_server_with_room_for_more_takes_a_second_engine_in_and_one_without_le
         assert "".join(said(shop, both, "gemma")) == checkpoints.greedy(bench.folder / "gemma", "Why?", 12)
 
 
-def test_an_engine_that_does_not_load_under_its_server_is_taken_back(bench: Bench, built: Built) -> None:
+def test_an_engine_that_does_not_load_is_taken_back(bench: Bench, built: Built) -> None:
     """A new version of one of two engines: TensorRT-LLM refuses it, and what was there is published and answers again."""
     place, wanted = bench.folder / "undone", checkpoints.greedy(bench.folder / "llama", "Why?", 12)
     sound = bench.recipe("undone", "llama")
@@ -238,7 +237,7 @@ def test_an_engine_that_does_not_load_under_its_server_is_taken_back(bench: Benc
         assert all(state.answers for state in shop.care.states(shop.servers(), 10.0))
 
 
-def test_gemmas_script_is_fixed_in_a_copy_and_the_image_keeps_its_own(bench: Bench, built: Built) -> None:
+def test_gemmas_script_is_fixed_in_a_copy_not_the_image(bench: Bench, built: Built) -> None:
     recipe = bench.folder / "gemma.toml"
     (call, precision, *_) = bench.shop.plan([recipe]).notes
     assert "applied: GemmaConfig.from_hugging_face gets quant_config by name" in call
@@ -299,7 +298,7 @@ def test_a_variant_goes_through_its_own_script(bench: Bench, built: Built, varia
     assert made["build_config"]["speculative_decoding_mode"] == mode
 
 
-def test_a_calibration_reads_the_texts_that_are_mounted_and_asks_no_network(bench: Bench) -> None:
+def test_a_calibration_reads_mounted_texts_and_asks_no_network(bench: Bench) -> None:
     texts = bench.folder / "texts" / "data"
     texts.mkdir(parents=True)
     (texts / "train.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n')
@@ -314,7 +313,7 @@ def test_a_calibration_reads_the_texts_that_are_mounted_and_asks_no_network(benc
     assert [file.path for file in texts_held.files() if file.path.endswith((".py", ".jsonl"))] == ["data/train.jsonl"]
 
 
-def test_without_a_gpu_a_build_stops_before_the_download_and_the_conversion_goes_on(bench: Bench) -> None:
+def test_without_a_gpu_a_build_stops_early_conversion_goes_on(bench: Bench) -> None:
     if bench.docker.facts().nvidia:
         pytest.skip("this machine's Docker gives GPUs to containers")
     checkpoints.llama(bench.folder / "unseen", seed=9)
@@ -362,9 +361,7 @@ class Answered(msgspec.Struct):
 
 
 @pytest.mark.usefixtures("built")  # Llama's image is made in the bench's home, which has its log, and not in this test's
-def test_the_real_smollm2_goes_from_its_wheel_to_tokens_by_the_command_line(
-    bench: Bench, home: Path, say: Say, tmp_path: Path
-) -> None:
+def test_the_real_smollm2_goes_from_wheel_to_tokens_by_commands(bench: Bench, home: Path, say: Say, tmp_path: Path) -> None:
     """In the home that the twin was built in: the checkpoint is fetched and made once for both."""
     recipe, repository = tmp_path / "smol.toml", tmp_path / "models"
     recipe.write_text(SMOL.format(image=bench.image.reference))
@@ -393,7 +390,7 @@ def test_the_real_smollm2_goes_from_its_wheel_to_tokens_by_the_command_line(
         forge("stop", "--repository", repository)
 
 
-def test_a_bundle_is_built_and_served_by_another_docker_that_holds_no_image(
+def test_a_bundle_builds_and_serves_in_an_empty_docker(
     bench: Bench, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Image, family image, engine and this person's Dockerfile come out of the file; nothing is converted, built or pulled."""

@@ -46,7 +46,7 @@ def test_a_build_converts_builds_and_publishes_from_the_images_skeletons(
     assert (built.repository / "preprocessing" / "1" / "model.py").is_file()
 
 
-def test_end_tokens_that_only_the_checkpoints_config_json_states_are_sent(
+def test_end_tokens_stated_only_by_the_checkpoints_config_are_sent(
     shop: Forge, world: World, recipe: Path, tmp_path: Path
 ) -> None:
     """An engine's own config.json has none, and the image's preprocessing sends the tokenizer's."""
@@ -65,7 +65,7 @@ def test_the_manifest_says_which_image_serves_it(shop: Forge, recipe: Path, tmp_
     assert shop.store.find(model.serving.image)
 
 
-def test_the_image_is_pulled_once_and_its_tools_are_read_once(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
+def test_the_image_is_pulled_and_its_tools_read_once(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     world.containers.here = False
     shop.build([recipe], repository=tmp_path / "models")
     shop.build([recipe], repository=tmp_path / "models")
@@ -97,9 +97,7 @@ def test_gc_takes_a_family_image_along_and_no_other_homes(shop: Forge, world: Wo
     assert world.containers.built == [theirs]
 
 
-def test_gc_takes_along_what_an_earlier_one_left_in_an_engine_that_was_away(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_gc_removes_what_it_earlier_left_in_an_absent_engine(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     shop.build([recipe], repository=tmp_path / "models")
     shop.remove("tiny", tmp_path / "models")
     world.containers.away = True
@@ -126,9 +124,7 @@ def test_another_image_under_the_same_tag_is_another_build(shop: Forge, world: W
     assert missing == ["image", "toolchain", "tiny: checkpoint", "tiny: engine", "tiny: entry"]
 
 
-def test_a_flag_that_the_images_script_does_not_know_is_refused_before_it_runs(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_flag_unknown_to_the_images_script_is_refused_first(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(ENGINE + "[build.args]\nmax_num_tokenz = 8\n")
     with pytest.raises(RecipeError, match=r"build\.args\.max_num_tokenz.*\n.*did you mean --max_num_tokens"):
         shop.build([recipe], repository=tmp_path / "models")
@@ -146,7 +142,7 @@ def test_what_keeps_containers_from_running_is_said_before_the_download(
     assert world.origin.fetches == 0
 
 
-def test_without_a_gpu_a_build_can_go_as_far_as_the_conversion(shop: Forge, world: World, recipe: Path) -> None:
+def test_without_a_gpu_a_build_can_reach_the_conversion(shop: Forge, world: World, recipe: Path) -> None:
     world.containers.problems = (Problem("docker", "no NVIDIA runtime", "install the container toolkit"),)
     recipe.write_text(ENGINE.replace('gpus = "none"', ""))
     made = shop.make([recipe], Stage.CONVERT)
@@ -165,9 +161,7 @@ def test_a_plan_works_without_a_daemon(shop: Forge, world: World, recipe: Path) 
     assert shop.plan([recipe]).steps
 
 
-def test_gemmas_call_is_patched_in_a_copy_that_is_laid_over_the_script(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_gemmas_call_is_patched_in_a_copy_laid_over_it(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     world.origin.files = tiny_checkpoint({**LLAMA, "architectures": ["GemmaForCausalLM"]})
     script = CONVERT.replace("llama", "gemma")
     world.containers.scripts[script] = "c = GemmaConfig.from_hugging_face(args.model_dir, args.dtype, quant_config)\n"
@@ -196,9 +190,8 @@ def rules_broken(shop: Forge, folder: Path) -> set[str]:
 BLS = "/app/all_models/inflight_batcher_llm/tensorrt_llm_bls/"
 
 
-def test_nvidias_bls_stands_under_a_prefix_beside_a_subclass_and_the_manifest_says_so(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_nvidias_bls_under_a_prefix_has_a_subclass_beside_it(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
+    """And the manifest says so."""
     world.containers.scripts |= {BLS + text.path: text.content for text in bls()}
     (model,) = shop.build([recipe], repository=tmp_path / "models", options=BuildOptions(prefixed=True)).models
     folder = tmp_path / "models" / "tiny-tensorrt_llm_bls"
@@ -221,9 +214,8 @@ def test_nvidias_bls_is_left_alone_under_plain_names(shop: Forge, world: World, 
     assert model.edits == ()
 
 
-def test_a_bls_that_cannot_be_told_its_siblings_is_refused_under_a_prefix_before_the_download(
-    shop: Forge, world: World, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_bls_ignorant_of_siblings_is_refused_under_a_prefix(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
+    """Before the download."""
     world.containers.scripts[f"{BLS}1/model.py"] = 'name = "preprocessing"\n'
     with pytest.raises(RecipeError, match=r"tensorrt_llm_bls/1/model\.py: expected that TritonPythonModel") as caught:
         shop.build([recipe], repository=tmp_path / "others", options=BuildOptions(prefixed=True))

@@ -62,7 +62,7 @@ def test_a_build_in_order_says_nothing_of_it(place: Path) -> None:
     assert "tokenizer-files" not in result.stderr
 
 
-def test_what_would_not_load_is_shown_with_its_rule_and_fix_and_exits_with_8(place: Path) -> None:
+def test_what_would_not_load_has_rule_fix_and_exit_8(place: Path) -> None:
     (place / "checkpoint" / "tokenizer.json").write_bytes(UNREADABLE)
     result = forge(place, "build", "tiny")
     assert result.exit_code == 8
@@ -77,7 +77,7 @@ def test_what_would_not_load_is_shown_with_its_rule_and_fix_and_exits_with_8(pla
     assert [each["rule"] for each in document["findings"] if each["severity"] == "error"] == ["tokenizer-files"]
 
 
-def test_add_says_what_is_wrong_with_what_it_added_and_with_nothing_beside_it(place: Path) -> None:
+def test_add_says_what_is_wrong_with_what_it_added_only(place: Path) -> None:
     assert forge(place, "add", "sound").exit_code == 0
     (place / "checkpoint" / "tokenizer.json").write_bytes(UNREADABLE)
     result = forge(place, "add", "broken", "--json")

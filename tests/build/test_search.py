@@ -26,7 +26,7 @@ def origin(hub: LoopbackHub, home: Path) -> HubOrigin:
     return HubOrigin(home, {"HF_ENDPOINT": hub.url, "HOME": str(home)})
 
 
-def test_the_hubs_list_is_read_in_one_request_the_most_fetched_first(tmp_path: Path) -> None:
+def test_the_hubs_list_is_one_request_most_fetched_first(tmp_path: Path) -> None:
     with loopback_hub() as hub:
         hub.repositories["acme/gemma-plain"] = Repository(about={"downloads": 3})
         hub.repositories["google/gemma-2b-it"] = Repository(about=GEMMA)
@@ -69,7 +69,7 @@ def shop(world: World, tmp_path: Path) -> Forge:
     return world.shop(tmp_path / "home")
 
 
-def test_each_model_has_its_family_its_size_and_whether_it_fits_here(shop: Forge, world: World) -> None:
+def test_each_model_has_its_family_size_and_whether_it_fits(shop: Forge, world: World) -> None:
     world.memory = 4 * 10**9
     done = shop.search("gemma")
     assert [(each.family, each.weights, each.fits) for each in done.found] == [

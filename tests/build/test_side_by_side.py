@@ -119,7 +119,7 @@ def test_no_more_steps_compute_at_once_than_are_allowed(bench: Bench) -> None:
     assert acts.most == 2
 
 
-def test_a_step_begins_when_all_its_needs_are_made_and_not_before(bench: Bench) -> None:
+def test_a_step_begins_only_when_its_needs_are_made(bench: Bench) -> None:
     order: list[str] = []
     names = ("a", "b", "both", "last")
     acts = Acts({name: lambda job: order.append(job.command.argv[0]) for name in names})
@@ -142,7 +142,7 @@ def test_what_recipes_share_is_made_once(tmp_path: Path) -> None:
     assert {"one: model", "two: model", "three: model"} < set(made)
 
 
-def test_events_come_one_after_the_other_on_the_thread_that_builds(bench: Bench) -> None:
+def test_events_come_in_turn_on_the_thread_that_builds(bench: Bench) -> None:
     heard: set[str] = set()
     bench.build([run("a"), run("b")], bench.tools(), lambda _: heard.add(threading.current_thread().name))
     assert heard == {threading.current_thread().name}
@@ -160,7 +160,7 @@ def test_events_come_one_after_the_other_on_the_thread_that_builds(bench: Bench)
         ("", "all", False),
     ],
 )
-def test_two_steps_that_may_want_one_gpu_wait_for_each_other(some: str, others: str, wanted: bool) -> None:
+def test_two_steps_that_may_want_one_gpu_take_turns(some: str, others: str, wanted: bool) -> None:
     one, two = (frozenset(names.split(",")) - {""} for names in (some, others))
     assert clash(one, two) is wanted
     assert clash(two, one) is wanted
@@ -217,7 +217,7 @@ def test_engines_on_one_gpu_are_built_one_after_the_other(bench: Bench) -> None:
     assert len(bench.said("made")) == 5
 
 
-def test_after_a_failure_nothing_new_begins_and_what_is_under_way_is_kept(bench: Bench) -> None:
+def test_after_a_failure_nothing_begins_and_running_steps_are_kept(bench: Bench) -> None:
     begun, failed = threading.Event(), threading.Event()
 
     def breaks(_: Job) -> None:
@@ -259,7 +259,7 @@ def test_a_second_failure_is_told_and_the_first_is_raised(bench: Bench) -> None:
     assert caught.value.step == bench.said("failed")[0]
 
 
-def test_ctrl_c_ends_every_program_and_leaves_nothing_in_the_store(bench: Bench) -> None:
+def test_ctrl_c_ends_every_program_and_leaves_nothing_stored(bench: Bench) -> None:
     halt, pids = Halt(), dict[str, int]()
 
     def listen(event: Event) -> None:

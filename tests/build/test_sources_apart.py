@@ -127,7 +127,7 @@ def inodes(place: Path) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_that_is_fetched_is_the_same_file_as_one_of_the_persons_own(tmp_path: Path, kind: str) -> None:
+def test_nothing_fetched_is_the_same_file_as_a_persons_own(tmp_path: Path, kind: str) -> None:
     origin, pinned = KINDS[kind](tmp_path)
     before = inodes(tmp_path / "mine")
     origin.fetch(pinned, tmp_path / "out", ignore)
@@ -158,7 +158,7 @@ def published() -> PublishedModel:
     return PublishedModel(name="llama", entry=KEY, keys={}, runtime=RuntimeKind.TWIN, roles=roles, serving=serving)
 
 
-def test_a_checkpoint_that_is_rewritten_in_place_changes_nothing_that_was_built(built: tuple[Path, Artifact, Path]) -> None:
+def test_a_checkpoint_rewritten_in_place_changes_nothing_built(built: tuple[Path, Artifact, Path]) -> None:
     weights, entry, served = built
     with weights.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_is_rewritten_in_place_changes_nothing_that_was_built(
     assert served.read_bytes() == (entry.path / "llama" / weights.name).read_bytes() == safetensors()
 
 
-def test_who_writes_to_a_published_file_does_not_write_to_the_checkpoint(built: tuple[Path, Artifact, Path]) -> None:
+def test_writing_to_a_published_file_leaves_the_checkpoint_alone(built: tuple[Path, Artifact, Path]) -> None:
     weights, _, served = built
     served.chmod(0o644)
     served.write_bytes(b"nothing")
@@ -174,7 +174,7 @@ def test_who_writes_to_a_published_file_does_not_write_to_the_checkpoint(built: 
     assert stat.S_IMODE(weights.stat().st_mode) == 0o600
 
 
-def test_a_private_checkpoint_is_published_so_that_another_user_can_serve_it(built: tuple[Path, Artifact, Path]) -> None:
+def test_a_private_checkpoint_is_published_for_another_user_to_serve(built: tuple[Path, Artifact, Path]) -> None:
     _, _, served = built
     assert stat.S_IMODE(served.stat().st_mode) == 0o444
     assert stat.S_IMODE(served.parent.stat().st_mode) == 0o755

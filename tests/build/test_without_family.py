@@ -51,7 +51,7 @@ def test_weights_of_a_model_that_transformers_serves_are_not_rounded(world: Worl
         _plan(world, tmp_path, TWIN.replace(" }", ', weights = "int8" }'))
 
 
-def test_llmapi_builds_a_model_of_no_family_in_the_image_as_it_is(world: World, tmp_path: Path) -> None:
+def test_llmapi_builds_a_model_of_no_family_in_the_image(world: World, tmp_path: Path) -> None:
     recipe = _recipe(world, tmp_path, LLMAPI, GPT2)
     shop = world.shop(tmp_path / "home")
     assert [model.name for model in shop.build([recipe], repository=tmp_path / "repository").models] == ["m"]
