@@ -56,7 +56,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_graph_has_a_box_for_each_step_in_its_state_and_an_edge_for_each_direct_need() -> None:
+def test_a_graph_has_a_box_per_step_edges_per_need() -> None:
     drawn = Tree.fromstring(plan.picture_of(FOUND))
     boxes = drawn.findall(f"{SVG}g/{SVG}rect")
     states = [box.get("class", "").removeprefix("box ") for box in boxes if "box" in box.get("class", "")]
@@ -66,7 +66,7 @@ def test_a_graph_has_a_box_for_each_step_in_its_state_and_an_edge_for_each_direc
     assert len(drawn.findall(f"{SVG}path")) == 5  # the image reaches the engine, and that the entry, by the checkpoint already
 
 
-def test_the_longest_way_is_that_of_the_known_times_and_what_is_held_takes_none() -> None:
+def test_the_longest_way_counts_known_times_held_steps_are_free() -> None:
     assert [each.name for each in plan.longest(STEPS)] == ["a: model", "a: checkpoint", "a: engine", f"{EVIL}: entry"]
     assert plan.summary(STEPS) == (
         "1 here, 1 in the shared store, 4 to be made, 1 not needed; the longest way through them took 8 min 10 s when last "
@@ -93,7 +93,7 @@ def test_a_plan_is_drawn_beside_what_is_said_of_it(place: Path) -> None:
     assert (refused.exit_code, ".svg or .html" in refused.output) == (2, True)
 
 
-def test_a_picture_that_cannot_be_written_is_told_by_its_own_name(place: Path) -> None:
+def test_an_unwritable_picture_is_told_by_its_own_name(place: Path) -> None:
     told = forge("plan", place / "small.toml", "--graph", place / "none" / "plan.svg")
     assert told.exit_code == 1
     assert f"{place / 'none'}: there is no folder for the picture" in told.output

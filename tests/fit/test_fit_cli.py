@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_figure_stands_in_the_text_with_the_verdict_and_what_would_help(place: Path) -> None:
+def test_every_figure_is_shown_with_the_verdict_and_its_help(place: Path) -> None:
     told = forge("fit", place / "one.toml", "--gpu", "RTX 4090")
     assert told.exit_code == 0
     for said in (
@@ -83,7 +83,7 @@ def test_an_unknown_gpu_is_an_error_with_the_nearest_names(place: Path) -> None:
     assert "did you mean" in told.stderr
 
 
-def test_several_recipes_get_the_fractions_of_their_caches_in_load_order(place: Path) -> None:
+def test_several_recipes_get_cache_fractions_in_load_order(place: Path) -> None:
     told = forge("fit", place / "one.toml", place / "two.toml", "--gpu", "A100 80GB SXM")
     assert told.exit_code == 0
     rows = told.stdout.split("loaded in this order:")[1].splitlines()[1:]
@@ -112,7 +112,7 @@ def told(tmp_path: Path, source: str = 'hub = "acme/model"', extra: str = "") ->
     return file
 
 
-def test_headers_count_where_there_are_some_and_config_json_where_there_are_none(tmp_path: Path) -> None:
+def test_headers_count_where_there_are_some_else_config_json(tmp_path: Path) -> None:
     world = World()
     world.origin.files = tiny_checkpoint(LARGE)
     assert world.shop(tmp_path).fit([told(tmp_path)]).fits[0].basis == "config.json"
@@ -123,7 +123,7 @@ def test_headers_count_where_there_are_some_and_config_json_where_there_are_none
     assert world.origin.fetches == 0
 
 
-def test_a_kind_that_forge_cannot_count_is_weighed_by_its_files(tmp_path: Path) -> None:
+def test_a_kind_forge_cannot_count_is_weighed_by_files(tmp_path: Path) -> None:
     world = World()
     world.origin.files = {**tiny_checkpoint({**LLAMA, "model_type": "unheard-of"}), "model.safetensors": b""}
     world.origin.files.pop("model.safetensors")
@@ -132,7 +132,7 @@ def test_a_kind_that_forge_cannot_count_is_weighed_by_its_files(tmp_path: Path) 
     assert (found.basis, found.parameters) == ("the files' sizes", 16_000)
 
 
-def test_a_source_that_says_nothing_before_it_is_fetched_is_told_so(tmp_path: Path) -> None:
+def test_a_source_silent_before_its_fetch_is_told_so(tmp_path: Path) -> None:
     world = World()
     world.origin.files = {"model.gguf": b"x"}
     recipe = (
@@ -152,7 +152,7 @@ class Converter(FakeExecutor):
             (job.mounts["out"] / path).write_bytes(content)
 
 
-def test_a_source_that_says_nothing_is_known_once_it_was_built(tmp_path: Path) -> None:
+def test_a_silent_source_is_known_once_it_was_built(tmp_path: Path) -> None:
     world = World(executor=Converter())
     world.origin.files = {"model.gguf": b"x"}
     recipe = (
@@ -165,7 +165,7 @@ def test_a_source_that_says_nothing_is_known_once_it_was_built(tmp_path: Path) -
     assert found.kv_per_token == 3 * 2 * 2 * 4 * 4
 
 
-def test_a_twin_is_judged_by_memory_even_where_there_is_a_gpu(tmp_path: Path) -> None:
+def test_a_twin_is_judged_by_memory_despite_a_gpu(tmp_path: Path) -> None:
     world = World(gpus=(Gpu("A card", 8 * GIB, "8.9", free=GIB),), memory=40 * 10**9)
     world.origin.files = tiny_checkpoint(LARGE)
     found = world.shop(tmp_path).fit([told(tmp_path)], runtime=RuntimeKind.TWIN).fits[0]
@@ -199,7 +199,7 @@ def test_what_plan_refuses_fit_refuses_in_the_same_words(place: Path, changed: d
         assert told in done.output
 
 
-def test_a_card_that_is_named_for_a_twin_counts_for_nothing_and_that_is_said(place: Path) -> None:
+def test_a_card_named_for_a_twin_is_told_as_uncounted(place: Path) -> None:
     assert "--gpu counts for nothing to one" in forge("fit", place / "one.toml", "--runtime", "twin", "--gpu", "L4").output
     assert "--gpu counts" not in forge("fit", place / "one.toml", "--gpu", "L4").output
 

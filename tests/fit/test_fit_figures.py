@@ -29,7 +29,7 @@ def known(name: str) -> tuple[Shape, tuple[Tensor, ...]]:
     return model_shape.read(config), model_shape.tensors(config)
 
 
-def test_the_published_figures_are_of_ten_models_of_five_families_at_least_and_name_their_sources() -> None:
+def test_published_figures_name_sources_for_ten_models_of_five_families() -> None:
     assert len(COUNTED) >= 10
     assert len(CACHED) >= 10
     assert len({MODELS[name]["family"] for name in COUNTED}) >= 5
@@ -43,7 +43,7 @@ def test_parameters_are_what_was_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_weights_in_half_precision_are_within_a_hundredth_of_the_published_bytes(name: str) -> None:
+def test_weights_in_half_precision_match_published_bytes(name: str) -> None:
     shape, tensors = known(name)
     how = weights.terms(recipe(), shape)
     published = MODELS[name].get("bytes", 2 * MODELS[name]["parameters"])
@@ -59,7 +59,7 @@ def test_a_key_value_cache_is_exactly_what_was_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("row", MEASURED["weights"], ids=lambda row: f"{row['model']} {row['quantization']}")
-def test_quantized_engines_are_within_a_hundredth_of_what_tensorrt_llm_loaded(row: dict[str, Any]) -> None:
+def test_quantized_engines_match_what_tensorrt_llm_loaded(row: dict[str, Any]) -> None:
     shape, tensors = known(row["model"])
     how = weights.terms(recipe(convert=ConvertTable(dtype="float16", quantization=row["quantization"])), shape)
     assert weights.weights(tensors, shape, how).heaviest >> 20 == pytest.approx(row["mib"], rel=0.01)
@@ -83,7 +83,7 @@ def test_measured_activations_lie_within_the_stated_span(row: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("row", MEASURED["caches"], ids=lambda row: f"{row['gpu']}")
-def test_tensorrt_llm_found_room_for_as_many_tokens_as_is_said(row: dict[str, Any]) -> None:
+def test_tensorrt_llm_found_room_for_the_tokens_said(row: dict[str, Any]) -> None:
     shape, tensors = known(row["model"])
     wanted = recipe(
         convert=ConvertTable(dtype="float16", quantization=row.get("quantization", "none")),
@@ -99,7 +99,7 @@ def test_tensorrt_llm_found_room_for_as_many_tokens_as_is_said(row: dict[str, An
     assert verdict.judge(wanted, need, gpus.find(row["gpu"])).tokens == pytest.approx(row["tokens"], rel=0.05)
 
 
-def test_llama_7b_in_bfloat16_fits_a_24_gb_card_with_room_for_some_eighteen_thousand_tokens() -> None:
+def test_llama_7b_in_bfloat16_fits_a_24_gb_card() -> None:
     shape, tensors = known("meta-llama/Llama-2-7b-hf")
     wanted = recipe(convert=ConvertTable(dtype="bfloat16"), build=BuildTable(max_batch_size=8, max_seq_len=4096))
     need = verdict.bench(Load(wanted, shape, tensors, 0))(wanted)

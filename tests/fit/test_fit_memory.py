@@ -43,7 +43,7 @@ def weigh(config: dict[str, object], how: Terms) -> weights.Weights:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_tensors_that_config_json_promises_are_those_that_transformers_saves(family: str, tmp_path: Path) -> None:
+def test_tensors_promised_by_config_json_are_what_transformers_saves(family: str, tmp_path: Path) -> None:
     make(family, tmp_path)
     content = (tmp_path / "model.safetensors").read_bytes()
     saved = {each.name: each for each in parse(content[8 : 8 + length(content)])}
@@ -55,12 +55,12 @@ def test_a_kind_that_is_not_known_promises_no_tensors() -> None:
     assert model_shape.tensors({**LLAMA, "model_type": "mamba"}) == ()
 
 
-def test_a_config_that_does_not_say_its_layers_is_refused_by_the_key() -> None:
+def test_a_config_without_layers_is_refused_by_the_key() -> None:
     with pytest.raises(UnknownShapeError, match="num_hidden_layers"):
         model_shape.read({"hidden_size": 4, "num_attention_heads": 2, "vocab_size": 3})
 
 
-def test_the_language_model_of_a_model_that_sees_is_what_counts() -> None:
+def test_a_seeing_models_language_model_is_what_counts() -> None:
     text = {key: value for key, value in LLAMA.items() if key != "tie_word_embeddings"}
     shape = model_shape.read({"model_type": "gemma3", "text_config": {**text, "model_type": "gemma3_text"}})
     assert (shape.kind, shape.layers, shape.tied) == ("gemma3_text", 8, True)
@@ -81,11 +81,11 @@ def test_the_language_model_of_a_model_that_sees_is_what_counts() -> None:
         ({"use_cla": True, "cla_share_factor": 2}, [0] * 4),
     ],
 )
-def test_each_family_says_in_its_own_way_which_layers_keep_what(changes: dict[str, object], windows: list[int]) -> None:
+def test_each_family_says_which_layers_keep_what(changes: dict[str, object], windows: list[int]) -> None:
     assert [window for _, window in model_shape.read({**LLAMA, **changes}).windows] == windows
 
 
-def test_one_key_value_head_for_all_is_what_multi_query_means() -> None:
+def test_multi_query_means_one_key_value_head_for_all() -> None:
     shape = model_shape.read(
         {"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 2, "n_head": 4, "vocab_size": 9, "multi_query": True}
     )
@@ -95,7 +95,7 @@ def test_one_key_value_head_for_all_is_what_multi_query_means() -> None:
 # -- weights
 
 
-def test_embeddings_the_head_and_norms_stay_as_they_are_under_every_quantization() -> None:
+def test_embeddings_head_and_norms_stay_under_every_quantization() -> None:
     kept = 1000 * 256 * 2
     for quantization in QUANTIZATIONS:
         kinds = weigh(LLAMA, Terms("bfloat16", quantization)).kinds
@@ -141,7 +141,7 @@ EYES = {
 
 @pytest.mark.parametrize(("kind", "seen"), [("vllm", True), ("llmapi", True), ("engine", False)])
 @pytest.mark.parametrize("names", EYES.values(), ids=EYES)
-def test_vllm_and_llm_load_the_eyes_of_a_model_and_an_engine_does_not(names: tuple[str, ...], kind: str, seen: bool) -> None:
+def test_vllm_and_llm_load_a_models_eyes_engines_do_not(names: tuple[str, ...], kind: str, seen: bool) -> None:
     recipe = Recipe(name="m", source=Source(hub="a/m"), runtime=RuntimeTable(kind=RuntimeKind(kind)))
     shape = model_shape.read({**LLAMA, "torch_dtype": "bfloat16"})
     terms = weights.terms(recipe, shape)
@@ -169,7 +169,8 @@ def test_what_an_image_takes_of_a_prompt(config: dict[str, object], said: str) -
     assert model_shape.read({**LLAMA, **config}).image == said
 
 
-def test_a_tied_head_costs_nothing_on_one_gpu_and_a_share_of_a_copy_on_each_of_two() -> None:
+def test_a_tied_head_is_free_on_one_gpu_alone() -> None:
+    """On each of two it costs a share of a copy."""
     tied = {**LLAMA, "tie_word_embeddings": True}
     head = 1000 * 256 * 2
     assert weigh(LLAMA, Terms("bfloat16")).total - weigh(tied, Terms("bfloat16")).total == head
@@ -177,7 +178,7 @@ def test_a_tied_head_costs_nothing_on_one_gpu_and_a_share_of_a_copy_on_each_of_t
     assert weigh(tied, Terms("bfloat16", tp=2, split_embedding=True)).total < weigh(tied, Terms("bfloat16", tp=2)).total
 
 
-def test_the_first_stage_has_the_embedding_and_the_last_the_head() -> None:
+def test_the_first_stage_embeds_and_the_last_has_the_head() -> None:
     ranks = weigh(LLAMA, Terms("bfloat16", pp=4)).ranks
     assert ranks[0] - ranks[1] == 1000 * 256 * 2
     assert ranks[3] - ranks[2] == 1000 * 256 * 2 + 256 * 2
@@ -197,9 +198,7 @@ def test_fewer_key_value_heads_than_ranks_are_repeated() -> None:
     split=st.booleans(),
     tied=st.booleans(),
 )
-def test_ranks_hold_all_weights_together_and_repeat_only_embeddings_norms_and_scales(
-    quantization: str, tp: int, pp: int, split: bool, tied: bool
-) -> None:
+def test_ranks_repeat_only_embeddings_norms_and_scales(quantization: str, tp: int, pp: int, split: bool, tied: bool) -> None:
     config = {**LLAMA, "num_key_value_heads": 8, "tie_word_embeddings": tied}
     whole = weigh(config, Terms("bfloat16", quantization))
     shared = weigh(config, Terms("bfloat16", quantization, tp=tp, pp=pp, split_embedding=split))
@@ -223,14 +222,14 @@ def test_fewer_bits_never_weigh_more(tp: int, pp: int) -> None:
 
 
 @given(st.integers(1, 4096), st.integers(1, 4096), st.lists(st.integers(0, 200), min_size=1, max_size=40))
-def test_a_longer_sequence_never_needs_less_and_a_window_never_more(first: int, second: int, windows: list[int]) -> None:
+def test_a_longer_sequence_needs_no_less_a_window_no_more(first: int, second: int, windows: list[int]) -> None:
     cache = KvCache(8, tuple(windows))
     short, long = sorted((first, second))
     assert cache.sequence(short) <= cache.sequence(long) <= cache.per_token * long
     assert cache.tokens(cache.per_token * long) == long
 
 
-def test_sliding_layers_keep_their_window_once_the_backend_is_told_to() -> None:
+def test_sliding_layers_keep_their_window_once_the_backend_is_told() -> None:
     shape = model_shape.read(GEMMA2)
     told = recipe(serve=ServeTable(parameters={Role.TENSORRT_LLM: {"max_attention_window_size": "64,2048"}}))
     layer = 2 * 4 * 32 * 2
@@ -247,7 +246,7 @@ def test_sliding_layers_keep_their_window_once_the_backend_is_told_to() -> None:
         ConvertTable(quantization="int8_weight_only", args={"int8_kv_cache": True}),
     ],
 )
-def test_a_narrow_cache_is_half_as_large_however_it_is_asked_for(table: ConvertTable) -> None:
+def test_a_narrow_cache_is_half_however_asked_for(table: ConvertTable) -> None:
     shape = model_shape.read(LLAMA)
     wide = memory.kv_cache(shape, weights.terms(recipe(), shape)).per_token
     assert 2 * memory.kv_cache(shape, weights.terms(recipe(convert=table), shape)).per_token == wide

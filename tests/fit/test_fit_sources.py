@@ -40,7 +40,7 @@ def test_the_hub_is_asked_for_headers_alone(hub: LoopbackHub, tmp_path: Path) ->
     assert all(int(each.range.rpartition("-")[2]) < 200_000 for each in asked)
 
 
-def test_headers_of_a_digest_are_asked_for_once_and_held_without_a_network(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_headers_of_a_digest_are_asked_once_then_held_offline(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.commit(NAME, FILES)
     asker = origin(hub, tmp_path)
     pinned = asker.pin(Source(hub=NAME), tmp_path)
@@ -57,7 +57,7 @@ def test_a_header_that_is_none_is_named(hub: LoopbackHub, tmp_path: Path) -> Non
         asker.tensors(asker.pin(Source(hub=NAME), tmp_path))
 
 
-def test_a_gated_repository_says_so_and_keeps_the_token_to_itself(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_gated_repository_says_so_and_hides_the_token(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.commit(NAME, FILES, token="hf_right", gated=True)
     asker = origin(hub, tmp_path, HF_TOKEN="hf_verysecret")
     with pytest.raises(SourceError, match="gated") as caught:
@@ -65,7 +65,7 @@ def test_a_gated_repository_says_so_and_keeps_the_token_to_itself(hub: LoopbackH
     assert "hf_verysecret" not in str(caught.value)
 
 
-def test_a_folder_gives_the_headers_of_all_its_shards_in_order(tmp_path: Path) -> None:
+def test_a_folder_gives_all_its_shards_headers_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     shards = {"model-00001-of-00002.safetensors": 10, "model-00002-of-00002.safetensors": 20}
@@ -112,13 +112,13 @@ def smi(folder: Path, body: str) -> dict[str, str]:
     return {"PATH": str(folder), "HF_TOKEN": "hf_verysecret"}
 
 
-def test_nvidia_smi_finds_a_driver_that_only_the_library_path_names(tmp_path: Path) -> None:
+def test_nvidia_smi_finds_a_driver_by_the_library_path_alone(tmp_path: Path) -> None:
     environ = smi(tmp_path, "[ \"$LD_LIBRARY_PATH\" = /driver ] && echo '24564, 20000, 8.9, NVIDIA GeForce RTX 4090'")
     assert present(environ) == ()
     assert [gpu.capability for gpu in present({**environ, "LD_LIBRARY_PATH": "/driver"})] == ["8.9"]
 
 
-def test_gpus_are_what_nvidia_smi_says_with_what_is_free_of_them(tmp_path: Path) -> None:
+def test_gpus_are_what_nvidia_smi_says_with_free_memory(tmp_path: Path) -> None:
     rows = "81559, 80994, 9.0, NVIDIA H100 80GB HBM3\n24564, 20000, 8.9, NVIDIA GeForce RTX 4090"
     first, second = present(smi(tmp_path, f"printf '%s\\n' '{rows}'"))
     assert (first.name, first.memory, first.free, first.capability) == (

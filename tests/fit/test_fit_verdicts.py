@@ -68,7 +68,7 @@ def applied(recipe: Recipe, change: Change) -> Recipe:
         ("H200", "H200"),
     ],
 )
-def test_a_card_is_found_by_the_words_that_people_and_drivers_use(said: str, name: str | None) -> None:
+def test_a_card_is_found_by_peoples_and_drivers_words(said: str, name: str | None) -> None:
     found = gpus.known(said)
     assert (found.name if found else None) == name
 
@@ -79,7 +79,7 @@ def test_an_unknown_card_is_answered_with_the_nearest_ones() -> None:
     assert "RTX 4090" in caught.value.hint.split("?")[0]
 
 
-def test_every_card_of_the_table_is_found_by_its_own_name_and_says_what_it_has() -> None:
+def test_every_card_of_the_table_is_found_by_its_name() -> None:
     for gpu in table():
         assert find(gpu.name) == gpu
         assert gpu.available == gpu.memory > 8 * 10**9
@@ -89,14 +89,14 @@ def test_every_card_of_the_table_is_found_by_its_own_name_and_says_what_it_has()
 # -- verdicts and changes
 
 
-def test_a_model_with_room_for_every_slot_fits_and_needs_no_change() -> None:
+def test_a_model_with_room_for_every_slot_needs_no_change() -> None:
     found = fit(load(LLAMA3), "H100 SXM")
     assert found.judgement is not None
     assert found.judgement.verdict is Verdict.FITS
     assert found.changes == ()
 
 
-def test_a_limited_cache_is_answered_with_what_fills_every_slot_the_least_intrusive_first() -> None:
+def test_a_limited_cache_is_answered_least_intrusive_change_first() -> None:
     found = fit(load(convert=ConvertTable(dtype="bfloat16")), "RTX 4090")
     assert keys(found.changes) == [
         "build.max_batch_size",
@@ -109,7 +109,7 @@ def test_a_limited_cache_is_answered_with_what_fills_every_slot_the_least_intrus
     assert all(change.verdict is Verdict.FITS for change in found.changes)
 
 
-def test_what_does_not_fit_says_how_much_is_missing_and_what_would_help() -> None:
+def test_what_does_not_fit_says_what_is_missing_and_helps() -> None:
     found = fit(load(), "RTX 4080")
     assert found.judgement is not None
     assert found.judgement.verdict is Verdict.NO
@@ -168,7 +168,7 @@ def test_a_quantization_without_kernels_here_is_refused_and_never_offered() -> N
     assert not any(value.startswith("fp8") for change in offered for _, value in change.set)
 
 
-def test_an_old_card_is_offered_float16_where_the_recipe_wants_bfloat16() -> None:
+def test_an_old_card_is_offered_float16_instead_of_bfloat16() -> None:
     found = fit(load(LLAMA3, convert=ConvertTable(dtype="bfloat16")), "V100 32GB")
     assert found.changes[0].set == (("convert.dtype", "float16"),)
 
@@ -195,7 +195,7 @@ def test_a_drafts_weights_are_not_there_for_the_cache() -> None:
     assert alone.room - drafted.room == pytest.approx(0.9 * 5 * 10**9, abs=2)
 
 
-def test_without_a_gpu_the_smallest_card_that_takes_it_is_named() -> None:
+def test_without_a_gpu_the_smallest_card_that_fits_is_named() -> None:
     found = report.report([load(LLAMA3)]).fits[0]
     assert found.judgement is None
     memory = find(found.smallest).memory
@@ -226,9 +226,7 @@ sizes = st.integers(0, 30 * GIB)
 
 
 @given(st.integers(1, 200 * GIB), st.lists(st.builds(Claim, sizes, sizes, sizes), min_size=1, max_size=6))
-def test_shared_fractions_give_everybody_at_least_one_request_and_nobody_more_than_is_there(
-    free: int, drawn: list[Claim]
-) -> None:
+def test_shared_fractions_give_everybody_a_request_and_exceed_nothing(free: int, drawn: list[Claim]) -> None:
     claims = [changed(each, wanted=each.least + each.wanted) for each in drawn]
     found = fractions(free, claims)
     if found is None:
@@ -243,13 +241,13 @@ def test_shared_fractions_give_everybody_at_least_one_request_and_nobody_more_th
         free -= cache
 
 
-def test_a_later_model_finds_less_free_and_so_takes_a_larger_fraction_of_it() -> None:
+def test_a_later_model_takes_a_larger_fraction_of_less() -> None:
     first, second = fractions(40 * GIB, [Claim(10 * GIB, GIB, 20 * GIB)] * 2) or (0.0, 0.0)
     assert first < second < 1
     assert int(30 * GIB * first) == pytest.approx(9.5 * GIB, rel=1e-5)
 
 
-def test_several_recipes_on_one_gpu_come_with_the_fraction_of_each_in_load_order() -> None:
+def test_several_recipes_on_one_gpu_have_fractions_in_load_order() -> None:
     pair = [load(LLAMA3, called="a"), load("google/gemma-2b", called="b")]
     found = report.report(pair, [find("A100 80GB SXM")], named=True)
     assert [share.name for share in found.shares] == ["a", "b"]
@@ -257,7 +255,7 @@ def test_several_recipes_on_one_gpu_come_with_the_fraction_of_each_in_load_order
     assert found.fit
 
 
-def test_what_fits_alone_may_not_fit_together_and_then_the_missing_bytes_are_said() -> None:
+def test_what_fits_alone_but_not_together_says_missing_bytes() -> None:
     pair = [load(LLAMA3, called="a"), load(LLAMA2, called="b")]
     found = report.report(pair, [find("RTX 4090")], named=True)
     assert all(each.judgement and each.judgement.verdict is not Verdict.NO for each in found.fits)

@@ -56,7 +56,7 @@ def fit(loaded: Load, gpu: Gpu | None = None) -> report.Fit:
     return report.report([loaded], [gpu or find(CARD)], named=gpu is None).fits[0]
 
 
-def test_the_run_on_an_h100_that_the_factors_were_set_by_is_still_met() -> None:
+def test_the_h100_run_that_set_the_factors_is_met() -> None:
     found = fit(load(SMOL))
     assert found.judgement is not None
     assert found.weight_ranks[0] / GIB == pytest.approx(0.25, rel=0.05)
@@ -67,7 +67,7 @@ def test_the_run_on_an_h100_that_the_factors_were_set_by_is_still_met() -> None:
     assert found.judgement.left.low <= 5.5e9 <= found.judgement.left.high
 
 
-def test_what_is_taken_is_weights_work_and_cache_and_the_rest_of_the_card_is_left() -> None:
+def test_weights_work_and_cache_are_taken_the_rest_is_left() -> None:
     for card in (None, changed(find(CARD), free=80 * GIB - 3 * GIB)):
         found = fit(load(SMOL, gpu_memory_utilization=0.5), card)
         assert found.judgement is not None
@@ -85,13 +85,13 @@ def test_what_is_taken_is_weights_work_and_cache_and_the_rest_of_the_card_is_lef
     assert stated.left.size > 70 * GIB
 
 
-def test_a_stated_part_of_the_card_is_what_is_shared_out() -> None:
+def test_a_stated_part_of_the_card_is_shared_out() -> None:
     found = fit(load(SMOL, slots=256, gpu_memory_utilization=0.3))
     assert found.judgement is not None
     assert found.judgement.room / GIB == pytest.approx(22, rel=0.05)
 
 
-def test_weights_cache_and_work_of_a_model_of_8b_are_vllms_own() -> None:
+def test_an_8b_models_weights_cache_and_work_are_vllms_own() -> None:
     """14.96 GiB, and a peak of 1.26 GiB (pull request 10511 of vLLM, with 0.16 GiB of libraries)."""
     found = fit(load(LLAMA3, slots=256, enforce_eager=True))
     assert found.weight_ranks[0] / GIB == pytest.approx(14.96, rel=0.01)
@@ -99,7 +99,7 @@ def test_weights_cache_and_work_of_a_model_of_8b_are_vllms_own() -> None:
     assert found.activation.size / GIB == pytest.approx(1.26 + 0.16, rel=0.1)
 
 
-def test_what_would_keep_vllm_from_starting_is_said_with_the_fix() -> None:
+def test_what_keeps_vllm_from_starting_is_said_with_fix() -> None:
     loaded = load(LLAMA3, slots=1, length=131072)
     found = fit(loaded, changed(find("RTX 4090"), free=None))
     assert found.judgement is not None
@@ -114,7 +114,8 @@ def test_what_would_keep_vllm_from_starting_is_said_with_the_fix() -> None:
         assert judged.verdict is verdict
 
 
-def test_the_part_that_would_do_is_named_where_more_of_the_card_would() -> None:
+def test_the_part_that_would_do_is_named() -> None:
+    """Where more of the card would do."""
     found = fit(load(LLAMA3, slots=1, gpu_memory_utilization=0.2))
     part = next(change.set[0][1] for change in found.changes if change.set[0][0] == "serve.vllm.gpu_memory_utilization")
     judged = fit(load(LLAMA3, slots=1, gpu_memory_utilization=float(part))).judgement
@@ -124,7 +125,7 @@ def test_the_part_that_would_do_is_named_where_more_of_the_card_would() -> None:
     assert (judged.verdict, less.verdict) == (Verdict.FITS, Verdict.NO)
 
 
-def test_a_card_that_others_hold_a_part_of_does_not_start_it() -> None:
+def test_a_card_partly_held_by_others_does_not_start_it() -> None:
     held = changed(find(CARD), free=find(CARD).memory // 2)
     found = fit(load(SMOL), held)
     assert found.judgement is not None
@@ -135,7 +136,7 @@ def test_a_card_that_others_hold_a_part_of_does_not_start_it() -> None:
     assert 0.45 < float(part) < 0.5
 
 
-def test_a_narrow_cache_ranks_and_windows_count_as_vllm_counts_them() -> None:
+def test_narrow_caches_ranks_and_windows_count_as_in_vllm() -> None:
     assert fit(load(LLAMA3, kv_cache_dtype="fp8")).kv_per_token * 2 == fit(load(LLAMA3)).kv_per_token
     halves = fit(load(LLAMA3, convert=ConvertTable(tp=2)))
     assert halves.weight_ranks[0] / GIB == pytest.approx(7.48, rel=0.01)
@@ -143,7 +144,7 @@ def test_a_narrow_cache_ranks_and_windows_count_as_vllm_counts_them() -> None:
     assert fit(load(windowed)).kv_sequence == 30 * 768 * (1024 + 2048)
 
 
-def test_on_a_cpu_its_cache_is_as_large_as_forge_says() -> None:
+def test_on_a_cpu_its_cache_is_what_forge_says() -> None:
     found = report.report([load(SMOL)], (), 16 * GIB).fits[0]
     assert found.judgement is not None
     assert found.in_host_memory

@@ -89,7 +89,7 @@ def test_a_family_is_held_to_the_checkpoints_architecture(shop: Forge, world: Wo
     assert 'this checkpoint is Gemma2ForCausalLM\n    say family = "gemma"' in refused(shop, recipe)
 
 
-def test_an_architecture_that_nobody_claims_is_left_to_the_named_family(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_an_unclaimed_architecture_is_left_to_the_named_family(shop: Forge, world: World, tmp_path: Path) -> None:
     hold(world, architectures=["YetAnotherForCausalLM"])
     recipe = write(tmp_path)
     recipe.write_text('family = "llama"\n' + recipe.read_text())
@@ -107,7 +107,7 @@ def test_an_image_of_ones_own_is_asked_for_its_version(shop: Forge, world: World
     assert world.containers.ran[0].command.argv[1] == "/app/examples/llama/convert_checkpoint.py"
 
 
-def test_an_image_that_is_pulled_is_asked_before_anything_is_planned(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_a_pulled_image_is_asked_before_anything_is_planned(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.here, world.containers.trtllm = False, "0.18.2"
     recipe = write(tmp_path, image=MINE)
     assert any("nobody has said which TensorRT-LLM" in note for note in shop.plan([recipe]).notes)
@@ -115,13 +115,13 @@ def test_an_image_that_is_pulled_is_asked_before_anything_is_planned(shop: Forge
     assert world.containers.ran[0].command.argv[1] == "/app/examples/llama/convert_checkpoint.py"
 
 
-def test_an_image_without_a_version_is_refused_until_one_is_stated(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_an_image_without_version_is_refused_until_one_is_stated(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = ""
     assert "does not say which TensorRT-LLM it holds" in refused(shop, write(tmp_path, image=MINE))
     shop.plan([write(tmp_path, image=MINE, runtime='trtllm = "0.21.0"')])
 
 
-def test_a_lock_remembers_the_version_where_the_image_is_not_here(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_a_lock_remembers_the_version_of_an_absent_image(shop: Forge, world: World, tmp_path: Path) -> None:
     world.containers.trtllm = "0.18.2"
     recipe = write(tmp_path, image=MINE)
     shop.lock(recipe)
@@ -230,9 +230,7 @@ def test_a_path_inside_the_image_reaches_the_command(shop: Forge, tmp_path: Path
         ("[build.args]\ngpt_attention_plugin = 'disable'\n", "build.args.gpt_attention_plugin"),
     ],
 )
-def test_what_the_backend_would_refuse_at_load_is_refused_by_the_plan(
-    shop: Forge, tmp_path: Path, more: str, told: str
-) -> None:
+def test_what_the_backend_would_refuse_the_plan_refuses(shop: Forge, tmp_path: Path, more: str, told: str) -> None:
     recipe = write(tmp_path)
     recipe.write_text(recipe.read_text() + more)
     assert told in refused(shop, recipe)

@@ -72,7 +72,7 @@ def recipes(folder: Path, *kinds: str) -> list[Path]:
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "build", "foresee"])
-def test_what_no_server_can_hold_is_refused_before_anything_is_fetched(
+def test_what_no_server_can_hold_is_refused_before_fetching(
     shop: Forge, world: World, tmp_path: Path, kinds: tuple[str, ...], told: str, verb: str
 ) -> None:
     named = recipes(tmp_path / "r", *kinds)
@@ -92,7 +92,7 @@ def test_what_one_server_can_hold_is_planned(shop: Forge, tmp_path: Path, kinds:
     assert shop.plan(recipes(tmp_path / "r", *kinds)).entries
 
 
-def test_the_way_out_names_one_image_or_the_parts_of_a_card(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_the_way_out_names_one_image_or_card_parts(shop: Forge, world: World, tmp_path: Path) -> None:
     hints: list[str] = []
     world.containers.here = False
     for kinds in (("engine", "older"), ("engine", "vllm"), ("engine", "twin")):
@@ -128,7 +128,7 @@ def test_what_needs_no_server_takes_them_together(shop: Forge, world: World, tmp
     assert world.origin.fetches == 1
 
 
-def test_a_budget_each_keeps_an_engine_and_vllm_apart_on_one_card(shop: Forge, world: World, tmp_path: Path) -> None:
+def test_budgets_keep_an_engine_and_vllm_apart_on_a_card(shop: Forge, world: World, tmp_path: Path) -> None:
     """vLLM's part is of the whole card, TensorRT-LLM's of what is free: an engine that loads first stays in its budget."""
     sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
     config = {**LLAMA, **sizes, "num_hidden_layers": 32, "vocab_size": 128256, "max_position_embeddings": 4096}
