@@ -157,7 +157,7 @@ def test_where_a_gpu_is_vllm_itself_is_taken() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_this_runtime_cannot_do_is_said_before_anything_is_fetched(
+def test_what_this_runtime_cannot_do_is_said_before_fetching(
     shop: Forge, world: World, folder: Path, recipe: dict[str, object], where: str, said: str
 ) -> None:
     more = str(recipe.get("more", ""))
@@ -252,13 +252,13 @@ def test_sampling_parameters_that_are_no_object_are_refused(text: str) -> None:
         sampling(Request("m", "a", 5, inputs={"sampling_parameters": text}))
 
 
-def test_tokens_and_log_probabilities_are_those_of_the_tokens_that_were_picked() -> None:
+def test_tokens_and_log_probabilities_are_of_the_picked_tokens() -> None:
     told = '[{"5": {"logprob": -1.5, "decoded_token": "a"}, "2": {"logprob": -0.1}}, {"7": {"logprob": -2.0}}]'
     assert places(told) == ((Alternative("a", -1.5, 5), Alternative("", -0.1, 2)), (Alternative("", -2.0, 7),))
     assert places("null") == ()
 
 
-def test_so_many_likeliest_tokens_are_asked_for_as_vllm_calls_it() -> None:
+def test_likeliest_tokens_are_asked_for_as_vllm_calls_it() -> None:
     assert json.loads(sampling(Request("m", "a", 5, top_log_probs=3)))["logprobs"] == 3
     assert json.loads(sampling(Request("m", "a", 5, return_log_probs=True)))["logprobs"] == 0
 

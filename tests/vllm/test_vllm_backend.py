@@ -53,7 +53,7 @@ def ready(served: Served, model: str) -> bool:
         connection.close()
 
 
-def test_a_stream_comes_in_pieces_with_its_counts_and_its_end(served: Served) -> None:
+def test_a_stream_comes_in_pieces_with_counts_and_end(served: Served) -> None:
     """vLLM joins tokens that come faster than they are read."""
     with served.client() as client:
         chunks = list(client.generate(Request("one", "a b c", 100, return_token_counts=True)))
@@ -74,7 +74,7 @@ def test_several_answers_are_told_apart_and_each_has_its_probabilities(served: S
     assert answer.output_tokens == 6
 
 
-def test_a_whole_answer_has_the_prompt_before_it_where_that_is_wanted(served: Served) -> None:
+def test_a_whole_answer_begins_with_the_prompt_where_wanted(served: Served) -> None:
     with served.client() as client:
         asked = Request("one", "a b", 2, stream=False, inputs={"exclude_input_in_output": "false"})
         assert client.ask(asked).text == "a b 0 1"
@@ -99,7 +99,7 @@ def test_a_request_that_cannot_be_served_says_why(served: Served, sampling: str,
         client.ask(Request("one", "a", 2, inputs={"sampling_parameters": sampling, **inputs}))
 
 
-def test_a_response_that_cannot_be_made_is_an_error_and_not_silence(served: Served) -> None:
+def test_a_response_that_cannot_be_made_is_an_error(served: Served) -> None:
     with served.client() as client:
         with pytest.raises(InferenceError, match="a response could not be sent"):
             client.ask(Request("one", "half a pair", LONG))
@@ -130,7 +130,7 @@ def test_a_client_that_leaves_is_not_worked_for_any_longer(served: Served) -> No
 
 
 @pytest.mark.parametrize("whom", ["engine", "worker"])
-def test_a_dead_engine_fails_its_requests_and_unloads_its_model_alone(kit: Bench, tmp_path: Path, whom: str) -> None:
+def test_a_dead_engine_fails_its_requests_and_unloads_itself_alone(kit: Bench, tmp_path: Path, whom: str) -> None:
     lay(tmp_path, "dies")
     lay(tmp_path, "lives")
     with kit.server(tmp_path) as served, served.client() as client:
@@ -147,9 +147,7 @@ def test_a_dead_engine_fails_its_requests_and_unloads_its_model_alone(kit: Bench
         assert client.ask(Request("lives", "a", 2)).text == counted(0, 2)
 
 
-def test_vllm_hears_what_people_say_to_it_and_none_of_their_keys(
-    kit: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vllm_hears_what_people_say_and_no_keys(kit: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "one", gpus="1,3")
     driver = str(tmp_path / "driver")
     said = {"LD_LIBRARY_PATH": driver, "CC": "/opt/gcc/bin/gcc", "VLLM_LOGGING_LEVEL": "DEBUG"}

@@ -54,7 +54,7 @@ def test_a_model_alone_is_left_to_vllm(shop: Forge, tmp_path: Path) -> None:
     assert parts(root, "tiny") == [None]
 
 
-def test_a_part_that_a_recipe_states_stays_and_the_rest_is_shared(shop: Forge, tmp_path: Path) -> None:
+def test_a_stated_part_stays_and_the_rest_is_shared(shop: Forge, tmp_path: Path) -> None:
     folder = tmp_path / "recipes"
     recipes = [
         write(folder, f"[serve.vllm]\n{PART} = 0.6\n", name="one"),
@@ -105,7 +105,7 @@ def test_fit_shares_the_card_as_a_build_does(shop: Forge, card: World, tmp_path:
     assert [each.utilization for each in named.fits] == parts(root, "one", "two"), "a card that is only named, on a laptop"
 
 
-def test_fit_says_what_is_missing_where_they_do_not_fit_together(shop: Forge, card: World, tmp_path: Path) -> None:
+def test_fit_says_what_is_missing_to_fit_together(shop: Forge, card: World, tmp_path: Path) -> None:
     card.gpus = (replace(find("H100 SXM"), memory=10**9),)
     folder = tmp_path / "recipes"
     report = shop.fit([write(folder, name="one"), write(folder, name="two")])

@@ -19,9 +19,7 @@ def found(stated: dict[str, object]) -> list[str]:
 
 
 @pytest.mark.parametrize(("rule", "refused", "taken"), CLASHES)
-def test_what_clashes_is_found_and_what_is_next_to_it_is_not(
-    rule: str, refused: dict[str, object], taken: dict[str, object]
-) -> None:
+def test_what_clashes_is_found_its_neighbours_are_not(rule: str, refused: dict[str, object], taken: dict[str, object]) -> None:
     assert found(refused) == [rule]
     assert found(taken) == []
 
@@ -33,12 +31,13 @@ def test_arguments_of_no_sensible_kind_clash_with_nothing() -> None:
     assert found(odd) == []
 
 
-def test_ranks_that_share_a_prompt_may_share_the_cache_and_another_config_has_other_heads() -> None:
+def test_ranks_sharing_a_prompt_may_share_the_cache() -> None:
+    """And another config has other heads."""
     assert found({"prefill_context_parallel_size": 2, "decode_context_parallel_size": 2}) == []
     assert found({"tensor_parallel_size": 2, "hf_config_path": "elsewhere"}) == []
 
 
-def test_of_an_older_vllm_only_what_every_one_refuses_is_said() -> None:
+def test_an_older_vllm_is_told_what_every_one_refuses() -> None:
     stated = {"enable_chunked_prefill": False, "max_num_batched_tokens": 8, "max_num_seqs": 16, "max_model_len": 128}
     assert [each.what for each in clashes(stated, {}, "0.9.2")] == [
         "is 8, below max_num_seqs (16): each takes one in a pass",

@@ -173,7 +173,7 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     assert soon(lambda: _answers(place)), place.log[-2000:]
 
 
-def test_it_is_verified_by_its_tokens_and_what_is_allowed_is_its_dtypes(place: Place) -> None:
+def test_it_is_verified_by_tokens_within_its_dtypes_allowance(place: Place) -> None:
     """The stand-in counts, so its checkpoint is one that counts: golden transcripts say so."""
     recipe = place.recipe("counts", '[verify]\nprompts = "prompts.txt"\nmax_tokens = 6\n')
     (place.folder / "prompts.txt").write_text("a b c\n")
@@ -207,7 +207,7 @@ def test_nothing_is_wrong_in_the_repository(place: Place) -> None:
     assert place.shop.check(place.repository).findings == ()
 
 
-def test_what_its_vllm_does_not_know_is_read_out_of_the_image(place: Place) -> None:
+def test_what_its_vllm_does_not_know_is_read_from_images(place: Place) -> None:
     recipe = place.recipe("wrong", "[serve.vllm]\nenable_prefix_cachin = true\n")
     config = place.folder / "strange" / "config.json"
     shutil.copytree(place.folder / "checkpoint", config.parent, dirs_exist_ok=True)
@@ -221,7 +221,8 @@ def test_what_its_vllm_does_not_know_is_read_out_of_the_image(place: Place) -> N
     assert not (place.folder / "refused").exists()
 
 
-def test_an_argument_that_nobody_held_against_its_vllm_is_named_by_the_server(place: Place) -> None:
+def test_an_unchecked_argument_is_named_by_the_server(place: Place) -> None:
+    """Nobody held it against the vLLM of the image."""
     place.shop.build([place.recipe("counts")], repository=place.folder / "wrong")
     file = place.folder / "wrong" / "counts" / "1" / "model.json"
     stated = json.loads(file.read_text())

@@ -57,7 +57,7 @@ def heard(sock: socket.socket) -> list[Message]:
     return said
 
 
-def test_a_backend_that_is_behind_hears_several_tokens_at_once_and_misses_none(tmp_path: Path) -> None:
+def test_a_late_backend_hears_several_tokens_and_misses_none(tmp_path: Path) -> None:
     said, messages, finished = dict[str, str](), Counter[str](), set[str]()
 
     def hear() -> None:
@@ -88,7 +88,7 @@ def test_a_backend_that_is_behind_hears_several_tokens_at_once_and_misses_none(t
     assert messages.total() < REQUESTS * TOKENS, "each token came by itself"
 
 
-def test_a_request_that_waits_to_be_heard_can_be_dropped_at_once(tmp_path: Path) -> None:
+def test_a_request_waiting_to_be_heard_can_be_dropped(tmp_path: Path) -> None:
     """Else vLLM would go on with it until somebody collected what was left of it."""
     with engine(tmp_path) as sock:
         ask = {"ask": "7", "prompt": "a", "sampling": {"max_tokens": 100_000}, "stream": True, "logprobs": False}

@@ -36,7 +36,7 @@ def contained(folder: Path, more: str = "", *, name: str = "tiny", image: str = 
     return write(folder, more, name=name, runtime=f'{DOCKER.format(image)}\ngpus = "{gpus}"')
 
 
-def test_every_row_of_the_table_is_a_version_a_cuda_and_a_driver() -> None:
+def test_each_row_is_a_version_a_cuda_a_driver() -> None:
     rows = vllm_images.vllm_releases()
     assert [row.tag for row in rows] == sorted({row.tag for row in rows})
     assert all(part for row in rows for part in (row.vllm, row.cuda, row.driver))
@@ -47,7 +47,7 @@ def test_every_row_of_the_table_is_a_version_a_cuda_and_a_driver() -> None:
         vllm_images.vllm_toolchain("26.12")
 
 
-def test_a_driver_that_is_too_old_is_refused_with_what_would_do() -> None:
+def test_a_driver_too_old_is_refused_with_what_would_do() -> None:
     with pytest.raises(HostError, match=r"vLLM 0\.24\.0, CUDA 13\.3\.0\.035\) needs driver 610\.43") as caught:
         vllm_images.check_vllm_driver("26.07", "580.159.03")
     assert "use image 25.11" in caught.value.hint
@@ -55,7 +55,7 @@ def test_a_driver_that_is_too_old_is_refused_with_what_would_do() -> None:
     vllm_images.check_vllm_driver("acme/own:1", "1")
 
 
-def test_a_repository_stands_on_the_image_and_names_what_the_container_sees(shop: Forge, folder: Path, tmp_path: Path) -> None:
+def test_a_repository_names_its_image_and_what_containers_see(shop: Forge, folder: Path, tmp_path: Path) -> None:
     built = shop.build([contained(folder, "[convert]\ntp = 2\n")], repository=tmp_path / "models")
     assert stated(built.repository) == {
         "model": f"{ROOT}/_assets/tiny/model",
@@ -73,7 +73,7 @@ def test_a_repository_stands_on_the_image_and_names_what_the_container_sees(shop
     assert shop.check(built.repository).findings == ()
 
 
-def test_no_environment_is_made_and_the_image_is_in_the_key(shop: Forge, world: World, folder: Path) -> None:
+def test_no_environment_is_made_and_the_key_has_the_image(shop: Forge, world: World, folder: Path) -> None:
     recipe = contained(folder, gpus="none")
     before = shop.plan([recipe])
     assert {step.name for step in before.steps} == {"image", "tiny: model", "tiny: entry"}
@@ -85,7 +85,7 @@ def test_no_environment_is_made_and_the_image_is_in_the_key(shop: Forge, world: 
     assert [step.key for step in before.steps] != [step.key for step in shop.plan([recipe]).steps]
 
 
-def test_a_word_on_the_command_line_says_where_it_is_served(world: World, folder: Path, tmp_path: Path) -> None:
+def test_a_word_on_the_command_line_says_where_served(world: World, folder: Path, tmp_path: Path) -> None:
     def steps(recipe: Path, executor: Executor | None) -> set[str]:
         shop = Forge(tmp_path / "home", {}, wiring=FakeWiring(tmp_path / "home", world), settings=Settings(executor=executor))
         return {step.name for step in shop.plan([recipe]).steps}
@@ -116,7 +116,7 @@ def test_a_tag_that_only_the_other_table_has_is_said(shop: Forge, folder: Path) 
     assert shop.plan([write(folder, runtime='image = "26.08"')]).steps, "served without an image"
 
 
-def test_models_of_the_image_and_of_this_machine_need_a_repository_each(shop: Forge, folder: Path, tmp_path: Path) -> None:
+def test_models_of_image_and_machine_need_a_repository_each(shop: Forge, folder: Path, tmp_path: Path) -> None:
     shop.build([contained(folder)], repository=tmp_path / "models")
     shop.add([contained(folder, "[serve.vllm]\ngpu_memory_utilization = 0.3", name="other")], repository=tmp_path / "models")
     with pytest.raises(RepositoryError, match="one each"):
@@ -145,6 +145,6 @@ def test_several_answers_are_refused_there_and_nowhere_else(words: Request) -> N
     assert json.loads(sampling(words))["n"] > 1
 
 
-def test_structured_outputs_are_a_text_of_json_which_both_backends_read() -> None:
+def test_structured_outputs_are_json_text_which_both_backends_read() -> None:
     asked = Request("m", "a", 5, inputs={"sampling_parameters": '{"structured_outputs": {"regex": "a+"}}'})
     assert json.loads(sampling(asked))["structured_outputs"] == '{"regex": "a+"}'

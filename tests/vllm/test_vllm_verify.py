@@ -108,7 +108,7 @@ def report(forged: Forge, repository: Path, name: str, *, streaming: bool = Fals
     return forged.verify(repository.parent / f"{name}.toml", repository, VerifyOptions(streaming=streaming))
 
 
-def test_a_good_model_says_what_its_checkpoint_says_token_by_token(forged: Forge, repository: Path) -> None:
+def test_a_good_model_matches_its_checkpoint_token_by_token(forged: Forge, repository: Path) -> None:
     found = report(forged, repository, "good", streaming=True)
     assert found.faults == ()
     assert found.allowed.name == "float32"
@@ -146,7 +146,7 @@ def test_dropped_blanks_are_the_detokenizers(forged: Forge, repository: Path) ->
     assert all("the same but for blanks" in fault.what for fault in found.faults)
 
 
-def test_a_build_that_has_to_pass_is_verified_before_it_publishes(forged: Forge, folder: Path, repository: Path) -> None:
+def test_a_build_that_must_pass_is_verified_before_publishing(forged: Forge, folder: Path, repository: Path) -> None:
     good = folder / "good.toml.golden.json"
     proven = written(folder, "proven", "on_build = true\nstreaming = false")
     shutil.copyfile(good, folder / "proven.toml.golden.json")
