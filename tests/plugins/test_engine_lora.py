@@ -76,7 +76,7 @@ def refused(shop: Forge, recipe: Path) -> str:
 # -- the plan
 
 
-def test_the_engine_is_built_for_the_modules_and_the_largest_rank(shop: Forge, engine_world: World, tmp_path: Path) -> None:
+def test_the_engine_is_built_for_modules_and_largest_rank(shop: Forge, engine_world: World, tmp_path: Path) -> None:
     engine_world.origin.adapters["acme/large"] = tiny_adapter(16, "model.layers.1.mlp.up_proj", (24, 8))
     more = f'{LORA}[[lora]]\nname = "large"\nhub = "acme/large"\nrank = 20\n'
     (step,) = [each for each in shop.plan([write(tmp_path / "r", more)]).steps if each.name == "tiny: engine"]
@@ -97,7 +97,7 @@ def test_the_engine_is_built_for_the_modules_and_the_largest_rank(shop: Forge, e
     assert argv[at : at + len(words)] == words, "queries, keys and values are enabled together"
 
 
-def test_adapters_are_laid_under_their_task_ids_and_the_server_is_told_of_them(shop: Forge, tmp_path: Path) -> None:
+def test_adapters_lie_under_task_ids_the_server_is_told(shop: Forge, tmp_path: Path) -> None:
     root = shop.build([write(tmp_path / "r")], repository=tmp_path / "models").repository
     assert json.loads((root / "_assets/tiny/loras.json").read_text()) == {"sql": 1}
     assert sorted(each.name for each in (root / "_assets/tiny/loras/1").iterdir()) == sorted(ARRAYS)
@@ -148,7 +148,7 @@ def test_without_adapters_nothing_is_said_of_them(shop: Forge, tmp_path: Path) -
         ),
     ],
 )
-def test_what_an_engine_cannot_have_is_refused_before_anything_is_fetched(
+def test_what_an_engine_cannot_have_is_refused_before_fetching(
     shop: Forge, engine_world: World, tmp_path: Path, made: dict[str, bytes], more: str, told: str
 ) -> None:
     engine_world.origin.adapters["acme/sql"] = made
@@ -157,9 +157,8 @@ def test_what_an_engine_cannot_have_is_refused_before_anything_is_fetched(
     assert engine_world.origin.fetches == 0
 
 
-def test_o_proj_is_refused_where_the_heads_are_wider_than_the_hidden_state(
-    shop: Forge, engine_world: World, tmp_path: Path
-) -> None:
+def test_o_proj_is_refused_where_heads_are_too_wide(shop: Forge, engine_world: World, tmp_path: Path) -> None:
+    """Wider than the hidden state."""
     wide = {**LLAMA, **SHAPE, "head_dim": 4, "num_hidden_layers": 2}
     engine_world.origin.files["config.json"] = json.dumps(wide).encode()
     engine_world.origin.adapters["acme/sql"] = tiny_adapter(4, "model.layers.0.self_attn.o_proj", (8, 16))
@@ -200,9 +199,7 @@ def test_a_variant_and_a_family_without_modules_say_so(shop: Forge, engine_world
     assert "family t5 names no modules that an adapter may change" in told
 
 
-def test_an_image_whose_models_take_no_adapters_is_refused_once_it_was_read(
-    shop: Forge, engine_world: World, tmp_path: Path
-) -> None:
+def test_an_image_without_adapters_is_refused_once_read(shop: Forge, engine_world: World, tmp_path: Path) -> None:
     engine_world.containers.adapters = False
     with pytest.raises(RecipeError, match="has no input lora_task_id: its engines take no adapters"):
         shop.build([write(tmp_path / "r")], repository=tmp_path / "models")
@@ -254,7 +251,7 @@ def pair(layer: int, module: str, a: list[list[float]], b: list[list[float]], dt
     return {f"{stem}.lora_A.weight": np.array(a, dtype), f"{stem}.lora_B.weight": np.array(b, dtype)}
 
 
-def test_rows_are_a_then_the_scaled_b_in_the_order_of_layers_and_modules(tmp_path: Path) -> None:
+def test_rows_are_a_then_scaled_b_by_layer_and_module(tmp_path: Path) -> None:
     made = {
         **pair(1, "self_attn.q_proj", [[1, 2, 3], [4, 5, 6]], [[1, 0], [0, 1]]),
         **pair(0, "self_attn.v_proj", [[1, 1, 1], [2, 2, 2]], [[3, 4]]),
@@ -359,7 +356,7 @@ def test_fit_counts_what_adapters_take_of_the_card(shop: Forge, tmp_path: Path) 
     assert sizes == [lora.page(("attn_q", "attn_k", "attn_v"), shape(), 4), 0]
 
 
-def test_a_plan_with_adapters_has_the_keys_of_one_without_but_for_what_stands_on_them(shop: Forge, tmp_path: Path) -> None:
+def test_adapters_change_only_the_keys_that_stand_on_them(shop: Forge, tmp_path: Path) -> None:
     one, other = ({step.name: step.key for step in shop.plan([write(tmp_path / "r", more)]).steps} for more in (LORA, ""))
     assert one["tiny: checkpoint"] == other["tiny: checkpoint"]
     assert one["tiny: engine"] != other["tiny: engine"]

@@ -101,7 +101,7 @@ def test_each_adapter_says_what_its_merged_checkpoint_says(bench: Bench, lora: s
     assert [bench.said(bench.request("tiny", lora, stream=stream)) for stream in (True, False)] == [wanted, wanted]
 
 
-def test_what_a_server_lacks_is_sent_with_the_request_and_is_there_afterwards(bench: Bench) -> None:
+def test_what_a_server_lacks_comes_with_the_request_and_stays(bench: Bench) -> None:
     """The server has read its own adapters when it started; a task of another number it has never seen."""
     known = bench.target("tiny", "loud").lora_task
     assert known is not None
@@ -140,7 +140,7 @@ def test_openais_client_has_each_adapter_as_a_model(bench: Bench) -> None:
         assert said.choices[0].text == bench.said(bench.request("tiny", "loud"))
 
 
-def test_an_adapter_that_there_is_not_is_refused_with_the_names_of_those_that_are(bench: Bench) -> None:
+def test_a_missing_adapter_is_refused_with_the_names_there_are(bench: Bench) -> None:
     with pytest.raises(InferenceError) as caught:
         bench.target("tiny", "quiet")
     assert "loud, other" in str(caught.value)

@@ -63,7 +63,7 @@ def test_the_positional_quantization_and_the_missing_smoothing_are_fixed_once() 
     assert apply_all(patches, fixed)[0] == fixed
 
 
-def test_a_script_that_stands_well_is_left_alone_and_told_so() -> None:
+def test_a_script_that_stands_well_is_left_and_told_so() -> None:
     well = (
         "config = GemmaConfig.from_hugging_face(\n    args.model_dir,\n    args.dtype,\n    mapping=m,\n    quant_config=q)\n"
     )

@@ -59,7 +59,7 @@ def test_conversion_is_one_exact_command(table: ConvertTable, line: str) -> None
     assert _convert(table) == line
 
 
-def test_texts_to_calibrate_with_are_mounted_and_no_network_is_asked() -> None:
+def test_calibration_texts_are_mounted_and_no_network_is_asked() -> None:
     table = ConvertTable(quantization="int8_sq", calibration=Calibration(hub="a/texts", size=64))
     (command,) = forge_llama.forge_convert_commands(msgspec.structs.replace(PLAIN, convert=table), toolchain("25.08"))
     assert " ".join(command.argv) == (

@@ -38,7 +38,7 @@ def test_one_conversion_leaves_both_halves() -> None:
     assert " ".join(command.argv) == HEAD + "--dtype bfloat16 --tp_size 2 --pp_size 1 --workers 2 --model_type t5"
 
 
-def test_the_encoder_reads_the_prompt_and_the_decoder_writes_from_one_token() -> None:
+def test_the_encoder_reads_the_decoder_writes_from_one_token() -> None:
     encoder, decoder = (" ".join(command.argv) for command in forge_t5.forge_build_commands(PLAIN))
     assert encoder == (
         "trtllm-build --checkpoint_dir /forge/checkpoint/encoder --output_dir /forge/out/encoder "

@@ -77,7 +77,7 @@ def _settings(recipe: Recipe) -> dict[Role, dict[str, object]]:
     return {role: dict(values) for role, values in roles.items()}
 
 
-def test_eagle_converts_base_and_draft_at_once_and_builds_with_paged_attention() -> None:
+def test_eagle_converts_both_at_once_and_builds_paged_attention() -> None:
     recipe = _recipe("eagle", speculation={"max_draft_len": 31})
     assert _converted(recipe) == [
         (
@@ -120,7 +120,7 @@ def test_sizes_that_do_not_go_together_are_told(variant: str, table: dict[str, o
     assert _problems(_recipe(variant, speculation=table)) == ([where] if where else [])
 
 
-def test_medusa_converts_by_its_own_script_and_says_which_base_it_has() -> None:
+def test_medusa_converts_by_its_script_and_names_its_base() -> None:
     own = "--max_medusa_token_len 63 --medusa_model_dir /forge/draft"
     script = "python3 /app/examples/medusa/convert_checkpoint.py"
     recipe = _recipe("medusa")
@@ -156,7 +156,7 @@ def test_redrafter_converts_both_at_once_before_1_0() -> None:
     assert _settings(recipe) == {Role.TENSORRT_LLM: {"decoding_mode": "redrafter"}}
 
 
-def test_redrafter_attaches_to_what_the_family_converted_from_1_0_on() -> None:
+def test_redrafter_attaches_to_the_familys_conversion_from_1_0() -> None:
     base, attach, clear = _converted(_recipe("redrafter"), QWEN, "25.09")
     assert base == (
         "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /forge/model --output_dir /forge/out/base "
@@ -204,7 +204,7 @@ def test_lookahead_leaves_the_conversion_to_any_family() -> None:
 
 
 @pytest.mark.parametrize("checkpoint", [LLAMA, QWEN, GEMMA])
-def test_draft_target_does_what_the_family_does_for_each_of_the_two(checkpoint: Checkpoint) -> None:
+def test_draft_target_does_as_the_family_for_each(checkpoint: Checkpoint) -> None:
     recipe = _recipe("draft-target")
     (plain,) = _converted(msgspec.structs.replace(recipe, variant=None), checkpoint)
     target = plain.replace("/forge/out", "/forge/out/target")
@@ -212,7 +212,7 @@ def test_draft_target_does_what_the_family_does_for_each_of_the_two(checkpoint: 
     assert _converted(recipe, checkpoint) == [target, draft]
 
 
-def test_draft_target_builds_the_target_for_drafts_and_both_with_paged_attention() -> None:
+def test_draft_target_builds_for_drafts_with_paged_attention() -> None:
     target, draft = _built(_recipe("draft-target", speculation={"max_draft_len": 5}))
     head = BUILD.replace("/forge/checkpoint", "/forge/checkpoint/{0}").replace("/forge/out", "/forge/out/{0}")
     drafts = "--max_draft_len 5 --speculative_decoding_mode draft_tokens_external"
