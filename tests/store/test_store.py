@@ -21,7 +21,7 @@ def text(content: str) -> Callable[[Path], object]:
     return lambda out: (out / "file").write_text(content)
 
 
-def test_what_was_made_is_found_with_all_its_kinds_of_files(tmp_path: Path) -> None:
+def test_what_was_made_is_found_with_every_file_kind(tmp_path: Path) -> None:
     made, fresh = store(tmp_path).make(KEY, provenance(), fill)
     assert fresh
     found = store(tmp_path).find(KEY)
@@ -50,7 +50,7 @@ def test_a_second_make_runs_nothing(tmp_path: Path) -> None:
     assert (again.path / "file").read_text() == "first"
 
 
-def test_nothing_is_found_where_nothing_was_made_and_nothing_is_written_by_looking(tmp_path: Path) -> None:
+def test_nothing_made_is_not_found_and_looking_writes_nothing(tmp_path: Path) -> None:
     assert store(tmp_path / "home").find(KEY) is None
     assert list(store(tmp_path / "home").artifacts()) == []
     assert store(tmp_path / "home").verify() == ()
@@ -80,7 +80,7 @@ def test_the_manifest_says_when_and_from_what_it_was_made(tmp_path: Path) -> Non
     assert found.manifest.made_at == 1_000_007
 
 
-def test_a_maker_that_raises_leaves_nothing_and_its_error_comes_through(tmp_path: Path) -> None:
+def test_a_maker_that_raises_leaves_nothing_but_its_error(tmp_path: Path) -> None:
     def broken(out: Path) -> None:
         fill(out)
         raise SourceError("the hub is down")
@@ -91,7 +91,7 @@ def test_a_maker_that_raises_leaves_nothing_and_its_error_comes_through(tmp_path
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_a_missing_file_in_the_makers_own_work_is_not_blamed_on_the_store(tmp_path: Path) -> None:
+def test_a_makers_own_missing_file_is_not_the_stores_blame(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store(tmp_path).make(KEY, provenance(), lambda out: (out / "never").read_text())
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_a_file_that_a_maker_links_from_elsewhere_is_copied_and_keeps_its_mode_there(tmp_path: Path) -> None:
+def test_a_file_linked_from_elsewhere_is_copied_mode_kept_there(tmp_path: Path) -> None:
     mine = tmp_path / "my-checkpoint.bin"
     mine.write_bytes(b"weights")
     mine.chmod(0o640)
@@ -134,7 +134,7 @@ def test_a_file_that_a_maker_links_from_elsewhere_is_copied_and_keeps_its_mode_t
     assert store(tmp_path / "home").verify() == ()
 
 
-def test_a_file_that_a_maker_links_from_another_artifact_stays_linked(tmp_path: Path) -> None:
+def test_a_file_linked_from_another_artifact_stays_linked(tmp_path: Path) -> None:
     model, _ = store(tmp_path).make(key(1), provenance(), fill)
     for number, needs in ((2, {"model": model.key}), (3, dict[str, str]())):
         wanted = Provenance("entry", "Assemble", {}, needs)
@@ -143,7 +143,7 @@ def test_a_file_that_a_maker_links_from_another_artifact_stays_linked(tmp_path: 
 
 
 @pytest.mark.parametrize(("before", "after"), [(0o600, 0o444), (0o700, 0o555), (0o644, 0o444), (0o755, 0o555)])
-def test_whoever_serves_an_artifact_can_read_it_and_run_what_its_maker_could(tmp_path: Path, before: int, after: int) -> None:
+def test_who_serves_an_artifact_can_read_and_run_it(tmp_path: Path, before: int, after: int) -> None:
     def private(out: Path) -> None:
         (out / "deep").mkdir(mode=0o700)
         (out / "deep" / "file").write_text("x")
@@ -190,9 +190,7 @@ def flip(path: Path, at: int) -> None:
 
 @settings(max_examples=40)
 @given(st.integers(min_value=0, max_value=10**6), st.sampled_from(["tree/weights.bin", "manifest.json", "files.json"]))
-def test_any_flipped_bit_is_found_and_the_artifact_is_made_anew(
-    tmp_path_factory: pytest.TempPathFactory, at: int, which: str
-) -> None:
+def test_any_flipped_bit_is_found_and_made_anew(tmp_path_factory: pytest.TempPathFactory, at: int, which: str) -> None:
     shelf = store(tmp_path_factory.mktemp("home"))
     made, _ = shelf.make(KEY, provenance(), fill)
     shelf.make(key(2), provenance(), fill)

@@ -95,7 +95,7 @@ def test_the_claim_of_a_killed_build_ends_with_it(tmp_path: Path) -> None:
     assert list((tmp_path / "claims").iterdir()) == []
 
 
-def test_what_a_detached_server_uses_stays_while_that_very_process_lives(tmp_path: Path) -> None:
+def test_a_detached_servers_files_stay_while_that_process_lives(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
     with child("import time; time.sleep(3600)") as server:
         started = began(server.pid)

@@ -49,7 +49,8 @@ print("made" if fresh else "held")
 
 
 @pytest.mark.slow
-def test_of_eight_processes_that_want_one_key_one_makes_it_and_seven_wait(tmp_path: Path) -> None:
+def test_of_eight_processes_wanting_one_key_one_makes_it(tmp_path: Path) -> None:
+    """And seven wait."""
     log = tmp_path / "log"
     said = [finish(each) for each in [child(MAKE, tmp_path / "home", log, tmp_path / "somebody waits") for _ in range(8)]]
     assert log.read_text() == "filled\n"
@@ -88,7 +89,7 @@ survive_every_instant(Path(sys.argv[1]))
 
 
 @pytest.mark.slow
-def test_a_make_killed_at_any_instant_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+def test_a_make_killed_anywhere_leaves_nothing_taken_for_whole(tmp_path: Path) -> None:
     finish(
         child(
             "import sys, pathlib, test_store_survival as t; t.survive_every_instant(pathlib.Path(sys.argv[1]))",
@@ -212,7 +213,8 @@ except StoreError as error:
 """
 
 
-def test_an_ordinary_user_can_do_all_of_it_and_is_told_where_permission_lacks() -> None:
+def test_an_ordinary_user_can_do_all_of_it() -> None:
+    """And is told where permission lacks."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "of-nobody"
         root.mkdir()

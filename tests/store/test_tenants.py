@@ -75,7 +75,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_what_a_repository_names_stays_when_the_repository_is_moved_and_is_known_at_its_new_place(bench: Bench) -> None:
+def test_what_a_moved_repository_names_stays_known_there(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     moved = place.rename(bench.root / "moved")
     assert bench.kept() == [0, 1]
@@ -90,7 +90,7 @@ def test_what_a_repository_names_stays_when_the_repository_is_moved_and_is_known
     assert bench.away() == []
 
 
-def test_an_empty_mount_point_is_out_of_reach_and_not_empty(bench: Bench) -> None:
+def test_an_empty_mount_point_is_out_of_reach_not_empty(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     shutil.rmtree(place)
     place.mkdir()
@@ -98,7 +98,7 @@ def test_an_empty_mount_point_is_out_of_reach_and_not_empty(bench: Bench) -> Non
     assert "mount point" in bench.store.collect().away[0].why
 
 
-def test_a_repository_whose_last_model_was_removed_is_known_as_empty(bench: Bench) -> None:
+def test_a_repository_without_its_last_model_is_known_empty(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     bench.publish("models")
     assert bench.kept() == []
@@ -106,14 +106,14 @@ def test_a_repository_whose_last_model_was_removed_is_known_as_empty(bench: Benc
     assert bench.away() == []
 
 
-def test_a_manifest_that_cannot_be_read_keeps_what_it_named_and_is_said(bench: Bench) -> None:
+def test_an_unreadable_manifest_keeps_what_it_named_and_is_told(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     (place / manifest.NAME).write_text("{")
     assert bench.kept() == [0, 1]
     assert "cannot be read" in bench.store.collect().away[0].why
 
 
-def test_another_repository_at_the_place_of_one_that_is_not_mounted_takes_nothing_from_it(bench: Bench) -> None:
+def test_another_repository_at_an_unmounted_ones_place_takes_nothing(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     mounted = place.rename(bench.root / "elsewhere")
     bench.publish("models", 2)
@@ -126,7 +126,7 @@ def test_another_repository_at_the_place_of_one_that_is_not_mounted_takes_nothin
     assert bench.kept() == [0, 1]
 
 
-def test_a_copy_holds_what_it_names_as_well_as_what_it_was_copied_from(bench: Bench) -> None:
+def test_a_copy_holds_what_it_names_like_its_original(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     copy = bench.root / "copy"
     shutil.copytree(place, copy)
@@ -146,7 +146,8 @@ def test_two_homes_hold_what_one_repository_names(bench: Bench) -> None:
     assert bench.kept() == other.kept() == [0, 1]
 
 
-def test_what_a_repository_stood_on_is_freed_once_it_is_forgotten_by_place_or_by_id(bench: Bench) -> None:
+def test_what_a_forgotten_repository_stood_on_is_freed(bench: Bench) -> None:
+    """Forgotten by place or by id."""
     for name in ("first", "second"):
         place = bench.publish(name, 0, 1)
         drawn = manifest.read((place / manifest.NAME).read_bytes()).id
@@ -168,7 +169,7 @@ def test_only_what_is_out_of_reach_is_forgotten(bench: Bench) -> None:
     assert bench.kept() == [0]
 
 
-def test_what_has_been_out_of_reach_for_long_enough_is_forgotten_where_that_is_asked_for(bench: Bench) -> None:
+def test_what_is_long_out_of_reach_is_forgotten_if_asked(bench: Bench) -> None:
     place = bench.publish("models", 0, 1)
     place.rename(bench.root / "moved")
     bench.clock.now += 90 * DAY  # nobody looked: since when it is away is not known
@@ -188,7 +189,7 @@ def fail(bench: Bench, place: Path, number: int) -> None:
         raise OSError("the disk is full")
 
 
-def test_what_was_about_to_be_published_is_held_where_the_publish_died_and_where_it_failed_it_is_not(bench: Bench) -> None:
+def test_a_dead_publish_holds_its_files_a_failed_one_not(bench: Bench) -> None:
     place = bench.publish("models", 0)
     (place / ".forge").mkdir()
     fail(bench, place, 1)
