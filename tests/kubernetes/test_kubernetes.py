@@ -134,7 +134,7 @@ def closed(schema: Any) -> Any:
     return told
 
 
-def test_a_job_builds_each_recipe_on_the_gpus_that_it_is_for(ready: Exported) -> None:
+def test_a_job_builds_each_recipe_on_its_own_gpus(ready: Exported) -> None:
     jobs = {job["metadata"]["name"]: job["spec"]["template"]["spec"]["containers"][0] for job in made(ready)["Job"]}
     small, large = jobs.values()
     assert [name.rpartition("-")[0] for name in jobs] == ["fleet-build-small", "fleet-build-large"]
@@ -144,7 +144,7 @@ def test_a_job_builds_each_recipe_on_the_gpus_that_it_is_for(ready: Exported) ->
     assert {"name": "FORGE_REMOTE_ACCESS", "value": "read-write"} in large["env"]
 
 
-def test_the_server_has_the_gpus_of_its_largest_model_and_may_only_read_the_shared_store(ready: Exported) -> None:
+def test_the_server_has_its_largest_models_gpus_and_only_reads(ready: Exported) -> None:
     (deployment,) = made(ready)["Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     for each in (*pod["initContainers"], *pod["containers"]):
@@ -154,9 +154,7 @@ def test_the_server_has_the_gpus_of_its_largest_model_and_may_only_read_the_shar
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}  # two servers at once would want four GPUs
 
 
-def test_files_stand_in_a_pod_as_they_stand_here_and_a_change_starts_a_new_server(
-    ready: Exported, shop: Forge, fleet: Path
-) -> None:
+def test_files_stand_in_pods_as_here_changes_restart_it(ready: Exported, shop: Forge, fleet: Path) -> None:
     (config,) = made(ready)["ConfigMap"]
     (deployment,) = made(ready)["Deployment"]
     (volume,) = (each["configMap"] for each in deployment["spec"]["template"]["spec"]["volumes"] if "configMap" in each)
@@ -172,11 +170,11 @@ def test_files_stand_in_a_pod_as_they_stand_here_and_a_change_starts_a_new_serve
     assert len(marks) == 2
 
 
-def test_without_a_place_that_keeps_what_is_made_no_job_is_written(ready: Exported) -> None:
+def test_without_a_lasting_place_no_job_is_written(ready: Exported) -> None:
     assert "Job" not in made(ready, replace(SITE, remote=""))
 
 
-def test_a_claim_has_one_job_which_publishes_where_the_server_looks(ready: Exported) -> None:
+def test_a_claim_has_one_job_publishing_where_servers_look(ready: Exported) -> None:
     found = made(ready, SITES[1])
     (job,) = found["Job"]
     (deployment,) = found["Deployment"]
@@ -196,7 +194,7 @@ def test_names_that_differ_stay_different() -> None:
     assert objects.name("a-b") == "a-b"
 
 
-def test_recipes_whose_paths_look_alike_have_jobs_and_files_of_their_own(shop: Forge, tmp_path: Path) -> None:
+def test_recipes_with_like_paths_have_their_own_jobs(shop: Forge, tmp_path: Path) -> None:
     paths = ["a/b.toml", "a__b.toml", "a-b.toml", "7 b (ü) $(id).toml", "日本.toml"]
     for number, path in enumerate(paths):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -221,7 +219,7 @@ def test_of_other_files_a_job_is_another_one(ready: Exported, shop: Forge, fleet
     assert not before & {job["metadata"]["name"] for job in made(exported(shop, fleet))["Job"]}
 
 
-def test_of_other_pods_a_job_is_another_one_and_of_more_servers_the_same(ready: Exported) -> None:
+def test_of_other_pods_a_job_differs_more_servers_not(ready: Exported) -> None:
     def jobs(**words: Any) -> set[str]:
         return {job["metadata"]["name"] for job in made(ready, replace(SITE, **words))["Job"]}
 
@@ -261,7 +259,7 @@ def test_a_recipe_under_another_name_asks_for_its_memory(shop: Forge, fleet: Pat
         ("https://example.com/x.git", False),
     ],
 )
-def test_a_token_in_an_address_is_not_written_into_a_manifest(shop: Forge, fleet: Path, git: str, refused: bool) -> None:
+def test_a_token_in_an_address_is_in_no_manifest(shop: Forge, fleet: Path, git: str, refused: bool) -> None:
     recipe = fleet.parents[1] / "recipes" / "small.toml"
     recipe.write_text(recipe.read_text().replace('hub = "acme/tiny"', f'git = "{git}"'))
     with pytest.raises(RecipeError, match="a password or a token") if refused else nullcontext() as error:
