@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_it_does_not_know_is_refused_with_what_it_knows(case: str) -> None:
+def test_what_it_cannot_answer_is_refused_with_what_it_can(case: str) -> None:
     put, what, hint = REFUSED[case]
     with pytest.raises(BenchError, match=what) as told:
         asked(**put)

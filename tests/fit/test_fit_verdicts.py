@@ -96,7 +96,7 @@ def test_a_model_with_room_for_every_slot_needs_no_change() -> None:
     assert found.changes == ()
 
 
-def test_a_limited_cache_is_answered_least_intrusive_change_first() -> None:
+def test_suggestions_for_a_limited_cache_begin_with_the_least_intrusive() -> None:
     found = fit(load(convert=ConvertTable(dtype="bfloat16")), "RTX 4090")
     assert keys(found.changes) == [
         "build.max_batch_size",

@@ -219,7 +219,7 @@ def test_of_other_files_a_job_is_another_one(ready: Exported, shop: Forge, fleet
     assert not before & {job["metadata"]["name"] for job in made(exported(shop, fleet))["Job"]}
 
 
-def test_of_other_pods_a_job_differs_more_servers_not(ready: Exported) -> None:
+def test_other_pods_make_another_job_more_servers_do_not(ready: Exported) -> None:
     def jobs(**words: Any) -> set[str]:
         return {job["metadata"]["name"] for job in made(ready, replace(SITE, **words))["Job"]}
 

@@ -36,7 +36,7 @@ def contained(folder: Path, more: str = "", *, name: str = "tiny", image: str = 
     return write(folder, more, name=name, runtime=f'{DOCKER.format(image)}\ngpus = "{gpus}"')
 
 
-def test_each_row_is_a_version_a_cuda_a_driver() -> None:
+def test_each_row_is_a_version_its_cuda_and_its_driver() -> None:
     rows = vllm_images.vllm_releases()
     assert [row.tag for row in rows] == sorted({row.tag for row in rows})
     assert all(part for row in rows for part in (row.vllm, row.cuda, row.driver))
