@@ -1,4 +1,4 @@
-"""What no linter counts: no file above 400 lines, no function above 40, no two files of one name that mean different things."""
+"""What no linter counts: lines of files and functions, words of a test's name, files of one name that mean different things."""
 
 import ast
 import sys
@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 FILE, FUNCTION = 400, 40
+WORDS = 10
+"""Of a test's name, after its first."""
 SAME = {
     "the verb: its command, chart, part of the API or package": "bundle check cluster export fit plan run tune verify",
     "the thing itself, as each sees it": "adapters config engine gguf gpus hub lora settings speculation tokenizer vllm",
@@ -44,6 +46,16 @@ def equal_names(root: Path) -> list[str]:
     return unsaid + [f"{__file__}: {name} stands once, and needs no leave" for name in sorted(allowed - shared)]
 
 
+def long_names(file: Path) -> list[str]:
+    """Tests whose name has too many words to be read at a glance where it fails."""
+    return [
+        f"{file}:{node.lineno}: {node.name} has {words} words; at most {WORDS}"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if (words := len(node.name.split("_")) - 1) > WORDS
+    ]
+
+
 def main() -> int:
     problems = equal_names(Path("core"))
     for top in ("core", "plugins"):
@@ -52,6 +64,8 @@ def main() -> int:
             if count > FILE:
                 problems.append(f"{file}: {count} lines; at most {FILE}")
             problems += long_functions(file)
+    for file in sorted(Path("tests").rglob("test_*.py")):
+        problems += long_names(file)
     sys.stdout.write("".join(f"{problem}\n" for problem in problems))
     return 1 if problems else 0
 
