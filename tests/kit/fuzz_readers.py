@@ -1,10 +1,6 @@
 """The readers of what others write, each with what it may refuse by and what guessing begins with."""
 
-import io
 import re
-import tarfile
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,22 +10,21 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+import fuzz_unpackers as unpackers
+
 ROOT = Path(__file__).parents[2]
-_SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
-"""Where files lie that are read a thousand times a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """``read`` may raise ``refuses`` and nothing else; ``seeds`` are files and texts to begin with.
+    """``read`` may raise ``refuses`` and nothing else, and write in the folder that it is given and nowhere else.
 
-    ``cost`` is how many times longer it takes than the quick ones: so much fewer of a campaign's cases are its own.
+    ``seeds`` are files and texts to begin with.
     """
 
-    read: Callable[[bytes], object]
+    read: Callable[[bytes, Path], object]
     refuses: tuple[type[BaseException], ...]
     seeds: tuple[bytes, ...] = ()
-    cost: int = 1
 
 
 def readers() -> Mapping[str, Reader]:
@@ -47,14 +42,14 @@ def _recipes() -> dict[str, Reader]:
     locks = (filled(lock.Lock).replace(b'"git":"', b'"git":"https://'),)
     refuses = (errors.RecipeError,)
     return {
-        "recipe": Reader(_text(lambda text: reader.read(text, "it")), refuses, recipes, 5),
-        "deployment": Reader(_text(lambda text: deployment.read(text, "it")), refuses, deployments, 2),
-        "tuned recipe": Reader(_text(_tuned), (*refuses, errors.BenchError), recipes[:2], 100),
+        "recipe": Reader(_text(lambda text: reader.read(text, "it")), refuses, recipes),
+        "deployment": Reader(_text(lambda text: deployment.read(text, "it")), refuses, deployments),
+        "tuned recipe": Reader(_text(_tuned), (*refuses, errors.BenchError), recipes[:2]),
         "lock": Reader(_text(lambda text: lock.read(text, "it")), (errors.LockError,), locks),
         "prompts": Reader(
             _text(lambda text: verify_prompts.parse(text, "it")), (errors.ForgeError,), (filled(verify_prompts.Prompt),)
         ),
-        "config.pbtxt": Reader(_text(protobuf.parse), (protobuf.Unreadable,), configs, 60),
+        "config.pbtxt": Reader(_text(protobuf.parse), (protobuf.Unreadable,), configs),
     }
 
 
@@ -69,14 +64,18 @@ def _documents() -> dict[str, Reader]:
     held = filled(manifest.Manifest).replace(b'"format":1', b'"format":%d' % manifest.FORMAT)
     chats = (_CHAT, _CALLS, filled(requests.ChatAsk))
     return {
-        "manifest": Reader(manifest.read, (errors.RepositoryError,), (b'{"format": 3, "models": []}', held)),
+        "manifest": Reader(_bytes(manifest.read), (errors.RepositoryError,), (b'{"format": 3, "models": []}', held)),
         "reference": Reader(
-            lambda given: transcripts.read(given, "it"), (errors.ForgeError,), (filled(transcripts.Reference),)
+            _bytes(lambda given: transcripts.read(given, "it")), (errors.ForgeError,), (filled(transcripts.Reference),)
         ),
-        "bench results": Reader(lambda given: results.read(given, "it"), (errors.BenchError,), (filled(results.Results),)),
-        "quality": Reader(_text(lambda text: quality.read(text, "it")), (errors.BenchError,), (_EXAM,), 5),
-        "openai chat": Reader(lambda given: requests.read(given, requests.ChatAsk).conversation, (Fault,), chats),
-        "openai text": Reader(lambda given: requests.read(given, requests.TextAsk), (Fault,), (filled(requests.TextAsk),)),
+        "bench results": Reader(
+            _bytes(lambda given: results.read(given, "it")), (errors.BenchError,), (filled(results.Results),)
+        ),
+        "quality": Reader(_text(lambda text: quality.read(text, "it")), (errors.BenchError,), (_EXAM,)),
+        "openai chat": Reader(_bytes(lambda given: requests.read(given, requests.ChatAsk).conversation), (Fault,), chats),
+        "openai text": Reader(
+            _bytes(lambda given: requests.read(given, requests.TextAsk)), (Fault,), (filled(requests.TextAsk),)
+        ),
     }
 
 
@@ -93,24 +92,24 @@ def _checkpoints() -> dict[str, Reader]:
     configs = (errors.SourceError, faults.CheckpointFault)
     return {
         "config.json": Reader(
-            lambda given: shape.read_shape(lookups.checkpoint(given, "it").config), configs, (_LLAMA, _GEMMA)
+            _bytes(lambda given: shape.read_shape(lookups.checkpoint(given, "it").config)), configs, (_LLAMA, _GEMMA)
         ),
         "shape for fit": Reader(
-            lambda given: model_shape.read(lookups.checkpoint(given, "it").config),
+            _bytes(lambda given: model_shape.read(lookups.checkpoint(given, "it").config)),
             (errors.SourceError, model_shape.UnknownShapeError),
             (_LLAMA, b'{"model_type": "t5", "d_model": 8, "num_heads": 2, "num_layers": 2, "is_encoder_decoder": true}'),
         ),
-        "safetensors": Reader(_sizes(safetensors.parse), (ValueError,), tensors),
+        "safetensors": Reader(_bytes(lambda given: [each.size for each in safetensors.parse(given)]), (ValueError,), tensors),
         "weights of the twin": Reader(
             _file(lambda file: [*checkpoint.Weights(file.parent).values()], "model.safetensors"),
-            (faults.CheckpointFault,), tensors[1:], 3,
+            (faults.CheckpointFault,), tensors[1:],
         ),
-        "weights as fetched": Reader(_file(checkpoint_files.fault, "model.safetensors"), (), (*tensors, pointer), 2),
-        "index of weights": Reader(_file(checkpoint_files.fault, "model.safetensors.index.json"), (), (index, pointer), 2),
-        "gguf": Reader(_file(gguf_header.read_header), (gguf_header.GgufError,), (b"GGUF\x03\0\0\0" + bytes(16),), 2),
-        "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,), 20),
+        "weights as fetched": Reader(_file(checkpoint_files.fault, "model.safetensors"), (), (*tensors, pointer)),
+        "index of weights": Reader(_file(checkpoint_files.fault, "model.safetensors.index.json"), (), (index, pointer)),
+        "gguf": Reader(_file(gguf_header.read_header), (gguf_header.GgufError,), (b"GGUF\x03\0\0\0" + bytes(16),)),
+        "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,)),
         "tokenizer_config.json": Reader(
-            _file(_tokenizer, "tokenizer_config.json"), (errors.InferenceError,), (_SETTINGS,), 20
+            _file(_tokenizer, "tokenizer_config.json"), (errors.InferenceError,), (_SETTINGS,)
         ),
     }  # fmt: skip
 
@@ -118,14 +117,18 @@ def _checkpoints() -> dict[str, Reader]:
 def _archives() -> dict[str, Reader]:
     from forge import errors
     from forge.remote import record
+    from forge.twin import gguf_header
 
-    bundle = _tar({f"files/ab/{'ab' * 32}": b"x", "bundle.json": b"{}"})
+    whole = unpackers.tar({f"files/ab/{'ab' * 32}": b"x", "bundle.json": b"{}"})
     records = (_RECORD, b'{"format": 1, "manifest": "{}", "listing": "[]"}')
     envelope = b'{"payload": "e30=", "payloadType": "a", "signatures": []}'
     return {
-        "bundle": Reader(_file(_bundle), (errors.StoreError,), (bundle,), 10),
-        "wheel": Reader(_file(_wheel), (errors.SourceError,), (_zip(),), 10),
-        "record": Reader(lambda given: record.decode("a" * 64, given), (record.Rotten,), records),
+        "bundle": Reader(_file(unpackers.bundle), (errors.StoreError,), (whole,)),
+        "contents of a bundle": Reader(unpackers.sealed, (errors.StoreError,), (unpackers.CONTENTS,)),
+        "artifact": Reader(unpackers.artifact, (record.Rotten, OSError), (unpackers.LISTING,)),
+        "wheel": Reader(_file(unpackers.wheel), (errors.SourceError,), (unpackers.zipped(),)),
+        "gguf converted": Reader(_file(unpackers.converted), (*gguf_header.DAMAGE, OSError), unpackers.ggufs()),
+        "record": Reader(_bytes(lambda given: record.decode("a" * 64, given)), (record.Rotten,), records),
         "signature": Reader(_text(_envelope), (errors.StoreError,), (envelope, _SIGNATURE)),
     }
 
@@ -141,9 +144,9 @@ def _told() -> dict[str, Reader]:
         return help_texts.options(text), help_texts.complaints(["--a", "1"], text)
 
     return {
-        "help text": Reader(_text(helped), (), (_HELP,), 3),
+        "help text": Reader(_text(helped), (), (_HELP,)),
         "metrics": Reader(_text(instruments.parse), (ValueError,), (b'a{b="c"} 1.5\n# TYPE a gauge\n',)),
-        "answer": Reader(_answer, (DecodeError, errors.InferenceError), _answers(), 2),
+        "answer": Reader(_bytes(_answer), (DecodeError, errors.InferenceError), _answers()),
     }
 
 
@@ -225,25 +228,6 @@ def _tuned(text: str) -> object:
     return evidence.applied(text, {"build.max_batch_size": 3}), evidence.stated(text, {"serve.instances": 3}, "why")
 
 
-def _bundle(file: Path) -> object:
-    from forge.build.bundle import contents
-    from forge.remote.tarred import Packed
-
-    packed = Packed(file)
-    try:
-        return contents.read(packed)
-    finally:
-        packed.close()
-
-
-def _wheel(file: Path) -> object:
-    from forge.build.sources import wheel
-
-    out = file.parent / "out"
-    wheel._extract(file, "a/model.gguf", out, "a==1")  # pyright: ignore[reportPrivateUsage]
-    raise RuntimeError("it took a file whose digest nobody guesses")
-
-
 def _tokenizer(file: Path) -> object:
     """All that asks a tokenizer's folder, of which the other file is as it should be."""
     from forge.check.repository_reader import _Paths, _tokenizer as checked  # pyright: ignore[reportPrivateUsage]
@@ -254,7 +238,8 @@ def _tokenizer(file: Path) -> object:
     if not file.with_name(other).exists():
         file.with_name(other).write_bytes(text)
         file.with_name("generation_config.json").write_bytes(b'{"eos_token_id": [0, 1]}')
-    if "template" not in file.read_text(encoding="utf-8", errors="replace"):  # that would be rendered, in a process of its own
+    said = file.read_text(encoding="utf-8", errors="replace")
+    if "template" not in said and "\\u" not in said:  # that would be rendered, in a process of its own
         checked(str(file.parent), _Paths(file.parent, ""))
     return further(file.parent, file.parent), ChatTemplate.of(file.parent)
 
@@ -300,28 +285,15 @@ def _answers() -> tuple[bytes, ...]:
     return (made.SerializeToString(),)
 
 
-def _zip() -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/model.gguf", b"GGUF" * 40)
-        archive.writestr("a-1.dist-info/RECORD", b"a/model.gguf,sha256=x,160\n")
-    return made.getvalue()
+def _bytes(read: Callable[[bytes], object]) -> Callable[[bytes, Path], object]:
+    """A reader of bytes in memory."""
+    return lambda given, _: read(given)
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in files.items():
-            told = tarfile.TarInfo(name)
-            told.size = len(data)
-            tar.addfile(told, io.BytesIO(data))
-    return made.getvalue()
-
-
-def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
+def _text(read: Callable[[str], object]) -> Callable[[bytes, Path], object]:
     """A reader of text: what is no UTF-8 never gets that far."""
 
-    def decoded(given: bytes) -> object:
+    def decoded(given: bytes, _: Path) -> object:
         try:
             text = given.decode()
         except UnicodeDecodeError:
@@ -331,23 +303,11 @@ def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
     return decoded
 
 
-def _sizes(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
-    """A reader of tensors, whose sizes are asked for too."""
+def _file(read: Callable[[Path], object], name: str = "it") -> Callable[[bytes, Path], object]:
+    """A reader of a file called ``name``."""
 
-    def asked(given: bytes) -> object:
-        return [tensor.size for tensor in read(given)]  # type: ignore[attr-defined]
-
-    return asked
-
-
-def _file(read: Callable[[Path], object], name: str = "it") -> Callable[[bytes], object]:
-    """A reader of a file called ``name``, which lies in a folder that is this reader's own."""
-    folder: list[tempfile.TemporaryDirectory[str]] = []
-
-    def laid(given: bytes) -> object:
-        if not folder:
-            folder.append(tempfile.TemporaryDirectory(prefix="forge-fuzz-", dir=_SCRATCH))
-        file = Path(folder[0].name) / name
+    def laid(given: bytes, folder: Path) -> object:
+        file = folder / name
         file.write_bytes(given)
         return read(file)
 
