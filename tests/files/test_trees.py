@@ -10,6 +10,16 @@ import pytest
 from forge.files import trees
 
 
+def test_a_walk_holds_no_folder_that_it_has_not_reached(tmp_path: Path) -> None:
+    for folder in ("a/b", "a/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "first").touch()
+    walk = trees.walk(tmp_path)
+    seen = [next(walk).relative for _ in range(3)]
+    (tmp_path / "a" / "c" / "second").touch()
+    assert [*seen, *(found.relative for found in walk)] == ["a", "a/b", "a/b/first", "a/c", "a/c/first", "a/c/second"]
+
+
 def test_bytes_are_counted_while_folders_vanish(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     (tmp_path / "there").mkdir()

@@ -82,11 +82,11 @@ def wheel(file: Path) -> object:
     raise RuntimeError("it took a file whose digest nobody guesses")
 
 
-def converted(file: Path) -> object:
+def converted(file: Path) -> None:
     """A GGUF file made a checkpoint."""
     from forge.twin.gguf import convert
 
-    return convert(file, file.parent / "out")
+    convert(file, file.parent / "out")
 
 
 def ggufs() -> tuple[bytes, ...]:

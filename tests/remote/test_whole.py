@@ -15,8 +15,11 @@ from forge.cli import main
 from forge.errors import RepositoryError
 from forge.remote.open import place as opened
 from forge.remote.shared import Shared
+from forge.schema.manifest import PublishedModel
+from forge.serve.digests import Due, files
 from forge.serve.scrub import SHARE, Scrub, rest
 from forge.store.checks import Enough
+from forge.store.store import Store
 from store_makers import rot
 
 TWIN = 'name = "{name}"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
@@ -55,7 +58,7 @@ def remembered(shop: Forge, models: Path) -> None:
     """Let the note say what it would if the rot had not changed ctime: a test cannot write without that."""
     from msgspec.structs import replace
 
-    from forge.serve.digests import files, looked
+    from forge.serve.digests import looked
 
     seen = shop.store.checks.seen(models)
     due = {each.entry.path: each for model in shop.manifest(models).models for each in files(models, model, shop.store)[0]}
@@ -272,6 +275,29 @@ def test_a_scrub_reads_the_longest_unread_and_then_waits(shop: Forge, models: Pa
     assert [scrub.look([models], 86400.0) for _ in range(files)] == [0.0] * files
     assert min(one.at for one in shop.store.checks.seen(models).values()) == now[0]
     assert scrub.look([models], 86400.0) > 0
+
+
+def test_a_scrub_lists_files_once_for_many_readings(shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[int] = []
+
+    def counted(repository: Path, model: PublishedModel, store: Store) -> tuple[list[Due], str]:
+        found = files(repository, model, store)
+        listed.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr("forge.serve.scrub.files", counted)
+    scrub = Scrub(shop.store, Clock(0.0).used, lambda _: False, lambda: time.time() + 100.0, lambda _: None)
+    while not scrub.look([models], 50.0):
+        pass
+    assert len(listed) == 2  # the second one finds that nothing more is due
+    assert len(shop.store.checks.seen(models)) == listed[0] > 2
+
+
+def test_a_scrub_that_is_ended_keeps_what_it_has_read(shop: Forge, models: Path) -> None:
+    clock = Clock(0.0)
+    clock.left = 4
+    Scrub(shop.store, clock.used, clock.pause, time.time, lambda _: None).run(lambda: [models], 1e-9)
+    assert shop.store.checks.seen(models)
 
 
 def test_a_clock_put_back_makes_a_scrub_read_again(shop: Forge, models: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -94,9 +95,12 @@ def walk(tree: Path, below: str = "") -> Iterator[Found]:
         path = tree / relative
         status = path.lstat()
         if stat.S_ISDIR(status.st_mode):
-            inner = list(walk(tree, relative))
-            yield Found(relative, path, status, bare=not inner)
-            yield from inner
+            inner = walk(tree, relative)
+            first = next(inner, None)
+            yield Found(relative, path, status, bare=first is None)
+            if first:
+                yield first
+                yield from inner
         else:
             yield Found(relative, path, status)
 
@@ -106,29 +110,29 @@ def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry,
 
     Unkeepable: sockets, devices, names that are not UTF-8.
     """
-    known = known or {}
-    entries: list[Entry] = []
+    return tuple(surveyed(tree, known or {}))
+
+
+def surveyed(tree: Path, known: Mapping[Inode, str]) -> Iterator[Entry]:
+    """The same, one after the other."""
     for found in walk(tree):
         if not _is_utf8(found.relative):
             raise Unkeepable(f"the name {os.fsencode(found.relative)!r} is not UTF-8")
         if found.is_folder:
             if found.bare:
-                entries.append(Entry(path=found.relative, kind="folder"))
+                yield Entry(path=found.relative, kind="folder")
         elif found.is_link:
-            entries.append(Entry(path=found.relative, kind="link", target=os.readlink(found.path)))
+            yield Entry(path=found.relative, kind="link", target=os.readlink(found.path))
         elif found.is_file:
             size = found.status.st_size
-            entries.append(
-                Entry(
-                    path=found.relative,
-                    size=size,
-                    blake3=known.get(found.inode) or copies.digest(found.path, size),
-                    executable=bool(found.status.st_mode & stat.S_IXUSR),
-                )
+            yield Entry(
+                path=found.relative,
+                size=size,
+                blake3=known.get(found.inode) or copies.digest(found.path, size),
+                executable=bool(found.status.st_mode & stat.S_IXUSR),
             )
         else:
             raise Unkeepable(f"{found.relative} is neither a file, a folder nor a link")
-    return tuple(entries)
 
 
 def size_below(folder: Path) -> int:
@@ -154,15 +158,15 @@ def freeze(tree: Path) -> None:
 
 def flush(tree: Path) -> None:
     """Return when everything in ``tree`` is on disk, names and all."""
-    found = [item for item in walk(tree) if not item.is_link]
+    found = list(islice((item.path for item in walk(tree) if not item.is_link), _MANY + 1))
     libc = ctypes.CDLL(None, use_errno=True)
     if len(found) > _MANY and hasattr(libc, "syncfs"):
         with _opened(tree) as descriptor:
             if libc.syncfs(descriptor):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(tree))
         return
-    for item in found:
-        flush_one(item.path)
+    for path in found if len(found) <= _MANY else (item.path for item in walk(tree) if not item.is_link):
+        flush_one(path)
     flush_one(tree)
 
 

@@ -27,6 +27,7 @@ Verify = Literal["always", "changed", "never"]
 """Read every file; those that are new or were written to since; or none."""
 _GONE = {errno.ENOENT, errno.ENOTDIR}
 _THREADS = 4
+_AT_ONCE = 1024
 _SHOWN = 3
 
 
@@ -177,8 +178,10 @@ def _read(repository: Path, due: Sequence[Due], store: Store, verify: Verify, no
     seen = {path: one for path, one in store.checks.seen(repository).items() if path not in bad}
     passed = {} if verify == "always" else {each.entry.path: seen[each.entry.path] for each in due if _stands(each, seen)}
     reading = [each for each in due if each.entry.path not in passed]
+    judged: list[Seen | Rot | str] = []
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        judged = list(threads.map(partial(judge, now=now), reading))
+        for first in range(0, len(reading), _AT_ONCE):  # what waits takes memory
+            judged += threads.map(partial(judge, now=now), reading[first : first + _AT_ONCE])
     fresh = {each.entry.path: said for each, said in zip(reading, judged, strict=True) if isinstance(said, Seen)}
     mine = {each.entry.path for each in due}
     if reading:

@@ -126,9 +126,12 @@ def read(key: str, place: Path) -> Artifact | None:
 
 def problems(artifact: Artifact) -> tuple[str, ...]:
     """What sets the tree apart from what was made; nothing where it is whole."""
+    found: dict[str, str] = {}
     try:
         made = {entry.path: entry for entry in artifact.files()}
-        there = {entry.path: entry for entry in trees.survey(artifact.path)}
+        for there in trees.surveyed(artifact.path, {}):
+            if problem := _difference(there.path, made.pop(there.path, None), there):
+                found[there.path] = problem
     except (StoreError, trees.Unkeepable) as error:
         return (str(error),)
     except FileNotFoundError:
@@ -137,18 +140,13 @@ def problems(artifact: Artifact) -> tuple[str, ...]:
         if error.errno != errno.EIO:
             raise
         return (trees.reason(error, artifact.path),)
-    return tuple(
-        f"{path}: {problem}"
-        for path in sorted({*made, *there})
-        if (problem := _difference(path, made.get(path), there.get(path)))
-    )
+    found |= dict.fromkeys(made, "missing")
+    return tuple(f"{path}: {problem}" for path, problem in sorted(found.items()))
 
 
-def _difference(path: str, made: Entry | None, there: Entry | None) -> str:
+def _difference(path: str, made: Entry | None, there: Entry) -> str:
     if made == there:
         return ""
-    if there is None:
-        return "missing"
     if made is None:
         # Python run by root writes its caches into a read-only environment all the same.
         return "" if "__pycache__" in path.split("/") else "was not made here"
