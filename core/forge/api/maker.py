@@ -113,9 +113,9 @@ class Maker:
         RemoteError where what is made has to be signed and sent, and the key that signs cannot be read.
         Of a cluster's machines that is asked later, of each what its steps want.
         """
-        require(all_resolved)  # what can be refused without an image is refused before one is pulled
         if self.sharing and not self.spreads:  # a cluster's machines sign with keys of their own
             self.sharing.require_signer()
         if contained := [resolved for resolved in all_resolved if resolved.recipe.runtime.contained]:
+            require(all_resolved)  # what can be refused without an image is refused before one is pulled
             self._resolver.require(contained, gpus=gpus and not self.spreads)
         return [self._resolver.furnished(resolved, self._builder, self._tell) for resolved in all_resolved]

@@ -1,11 +1,12 @@
 """What stands behind a served model (``forge show``), and what is served with what it uses (``forge ps``)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from forge.client.stops import total
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError, InferenceError, ServerError
 from forge.files import texts
@@ -179,13 +180,8 @@ def _recipes(running: Running, seen: Usage, address: str) -> Iterator[ModelUse]:
                 place,
                 address,
                 seen.seconds,
-                _sum([part.host for part in parts]),
-                _sum([part.gpu for part in parts]),
+                total(part.host for part in parts),
+                total(part.gpu for part in parts),
                 sum(each.requests for each in counted),
                 sum(each.failed for each in counted),
             )
-
-
-def _sum(parts: Sequence[int | None]) -> int | None:
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None

@@ -82,7 +82,7 @@ class Stops:
             held[0] if place else replace(last, text="", tokens=(), log_probs=(), cum_log_prob=None),
             final=last.final or self.reached,
             input_tokens=next((each.input_tokens for each in held if each.input_tokens is not None), None),
-            output_tokens=_summed(each.output_tokens for each in held),
+            output_tokens=total(each.output_tokens for each in held),
             stopped=True,
             seconds=last.seconds,
         )
@@ -98,6 +98,7 @@ def begun(text: str, stop: str) -> int:
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
-def _summed(counts: Iterable[int | None]) -> int | None:
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum of those that are known; None where none is."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None

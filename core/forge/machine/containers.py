@@ -305,3 +305,8 @@ class Executor(Protocol):
     """Runs a step's command; raises StepError with the log's end and path when it does not exit with 0."""
 
     def run(self, job: Job, line: Callable[[str], None]) -> None: ...
+
+
+def is_made(file: Path) -> bool:
+    """Whether what a command promised is there, and not empty."""
+    return file.is_file() and file.stat().st_size > 0

@@ -16,16 +16,16 @@ MEMINFO = Path("/proc/meminfo")
 
 def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The GPUs that are here, with what is free now; none where there is no driver to ask, or it does not answer."""
-    rows = [line.split(",", 3) for line in smi(environ, "memory.total", "memory.free", "compute_cap", "name")]
+    rows = [line.split(",", 3) for line in smi(environ, "gpu=memory.total,memory.free,compute_cap,name")]
     return tuple(gpu for row in rows if len(row) == 4 and (gpu := _gpu([cell.strip() for cell in row])))
 
 
-def smi(environ: Mapping[str, str], *fields: str) -> list[str]:
-    """What nvidia-smi says of ``fields``, a line of CSV for each GPU; none where it is missing or has no driver to ask."""
+def smi(environ: Mapping[str, str], query: str) -> list[str]:
+    """nvidia-smi's answer to ``--query-<query>``, by lines of CSV; none where it is missing or has no driver to ask."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath))
     if program is None:
         return []
-    asked = (program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+    asked = (program, f"--query-{query}", "--format=csv,noheader,nounits")
     try:
         done = subprocess.run(
             asked, env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False

@@ -12,7 +12,7 @@ from pathlib import Path
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import StepError
 from forge.machine.bonds import bound
-from forge.machine.containers import Job
+from forge.machine.containers import Job, is_made
 from forge.machine.interrupt import Halt
 from forge.machine.processes import inherited, kill_group
 from forge.machine.transcript import Transcript
@@ -62,7 +62,7 @@ class LocalExecutor:
                 watch.join()
         if process.returncode:
             raise log.failure(f"{argv[0]} {_ending(process.returncode)}", self._table)
-        if broken := [path for path in job.promised if not _is_made(job.mounts["out"] / path)]:
+        if broken := [path for path in job.promised if not is_made(job.mounts["out"] / path)]:
             raise log.failure(f"{argv[0]} ended well and did not write {', '.join(broken)}", self._table)
 
     def _environment(self, job: Job) -> dict[str, str]:
@@ -71,10 +71,6 @@ class LocalExecutor:
         if private := job.mounts.get("environment"):
             environ["PATH"] = f"{private / 'bin'}:{environ.get('PATH', os.defpath)}"
         return environ
-
-
-def _is_made(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
 
 
 def _real(word: str, mounts: Mapping[str, Path]) -> str:

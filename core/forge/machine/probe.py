@@ -91,7 +91,7 @@ class ThisMachine:
 
     def _asked(self) -> list[tuple[str, str, str, str]]:
         """(driver, name, memory in MiB, capability) of each GPU, by nvidia-smi. A name may hold commas."""
-        rows = [[cell.strip() for cell in line.split(",")] for line in smi(self._environ, *_FIELDS)]
+        rows = [[cell.strip() for cell in line.split(",")] for line in smi(self._environ, f"gpu={','.join(_FIELDS)}")]
         return [(row[0], ", ".join(row[1:-2]), row[-2], row[-1]) for row in rows if len(row) >= len(_FIELDS)]
 
 

@@ -1,19 +1,14 @@
 """What processes hold of this machine's memory and of its GPUs'. Linux's /proc, and NVML through nvidia-smi."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from forge.machine.bonds import bound
-from forge.machine.gpus import PATIENCE
-from forge.machine.processes import beside_driver
+from forge.machine.gpus import smi
 from forge.schema.values import MIB
 
 _PROC = Path("/proc")
-_QUERY = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 
 
 def host(pids: Iterable[int]) -> int:
@@ -33,17 +28,8 @@ def _one(pid: int) -> int:
 
 def on_gpus(environ: Mapping[str, str]) -> dict[int, int]:
     """Process -> bytes that it holds on all GPUs; empty where no driver says so, as inside many containers."""
-    program = shutil.which("nvidia-smi", path=environ.get("PATH", os.defpath))
-    if program is None:
-        return {}
-    try:
-        done = subprocess.run(
-            (program, *_QUERY), env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
     found: dict[int, int] = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+    for line in smi(environ, "compute-apps=pid,used_memory"):
         pid, _, used = (cell.strip() for cell in line.partition(","))
         if pid.isdigit() and used.isdigit():  # [N/A] where a driver does not say
             found[int(pid)] = found.get(int(pid), 0) + int(used) * MIB

@@ -59,7 +59,7 @@ def targets(resolved: Resolved) -> tuple[str, ...]:
     """TensorRT-LLM's modules that the recipe's adapters change, with those that are enabled together with them. All that the
     family names where an adapter's source does not show its matrices."""
     known = resolved.family.lora_modules()
-    leaves = {_leaf(pair) for adapter in resolved.adapters for pair in adapter.pairs()}
+    leaves = {pair.leaf for adapter in resolved.adapters for pair in adapter.pairs()}
     if any(not adapter.tensors for adapter in resolved.adapters):
         leaves.update(known)
     return lora.enabled({known[leaf] for leaf in leaves if known.get(leaf) in lora.MODULES})
@@ -181,7 +181,7 @@ def _misfit(resolved: Resolved, adapter: Adapter, shape: Shape | None) -> Iterat
     known = resolved.family.lora_modules()
     sizes: Mapping[str, tuple[int, int]] = lora.sizes(shape) if shape else {}
     for pair in adapter.pairs():
-        leaf = _leaf(pair)
+        leaf = pair.leaf
         if leaf not in known or not _LAYER.fullmatch(pair.module):
             takes = ", ".join(known) or "none"
             yield (
@@ -200,10 +200,6 @@ def _outer(pair: Pair) -> tuple[int, int] | None:
     """Inputs and outputs of the module, where both matrices are there."""
     whole = pair.a is not None and pair.b is not None and len(pair.a) == len(pair.b) == 2
     return (pair.a[1], pair.b[0]) if whole and pair.a and pair.b else None
-
-
-def _leaf(pair: Pair) -> str:
-    return pair.module.rpartition(".")[2]
 
 
 def _shape(resolved: Resolved) -> Shape | None:

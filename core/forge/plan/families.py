@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
 
@@ -239,16 +240,14 @@ def _load(name: str, known: Points) -> Plugin:
     if len(points) > 1:
         claims = " and ".join(sorted(f"{_owner(point)[0]} ({point.value})" for point in points))
         raise PluginError(name, LOADING, f"two distributions claim this name: {claims}", hint="uninstall one of them")
-    distribution = " ".join(_owner(points[0])).strip()
+    owner = partial(_distribution, points[0])
     try:
         module = points[0].load()
     except (Exception, SystemExit) as error:  # a stranger's module can raise anything
         at = raised(error, sources(points[0].module.partition(".")[0]))
         what, hint = f"{type(error).__name__}: {error}", f"the entry point is {name} = {points[0].value!r}"
-        raise PluginError(
-            name, LOADING, what, hint=hint, where=at.where, source=at.source, distribution=distribution
-        ) from error
-    return Plugin(name, module, distribution)
+        raise PluginError(name, LOADING, what, hint=hint, where=at.where, source=at.source, distribution=owner()) from error
+    return Plugin(name, module, owner)
 
 
 def diagnoses() -> tuple[Diagnosis, ...]:
@@ -313,6 +312,10 @@ def _claims(points: list[EntryPoint]) -> tuple[EntryPoint, ...]:
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+
+
+def _distribution(point: EntryPoint) -> str:
+    return " ".join(_owner(point)).strip()
 
 
 def _chosen(recipe: Recipe, checkpoint: Checkpoint, among: Points) -> Plugin | None:

@@ -9,7 +9,7 @@ from forge.errors import Problem
 from forge.fit.model_shape import Shape
 from forge.plan import adapters
 from forge.plan.resolved import Resolved
-from forge.schema.adapters import Adapter, Pair
+from forge.schema.adapters import Adapter
 from forge.trtllm import lora
 
 INPUTS = ("lora_id", "lora_name", "lora_path")
@@ -32,7 +32,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
         if own := _alphas(adapter):
             what = f"its adapter_config.json has alpha_pattern ({own}), and LLM() gives every module lora_alpha"
             yield Problem(where, what, f'{adapters.MERGE}; or say runtime.kind = "engine", for which forge reckons it in')
-        if strange := next((pair.module for pair in adapter.pairs() if _leaf(pair) not in lora.PYTORCH), ""):
+        if strange := next((pair.module for pair in adapter.pairs() if pair.leaf not in lora.PYTORCH), ""):
             what = f"it changes {strange}; adapters of LLM() may change {', '.join(lora.PYTORCH)}"
             yield Problem(where, what, adapters.MERGE)
     if resolved.tooling is not None and resolved.tooling.llmapi and not _offered(resolved):
@@ -68,7 +68,7 @@ def room(resolved: Resolved, shape: Shape) -> int:
 
 def _modules(resolved: Resolved) -> tuple[str, ...]:
     """TensorRT-LLM's modules that the adapters change; those of a Llama where a source does not show its matrices."""
-    leaves = {_leaf(pair) for adapter in resolved.adapters for pair in adapter.pairs()}
+    leaves = {pair.leaf for adapter in resolved.adapters for pair in adapter.pairs()}
     if any(not adapter.tensors for adapter in resolved.adapters):
         leaves.update(lora.LORA_MODULES)
     return lora.enabled({lora.PYTORCH[leaf] for leaf in leaves if leaf in lora.PYTORCH})
@@ -85,7 +85,3 @@ def _alphas(adapter: Adapter) -> str:
     own = adapter.config.get("alpha_pattern")
     stated = cast("dict[str, object]", own) if isinstance(own, dict) else {}
     return ", ".join(key for key, alpha in stated.items() if alpha != adapter.config.get("lora_alpha"))
-
-
-def _leaf(pair: Pair) -> str:
-    return pair.module.rpartition(".")[2]

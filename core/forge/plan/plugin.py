@@ -1,6 +1,7 @@
 """One plugin, asked behind guarded calls: what it raises and what it answers wrongly is told with the line that is at fault."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -34,12 +35,13 @@ class Question:
 class Plugin:
     """One plugin with a pluggy manager of its own: no other plugin can disturb it.
 
-    ``distribution`` is what it was installed with, and that one's version: "forge-mine 0.1.0", or "" where nobody knows it.
+    ``owner`` says what it was installed with, and that one's version: "forge-mine 0.1.0", or "" where nobody knows it. It is
+    asked for an error's sake alone: it reads the metadata of a distribution, which takes longer than all else here.
     """
 
-    def __init__(self, name: str, module: object, distribution: str = "") -> None:
+    def __init__(self, name: str, module: object, owner: Callable[[], str] = str) -> None:
         self.name = name
-        self.distribution = distribution
+        self._owner = owner
         self._module = module
         self._own = blame.folders(module)
         self.api = self._api()
@@ -52,6 +54,10 @@ class Plugin:
             problem, hook = _meant(str(error))
             at = blame.implementation(getattr(module, hook, None))
             raise self._fault("registration", problem, at, hint="docs/hooks.md lists every hook") from error
+
+    @property
+    def distribution(self) -> str:
+        return self._owner()
 
     def ask(self, hook: str, promised: object, question: Question) -> object:
         """The answer to one hook: None, or a value of the type ``promised``."""
@@ -68,9 +74,9 @@ class Plugin:
             raise self.wrong(hook, wrong)
         return answer
 
-    def wrong(self, hook: str, problem: str, hint: str = "") -> PluginError:
+    def wrong(self, hook: str, problem: str) -> PluginError:
         """What to raise where an answer to a hook will not do: it names the hook's implementation."""
-        return self._fault(hook, problem, self.line(hook), hint)
+        return self._fault(hook, problem, self.line(hook))
 
     def line(self, hook: str) -> Line:
         """Where a hook's implementation begins."""

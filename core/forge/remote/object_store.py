@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from forge.remote.lanes import each
-from forge.remote.place import Data, RemoteError, Written
+from forge.remote.place import Data, RemoteError, Written, sharded
 
 _FILES, _KEYS, _USED = "files", "keys", "used"
 _SLOW = 60.0
@@ -54,25 +54,25 @@ class Objects:
         return hashed(data).hexdigest()
 
     def has(self, blob: str) -> bool:
-        return self._is_there(_path(_FILES, blob))
+        return self._is_there(sharded(_FILES, blob))
 
     def put(self, blob: str, data: Data) -> None:
         with self._explained("sent to"):
-            self._sdk.put(self._moved, _path(_FILES, blob), data, use_multipart=False)
+            self._sdk.put(self._moved, sharded(_FILES, blob), data, use_multipart=False)
 
     def get(self, blob: str, size: int) -> Data:  # noqa: ARG002 - a registry wants to know
         with self._explained("read"):
-            return memoryview(self._sdk.get(self._moved, _path(_FILES, blob)).bytes())
+            return memoryview(self._sdk.get(self._moved, sharded(_FILES, blob)).bytes())
 
     # -- records
 
     def has_record(self, key: str) -> bool:
-        return self._is_there(_path(_KEYS, key))
+        return self._is_there(sharded(_KEYS, key))
 
     def record(self, key: str) -> bytes | None:
         try:
             with self._explained("read"):
-                return bytes(self._sdk.get(self._asked, _path(_KEYS, key)).bytes())
+                return bytes(self._sdk.get(self._asked, sharded(_KEYS, key)).bytes())
         except FileNotFoundError:
             return None
 
@@ -81,7 +81,7 @@ class Objects:
 
         try:
             with self._explained("written to"):
-                self._sdk.put(self._asked, _path(_KEYS, key), record, mode="overwrite" if anew else "create")
+                self._sdk.put(self._asked, sharded(_KEYS, key), record, mode="overwrite" if anew else "create")
         except AlreadyExistsError:
             return False
         return True
@@ -93,15 +93,15 @@ class Objects:
 
     def used(self, key: str) -> None:
         with self._explained("written to"):
-            self._sdk.put(self._asked, _path(_USED, key), b"1")
+            self._sdk.put(self._asked, sharded(_USED, key), b"1")
 
     def drop(self, keys: Iterable[str]) -> None:
-        self._delete([_path(folder, key) for key in keys for folder in (_KEYS, _USED)])
+        self._delete([sharded(folder, key) for key in keys for folder in (_KEYS, _USED)])
 
     def sweep(self, kept: frozenset[str], before: float, *, dry_run: bool) -> int:
         old = [(blob, size) for blob, at, size in self._listed(_FILES) if blob not in kept and at < before]
         if not dry_run:
-            self._delete([_path(_FILES, blob) for blob, _ in old])
+            self._delete([sharded(_FILES, blob) for blob, _ in old])
         return sum(size for _, size in old)
 
     # -- inside
@@ -160,10 +160,6 @@ class Objects:
             raise RemoteError(
                 f"the shared store cannot be {what}: {_told(error)}", where=self.name, hint=_hint(error)
             ) from None
-
-
-def _path(folder: str, name: str) -> str:
-    return f"{folder}/{name[:2]}/{name}"
 
 
 def _told(error: BaseException) -> str:

@@ -68,3 +68,8 @@ class Place(Protocol):
     def sweep(self, kept: frozenset[str], before: float, *, dry_run: bool) -> int:
         """Remove blobs that are not ``kept`` and older than ``before``; the bytes that this frees, where that is known."""
         ...
+
+
+def sharded(folder: str, name: str) -> str:
+    """Where a blob or a record stands in a place that has folders: no folder holds all."""
+    return f"{folder}/{name[:2]}/{name}"

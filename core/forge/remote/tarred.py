@@ -19,7 +19,7 @@ from blake3 import blake3 as hashed
 
 from forge.errors import StoreError
 from forge.files import trees
-from forge.remote.place import PART, Data, Written
+from forge.remote.place import PART, Data, Written, sharded
 
 CONTENTS = "bundle.json"
 _BLOCK = tarfile.BLOCKSIZE
@@ -79,10 +79,10 @@ class Packing(_Tar):
         self._stream: BinaryIO = _nameless(self._unfinished) or self._unfinished.open("xb")
 
     def has(self, blob: str) -> bool:
-        return _name("files", blob) in self._names
+        return sharded("files", blob) in self._names
 
     def put(self, blob: str, data: Data) -> None:
-        self._append(_name("files", blob), data)
+        self._append(sharded("files", blob), data)
 
     def get(self, blob: str, size: int) -> Data:  # noqa: ARG002 - it is not read while it is written
         raise FileNotFoundError(blob)
@@ -94,7 +94,7 @@ class Packing(_Tar):
         return self._records.get(key)
 
     def write(self, key: str, record: bytes, blobs: Mapping[str, int], *, anew: bool) -> bool:  # noqa: ARG002 - a registry names them
-        self._append(_name("keys", key), record)
+        self._append(sharded("keys", key), record)
         self._records[key] = record
         return True
 
@@ -165,33 +165,33 @@ class Packed(_Tar):
         return os.fstat(self._descriptor).st_size
 
     def has(self, blob: str) -> bool:
-        return _name("files", blob) in self._places
+        return sharded("files", blob) in self._places
 
     def put(self, blob: str, data: Data) -> None:  # noqa: ARG002
         raise BundleError("nothing is put into a bundle that is there", where=self.name)
 
     def get(self, blob: str, size: int) -> Data:  # noqa: ARG002 - a registry wants to know
-        found = self._read(_name("files", blob))
+        found = self._read(sharded("files", blob))
         if found is None:
             raise FileNotFoundError(blob)
         return found
 
     def part(self, blob: str) -> bytes:
         """A blob by itself, held to its name; BundleError where it is not what was written."""
-        found = self._read(_name("files", blob))
+        found = self._read(sharded("files", blob))
         if found is None or hashed(found).hexdigest() != blob:
             raise damaged(f"a part is {'missing' if found is None else 'not what was written'} ({blob[:16]})", self._file)
         return found
 
     def sizes(self, blobs: Iterable[str]) -> int:
         """Bytes of ``blobs``."""
-        return sum(self._places.get(_name("files", blob), (0, 0))[1] for blob in blobs)
+        return sum(self._places.get(sharded("files", blob), (0, 0))[1] for blob in blobs)
 
     def has_record(self, key: str) -> bool:
-        return _name("keys", key) in self._places
+        return sharded("keys", key) in self._places
 
     def record(self, key: str) -> bytes | None:
-        found = self._read(_name("keys", key))
+        found = self._read(sharded("keys", key))
         if found is not None and key in self._stated and hashed(found).hexdigest() != self._stated[key]:
             raise damaged(f"the record of {key[:12]} is not as it was written", self._file)
         return found
@@ -307,7 +307,3 @@ def parts(stream: Iterable[bytes], keep: Callable[[bytes], str]) -> tuple[str, .
     if held:
         names.append(keep(bytes(held)))
     return tuple(names)
-
-
-def _name(folder: str, name: str) -> str:
-    return f"{folder}/{name[:2]}/{name}"

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from forge import protobuf
@@ -104,6 +105,7 @@ def placeholders(skeleton: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found.name for found in _scan(skeleton)))
 
 
+@cache
 def skeletons() -> tuple[TextFile, ...]:
     """forge's own: the five models in Triton's Python backend, on the tensors of TensorRT-LLM 0.20 and later."""
     folder = resources.files("forge.repository.skeletons")

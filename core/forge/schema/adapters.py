@@ -38,6 +38,11 @@ class Pair:
     a: tuple[int, ...] | None = None
     b: tuple[int, ...] | None = None
 
+    @property
+    def leaf(self) -> str:
+        """The module's own name, without those that it lies in."""
+        return self.module.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

@@ -4,6 +4,7 @@ Pure, so that a plan can put both into a key. The versions are exact and complet
 recipe asks for it, so the key says what is inside. They were run together with Triton 2.51, which nvidia-pytriton carries.
 """
 
+from functools import cache
 from importlib.resources import files
 
 from forge.schema.values import Environment, Host, TextFile
@@ -48,6 +49,7 @@ def converter_sources() -> tuple[TextFile, ...]:
     return _sources("twin", converter=True)
 
 
+@cache
 def _sources(folder: str, *, converter: bool) -> tuple[TextFile, ...]:
     package = files("forge.twin")
     names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py"))

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forge.errors import ServerError
+from forge.repository import publish
 from forge.schema.manifest import Manifest, PublishedModel, Serving
 from forge.schema.values import LOCAL, Ports, Role, RuntimeKind
-from forge.serve.server_types import ORCHESTRATED, Launch, RepositoryFolders
+from forge.serve.server_types import ORCHESTRATED, Launch, RepositoryFolders, Running
 from forge.store.artifact import IMAGE, Artifact, noted
 from forge.store.store import Store
 
@@ -21,6 +22,10 @@ _TEMPLATE = "template"
 
 Held = Mapping[Path, Manifest]
 """What each repository of one server holds, in the order in which they were named."""
+
+
+def holdings(running: Running) -> Held:
+    return {Path(place): publish.inventory(Path(place)) for place in running.repositories}
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,18 +76,6 @@ def unload(running: Running, model: str, patience: float) -> None:
         raise ServerError(f"model {model!r} could not be unloaded: {why}", where=running.repository, hint="`forge logs`")
 
 
-def answers(running: Running, model: str) -> bool:
-    """Whether the server has ``model`` ready, on the disk or not; its index lists what is on the disk alone."""
-    connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.http, timeout=_SECONDS)
-    try:
-        connection.request("GET", f"/v2/models/{model}/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 def _held(running: Running, model: str) -> bool:
     """Whether anything of the model is still in the server."""
     answer = _request(running, "/v2/repository/index", _SECONDS)

@@ -43,7 +43,7 @@ class Watch:
                 if not alive:
                     raise _not_loaded(self.running, missing, self.ended())
                 processes.close_off(self.running.shared_memory)
-                missing = [model for model in missing if not _ready(self.running.ports, model)]
+                missing = [model for model in missing if not answers(self.running.ports, model)]
                 now = time.monotonic()
                 # A container's processes may be another machine's.
                 ended = () if self.running.container else processes.unreaped(self.running.pid)
@@ -110,7 +110,8 @@ def reached(host: str) -> str:
     return _EVERYWHERE.get(host, host)
 
 
-def _ready(ports: Ports, model: str) -> bool:
+def answers(ports: Ports, model: str) -> bool:
+    """Whether the server has ``model`` ready, on the disk or not; its index lists what is on the disk alone."""
     connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=5)
     try:
         connection.request("GET", f"/v2/models/{model}/ready")

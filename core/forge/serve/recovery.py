@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import ServerError
-from forge.repository import publish
 from forge.schema.values import Role
-from forge.serve.launch import Held, in_turn
+from forge.serve.launch import Held, holdings, in_turn
 from forge.serve.server_types import Launch, Running, Server
 from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs, Times, judged, used
 
@@ -215,9 +213,9 @@ class Care:
             for pulse in pulses
         )
 
-    def revive(self, running: Running, deadline: float = DEADLINE) -> Running:
+    def revive(self, running: Running) -> Running:
         """Ask every model and restart those that are dead; ServerError where one does not answer then either."""
-        sick = [pulse for pulse in asked(self.server, running, deadline) if not pulse.answers]
+        sick = [pulse for pulse in asked(self.server, running, DEADLINE) if not pulse.answers]
         if not sick:
             return running
         first = {pulse.blamed: pulse.why for pulse in sick if pulse.blamed in running.models}
@@ -225,7 +223,7 @@ class Care:
         for model in in_order(running, tuple(first)) or late[:1]:
             self.say(f"{model}: {first.get(model) or 'no answer'}; being restarted")
             running = restart(self.server, self.plan, running, model)
-        require(running, asked(self.server, running, deadline))
+        require(running, asked(self.server, running, DEADLINE))
         return running
 
 
@@ -250,7 +248,9 @@ def asked(server: Server, running: Running, deadline: float) -> tuple[Pulse, ...
 
 def called(running: Running) -> dict[str, tuple[str, ...]]:
     """Model -> those that it calls and waits for."""
-    return {caller: parts for one in held(running).values() for model in one.models for caller, parts in model.calls.items()}
+    return {
+        caller: parts for one in holdings(running).values() for model in one.models for caller, parts in model.calls.items()
+    }
 
 
 def require(running: Running, pulses: Sequence[Pulse]) -> None:
@@ -262,7 +262,7 @@ def require(running: Running, pulses: Sequence[Pulse]) -> None:
 
 def restart(server: Server, plan: Plan, running: Running, model: str) -> Running:
     """Restart one model with those that cannot do without it; ServerError names what did not load."""
-    return server.restart(running, plan(held(running), running), with_dependents(running, model))
+    return server.restart(running, plan(holdings(running), running), with_dependents(running, model))
 
 
 def with_dependents(running: Running, folder: str) -> tuple[str, ...]:
@@ -270,7 +270,7 @@ def with_dependents(running: Running, folder: str) -> tuple[str, ...]:
 
     An ensemble is taken out by Triton when a part of it is. A bls waits for ever for the streams of an engine that has died.
     """
-    for manifest in held(running).values():
+    for manifest in holdings(running).values():
         for model in manifest.models:
             role = next((each for each, name in model.roles.items() if name == folder), None)
             if role is None:
@@ -286,14 +286,9 @@ def in_order(running: Running, models: Sequence[str]) -> tuple[str, ...]:
     """``models`` with those first that others call."""
     late = {
         name: _LATER.index(role) + 1
-        for manifest in held(running).values()
+        for manifest in holdings(running).values()
         for model in manifest.models
         for role, name in model.roles.items()
         if role in _LATER
     }
     return tuple(sorted(models, key=lambda model: (late.get(model, 0), model)))
-
-
-def held(running: Running) -> Held:
-    """What the repositories of a server hold."""
-    return {Path(place): publish.inventory(Path(place)) for place in running.repositories}

@@ -15,7 +15,7 @@ import forge
 from forge.errors import ForgeError, ServerError
 from forge.machine import processes
 from forge.schema.values import Command, Ports
-from forge.serve import log as triton_log, model_control as control, pulse
+from forge.serve import log as triton_log, model_control as control, pulse, ready
 from forge.serve.guardian import PATIENCE
 from forge.serve.openai import sidecar
 from forge.serve.port_holders import (
@@ -146,7 +146,7 @@ class Servers:
         with self._changing(running) as now:
             deadline = time.monotonic() + min(self._patience, _DRAINED)
             for model in models:
-                if model not in now.models and not control.answers(now, model):  # one may be killed before it notes a load
+                if model not in now.models and not ready.answers(now.ports, model):  # one may be killed before it notes a load
                     continue
                 control.unload(now, model, max(min(self._patience, _LOST), deadline - time.monotonic()))
                 kept = {name: key for name, key in now.loaded.items() if name != model}
@@ -161,7 +161,7 @@ class Servers:
 
     def settled(self, running: Running, model: str) -> Running:
         """The server once ``model`` is there to be asked, as the port says: a starting one is noted before it can answer."""
-        if control.answers(running, model):
+        if ready.answers(running.ports, model):
             return running
         with self._changing(running) as now:
             return now

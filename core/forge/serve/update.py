@@ -12,7 +12,7 @@ from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.repository import publish
 from forge.repository.publish import Published, Relocate
 from forge.schema.manifest import Manifest, PublishedModel
-from forge.serve.launch import Held, engines, in_turn
+from forge.serve.launch import Held, engines, holdings, in_turn
 from forge.serve.server_types import ORCHESTRATED, Launch, Running, Server
 from forge.store.store import Store
 
@@ -111,7 +111,7 @@ class Turnover:
         Triton loads what has changed on the disk and leaves the rest alone. ServerError names what did not load; the version
         of it that was answering goes on.
         """
-        held = _held(running)
+        held = holdings(running)
         found = [model for manifest in held.values() for model in manifest.models if name in (None, model.name)]
         if not found:
             names = ", ".join(model.name for manifest in held.values() for model in manifest.models) or "nothing"
@@ -142,7 +142,7 @@ class Turnover:
         for place in running.repositories:
             self._store.remember(Path(place))
         if running.started:  # a container is no process of this machine's, and what serves it is no artifact
-            held = frozenset[str]().union(*(manifest.held for manifest in _held(running).values()))
+            held = frozenset[str]().union(*(manifest.held for manifest in holdings(running).values()))
             self._store.lend(held, running.pid, running.started)
 
     # -- inside
@@ -169,7 +169,7 @@ class Turnover:
         for model in models:
             after = after.having(model)
         try:
-            wanted = self._plan({**_held(running), place: after}, running)
+            wanted = self._plan({**holdings(running), place: after}, running)
             _require_same(running, wanted)
             _require_whole(wanted, models)
         except ServerError as error:
@@ -181,7 +181,7 @@ class Turnover:
     def _catch_up(self, running: Running, wanted: Launch, others: Container[str]) -> Running:
         """Have a server load what was published while nobody told it: a publish that was killed, and that a later command has
         finished. What does not load is said, and goes on as it was: ``others``, published now, do not depend on it."""
-        for model in (each for manifest in _held(running).values() for each in manifest.models):
+        for model in (each for manifest in holdings(running).values() for each in manifest.models):
             if model.name in others or not _is_behind(running, model):
                 continue
             self._say(f"{model.name}: published before, and being loaded by the server on {running.repository} now")
@@ -230,7 +230,7 @@ class Turnover:
         try:
             again = [folder for folder in kept if folder in begun or folder not in running.models]
             if again:
-                running = self._server.load(running, self._plan(_held(running), running), again, self._say)
+                running = self._server.load(running, self._plan(holdings(running), running), again, self._say)
             own = {folder for model in publish.inventory(place).models for folder in in_turn(model)}
             if gone := [folder for folder in reversed(begun) if folder not in own]:
                 self._server.unload(running, gone)
@@ -253,10 +253,6 @@ def _given_up(model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
 
 def _also(hint: str, state: str) -> str:
     return f"{hint}; {state}" if hint else state
-
-
-def _held(running: Running) -> Held:
-    return {Path(place): publish.inventory(Path(place)) for place in running.repositories}
 
 
 def _require_same(running: Running, wanted: Launch) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, HostError, StepError
 from forge.files.trees import walk
-from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, refusals
+from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, is_made, refusals
 from forge.machine.docker import owners
 from forge.machine.docker.daemon import Api, Daemon, each, network, ours
 from forge.machine.interrupt import Halt
@@ -150,7 +150,7 @@ class Runs:
             raise HostError(error.what, where=error.where or str(run.log), hint=error.hint) from error
 
     def _keep_promises(self, run: ContainerRun, log: Transcript) -> None:
-        broken = [path for path in run.promised if not _is_made(run.out / path)]
+        broken = [path for path in run.promised if not is_made(run.out / path)]
         if broken:
             raise log.failure(f"{run.command.argv[0]} ended well and did not write {', '.join(broken)}", self._table)
 
@@ -329,7 +329,3 @@ def _is_owned(out: Path, user: int) -> bool:
         return all(found.status.st_uid == user for found in walk(out))
     except PermissionError:  # a folder that only root may read
         return False
-
-
-def _is_made(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0

@@ -46,6 +46,10 @@ class Fault(Exception):  # noqa: N818  # the API's word for it is "error"; here 
         return msgspec.json.encode(_Body(_Error(self._message, kind, self._param, self.code)))
 
 
+def refused(param: str, why: str) -> Fault:
+    return Fault(400, f"{param}: {why}", param=param, code="unsupported_value")
+
+
 def beyond(param: str, what: str, most: int, key: str) -> Fault:
     """A request that asks for more than ``most``, which is what the recipe's ``key`` of [limits] allows."""
     said = f"{param}: {what}; at most {most} are taken (limits.{key} of the model's recipe)"

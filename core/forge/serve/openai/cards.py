@@ -7,6 +7,7 @@ from contextlib import suppress
 import msgspec
 from msgspec import Struct
 
+from forge.client.stops import total
 from forge.client.tensors import offers
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError
@@ -144,7 +145,7 @@ class Cards:
             published=offer.published,
             key=offer.key,
             disk=self._offers.size(offer),
-            memory=Memory(host=_sum([part[0] for part in parts]), gpu=_sum([part[1] for part in parts])),
+            memory=Memory(host=total(part[0] for part in parts), gpu=total(part[1] for part in parts)),
             built=built,
             sampling=msgspec.structs.asdict(model.sampling),
             chat=self._offers.without_template(offer),
@@ -171,8 +172,3 @@ def _why_not(field: str, word: str, known: ModelMetadata, runtime: RuntimeKind, 
 
 def _memory(pair: tuple[int | None, int | None]) -> Memory:
     return Memory(host=pair[0], gpu=pair[1])
-
-
-def _sum(parts: list[int | None]) -> int | None:
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None

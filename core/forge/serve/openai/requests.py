@@ -17,7 +17,7 @@ from forge.client.chat_template import Part, Turn
 from forge.client.guide import Guide
 from forge.client.sampling import over, seeded
 from forge.client.types import Request
-from forge.serve.openai.api_errors import Fault, require_shallow
+from forge.serve.openai.api_errors import Fault, refused, require_shallow
 from forge.serve.openai.tools import Called, Choice, Tool, Tooling, repeated, tooling
 
 _PARAM = re.compile(r"`\$\.(\w+)")
@@ -63,9 +63,9 @@ class _Format(Struct):
                 require_shallow(self.json_schema.schema, "response_format", "response_format")
                 return Guide.json_schema(self.json_schema.schema)
             case "json_schema":
-                raise _refused("response_format", "json_schema: it needs json_schema.schema, an object")
+                raise refused("response_format", "json_schema: it needs json_schema.schema, an object")
             case _:
-                raise _refused("response_format", f"text, json_object and json_schema are offered, not {self.type}")
+                raise refused("response_format", f"text, json_object and json_schema are offered, not {self.type}")
 
 
 class _Image(Struct):
@@ -177,7 +177,7 @@ class Ask(Struct, kw_only=True, forbid_unknown_fields=True):
     def check(self) -> None:
         """Fault for what cannot be given."""
         if self.stream_options is not None and not self.stream:
-            raise _refused("stream_options", "it is only for streams")
+            raise refused("stream_options", "it is only for streams")
 
     def applied(self, usual: Request, copy: int) -> Request:
         """``usual``, what the recipe asks for, with what the client asks for, for the ``copy``-th answer to one prompt."""
@@ -239,15 +239,15 @@ class ChatAsk(Ask, kw_only=True, forbid_unknown_fields=True):
     def check(self) -> None:
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
-            raise _refused("top_logprobs", "it needs logprobs: true")
+            raise refused("top_logprobs", "it needs logprobs: true")
         if self.response_format and self.response_format.guide and self.tooling:
-            raise _refused("response_format", "an answer that is held to a form calls no tools: tool_choice none, or no tools")
+            raise refused("response_format", "an answer that is held to a form calls no tools: tool_choice none, or no tools")
         _ = self.guide
         for name, value in (("functions", self.functions), ("function_call", self.function_call)):
             if value and value != "none":
-                raise _refused(name, "it was replaced by tools and tool_choice, which are offered")
+                raise refused(name, "it was replaced by tools and tool_choice, which are offered")
         if self.audio or (self.modalities or ["text"]) != ["text"]:
-            raise _refused("modalities", "text is all that is offered")
+            raise refused("modalities", "text is all that is offered")
 
     @property
     def guide(self) -> Guide | None:
@@ -304,11 +304,11 @@ class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
     def check(self) -> None:
         super().check()
         if self.echo:
-            raise _refused("echo", "the prompt is not repeated")
+            raise refused("echo", "the prompt is not repeated")
         if self.suffix:
-            raise _refused("suffix", "these models do not fill in")
+            raise refused("suffix", "these models do not fill in")
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise _refused("best_of", "every answer is given: it has to be the same as n")
+            raise refused("best_of", "every answer is given: it has to be the same as n")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -316,7 +316,7 @@ class TextAsk(Ask, kw_only=True, forbid_unknown_fields=True):
         given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         texts = tuple(prompt for prompt in given if isinstance(prompt, str))
         if len(texts) < len(given):
-            raise _refused("prompt", "token ids are not taken: the models that are asked take text")
+            raise refused("prompt", "token ids are not taken: the models that are asked take text")
         return texts
 
 
@@ -373,7 +373,3 @@ def _joined(where: str, parts: Sequence[_Part]) -> str | tuple[Part, ...]:
     if all(part.type == "text" for part in parts):
         return "\n".join(part.text or "" for part in parts)
     return tuple({"type": "image"} if part.image_url else {"type": "text", "text": part.text or ""} for part in parts)
-
-
-def _refused(param: str, why: str) -> Fault:
-    return Fault(400, f"{param}: {why}", param=param, code="unsupported_value")

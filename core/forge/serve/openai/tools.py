@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.client.guide import Guide
-from forge.serve.openai.api_errors import Fault, require_shallow
+from forge.serve.openai.api_errors import Fault, refused, require_shallow
 from forge.serve.openai.calls import Form, Reader, form_of
 
 MOST = 128
@@ -117,7 +117,7 @@ class Tooling:
             said = (
                 "the model's chat template asks for calls in no form that is read here (Hermes' and Qwen's, Llama's, Mistral's)"
             )
-            raise _refused(
+            raise refused(
                 "tools", f"{said}; tool_choice required, or one tool by name, needs none where the model can be guided"
             )
         return Calling(form, names, fresh, self.parallel)
@@ -127,12 +127,12 @@ def tooling(tools: Sequence[Tool] | None, choice: str | Choice | None, parallel:
     """Of a request's fields; None where nothing may be called. Fault for what is none of the API's."""
     if not tools:
         if choice not in (None, "none", "auto"):
-            raise _refused("tool_choice", "it needs tools")
+            raise refused("tool_choice", "it needs tools")
         return None
     functions = _functions(tools)
     named = _named(choice, functions) if isinstance(choice, Choice) else ""
     if isinstance(choice, str) and choice not in {"none", "auto", "required"}:
-        raise _refused("tool_choice", f"none, auto, required and one function by its name are offered, not {choice}")
+        raise refused("tool_choice", f"none, auto, required and one function by its name are offered, not {choice}")
     return None if choice == "none" else Tooling(functions, choice == "required", named, parallel is not False)
 
 
@@ -140,7 +140,7 @@ def require_known(template: str, *, tools: bool) -> None:
     """Fault where a chat template would show the model no ``tools``, or nothing of calls that a conversation repeats."""
     if not re.search(r"\btools\b" if tools else r"\btools\b|\btool_calls\b", template):
         param = "tools" if tools else "messages"
-        raise _refused(
+        raise refused(
             param, "the model's chat template knows no tools: it would not be shown them; take a model that was trained to call"
         )
 
@@ -166,18 +166,18 @@ def _repeated(where: str, call: Called) -> Mapping[str, object]:
 
 def _functions(tools: Sequence[Tool]) -> tuple[Function, ...]:
     if len(tools) > MOST:
-        raise _refused("tools", f"{len(tools)} tools; at most {MOST} are taken")
+        raise refused("tools", f"{len(tools)} tools; at most {MOST} are taken")
     found: dict[str, Function] = {}
     for place, tool in enumerate(tools):
         if tool.type != "function":
-            raise _refused("tools", f"tools.{place}: functions are offered, not {tool.type}")
+            raise refused("tools", f"tools.{place}: functions are offered, not {tool.type}")
         if tool.function is None:
-            raise _refused("tools", f"tools.{place}: it has no function")
+            raise refused("tools", f"tools.{place}: it has no function")
         name = tool.function.name
         if not _NAME.fullmatch(name):
-            raise _refused("tools", f"tools.{place}: {name!r} is no name: letters, digits, _ and -, 64 at most")
+            raise refused("tools", f"tools.{place}: {name!r} is no name: letters, digits, _ and -, 64 at most")
         if name in found:
-            raise _refused("tools", f"tools.{place}: {name} is there twice")
+            raise refused("tools", f"tools.{place}: {name} is there twice")
         require_shallow(tool.function.parameters, f"tools.{place}", "tools")
         found[name] = tool.function
     return tuple(found.values())
@@ -185,9 +185,9 @@ def _functions(tools: Sequence[Tool]) -> tuple[Function, ...]:
 
 def _named(choice: Choice, tools: Sequence[Function]) -> str:
     if choice.type != "function" or choice.function is None:
-        raise _refused("tool_choice", f"none, auto, required and one function by its name are offered, not {choice.type}")
+        raise refused("tool_choice", f"none, auto, required and one function by its name are offered, not {choice.type}")
     if choice.function.name not in {tool.name for tool in tools}:
-        raise _refused("tool_choice", f"{choice.function.name!r} is none of the tools")
+        raise refused("tool_choice", f"{choice.function.name!r} is none of the tools")
     return choice.function.name
 
 
@@ -204,12 +204,8 @@ def _listed(tools: Sequence[Function], parallel: bool) -> Mapping[str, object]:
             held = cast("dict[str, object]", shared.setdefault(word, {}))
             for name, schema in cast("dict[str, object]", given).items():
                 if held.setdefault(name, schema) != schema:
-                    raise _refused("tools", f"{word}.{name} means one thing in a tool and another in {tool.name}")
+                    raise refused("tools", f"{word}.{name} means one thing in a tool and another in {tool.name}")
         properties = {"name": {"type": "string", "enum": [tool.name]}, "arguments": parameters}
         kinds.append({"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False})
     least = {"type": "array", "minItems": 1, "items": {"anyOf": kinds}}
     return {**least, **({} if parallel else {"maxItems": 1}), **shared}
-
-
-def _refused(param: str, why: str) -> Fault:
-    return Fault(400, f"{param}: {why}", param=param, code="unsupported_value")
