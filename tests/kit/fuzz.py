@@ -11,6 +11,7 @@ JSON, too: one value in the place of another. What a reader did not survive is l
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -144,6 +145,8 @@ def fuzz(name: str, runs: int, corpus: Path, seed: int) -> None:
 
     def ask(given: bytes) -> None:
         if said := survived(one, given, folder):
+            # As libFuzzer calls it: that writes none where a thread of the reader is still there.
+            (kept / f"crash-{hashlib.sha1(given, usedforsecurity=False).hexdigest()}").write_bytes(given)
             raise RuntimeError(said)
 
     kept = CORPORA / name

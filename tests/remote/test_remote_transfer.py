@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 
 from forge.files.trees import Entry
-from forge.remote.record import Rotten
+from forge.remote.record import Rotten, misplaced
 from forge.remote.transfer import Part, Whole
 
 SIZE = 1000
@@ -62,3 +62,13 @@ def test_a_file_of_one_part_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "weights").unlink()
     with pytest.raises(Rotten):
         taken(tmp_path, b"a bad bytes", [part])
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../a", "b\0", "d/l/../..", "d/.."])
+def test_a_link_that_could_lead_out_is_refused(target: str) -> None:
+    assert misplaced(Entry(path="a/b", kind="link", target=target))
+
+
+@pytest.mark.parametrize("target", ["c", "../c", "../d/c", "d/c"])
+def test_a_link_inside_of_its_artifact_is_taken(target: str) -> None:
+    assert misplaced(Entry(path="a/b", kind="link", target=target)) == ""

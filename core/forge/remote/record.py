@@ -5,6 +5,7 @@ import platform
 import posixpath
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import pairwise
 
 import msgspec
 from blake3 import blake3
@@ -112,6 +113,8 @@ def misplaced(entry: Entry) -> str:
         return "is no path inside of it"
     if entry.kind == "link":
         to = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.target))
-        if entry.target.startswith("/") or to == ".." or to.startswith("../"):
-            return f"is a link that leads out of it ({entry.target})"
+        up, back = entry.target.startswith("/") or to == ".." or to.startswith("../"), entry.target.split("/")
+        # Behind a name, which may be another link, `..` leads nobody knows where.
+        if up or "\0" in entry.target or any(one == ".." != before for before, one in pairwise(back)):
+            return f"is a link that leads out of it ({entry.target!a})"
     return ""
