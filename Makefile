@@ -49,13 +49,14 @@ test-offline: $(VENV)/.test
 coverage: $(VENV)/.test
 	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
 
-# Kills at random instants, for so many minutes, or so many rounds of eight builders at once; and every reader of what others write,
+# Kills at random instants, so many or for so many minutes, or so many rounds of eight builders at once; and every reader of what others write,
 # under so many guesses in all (atheris from PyPI).
-MINUTES ?= 10
+MINUTES ?= $(if $(KILLS),,10)
+KILLS ?=
 ROUNDS ?=
 CASES ?= 1000000
 torture: $(VENV)/.test
-	PYTHONPATH=tests/kit $(BIN)/python tests/kit/$(if $(ROUNDS),torture_rounds.py --rounds $(ROUNDS),torture.py --minutes $(MINUTES))
+	PYTHONPATH=tests/kit $(BIN)/python tests/kit/$(if $(ROUNDS),torture_rounds.py --rounds $(ROUNDS),torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(MINUTES),--minutes $(MINUTES)))
 
 fuzz: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3"

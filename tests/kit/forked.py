@@ -5,6 +5,7 @@ import importlib
 import os
 import pkgutil
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def _run(words: Sequence[str], home: Path, folder: Path, said: Path) -> None:
     try:
         atexit._clear()  # pyright: ignore[reportPrivateUsage]
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a campaign makes of it
         os.chdir(folder)
         for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), said_to := _written(said), said_to)):
             os.dup2(target, number)

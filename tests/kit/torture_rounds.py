@@ -13,14 +13,15 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from forked import Forked
-from torture import NAMES, PATIENCE, REFUSED, Campaign, Words
+from forked import Forked, warm
+from patience import spare
+from torture import PATIENCE, Campaign
+from torture_turns import NAMES, REFUSED, Words, lay
 
 BUILDERS = 8
 
@@ -46,7 +47,7 @@ class Crowd:
         dice, where = self.campaign.random, ("--repository", str(self.campaign.repository))
         names = [f"m{number}" for number in range(BUILDERS)]
         for name in names:
-            recipe(self.campaign.folder, name, dice.choice((2, 3, 4)))
+            lay(self.campaign.folder / f"{name}.toml", dice.choice((256, 320, 384)))
         verbs: list[Words] = [dice.choice((("add",), ("build", "--prefixed"))) for _ in names]
         builds: list[Words] = [(*verb, f"{name}.toml", *where) for verb, name in zip(verbs, names, strict=True)]
         gone = dice.choice(names)
@@ -69,9 +70,8 @@ class Crowd:
             self._fault(listed, f"there should be {sorted(certain)}")
         if checked.code:
             self._fault(checked, "what was published is not right")
-        left: list[object] = [*campaign.repository.glob(".forge"), *(campaign.home / "store" / "staging").glob("*")]
-        left += [*Path(os.environ["TMPDIR"]).glob("*")]
-        if left := [*left, *campaign.mine(), *locks(campaign.home, campaign.repository)]:
+        files = [*(campaign.home / "store" / "staging").glob("*"), *Path(os.environ["TMPDIR"]).glob("*")]
+        if left := [*campaign.left(), *map(str, files)]:
             campaign.fault(f"left after a round: {left}")
 
     def _fault(self, done: Done, why: str) -> None:
@@ -96,54 +96,35 @@ class Crowd:
         return done
 
 
-def recipe(folder: Path, name: str, size: int) -> None:
-    """One builder's: the checkpoint is everybody's, the size is what makes entries differ."""
-    from tiny_served import RECIPE
-
-    text = RECIPE.replace('name = "tiny"', f'name = "{name}"').replace("max_batch_size = 8", f"max_batch_size = {size}")
-    (folder / f"{name}.toml").write_text(text, encoding="utf-8")
-
-
-def locks(*folders: Path) -> list[str]:
-    """Files in these folders that some process has locked."""
-    held = {line.split()[5].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines() if "->" not in line}
-    found: list[str] = []
-    for file in (file for folder in folders for file in folder.rglob("*")):
-        with suppress(OSError):
-            if str(file.lstat().st_ino) in held:
-                found.append(str(file))
-    return found
-
-
 def main() -> int:
-    from patience import spare
-    from tiny_served import checkpoint
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--home", type=Path, help="a home of forge's with an environment that is made already")
     given = parser.parse_args()
+    warm()
     with tempfile.TemporaryDirectory(prefix="forge-rounds-") as name:
         folder = Path(name)
         campaign = Campaign(folder, given.home or folder / "home", Random(given.seed), spare(3))
-        crowd = gather(campaign, checkpoint)
+        crowd, faults = gather(campaign), campaign.tally.faults
         began = time.monotonic()
-        while crowd.rounds < given.rounds and len(campaign.faults) < 5:
+        while crowd.rounds < given.rounds and len(faults) < 5:
             crowd.round()
             if crowd.rounds % 5 == 0:
                 seconds = (time.monotonic() - began) / crowd.rounds
-                print(f"{crowd.rounds} rounds, {seconds:.1f} s each, {len(campaign.faults)} faults", flush=True)
+                print(f"{crowd.rounds} rounds, {seconds:.1f} s each, {len(faults)} faults", flush=True)
+        spent = os.times()
         campaign.end()
-        print(f"seed {given.seed}: {crowd.rounds} rounds of {BUILDERS} builders, {len(campaign.faults)} faults")
-        for fault in campaign.faults:
+        cost = f"{(spent.children_user + spent.children_system) / max(1, crowd.rounds):.1f} s of a processor each"
+        print(f"seed {given.seed}: {crowd.rounds} rounds of {BUILDERS} builders, {len(faults)} faults, {cost}")
+        for fault in faults:
             print(f"- {fault}")
-        return bool(campaign.faults)
+        return bool(faults)
 
 
-def gather(campaign: Campaign, lay: Callable[[Path], None]) -> Crowd:
+def gather(campaign: Campaign) -> Crowd:
     """A crowd whose environment is made, and whose temporary files all go to one folder."""
-    campaign.begin(lay)
+    campaign.begin()
     if code := campaign.run(("remove", NAMES[0], "--repository", str(campaign.repository)))[0]:
         raise SystemExit(f"the first model cannot be removed: {code}")
     scratch = campaign.folder / "tmp"

@@ -20,9 +20,9 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.port_holders import claimed, require_own
 from forge.serve.server import Servers
-from forge.serve.server_types import Launch
+from forge.serve.server_types import Launch, Running
 from forge.serve.state import States
-from patience import PATIENCE
+from patience import PATIENCE, free_ports
 from shipped import SMOLLM2
 from triton_fixture import Serving
 
@@ -161,6 +161,14 @@ def test_models_are_not_loaded_into_a_stranger(serving: Serving, launch: Launch)
             serving.triton().load(moved, launch, ("identity",), print)
         States(serving.home / "servers").keep(running)
         require_own(running)
+
+
+def test_a_server_that_does_not_answer_yet_is_no_stranger(tmp_path: Path) -> None:
+    """As it is while it starts: the forge that was waiting for it was killed."""
+    silent = Running(str(tmp_path), os.getpid(), 0.0, free_ports(), (), "", "forge-serve-silent", nonce="forge-silent")
+    with pytest.raises(ServerError, match="does not answer at its http port") as caught:
+        require_own(silent)
+    assert "forge stop" in caught.value.hint
 
 
 def test_the_id_tells_containers_apart(serving: Serving, launch: Launch) -> None:

@@ -86,7 +86,12 @@ def require_own(running: Running) -> None:
         return
     if stranger := _stranger(running, _SERVERS if not running.container else ()):
         raise _not_own(running, *stranger)
-    if (told := _identity(running.ports, _SECONDS)) != running.nonce:
+    if (told := _identity(running.ports, _SECONDS)) is None:
+        what = f"the server does not answer at its http port {running.ports.http}: it is starting, or hangs"
+        raise ServerError(
+            what, where=running.repository, hint="try again; `forge logs` says how far it is, `forge stop` ends it"
+        )
+    if told != running.nonce:
         raise _not_own(running, "http", running.ports.http, _who(told))
     if running.container:  # of its other two ports the kernel says nothing for sure: Docker listens there, or nobody at all
         if (heard := _grpc_identity(running.ports)) not in (None, running.nonce):
@@ -110,7 +115,9 @@ def imposter(running: Running) -> str:
         return ""
     if running.container:
         told = _identity(running.ports, _GLANCE)
-        return _sentence("http", running.ports.http, f"it calls itself {told!r}") if told not in ("", running.nonce) else ""
+        return (
+            _sentence("http", running.ports.http, f"it calls itself {told!r}") if told not in (None, "", running.nonce) else ""
+        )
     ports = named(running.ports)
     if all(processes.listens(running.pid, ports[name]) for name in _SERVERS):
         return ""
@@ -153,13 +160,15 @@ def _sentence(name: str, port: int, who: str) -> str:
     return f"the {name} port {port} is answered by another program and not by the server on this repository ({who})"
 
 
-def _identity(ports: Ports, patience: float) -> str:
-    """The id of the server that answers over HTTP."""
+def _identity(ports: Ports, patience: float) -> str | None:
+    """The id of the server that answers over HTTP, empty where it says none; None where nobody answers in time."""
     connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=patience)
     try:
         connection.request("GET", "/v2")
         return msgspec.json.decode(connection.getresponse().read(), type=_Said).name
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+    except OSError:
+        return None
+    except (http.client.HTTPException, msgspec.MsgspecError):
         return ""
     finally:
         connection.close()
