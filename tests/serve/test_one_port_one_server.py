@@ -18,6 +18,7 @@ from fake_wiring import World
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
+from forge.serve import model_control
 from forge.serve.port_holders import claimed, require_own
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, Running
@@ -169,6 +170,17 @@ def test_a_server_that_does_not_answer_yet_is_no_stranger(tmp_path: Path) -> Non
     with pytest.raises(ServerError, match="does not answer at its http port") as caught:
         require_own(silent)
     assert "forge stop" in caught.value.hint
+
+
+def test_a_load_does_not_wait_for_a_dead_server(tmp_path: Path) -> None:
+    """A stub that Triton was just starting holds its end of the connection: the other end is never told that Triton died."""
+    with subprocess.Popen(["sleep", "300"]) as triton:
+        began = processes.started(triton.pid) or 0.0
+        triton.kill()
+    ports = free_ports()
+    dead = Running(str(tmp_path), triton.pid, began, ports, (), str(tmp_path / "log"), "forge-serve-dead")
+    with socket.create_server(("127.0.0.1", ports.http)), pytest.raises(ServerError, match="the server ended while it loaded"):
+        model_control.load(dead, "tiny", lambda: False, PATIENCE)
 
 
 def test_the_id_tells_containers_apart(serving: Serving, launch: Launch) -> None:

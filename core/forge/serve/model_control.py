@@ -7,6 +7,7 @@ changed does nothing (docs/user_guide/model_management.md in triton-inference-se
 
 import http.client
 import json
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -97,9 +98,21 @@ def _request(running: Running, path: str, patience: float) -> bytes:
     connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.http, timeout=patience)
     try:
         connection.request("POST", path, json.dumps({}), headers)
+        _await(connection, running, patience)
         return connection.getresponse().read()
     finally:
         connection.close()
+
+
+def _await(connection: http.client.HTTPConnection, running: Running, patience: float) -> None:
+    """Return when there is an answer. OSError where the server dies first: its end of the connection stays open as long as a
+    stub lives that it was just starting, so nobody would be told."""
+    deadline = time.monotonic() + patience
+    while not select.select([connection.sock], [], [], _LOOK)[0]:
+        if running.started and processes.started(running.pid) != running.started:
+            raise ConnectionResetError("the server ended")
+        if time.monotonic() > deadline:
+            raise TimeoutError
 
 
 def _not_loaded(running: Running, model: str, why: str, began: int) -> ServerError:
