@@ -96,17 +96,22 @@ class Campaign:
         return code, text
 
     def _kill(self, process: Forked, verb: str, third: int) -> bool:
-        """Kill one of all that there is; whether that was while the command ran."""
-        found = {victim: pids for victim, pids in self.victims(process.pid).items() if pids}
-        victim = self.random.choice(list(found))
-        if process.wait(0) is not None:
-            return False
-        with suppress(ProcessLookupError):
+        """Kill one of all that there is; whether that was while the command ran, which stands still until it is found."""
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            if process.wait(0) is not None:
+                return False
+            found = {victim: pids for victim, pids in self.victims(process.pid).items() if pids}
+            victim = self.random.choice(list(found))
             (os.killpg if victim == "session" else os.kill)(self.random.choice(found[victim]), signal.SIGKILL)
-            self.tally.hits[verb, victim, third] += 1
-            self.history.append(f"  the next is killed: {victim}")
-            return True
-        return False
+        except ProcessLookupError:
+            return False
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+        self.tally.hits[verb, victim, third] += 1
+        self.history.append(f"  the next is killed: {victim}")
+        return True
 
     def victims(self, pid: int) -> dict[str, list[int]]:
         """Who may die while a command runs."""

@@ -28,7 +28,7 @@ def told(*folders: Path) -> list[int]:
 def locks(*folders: Path) -> list[str]:
     """Files in these folders that some process has locked."""
     found: set[str] = set()
-    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+    for handle in (handle for process in Path("/proc").iterdir() for handle in _handles(process)):
         with suppress(OSError):
             place = os.readlink(handle)
             ours = any(Path(place).is_relative_to(folder) for folder in folders)
@@ -37,11 +37,19 @@ def locks(*folders: Path) -> list[str]:
     return sorted(found)
 
 
+def _handles(process: Path) -> list[Path]:
+    """A process's open files; none of one that is gone."""
+    with suppress(OSError):
+        return list((process / "fd").iterdir())
+    return []
+
+
 def left(folder: Path, home: Path, repositories: tuple[Path, ...], ports: tuple[int, ...]) -> list[str]:
     """All that is left now of what is over, in words; a server that lives may have its own."""
     states = States(home / "servers")
     kept = list(states.kept())
-    living = [one for one in kept if processes.started(one.pid) == one.started]
+    # Of a container whose first process was not yet what it is now when it was noted, the start is not known.
+    living = [one for one in kept if (now := processes.started(one.pid)) is not None and one.started in (0, now)]
     marked = {pid for one in living for pid in processes.marked(one.shared_memory)}
     found = [f"a state file of {one.repository}, whose server is dead" for one in kept if one not in living]
     for pid in sorted({*told(folder, home)} - marked):
