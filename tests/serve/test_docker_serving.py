@@ -24,11 +24,14 @@ from msgspec import Struct
 import tiny_models
 from docker_fixture import environ, load
 from forge.errors import HostError, ServerError
+from forge.machine import processes
 from forge.machine.docker.daemon import Daemon
 from forge.schema.values import Ports
 from forge.serve.container import TritonContainer
+from forge.serve.fall import Rise
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, RepositoryFolders
+from forge.serve.state import States
 from own_engine import Engine, bridge
 from patience import PATIENCE, free_ports, soon
 from standin.tree import Image
@@ -350,6 +353,31 @@ def test_a_container_that_somebody_killed_is_cleared_away(
     while servers.alive(running):
         time.sleep(0.02)
     assert servers.running() == ()
+    assert running.container not in containers(engine)
+
+
+def test_a_killed_container_is_started_again_a_stopped_one_not(
+    engine: str, standin: Image, servers: Servers, repository: Path, tmp_path: Path
+) -> None:
+    launch = launch_of(repository, standin, detach=True)
+    running = servers.start(launch, lambda _: None)
+    mine = replace(running, vigil=os.getpid(), vigil_started=processes.started(os.getpid()) or 0.0)
+    States(tmp_path / "home" / "servers").keep(mine)
+    rise = Rise(servers, lambda _, __: launch, time.time, lambda _: None, lambda _: None)
+    try:
+        with Daemon(environ(engine)).connected() as api:
+            api.kill(running.container)
+            assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
+            assert [each.down for each in servers.running()] == ["its Triton died, and is being started again"]
+            assert rise.rise(running.shared_memory)
+            (now,) = servers.running()
+            assert ask(now.ports, "identity", "again") == "again"
+            assert (now.container, [fall.why for fall in now.falls]) == (running.container, ["signal 9, SIGKILL"])
+            api.kill(running.container, signal="SIGTERM")
+            assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
+            assert not rise.rise(running.shared_memory)
+    finally:
+        servers.stop(running)
     assert running.container not in containers(engine)
 
 

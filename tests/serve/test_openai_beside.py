@@ -184,9 +184,18 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
         said = client.chat.completions.create(model="other", messages=[{"role": "user", "content": "hello"}])
         assert said.usage is not None
         assert said.usage.completion_tokens == 5
+        os.kill(running.pid, signal.SIGKILL)
+        assert soon(lambda: shop.server(repository).pid not in (0, running.pid) and speaks(client, "other"), pause=0.2)
     assert soon(lambda: not processes.marked(running.shared_memory))
     # A process that is going has no environment any more while the kernel still takes its memory back.
     assert soon(lambda: repository not in [Path(each.repository) for each in shop.servers()])
+
+
+def speaks(client: openai.OpenAI, model: str) -> bool:
+    try:
+        return bool(client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}]).choices)
+    except openai.APIStatusError:
+        return False
 
 
 def test_it_runs_here_beside_a_server_in_a_container(engine: str, standin: Image, launch: Launch, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is read out of Triton's log; the texts are Triton 2.51's own."""
 
-from forge.serve.log import failures, part
+from pathlib import Path
+
+from forge.serve.log import failures, lines, part
 
 LOG = """\
 I1123 09:04:57.912229 13122 model_lifecycle.cc:472] "loading: broken:1"
@@ -43,3 +45,16 @@ def test_the_part_of_a_model_holds_what_continues_its_entries() -> None:
     assert "| broken" not in part(LOG, "broken")
     assert "loading: broken" not in part(LOG)
     assert part("nothing known", "broken") == "nothing known"
+
+
+def test_who_follows_a_log_sees_that_of_the_next_start(tmp_path: Path) -> None:
+    log, looks = tmp_path / "log", iter((True, False))
+    log.write_text("first\n")
+
+    def lives() -> bool:
+        if look := next(looks):
+            log.replace(tmp_path / "died.log")
+            log.write_text("second\n")
+        return look
+
+    assert list(lines(log, lives)) == ["first", "second"]

@@ -12,9 +12,9 @@ from forge.api.forge import Forge
 from forge.client.client import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
+from forge.machine.docker.daemon import Daemon
 from forge.serve.server import Servers
-from forge.serve.server_types import Launch
-from patience import free_ports
+from patience import free_ports, soon
 from standin import checkpoints, image
 from standin.tree import Image
 
@@ -67,12 +67,9 @@ def bench(engine: str, standin: Image, tmp_path: Path, monkeypatch: pytest.Monke
 def served(bench: Bench) -> Iterator[tuple[str, Path]]:
     """Both models in one server: (its address, its repository)."""
     built = bench.shop.build([bench.recipe("first"), bench.recipe("second")], repository=bench.folder / "models")
-    models = tuple(model.front for model in built.models)
-    servers = Servers(bench.folder / "home", environ(bench.engine), patience=120)
-    launch = Launch(built.repository, models, ports=free_ports(), image=bench.image.reference)
-    running = servers.start(launch, lambda _: None)
+    running = bench.shop.serve(built.repository, free_ports(), detach=True)
     yield f"127.0.0.1:{running.ports.grpc}", built.repository
-    servers.stop(running)
+    bench.shop.stop(running)
 
 
 def ask(address: str, request: Request) -> list[str]:
@@ -93,6 +90,24 @@ def test_two_checkpoints_stream_side_by_side_their_own_texts(served: tuple[str, 
             assert not any(chunk.finish for chunk in chunks[:-1])
     with pytest.raises(InferenceError, match=r"exceeds max_seq_len \(100\)"):
         ask(address, Request("first-tensorrt_llm", "Why?", 100))
+
+
+def test_a_container_that_is_killed_comes_back_with_its_models(bench: Bench, served: tuple[str, Path]) -> None:
+    address, repository = served
+    requests = [Request(f"{name}-tensorrt_llm", "Why?", 12, temperature=0.0, stream=False) for name in ("first", "second")]
+    before, said = bench.shop.server(repository), [ask(address, request) for request in requests]
+    with Daemon(environ(bench.engine)).connected() as api:
+        api.kill(before.container)
+
+    def again() -> bool:
+        try:
+            return [ask(address, request) for request in requests] == said
+        except InferenceError:
+            return False
+
+    assert soon(lambda: not Servers(bench.shop.home, environ(bench.engine)).alive(before), pause=0.1)
+    assert soon(again, pause=0.2)
+    assert [fall.why for fall in bench.shop.server(repository).falls] == ["signal 9, SIGKILL"]
 
 
 def test_a_recipes_mistake_is_held_against_the_images_own_config(bench: Bench) -> None:

@@ -330,7 +330,7 @@ class Forge(Served, Recipes, Maker):
         running = self._wiring.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))
         try:
             self._turnover.began(running)
-            self._wiring.server.watch(running, restart=restart, scrub=scrub)
+            running = self._wiring.server.watch(running, restart=restart, scrub=scrub)
             self._tell(Event("made", "server", seconds=time.monotonic() - began))
         except BaseException:  # Ctrl-C too: nobody knows of the server yet who could stop it
             self.stop(running)

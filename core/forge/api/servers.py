@@ -10,6 +10,8 @@ from forge.build.executor import Executors
 from forge.build.toolbox import Toolbox, toolbox
 from forge.client.chat_template import Turn
 from forge.client.types import Chunk, Request
+from forge.errors import ServerError
+from forge.events import Event, Listener
 from forge.repository.folders import whole
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
@@ -26,6 +28,7 @@ class Served:
     settings: Settings
     _wiring: Wiring
     _say: Callable[[str], None]
+    _tell: Listener
 
     def servers(self) -> tuple[Running, ...]:
         """The servers of this home folder that are alive."""
@@ -56,15 +59,28 @@ class Served:
     def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
         """The lines of the server's log; with ``follow`` until it ends."""
         running = self.server(repository)
-        return lines(Path(running.log), (lambda: self._lives(running)) if follow else None)
+        return lines(Path(running.log), (lambda: self._now(running) is not None) if follow else None)
 
     def wait(self, running: Running) -> None:
-        """Return when the server has ended."""
-        while self._lives(running):
+        """Return when the server has ended, as somebody asked it to; ServerError where it died and is not started again."""
+        falls = len(running.falls)
+        while now := self._now(running):
+            for fall in now.falls[falls:]:
+                self._tell(Event("note", "server", text=f"Triton died: {fall.why}; it is being started again"))
+            falls = len(now.falls)
             time.sleep(0.5)
+        if why := self.ended().get(running.repository):
+            hint = f"its logs: {Path(running.log).with_suffix('.*log')}"
+            raise ServerError(why, where=running.repository, hint=hint)
 
-    def _lives(self, running: Running) -> bool:
-        return any(other.pid == running.pid for other in self.servers())
+    def _now(self, running: Running) -> Running | None:
+        """The server that was started so, also where it was started again."""
+        mine = (running.shared_memory, running.nonce)
+        return next((other for other in self.servers() if (other.shared_memory, other.nonce) == mine), None)
+
+    def ended(self) -> Mapping[str, str]:
+        """Repository -> of what its server died, where nobody has started one there, or stopped it, since."""
+        return self._wiring.server.ended()
 
     def target(self, model: str, repository: AnyPath | None = None) -> Target:
         """Find a served model by its recipe's name, among the running servers or in one repository's."""

@@ -1,6 +1,7 @@
 """``python -m forge.api.vigil HOME MARKER restart|leave SECONDS``: looks after one server until that ends.
 
-Its models that die are restarted (``forge.serve.recovery``), files not read for so long are (``forge.serve.scrub``; 0: none).
+Its models that die are restarted (``forge.serve.recovery``), and so is Triton itself (``forge.serve.fall``); files that were
+not read for so long are read (``forge.serve.scrub``; 0: none).
 """
 
 import ctypes
@@ -15,10 +16,12 @@ from threading import Event, Thread
 
 from forge.api.wiring import Wiring
 from forge.errors import ForgeError
-from forge.serve.launch import launch
+from forge.serve.fall import Rise
+from forge.serve.launch import Held, launch
 from forge.serve.recovery import LOOK, Watch
 from forge.serve.scrub import Scrub
-from forge.serve.server_types import Server
+from forge.serve.server_types import Launch, Running, Server
+from forge.serve.update import lend
 from forge.store.store import Store
 
 _PATIENCE = 5.0
@@ -33,16 +36,22 @@ def main(home: Path, marker: str, *, restart: bool = True, scrub: float = 0.0) -
     """Return when no server carries ``marker`` any more."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever ends the server ends this too, and a traceback tells nobody anything
     server, store = Wiring(home, os.environ, say).server, Store(home / "store", clock=time.time)
-    watch = Watch(
-        server, lambda held, running: launch(held, store, running.ports, on=running.base), time.monotonic, time.time, say
-    )
+
+    def plan(held: Held, running: Running) -> Launch:
+        return launch(held, store, running.ports, on=running.base)
+
+    watch = Watch(server, plan, time.monotonic, time.time, say)
     with _scrubbing(server, marker, store, scrub):
         while True:
             try:
                 running = server.current(marker)
                 if running is None:
-                    return
-                if restart:
+                    if not (restart and Rise(server, plan, time.time, time.sleep, say).rise(marker)):
+                        return
+                    watch = Watch(server, plan, time.monotonic, time.time, say)
+                    if risen := server.current(marker):
+                        lend(store, risen)
+                elif restart:
                     watch.look(running)
             except (ForgeError, OSError) as error:  # a container engine that is away, a full disk: it may be better next time
                 say(str(error))

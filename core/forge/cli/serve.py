@@ -41,7 +41,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--exposed", is_flag=True, help="Serve also where model control cannot be kept from others (docs/security.md).")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--room-for-more", is_flag=True, help="Serve one engine so that others can be added while it runs.")
-@click.option("--no-restart", is_flag=True, help="Leave models that die as they are.")
+@click.option("--no-restart", is_flag=True, help="Leave models that die, and Triton itself, as they are.")
 @click.option(
     "--verify",
     type=click.Choice(("always", "changed", "never")),
@@ -154,10 +154,11 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         forge status
     """
     from forge.api.forge import Forge
+    from forge.serve.fall import ALONE, fallen
 
     shop = Forge.here(output.listener)
     servers = shop.servers()
-    states = () if no_ask else shop.care.states([each for each in servers if not each.stranger], deadline)
+    states = () if no_ask else shop.care.states([each for each in servers if not (each.stranger or each.down)], deadline)
     rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "OPENAI", "MODELS")]
     for each in servers:
         ports = (str(each.ports.http), str(each.ports.grpc), str(each.ports.metrics))
@@ -166,14 +167,19 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         models = f"{sum(state.answers for state in own)} of {len(own)} answer" if own else str(len(each.models))
         rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, models))
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
-    said = [f"{each.repository}: {each.stranger}" for each in servers if each.stranger]
+    said = [f"{each.repository}: {told}" for each in servers if (told := each.down or each.stranger)]
+    said += [f"{each.repository}: {fallen(each)}" for each in servers if each.falls and not each.down]
+    said += [f"{each.repository}: {ALONE}" for each in servers if each.vigil_started and not each.vigil]
     said += [told for state in states if (told := state.said(time.time()))]
     rotten = shop.integrity.rotten(servers)
     said += [f"ROTTEN: {rot}; `forge build` of its recipe fixes it" for rot in rotten]
     shown = "\n".join([table(rows), *said])
-    document = {"servers": servers, **({"models": states} if states else {}), **({"rotten": rotten} if rotten else {})}
-    output.result(document, shown if servers else "no server is running")
-    if rotten or any(each.stranger for each in servers) or not all(state.answers for state in states):
+    ended = shop.ended()
+    over = [f"{place}: {why}; `forge serve` starts it" for place, why in ended.items()]
+    parts = {"models": states, "rotten": rotten, "ended": ended}
+    document = {"servers": servers, **{name: part for name, part in parts.items() if part}}
+    output.result(document, "\n".join([shown if servers else "no server is running", *over]))
+    if rotten or any(each.stranger or each.down for each in servers) or not all(state.answers for state in states):
         sys.exit(ServerError.exit_code)
 
 

@@ -27,6 +27,7 @@ from forge.schema.vllm_images import VERSION
 CHANNEL = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # one that died is back in some seconds: grpc looks again after two minutes
     ("grpc.enable_http_proxy", 0),  # a server on the loopback is not behind the company's proxy
 )
 METADATA_SECONDS = 30.0
@@ -209,14 +210,15 @@ class Calls:
             return InferenceError(
                 f"no server answers ({details})" if "connect" in details else f"the server went away ({details})",
                 where=self.address,
-                hint="start one: `forge serve`; `forge status` shows those that run and their ports",
+                hint="ask again in some seconds where it died: forge starts it again; `forge status` shows those that run, and "
+                "their ports, `forge serve` starts one",
                 trouble=Trouble.AWAY,
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return InferenceError(
                 f"there was no whole answer within {self.timeout or METADATA_SECONDS:g} s",
                 where=where,
-                hint="ask for fewer tokens, or allow more time",
+                hint="ask for fewer tokens, or allow more time" if self.timeout else _HANGS,
                 trouble=Trouble.LATE,
             )
         return _refused(details or str(code), where)
@@ -224,6 +226,9 @@ class Calls:
 
 REVIVE = "`forge status` asks every model whether it lives, `forge reload` starts those that do not anew"
 """What to do about a model whose process is dead."""
+
+
+_HANGS = "the server hangs, or stands still (SIGSTOP, a debugger): `forge status` says which; `forge stop` ends it"
 
 
 def _is_full(said: str) -> bool:

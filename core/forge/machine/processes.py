@@ -14,6 +14,7 @@ MARKER = "FORGE_SERVER"
 """Variable in the environment of a server and of all it starts: its value tells whose they are, whoever their parent is."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
 _MOMENT = 1.0
+_KILLED = 5.0
 _STUB = "triton_python_backend_stub"
 _COMM = 15
 """Letters that the kernel keeps of a program's name (proc(5), comm)."""
@@ -159,27 +160,51 @@ def kill_stubs(marker: str, model: str) -> None:
     _wait(held, _MOMENT)
 
 
-def end(marker: str, patience: float, served: Callable[[], bool]) -> None:
-    """Ask the marked session leader to finish, wait, kill what is left, clear its shared memory.
+def status(pid: int, ticks: float) -> int | None:
+    """How a process ended that nobody has reaped yet (negative: killed by that signal); None where nobody knows."""
+    stat = _stat(pid)
+    if not stat or stat[0] != "Z" or float(stat[19]) != ticks:
+        return None
+    found = os.waitstatus_to_exitcode(int(stat[49]))
+    reap(pid)
+    return found
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process stands still: by SIGSTOP, or a debugger."""
+    return _stat(pid)[:1] in (["T"], ["t"])
+
+
+def kill(pid: int, ticks: float) -> None:
+    """End one process, unless it is this one or has its number only."""
+    if pid and pid != os.getpid() and started(pid) == ticks:
+        _send(pid, signal.SIGKILL)
+        _wait((pid,), _KILLED)
+
+
+def end(marker: str, patience: float, served: Callable[[], bool], spare: Iterable[int] = ()) -> None:
+    """Ask the marked session leader to finish, wait, kill what is left, clear its shared memory. The sessions of ``spare``, and
+    this process's own, are no part of it.
 
     It has ``patience`` seconds while requests are under way, and no more than a moment once all are ``served``: Triton takes
     1.2 s to unload each instance of a Python model, one after the other, and then sleeps out a count of whole seconds.
     """
-    found = marked(marker)
+    kept = frozenset((*spare, os.getsid(0)))
+    found = tuple(pid for pid in marked(marker) if _session(pid) not in kept)
     leaders, sessions = tuple(pid for pid in found if _leads(pid)), _sessions(found)
     for pid in leaders:
         _send(pid, signal.SIGINT)
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not set(_all(marker, sessions)) <= set(leaders):
+    while time.monotonic() < deadline and not set(_all(marker, sessions, kept)) <= set(leaders):
         _wait(leaders, 0.1)
         if served():
             deadline = min(deadline, time.monotonic() + _MOMENT)
             _wait(leaders, deadline - time.monotonic())
     # A stub can be between fork and exec while its parent dies: look again until none is found.
-    while left := _all(marker, sessions):
+    while left := _all(marker, sessions, kept):
         for pid in left:
             _send(pid, signal.SIGKILL)
-        _wait(left, 5.0)
+        _wait(left, _KILLED)
     for region in (each for name in (marker, f"sem.{marker}") for each in SHARED_MEMORY.glob(f"{name}*")):
         if region.is_dir():  # where vLLM's processes meet (forge.vllm.remains)
             shutil.rmtree(region, ignore_errors=True)
@@ -299,14 +324,20 @@ def _sessions(pids: tuple[int, ...]) -> frozenset[int]:
     return frozenset(session for session in found if session in pids or started(session) is None)
 
 
-def _all(marker: str, sessions: frozenset[int]) -> tuple[int, ...]:
+def _session(pid: int) -> int:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return -1
+
+
+def _all(marker: str, sessions: frozenset[int], kept: frozenset[int]) -> tuple[int, ...]:
     """Those that carry ``marker``, and those that wrote over their environment: vLLM's call themselves by other names."""
     others: list[int] = []
     for pid in _pids() if sessions else ():
         with suppress(ProcessLookupError):
             if os.getsid(pid) in sessions and started(pid) is not None:
                 others.append(pid)
-    return tuple({*marked(marker), *others})
+    return tuple(pid for pid in {*marked(marker), *others} if _session(pid) not in kept)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -19,12 +19,14 @@ from forge.machine.probe import ThisMachine
 from forge.schema.values import Command, Ports
 from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
-from forge.serve.log import served
+from forge.serve.log import cause, served
 from forge.serve.server_types import Launch, Running
 from forge.serve.state import VIEW, key_file, make_private
 
 _MOMENT = 1.0
 _KILLED = 137
+_SHELL = 128
+"""A shell, and Docker, add the number of a signal to it."""
 _REACHING = ("DOCKER_", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 """Variables by which a Docker daemon is found."""
 
@@ -57,7 +59,7 @@ class _Image(Struct, rename="pascal"):
 
 
 class TritonContainer:
-    """A way to run a Triton (see ``forge.serve.server.Way``)."""
+    """A way to run a Triton (see ``forge.serve.server_types.Way``)."""
 
     pause = 0.1
 
@@ -129,6 +131,15 @@ class TritonContainer:
                 return "it was killed (exit code 137)"
             return f"exit code {said.exit_code}"
         return ""
+
+    def died(self, running: Running) -> str:
+        """Of what it died, as the daemon and its log know it; empty where it was asked to end, or the container removed."""
+        with self._daemon.connected() as api:
+            until = time.monotonic() + _LATE
+            while (said := _look(api, running.container)).running and time.monotonic() < until:
+                time.sleep(self.pause)
+        why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, Path(running.log))
+        return f"{why}: the memory it may use ran out" if why and said.oom_killed else why
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""

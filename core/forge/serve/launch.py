@@ -1,6 +1,6 @@
 """From what repositories hold to what starting one server on them needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _TEMPLATE = "template"
 
 Held = Mapping[Path, Manifest]
 """What each repository of one server holds, in the order in which they were named."""
+Plan = Callable[[Held, Running], Launch]
+"""What the repositories of a server hold -> what one server for all of it needs, the same one if that will do."""
 
 
 def holdings(running: Running) -> Held:

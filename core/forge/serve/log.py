@@ -1,6 +1,8 @@
 """Reads from Triton's log which models did not load, and why, and whether it is done with its requests."""
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +15,12 @@ _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
 _DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
 _ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: ")
 """How a log entry begins; other lines continue the one before."""
-_SERVED = b"All models are stopped, unloading models"
+SERVED = b"All models are stopped, unloading models"
+_END = 1 << 16
+"""Bytes of a log's end that are read."""
+_CAUGHT = re.compile(r"^Signal \((\d+)\) received|exited on signal (\d+)", re.MULTILINE)
+"""How Triton says what signal came, and mpirun that a rank died of one."""
+_ASKED = (signal.SIGINT, signal.SIGTERM)
 _FIRST = 50
 """Lines at the beginning of a log in which its start says something: an image's entrypoint may have spoken before."""
 _ROOM = 15
@@ -63,7 +70,7 @@ def served(log: Path) -> Callable[[], bool]:
             return False
         with log.open("rb") as file:
             file.seek(began)
-            return _SERVED in file.read()
+            return SERVED in file.read()
 
     return answer
 
@@ -122,6 +129,35 @@ def stumbled(log: Path) -> bool:
         return False
 
 
+def cause(status: int | None, log: Path) -> str:
+    """Of what a server died; empty where it was asked to end. ``status`` is a child's, negative for a signal; None: unknown."""
+    text = _end(log)
+    caught = [int(first or second) for first, second in _CAUGHT.findall(text)]
+    if status == 0 or SERVED.decode() in text or (caught and caught[-1] in _ASKED):
+        return ""
+    if status is None and not caught:
+        return "no signal is in its log: it was killed (SIGKILL), as the system does where memory runs out"
+    if status is not None and status > 0 and not caught:
+        return f"exit code {status}"
+    number = caught[-1] if caught else -(status or 0)
+    named = signal.Signals(number).name if number in {*signal.Signals} else "no name"
+    return f"signal {number}, {named}"
+
+
+def last(log: Path) -> str:
+    """The last that a log says."""
+    return part(_end(log))
+
+
+def _end(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _END))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def lines(log: Path, lives: Callable[[], bool] | None = None) -> Iterator[str]:
     """What the log holds; with ``lives`` also what comes, until that says no."""
     with log.open(encoding="utf-8", errors="replace") as text:
@@ -130,3 +166,7 @@ def lines(log: Path, lives: Callable[[], bool] | None = None) -> Iterator[str]:
             if lives is None or not lives():
                 return
             time.sleep(0.2)
+            with suppress(OSError):
+                if log.stat().st_ino != os.fstat(text.fileno()).st_ino:  # it was started again
+                    break
+    yield from lines(log, lives)

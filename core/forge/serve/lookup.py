@@ -136,6 +136,9 @@ def _object(stated: object) -> dict[str, object]:
     return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
 
 
+_DOWN = "ask again in some seconds; `forge status` says how it is, `forge logs` more"
+
+
 class StrangerError(ServerError):
     """The model is served, and another program answers at its server's port."""
 
@@ -165,6 +168,8 @@ def served(name: str, servers: Sequence[Running]) -> Target:
     for server in servers:
         for place in map(Path, server.repositories):
             for model in publish.inventory(place).models:
+                if model.name == wanted[0] and server.down:
+                    raise ServerError(server.down, where=str(place), hint=_DOWN)
                 if model.name == wanted[0] and server.stranger:
                     raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
                 if model.name == wanted[0]:

@@ -45,6 +45,14 @@ def named(ports: Ports) -> dict[str, int]:
     return {**usual, **({"openai": ports.openai} if ports.openai else {})}
 
 
+def require_apart(ports: Ports) -> None:
+    """ServerError for one port that is asked for twice."""
+    wanted = named(ports)
+    for port in wanted.values():
+        if list(wanted.values()).count(port) > 1:
+            raise ServerError(f"port {port} is asked for twice", hint=f"{', '.join(wanted)} each need their own")
+
+
 @contextmanager
 def claimed(ports: Ports) -> Generator[None]:
     """Held while a server starts; ServerError where another forge of this machine is starting one at the same port.
@@ -66,6 +74,17 @@ def claimed(ports: Ports) -> Generator[None]:
                     hint=f"wait for it, or choose another with --{name}-port",
                 ) from error
         yield
+
+
+def require_free(ports: Ports, living: Sequence[Running]) -> None:
+    """ServerError where somebody has one of the ports; ``living`` are forge's own servers."""
+    for name, port in named(ports).items():
+        if not processes.free(ports.host, port):
+            raise ServerError(
+                f"port {port} is taken{holder(port, living)}",
+                where=f"{ports.host}:{port}",
+                hint=f"free it, or choose another with --{name}-port",
+            )
 
 
 def holder(port: int, living: Sequence[Running] = ()) -> str:

@@ -22,7 +22,7 @@ INSTALLED = "/opt/tritonserver"
 
 
 class TritonProcess:
-    """A way to run a Triton (see ``forge.serve.server.Way``)."""
+    """A way to run a Triton (see ``forge.serve.server_types.Way``)."""
 
     pause = 0.03
 
@@ -90,9 +90,9 @@ class TritonProcess:
         return processes.inherited(self._environ)
 
     def begin(self, launch: Launch, running: Running) -> Running:
-        """Start it, after whatever a predecessor left whose forge and guardian were both killed."""
+        """Start it, after whatever a predecessor left that died, or whose forge and guardian were both killed."""
         log = Path(running.log)
-        processes.end(running.shared_memory, 0.0, triton_log.served(log))
+        processes.end(running.shared_memory, 0.0, triton_log.served(log), (running.vigil, running.front))
         make_private(log)
         pid = _spawn(self.command(launch, running), log)
         return replace(running, pid=pid, started=processes.started(pid) or 0.0)
@@ -102,12 +102,15 @@ class TritonProcess:
 
     def alive(self, running: Running) -> bool:
         """Whether the server's process is still there."""
-        processes.reap(running.pid)
         return bool(running.pid) and processes.started(running.pid) == running.started
 
     def ended(self, running: Running) -> str:  # noqa: ARG002  # nobody waits for it but the one who looked whether it lives
         """How it ended: the log says it."""
         return ""
+
+    def died(self, running: Running) -> str:
+        """Of what it died, as its parent or its log knows it; empty where it was asked to end."""
+        return triton_log.cause(processes.status(running.pid, running.started), Path(running.log))
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""

@@ -4,7 +4,7 @@ import http.client
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forge.diagnoses import diagnose
@@ -98,6 +98,38 @@ def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) 
             )
         if asking is Asking.SOMETIMES:
             line(f"{model} names localhost:8001 in its code; requests that ask there fail: serve with --grpc-port 8001")
+
+
+def require_control(launch: Launch, running: Running, line: Callable[[str], None]) -> None:
+    """Say where forge cannot control the server that it has started; ServerError where it would have to, to load engines."""
+    said = triton_log.traced_not(Path(running.log)).removeprefix("forge: ")
+    if said and launch.turns and not launch.ports.exposed:
+        names = ", ".join(model for turn in launch.turns for model in turn)
+        what = f"{said}, and {names} are loaded in turn once the server runs"
+        hint = (
+            "allow ptrace here (sysctl kernel.yama.ptrace_scope=1, or the sandbox's seccomp), or accept by name that this "
+            "machine's users can read the secret: `forge serve --exposed`"
+        )
+        raise ServerError(what, where=running.repository, hint=hint)
+    if said:
+        line(f"{said}; `forge build`, `add` and `reload` cannot change this server" if not launch.ports.exposed else said)
+
+
+_OPEN = "this Triton is too old to keep model control to forge (2.40 can, of 23.11): whoever reaches its ports can run code"
+
+
+def once_more(launch: Launch, log: Path, error: ServerError, line: Callable[[str], None]) -> Launch:
+    """What to start once more after ``error``, which is raised where nothing would come of it."""
+    if triton_log.stumbled(log):
+        line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
+        return launch
+    if not triton_log.cannot_restrict(log):
+        raise error
+    if not (launch.ports.exposed or launch.ports.local):
+        hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
+        raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
+    line(_OPEN)
+    return replace(launch, unrestricted=True)
 
 
 def _home(launch: Launch, model: str) -> Path | None:

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from forge.errors import ServerError
 from forge.schema.values import Role
-from forge.serve.launch import Held, holdings, in_turn
-from forge.serve.server_types import Launch, Running, Server
+from forge.serve.launch import Plan, holdings, in_turn
+from forge.serve.server_types import Running, Server
 from forge.serve.vitals import WORKING, Health, Healths, Pulse, Signs, Times, judged, used
 
 DEADLINE = 10.0
@@ -28,9 +28,6 @@ LONGEST = 60.0
 """Seconds: the longest wait before a restart, and how long a model has to live for its failures to be forgotten."""
 _ANEW = "`forge logs` says more; `forge stop` and `forge serve` start all of it anew"
 _LATER = (Role.BLS, Role.ENSEMBLE)
-
-Plan = Callable[[Held, Running], Launch]
-"""What the repositories of a server hold -> what one server for all of it needs, the same one if that will do."""
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The Server port: every Triton of this home folder, as a process of this machine or in a container."""
 
+import os
 import secrets
 import sys
 import time
@@ -7,37 +8,39 @@ from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from filelock import Timeout
 
 import forge
 from forge.errors import ForgeError, ServerError
 from forge.machine import processes
-from forge.schema.values import Command, Ports
-from forge.serve import log as triton_log, model_control as control, pulse, ready
+from forge.schema.values import Command
+from forge.serve import model_control as control, pulse, ready
 from forge.serve.guardian import PATIENCE
 from forge.serve.openai import sidecar
 from forge.serve.port_holders import (
     called,
     claimed,
-    holder,
     imposter,
-    named,
     not_free,
+    require_apart,
+    require_free,
     require_own,
     require_own_front,
     strangers,
 )
 from forge.serve.process import TritonProcess
-from forge.serve.ready import Watch, require_address, require_gpus, require_models
-from forge.serve.server_types import Launch, Running, StartingError
-from forge.serve.state import Guard, States
+from forge.serve.ready import Watch, once_more, require_address, require_control, require_gpus, require_models
+from forge.serve.server_types import Fall, Launch, Running, StartingError, Way
+from forge.serve.state import Guard, States, cared_for, died, stopped
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 _WATCH_LOG = ".watch.log"
 """Suffix of the log of the process that looks after a server's models, beside the server's."""
+_DIED_LOG = ".died.log"
+"""Suffix of the log of a Triton that died, beside that of its successor."""
+_LOOK = 0.2
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
 
@@ -46,23 +49,6 @@ _DRAINED = 60.0
 """Seconds for the requests of a model that is taken out."""
 _LOST = 2.0
 """The same for one whose process is gone: Triton never gives up what that had begun, but loads a successor."""
-
-
-class Way(Protocol):
-    """One way to run a Triton. ``pause`` is how many seconds to wait between two looks whether it is ready."""
-
-    pause: float
-
-    def command(self, launch: Launch, running: Running) -> Command: ...
-    def inside(self, launch: Launch) -> Ports: ...
-    def check(self, launch: Launch) -> None: ...
-    def gpus(self) -> int: ...
-    def guarded(self) -> dict[str, str]: ...
-    def begin(self, launch: Launch, running: Running) -> Running: ...
-    def furnish(self, launch: Launch, running: Running) -> None: ...
-    def alive(self, running: Running) -> bool: ...
-    def ended(self, running: Running) -> str: ...
-    def end(self, running: Running, patience: float) -> None: ...
 
 
 class Servers:
@@ -92,7 +78,7 @@ class Servers:
         Models that ``start`` loads in turns are all on it: nobody would load them afterwards. ServerError for one port that is
         asked for twice.
         """
-        _require_apart(launch.ports)
+        require_apart(launch.ports)
         return self._way(launch.image).command(replace(launch, turns=()), self._planned(launch))
 
     def start(self, launch: Launch, line: Callable[[str], None]) -> Running:
@@ -102,7 +88,7 @@ class Servers:
         already, and models that do not load. After an error, or Ctrl-C, nothing is left running.
         """
         way = self._way(launch.image)
-        _require_apart(launch.ports)
+        require_apart(launch.ports)
         way.check(launch)
         require_gpus(launch, way.gpus)
         sidecar.require(launch.ports)
@@ -114,7 +100,7 @@ class Servers:
                 try:
                     return self._started(way, launch, line)
                 except ServerError as error:
-                    again = self._again(launch, error, line)
+                    again = once_more(launch, self._states.log(launch.repository), error, line)
                 return self._started(way, again, line)
         except Timeout as error:
             raise StartingError(
@@ -156,8 +142,52 @@ class Servers:
 
     def current(self, marker: str) -> Running | None:
         """The server with this mark, as the port says."""
-        found = next((one for one in self._states.kept() if one.shared_memory == marker), None)
+        found = self._kept(marker)
         return found if found and self.alive(found) else None
+
+    def fallen(self, marker: str) -> tuple[Running, str] | None:
+        """The server with this mark that does not run, as the port says."""
+        found = self._kept(marker)
+        if found is None or self.alive(found):
+            return None
+        return found, self._cause(found)
+
+    def fell(self, running: Running, fall: Fall) -> Running:
+        """Note it in the state file, which says from now on that no process is the server's."""
+        running = replace(running, pid=0, started=0.0, falls=(*running.falls, fall))
+        self._states.keep(running)
+        return running
+
+    def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:
+        """Start it again, as the port says; who keeps the API up in front of it goes on."""
+        way = self._way(launch.image)
+        turns = (tuple(model for model in turn if model in running.models) for turn in launch.turns)
+        models = tuple(model for model in launch.models if model in running.models)
+        # It belongs to who started it first, through the guardian, or to nobody.
+        wanted = replace(launch, models=models, turns=tuple(filter(None, turns)), detach=True)
+        with self._states.lock(launch.repositories, self._patience), claimed(replace(launch.ports, openai=0)):
+            if self._kept(running.shared_memory) != running:
+                return None
+            now, log = replace(running, models=wanted.first, loaded=self._planned(wanted).loaded), Path(running.log)
+            with suppress(OSError):
+                log.replace(log.with_suffix(_DIED_LOG))
+            try:
+                try:
+                    return self._up(way, wanted, now, line)
+                except ServerError as error:
+                    wanted = once_more(wanted, log, error, line)
+                return self._up(way, wanted, now, line)
+            except ForgeError:
+                self._states.keep(running)  # what it left is cleared away before the next start, or with the rest
+                raise
+
+    def give_up(self, running: Running, why: str) -> None:
+        """Clear it away and note why, as the port says."""
+        self._finish(running, 0.0, why)
+
+    def ended(self) -> Mapping[str, str]:
+        """How servers ended, as the port says."""
+        return self._states.ended()
 
     def settled(self, running: Running, model: str) -> Running:
         """The server once ``model`` is there to be asked, as the port says: a starting one is noted before it can answer."""
@@ -166,14 +196,24 @@ class Servers:
         with self._changing(running) as now:
             return now
 
-    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:
-        """Look after it from a process that carries its mark, so that whoever ends it ends that process too."""
-        if restart or scrub:
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> Running:
+        """Look after it from a process that carries its mark, so that whoever ends it ends that process too. What a server gets
+        of this process's environment goes along."""
+        if not (restart or scrub):
+            return running
+        with self._changing(running) as now:
             does = ("restart" if restart else "leave", str(scrub))
             argv = (sys.executable, "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
             here = {"PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory}
             log = Path(running.log).with_suffix(_WATCH_LOG)
-            processes.detached(argv, {**self._way(running.container).guarded(), **here}, log)
+            theirs = {name: self._environ[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if name in self._environ}
+            theirs |= processes.nvidia(self._environ) | processes.vllm(self._environ)
+            pid = processes.detached(argv, {**theirs, **self._way(running.container).guarded(), **here}, log)
+            if not restart:
+                return now
+            cared = replace(now, vigil=pid, vigil_started=processes.started(pid) or 0.0)
+            self._states.keep(cared)
+            return cared
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""
@@ -210,6 +250,8 @@ class Servers:
 
     def stop(self, running: Running) -> None:
         """Ask it to finish, wait, then kill all that it started; what it leaves and its state file go too."""
+        if self._kept(running.shared_memory):
+            self._states.ask(running)
         self._finish(running, PATIENCE)
 
     def _living(self, holding: Container[str] = ()) -> tuple[Running, ...]:
@@ -221,25 +263,43 @@ class Servers:
         for running in self._states.kept():
             if self.alive(running):
                 now = replace(running, front=0) if running.front and not sidecar.alive(running) else running
-                found.append(replace(now, stranger=imposter(now)))
+                now = now if cared_for(now) else replace(now, vigil=0)
+                found.append(replace(now, down=down) if (down := stopped(now)) else replace(now, stranger=imposter(now)))
+            elif cared_for(running):
+                found.append(replace(running, down=died(running)))
             elif running.repository in holding:
                 self._bury(running)
             else:
-                with suppress(Timeout), self._states.lock(map(Path, running.repositories)):
-                    if running in self._states.kept():
-                        self._bury(running)
+                try:
+                    with self._states.lock(map(Path, running.repositories)):
+                        if running in self._states.kept():
+                            self._bury(running)
+                except Timeout:
+                    if running.pid:
+                        found.append(replace(running, down="its Triton died, and another forge clears it away just now"))
         return tuple(found)
 
     def _bury(self, running: Running) -> None:
         # Nothing of it runs: what a container engine that is away still holds of it can wait until that is back.
         with suppress(ForgeError):
-            self._finish(running, PATIENCE)
+            why = self._cause(running)
+            self._finish(running, PATIENCE, why and f"its Triton died: {why}")
 
-    def _finish(self, running: Running, patience: float) -> None:
+    def _cause(self, running: Running) -> str:
+        """Of what it died, empty where it was asked to end, or never ran."""
+        if self._states.asked(running):
+            return ""
+        if running.pid:
+            return self._way(running.container).died(running)
+        return running.falls[-1].why if running.falls else ""
+
+    def _finish(self, running: Running, patience: float, why: str = "") -> None:
+        running = self._kept(running.shared_memory) or running
+        processes.kill(running.vigil, running.vigil_started)  # first: it would start again what it sees end
         self._way(running.container).end(running, patience)
         if running.container:  # what stands beside it on this machine
             processes.end(running.shared_memory, 0.0, lambda: True)
-        self._states.forget(Path(running.repository))
+        self._states.forget(Path(running.repository), why)
         if guard := self._guards.pop(running.shared_memory, None):
             guard.dismiss()
 
@@ -253,13 +313,7 @@ class Servers:
                     where=shared,
                     hint="use it, or stop it first: `forge stop`",
                 )
-        for name, port in named(launch.ports).items():
-            if not processes.free(launch.ports.host, port):
-                raise ServerError(
-                    f"port {port} is taken{holder(port, living)}",
-                    where=f"{launch.ports.host}:{port}",
-                    hint=f"free it, or choose another with --{name}-port",
-                )
+        require_free(launch.ports, living)
 
     def _started(self, way: Way, launch: Launch, line: Callable[[str], None]) -> Running:
         running = replace(self._planned(launch), nonce=f"forge-{secrets.token_hex(8)}")
@@ -268,16 +322,7 @@ class Servers:
         try:
             if not launch.detach:
                 self._guards[running.shared_memory] = Guard.post(running, self._states.file(launch.repository), way.guarded())
-            running = way.begin(launch, running)
-            self._states.keep(running)
-            begun = running
-            Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
-            require_own(running)
-            processes.close_off(running.shared_memory)
-            _require_control(launch, running, line)
-            for turn in launch.turns:
-                running = self._loaded(running, turn, launch.entries)
-            running = sidecar.begin(running, self._environ)
+            running = sidecar.begin(self._up(way, launch, running, line), self._environ)
             require_own_front(running)
             self._states.keep(running)
         except BaseException as error:  # Ctrl-C too: whatever ends the start, nothing is left running
@@ -290,19 +335,21 @@ class Servers:
             raise
         return running
 
-    def _again(self, launch: Launch, error: ServerError, line: Callable[[str], None]) -> Launch:
-        """What to start once more after ``error``, which is raised where nothing would come of it."""
-        log = self._states.log(launch.repository)
-        if triton_log.stumbled(log):
-            line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
-            return launch
-        if not triton_log.cannot_restrict(log):
-            raise error
-        if not (launch.ports.exposed or launch.ports.local):
-            hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
-            raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
-        line(_OPEN)
-        return replace(launch, unrestricted=True)
+    def _up(self, way: Way, launch: Launch, running: Running, line: Callable[[str], None]) -> Running:
+        """Start it and wait until every model is ready."""
+        running = way.begin(launch, running)
+        self._states.keep(running)
+        begun = running
+        Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
+        require_own(running)
+        processes.close_off(running.shared_memory)
+        require_control(launch, running, line)
+        for turn in launch.turns:
+            running = self._loaded(running, turn, launch.entries)
+        return running
+
+    def _kept(self, marker: str) -> Running | None:
+        return next((one for one in self._states.kept() if one.shared_memory == marker), None)
 
     def _planned(self, launch: Launch) -> Running:
         """A server that nobody has started yet."""
@@ -315,9 +362,14 @@ class Servers:
     @contextmanager
     def _changing(self, running: Running) -> Generator[Running]:
         """The server as it is now, while nobody else starts it or changes its models; ServerError where it is gone."""
+        deadline = time.monotonic() + self._patience
+        while (now := self._kept(running.shared_memory)) and not self.alive(now) and cared_for(now):
+            if time.monotonic() > deadline or now.vigil == os.getpid():
+                break
+            time.sleep(_LOOK)
         try:
             with self._states.lock(map(Path, running.repositories), self._patience):
-                now = next((one for one in self._states.kept() if one.shared_memory == running.shared_memory), None)
+                now = self._kept(running.shared_memory)
                 if now is None or not self.alive(now):
                     raise ServerError("the server has ended", where=running.repository, hint="start it: `forge serve`")
                 require_own(now)
@@ -338,29 +390,3 @@ class Servers:
                 running = now
                 self._states.keep(running)
         return running
-
-
-_OPEN = "this Triton is too old to keep model control to forge (2.40 can, of 23.11): whoever reaches its ports can run code"
-
-
-def _require_control(launch: Launch, running: Running, line: Callable[[str], None]) -> None:
-    """Say where forge cannot control the server that it has started; ServerError where it would have to, to load engines."""
-    said = triton_log.traced_not(Path(running.log)).removeprefix("forge: ")
-    if said and launch.turns and not launch.ports.exposed:
-        names = ", ".join(model for turn in launch.turns for model in turn)
-        what = f"{said}, and {names} are loaded in turn once the server runs"
-        hint = (
-            "allow ptrace here (sysctl kernel.yama.ptrace_scope=1, or the sandbox's seccomp), or accept by name that this "
-            "machine's users can read the secret: `forge serve --exposed`"
-        )
-        raise ServerError(what, where=running.repository, hint=hint)
-    if said:
-        line(f"{said}; `forge build`, `add` and `reload` cannot change this server" if not launch.ports.exposed else said)
-
-
-def _require_apart(ports: Ports) -> None:
-    """ServerError for one port that is asked for twice."""
-    wanted = named(ports)
-    for port in wanted.values():
-        if list(wanted.values()).count(port) > 1:
-            raise ServerError(f"port {port} is asked for twice", hint=f"{', '.join(wanted)} each need their own")

@@ -87,6 +87,14 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Fall:
+    """A Triton that died: when, in seconds since 1970, and of what."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """A server that was started: what ``status``, ``logs`` and ``stop`` know of it."""
 
@@ -106,6 +114,10 @@ class Running:
     front: int = 0  # the process that keeps OpenAI's API up; 0 where none does
     front_started: float = 0.0  # when that one started, as ``started``
     nonce: str = ""  # the server's id, drawn for this start: it says whether the one that answers is this one
+    vigil: int = 0  # the process that starts it again where it dies; 0 where none does
+    vigil_started: float = 0.0  # when that one started, as ``started``
+    falls: tuple[Fall, ...] = ()  # how its Triton died since `forge serve`, each time
+    down: str = ""  # why it does not answer just now, as a sentence: it has died and is started again, or is stopped
     stranger: str = ""  # who answers at one of its addresses in its place, as a sentence; empty where nobody does
 
     loaded: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -114,6 +126,24 @@ class Running:
     @property
     def repositories(self) -> tuple[str, ...]:
         return (self.repository, *self.others)
+
+
+class Way(Protocol):
+    """One way to run a Triton. ``pause`` is how many seconds to wait between two looks whether it is ready."""
+
+    pause: float
+
+    def command(self, launch: Launch, running: Running) -> Command: ...
+    def inside(self, launch: Launch) -> Ports: ...
+    def check(self, launch: Launch) -> None: ...
+    def gpus(self) -> int: ...
+    def guarded(self) -> dict[str, str]: ...
+    def begin(self, launch: Launch, running: Running) -> Running: ...
+    def furnish(self, launch: Launch, running: Running) -> None: ...
+    def alive(self, running: Running) -> bool: ...
+    def ended(self, running: Running) -> str: ...
+    def died(self, running: Running) -> str: ...
+    def end(self, running: Running, patience: float) -> None: ...
 
 
 class StartingError(ServerError):
@@ -155,9 +185,31 @@ class Server(Protocol):
         ended by then."""
         ...
 
-    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> Running:
         """Have a process of its own look after the server (``forge.api.vigil``) until that ends: with ``restart`` after models
-        that die, and after files that were not read for ``scrub`` seconds (0: after none)."""
+        that die and after Triton itself, and after files that were not read for ``scrub`` seconds (0: after none)."""
+        ...
+
+    def fallen(self, marker: str) -> tuple[Running, str] | None:
+        """The server with this mark that does not run, and of what it died, empty where it was asked to end; None where
+        nobody knows of one."""
+        ...
+
+    def fell(self, running: Running, fall: Fall) -> Running:
+        """Note it."""
+        ...
+
+    def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:
+        """Start one that died as it was, with the models that it had; ServerError as ``start``, and then nothing of it runs.
+        None where nobody wants it any more."""
+        ...
+
+    def give_up(self, running: Running, why: str) -> None:
+        """Clear away one that died, and note ``why`` for ``ended``."""
+        ...
+
+    def ended(self) -> Mapping[str, str]:
+        """Repository -> why its server ended, where that was no wish of anybody; until the next start, or stop, there."""
         ...
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:

@@ -15,6 +15,7 @@ import msgspec
 from filelock import FileLock
 
 import forge
+from forge.machine import processes
 from forge.serve import vitals
 from forge.serve.server_types import Running
 from forge.serve.vitals import Healths
@@ -29,6 +30,10 @@ DOOR_KEY = ".openai.key"
 """Suffix of the file with the key of its OpenAI port, drawn or copied at its start."""
 HEALTH = ".health"
 """Suffix of the note on what was done about its models, beside its state file."""
+ENDED = ".ended"
+"""Suffix of the note on how a server ended that nobody asked to."""
+_ASKED = ".asked"
+"""Suffix of the note that somebody stops a server."""
 VIEW = ".view"
 """Suffix of the folder that stands for several repositories in a container, beside the server's log."""
 
@@ -86,16 +91,33 @@ class States:
 
     def draw_key(self, running: Running) -> None:
         """A new secret for a server that is about to start; what befell the models of one before it is forgotten."""
-        self.file(Path(running.repository)).with_suffix(HEALTH).unlink(missing_ok=True)
+        for note in (HEALTH, ENDED, _ASKED):
+            self.file(Path(running.repository)).with_suffix(note).unlink(missing_ok=True)
         key_file(running).unlink(missing_ok=True)
         make_private(key_file(running), secrets.token_urlsafe(32).encode())
 
-    def forget(self, repository: Path) -> None:
+    def forget(self, repository: Path, why: str = "") -> None:
+        """Forget a server; what it died of is noted first, so that whoever sees no server any more finds the reason."""
+        ended = self.file(repository).with_suffix(ENDED)
+        ended.unlink(missing_ok=True)
+        if why:
+            make_private(ended, f"{repository}\n{why}".encode())
         self.file(repository).unlink(missing_ok=True)
-        self.file(repository).with_suffix(_KEY).unlink(missing_ok=True)
-        self.file(repository).with_suffix(DOOR_KEY).unlink(missing_ok=True)
-        self.file(repository).with_suffix(HEALTH).unlink(missing_ok=True)
+        for note in (_KEY, DOOR_KEY, HEALTH, _ASKED):
+            self.file(repository).with_suffix(note).unlink(missing_ok=True)
         shutil.rmtree(self.file(repository).with_suffix(VIEW), ignore_errors=True)
+
+    def ask(self, running: Running) -> None:
+        """Note that somebody stops it, whatever it dies of from now on."""
+        make_private(self.file(Path(running.repository)).with_suffix(_ASKED))
+
+    def asked(self, running: Running) -> bool:
+        return self.file(Path(running.repository)).with_suffix(_ASKED).exists()
+
+    def ended(self) -> dict[str, str]:
+        """Repository -> how its server ended, for those that nobody has asked to, or started again."""
+        said = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(self._folder.glob(f"*{ENDED}"))]
+        return {place: why for place, _, why in (text.partition("\n") for text in said)}
 
     def kept(self) -> tuple[Running, ...]:
         """What the state files say, whether or not it is still so."""
@@ -139,6 +161,24 @@ class Guard:
         os.close(self.pipe)
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def cared_for(running: Running) -> bool:
+    """Whether somebody starts a server again where it has died."""
+    return bool(running.vigil) and processes.started(running.vigil) == running.vigil_started
+
+
+def died(running: Running) -> str:
+    """That a server does not run just now, as a sentence."""
+    why = f": {running.falls[-1].why}" if running.falls and not running.pid else ""
+    return f"its Triton died, and is being started again{why}"
+
+
+def stopped(running: Running) -> str:
+    """That a server stands still, as a sentence; empty where it does not, or nobody sees that from here."""
+    if not (running.started and processes.stopped(running.pid)):
+        return ""
+    return f"Triton (process {running.pid}) stands still, by SIGSTOP or a debugger: `kill -CONT {running.pid}` has it go on"
 
 
 def key_file(running: Running) -> Path:

@@ -12,7 +12,7 @@ from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.repository import publish
 from forge.repository.publish import Published, Relocate
 from forge.schema.manifest import Manifest, PublishedModel
-from forge.serve.launch import Held, engines, holdings, in_turn
+from forge.serve.launch import Plan, engines, holdings, in_turn
 from forge.serve.server_types import ORCHESTRATED, Launch, Running, Server
 from forge.store.store import Store
 
@@ -21,8 +21,6 @@ MORE = (
     "`forge stop`, `forge serve --room-for-more`, then this again: a server takes further engines only where it was started so"
 )
 _GOES_ON = "the versions that were answering go on; what did load answers anew"
-Plan = Callable[[Held, Running], Launch]
-"""What the repositories of a server hold -> what one server for all of it needs, the same one if that will do."""
 
 
 @dataclass
@@ -141,9 +139,7 @@ class Turnover:
         """Remember what a server that has just been started serves, and that it stands on that while it lives."""
         for place in running.repositories:
             self._store.remember(Path(place))
-        if running.started:  # a container is no process of this machine's, and what serves it is no artifact
-            held = frozenset[str]().union(*(manifest.held for manifest in holdings(running).values()))
-            self._store.lend(held, running.pid, running.started)
+        lend(self._store, running)
 
     # -- inside
 
@@ -253,6 +249,13 @@ def _given_up(model: PublishedModel, kept: Sequence[str]) -> tuple[str, ...]:
 
 def _also(hint: str, state: str) -> str:
     return f"{hint}; {state}" if hint else state
+
+
+def lend(store: Store, running: Running) -> None:
+    """Have nobody collect what a server's process stands on while that lives."""
+    if running.started:  # a container is no process of this machine's, and what serves it is no artifact
+        held = frozenset[str]().union(*(manifest.held for manifest in holdings(running).values()))
+        store.lend(held, running.pid, running.started)
 
 
 def _require_same(running: Running, wanted: Launch) -> None:

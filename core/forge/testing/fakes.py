@@ -12,7 +12,7 @@ from forge.events import Progress
 from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
-from forge.serve.server_types import Launch, Running, StartingError
+from forge.serve.server_types import Fall, Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 from forge.testing.conformance import PluginConformance, check_plugin
 
@@ -197,6 +197,10 @@ class FakeServer:
     """What models say in place of an answer, until they are restarted."""
     seen: dict[str, Signs] = field(default_factory=dict[str, Signs])
     """What is seen of models from outside; a restart leaves each with one process."""
+    down: list[Running] = field(default_factory=list[Running])
+    """Those that died, of ``died``; empty where they were asked to end."""
+    died: str = ""
+    over: dict[str, str] = field(default_factory=dict[str, str])
     healths: Healths = field(default_factory=dict[str, Health])
 
     def command(self, launch: Launch) -> Command:
@@ -262,9 +266,31 @@ class FakeServer:
             raise ServerError("the server has ended", where=running.repository)
         return running
 
-    def watch(self, running: Running, *, restart: bool, scrub: float) -> None:  # noqa: ARG002 - the port's
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> Running:  # noqa: ARG002 - the port's
         if restart:
             self.watched.append(running.repository)
+        return running
+
+    def fallen(self, marker: str) -> tuple[Running, str] | None:
+        return next(((each, self.died) for each in self.down if each.shared_memory == marker), None)
+
+    def fell(self, running: Running, fall: Fall) -> Running:
+        self.down = [replace(running, falls=(*running.falls, fall))]
+        return self.down[0]
+
+    def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:  # noqa: ARG002 - the port's
+        if running.repository in self.failing:
+            raise ServerError("the models do not load", where=running.repository)
+        if running not in self.down:
+            return None
+        self.down, self.alive = [], [*self.alive, running]
+        return running
+
+    def give_up(self, running: Running, why: str) -> None:
+        self.down, self.over = [], {running.repository: why}
+
+    def ended(self) -> Mapping[str, str]:
+        return self.over
 
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         self.told.append("ask")

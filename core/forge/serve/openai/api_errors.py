@@ -100,12 +100,15 @@ def unknown_model(name: str, offered: tuple[str, ...]) -> Fault:
     return Fault(404, f"The model '{name}' does not exist; offered: {names}", param="model", code="model_not_found")
 
 
+_AGAIN = "where Triton died, forge starts it again: ask again in some seconds"
+
+
 def translated(error: InferenceError, model: str = "") -> Fault:
     """What the way to the served model, or the model itself, says."""
     said = f"{error.what} ({error.hint})" if error.hint else error.what
     match error.trouble:
         case Trouble.AWAY:
-            return Fault(503, error.what, code="server_unavailable")
+            return Fault(503, f"{error.what}; {_AGAIN}", code="server_unavailable")
         case Trouble.UNKNOWN:
             return Fault(404, f"The model '{model}' is not ready", param="model", code="model_not_found")
         case Trouble.LATE:

@@ -1,14 +1,16 @@
-"""``python -m forge.serve.openai.keeper PID STARTED ARGV...``: keeps a program up beside a server, and ends it with that
-server.
+"""``python -m forge.serve.openai.keeper STATE ARGV...``: keeps a program up beside the server of a state file, and ends it with
+that server. One that died and that somebody starts again is there all the time.
 
 The program has the keeper's pipe as standard input and ends with it, however the keeper ends. One that dies is started again,
-until it does so in quick succession. PID 0 stands for a server that cannot be seen from here.
+until it does so in quick succession.
 """
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 from forge.machine.processes import started
@@ -21,11 +23,10 @@ _QUICK, _TRIES = 10.0, 5
 
 
 class Keeper:
-    """Holds ``argv`` up while the process ``server``, which started at ``ticks``, is there."""
+    """Holds ``argv`` up while the server of ``state`` is there."""
 
-    def __init__(self, server: int, ticks: float, argv: list[str]) -> None:
-        self._server = server
-        self._ticks = ticks
+    def __init__(self, state: Path, argv: list[str]) -> None:
+        self._state = state
         self._argv = argv
         self._told = False
 
@@ -58,11 +59,21 @@ class Keeper:
             return program.wait()
 
     def _over(self) -> bool:
-        return self._told or (bool(self._server) and started(self._server) != self._ticks)
+        return self._told or not _is_there(self._state)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as signal calls it
         self._told = True
 
 
+def _is_there(state: Path) -> bool:
+    """Whether a server's process, or the one that starts it again, lives; one that cannot be seen from here does."""
+    try:
+        said = json.loads(state.read_bytes())
+    except (OSError, ValueError):
+        return False
+    pairs = ((said["pid"], said["started"]), (said["vigil"], said["vigil_started"]))
+    return bool(said["pid"] and not said["started"]) or any(pid and started(pid) == ticks for pid, ticks in pairs)
+
+
 if __name__ == "__main__":
-    sys.exit(Keeper(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).keep())
+    sys.exit(Keeper(Path(sys.argv[1]), sys.argv[2:]).keep())

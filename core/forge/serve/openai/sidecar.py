@@ -95,8 +95,7 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     wanted = command(running.ports, running.repositories)
     python, *words = wanted.argv
     kept = (python, *words[:3], "--kept", *words[3:])
-    server = (str(running.pid if running.started else 0), str(running.started))
-    argv = (python, "-P", "-m", "forge.serve.openai.keeper", *server, *kept)
+    argv = (python, "-P", "-m", "forge.serve.openai.keeper", str(Path(running.log).with_suffix(".json")), *kept)
     env = {**processes.inherited(environ), **wanted.env, processes.MARKER: running.shared_memory}
     pid = processes.detached(argv, env, log)
     found = replace(running, front=pid, front_started=processes.started(pid) or 0.0)

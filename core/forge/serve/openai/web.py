@@ -43,6 +43,8 @@ _ELSEWHERE = {
     "/v1/fine_tuning": "models are made by `forge build` and served; nothing trains here",
 }
 """What there is in place of a part of OpenAI's API that is not offered, by how its paths begin."""
+_RETRY = "5"
+"""Seconds after which what is away may be back."""
 _LEAVING = 5
 """Seconds for answers under way when the server is told to end."""
 _PATIENCE = Patience()
@@ -315,7 +317,10 @@ def _counted(fault: Fault, service: Service) -> Response:
 
 
 def _failed(fault: Fault) -> Response:
-    return _json(fault.body, fault.status)
+    response = _json(fault.body, fault.status)
+    if fault.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["retry-after"] = _RETRY
+    return response
 
 
 def _instead(path: str) -> str:

@@ -1,0 +1,72 @@
+"""A Triton that ends while somebody looks after it: of what, whether it is started again, and when enough is enough.
+
+As systemd's ``Restart=on-failure`` with a limit: one that was asked to end stays ended.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.errors import ForgeError
+from forge.serve.launch import Plan, holdings
+from forge.serve.log import last
+from forge.serve.server_types import Fall, Running, Server
+
+PAUSES = (1.0, 4.0, 16.0)
+"""Seconds before each start."""
+WITHIN = 600.0
+"""Seconds in which one that dies more often than there are ``PAUSES`` is given up."""
+
+ALONE = (
+    "nothing starts its Triton, or a model of it, again where that dies: the process of forge that did so is gone; "
+    "`forge stop` and `forge serve` start all of it anew"
+)
+
+
+def fallen(running: Running) -> str:
+    """How often it was started again, and of what it died last."""
+    last, count = running.falls[-1], len(running.falls)
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
+    return f"its Triton was started again {count} time{'s' * (count > 1)}, last after {when}: {last.why}"
+
+
+@dataclass(frozen=True)
+class Rise:
+    """Starts one server again. ``now`` gives seconds since 1970; ``say`` is told what happens."""
+
+    server: Server
+    plan: Plan
+    now: Callable[[], float]
+    sleep: Callable[[float], None]
+    say: Callable[[str], None]
+
+    def rise(self, marker: str) -> bool:
+        """Whether the server with this mark, which does not run, runs again; False where it is over."""
+        fallen = self.server.fallen(marker)
+        if fallen is None:
+            return False
+        running, why = fallen
+        if not why:
+            self.say("Triton was asked to end")
+            return False
+        while True:
+            running = self.server.fell(running, Fall(self.now(), why))
+            recent = [fall for fall in running.falls if fall.at > self.now() - WITHIN]
+            if len(recent) > len(PAUSES):
+                self.server.give_up(running, f"its Triton died {len(recent)} times within {WITHIN / 60:g} minutes: {why}")
+                self.say(f"Triton died: {why}; given up after {len(PAUSES)} starts within {WITHIN / 60:g} minutes")
+                return False
+            pause = PAUSES[len(recent) - 1]
+            said = f"Triton died: {why}; it is started again in {pause:g} s ({len(recent)} of {len(PAUSES)})"
+            self.say(f"{said}; its log ends so:\n{last(Path(running.log))}")
+            self.sleep(pause)
+            try:
+                again = self.server.again(running, self.plan(holdings(running), running), lambda _: None)
+            except ForgeError as error:
+                self.say(str(error))
+                why = error.what.partition("\n")[0]
+                continue
+            if again is not None:
+                self.say(f"Triton runs again: process {again.pid}")
+            return again is not None

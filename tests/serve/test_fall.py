@@ -1,0 +1,313 @@
+"""A Triton that dies while it is looked after is started again, as it was, until it has died too often."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from fake_wiring import World
+from forge.api.forge import Forge
+from forge.client.client import Client
+from forge.client.types import Request
+from forge.errors import InferenceError, ServerError, Trouble
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve.fall import ALONE, PAUSES, Rise
+from forge.serve.log import cause
+from forge.serve.server import Servers
+from forge.serve.server_types import Fall, Launch, Running
+from forge.serve.state import States
+from patience import PATIENCE, free_ports, soon, spare
+from tiny_served import Tiny
+
+FORGE = (sys.executable, "-c", "from forge.cli import main; main()")
+ASKED = "Signal (15) received.\n"
+CRASHED = "Signal (11) received.\n 0# 0x0 in tritonserver\n"
+RANK = "mpirun noticed that process rank 1 with PID 0 on node here exited on signal 9 (Killed).\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "said"),
+    [
+        (0, "", ""),
+        (-9, "", "signal 9, SIGKILL"),
+        (None, "", "no signal is in its log"),
+        (None, CRASHED, "signal 11, SIGSEGV"),
+        (-11, CRASHED, "signal 11, SIGSEGV"),
+        (None, ASKED, ""),
+        (-9, ASKED, ""),
+        (3, "", "exit code 3"),
+        (1, ASKED + RANK, "signal 9, SIGKILL"),
+    ],
+)
+def test_of_what_a_server_died(tmp_path: Path, status: int | None, log: str, said: str) -> None:
+    (tmp_path / "log").write_text(log)
+    found = cause(status, tmp_path / "log")
+    assert found.startswith(said) if said else found == ""
+
+
+class Dying:
+    """A server that dies, and what becomes of it."""
+
+    def __init__(self, world: World, home: Path) -> None:
+        self.server = world.server
+        self.running = self.server.start(Launch(home, (), ports=Ports()), lambda _: None)
+        self.clock = 0.0
+        self.said: list[str] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def die(self, why: str = "signal 11, SIGSEGV") -> bool:
+        self.server.died, self.server.down, self.server.alive = why, list(self.server.alive), []
+        rise = Rise(
+            self.server,
+            lambda _, running: Launch(Path(running.repository), ()),
+            lambda: self.clock,
+            self.sleep,
+            self.said.append,
+        )
+        return rise.rise(self.running.shared_memory)
+
+
+@pytest.fixture
+def dying(world: World, tmp_path: Path) -> Dying:
+    return Dying(world, tmp_path)
+
+
+def test_pauses_grow_and_the_limit_ends_it(dying: Dying) -> None:
+    for pause in PAUSES:
+        before = dying.clock
+        assert dying.die()
+        assert dying.clock == before + pause
+    assert not dying.die()
+    (why,) = dying.server.ended().values()
+    assert "died 4 times within 10 minutes: signal 11, SIGSEGV" in why
+
+
+def test_one_that_dies_now_and_then_is_started_for_ever(dying: Dying) -> None:
+    for _ in range(2 * len(PAUSES)):
+        assert dying.die()
+        dying.clock += 3600.0
+
+
+def test_what_was_asked_to_end_stays_ended(dying: Dying) -> None:
+    assert not dying.die("")
+    assert dying.server.ended() == {}
+
+
+def test_a_start_that_fails_counts_to_the_limit(dying: Dying) -> None:
+    dying.server.failing.add(dying.running.repository)
+    assert not dying.die()
+    assert dying.clock == sum(PAUSES)
+    assert "the models do not load" in next(iter(dying.server.ended().values()))
+
+
+@contextmanager
+def foreground(shop: Forge, repository: Path, *words: str) -> Generator[tuple["subprocess.Popen[str]", Path]]:
+    """`forge serve` in the foreground, once it is ready, and the file with what it says beside its output."""
+    ports, said = free_ports(), repository.parent / "stderr"
+    named = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
+    options = [str(word) for pair in named.items() for word in pair]
+    argv = [*FORGE, "serve", "--repository", str(repository), *options, *words]
+    environ = {**os.environ, "FORGE_HOME": str(shop.home)}
+    with (
+        said.open("w") as stderr,
+        subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True) as forge,
+    ):
+        try:
+            assert forge.stdout is not None
+            assert "ready" in forge.stdout.readline()
+            yield forge, said
+        finally:
+            forge.terminate()
+
+
+def status(shop: Forge) -> tuple[int, dict[str, Any], str]:
+    """`forge status`: its exit code, what it says to programs, and what to people."""
+    environ = {**os.environ, "FORGE_HOME": str(shop.home)}
+    told, shown = (
+        subprocess.run([*FORGE, "status", *words], env=environ, stdout=subprocess.PIPE, text=True, check=False)
+        for words in (("--no-ask", "--json"), ("--no-ask",))
+    )
+    return told.returncode, json.loads(told.stdout), shown.stdout
+
+
+@pytest.fixture(scope="module")
+def repository(shop: Forge, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("fall") / "repository").repository
+
+
+def risen(shop: Forge, before: Running) -> Running:
+    """The server once it runs again."""
+
+    def again() -> bool:
+        now = next((each for each in shop.servers() if each.nonce == before.nonce), None)
+        return now is not None and now.pid not in (0, before.pid) and not now.down and _answers(now)
+
+    assert soon(again, pause=0.2)
+    return shop.server(before.repository)
+
+
+def _answers(running: Running) -> bool:
+    try:
+        return bool(say(running))
+    except InferenceError:
+        return False
+
+
+def say(running: Running) -> str:
+    with Client(f"127.0.0.1:{running.ports.grpc}", timeout=120.0) as client:
+        return client.ask(Request("tensorrt_llm_bls", "hello", 4, top_k=1)).replies[0].text
+
+
+def speaks(door: openai.OpenAI) -> bool:
+    try:
+        return bool(door.completions.create(model="tiny", prompt="hello").choices)
+    except openai.InternalServerError:  # it looks for Triton once a second
+        return False
+
+
+def lenders(shop: Forge) -> list[int]:
+    """The processes for which the store keeps something."""
+    return [json.loads(note.read_bytes()).get("pid", 0) for note in (shop.home / "store" / "claims").glob("*.json")]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repository: Path) -> None:
+    (port,) = spare(1)
+    running = shop.serve(repository, replace(free_ports(), openai=port), detach=True)
+    try:
+        well = say(running)
+        running = Servers(shop.home, os.environ).unload(running, ("ensemble",))  # a model that was taken out stays out
+        with (
+            Client(f"127.0.0.1:{running.ports.grpc}") as client,
+            openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as door,
+            ThreadPoolExecutor() as threads,
+        ):
+            stream = door.completions.create(model="tiny", prompt="hello", max_tokens=240, n=8, stream=True)
+            assert next(iter(stream)).choices
+            (stub,) = processes.stubs(running.shared_memory)["tensorrt_llm"]
+            os.kill(stub.pid, signal.SIGSTOP)  # nothing is answered from now on
+            asked = threads.submit(client.ask, Request("tensorrt_llm_bls", "hello", 4))
+            posted = threads.submit(door.completions.create, model="tiny", prompt="hello")
+            os.kill(running.pid, signal.SIGSEGV)
+            error = asked.exception(PATIENCE)
+            assert isinstance(error, InferenceError)
+            assert (error.trouble, "starts it again" in error.hint) == (Trouble.AWAY, True)
+            failed = posted.exception(PATIENCE)
+            assert isinstance(failed, openai.InternalServerError)
+            assert (failed.status_code, failed.response.headers["retry-after"]) == (503, "5")
+            assert "ask again in some seconds" in str(failed)
+            with pytest.raises(openai.APIError, match="ask again in some seconds"):  # an event in the stream
+                list(stream)
+            assert soon(lambda: bool(shop.server(repository).down))
+            with pytest.raises(ServerError, match="is being started again"):
+                shop.target("tiny", repository)
+            with pytest.raises(openai.InternalServerError, match="ask again in some seconds") as refused:
+                door.completions.create(model="tiny", prompt="hello")
+            assert (refused.value.status_code, refused.value.response.headers["retry-after"]) == (503, "5")
+            now = risen(shop, running)
+            assert say(now) == well
+            assert soon(lambda: speaks(door), pause=0.2)
+        assert (now.models, now.front, now.loaded) == (running.models, running.front, running.loaded)
+        assert [fall.why for fall in now.falls] == ["signal 11, SIGSEGV"]
+        assert soon(lambda: now.pid in lenders(shop)), "nobody collects what it stands on"
+        assert "signal 11, SIGSEGV" in Path(running.log).with_suffix(".watch.log").read_text()
+        assert "Signal (11) received" in Path(running.log).with_suffix(".died.log").read_text()
+    finally:
+        shop.stop(running)
+    assert processes.marked(running.shared_memory) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_foreground_ends_with_9_at_the_limit(shop: Forge, repository: Path) -> None:
+    with foreground(shop, repository, "--openai-port", str(spare(1)[0])) as (forge, said):
+        assert soon(lambda: bool(shop.server(repository).vigil))
+        running = shop.server(repository)
+        before = tuple(Fall(time.time(), "signal 9, SIGKILL") for _ in PAUSES)
+        States(shop.home / "servers").keep(replace(running, falls=before))
+        os.kill(running.pid, signal.SIGKILL)
+        assert forge.wait(PATIENCE) == ServerError.exit_code
+    assert "died 4 times within 10 minutes: signal 9, SIGKILL" in said.read_text()
+    assert processes.marked(running.shared_memory) == ()
+    assert not list(processes.SHARED_MEMORY.glob(f"{running.shared_memory}*"))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_without_restarts_the_first_death_ends_it(shop: Forge, repository: Path) -> None:
+    with foreground(shop, repository, "--no-restart") as (forge, said):
+        running = shop.server(repository)
+        os.kill(running.pid, signal.SIGKILL)
+        assert forge.wait(PATIENCE) == ServerError.exit_code
+    assert "its Triton died: signal 9, SIGKILL" in said.read_text()
+    assert processes.marked(running.shared_memory) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("how", ["forge stop", "SIGINT", "SIGTERM"])
+def test_what_ends_it_while_it_is_started_again_ends_it(shop: Forge, repository: Path, how: str) -> None:
+    with foreground(shop, repository) as (forge, said):
+        assert soon(lambda: bool(shop.server(repository).vigil))
+        running = shop.server(repository)
+        os.kill(running.pid, signal.SIGKILL)
+        assert soon(lambda: "server: Triton died: signal 9" in said.read_text(), pause=0.1)
+        if how == "forge stop":
+            shop.stop(shop.server(repository))
+        else:
+            forge.send_signal(signal.Signals[how])
+        assert forge.wait(PATIENCE) != ServerError.exit_code
+    assert processes.marked(running.shared_memory) == ()
+    assert [each for each in shop.servers() if each.repository == str(repository)] == []
+    assert shop.ended() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_one_that_was_asked_to_end_is_not_started(shop: Forge, repository: Path) -> None:
+    running = shop.serve(repository, free_ports(), detach=True)
+    os.kill(running.pid, signal.SIGTERM)
+    assert soon(lambda: processes.marked(running.shared_memory) == (), pause=0.2)
+    assert str(repository) not in [each.repository for each in shop.servers()]
+    assert shop.ended() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository: Path) -> None:
+    running = shop.serve(repository, free_ports(), detach=True)
+    try:
+        os.kill(running.pid, signal.SIGSTOP)
+        with pytest.raises(ServerError, match=f"stands still.*kill -CONT {running.pid}"):
+            shop.target("tiny", repository)
+        code, told, _ = status(shop)
+        assert code == ServerError.exit_code
+        assert "stands still" in {each["repository"]: each["down"] for each in told["servers"]}[str(repository)]
+        os.kill(running.pid, signal.SIGCONT)
+        assert say(running)
+        os.kill(running.vigil, signal.SIGKILL)
+        assert soon(lambda: not shop.server(repository).vigil, pause=0.1)
+        assert f"{repository}: {ALONE}" in status(shop)[2]
+        os.kill(running.pid, signal.SIGKILL)
+        assert soon(lambda: not processes.started(running.pid), pause=0.1)
+        _, told, shown = status(shop)
+        assert told["ended"] == {str(repository): "its Triton died: signal 9, SIGKILL"}
+        assert f"{repository}: its Triton died: signal 9, SIGKILL; `forge serve` starts it" in shown
+        assert processes.marked(running.shared_memory) == ()
+    finally:
+        shop.stop(running)
