@@ -102,6 +102,17 @@ def test_a_planted_leak_is_found_by_the_campaign(tmp_path: Path, kind: str) -> N
         assert kind in found
 
 
+def test_a_process_of_a_neighbour_is_no_leak(tmp_path: Path) -> None:
+    """Of home-1, where home is looked at: of six homes beside each other one is called like the others' beginning."""
+    (tmp_path / "home").mkdir()
+    environ = {"FORGE_HOME": str(tmp_path / "home-1" / "home")}
+    with subprocess.Popen(["sleep", "300"], env=environ, start_new_session=True) as process:
+        try:
+            assert left(tmp_path / "home", tmp_path / "home", (), ()) == []
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_a_planted_container_is_found_by_the_campaign(tmp_path: Path, engine: str, plain: str) -> None:
     name = owners.fresh_name("p1anted" * 3)

@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from docker_fixture import children, engine_pid, listed, load, private_engine, start
 from forge.api.forge import Forge
-from forge.machine.docker.owners import KEY, OWNER
+from forge.machine.docker.owners import OWNER
 from forge.serve.state import States
 from forge.trtllm.toolchain import template
 from patience import spare
@@ -163,9 +163,13 @@ class InContainers(Campaign):
 
 
 def containers_left(address: str, home: Path) -> list[str]:
-    """Containers of forge's on this engine that are no server of this home."""
+    """Containers that forge started on this engine and that are no server of this home.
+
+    What the builder of dockerd leaves of a RUN step, where dockerd is killed, has a name of Docker's and the image's labels;
+    so has whatever a person starts from such an image, and forge takes neither away.
+    """
     kept = {one.container for one in States(home / "servers").kept()}
-    names = {one.names[0].lstrip("/") for one in listed(address) if {OWNER, KEY} & one.labels.keys()}
+    names = {one.names[0].lstrip("/") for one in listed(address) if OWNER in one.labels}
     return [f"container {name}" for name in sorted(names - kept)]
 
 

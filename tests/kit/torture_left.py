@@ -1,6 +1,7 @@
 """What a command of a campaign has left behind: processes, shared memory, ports, locks, halves of a publish or an artifact."""
 
 import os
+import re
 import socket
 import time
 from contextlib import suppress
@@ -15,12 +16,13 @@ GRACE = 30.0
 
 def told(*folders: Path) -> list[int]:
     """Living processes that were told of these folders, apart from this campaign itself: its commands have other sessions."""
-    marks, found = [bytes(place) for place in folders], list[int]()
+    # One called home-1 is not below home.
+    marks, found = [re.compile(re.escape(bytes(place)) + rb"(?![\w.-])") for place in folders], list[int]()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if entry.name.isdigit() and processes.started(int(entry.name)) is not None:
                 words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                if any(mark in words for mark in marks) and os.getsid(int(entry.name)) != os.getsid(0):
+                if any(mark.search(words) for mark in marks) and os.getsid(int(entry.name)) != os.getsid(0):
                     found.append(int(entry.name))
     return found
 
