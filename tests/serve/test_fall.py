@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.fall import ALONE, PAUSES, Rise
 from forge.serve.log import cause
+from forge.serve.port_holders import require_free
 from forge.serve.server import Servers
 from forge.serve.server_types import Fall, Launch, Running
 from forge.serve.state import States
@@ -55,6 +57,32 @@ def test_of_what_a_server_died(tmp_path: Path, status: int | None, log: str, sai
     (tmp_path / "log").write_text(log)
     found = cause(status, tmp_path / "log")
     assert found.startswith(said) if said else found == ""
+
+
+def test_a_full_disk_keeps_no_server_noted(tmp_path: Path) -> None:
+    states, running = States(tmp_path), Running(str(tmp_path), 1, 1.0, Ports(), (), "log", "marker")
+    States(tmp_path / "gone").ask(running)
+    states.keep(running)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        states.forget(tmp_path, "it died")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (states.kept(), states.ended()) == ((), {})
+
+
+def test_nobody_is_given_the_ports_of_one_that_comes_back(tmp_path: Path) -> None:
+    ports = free_ports()
+    down = Running(str(tmp_path), 0, 0.0, ports, (), "log", "marker", vigil=1)
+    with pytest.raises(ServerError, match=f"port {ports.grpc} is taken by forge's own server .*is being started again"):
+        require_free(replace(free_ports(), grpc=ports.grpc), (down,))
+
+
+def test_the_keeper_reads_what_an_older_forge_notes(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))
+    argv = (sys.executable, "-m", "forge.serve.openai.keeper", str(tmp_path / "state"), "sleep", "5")
+    assert subprocess.run(argv, check=False).returncode == 0
 
 
 class Dying:

@@ -145,6 +145,24 @@ def test_a_foreground_server_dies_with_a_forge_that_is_killed(serving: Serving, 
     assert not serving.triton().running()
 
 
+def test_who_notices_late_leaves_a_successor_alone(serving: Serving, repository: Path) -> None:
+    triton = serving.triton()
+    with other_forge(serving, repository, "stay") as late:
+        assert late.stdout is not None
+        late.stdout.readline()
+        (before,) = triton.running()
+        theirs = processes.offspring((late.pid,))  # its guardian among them
+        triton.stop(before)
+        now = triton.start(serving.launch(repository, detach=True), lambda _: None)
+        try:
+            triton.stop(before)
+            late.kill()
+            assert soon(lambda: not any(map(processes.started, theirs)))
+            assert triton.running() == (now,)
+        finally:
+            triton.stop(now)
+
+
 def test_a_new_server_knows_nothing_of_the_one_before(serving: Serving, repository: Path) -> None:
     triton = serving.triton()
     before = triton.start(serving.launch(repository), lambda _: None)

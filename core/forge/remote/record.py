@@ -113,7 +113,8 @@ def misplaced(entry: Entry) -> str:
         return "is no path inside of it"
     if entry.kind == "link":
         to = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.target))
-        up, back = entry.target.startswith("/") or to == ".." or to.startswith("../"), entry.target.split("/")
+        up = entry.target.startswith("/") or to == ".." or to.startswith("../")
+        back = [name for name in entry.target.split("/") if name not in ("", ".")]
         # Behind a name, which may be another link, `..` leads nobody knows where.
         if up or "\0" in entry.target or any(one == ".." != before for before, one in pairwise(back)):
             return f"is a link that leads out of it ({entry.target!a})"

@@ -1,9 +1,11 @@
-"""``python -m forge.serve.guardian MARKER STATE LOG CONTAINER``: when the forge that started it is gone, ends its server.
+"""``python -m forge.serve.guardian MARKER STATE LOG CONTAINER ID``: when the forge that started it is gone, ends its server.
 
 forge holds the other end of standard input. However forge ends, SIGKILL included, the kernel closes that end, and a server that
 was not meant to outlive it goes too, with its stubs, its shared memory and its state file. CONTAINER is empty for a process.
+A server that somebody has started there since, which has another ID, is none of its business.
 """
 
+import json
 import os
 import sys
 import time
@@ -20,9 +22,9 @@ _STARTING = 1.0
 """Seconds in which a container that forge was just starting when it died can still come up."""
 
 
-def main(marker: str, state: str, log: str, container: str) -> None:
-    """Block until end of input, then end all that carries ``marker``, or the container."""
-    if sys.stdin.buffer.read():
+def main(marker: str, state: str, log: str, container: str, nonce: str) -> None:
+    """Block until end of input, then end all that carries ``marker``, or the container; nothing of a server started since."""
+    if sys.stdin.buffer.read() or _another(Path(state), nonce):
         return
     if not container:
         end(marker, PATIENCE, served(Path(log)))
@@ -33,6 +35,13 @@ def main(marker: str, state: str, log: str, container: str) -> None:
     Path(state).unlink(missing_ok=True)
     for secret in (".key", ".openai.key"):
         Path(state).with_suffix(secret).unlink(missing_ok=True)
+
+
+def _another(state: Path, nonce: str) -> bool:
+    try:
+        return str(json.loads(state.read_bytes())["nonce"]) != nonce
+    except (OSError, ValueError, LookupError):
+        return False
 
 
 def _ended(container: str, log: Path) -> bool:
@@ -52,4 +61,4 @@ def _ended(container: str, log: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:6])

@@ -136,7 +136,7 @@ def cause(status: int | None, log: Path) -> str:
     if status == 0 or SERVED.decode() in text or (caught and caught[-1] in _ASKED):
         return ""
     if status is None and not caught:
-        return "no signal is in its log: it was killed (SIGKILL), as the system does where memory runs out"
+        return "no signal is in its log: most likely it was killed (SIGKILL), as the system does where memory runs out"
     if status is not None and status > 0 and not caught:
         return f"exit code {status}"
     number = caught[-1] if caught else -(status or 0)

@@ -79,7 +79,9 @@ def claimed(ports: Ports) -> Generator[None]:
 def require_free(ports: Ports, living: Sequence[Running]) -> None:
     """ServerError where somebody has one of the ports; ``living`` are forge's own servers."""
     for name, port in named(ports).items():
-        if not processes.free(ports.host, port):
+        # A server that is being started again has them, though nobody listens.
+        awaited = any(each.vigil and each.ports.host == ports.host and port in named(each.ports).values() for each in living)
+        if awaited or not processes.free(ports.host, port):
             raise ServerError(
                 f"port {port} is taken{holder(port, living)}",
                 where=f"{ports.host}:{port}",
@@ -236,4 +238,6 @@ def _claimant(address: str) -> str:
 
 
 def called(running: Running) -> str:
-    return f"container {running.container}" if running.container else f"process {running.pid}"
+    if running.container:
+        return f"container {running.container}"
+    return f"process {running.pid}" if running.pid else "it died, and is being started again"

@@ -250,7 +250,11 @@ class Servers:
 
     def stop(self, running: Running) -> None:
         """Ask it to finish, wait, then kill all that it started; what it leaves and its state file go too."""
-        if self._kept(running.shared_memory):
+        kept = self._kept(running.shared_memory)
+        if kept and kept.nonce != running.nonce:  # somebody has stopped it, and serves the repository anew
+            self._dismiss(running)
+            return
+        if kept:
             self._states.ask(running)
         self._finish(running, PATIENCE)
 
@@ -300,6 +304,9 @@ class Servers:
         if running.container:  # what stands beside it on this machine
             processes.end(running.shared_memory, 0.0, lambda: True)
         self._states.forget(Path(running.repository), why)
+        self._dismiss(running)
+
+    def _dismiss(self, running: Running) -> None:
         if guard := self._guards.pop(running.shared_memory, None):
             guard.dismiss()
 

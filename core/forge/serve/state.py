@@ -101,7 +101,8 @@ class States:
         ended = self.file(repository).with_suffix(ENDED)
         ended.unlink(missing_ok=True)
         if why:
-            make_private(ended, f"{repository}\n{why}".encode())
+            with suppress(OSError):  # a full disk: what is forgotten goes all the same
+                make_private(ended, f"{repository}\n{why}".encode())
         self.file(repository).unlink(missing_ok=True)
         for note in (_KEY, DOOR_KEY, HEALTH, _ASKED):
             self.file(repository).with_suffix(note).unlink(missing_ok=True)
@@ -109,15 +110,19 @@ class States:
 
     def ask(self, running: Running) -> None:
         """Note that somebody stops it, whatever it dies of from now on."""
-        make_private(self.file(Path(running.repository)).with_suffix(_ASKED))
+        with suppress(OSError):  # on a full disk, too, a server can be stopped
+            make_private(self.file(Path(running.repository)).with_suffix(_ASKED))
 
     def asked(self, running: Running) -> bool:
         return self.file(Path(running.repository)).with_suffix(_ASKED).exists()
 
     def ended(self) -> dict[str, str]:
         """Repository -> how its server ended, for those that nobody has asked to, or started again."""
-        said = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(self._folder.glob(f"*{ENDED}"))]
-        return {place: why for place, _, why in (text.partition("\n") for text in said)}
+        said: list[str] = []
+        for file in sorted(self._folder.glob(f"*{ENDED}")):
+            with suppress(OSError):  # it is started again just now
+                said.append(file.read_text(encoding="utf-8", errors="replace"))
+        return {place: why for place, _, why in (text.partition("\n") for text in said) if why}
 
     def kept(self) -> tuple[Running, ...]:
         """What the state files say, whether or not it is still so."""
@@ -136,7 +141,7 @@ class Guard:
     def post(cls, running: Running, state: Path, environ: Mapping[str, str]) -> "Guard":
         """Start one for a server, in the environment that its end needs."""
         reading, writing = os.pipe()
-        words = (running.shared_memory, str(state), running.log, running.container)
+        words = (running.shared_memory, str(state), running.log, running.container, running.nonce)
         try:
             pid = os.posix_spawn(
                 sys.executable,

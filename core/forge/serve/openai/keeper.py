@@ -71,7 +71,7 @@ def _is_there(state: Path) -> bool:
         said = json.loads(state.read_bytes())
     except (OSError, ValueError):
         return False
-    pairs = ((said["pid"], said["started"]), (said["vigil"], said["vigil_started"]))
+    pairs = ((said["pid"], said["started"]), (said.get("vigil"), said.get("vigil_started")))  # an older forge notes none
     return bool(said["pid"] and not said["started"]) or any(pid and started(pid) == ticks for pid, ticks in pairs)
 
 
