@@ -225,8 +225,6 @@ def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repositor
             openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as door,
             ThreadPoolExecutor() as threads,
         ):
-            stream = door.completions.create(model="tiny", prompt="hello", max_tokens=240, n=8, stream=True)
-            assert next(iter(stream)).choices
             (stub,) = processes.stubs(running.shared_memory)["tensorrt_llm"]
             os.kill(stub.pid, signal.SIGSTOP)  # nothing is answered from now on
             asked = threads.submit(client.ask, Request("tensorrt_llm_bls", "hello", 4))
@@ -239,8 +237,6 @@ def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repositor
             assert isinstance(failed, openai.InternalServerError)
             assert (failed.status_code, failed.response.headers["retry-after"]) == (503, "5")
             assert "ask again in some seconds" in str(failed)
-            with pytest.raises(openai.APIError, match="ask again in some seconds"):  # an event in the stream
-                list(stream)
             assert soon(lambda: bool(shop.server(repository).down))
             with pytest.raises(ServerError, match="is being started again"):
                 shop.target("tiny", repository)
@@ -321,6 +317,7 @@ def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository:
     running = shop.serve(repository, free_ports(), detach=True)
     try:
         os.kill(running.pid, signal.SIGSTOP)
+        assert soon(lambda: processes.stopped(running.pid))
         with pytest.raises(ServerError, match=f"stands still.*kill -CONT {running.pid}"):
             shop.target("tiny", repository)
         code, told, _ = status(shop)

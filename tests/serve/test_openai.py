@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -445,6 +446,20 @@ def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream:
 
     with slow_triton.before(tiny.address) as slow, front(slow.address, tiny.target.repository) as address:
         asyncio.run(leave(address, slow))
+
+
+def test_a_server_that_goes_away_ends_a_stream_with_an_error(tiny: Tiny) -> None:
+    with ExitStack() as server:
+        slow = server.enter_context(slow_triton.before(tiny.address))
+        with (
+            front(slow.address, tiny.target.repository) as address,
+            openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client,
+            client.completions.create(model="tiny", prompt=PROMPT, max_tokens=240, stream=True) as stream,
+        ):
+            assert next(iter(stream)).choices
+            server.close()
+            with pytest.raises(openai.APIError, match="ask again in some seconds"):
+                list(stream)
 
 
 @pytest.mark.parametrize("mute", [True, False], ids=["before the first", "between two"])

@@ -117,12 +117,12 @@ class States:
         return self.file(Path(running.repository)).with_suffix(_ASKED).exists()
 
     def ended(self) -> dict[str, str]:
-        """Repository -> how its server ended, for those that nobody has asked to, or started again."""
+        """Repository that is there -> how its server ended, for those that nobody has asked to, or started again."""
         said: list[str] = []
         for file in sorted(self._folder.glob(f"*{ENDED}")):
             with suppress(OSError):  # it is started again just now
                 said.append(file.read_text(encoding="utf-8", errors="replace"))
-        return {place: why for place, _, why in (text.partition("\n") for text in said) if why}
+        return {place: why for place, _, why in (text.partition("\n") for text in said) if why and Path(place).is_dir()}
 
     def kept(self) -> tuple[Running, ...]:
         """What the state files say, whether or not it is still so."""
