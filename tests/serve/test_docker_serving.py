@@ -28,7 +28,7 @@ from forge.machine import processes
 from forge.machine.docker.daemon import Daemon
 from forge.schema.values import Ports
 from forge.serve.container import TritonContainer
-from forge.serve.fall import Rise
+from forge.serve.restart import Restart
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, RepositoryFolders
 from forge.serve.state import States
@@ -363,19 +363,19 @@ def test_a_killed_container_is_started_again_a_stopped_one_not(
     running = servers.start(launch, lambda _: None)
     mine = replace(running, vigil=os.getpid(), vigil_started=processes.started(os.getpid()) or 0.0)
     States(tmp_path / "home" / "servers").keep(mine)
-    rise = Rise(servers, lambda _, __: launch, time.time, lambda _: None, lambda _: None)
+    again = Restart(servers, lambda _, __: launch, time.time, lambda _: None, lambda _: None)
     try:
         with Daemon(environ(engine)).connected() as api:
             api.kill(running.container)
             assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
             assert [each.down for each in servers.running()] == ["its Triton died, and is being started again"]
-            assert rise.rise(running.shared_memory)
+            assert again.attempt(running.shared_memory)
             (now,) = servers.running()
             assert ask(now.ports, "identity", "again") == "again"
-            assert (now.container, [fall.why for fall in now.falls]) == (running.container, ["signal 9, SIGKILL"])
+            assert (now.container, [crash.why for crash in now.crashes]) == (running.container, ["signal 9, SIGKILL"])
             api.kill(running.container, signal="SIGTERM")
             assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
-            assert not rise.rise(running.shared_memory)
+            assert not again.attempt(running.shared_memory)
     finally:
         servers.stop(running)
     assert running.container not in containers(engine)

@@ -107,7 +107,7 @@ def test_a_container_that_is_killed_comes_back_with_its_models(bench: Bench, ser
 
     assert soon(lambda: not Servers(bench.shop.home, environ(bench.engine)).alive(before), pause=0.1)
     assert soon(again, pause=0.2)
-    assert [fall.why for fall in bench.shop.server(repository).falls] == ["signal 9, SIGKILL"]
+    assert [crash.why for crash in bench.shop.server(repository).crashes] == ["signal 9, SIGKILL"]
 
 
 def test_a_recipes_mistake_is_held_against_the_images_own_config(bench: Bench) -> None:

@@ -63,11 +63,11 @@ class Served:
 
     def wait(self, running: Running) -> None:
         """Return when the server has ended, as somebody asked it to; ServerError where it died and is not started again."""
-        falls = len(running.falls)
+        crashes = len(running.crashes)
         while now := self._now(running):
-            for fall in now.falls[falls:]:
-                self._tell(Event("note", "server", text=f"Triton died: {fall.why}; it is being started again"))
-            falls = len(now.falls)
+            for crash in now.crashes[crashes:]:
+                self._tell(Event("note", "server", text=f"Triton died: {crash.why}; it is being started again"))
+            crashes = len(now.crashes)
             time.sleep(0.5)
         if why := self.ended().get(running.repository):
             hint = f"its logs: {Path(running.log).with_suffix('.*log')}"

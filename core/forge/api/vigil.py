@@ -1,6 +1,6 @@
 """``python -m forge.api.vigil HOME MARKER restart|leave SECONDS``: looks after one server until that ends.
 
-Its models that die are restarted (``forge.serve.recovery``), and so is Triton itself (``forge.serve.fall``); files that were
+Its models that die are restarted (``forge.serve.recovery``), and so is Triton itself (``forge.serve.restart``); files that were
 not read for so long are read (``forge.serve.scrub``; 0: none).
 """
 
@@ -16,9 +16,9 @@ from threading import Event, Thread
 
 from forge.api.wiring import Wiring
 from forge.errors import ForgeError
-from forge.serve.fall import Rise
 from forge.serve.launch import Held, launch
 from forge.serve.recovery import LOOK, Watch
+from forge.serve.restart import Restart
 from forge.serve.scrub import Scrub
 from forge.serve.server_types import Launch, Running, Server
 from forge.serve.update import lend
@@ -46,7 +46,7 @@ def main(home: Path, marker: str, *, restart: bool = True, scrub: float = 0.0) -
             try:
                 running = server.current(marker)
                 if running is None:
-                    if not (restart and Rise(server, plan, time.time, time.sleep, say).rise(marker)):
+                    if not (restart and Restart(server, plan, time.time, time.sleep, say).attempt(marker)):
                         return
                     watch = Watch(server, plan, time.monotonic, time.time, say)
                     if risen := server.current(marker):

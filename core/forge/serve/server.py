@@ -31,7 +31,7 @@ from forge.serve.port_holders import (
 )
 from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, once_more, require_address, require_control, require_gpus, require_models
-from forge.serve.server_types import Fall, Launch, Running, StartingError, Way
+from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
 from forge.serve.state import Guard, States, cared_for, died, stopped
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
@@ -145,16 +145,16 @@ class Servers:
         found = self._kept(marker)
         return found if found and self.alive(found) else None
 
-    def fallen(self, marker: str) -> tuple[Running, str] | None:
+    def postmortem(self, marker: str) -> tuple[Running, str] | None:
         """The server with this mark that does not run, as the port says."""
         found = self._kept(marker)
         if found is None or self.alive(found):
             return None
         return found, self._cause(found)
 
-    def fell(self, running: Running, fall: Fall) -> Running:
+    def crashed(self, running: Running, crash: Crash) -> Running:
         """Note it in the state file, which says from now on that no process is the server's."""
-        running = replace(running, pid=0, started=0.0, falls=(*running.falls, fall))
+        running = replace(running, pid=0, started=0.0, crashes=(*running.crashes, crash))
         self._states.keep(running)
         return running
 
@@ -295,7 +295,7 @@ class Servers:
             return ""
         if running.pid:
             return self._way(running.container).died(running)
-        return running.falls[-1].why if running.falls else ""
+        return running.crashes[-1].why if running.crashes else ""
 
     def _finish(self, running: Running, patience: float, why: str = "") -> None:
         running = self._kept(running.shared_memory) or running

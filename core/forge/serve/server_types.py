@@ -87,7 +87,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Fall:
+class Crash:
     """A Triton that died: when, in seconds since 1970, and of what."""
 
     at: float
@@ -116,7 +116,7 @@ class Running:
     nonce: str = ""  # the server's id, drawn for this start: it says whether the one that answers is this one
     vigil: int = 0  # the process that starts it again where it dies; 0 where none does
     vigil_started: float = 0.0  # when that one started, as ``started``
-    falls: tuple[Fall, ...] = ()  # how its Triton died since `forge serve`, each time
+    crashes: tuple[Crash, ...] = ()  # how its Triton died since `forge serve`, each time
     down: str = ""  # why it does not answer just now, as a sentence: it has died and is started again, or is stopped
     stranger: str = ""  # who answers at one of its addresses in its place, as a sentence; empty where nobody does
 
@@ -190,12 +190,12 @@ class Server(Protocol):
         that die and after Triton itself, and after files that were not read for ``scrub`` seconds (0: after none)."""
         ...
 
-    def fallen(self, marker: str) -> tuple[Running, str] | None:
+    def postmortem(self, marker: str) -> tuple[Running, str] | None:
         """The server with this mark that does not run, and of what it died, empty where it was asked to end; None where
         nobody knows of one."""
         ...
 
-    def fell(self, running: Running, fall: Fall) -> Running:
+    def crashed(self, running: Running, crash: Crash) -> Running:
         """Note it."""
         ...
 

@@ -175,7 +175,7 @@ def cared_for(running: Running) -> bool:
 
 def died(running: Running) -> str:
     """That a server does not run just now, as a sentence."""
-    why = f": {running.falls[-1].why}" if running.falls and not running.pid else ""
+    why = f": {running.crashes[-1].why}" if running.crashes and not running.pid else ""
     return f"its Triton died, and is being started again{why}"
 
 

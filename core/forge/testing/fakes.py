@@ -12,7 +12,7 @@ from forge.events import Progress
 from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
-from forge.serve.server_types import Fall, Launch, Running, StartingError
+from forge.serve.server_types import Crash, Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 from forge.testing.conformance import PluginConformance, check_plugin
 
@@ -271,11 +271,11 @@ class FakeServer:
             self.watched.append(running.repository)
         return running
 
-    def fallen(self, marker: str) -> tuple[Running, str] | None:
+    def postmortem(self, marker: str) -> tuple[Running, str] | None:
         return next(((each, self.died) for each in self.down if each.shared_memory == marker), None)
 
-    def fell(self, running: Running, fall: Fall) -> Running:
-        self.down = [replace(running, falls=(*running.falls, fall))]
+    def crashed(self, running: Running, crash: Crash) -> Running:
+        self.down = [replace(running, crashes=(*running.crashes, crash))]
         return self.down[0]
 
     def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:  # noqa: ARG002 - the port's

@@ -11,7 +11,7 @@ from pathlib import Path
 from forge.errors import ForgeError
 from forge.serve.launch import Plan, holdings
 from forge.serve.log import last
-from forge.serve.server_types import Fall, Running, Server
+from forge.serve.server_types import Crash, Running, Server
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before each start."""
@@ -24,15 +24,15 @@ ALONE = (
 )
 
 
-def fallen(running: Running) -> str:
+def crashes_of(running: Running) -> str:
     """How often it was started again, and of what it died last."""
-    last, count = running.falls[-1], len(running.falls)
+    last, count = running.crashes[-1], len(running.crashes)
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
     return f"its Triton was started again {count} time{'s' * (count > 1)}, last after {when}: {last.why}"
 
 
 @dataclass(frozen=True)
-class Rise:
+class Restart:
     """Starts one server again. ``now`` gives seconds since 1970; ``say`` is told what happens."""
 
     server: Server
@@ -41,18 +41,18 @@ class Rise:
     sleep: Callable[[float], None]
     say: Callable[[str], None]
 
-    def rise(self, marker: str) -> bool:
+    def attempt(self, marker: str) -> bool:
         """Whether the server with this mark, which does not run, runs again; False where it is over."""
-        fallen = self.server.fallen(marker)
-        if fallen is None:
+        found = self.server.postmortem(marker)
+        if found is None:
             return False
-        running, why = fallen
+        running, why = found
         if not why:
             self.say("Triton was asked to end")
             return False
         while True:
-            running = self.server.fell(running, Fall(self.now(), why))
-            recent = [fall for fall in running.falls if fall.at > self.now() - WITHIN]
+            running = self.server.crashed(running, Crash(self.now(), why))
+            recent = [crash for crash in running.crashes if crash.at > self.now() - WITHIN]
             if len(recent) > len(PAUSES):
                 self.server.give_up(running, f"its Triton died {len(recent)} times within {WITHIN / 60:g} minutes: {why}")
                 self.say(f"Triton died: {why}; given up after {len(PAUSES)} starts within {WITHIN / 60:g} minutes")

@@ -24,11 +24,11 @@ from forge.client.types import Request
 from forge.errors import InferenceError, ServerError, Trouble
 from forge.machine import processes
 from forge.schema.values import Ports
-from forge.serve.fall import ALONE, PAUSES, Rise
 from forge.serve.log import cause
 from forge.serve.port_holders import require_free
+from forge.serve.restart import ALONE, PAUSES, Restart
 from forge.serve.server import Servers
-from forge.serve.server_types import Fall, Launch, Running
+from forge.serve.server_types import Crash, Launch, Running
 from forge.serve.state import States
 from patience import PATIENCE, free_ports, soon, spare
 from tiny_served import Tiny
@@ -99,14 +99,14 @@ class Dying:
 
     def die(self, why: str = "signal 11, SIGSEGV") -> bool:
         self.server.died, self.server.down, self.server.alive = why, list(self.server.alive), []
-        rise = Rise(
+        again = Restart(
             self.server,
             lambda _, running: Launch(Path(running.repository), ()),
             lambda: self.clock,
             self.sleep,
             self.said.append,
         )
-        return rise.rise(self.running.shared_memory)
+        return again.attempt(self.running.shared_memory)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def status(shop: Forge) -> tuple[int, dict[str, Any], str]:
 
 @pytest.fixture(scope="module")
 def repository(shop: Forge, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("fall") / "repository").repository
+    return shop.build([tiny.recipe], repository=tmp_path_factory.mktemp("crash") / "repository").repository
 
 
 def risen(shop: Forge, before: Running) -> Running:
@@ -247,7 +247,7 @@ def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repositor
             assert say(now) == well
             assert soon(lambda: speaks(door), pause=0.2)
         assert (now.models, now.front, now.loaded) == (running.models, running.front, running.loaded)
-        assert [fall.why for fall in now.falls] == ["signal 11, SIGSEGV"]
+        assert [crash.why for crash in now.crashes] == ["signal 11, SIGSEGV"]
         assert soon(lambda: now.pid in lenders(shop)), "nobody collects what it stands on"
         assert "signal 11, SIGSEGV" in Path(running.log).with_suffix(".watch.log").read_text()
         assert "Signal (11) received" in Path(running.log).with_suffix(".died.log").read_text()
@@ -262,8 +262,8 @@ def test_the_foreground_ends_with_9_at_the_limit(shop: Forge, repository: Path) 
     with foreground(shop, repository, "--openai-port", str(spare(1)[0])) as (forge, said):
         assert soon(lambda: bool(shop.server(repository).vigil))
         running = shop.server(repository)
-        before = tuple(Fall(time.time(), "signal 9, SIGKILL") for _ in PAUSES)
-        States(shop.home / "servers").keep(replace(running, falls=before))
+        before = tuple(Crash(time.time(), "signal 9, SIGKILL") for _ in PAUSES)
+        States(shop.home / "servers").keep(replace(running, crashes=before))
         os.kill(running.pid, signal.SIGKILL)
         assert forge.wait(PATIENCE) == ServerError.exit_code
     assert "died 4 times within 10 minutes: signal 9, SIGKILL" in said.read_text()
