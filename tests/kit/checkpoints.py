@@ -57,18 +57,16 @@ def gguf(fields: Mapping[str, object], tensors: Mapping[str, tuple[int, Sequence
     return head + b"\0" * (-len(head) % 32) + body
 
 
-TINY = gguf(
-    {
-        "general.architecture": "llama",
-        "llama.embedding_length": 4,
-        "llama.attention.head_count": 2,
-        "llama.feed_forward_length": 8,
-        "llama.block_count": 1,
-        "llama.context_length": 16,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    },
-    {"token_embd.weight": (0, (3, 4), bytes(48))},
-)
+TINY_FIELDS: dict[str, object] = {
+    "general.architecture": "llama",
+    "llama.embedding_length": 4,
+    "llama.attention.head_count": 2,
+    "llama.feed_forward_length": 8,
+    "llama.block_count": 1,
+    "llama.context_length": 16,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+}
+TINY = gguf(TINY_FIELDS, {"token_embd.weight": (0, (3, 4), bytes(48))})
 
 
 TEXTS = b'{"text": "one"}\n{"text": "two"}\n'

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from checkpoints import gguf
+from checkpoints import TINY_FIELDS, gguf
 
 LISTING = msgspec.json.encode(
     [
@@ -90,16 +90,9 @@ def converted(file: Path) -> None:
 
 
 def ggufs() -> tuple[bytes, ...]:
-    """Two layers' worth of nothing: one file that is converted whole, and one that lacks a tensor."""
+    """One layer of zeros: one file that is converted whole, and one that lacks a tensor."""
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "a", "\u2581a"]
-    fields: dict[str, object] = {
-        "general.architecture": "llama",
-        "llama.embedding_length": 4,
-        "llama.attention.head_count": 2,
-        "llama.feed_forward_length": 8,
-        "llama.block_count": 1,
-        "llama.context_length": 16,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    fields = TINY_FIELDS | {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": words,
         "tokenizer.ggml.scores": [float(-at) for at in range(len(words))],
