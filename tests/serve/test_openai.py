@@ -448,7 +448,7 @@ def test_a_client_that_leaves_ends_its_request_at_the_server(tiny: Tiny, stream:
         asyncio.run(leave(address, slow))
 
 
-def test_a_server_that_goes_away_ends_a_stream_with_an_error(tiny: Tiny) -> None:
+def test_a_server_that_goes_away_ends_streams_with_an_error(tiny: Tiny) -> None:
     with ExitStack() as server:
         slow = server.enter_context(slow_triton.before(tiny.address))
         with (
