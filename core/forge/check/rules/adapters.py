@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from forge.check.model import EngineFolder, Kind, Repository, number, table
 from forge.check.rules.engine import engines
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.schema.adapters import TASKS, AdapterFolder
 from forge.trtllm.lora import MODULES
 
@@ -12,7 +12,7 @@ KEY = "lora_prefetch_dir"
 _NAMES = {at: name for name, at in MODULES.items()}
 
 
-def _prefetched(repository: Repository) -> Iterator[Found]:
+def lora_folder(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         stated = config.stated(KEY)
         if stated and stated not in repository.adapters:
@@ -27,7 +27,7 @@ def _prefetched(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, f"{KEY} is set, and the engine was built without lora_plugin", needle=f'"{KEY}"')
 
 
-def _numbered(repository: Repository) -> Iterator[Found]:
+def lora_task(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         stated = config.stated(KEY)
         for what in _confused(repository.adapters[stated]) if stated in repository.adapters else ():
@@ -43,7 +43,7 @@ def _confused(folder: AdapterFolder) -> Iterator[str]:
             yield f"{name} is {task} in {TASKS}, and there is no such folder"
 
 
-def _fitting(repository: Repository) -> Iterator[Found]:
+def lora_rank(repository: Repository) -> Iterator[Found]:
     for model, config, engine in engines(repository):
         folder, lora = repository.adapters.get(config.stated(KEY)), table(engine.limits.get("lora_config"))
         if folder is None or not lora or not engine.built:
@@ -61,10 +61,3 @@ def _unfit(engine: EngineFolder, rows: tuple[tuple[int, int, int], ...]) -> str:
         return f"has the rank {highest}, and the engine was built for {most}"
     strange = [_NAMES.get(at, str(at)) for at, _, _ in rows if isinstance(enabled, list) and _NAMES.get(at) not in enabled]
     return f"changes {strange[0]}, which the engine was not built for" if strange else ""
-
-
-LOOKS: Looks = {
-    "lora-folder": _prefetched,
-    "lora-task": _numbered,
-    "lora-rank": _fitting,
-}

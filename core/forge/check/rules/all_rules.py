@@ -1,45 +1,17 @@
 """All rules, and how a repository is held against them."""
 
+from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from importlib import import_module, resources
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import cast
 
 import msgspec
 
 from forge.check.model import Repository
-from forge.check.rules import (
-    adapters,
-    control,
-    decoupled,
-    engine,
-    ensembles,
-    layout,
-    names,
-    neighbours,
-    parameters,
-    placeholders,
-    speculation,
-    terms,
-    tokenizer,
-    vllm,
-)
-from forge.check.rules.rule import Finding, Found, Looks, Rule, Severity
+from forge.check.rules.rule import Finding, Found, Look, Rule, Severity
 
-_LOOKS: Looks = {
-    **placeholders.LOOKS,
-    **parameters.LOOKS,
-    **names.LOOKS,
-    **ensembles.LOOKS,
-    **decoupled.LOOKS,
-    **terms.LOOKS,
-    **engine.LOOKS,
-    **speculation.LOOKS,
-    **adapters.LOOKS,
-    **neighbours.LOOKS,
-    **vllm.LOOKS,
-    **tokenizer.LOOKS,
-    **layout.LOOKS,
-    **control.LOOKS,
-}
 _ORDER = tuple(Severity)
 
 
@@ -56,8 +28,19 @@ def all_rules() -> tuple[Rule, ...]:
 
 def examine(repository: Repository) -> tuple[Finding, ...]:
     """Everything that the rules find in ``repository``, the gravest first."""
-    found = [_finding(repository, rule, each) for rule in all_rules() for each in _LOOKS[rule.id](repository)]
+    found = [_finding(repository, rule, each) for rule in all_rules() for each in _look(rule)(repository)]
     return tuple(sorted(found, key=lambda each: _ORDER.index(each.severity)))
+
+
+@cache
+def _names() -> Mapping[str, object]:
+    """All that stands in the files beside this one: the function of a rule has the rule's id as its name."""
+    beside = (import_module(f"{__package__}.{each.name}") for each in iter_modules([str(Path(__file__).parent)]))
+    return {name: held for place in beside for name, held in vars(place).items()}
+
+
+def _look(rule: Rule) -> Look:
+    return cast("Look", _names()[rule.id.replace("-", "_")])
 
 
 def _finding(repository: Repository, rule: Rule, found: Found) -> Finding:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.check.model import Chain, Config, Kind, Model, Repository, table
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 
 
 def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config]]:
@@ -16,14 +16,14 @@ def pairs(repository: Repository) -> Iterator[tuple[Model, Config, Model, Config
                 yield model, config, member, member.config
 
 
-def _pair(repository: Repository) -> Iterator[Found]:
+def decoupled_pair(repository: Repository) -> Iterator[Found]:
     for model, config, member, engine in pairs(repository):
         if config.decoupled != engine.decoupled and not (config.guessed or engine.guessed):
             said = ", ".join(f"{m.folder} says {str(c.decoupled).lower()}" for m, c in ((model, config), (member, engine)))
             yield Found(model.file, f"decoupled has to be the same in both models: {said}", needle="decoupled")
 
 
-def _whole(repository: Repository) -> Iterator[Found]:
+def whole_answers(repository: Repository) -> Iterator[Found]:
     asks = {member.folder for _, config, member, engine in pairs(repository) if config.decoupled != engine.decoupled}
     for model, config in repository.of(Kind.ENGINE):
         if not config.decoupled and not config.guessed and model.folder not in asks:
@@ -35,7 +35,7 @@ def _whole(repository: Repository) -> Iterator[Found]:
             yield Found(f"{model.folder}/{path}", what, "set triton_config: decoupled: True in model.yaml", "decoupled")
 
 
-def _blanks(repository: Repository) -> Iterator[Found]:
+def stream_blanks(repository: Repository) -> Iterator[Found]:
     for chain in repository.chains:
         config, post = chain.head.config, chain.postprocessing and chain.postprocessing.config
         tokenizer = repository.tokenizer(post) if post else None
@@ -54,7 +54,7 @@ def _blanks(repository: Repository) -> Iterator[Found]:
             yield Found(chain.head.file, what, fix, "accumulate_tokens")
 
 
-def _unqueued(repository: Repository) -> Iterator[Found]:
+def bls_queue(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.BLS):
         if not (config.queued or config.guessed):
             yield Found(model.file, "no batcher keeps the requests that wait for it: thousands at once can break Triton")
@@ -67,11 +67,3 @@ def _streams(chain: Chain) -> bool:
 def _accumulates(config: Config) -> bool:
     """As NVIDIA's bls reads it."""
     return config.stated("accumulate_tokens").lower() in ("true", "yes", "1", "t")
-
-
-LOOKS: Looks = {
-    "decoupled-pair": _pair,
-    "whole-answers": _whole,
-    "stream-blanks": _blanks,
-    "bls-queue": _unqueued,
-}

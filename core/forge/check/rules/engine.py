@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table, truth
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.repository.config import ROOT
 
 PATHS = ("gpt_model_path", "encoder_model_path")
@@ -30,7 +30,7 @@ def _built(repository: Repository) -> Iterator[tuple[Model, Config, EngineFolder
     return ((model, config, engine) for model, config, engine in engines(repository) if engine.built)
 
 
-def _path(repository: Repository) -> Iterator[Found]:
+def engine_path(repository: Repository) -> Iterator[Found]:
     for kind in (Kind.ENGINE, Kind.PREPROCESSING):
         for model, config in repository.of(kind):
             for key in PATHS:
@@ -53,7 +53,7 @@ def _misplaced(repository: Repository, model: Model, stated: str) -> tuple[str, 
     return None
 
 
-def _elsewhere(repository: Repository) -> Iterator[Found]:
+def engine_unseen(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         for key in PATHS:
             stated = config.stated(key)
@@ -63,7 +63,7 @@ def _elsewhere(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, what, needle=stated)
 
 
-def _config(repository: Repository) -> Iterator[Found]:
+def engine_config(repository: Repository) -> Iterator[Found]:
     for model, engine in halves(repository):
         if engine.broken:
             yield Found(engine.shown, f"{engine.broken}, and {model.folder} does not load without it")
@@ -74,7 +74,7 @@ def _config(repository: Repository) -> Iterator[Found]:
             yield Found(f"{engine.shown}/config.json", "it is neither an engine's nor a checkpoint's: no pretrained_config")
 
 
-def _ranks(repository: Repository) -> Iterator[Found]:
+def engine_ranks(repository: Repository) -> Iterator[Found]:
     for _, engine in halves(repository):
         if not engine.built:
             continue
@@ -89,7 +89,7 @@ def _ranks(repository: Repository) -> Iterator[Found]:
             yield Found(engine.shown, f"{what}: files of two builds lie together")
 
 
-def _world(repository: Repository) -> Iterator[Found]:
+def engine_world(repository: Repository) -> Iterator[Found]:
     for model, _, engine in _built(repository):
         held = repository.served_by(model)
         if held is not None and held.serving is not None and held.serving.image and held.serving.world != engine.ranks:
@@ -100,7 +100,7 @@ def _world(repository: Repository) -> Iterator[Found]:
             yield Found(engine.shown, what, "serve it on a machine with as many, or build with a smaller tp x pp")
 
 
-def _batch(repository: Repository) -> Iterator[Found]:
+def engine_batch(repository: Repository) -> Iterator[Found]:
     for model, config, engine in engines(repository):
         most = engine.limit("max_batch_size")
         if most and config.max_batch_size > most:
@@ -108,7 +108,7 @@ def _batch(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, f"set max_batch_size to {most}, or build for more", "max_batch_size")
 
 
-def _beam(repository: Repository) -> Iterator[Found]:
+def engine_beam(repository: Repository) -> Iterator[Found]:
     for model, config, engine in engines(repository):
         asked, most = _number(config, "max_beam_width"), engine.limit("max_beam_width")
         if most and asked > most:
@@ -116,7 +116,7 @@ def _beam(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, f"set it to {most}, or build with --max_beam_width {asked}", '"max_beam_width"')
 
 
-def _input(repository: Repository) -> Iterator[Found]:
+def engine_input(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         longest, room = engine.limit("max_input_len"), engine.limit("max_num_tokens")
         if room and longest > room and truth(config.stated("enable_chunked_context")) is not True:
@@ -134,7 +134,7 @@ def _number(config: Config, key: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _reuse(repository: Repository) -> Iterator[Found]:
+def kv_reuse(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         if engine.plugin("use_paged_context_fmha") is False and config.backend == "tensorrtllm":
             wanted = truth(config.stated("enable_kv_cache_reuse"))
@@ -144,14 +144,14 @@ def _reuse(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, what, needle='"enable_kv_cache_reuse"')
 
 
-def _chunked(repository: Repository) -> Iterator[Found]:
+def chunked_context(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         if engine.plugin("use_paged_context_fmha") is False and truth(config.stated("enable_chunked_context")):
             what = "enable_chunked_context is true, and the engine was built without paged context FMHA"
             yield Found(model.file, what, needle='"enable_chunked_context"')
 
 
-def _tokens(repository: Repository) -> Iterator[Found]:
+def kv_tokens(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         most, length = _number(config, "max_tokens_in_paged_kv_cache"), engine.limit("max_seq_len")
         block = engine.plugin("tokens_per_block")
@@ -162,14 +162,14 @@ def _tokens(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, f"raise it to {least} or more, or leave it out", '"max_tokens_in_paged_kv_cache"')
 
 
-def _cross(repository: Repository) -> Iterator[Found]:
+def cross_cache(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         if config.stated("cross_kv_cache_fraction") and not config.stated("encoder_model_path"):
             what = "cross_kv_cache_fraction is set, and there is no encoder (encoder_model_path)"
             yield Found(model.file, what, needle='"cross_kv_cache_fraction"')
 
 
-def _inflight(repository: Repository) -> Iterator[Found]:
+def inflight_engine(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         lacking = ", ".join(_lacking(engine))
         if config.stated("gpt_model_type").lower() in _INFLIGHT and lacking:
@@ -191,28 +191,10 @@ def _lacking(engine: EngineFolder) -> Iterator[str]:
 _INFLIGHT = ("inflight_fused_batching", "inflight_batching")
 
 
-def _window(repository: Repository) -> Iterator[Found]:
+def attention_window(repository: Repository) -> Iterator[Found]:
     for model, config, engine in _built(repository):
         sizes = [int(size) for size in config.stated("max_attention_window_size").split(",") if size.strip().isdecimal()]
         length = engine.limit("max_seq_len")
         if length and any(size > length for size in sizes):
             what = f"max_attention_window_size is {max(sizes)}, and the engine was built for sequences of {length}"
             yield Found(model.file, what, f"set it to {length} or less", '"max_attention_window_size"')
-
-
-LOOKS: Looks = {
-    "engine-path": _path,
-    "engine-unseen": _elsewhere,
-    "engine-config": _config,
-    "engine-ranks": _ranks,
-    "engine-world": _world,
-    "engine-batch": _batch,
-    "engine-beam": _beam,
-    "engine-input": _input,
-    "kv-reuse": _reuse,
-    "chunked-context": _chunked,
-    "kv-tokens": _tokens,
-    "attention-window": _window,
-    "cross-cache": _cross,
-    "inflight-engine": _inflight,
-}

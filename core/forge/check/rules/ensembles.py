@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from forge.check.literals import ADDRESS
 from forge.check.model import Config, Kind, Model, Repository, Tensor
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 
 Ends = dict[str, list[tuple[str, Config, Tensor]]]
 """An ensemble's tensor -> every model that has it at one of its ends."""
 
 
-def _models(repository: Repository) -> Iterator[Found]:
+def ensemble_model(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         for step in config.steps:
             if step.model not in repository.by_folder:
@@ -25,7 +25,7 @@ def _similar(repository: Repository, name: str) -> str:
     return f"did it become {near[0]!r}?" if near else f"there are: {', '.join(repository.by_folder) or 'none'}"
 
 
-def _tensors(repository: Repository) -> Iterator[Found]:
+def ensemble_tensor(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         for at, step in enumerate(config.steps):
             member = repository.by_folder.get(step.model)
@@ -42,7 +42,7 @@ def _tensors(repository: Repository) -> Iterator[Found]:
                     yield Found(model.file, f"step {at + 1} leaves out {tensor.name!r}, which {step.model} requires")
 
 
-def _flow(repository: Repository) -> Iterator[Found]:
+def ensemble_flow(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         given = {tensor.name for tensor in config.inputs}
         wanted = {tensor.name for tensor in config.outputs}
@@ -73,7 +73,7 @@ def _ends(repository: Repository, ensemble: str, config: Config) -> Ends:
     return ends
 
 
-def _types(repository: Repository) -> Iterator[Found]:
+def ensemble_type(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         for name, ends in _ends(repository, model.folder, config).items():
             first, _, tensor = ends[0]
@@ -102,7 +102,7 @@ def _larger(config: Config, other: Config) -> bool:
     return config.max_batch_size > other.max_batch_size and not (config.guessed or other.guessed)
 
 
-def _batch(repository: Repository) -> Iterator[Found]:
+def ensemble_batch(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENSEMBLE):
         for step in config.steps:
             member = repository.by_folder.get(step.model)
@@ -111,7 +111,7 @@ def _batch(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, what, f"set max_batch_size to {theirs.max_batch_size}", "max_batch_size")
 
 
-def _bls_batch(repository: Repository) -> Iterator[Found]:
+def bls_batch(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.BLS):
         for name in repository.asked[model.folder].values():
             member = repository.by_folder.get(name)
@@ -120,7 +120,7 @@ def _bls_batch(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, what, f"set max_batch_size to {theirs.max_batch_size}", "max_batch_size")
 
 
-def _targets(repository: Repository) -> Iterator[Found]:
+def bls_target(repository: Repository) -> Iterator[Found]:
     for model, _ in repository.of(Kind.BLS):
         for what, name in repository.asked[model.folder].items():
             if name not in repository.by_folder:
@@ -137,20 +137,8 @@ def _literal(model: Model, name: str) -> bool:
     return name not in stated and f'"{name}"' in model.sources.get(model.code, "")
 
 
-def _address(repository: Repository) -> Iterator[Found]:
+def bls_port(repository: Repository) -> Iterator[Found]:
     for model in repository.models:
         for path, text in model.sources.items():
             if ADDRESS in text:
                 yield Found(f"{model.folder}/{path}", f"it asks {ADDRESS} for the other models' configs", needle=ADDRESS)
-
-
-LOOKS: Looks = {
-    "ensemble-model": _models,
-    "ensemble-tensor": _tensors,
-    "ensemble-flow": _flow,
-    "ensemble-type": _types,
-    "ensemble-batch": _batch,
-    "bls-batch": _bls_batch,
-    "bls-target": _targets,
-    "bls-port": _address,
-}

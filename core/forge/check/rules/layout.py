@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from forge.check.model import Kind, Repository, table
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 
 
-def _strays(repository: Repository) -> Iterator[Found]:
+def not_a_model(repository: Repository) -> Iterator[Found]:
     held = repository.manifest
     if held is not None and not any(model.inside for model in held.models):
         return  # forge serves what it makes in explicit mode; assets are put inside to be served without it
@@ -14,26 +14,26 @@ def _strays(repository: Repository) -> Iterator[Found]:
         yield Found(folder, f"{folder} stands among the models and is none: Triton's default control mode does not start")
 
 
-def _faults(repository: Repository) -> Iterator[Found]:
+def lfs_pointer(repository: Repository) -> Iterator[Found]:
     for fault in repository.faults:
         if "git-lfs" in fault.what:
             yield Found(fault.path, fault.what)
 
 
-def _truncated(repository: Repository) -> Iterator[Found]:
+def truncated(repository: Repository) -> Iterator[Found]:
     for fault in repository.faults:
         if "git-lfs" not in fault.what:
             yield Found(fault.path, fault.what)
 
 
-def _listed(repository: Repository) -> Iterator[Found]:
+def manifest(repository: Repository) -> Iterator[Found]:
     for held in repository.manifest.models if repository.manifest else ():
         for folder in held.roles.values():
             if folder not in repository.by_folder:
                 yield Found("forge.json", f"{held.name} has a model {folder}, and its folder is gone", needle=f'"{folder}"')
 
 
-def _moved(repository: Repository) -> Iterator[Found]:
+def moved(repository: Repository) -> Iterator[Found]:
     held = repository.manifest
     if held is None or not held.root or held.root == repository.root:
         return
@@ -41,7 +41,7 @@ def _moved(repository: Repository) -> Iterator[Found]:
         yield Found("forge.json", f"the repository was made in {held.root}, its configs name that place", needle='"root"')
 
 
-def _llmapi(repository: Repository) -> Iterator[Found]:
+def llmapi_model(repository: Repository) -> Iterator[Found]:
     for model, _ in repository.of(Kind.LLMAPI):
         path = next((path for path in model.sources if path.endswith(".yaml")), "")
         if not path:
@@ -63,20 +63,9 @@ def _absent(repository: Repository, path: str) -> str:
     return ""
 
 
-def _yaml_batch(repository: Repository) -> Iterator[Found]:
+def llmapi_decoupled(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.LLMAPI):
         stated = table(model.arguments.get("triton_config"))
         if config.decoupled and "decoupled" in stated and not stated["decoupled"]:
             path = next(path for path in model.sources if path.endswith(".yaml"))
             yield Found(f"{model.folder}/{path}", "config.pbtxt is decoupled and triton_config is not", needle="decoupled")
-
-
-LOOKS: Looks = {
-    "not-a-model": _strays,
-    "lfs-pointer": _faults,
-    "truncated": _truncated,
-    "manifest": _listed,
-    "moved": _moved,
-    "llmapi-model": _llmapi,
-    "llmapi-decoupled": _yaml_batch,
-}

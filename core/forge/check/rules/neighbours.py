@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table
 from forge.check.rules.decoupled import pairs
 from forge.check.rules.engine import halves
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.fit import gpus
 from forge.schema.tags import same
 from forge.trtllm.image_table import release, releases
@@ -14,7 +14,7 @@ TAKES_ALL = 0.9
 """The backend's default for kv_cache_free_gpu_mem_fraction."""
 
 
-def _instances(repository: Repository) -> Iterator[Found]:
+def instances(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         groups = len([group for group in config.stated("gpu_device_ids").split(";") if group.strip()])
         if config.instances > max(groups, 1):
@@ -31,7 +31,7 @@ def _served(repository: Repository) -> list[tuple[Model, Config]]:
     ]
 
 
-def _orchestrator(repository: Repository) -> Iterator[Found]:
+def orchestrator(repository: Repository) -> Iterator[Found]:
     served = _served(repository)
     # `forge serve` starts what forge published as it has to be.
     if len(served) > 1 and any(repository.served_by(model) is None for model, _ in served):
@@ -39,7 +39,7 @@ def _orchestrator(repository: Repository) -> Iterator[Found]:
         yield Found(served[1][0].file, f"{len(served)} engines in one server: {names}")
 
 
-def _memory(repository: Repository) -> Iterator[Found]:
+def kv_memory(repository: Repository) -> Iterator[Found]:
     served = _served(repository)
     for at, (model, config) in enumerate(served):
         text = config.stated("kv_cache_free_gpu_mem_fraction")
@@ -60,7 +60,7 @@ def _fraction(text: str) -> float:
         return TAKES_ALL
 
 
-def _draft(repository: Repository) -> Iterator[Found]:
+def draft_vocabulary(repository: Repository) -> Iterator[Found]:
     asked: dict[str, list[tuple[Model, Config]]] = {}
     for bls, _, member, config in pairs(repository):
         asked.setdefault(bls.folder, []).append((member, config))
@@ -74,7 +74,7 @@ def _draft(repository: Repository) -> Iterator[Found]:
             yield Found(draft.file, what)
 
 
-def _image(repository: Repository) -> Iterator[Found]:
+def engine_image(repository: Repository) -> Iterator[Found]:
     built = [(engine, engine.version) for _, engine in halves(repository) if engine.version]
     for engine, version in built:
         if repository.trtllm and not same(version, repository.trtllm):
@@ -92,7 +92,7 @@ def _fitting(version: str) -> str:
     return (f"serve it with image {tags}, or " if tags else "") + "build it again with the image that serves"
 
 
-def _gpu(repository: Repository) -> Iterator[Found]:
+def engine_gpu(repository: Repository) -> Iterator[Found]:
     present = {gpu.capability: gpu.name for gpu in repository.gpus if gpu.capability}
     for model, engine in halves(repository):
         held = repository.served_by(model)
@@ -112,13 +112,3 @@ def _clustered(engine: EngineFolder) -> str:
     """The capability of the GPU that trtllm-build noted beside the limits, as versions up to 0.17 do (``H100-PCIe``)."""
     card = gpus.known(str(table(engine.limits.get("auto_parallel_config")).get("cluster_key") or ""))
     return card.capability if card else ""
-
-
-LOOKS: Looks = {
-    "instances": _instances,
-    "orchestrator": _orchestrator,
-    "kv-memory": _memory,
-    "draft-vocabulary": _draft,
-    "engine-image": _image,
-    "engine-gpu": _gpu,
-}

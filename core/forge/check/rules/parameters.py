@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from forge.check.model import Kind, Repository, truth
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 
 EVERYWHERE = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH", "TRITON_BATCH_STRATEGY_PATH"})
 """Read by Triton itself, or by its Python backend."""
@@ -61,7 +61,7 @@ KNOWN = {
 """Every key of NVIDIA's skeletons from 0.14 to 1.2, those that model_instance_state.cc reads besides, and forge's own."""
 
 
-def _unknown(repository: Repository) -> Iterator[Found]:
+def parameter_unknown(repository: Repository) -> Iterator[Found]:
     for kind, keys in KNOWN.items():
         for model, config in repository.of(kind):
             for key in config.parameters:
@@ -72,7 +72,7 @@ def _unknown(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, f"nobody reads the parameter {key}", hint, needle=f'"{key}"')
 
 
-def _tokenizer_type(repository: Repository) -> Iterator[Found]:
+def tokenizer_type(repository: Repository) -> Iterator[Found]:
     for kind in (Kind.PREPROCESSING, Kind.POSTPROCESSING):
         for model, config in repository.of(kind):
             code = model.sources.get(model.code, "")
@@ -81,7 +81,7 @@ def _tokenizer_type(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, f"tokenizer_type is {value!r}, and nobody reads it", needle='"tokenizer_type"')
 
 
-def _values(repository: Repository) -> Iterator[Found]:
+def parameter_value(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         for key in config.parameters.keys() - REFUSED:
             if (value := config.stated(key)) and (wrong := _wrong(key, value)):
@@ -99,10 +99,3 @@ def _wrong(key: str, value: str) -> str:
         except ValueError:
             return "no number, so it counts as unset"
     return ""
-
-
-LOOKS: Looks = {
-    "parameter-unknown": _unknown,
-    "parameter-value": _values,
-    "tokenizer-type": _tokenizer_type,
-}

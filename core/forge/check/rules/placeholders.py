@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.repository.config import placeholders
 from forge.schema.tags import version
 
@@ -49,13 +49,13 @@ def idle(repository: Repository, model: Model, config: Config) -> tuple[str, ...
     return tuple(key for key, value in config.parameters.items() if _INSIDE.search(value) and key not in needed)
 
 
-def _unreadable(repository: Repository) -> Iterator[Found]:
+def unreadable(repository: Repository) -> Iterator[Found]:
     for model in repository.models:
         if model.broken and not bare(model):
             yield Found(model.file, f"it cannot be read: {model.broken}")
 
 
-def _unfilled(repository: Repository) -> Iterator[Found]:
+def placeholder(repository: Repository) -> Iterator[Found]:
     for model in repository.models:
         left = bare(model)
         if model.config is not None:
@@ -66,7 +66,7 @@ def _unfilled(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, f"${{{name}}} was never filled, and the model does not load", needle=f"${{{name}}}")
 
 
-def _idle(repository: Repository) -> Iterator[Found]:
+def placeholder_unset(repository: Repository) -> Iterator[Found]:
     for model, config in repository.readable():
         if keys := idle(repository, model, config):
             some = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
@@ -75,18 +75,10 @@ def _idle(repository: Repository) -> Iterator[Found]:
             )
 
 
-def _missing(repository: Repository) -> Iterator[Found]:
+def parameter_missing(repository: Repository) -> Iterator[Found]:
     for model, config in repository.readable():
         for key in NEEDED.get(repository.kinds[model.folder], ()):
             if not config.parameters.get(key) and not (key == "gpt_model_path" and config.stated("encoder_model_path")):
                 yield Found(model.file, f"parameter {key} is not set, and the model does not load without it")
         for key in missing(repository, model, config):
             yield Found(model.file, f"parameter {key} is gone, and NVIDIA's code wants it there, be it empty")
-
-
-LOOKS: Looks = {
-    "unreadable": _unreadable,
-    "placeholder": _unfilled,
-    "placeholder-unset": _idle,
-    "parameter-missing": _missing,
-}

@@ -1,6 +1,6 @@
 """What a rule is, and what it finds."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,8 +31,8 @@ class Found:
     """From 1, where it is known without a needle."""
 
 
-Looks = Mapping[str, Callable[[Repository], Iterable[Found]]]
-"""A rule's id -> what finds where it is broken."""
+Look = Callable[[Repository], Iterable[Found]]
+"""Finds where a rule is broken."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

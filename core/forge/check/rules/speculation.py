@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from forge.check.model import EngineFolder, Repository, number
 from forge.check.rules.decoupled import pairs
 from forge.check.rules.engine import engines
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 
 MODES = {
     "medusa": (4, "medusa"),
@@ -20,7 +20,7 @@ Facts of TensorRT-LLM's SpeculativeDecodingMode, whose members are written into 
 """
 
 
-def _mode(repository: Repository) -> Iterator[Found]:
+def decoding_mode(repository: Repository) -> Iterator[Found]:
     for model, config, engine in engines(repository):
         wanted = MODES.get(config.stated("decoding_mode").lower())
         if engine.built and wanted is not None and not _is(engine, *wanted):
@@ -36,7 +36,7 @@ def _is(engine: EngineFolder, bit: int, word: str) -> bool:
     return bool(number(stated) & bit)
 
 
-def _draft(repository: Repository) -> Iterator[Found]:
+def draft_length(repository: Repository) -> Iterator[Found]:
     drafted = {bls.folder: config.stated("tensorrt_llm_draft_model_name") for bls, config, _, _ in pairs(repository)}
     for bls, _, member, theirs in pairs(repository):
         name, engine = drafted[bls.folder], repository.engine(theirs)
@@ -45,9 +45,3 @@ def _draft(repository: Repository) -> Iterator[Found]:
         if "max_draft_len" in engine.limits and engine.limit("max_draft_len") == 0:
             what = f"{bls.folder} is given the draft model {name!r}, and the engine of {member.folder} takes no draft tokens"
             yield Found(bls.file, f"{what} (max_draft_len 0)", needle='"tensorrt_llm_draft_model_name"')
-
-
-LOOKS: Looks = {
-    "decoding-mode": _mode,
-    "draft-length": _draft,
-}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository
 from forge.check.rules.parameters import WORDS
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.repository.config import ROOT
 
 GUIDE = "xgrammar_tokenizer_info_path"
@@ -25,7 +25,7 @@ def native(repository: Repository) -> Iterator[tuple[Model, Config]]:
             yield model, config
 
 
-def _batching(repository: Repository) -> Iterator[Found]:
+def batching_type(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         stated = config.stated(_TYPE)
         if stated and stated not in WORDS[_TYPE]:
@@ -33,7 +33,7 @@ def _batching(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, needle=f'"{_TYPE}"')
 
 
-def _lookahead(repository: Repository) -> Iterator[Found]:
+def lookahead_sizes(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         if config.stated("decoding_mode") != "lookahead":
             continue
@@ -48,7 +48,7 @@ def _lookahead(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, "window and n-gram are 1 or more, the verification set 0 or more", f'"{_SIZES[0]}"')
 
 
-def _guided(repository: Repository) -> Iterator[Found]:
+def guided_decoding(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         path, backend = config.stated(GUIDE), config.stated(_BACKEND)
         if not path or not backend:
@@ -62,7 +62,7 @@ def _guided(repository: Repository) -> Iterator[Found]:
             yield Found(model.file, what, needle=f'"{_BACKEND}"')
 
 
-def _cache(repository: Repository) -> Iterator[Found]:
+def cache_size(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         for key in _COUNTS:
             if (count := _whole(config.stated(key))) is not None and count < 1:
@@ -73,7 +73,7 @@ def _cache(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, f"{key} is {found[0].strip()}, and has to lie between 0 and 1", needle=f'"{key}"')
 
 
-def _ranks(repository: Repository) -> Iterator[Found]:
+def device_ids(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         engine = repository.engine(config)
         if engine is None or not engine.built:
@@ -89,12 +89,3 @@ def _ranks(repository: Repository) -> Iterator[Found]:
 def _whole(text: str) -> int | None:
     found = _WHOLE.match(text)
     return int(found[0]) if found else None
-
-
-LOOKS: Looks = {
-    "batching-type": _batching,
-    "lookahead-sizes": _lookahead,
-    "guided-decoding": _guided,
-    "cache-size": _cache,
-    "device-ids": _ranks,
-}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, TokenizerFolder
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.repository.config import ROOT
 
 HELD_BY = (Kind.PREPROCESSING, Kind.POSTPROCESSING, Kind.BLS)
@@ -21,7 +21,7 @@ def folders(repository: Repository) -> Iterator[tuple[Model, Config, TokenizerFo
                 yield model, config, found
 
 
-def _path(repository: Repository) -> Iterator[Found]:
+def tokenizer_path(repository: Repository) -> Iterator[Found]:
     for kind in HELD_BY:
         for model, config in repository.of(kind):
             stated = config.stated("tokenizer_dir")
@@ -34,7 +34,7 @@ def _path(repository: Repository) -> Iterator[Found]:
                 yield Found(model.file, what, "fill it with the path of a folder that the server sees", stated)
 
 
-def _files(repository: Repository) -> Iterator[Found]:
+def tokenizer_files(repository: Repository) -> Iterator[Found]:
     told: set[str] = set()
     for model, _, found in folders(repository):
         if found.shown in told:
@@ -54,7 +54,7 @@ def _files(repository: Repository) -> Iterator[Found]:
             yield Found(found.shown, "a bare SentencePiece .model or vocabulary: there is no tokenizer_config.json")
 
 
-def _template(repository: Repository) -> Iterator[Found]:
+def chat_template(repository: Repository) -> Iterator[Found]:
     told: set[str] = set()
     for _, _, found in folders(repository):
         if found.template is None or found.shown in told:
@@ -64,7 +64,7 @@ def _template(repository: Repository) -> Iterator[Found]:
         yield Found(f"{found.shown}/{broken.file}", f"the chat template cannot be read: {broken.why}", line=broken.line)
 
 
-def _special(repository: Repository) -> Iterator[Found]:
+def tokenizer_special(repository: Repository) -> Iterator[Found]:
     for found, engine in _pairs(repository):
         for name in ("eos_token_id", "bos_token_id"):
             wanted = _ids(found.generation.get(name)) or _ids(engine.model.get(name))
@@ -81,7 +81,7 @@ def _ids(value: object) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else ()
 
 
-def _vocabulary(repository: Repository) -> Iterator[Found]:
+def tokenizer_vocabulary(repository: Repository) -> Iterator[Found]:
     for found, engine in _pairs(repository):
         if engine.vocabulary and found.largest >= engine.vocabulary:
             what = f"it has ids up to {found.largest}, and {engine.shown} a vocabulary of {engine.vocabulary}"
@@ -102,7 +102,7 @@ def _pairs(repository: Repository) -> Iterator[tuple[TokenizerFolder, EngineFold
                 yield found, engine
 
 
-def _same(repository: Repository) -> Iterator[Found]:
+def tokenizer_pair(repository: Repository) -> Iterator[Found]:
     for chain in repository.chains:
         one, other = chain.preprocessing, chain.postprocessing
         if one is None or other is None or one.config is None or other.config is None:
@@ -111,13 +111,3 @@ def _same(repository: Repository) -> Iterator[Found]:
         if all(dirs) and dirs[0].rstrip("/") != dirs[1].rstrip("/"):
             what = f"{one.folder} reads the tokenizer in {dirs[0]}, and {other.folder} that in {dirs[1]}"
             yield Found(other.file, what, needle=dirs[1])
-
-
-LOOKS: Looks = {
-    "tokenizer-path": _path,
-    "tokenizer-files": _files,
-    "chat-template": _template,
-    "tokenizer-special": _special,
-    "tokenizer-vocabulary": _vocabulary,
-    "tokenizer-pair": _same,
-}

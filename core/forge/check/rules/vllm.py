@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
-from forge.check.rules.rule import Found, Looks
+from forge.check.rules.rule import Found
 from forge.schema.vllm_clashes import clashes
 from forge.schema.vllm_environment import BEFORE, CPU, GPU
 from forge.schema.vllm_images import VERSION
@@ -25,7 +25,7 @@ def _file(model: Model) -> str:
     return f"{model.folder}/{path}" if path else ""
 
 
-def _unread(repository: Repository) -> Iterator[Found]:
+def vllm_arguments(repository: Repository) -> Iterator[Found]:
     for model, _ in repository.of(Kind.VLLM):
         if not (file := _file(model)):
             yield Found(model.file, f"{model.folder} has no model.json, which says what vLLM is to load")
@@ -40,7 +40,7 @@ def _stated(repository: Repository) -> Iterator[tuple[Model, Config, str]]:
             yield model, config, _file(model)
 
 
-def _model(repository: Repository) -> Iterator[Found]:
+def vllm_model(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         named = str(model.arguments.get("model") or "")
         checkpoint = repository.checkpoint(model)
@@ -52,7 +52,7 @@ def _model(repository: Repository) -> Iterator[Found]:
             yield Found(file, f"model is {named}: there is no config.json in it", needle=named)
 
 
-def _unknown(repository: Repository) -> Iterator[Found]:
+def vllm_argument(repository: Repository) -> Iterator[Found]:
     known = packaged(gpu=False).arguments | packaged(gpu=True).arguments
     for model, _, file in _stated(repository):
         for name in model.arguments:
@@ -62,13 +62,13 @@ def _unknown(repository: Repository) -> Iterator[Found]:
                 yield Found(file, f"{name} is no argument of vLLM's engine ({CPU}, {GPU})", hint, needle=f'"{name}"')
 
 
-def _whole(repository: Repository) -> Iterator[Found]:
+def vllm_decoupled(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.VLLM):
         if not config.decoupled and not config.guessed:
             yield Found(model.file, f"{model.folder} is not decoupled", needle="decoupled")
 
 
-def _long(repository: Repository) -> Iterator[Found]:
+def vllm_length(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         checkpoint, wanted = repository.checkpoint(model), number(model.arguments.get("max_model_len"))
         longest = number(checkpoint.config.get("max_position_embeddings")) if checkpoint else 0
@@ -77,7 +77,7 @@ def _long(repository: Repository) -> Iterator[Found]:
             yield Found(file, what, needle="max_model_len")
 
 
-def _shared(repository: Repository) -> Iterator[Found]:
+def vllm_memory(repository: Repository) -> Iterator[Found]:
     parts = [(file, _part(model)) for model, _, file in _stated(repository) if "kv_cache_memory_bytes" not in model.arguments]
     total = sum(part for _, part in parts)
     if len(parts) > 1 and total > 1:
@@ -86,7 +86,7 @@ def _shared(repository: Repository) -> Iterator[Found]:
             yield Found(file, what, needle=_UTILIZATION)
 
 
-def _kind(repository: Repository) -> Iterator[Found]:
+def vllm_kind(repository: Repository) -> Iterator[Found]:
     for model, config, file in _stated(repository):
         parts = {name: number(model.arguments.get(name, 1)) for name in _PARALLEL}
         if config.gpu and any(part > 1 for part in parts.values()):
@@ -106,7 +106,7 @@ def _listed(model: Model) -> Mapping[str, object]:
     return {}
 
 
-def _adapters(repository: Repository) -> Iterator[Found]:
+def vllm_lora(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         if str(model.arguments.get("enable_lora", "")).lower() == "true" and not loras(model):
             yield Found(file, f"enable_lora is set, and {LORAS} beside it names no adapters", needle="enable_lora")
@@ -119,7 +119,7 @@ def _adapters(repository: Repository) -> Iterator[Found]:
                 yield Found(_beside(file), f"{name} is {stated}: there is no adapter_config.json in it", needle=str(stated))
 
 
-def _ranks(repository: Repository) -> Iterator[Found]:
+def vllm_lora_rank(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         most = number(model.arguments.get("max_lora_rank", _USUAL_RANK))
         for name, stated in loras(model).items():
@@ -158,15 +158,6 @@ def _part(model: Model) -> float:
         return BEFORE
 
 
-LOOKS: Looks = {
-    "vllm-arguments": _unread,
-    "vllm-model": _model,
-    "vllm-argument": _unknown,
-    "vllm-decoupled": _whole,
-    "vllm-kind": _kind,
-    "vllm-length": _long,
-    "vllm-lora": _adapters,
-    "vllm-lora-rank": _ranks,
-    "vllm-memory": _shared,
-    **{rule: _clashing(rule) for rule in ("vllm-batch", "vllm-speculation", "vllm-parallel", "vllm-twice", "vllm-value")},
-}
+vllm_batch, vllm_parallel, vllm_speculation, vllm_twice, vllm_value = (
+    _clashing(rule) for rule in ("vllm-batch", "vllm-parallel", "vllm-speculation", "vllm-twice", "vllm-value")
+)
