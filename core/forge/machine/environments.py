@@ -20,6 +20,7 @@ from forge.machine.libraries import Layout, read_layout, require_libraries
 from forge.machine.processes import kill_group
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
 from forge.schema.values import Environment, Host, TextFile
+from forge.schema.wheels import NO_HASHES, Hashes, known, listed
 
 INSTALLED_TRITON = Path("/opt/tritonserver")
 GLIBC = (2, 35)
@@ -28,6 +29,8 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORG
 _MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Settings that would send packages elsewhere than into the environment being made."""
 _LAST = 12
+_OTHER = re.compile(r"([\w.-]+==[\w.+!-]+)(?:`| from )[\s\S]*?(?:Got\s+|Computed:\W+sha256:)([0-9a-f]{64})")
+"""How pip and uv tell of a package with another hash: its pin, and the hash it has."""
 _PROBE = """
 import json, sys, sysconfig
 base = getattr(sys, "_base_executable", "") or sys.executable
@@ -88,18 +91,26 @@ class PrivateEnvironments:
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS and name not in _MISLEADING}
         self._halt = halt or Halt()
 
-    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None:
         """Install ``environment`` into the folder ``into``; its programs are ``bin/python3`` and nothing else.
 
-        HostError for what this machine lacks, SourceError for packages that cannot be had.
+        What ``hashes`` or forge itself knows of ``bare`` is held to that. HostError for what this machine lacks, SourceError
+        for packages that cannot be had or are others than was known.
         """
         check(environment)
         layout = _lay(interpreter, into)
         with tempfile.TemporaryDirectory(prefix="forge-install-") as scratch:
             installer = self._installer(interpreter, into, Path(scratch))
-            self._run((*installer, "--no-deps", "--only-binary=:all:", *environment.bare), log)
+            pins, listing = Path(scratch) / "pins.txt", Path(scratch) / "hashes.txt"
+            exact = (*installer, "--no-deps", "--only-binary=:all:")
+            if held := known(environment.bare, hashes):
+                listing.write_text(listed(held), encoding="utf-8")
+                self._run((*exact, "--require-hashes", "-r", str(listing)), log, held)
+            if others := [each for each in environment.bare if each not in held]:
+                self._run((*exact, *others), log)
             if environment.packages:
-                pins = Path(scratch) / "pins.txt"
                 pins.write_text("\n".join(environment.bare) + "\n", encoding="utf-8")
                 self._run((*installer, "--constraint", str(pins), *environment.packages), log)
         _settle(into, layout)
@@ -128,7 +139,7 @@ class PrivateEnvironments:
             )
         return python
 
-    def _run(self, argv: tuple[str, ...], log: Callable[[str], None]) -> None:
+    def _run(self, argv: tuple[str, ...], log: Callable[[str], None], held: Hashes = NO_HASHES) -> None:
         lines: list[str] = []
         with subprocess.Popen(
             argv,
@@ -150,7 +161,7 @@ class PrivateEnvironments:
                 if process.poll() is None:
                     kill_group(process.pid)
         if process.returncode:
-            raise _failure(lines)
+            raise _tampered("\n".join(lines), held) or _failure(lines)
 
 
 def adopt(environment: Environment, interpreter: str, into: Path, lay: Callable[[Path], None]) -> None:
@@ -260,6 +271,19 @@ def _compile(python: Path, folder: Path) -> None:
     holding = ("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/forge")
     argv = (python, "-m", "compileall", "-q", "-j", "0", *holding, "-x", "/tests/|/pytriton/", folder)
     subprocess.run(argv, env=bound(), capture_output=True, check=False)
+
+
+def _tampered(text: str, held: Hashes) -> SourceError | None:
+    """What pip or uv says of packages that have other hashes than those they are held to."""
+    found = [(pin, got) for pin, got in _OTHER.findall(text) if pin in held]
+    if not found:
+        return None
+    told = (f"{pin}: sha256 {' or '.join(held[pin])} was expected, the index gave {got}" for pin, got in found)
+    return SourceError(
+        "the package index gives other packages than forge knows; nothing was installed\n" + "\n".join(told),
+        hint="find out who changed them: the index, or something on the way (index-url, extra-index-url, find-links and proxy "
+        "of pip or uv). Builds of your own index that you trust: docs/security.md, Packages by hash",
+    )
 
 
 def _failure(lines: list[str]) -> SourceError | HostError:
