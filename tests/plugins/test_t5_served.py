@@ -16,6 +16,7 @@ from forge.api.wiring import Wiring
 from forge.build.builder import Tools
 from forge.machine.environments import PrivateEnvironments
 from forge.schema.values import Environment
+from forge.schema.wheels import NO_HASHES, Hashes
 from forge.verify.verify import VerifyOptions
 from patience import free_ports
 from tiny_checkpoints import torch, transformers
@@ -54,7 +55,9 @@ class Installed(PrivateEnvironments):
         super().__init__(dict(os.environ))
         self._serving = serving
 
-    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None:
         assert environment.packages == ("torch", "transformers")
         into.rmdir()
         self._serving.with_own_packages(into)
