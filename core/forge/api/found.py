@@ -1,28 +1,15 @@
 """Models of the hub as ``forge search`` tells of them: which family serves each, and whether its weights have room here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forge.build.outside import Outside
 from forge.build.sources.source import Offer, Searching
 from forge.errors import SourceError
+from forge.files.safetensors import Tensor
 from forge.fit.gpus import find
 from forge.plan import families
 from forge.schema.values import SourceKind
 
-BITS: Mapping[str, int] = {
-    "F64": 64,
-    "I64": 64,
-    "F32": 32,
-    "I32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-    "F4": 4,
-    "U4": 4,
-    "I4": 4,
-}
-"""Of each dtype of safetensors that has not eight."""
 _REST = 0.9
 """The part of a card, or of this machine's memory, that weights may take: the cache and the runtime want some too."""
 
@@ -63,7 +50,7 @@ def search(outside: Outside, word: str, gpu: str, limit: int) -> Results:
 
 
 def _found(offer: Offer, room: int, among: families.Points) -> Found:
-    weights = sum(count * BITS.get(kind, 8) // 8 for kind, count in offer.tensors.items())
+    weights = sum(Tensor("", kind, (count,)).size for kind, count in offer.tensors.items())
     return Found(
         offer.name,
         next(iter(families.serving(offer.architectures, among)), ""),

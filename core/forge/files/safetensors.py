@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-"""safetensors' names of dtypes -> bits of an element; the F8 kinds have 8 and F4 has 4."""
+BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I4": 4, "U4": 4}
+"""safetensors' names of dtypes -> bits of an element; F4 has 4, all others have 8."""
 PREFIX = 8
 LONGEST = 100_000_000
 """Bytes of JSON above which the format's own reader calls a header broken."""

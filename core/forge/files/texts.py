@@ -8,6 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -42,6 +43,11 @@ class Odd(Exception):  # noqa: N818  # whoever asks makes an error of its own fa
 
 class Missing(Odd):
     """Nothing stands there at all."""
+
+
+def shipped(package: str, name: str, kind: type[T]) -> T:
+    """A table of forge's own, which lies in ``package`` as TOML."""
+    return msgspec.toml.decode((resources.files(package) / name).read_bytes(), type=kind)
 
 
 def content(file: Path, most: int = MOST) -> bytes:

@@ -3,12 +3,11 @@
 import difflib
 import re
 from functools import cache
-from importlib import resources
 
-import msgspec
 from msgspec import Struct
 
 from forge.errors import HostError
+from forge.files import texts
 from forge.schema.values import MIB, Gpu
 
 
@@ -27,8 +26,7 @@ class _Table(Struct):
 @cache
 def table() -> tuple[Gpu, ...]:
     """Every card that can be named (gpus.toml, which says where its figures are from)."""
-    text = (resources.files("forge.fit") / "gpus.toml").read_text(encoding="utf-8")
-    return tuple(Gpu(row.name, row.memory * MIB, row.capability) for row in msgspec.toml.decode(text, type=_Table).gpu)
+    return tuple(Gpu(row.name, row.memory * MIB, row.capability) for row in texts.shipped("forge.fit", "gpus.toml", _Table).gpu)
 
 
 def find(name: str) -> Gpu:

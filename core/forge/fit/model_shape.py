@@ -5,40 +5,44 @@ Every family spells its numbers in its own way, and leaves out what its class in
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
+from msgspec import Struct
+
+from forge.files import texts
 from forge.files.safetensors import Tensor
 from forge.schema.config_json import LENGTHS, Quantized, quantized
 
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "hidden": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
-    "head_dim": ("head_dim", "kv_channels", "d_kv"),
-    "intermediate": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "d_ff"),
-    "vocabulary": ("vocab_size", "padded_vocab_size"),
-    "positions": LENGTHS,
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-    "used_experts": ("num_experts_per_tok", "num_experts_per_token", "moe_topk"),
-    "expert_size": ("moe_intermediate_size", "expert_ffn_hidden_size"),
-}
-SILENT: Mapping[str, Mapping[str, object]] = {
-    "gemma": {"head_dim": 256, "tie_word_embeddings": True},
-    "gemma2": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
-    "gemma3": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
-    "gemma3_text": {"head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True},
-    "mistral": {"num_key_value_heads": 8},
-    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
-    "qwen3": {"head_dim": 128},
-    "gpt2": {"tie_word_embeddings": True},
-    "t5": {"tie_word_embeddings": True},
-}
-"""What a config.json of that model_type may leave out, because transformers' class says it."""
 _LAYERS = 10_000
 """More than any model has: what states more would take memory and time for each of them."""
 KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that keep keys and values; a linear or recurrent one keeps a state of fixed size."""
+
+
+class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is a family's own about its layers."""
+
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    head_norms: bool = False
+    """A norm over each head's queries and keys."""
+    biased: bool = False
+    """Queries, keys and values have a bias whatever config.json says."""
+    fused: bool = False
+    """One matrix for queries, keys and values, and one for gate and up."""
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """shapes.toml: what architectures call their numbers, leave out, and have of their own."""
+
+    names: dict[str, tuple[str, ...]]
+    silent: dict[str, dict[str, int | bool]]
+    patterns: dict[str, Pattern]
+
+
+@cache
+def _table() -> _Table:
+    return texts.shipped("forge.fit", "shapes.toml", _Table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def read(config: Mapping[str, object]) -> Shape:
     """The shape of a checkpoint with this config.json."""
     inner = _text(config)
     kind = str(inner.get("model_type") or config.get("model_type") or "")
-    said = {**SILENT.get(kind, {}), **inner}
+    said = {**_table().silent.get(kind, {}), **inner}
     hidden, heads, layers = _need(said, "hidden"), _need(said, "heads"), _need(said, "layers")
     encoder = layers if said.get("is_encoder_decoder") is True else 0
     layers = (_whole(said, "num_decoder_layers") or layers) if encoder else layers
@@ -153,15 +157,19 @@ def _whole(said: Mapping[str, object], key: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
+def _names(what: str) -> tuple[str, ...]:
+    return LENGTHS if what == "positions" else _table().names[what]
+
+
 def _count(said: Mapping[str, object], what: str) -> int:
     """The first spelling of ``what`` that has a number; 0 without one."""
-    return next((value for name in NAMES[what] if (value := _whole(said, name))), 0)
+    return next((value for name in _names(what) if (value := _whole(said, name))), 0)
 
 
 def _need(said: Mapping[str, object], what: str) -> int:
     if found := _count(said, what):
         return found
-    raise UnknownShapeError(f"config.json does not say {NAMES[what][0]}")
+    raise UnknownShapeError(f"config.json does not say {_names(what)[0]}")
 
 
 def _kv_heads(said: Mapping[str, object], heads: int) -> int:
@@ -202,40 +210,13 @@ def _slides(said: Mapping[str, object], kind: str, kinds: list[str], layer: int)
 # -- the tensors that a checkpoint of a known kind has
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """What is a family's own about its layers."""
-
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    head_norms: bool = False
-    """A norm over each head's queries and keys."""
-    biased: bool = False
-    """Queries, keys and values have a bias whatever config.json says."""
-    fused: bool = False
-    """One matrix for queries, keys and values, and one for gate and up."""
-
-
-_SANDWICH = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-PATTERNS: Mapping[str, Pattern] = {
-    "llama": Pattern(),
-    "mistral": Pattern(),
-    "mixtral": Pattern(),
-    "gemma": Pattern(),
-    "gemma2": Pattern(_SANDWICH),
-    "gemma3_text": Pattern(_SANDWICH, head_norms=True),
-    "qwen2": Pattern(biased=True),
-    "qwen3": Pattern(head_norms=True),
-    "phi3": Pattern(fused=True),
-}
-
-
 def tensors(config: Mapping[str, object]) -> tuple[Tensor, ...]:
     """The tensors of a checkpoint with this config.json, as transformers saves them; empty for a kind that is not known."""
     shape = read(config)
     kind = {"float32": "F32", "float16": "F16"}.get(shape.dtype, "BF16")
     if shape.kind in ENCODER_DECODER:
         return tuple(Tensor(name, kind, size) for name, size in _halves(config, shape))
-    pattern = PATTERNS.get(shape.kind)
+    pattern = _table().patterns.get(shape.kind)
     if pattern is None:
         return ()
     return tuple(Tensor(name, kind, size) for name, size in _all(_text(config), shape, pattern))

@@ -3,11 +3,15 @@
 import atexit
 import os
 import secrets
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from forge.machine.interrupt import Halt
+from forge.machine.processes import kill_group
 
 MARK = "FORGE_CHILD"
 """Variable in the environment of what forge waits for, and of all that this starts."""
@@ -30,6 +34,31 @@ def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
             with suppress(OSError):  # no room for one more process: then there is hardly any for what would be bound
                 _watch(f"{MARK}={_held[mine]}")
         return {**(os.environ if environ is None else environ), MARK: _held[mine]}
+
+
+@contextmanager
+def child(
+    argv: Sequence[str], environ: Mapping[str, str], halt: Halt, *, out: int = subprocess.PIPE, err: int = subprocess.STDOUT
+) -> Generator[subprocess.Popen[str]]:
+    """A program that the block waits for, bound, in a session of its own, and with nothing to read. Where the block ends before
+    it (Ctrl-C), and where ``halt`` is pulled, it ends with all that it has started.
+    """
+    with subprocess.Popen(
+        argv,
+        env=bound(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            with halt.ending(lambda: kill_group(process.pid)):
+                yield process
+        finally:
+            if process.poll() is None:
+                kill_group(process.pid)
 
 
 def _watch(mark: str) -> None:

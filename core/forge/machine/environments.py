@@ -14,10 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.errors import HostError, SourceError
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, child
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
-from forge.machine.processes import kill_group
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
 from forge.schema.values import Environment, Host, TextFile
 from forge.schema.wheels import NO_HASHES, Hashes, known, listed
@@ -141,25 +140,11 @@ class PrivateEnvironments:
 
     def _run(self, argv: tuple[str, ...], log: Callable[[str], None], held: Hashes = NO_HASHES) -> None:
         lines: list[str] = []
-        with subprocess.Popen(
-            argv,
-            env=bound(self._environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # pip starts itself again in the environment: one group to end
-        ) as process:
-            try:
-                with self._halt.ending(lambda: kill_group(process.pid)):
-                    for line in process.stdout or ():
-                        lines.append(line.rstrip())
-                        log(lines[-1])
-            finally:
-                # On Ctrl-C the installer must not go on writing into a folder that is being removed.
-                if process.poll() is None:
-                    kill_group(process.pid)
+        # pip starts itself again in the environment, and must not go on writing into a folder that is being removed.
+        with child(argv, self._environ, self._halt) as process:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                log(lines[-1])
         if process.returncode:
             raise _tampered("\n".join(lines), held) or _failure(lines)
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 import msgspec
 from msgspec.structs import asdict
 
 from forge.errors import Problem
+from forge.files import texts
 from forge.schema.recipe import QUANTIZED
 from forge.schema.values import Recipe, Role, RuntimeKind, SourceKind, SpeculationTable
 
@@ -58,8 +58,7 @@ class _Flags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def _flags() -> _Flags:
-    text = (resources.files("forge.recipe") / "flags.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=_Flags)
+    return texts.shipped("forge.recipe", "flags.toml", _Flags)
 
 
 _OUTSIDE = ("/", "./", "../", "~/")

@@ -38,43 +38,24 @@ LOCAL = "local"
 
 
 __all__ = [
-    "ASSETS",
     "COMMON_ROLES",
     "BuildTable",
     "Calibration",
-    "CallPatch",
-    "Checkpoint",
-    "Command",
-    "ConfigOverrides",
     "ConvertTable",
-    "Edit",
-    "Engine",
-    "Facts",
-    "FileFact",
-    "Host",
-    "JsonPatch",
     "LimitsTable",
-    "Names",
-    "Patch",
-    "Pinned",
     "Recipe",
-    "Requirements",
     "Role",
     "RuntimeKind",
     "RuntimeTable",
     "SamplingTable",
     "Scalar",
     "ServeTable",
-    "Since",
     "Source",
     "SourceKind",
     "SpeculationTable",
-    "TextFile",
-    "TextPatch",
-    "Tokenizer",
-    "Toolchain",
     "VerifyTable",
 ]
+"""What ``forge.schema.recipe`` has and is found here too."""
 
 ASSETS = "_assets"
 """Folder that holds tokenizers and engines."""

@@ -6,12 +6,11 @@ with the nearest one that is.
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
-import msgspec
 from msgspec import Struct
 
 from forge.errors import HostError
+from forge.files import texts
 from forge.schema import tags
 from forge.schema.values import Toolchain
 
@@ -41,8 +40,7 @@ class _Table(Struct):
 @cache
 def vllm_releases() -> tuple[VllmRelease, ...]:
     """Every image with vLLM that forge knows, oldest first (vllm_images.toml says where its figures are from)."""
-    text = (resources.files("forge.schema") / "vllm_images.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=_Table).image
+    return texts.shipped("forge.schema", "vllm_images.toml", _Table).image
 
 
 def vllm_release(image: str) -> VllmRelease | None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
-from forge.serve.ready import reached
+from forge.serve.ready import asked, at, reached
 from forge.serve.server_types import Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
@@ -183,16 +183,12 @@ def _sentence(name: str, port: int, who: str) -> str:
 
 def _identity(ports: Ports, patience: float) -> str | None:
     """The id of the server that answers over HTTP, empty where it says none; None where nobody answers in time."""
-    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=patience)
     try:
-        connection.request("GET", "/v2")
-        return msgspec.json.decode(connection.getresponse().read(), type=_Said).name
+        return msgspec.json.decode(asked(f"{reached(ports.host)}:{ports.http}", "/v2", patience)[1], type=_Said).name
     except OSError:
         return None
     except (http.client.HTTPException, msgspec.MsgspecError):
         return ""
-    finally:
-        connection.close()
 
 
 def _grpc_identity(ports: Ports) -> str | None:
@@ -211,17 +207,13 @@ def _grpc_identity(ports: Ports) -> str | None:
 
 def _counts(running: Running) -> bool:
     """Whether the metrics are of this server's models; where nothing answers, or not in time, that is nobody else's."""
-    connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.metrics, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/metrics")
-        said = connection.getresponse().read().decode(errors="replace")
+        _, said = asked(at(running, running.ports.metrics), "/metrics", _PATIENCE)
     except OSError:
         return True
     except http.client.HTTPException:
         return False
-    finally:
-        connection.close()
-    return any(f'model="{model}"' in said for model in running.models)
+    return any(f'model="{model}"'.encode() in said for model in running.models)
 
 
 def _who(told: str) -> str:

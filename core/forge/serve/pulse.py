@@ -24,11 +24,10 @@ from forge.client.tensors import CODES, Input, inputs_of
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
 from forge.machine import processes
-from forge.serve.ready import reached
+from forge.serve.ready import asked, at
 from forge.serve.server_types import Running
 from forge.serve.vitals import WORKING, Pulse, Signs, Times, used
 
-_SECONDS = 5.0
 _LOOK = 1.0
 """Seconds between two looks at who moves: less would say nothing of processor time, which is counted in hundredths."""
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="(?P<model>[^"]+)".*\} (?P<count>[\d.e+]+)$', re.MULTILINE)
@@ -136,7 +135,7 @@ def _works(model: str, before: _Look, after: _Look) -> bool:
 def _look(place: Place) -> _Look:
     at = time.monotonic()
     try:
-        text = _get(place.metrics, "/metrics", _LOOK).decode() if place.metrics else ""
+        text = asked(place.metrics, "/metrics", _LOOK)[1].decode() if place.metrics else ""
     except (OSError, http.client.HTTPException, UnicodeDecodeError):
         text = ""
     return _Look(at, processes.stubs(place.marker), work(text))
@@ -170,8 +169,8 @@ def _times(stubs: Sequence[processes.Stub]) -> Times:
 def signs(running: Running) -> Mapping[str, Signs] | None:
     """What is seen of every model from outside; None of a server that does not speak. One may speak and have no model left."""
     try:
-        stated = msgspec.json.decode(_get(at(running, running.ports.http), "/v2/models/stats"), type=_Statistics).model_stats
-        text = _get(at(running, running.ports.metrics), "/metrics").decode()
+        stated = _stated(running)
+        text = asked(at(running, running.ports.metrics), "/metrics")[1].decode()
         stubs = processes.stubs(running.shared_memory)
         instances = {each.name: _instances(running, each.name, seen=each.name in stubs) for each in stated if stubs}
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
@@ -193,20 +192,19 @@ def signs(running: Running) -> Mapping[str, Signs] | None:
 def answered(running: Running) -> Mapping[str, tuple[int, int]]:
     """Model -> requests that it has answered, and those that ended in an error; empty of a server that does not speak."""
     try:
-        stated = msgspec.json.decode(_get(at(running, running.ports.http), "/v2/models/stats"), type=_Statistics).model_stats
+        stated = _stated(running)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return {}
     return {each.name: (each.inference_stats.success.count, each.inference_stats.fail.count) for each in stated}
 
 
-def at(running: Running, port: int) -> str:
-    """The address of one of a server's ports."""
-    return f"{reached(running.ports.host)}:{port}"
+def _stated(running: Running) -> Sequence[_Stated]:
+    return msgspec.json.decode(asked(at(running, running.ports.http), "/v2/models/stats")[1], type=_Statistics).model_stats
 
 
 def _instances(running: Running, model: str, *, seen: bool) -> int:
     """How many stubs it ought to have: as many as it has instances, where it is known to have any."""
-    config = msgspec.json.decode(_get(at(running, running.ports.http), f"/v2/models/{model}/config"), type=_Config)
+    config = msgspec.json.decode(asked(at(running, running.ports.http), f"/v2/models/{model}/config")[1], type=_Config)
     return sum(group.count for group in config.instance_group) if seen or config.backend == "python" else 0
 
 
@@ -244,12 +242,3 @@ def _asked(connection: Connection, deadline: float, model: str) -> Pulse:
         why = f"no answer within {seconds:.0f} s" if error.trouble is Trouble.LATE else error.what
         return Pulse(model=model, answers=False, seconds=seconds, why=why, late=late)
     return Pulse(model=model, answers=True, seconds=time.monotonic() - began)
-
-
-def _get(address: str, path: str, seconds: float = _SECONDS) -> bytes:
-    connection = http.client.HTTPConnection(address, timeout=seconds)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read()
-    finally:
-        connection.close()

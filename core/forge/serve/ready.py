@@ -3,7 +3,7 @@
 import http.client
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,16 +142,29 @@ def reached(host: str) -> str:
     return _EVERYWHERE.get(host, host)
 
 
+def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
+    """Status and body of what is answered at ``host:port``; OSError, and HTTPException where that is no HTTP."""
+    with closing(http.client.HTTPConnection(address, timeout=seconds)) as connection:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def at(running: Running, port: int) -> str:
+    """The address of one of a server's ports."""
+    return f"{reached(running.ports.host)}:{port}"
+
+
+def is_well(ports: Ports, port: int, path: str) -> bool:
+    """Whether one of the ports answers that with 200."""
+    with suppress(OSError, http.client.HTTPException):
+        return asked(f"{reached(ports.host)}:{port}", path)[0] == http.HTTPStatus.OK
+    return False
+
+
 def answers(ports: Ports, model: str) -> bool:
     """Whether the server has ``model`` ready, on the disk or not; its index lists what is on the disk alone."""
-    connection = http.client.HTTPConnection(reached(ports.host), ports.http, timeout=5)
-    try:
-        connection.request("GET", f"/v2/models/{model}/ready")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return is_well(ports, ports.http, f"/v2/models/{model}/ready")
 
 
 def _not_loaded(running: Running, missing: list[str], ended: str) -> ServerError:

@@ -218,7 +218,7 @@ class Servers:
     def ask(self, running: Running, deadline: float) -> tuple[Pulse, ...]:
         """What each model says, as the port says."""
         ports = running.ports
-        place = pulse.Place(pulse.at(running, ports.grpc), pulse.at(running, ports.metrics), running.shared_memory)
+        place = pulse.Place(ready.at(running, ports.grpc), ready.at(running, ports.metrics), running.shared_memory)
         return pulse.ask(place, running.models, deadline)
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:

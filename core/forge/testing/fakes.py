@@ -14,20 +14,6 @@ from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
 from forge.serve.server_types import Crash, Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
-from forge.testing.conformance import PluginConformance, check_plugin
-
-__all__ = [
-    "LLAMA",
-    "FakeClient",
-    "FakeEnvironments",
-    "FakeExecutor",
-    "FakeOrigin",
-    "FakeServer",
-    "PluginConformance",
-    "check_plugin",
-    "tiny_adapter",
-    "tiny_checkpoint",
-]
 
 LLAMA: Mapping[str, object] = {
     "architectures": ["LlamaForCausalLM"],

@@ -7,12 +7,11 @@ with the nearest one that is.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
-import msgspec
 from msgspec import Struct
 
 from forge.errors import HostError, Problem
+from forge.files import texts
 from forge.schema import tags
 from forge.schema.tags import REGISTRY, drives, same, version
 from forge.schema.values import Facts, Recipe, RuntimeKind, Since, Toolchain
@@ -54,8 +53,7 @@ class _Table(Struct):
 @cache
 def releases() -> tuple[Release, ...]:
     """Every image that is known to hold TensorRT-LLM's engines, oldest first (images.toml says where its figures are from)."""
-    text = (resources.files("forge.trtllm") / "images.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=_Table).image
+    return texts.shipped("forge.trtllm", "images.toml", _Table).image
 
 
 @cache

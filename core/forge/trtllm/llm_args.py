@@ -5,11 +5,11 @@ reading its own table.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import cast
 
 import msgspec
 
+from forge.files import texts
 from forge.schema.values import ConvertTable, Recipe, Scalar, Toolchain
 from forge.trtllm.commands import older
 
@@ -41,8 +41,7 @@ class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def names() -> Names:
     """All of them (llm_args.toml says where they are from)."""
-    text = (resources.files("forge.trtllm") / "llm_args.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=Names)
+    return texts.shipped("forge.trtllm", "llm_args.toml", Names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from forge.errors import HostError, StepError
 from forge.machine import processes
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, child
 from forge.machine.containers import ContainerRun, Containers
 from forge.machine.interrupt import Halt
 from forge.schema.values import Command
@@ -60,30 +60,12 @@ class OwnPython:
             written.write_bytes(msgspec.json.encode(job))
             # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
             argv = (self.python or sys.executable, "-I", str(SCRIPT), str(folder), str(written), str(out))
-            code, said = self._run(argv)
-            if code or not out.is_file():
+            with child(argv, self._environ(), self.halt) as process:
+                said, _ = process.communicate()
+            if process.returncode or not out.is_file():
                 text = "\n".join(said.splitlines()[-_LAST:])
                 raise StepError(f"transformers could not answer for the checkpoint\n{text}", where=str(folder))
             return transcripts.read(out.read_bytes(), str(out))
-
-    def _run(self, argv: tuple[str, ...]) -> tuple[int, str]:
-        """Exit status and what it said."""
-        with subprocess.Popen(
-            argv,
-            env=bound(self._environ()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process:
-            try:
-                with self.halt.ending(process.terminate):
-                    said, _ = process.communicate()
-            finally:
-                if process.poll() is None:  # on Ctrl-C
-                    process.kill()
-        return process.returncode, said
 
     def _environ(self) -> dict[str, str]:
         return {**processes.inherited(self.environ), **OFFLINE}

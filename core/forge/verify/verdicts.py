@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
-import msgspec
-
+from forge.files import texts
 from forge.verify.judge import Outcome, Stage, Verdict
 from forge.verify.tolerances import Tolerance
 
@@ -14,8 +12,7 @@ from forge.verify.tolerances import Tolerance
 @cache
 def next_steps() -> Mapping[Stage, str]:
     """Stage -> what to look at when it is at fault."""
-    text = (resources.files("forge.verify") / "next_steps.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=dict[Stage, str])
+    return texts.shipped("forge.verify", "next_steps.toml", dict[Stage, str])
 
 
 @dataclass(frozen=True)

@@ -3,38 +3,30 @@ before 0.75 GB are fetched to hear the same; `make test-offline` holds it to the
 """
 
 import re
-from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
+from msgspec import Struct
+
 from forge.errors import HostError
+from forge.files import texts
 from forge.schema.values import Environment, Host
 
 SIZE = "0.75 GB"
 """Of the environment, once it is made."""
-_TRTLLM, _VLLM = ("1.3.0rc20", "1.3.0rc23"), ("0.24.0", "0.27.0")
-_USUAL = {"trtllm": _TRTLLM, "vllm": _VLLM}
-SYSTEMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "a100_sxm": {"trtllm": ("1.0.0",), "vllm": ("0.14.0",)},
-    "b200_sxm": _USUAL,
-    "b300_sxm": _USUAL,
-    "b60": {"vllm": ("0.20.0", "0.26.0")},
-    "gb200": _USUAL,
-    "gb300": _USUAL,
-    "h100_sxm": _USUAL,
-    "h200_sxm": _USUAL,
-    "l40s": _USUAL,
-    "rtx_pro_6000_server": _USUAL,
-}
-"""system -> backend -> versions, the oldest first. SGLang's are left out: forge does not serve with it."""
-_CARDS: Mapping[str, tuple[str, ...]] = {
-    "a100_sxm": ("a100 80gb sxm", "a100 sxm4 80gb"),
-    "b200_sxm": ("b200",),
-    "h100_sxm": ("h100 sxm", "h100 80gb hbm3"),
-    "h200_sxm": ("h200", "h200 sxm"),
-    "l40s": ("l40s",),
-}
-"""How forge and the driver call the cards of a system."""
 _PYTHONS = ("3.11", "3.12", "3.13")
+
+
+class _Data(Struct, forbid_unknown_fields=True):
+    """systems.toml: system -> backend -> versions, the oldest first; and how forge and the driver call a system's cards."""
+
+    versions: dict[str, dict[str, tuple[str, ...]]]
+    cards: dict[str, tuple[str, ...]]
+
+
+@cache
+def data() -> _Data:
+    return texts.shipped("forge.bench.aiconfigurator", "systems.toml", _Data)
 
 
 def pins() -> tuple[str, ...]:
@@ -62,11 +54,13 @@ def environment(host: Host) -> Environment:
 def system(card: str) -> str:
     """AIConfigurator's word for a card, by its own, forge's or the driver's; HostError, with those that there are."""
     plain = " ".join(re.findall(r"[a-z0-9]+", re.sub(r"\b(nvidia|tesla)\b", " ", card.lower())))
-    for name in SYSTEMS:
-        if plain in (name.replace("_", " "), *_CARDS.get(name, ())):
+    for name in data().versions:
+        if plain in (name.replace("_", " "), *data().cards.get(name, ())):
             return name
     what = f"AIConfigurator {version()} has no data of this card"
-    raise HostError(what, where=card, hint=f"it has {', '.join(SYSTEMS)}; `forge tune` without --offline measures on any")
+    raise HostError(
+        what, where=card, hint=f"it has {', '.join(data().versions)}; `forge tune` without --offline measures on any"
+    )
 
 
 def nearest(have: tuple[str, ...], wanted: str) -> str:

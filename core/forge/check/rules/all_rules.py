@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import cast
@@ -11,6 +11,7 @@ import msgspec
 
 from forge.check.model import Repository
 from forge.check.rules.rule import Finding, Found, Look, Rule, Severity
+from forge.files import texts
 
 _ORDER = tuple(Severity)
 
@@ -22,8 +23,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
 @cache
 def all_rules() -> tuple[Rule, ...]:
     """All rules, in the order in which docs/rules.md has them."""
-    text = (resources.files("forge.check.rules") / "rules.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=_Table).rule
+    return texts.shipped("forge.check.rules", "rules.toml", _Table).rule
 
 
 def examine(repository: Repository) -> tuple[Finding, ...]:

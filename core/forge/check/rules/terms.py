@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from forge.check.model import Config, Kind, Model, Repository
-from forge.check.rules.parameters import WORDS
+from forge.check.rules.parameters import known
 from forge.check.rules.rule import Found
 from forge.repository.config import ROOT
 
@@ -28,8 +28,9 @@ def native(repository: Repository) -> Iterator[tuple[Model, Config]]:
 def batching_type(repository: Repository) -> Iterator[Found]:
     for model, config in native(repository):
         stated = config.stated(_TYPE)
-        if stated and stated not in WORDS[_TYPE]:
-            what = f"{_TYPE} is {stated!r}: it can be {', '.join(WORDS[_TYPE])}"
+        words = known().words[_TYPE]
+        if stated and stated not in words:
+            what = f"{_TYPE} is {stated!r}: it can be {', '.join(words)}"
             yield Found(model.file, what, needle=f'"{_TYPE}"')
 
 

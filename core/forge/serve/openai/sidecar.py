@@ -1,6 +1,5 @@
 """OpenAI's API beside a server: a process of this machine, whether or not the server is one."""
 
-import http.client
 import os
 import platform
 import secrets
@@ -17,7 +16,7 @@ from forge.errors import HostError, ServerError
 from forge.machine import processes
 from forge.schema.values import Command, Ports
 from forge.serve.openai.access import key
-from forge.serve.ready import reached
+from forge.serve.ready import is_well, reached
 from forge.serve.server_types import Running
 from forge.serve.state import DOOR_KEY, make_private
 
@@ -131,11 +130,4 @@ def _await(running: Running, log: Path) -> None:
 
 def answers(ports: Ports) -> bool:
     """Whether the API is up, whatever it has to say of the models behind it."""
-    connection = http.client.HTTPConnection(reached(ports.host), ports.openai, timeout=5)
-    try:
-        connection.request("GET", "/live")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return is_well(ports, ports.openai, "/live")
