@@ -13,19 +13,14 @@ import pytest
 
 from forge.machine import processes
 from forge.serve.openai import web
-from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.patience import Patience
+from forge.serve.openai.service import Answered
 from patience import PATIENCE
 
 SHORT = Patience(head=1.0, body=1.5, unread=1.5, connections=6)
+SAID = b'{"said": 1}'
 EVENT = b"x" * 10_000
 ASK = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
-
-
-@dataclass
-class Answered:
-    document: bytes = b'{"said": 1}'
-    events: AsyncGenerator[bytes] | None = None
 
 
 @dataclass
@@ -47,10 +42,10 @@ class Service:
         return b"{}"
 
     async def chat(self, body: bytes) -> Answered:
-        return Answered()
+        return Answered(SAID)
 
     async def complete(self, body: bytes) -> Answered:
-        return Answered(events=self._events()) if self.endless else Answered()
+        return Answered(events=self._events()) if self.endless else Answered(SAID)
 
     def metrics(self) -> bytes:
         return b""
@@ -72,7 +67,7 @@ class Service:
 def serving(service: Service) -> Generator[int]:
     """The port at which ``service`` is asked."""
     (port,) = processes.spare(1)
-    made = web.server(web.application(service, Fault, Fault, too_large, SHORT), "127.0.0.1", port, SHORT)
+    made = web.server(web.application(service, SHORT), "127.0.0.1", port, SHORT)
     thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
     thread.start()
     try:

@@ -10,6 +10,7 @@ from forge.cli.build import RUNTIME
 from forge.cli.output import Output, verb
 from forge.cli.param_types import RECIPE
 from forge.cli.predictions import predict
+from forge.cli.text import table
 
 
 @click.command()
@@ -110,8 +111,7 @@ def _lines(found: Any, aim: Any) -> Iterator[str]:
     rows = [("", *map(str.upper, aim.figures)), *(_row(trial, _label(trial), aim) for trial in reversed(order))]
     ends = [found.best, *([found.before] if found.before != found.best else [])]
     rows += [_row(each, f"in the end, {_label(each)}", aim) for each in ends]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    yield table(rows)
 
 
 def _row(trial: Any, label: str, aim: Any) -> tuple[str, ...]:

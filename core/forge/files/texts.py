@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -47,6 +46,8 @@ class Missing(Odd):
 
 def shipped(package: str, name: str, kind: type[T]) -> T:
     """A table of forge's own, which lies in ``package`` as TOML."""
+    from importlib import resources
+
     return msgspec.toml.decode((resources.files(package) / name).read_bytes(), type=kind)
 
 

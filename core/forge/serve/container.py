@@ -121,10 +121,8 @@ class TritonContainer:
 
     def ended(self, running: Running) -> str:
         """How it ended, as the daemon knows it."""
-        with suppress(ForgeError), self._daemon.connected() as api:
-            until = time.monotonic() + _LATE
-            while (said := _look(api, running.container)).running and time.monotonic() < until:
-                time.sleep(self.pause)  # its process is gone, and the daemon has yet to hear of it
+        with suppress(ForgeError):
+            said = self._last(running)
             if said.oom_killed:
                 return f"exit code {said.exit_code}: the memory it may use ran out"
             if said.exit_code == _KILLED:
@@ -134,12 +132,16 @@ class TritonContainer:
 
     def died(self, running: Running) -> str:
         """Of what it died, as the daemon and its log know it; empty where it was asked to end, or the container removed."""
+        said = self._last(running)
+        why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, Path(running.log))
+        return f"{why}: the memory it may use ran out" if why and said.oom_killed else why
+
+    def _last(self, running: Running) -> _Said:
         with self._daemon.connected() as api:
             until = time.monotonic() + _LATE
             while (said := _look(api, running.container)).running and time.monotonic() < until:
-                time.sleep(self.pause)
-        why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, Path(running.log))
-        return f"{why}: the memory it may use ran out" if why and said.oom_killed else why
+                time.sleep(self.pause)  # its process is gone, and the daemon has yet to hear of it
+        return said
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""

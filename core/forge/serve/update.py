@@ -8,6 +8,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.repository import publish
 from forge.repository.publish import Published, Relocate
@@ -39,23 +41,15 @@ class _Change:
         return self.before.find(model.name) is not None
 
 
-class Turnover:
+class Turnover(Struct, frozen=True):
     """Publishes and withdraws where servers may be running. ``say`` is told what happens to them."""
 
-    def __init__(
-        self,
-        store: Store,
-        server: Server,
-        plan: Plan,
-        say: Callable[[str], None],
-        require: Callable[[Path, Sequence[str]], None] = lambda _place, _models: None,
-    ) -> None:
-        """``require`` raises where what a repository shows of models, by name, is not what was built."""
-        self._require = require
-        self._store = store
-        self._server = server
-        self._plan = plan
-        self._say = say
+    store: Store
+    server: Server
+    plan: Plan
+    say: Callable[[str], None]
+    require: Callable[[Path, Sequence[str]], None] = lambda _place, _models: None
+    """Raises where what a repository shows of models, by name, is not what was built."""
 
     def publish_all(
         self, place: Path, models: Sequence[PublishedModel], relocate: Relocate, anew: Container[str] = ()
@@ -67,19 +61,19 @@ class Turnover:
         server are loaded before those that take the place of others; names that are given up go when all are loaded. Those in
         ``anew`` are published whether or not they seem to stand.
         """
-        with self._store.publishing(place, {key for model in models for key in model.held}):
+        with self.store.publishing(place, {key for model in models for key in model.held}):
             coming, running = [(self._entry(model), model) for model in models], self._on(place)
             if running is None:
                 return publish.publish_all(coming, place, relocate, anew=anew)
             before = publish.inventory(place)
             wanted = self._fits(running, place, before, models)
-            with self._store.using(before.held):
+            with self.store.using(before.held):
                 done = publish.publish_all(coming, place, relocate, anew=anew)
                 after = publish.inventory(place)
                 change = _Change(place, before, relocate, [m for m in models if after.find(m.name) != before.find(m.name)])
                 late = [m for m, each in zip(models, done, strict=True) if each.changed or _is_behind(running, m)]
                 try:
-                    self._require(place, [model.name for model in late])
+                    self.require(place, [model.name for model in late])
                     running = self._catch_up(running, wanted, {model.name for model in models})
                     self._take_in(running, wanted, sorted(late, key=change.replaces), change)
                 except BaseException as error:  # Ctrl-C too: what is on the disk has to be what answers
@@ -91,14 +85,14 @@ class Turnover:
 
         Where either fails, both have it as before, or the error says which has not.
         """
-        with self._store.publishing(place):
+        with self.store.publishing(place):
             running, model = self._on(place), publish.inventory(place).find(name)
             if running is None or model is None:
                 publish.withdraw(place, name)
                 return
-            self._say(f"{name}: being unloaded by the server on {place}")
+            self.say(f"{name}: being unloaded by the server on {place}")
             try:
-                self._server.unload(running, _given_up(model, ()))
+                self.server.unload(running, _given_up(model, ()))
                 publish.withdraw(place, name)
             except BaseException as error:
                 raise self._told(error, self._restored(place, in_turn(model), ())) from error
@@ -114,20 +108,20 @@ class Turnover:
         if not found:
             names = ", ".join(model.name for manifest in held.values() for model in manifest.models) or "nothing"
             raise RepositoryError(f"there is no model {name!r}", where=running.repository, hint=f"It holds: {names}.")
-        wanted = self._plan(held, running)
+        wanted = self.plan(held, running)
         _require_same(running, wanted)
         for place, manifest in held.items():
-            self._require(place, [model.name for model in manifest.models if model in found])
+            self.require(place, [model.name for model in manifest.models if model in found])
         failures: list[ServerError] = []
         for model in found:
             try:
-                running = self._server.load(running, wanted, in_turn(model), self._say)
+                running = self.server.load(running, wanted, in_turn(model), self.say)
             except ServerError as error:
                 failures.append(error)
                 running = self._on(Path(running.repository)) or running
         gone = [model for model in running.models if name is None and model not in wanted.models]
         try:
-            running = self._server.unload(running, gone) if gone else running
+            running = self.server.unload(running, gone) if gone else running
         except ServerError as error:
             failures.append(error)
         if failures:
@@ -138,8 +132,8 @@ class Turnover:
     def began(self, running: Running) -> None:
         """Remember what a server that has just been started serves, and that it stands on that while it lives."""
         for place in running.repositories:
-            self._store.remember(Path(place))
-        lend(self._store, running)
+            self.store.remember(Path(place))
+        lend(self.store, running)
 
     # -- inside
 
@@ -147,14 +141,14 @@ class Turnover:
         """``error`` with how repository and server are after it."""
         if isinstance(error, ForgeError):
             return type(error)(error.what, where=error.where, hint=_also(error.hint, state))
-        self._say(state)
+        self.say(state)
         return error
 
     def _on(self, place: Path) -> Running | None:
-        return next((running for running in self._server.running() if str(place) in running.repositories), None)
+        return next((running for running in self.server.running() if str(place) in running.repositories), None)
 
     def _entry(self, model: PublishedModel) -> Path:
-        held = self._store.find(model.entry)
+        held = self.store.find(model.entry)
         if held is None:
             raise RepositoryError(f"what {model.name!r} is published from is not in this store", hint="build it again")
         return held.path
@@ -165,7 +159,7 @@ class Turnover:
         for model in models:
             after = after.having(model)
         try:
-            wanted = self._plan({**holdings(running), place: after}, running)
+            wanted = self.plan({**holdings(running), place: after}, running)
             _require_same(running, wanted)
             _require_whole(wanted, models)
         except ServerError as error:
@@ -180,26 +174,26 @@ class Turnover:
         for model in (each for manifest in holdings(running).values() for each in manifest.models):
             if model.name in others or not _is_behind(running, model):
                 continue
-            self._say(f"{model.name}: published before, and being loaded by the server on {running.repository} now")
+            self.say(f"{model.name}: published before, and being loaded by the server on {running.repository} now")
             try:
-                running = self._server.load(running, wanted, in_turn(model), self._say)
+                running = self.server.load(running, wanted, in_turn(model), self.say)
             except ServerError as error:
-                self._say(f"{error.what.partition(chr(10))[0]}; `forge reload` has it try again")
+                self.say(f"{error.what.partition(chr(10))[0]}; `forge reload` has it try again")
                 running = self._on(Path(running.repository)) or running
         return running
 
     def _take_in(self, running: Running, wanted: Launch, models: Sequence[PublishedModel], change: _Change) -> None:
         for model in models:
-            self._say(f"{model.name}: being loaded by the server on {running.repository}")
+            self.say(f"{model.name}: being loaded by the server on {running.repository}")
             change.begun.append(model)
-            running = self._server.load(running, wanted, in_turn(model), self._say)
+            running = self.server.load(running, wanted, in_turn(model), self.say)
         for model in models:
             former = change.before.find(model.name)
             if former and (gone := _given_up(former, in_turn(model))):
-                running = self._server.unload(running, gone)
-            self._say(f"{model.name}: the server answers with it")
+                running = self.server.unload(running, gone)
+            self.say(f"{model.name}: the server answers with it")
         if left := [folder for folder in running.models if folder not in wanted.models]:  # names that a killed publish gave up
-            self._server.unload(running, left)
+            self.server.unload(running, left)
 
     def _undo(self, change: _Change) -> str:
         """Put back the repository, then the server; what to say of how they are."""
@@ -226,10 +220,10 @@ class Turnover:
         try:
             again = [folder for folder in kept if folder in begun or folder not in running.models]
             if again:
-                running = self._server.load(running, self._plan(holdings(running), running), again, self._say)
+                running = self.server.load(running, self.plan(holdings(running), running), again, self.say)
             own = {folder for model in publish.inventory(place).models for folder in in_turn(model)}
             if gone := [folder for folder in reversed(begun) if folder not in own]:
-                self._server.unload(running, gone)
+                self.server.unload(running, gone)
         except ForgeError as error:
             failed = error.what.partition("\n")[0]
             return f"{back}, and the server could not follow: {failed}; `forge reload` has it try again"

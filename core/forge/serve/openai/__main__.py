@@ -21,7 +21,6 @@ from forge.machine.processes import MARKER
 from forge.schema.values import Ports
 from forge.serve import pulse, usage
 from forge.serve.openai.access import Access, key
-from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.cards import Cards, Sight
 from forge.serve.openai.models import Models
 from forge.serve.openai.rounds import Rounds
@@ -38,7 +37,7 @@ async def main(said: argparse.Namespace) -> None:
         rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
         service = Service(client, offers, rounds, times)
         cards = Cards(offers, rounds, partial(_look, marker), service.known, client.version)
-        app = application(service, Fault, Fault, too_large, door=Door(access, cards.document))
+        app = application(service, door=Door(access, cards.document))
         await serve(app, said.host, said.port, kept=said.kept)
 
 

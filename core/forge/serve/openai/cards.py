@@ -97,27 +97,19 @@ class Sight(Struct, frozen=True, kw_only=True):
     held: Held
 
 
-class Cards:
+class Cards(Struct, frozen=True):
     """``look`` sees the machine, ``known`` says what a model takes, ``triton`` which Triton answers."""
 
-    def __init__(
-        self,
-        offers: Models,
-        rounds: Rounds,
-        look: Callable[[], Sight],
-        known: Callable[[Offer], Awaitable[ModelMetadata]],
-        triton: Callable[[], Awaitable[str]],
-    ) -> None:
-        self._offers = offers
-        self._rounds = rounds
-        self._look = look
-        self._known = known
-        self._triton = triton
+    offers: Models
+    rounds: Rounds
+    look: Callable[[], Sight]
+    known: Callable[[Offer], Awaitable[ModelMetadata]]
+    triton: Callable[[], Awaitable[str]]
 
     async def document(self) -> bytes:
         """All of them, by name."""
-        states, sight = await asyncio.gather(self._rounds.states(), asyncio.to_thread(self._look))
-        cards = [await self._card(name, offer, sight) for name, offer in self._offers.all().items()]
+        states, sight = await asyncio.gather(self.rounds.states(), asyncio.to_thread(self.look))
+        cards = [await self._card(name, offer, sight) for name, offer in self.offers.all().items()]
         told = {name: (held.state, held.why) for name, held in states.items()}
         cards = [msgspec.structs.replace(card, state=state, why=why) for card in cards for state, why in [told[card.name]]]
         machine = Machine(memory=sight.memory, held=_memory(sight.held.whole), gpus=sight.gpus, triton=await self._version())
@@ -125,14 +117,14 @@ class Cards:
 
     async def _version(self) -> str:
         with suppress(ForgeError):
-            return await self._triton()
+            return await self.triton()
         return ""
 
     async def _card(self, name: str, offer: Offer, sight: Sight) -> Card:
         target, model = offer.target, offer.target.model
         built = limits(target.repository, model)
         try:
-            known = await self._known(offer)
+            known = await self.known(offer)
         except Fault:  # it is not ready: nobody knows what it takes
             known = ModelMetadata(model.front, {}, {})
         parts = [sight.held.models[folder] for folder in model.roles.values() if folder in sight.held.models]
@@ -144,11 +136,11 @@ class Cards:
             why="",
             published=offer.published,
             key=offer.key,
-            disk=self._offers.size(offer),
+            disk=self.offers.size(offer),
             memory=Memory(host=total(part[0] for part in parts), gpu=total(part[1] for part in parts)),
             built=built,
             sampling=msgspec.structs.asdict(model.sampling),
-            chat=self._offers.without_template(offer),
+            chat=self.offers.without_template(offer),
             controls=dict(controls(known, model.runtime, built)),
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -25,33 +26,19 @@ class Meter:
     def __init__(self, steady: Callable[[], float]) -> None:
         self.steady = steady
         self._registry = held = CollectorRegistry()
+        by_model = partial(Counter, labelnames=_BY_MODEL, registry=held)
+        took = partial(Histogram, labelnames=_BY_MODEL, buckets=_LONG, registry=held)
         self.answers = Counter("forge_answers", "Answers that ended, by how", (*_BY_MODEL, "outcome"), registry=held)
         self._refused = Counter(
             "forge_error_responses", "Requests that got an error, by status and code", ("status", "code"), registry=held
         )
         self.under_way = Gauge("forge_answers_under_way", "Answers under way", _BY_MODEL, registry=held)
-        self.waited = Histogram(
-            "forge_queue_seconds", "From a whole request to its going to Triton: a turn at the chat template",
-            _BY_MODEL, buckets=_LONG, registry=held,
-        )  # fmt: skip
-        self.first = Histogram(
-            "forge_time_to_first_token_seconds", "From a whole request to the first piece of an answer",
-            _BY_MODEL, buckets=_LONG, registry=held,
-        )  # fmt: skip
-        self.between = Histogram(
-            "forge_inter_token_seconds",
-            "Between two pieces of an answer, usually tokens",
-            _BY_MODEL,
-            buckets=_SHORT,
-            registry=held,
-        )
-        self.whole = Histogram(
-            "forge_answer_seconds", "From a whole request to an answer's end", _BY_MODEL, buckets=_LONG, registry=held
-        )
-        self.prompt = Counter("forge_prompt_tokens", "Tokens of prompts, of models that count them", _BY_MODEL, registry=held)
-        self.completion = Counter(
-            "forge_completion_tokens", "Tokens of answers: as models count them, or pieces", _BY_MODEL, registry=held
-        )
+        self.waited = took("forge_queue_seconds", "From a whole request to its going to Triton: a turn at the chat template")
+        self.first = took("forge_time_to_first_token_seconds", "From a whole request to the first piece of an answer")
+        self.between = took("forge_inter_token_seconds", "Between two pieces of an answer, usually tokens", buckets=_SHORT)
+        self.whole = took("forge_answer_seconds", "From a whole request to an answer's end")
+        self.prompt = by_model("forge_prompt_tokens", "Tokens of prompts, of models that count them")
+        self.completion = by_model("forge_completion_tokens", "Tokens of answers: as models count them, or pieces")
 
     def refused(self, status: int, code: str | None) -> None:
         """A request got an error in place of an answer."""

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,9 +21,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from forge.serve.openai.access import Access
+from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.assets import Assets
 from forge.serve.openai.metrics import TYPE
 from forge.serve.openai.patience import Patience, protocol
+from forge.serve.openai.service import Answered
 
 _DROPPED = 64 * 2**20
 """Bytes of a body that is too large which are read and dropped, so that its sender comes to read the answer."""
@@ -50,26 +53,6 @@ _LEAVING = 5
 _PATIENCE = Patience()
 
 
-class Fault(Protocol):
-    """An answer that is an error."""
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
-    @property
-    def code(self) -> str | None: ...
-
-
-class Answered(Protocol):
-    """A document, or the events of a stream."""
-
-    @property
-    def document(self) -> bytes: ...
-    @property
-    def events(self) -> AsyncGenerator[bytes] | None: ...
-
-
 class Service(Protocol):
     """Answers what is asked; raises a fault for what it cannot. ``largest``: bytes of the largest body that it takes."""
 
@@ -84,26 +67,12 @@ class Service(Protocol):
     def refused(self, status: int, code: str | None) -> None: ...
 
 
-class Access(Protocol):
-    """Who may ask; raises a fault for who may not."""
-
-    @property
-    def page(self) -> bool: ...
-    def require(self, path: str, headers: Mapping[str, str]) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Door:
     """What stands before the service: who is let in, and what the page says of the models."""
 
     access: Access
     cards: Callable[[], Awaitable[bytes]]
-
-
-Fail = Callable[[int, str], Fault]
-"""Makes a fault of an HTTP status and a text."""
-TooLarge = Callable[[int], Exception]
-"""Makes the fault of a body that has more bytes than are taken."""
 
 
 class _Asking(Response):
@@ -141,18 +110,17 @@ class _Asking(Response):
 class _Gate:
     """Lets in whom ``access`` lets in."""
 
-    def __init__(self, app: ASGIApp, access: Access, faults: type[Exception], service: Service) -> None:
+    def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
         self._app = app
         self._access = access
-        self._faults = faults
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 self._access.require(scope["path"], Headers(scope=scope))
-            except self._faults as fault:
-                response = _counted(cast("Fault", fault), self._service)
+            except Fault as fault:
+                response = _counted(fault, self._service)
                 if response.status_code == HTTPStatus.UNAUTHORIZED:
                     response.headers["www-authenticate"] = "Bearer"
                 await response(scope, receive, send)
@@ -193,14 +161,7 @@ def _signs(service: Service) -> list[Route]:
     return [Route("/health", health), Route("/live", live), Route("/metrics", metrics)]
 
 
-def application(
-    service: Service,
-    faults: type[Exception],
-    fail: Fail,
-    too_large: TooLarge,
-    patience: Patience = _PATIENCE,
-    door: Door | None = None,
-) -> Starlette:
+def application(service: Service, patience: Patience = _PATIENCE, door: Door | None = None) -> Starlette:
     """The routes; every error has the API's form. Without a ``door`` whoever comes may ask, and there is no page."""
 
     async def models(_: Request) -> Response:
@@ -210,11 +171,11 @@ def application(
         return _json(await service.model(str(request.path_params["name"])))
 
     async def chat(request: Request) -> Response:
-        body = await _body(request, service.largest, too_large, patience)
+        body = await _body(request, service.largest, patience)
         return _Asking(lambda: service.chat(body))
 
     async def complete(request: Request) -> Response:
-        body = await _body(request, service.largest, too_large, patience)
+        body = await _body(request, service.largest, patience)
         return _Asking(lambda: service.complete(body))
 
     async def faulty(_: Request, error: Exception) -> Response:
@@ -223,7 +184,7 @@ def application(
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         said = _words(error) if status != HTTPStatus.NOT_FOUND else _instead(request.url.path)
-        return _failed(fail(status, f"{request.method} {request.url.path}: {said}"))
+        return _failed(Fault(status, f"{request.method} {request.url.path}: {said}"))
 
     return Starlette(
         routes=[
@@ -234,8 +195,8 @@ def application(
             *_signs(service),
             *_page(door),
         ],
-        middleware=[Middleware(_Gate, access=door.access, faults=faults, service=service)] if door else [],
-        exception_handlers={faults: faulty, HTTPException: refused, Exception: refused},
+        middleware=[Middleware(_Gate, access=door.access, service=service)] if door else [],
+        exception_handlers={Fault: faulty, HTTPException: refused, Exception: refused},
     )
 
 
@@ -275,7 +236,7 @@ async def _left(receive: Receive) -> None:
         message = await receive()
 
 
-async def _body(request: Request, largest: int, too_large: TooLarge, patience: Patience) -> bytes:
+async def _body(request: Request, largest: int, patience: Patience) -> bytes:
     """The whole body; a fault where it is larger than ``largest`` bytes, or does not come in time."""
     stated = request.headers.get("content-length", "")
     held, seen = bytearray(), int(stated) if stated.isdecimal() else 0
