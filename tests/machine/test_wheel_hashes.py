@@ -20,22 +20,23 @@ UNKNOWN = frozenset({"torch==2.13.0+cpu"})
 """Pins that PyPI has not."""
 
 
-def index(folder: Path, name: str, version: str, code: str) -> str:
-    """A package index of one wheel; the wheel's sha256."""
+def index(folder: Path, name: str, version: str, code: str, needs: str = "") -> str:
+    """A package index of one wheel, which needs another package; the wheel's sha256."""
     place, info = folder / name, f"{name}-{version}.dist-info"
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{name}-{version}-py3-none-any.whl"
     texts = {
         f"{name}/__init__.py": code,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs and f'Requires-Dist: {needs}'}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     with zipfile.ZipFile(file, "w") as archive:
         for path, text in texts.items():
             archive.writestr(path, text)
         archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in (*texts, f"{info}/RECORD")))
-    (place / "index.html").write_text(f'<a href="{file.name}">{file.name}</a>', encoding="utf-8")
-    return sha256(file.read_bytes()).hexdigest()
+    digest = sha256(file.read_bytes()).hexdigest()
+    (place / "index.html").write_text(f'<a href="{file.name}#sha256={digest}">{file.name}</a>', encoding="utf-8")
+    return digest
 
 
 def installer(tmp_path: Path, tool: str) -> PrivateEnvironments:
@@ -87,6 +88,21 @@ def test_a_lock_can_take_an_indexs_own_build(tmp_path: Path, tool: str) -> None:
 def test_a_pin_of_which_nothing_is_known_installs(tmp_path: Path, tool: str) -> None:
     index(tmp_path / "index", "nobodys", "1.0", "")
     assert "nobodys" in made(tmp_path, tool, "nobodys==1.0", {})
+
+
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_an_index_says_what_packages_come_to(tmp_path: Path, tool: str) -> None:
+    outer = index(tmp_path / "index", "outer", "1.0", "", needs="inner")
+    inner = index(tmp_path / "index", "inner", "2.0", "")
+    here = host(os.environ)
+    asked = installer(tmp_path, tool)
+    packages = Environment(here.python, here.platform, ("outer>=1",))
+    assert asked.ask(packages, here.interpreter) == {"outer==1.0": (outer,), "inner==2.0": (inner,)}
+    bare = Environment(here.python, here.platform, (), ("outer==1.0",))
+    assert asked.ask(bare, here.interpreter) == {"outer==1.0": (outer,)}
+    absent = Environment(here.python, here.platform, ("gone",))
+    with pytest.raises(SourceError, match="gone"):
+        asked.ask(absent, here.interpreter)
 
 
 def test_every_pin_of_forge_has_its_hashes() -> None:

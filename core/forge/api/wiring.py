@@ -29,7 +29,8 @@ from forge.machine.machine import Machine
 from forge.plan.known_failures import Known
 from forge.remote.place import Place
 from forge.remote.signature import Notary
-from forge.schema.values import Gpu, Host, LimitsTable, Ports, SourceKind
+from forge.schema.values import Environment, Gpu, Host, LimitsTable, Ports, SourceKind
+from forge.schema.wheels import Hashes
 from forge.serve.server_types import Server
 from forge.settings import RemoteTable
 from forge.store.store import Store
@@ -149,6 +150,9 @@ class Wiring:
         from forge.machine.environments import host
 
         return host(self._environ)
+
+    def package_hashes(self, environment: Environment) -> Hashes:
+        return self.tools.environments.ask(environment, self.host().interpreter)
 
     @cached_property
     def tools(self) -> Tools:

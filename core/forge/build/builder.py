@@ -162,8 +162,8 @@ class Making:
         match step.action:
             case Fetch(source):
                 tools.origins[source.kind].fetch(source, out, self._progress)
-            case MakeEnvironment(environment, interpreter):
-                tools.environments.make(environment, interpreter, out, self._line)
+            case MakeEnvironment(environment, interpreter, hashes):
+                tools.environments.make(environment, interpreter, out, self._line, hashes)
             case LayBackends(sources, triton):
                 tools.lay_backends(needs["environment"], triton, out, sources)
             case Run() if "image" in needs:

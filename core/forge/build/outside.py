@@ -7,7 +7,8 @@ from typing import Protocol
 from forge.build.sources.source import Origin
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.machine import Machine
-from forge.schema.values import Gpu, Host, SourceKind
+from forge.schema.values import Environment, Gpu, Host, SourceKind
+from forge.schema.wheels import Hashes
 
 
 class Outside(Protocol):
@@ -33,6 +34,10 @@ class Outside(Protocol):
         ...
 
     def host(self) -> Host: ...
+
+    def package_hashes(self, environment: Environment) -> Hashes:
+        """Exact pin -> sha256 of what would be installed here, by the package index; SourceError where it does not say."""
+        ...
 
     def gpus(self) -> tuple[Gpu, ...]:
         """What is here for engines, with what is free of it now."""

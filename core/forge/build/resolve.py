@@ -13,6 +13,7 @@ from msgspec import structs
 from forge.build.builder import Builder
 from forge.build.executor import Executors
 from forge.build.outside import Outside
+from forge.build.package_hashes import held
 from forge.build.recipe_facts import World, adapters, gather, image
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
@@ -152,9 +153,13 @@ class Resolver:
         facts = self._gathered(wanted, path, kept)
         if kept is None:
             facts = replace(facts, source=self._sealed(facts.source), draft=facts.draft and self._sealed(facts.draft))
-        image, versions, stub = locks.versions(wanted, facts, locks.pins(kept, wanted, facts)[0])
+        pins = locks.pins(kept, wanted, facts)[0]
+        image, versions, stub = locks.versions(wanted, facts, pins)
         made = locks.lock(wanted, facts.source, facts.draft, facts.calibration, image, versions)
         loras = adapters(wanted, path.absolute().parent, self._world, kept)
+        if image is None:
+            serving = locks.environments(wanted, facts, pins)
+            made = held(made, serving, pins, self.outside.package_hashes, self.say)
         after = locks.write(made.beside([each.pinned for each in loras], stub))
         if after != before:
             scratch = file.with_name(f"{file.name}.new")

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from forge.errors import Problem
 from forge.schema.values import Command, Environment, Requirements, Toolchain
+from forge.schema.wheels import NO_HASHES, Hashes
 
 Line = Callable[[str], None]
 """Told each line of output as it comes."""
@@ -285,7 +286,13 @@ def _is_inside(path: str) -> bool:
 class Environments(Protocol):
     """Makes private Python environments."""
 
-    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None: ...
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None: ...
+
+    def ask(self, environment: Environment, interpreter: str) -> Hashes:
+        """Exact pin -> sha256, by the index: what would be installed, ``bare`` and ``packages`` with all that they bring."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

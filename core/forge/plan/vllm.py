@@ -126,7 +126,8 @@ def _served_with(resolved: Resolved) -> tuple[Step, ...]:
 def _environment(resolved: Resolved) -> Step:
     host = resolved.facts.host
     made = vllm_environment(host, resolved.recipe.runtime.packages, gpu=on_gpu(resolved), pins=resolved.pins.vllm)
-    return Step("vllm environment", MakeEnvironment(made, host.interpreter))
+    made = resolved.pins.exact(made)
+    return Step("vllm environment", MakeEnvironment(made, host.interpreter, resolved.pins.of(made)))
 
 
 def notes(resolved: Resolved) -> tuple[str, ...]:

@@ -121,6 +121,10 @@ PinWord = Annotated[
         description="a package's name or its version: pip is told of both, and takes them for nothing else",
     ),
 ]
+ExactPin = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!]*\Z", description="name==version")
+]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")]
 StopWord = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="text that is not empty; line breaks are welcome")]
 FlagName = Annotated[
     str,

@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
+import msgspec
+
 FILE = "wheels.sha256"
 Hashes = Mapping[str, tuple[str, ...]]
 """``name==version`` -> the sha256 of each wheel that is taken for it."""
@@ -33,3 +35,39 @@ def known(requirements: Iterable[str], hashes: Hashes) -> Hashes:
 def listed(held: Hashes) -> str:
     """The same as a requirements file."""
     return "".join(" ".join((pin, *(f"--hash=sha256:{digest}" for digest in digests))) + "\n" for pin, digests in held.items())
+
+
+def read_report(text: str) -> Hashes:
+    """What ``pip install --report`` would install."""
+    chosen = msgspec.json.decode(text, type=_Report).install
+    told = {f"{each.metadata.name}=={each.metadata.version}": each.download_info.archive_info.hashes for each in chosen}
+    return {pinned(pin): (hashes["sha256"],) if "sha256" in hashes else () for pin, hashes in told.items()}
+
+
+def read_requirements(text: str) -> Hashes:
+    """What ``uv pip compile --generate-hashes`` writes."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = {pinned(line.split(" ")[0]): tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", line)) for line in lines}
+    return {pin: digests for pin, digests in found.items() if pin}
+
+
+class _Archive(msgspec.Struct):
+    hashes: dict[str, str] = {}
+
+
+class _Download(msgspec.Struct):
+    archive_info: _Archive = msgspec.field(default_factory=_Archive)
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Chosen(msgspec.Struct):
+    metadata: _Metadata
+    download_info: _Download
+
+
+class _Report(msgspec.Struct):
+    install: list[_Chosen]

@@ -12,6 +12,7 @@ from forge.events import Progress
 from forge.files.safetensors import PREFIX, Tensor, length, parse
 from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
+from forge.schema.wheels import NO_HASHES, Hashes
 from forge.serve.server_types import Crash, Launch, Running, StartingError
 from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
 
@@ -121,13 +122,25 @@ class FakeEnvironments:
 
     made: list[Environment] = field(default_factory=list[Environment])
 
-    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+    index: Hashes = field(default_factory=dict[str, tuple[str, ...]])
+    """What an index says of everything that it is asked about."""
+
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None:
+        del hashes
         (into / "bin").mkdir(parents=True, exist_ok=True)
         (into / "bin" / "python3").write_text(f"#!{interpreter}\n")
         packages = "".join(f"{package}\n" for package in (*environment.packages, *environment.bare))
         (into / "packages.txt").write_text(packages)
         log(f"installed {len(environment.packages) + len(environment.bare)} packages")
         self.made.append(environment)
+
+    def ask(self, environment: Environment, interpreter: str) -> Hashes:
+        del environment, interpreter
+        if not self.index:
+            raise SourceError("the package index cannot be reached")
+        return self.index
 
 
 @dataclass

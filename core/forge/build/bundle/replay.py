@@ -27,6 +27,7 @@ from forge.remote import record, transfer
 from forge.remote.record import Rotten
 from forge.remote.tarred import Packed, damaged
 from forge.schema.values import Checkpoint, Environment, Pinned, Source
+from forge.schema.wheels import NO_HASHES, Hashes
 
 _AGAIN = "make the bundle anew, with this recipe as it is now"
 OWN = frozenset({"bin/python3", "pyvenv.cfg"})
@@ -81,7 +82,10 @@ class PackedEnvironments:
     packed: Packed
     contents: Contents
 
-    def make(self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None]) -> None:
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None:
+        del hashes  # every file is held to the bundle's own digests
         key = Step("environment", MakeEnvironment(environment, interpreter)).key
         if key not in self.contents.environments:
             words = self.contents
@@ -89,6 +93,10 @@ class PackedEnvironments:
             raise HostError(what, where=f"Python {environment.python} on {environment.platform}", hint=_AGAIN)
         log(f"laid from {Path(self.packed.name).name} for {interpreter}")
         adopt(environment, interpreter, into, lambda tree: self._lay(key, tree))
+
+    def ask(self, environment: Environment, interpreter: str) -> Hashes:
+        del environment, interpreter
+        raise SourceError("a bundle has no package index")
 
     def _lay(self, key: str, tree: Path) -> None:
         try:

@@ -17,7 +17,8 @@ from forge.files.safetensors import Tensor
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.machine import Machine
 from forge.plan.lock import placed
-from forge.schema.values import Checkpoint, Gpu, Host, Pinned, Source, SourceKind
+from forge.schema.values import Checkpoint, Environment, Gpu, Host, Pinned, Source, SourceKind
+from forge.schema.wheels import Hashes
 
 Place = Callable[[Path], str]
 """Where a recipe's folder is inside a bundle."""
@@ -123,6 +124,9 @@ class Witnessed:
 
     def host(self) -> Host:
         return self._world.host()
+
+    def package_hashes(self, environment: Environment) -> Hashes:
+        return self._world.package_hashes(environment)
 
     def gpus(self) -> tuple[Gpu, ...]:
         return self._world.gpus()
