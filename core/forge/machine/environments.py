@@ -294,7 +294,7 @@ def _tampered(text: str, held: Hashes) -> SourceError | None:
         return None
     told = (f"{pin}: sha256 {' or '.join(held[pin])} was expected, the index gave {got}" for pin, got in found)
     return SourceError(
-        "the package index gives other packages than forge knows; nothing was installed\n" + "\n".join(told),
+        "the package index gives other packages than forge or the lock knows; nothing was installed\n" + "\n".join(told),
         hint="find out who changed them: the index, or something on the way (index-url, extra-index-url, find-links and proxy "
         "of pip or uv). Builds of your own index that you trust: docs/security.md, Packages by hash",
     )
