@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import tiny_checkpoints
-from forge.verify.tolerances import BY_DTYPE, BY_QUANTIZATION
+from forge.verify.tolerances import table as allowances
 from forge.verify.transcripts import Reference, Transcript
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -151,7 +151,11 @@ FAULTS: Mapping[str, Callable[[Path, str], None]] = {
 """Name of a published copy -> what is wrong with it."""
 
 
-EXACT, HALF, FOUR_BITS = BY_DTYPE["float32"], BY_DTYPE["bfloat16"], BY_QUANTIZATION["int4 weights"]
+EXACT, HALF, FOUR_BITS = (
+    allowances().dtypes["float32"],
+    allowances().dtypes["bfloat16"],
+    allowances().quantizations["int4 weights"],
+)
 
 
 SAID = Transcript(

@@ -14,7 +14,7 @@ from forge.schema.values import Role, RuntimeKind
 from forge.verify.interview import Interview
 from forge.verify.judge import STREAM, UNARY, Heard, Outcome, Verdict
 from forge.verify.streaming import Checks
-from forge.verify.tolerances import BY_DTYPE
+from forge.verify.tolerances import table as allowances
 from forge.verify.transcripts import Reference, Transcript
 
 ANSWERS = {"a": (" one", " two", " 🙂", " four", " five", " six", " seven", " eight"), "b": (" uno", " due", " tre", " sei")}
@@ -119,7 +119,7 @@ def heard() -> tuple[Heard, ...]:
 
 def verdicts(speaker: Speaker, streams: bool = True, reference: Reference = REFERENCE) -> dict[str, Verdict]:
     interview = Interview("here", MODEL, speaker, Letters(), streams=streams, room=64, places=2)
-    checks = Checks(interview, reference, heard(), BY_DTYPE["float32"], speaker.clock)
+    checks = Checks(interview, reference, heard(), allowances().dtypes["float32"], speaker.clock)
     return {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}
 
 
@@ -200,6 +200,6 @@ def test_a_stop_word_of_other_tokens_is_not_asked() -> None:
 
     speaker = Speaker()
     interview = replace(Interview("here", MODEL, speaker, Letters()), stages=Strange())
-    checks = Checks(interview, REFERENCE, heard(), BY_DTYPE["float32"], speaker.clock)
+    checks = Checks(interview, REFERENCE, heard(), allowances().dtypes["float32"], speaker.clock)
     found = {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}["stop words"]
     assert found.outcome is Outcome.SKIPPED

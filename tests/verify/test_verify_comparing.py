@@ -24,7 +24,7 @@ from forge.verify.judge import (
     judge_ends,
     texts_differ,
 )
-from forge.verify.tolerances import BY_DTYPE, BY_QUANTIZATION, KV_CACHE, tolerance
+from forge.verify.tolerances import KV_CACHE, table as allowances, tolerance
 from forge.verify.verdicts import Report
 from verify_kit import EXACT, FOUR_BITS, HALF, REFERENCE, SAID
 
@@ -239,7 +239,7 @@ def test_the_documented_table_of_tolerances_is_the_one_that_judges() -> None:
         row[0]: row[1:]
         for row in re.findall(r"^\| ([\w ]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (.+) \|$", page, re.MULTILINE)
     }
-    table = {**BY_DTYPE, **BY_QUANTIZATION}
+    table = {**allowances().dtypes, **allowances().quantizations}
     assert {name: (float(a), float(b), float(c), why) for name, (a, b, c, why) in rows.items()} == {
         name: (each.tie, each.drift, each.diverging, each.why) for name, each in table.items()
     }

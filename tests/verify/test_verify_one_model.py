@@ -7,7 +7,7 @@ from msgspec import structs
 
 from forge.verify.judge import STREAM, UNARY, Heard, Outcome, Stage, judge_ends
 from forge.verify.one_model import WHOSE, judge_one
-from forge.verify.tolerances import BY_DTYPE, KV_CACHE, Tolerance, vllm_tolerance
+from forge.verify.tolerances import KV_CACHE, Tolerance, table as allowances, vllm_tolerance
 from forge.verify.verdicts import Report
 from verify_kit import EXACT, HALF, REFERENCE, SAID
 
@@ -99,7 +99,7 @@ def test_without_tokens_only_the_text_is_compared() -> None:
     ],
 )
 def test_what_is_allowed_goes_by_what_vllm_computes_in(dtype: str, own: str | None, name: str) -> None:
-    assert vllm_tolerance({"dtype": own} if own else {}, {"dtype": dtype}) == BY_DTYPE[name]
+    assert vllm_tolerance({"dtype": own} if own else {}, {"dtype": dtype}) == allowances().dtypes[name]
 
 
 def test_what_is_allowed_knows_quantized_weights_and_caches() -> None:

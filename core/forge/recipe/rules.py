@@ -30,23 +30,6 @@ ADAPTERS = (SourceKind.HUB, SourceKind.GIT, SourceKind.PATH)
 PAGED = ("draft-target", "eagle")
 """Variants that need paged context FMHA."""
 
-_VARIANTS = {
-    "lookahead": "lookahead",
-    "medusa": "medusa",
-    "eagle": "eagle",
-    "redrafter": "redrafter",
-    "explicit_draft_tokens": "redrafter",
-}
-"""Values of decoding_mode that an engine has to be built for -> the variant that builds it so."""
-_OFF = ("false", "disable", "none")
-_UNPACKED = {
-    "gpt_attention_plugin": _OFF,
-    "remove_input_padding": _OFF,
-    "paged_kv_cache": _OFF,
-    "kv_cache_type": ("disabled", "continuous"),
-}
-"""Flags of trtllm-build, and the values with which an engine cannot batch in flight."""
-
 
 class _Flags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Flags of NVIDIA's scripts and of trtllm-build that a recipe's ``args`` cannot simply have (flags.toml)."""
@@ -54,6 +37,8 @@ class _Flags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     convert: Mapping[str, str]
     build: Mapping[str, str]
     paths: frozenset[str]
+    decoding: Mapping[str, str]
+    unpacked: Mapping[str, tuple[str, ...]]
 
 
 @cache
@@ -182,7 +167,7 @@ def _asked_of_the_engine(recipe: Recipe) -> Iterator[Problem]:
     stated = recipe.serve.parameters.get(Role.TENSORRT_LLM, {})
     where = f"serve.parameters.{Role.TENSORRT_LLM}"
     mode = str(stated.get("decoding_mode", "")).lower()
-    variant = _VARIANTS.get(mode)
+    variant = _flags().decoding.get(mode)
     if variant and recipe.variant in (None, *SPECULATIVE) and recipe.variant != variant:
         what = f"is {mode!r}, and the engine is not built for that"
         yield Problem(f"{where}.decoding_mode", what, f'set variant = "{variant}", which sets it too; or take it away')
@@ -193,7 +178,7 @@ def _asked_of_the_engine(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(f"serve.parameters.{Role.BLS}.tensorrt_llm_draft_model_name", what, hint)
     if str(stated.get("gpt_model_type") or stated.get("batching_strategy") or "inflight").lower().startswith("inflight"):
         for flag, value in recipe.build.args.items():
-            if str(value).lower() in _UNPACKED.get(flag.replace("-", "_"), ()):
+            if str(value).lower() in _flags().unpacked.get(flag.replace("-", "_"), ()):
                 what = "is off, and batching in flight needs gpt_attention_plugin, packed inputs and a paged KV cache"
                 hint = f'take it away; or say {where}.batching_strategy = "V1"'
                 yield Problem(f"build.args.{flag}", what, hint)

@@ -8,6 +8,11 @@ the first difference: a kernel that rounds to 8 bits of mantissa moves a logit o
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+
+from msgspec import Struct
+
+from forge.files import texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,38 +28,22 @@ class Tolerance:
     why: str
 
 
-BY_DTYPE: Mapping[str, Tolerance] = {
-    each.name: each
-    for each in (
-        Tolerance("float32", 0.002, 0.002, 0.0, "24 bits of mantissa: sums in another order differ in the 6th digit"),
-        Tolerance(
-            "float16", 0.05, 0.05, 0.0, "11 bits of mantissa: a logit of 20 is kept to 0.016, and errors add up over layers"
-        ),
-        Tolerance("bfloat16", 0.25, 0.15, 0.0, "8 bits of mantissa: a logit of 20 is kept to 0.125"),
-    )
-}
-BY_QUANTIZATION: Mapping[str, Tolerance] = {
-    each.name: each
-    for each in (
-        Tolerance("int8 weights", 0.5, 0.3, 0.1, "256 steps a channel: weights move by up to 0.4 % of the largest"),
-        Tolerance("fp8", 0.8, 0.4, 0.2, "3 bits of mantissa in weights and activations, scaled by a tensor's largest"),
-        Tolerance("int8 activations", 1.0, 0.5, 0.3, "SmoothQuant: activations in 256 steps, outliers moved into the weights"),
-        Tolerance("int4 weights", 1.5, 0.8, 0.4, "16 steps a group: another model that agrees in most places"),
-    )
-}
+class _Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """tolerances.toml."""
+
+    dtypes: dict[str, Tolerance]
+    quantizations: dict[str, Tolerance]
+    algorithms: dict[str, str]
+
+
+@cache
+def table() -> _Table:
+    """What each type and each quantization allows."""
+    return texts.shipped("forge.verify", "tolerances.toml", _Table)
+
+
 KV_CACHE = 0.25
 """Nats more for a key-value cache of 8 bits, whose error grows with the length of the prompt."""
-_ALGORITHMS = {
-    "W8A16": "int8 weights",
-    "W4A16": "int4 weights",
-    "W4A16_AWQ": "int4 weights",
-    "W4A16_GPTQ": "int4 weights",
-    "W4A8_AWQ": "int4 weights",
-    "NVFP4": "int4 weights",
-    "FP8": "fp8",
-    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
-}
-"""TensorRT-LLM's QuantAlgo (as an engine's config.json states it) -> ours; the SmoothQuant kinds all begin with W8A8_SQ."""
 _DTYPES = {"half": "float16", "float": "float32"}
 """vLLM's other names of types."""
 _8_BITS = re.compile(r"fp8|int8")
@@ -62,20 +51,20 @@ _8_BITS = re.compile(r"fp8|int8")
 
 def twin_tolerance(weights: str) -> Tolerance:
     """What the twin allows, which computes in float32, on weights rounded as ``runtime.weights`` says (or not at all)."""
-    return BY_QUANTIZATION["int8 weights"] if weights == "int8" else BY_DTYPE[weights or "float32"]
+    return table().quantizations["int8 weights"] if weights == "int8" else table().dtypes[weights or "float32"]
 
 
 def tolerance(config: Mapping[str, object]) -> Tolerance:
     """What the config.json of an engine, or of a checkpoint, allows."""
     stated = _table(config.get("pretrained_config")) or config
     dtype = str(stated.get("dtype") or stated.get("torch_dtype") or "bfloat16")
-    found = BY_DTYPE.get(dtype, BY_DTYPE["bfloat16"])
+    found = table().dtypes.get(dtype, table().dtypes["bfloat16"])
     quantization = _table(stated.get("quantization") or stated.get("quantization_config"))
     algorithm = str(quantization.get("quant_algo") or quantization.get("quant_method") or "").upper()
     if algorithm.startswith("W8A8"):
-        found = BY_QUANTIZATION["int8 activations"]
+        found = table().quantizations["int8 activations"]
     elif algorithm:
-        found = BY_QUANTIZATION[_ALGORITHMS.get(algorithm, "int4 weights")]
+        found = table().quantizations[table().algorithms.get(algorithm, "int4 weights")]
     return _cached(found) if quantization.get("kv_cache_quant_algo") else found
 
 
