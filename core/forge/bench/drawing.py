@@ -7,6 +7,7 @@ from pathlib import Path
 from forge.bench.compare import Comparison
 from forge.bench.page import Named, Page, page
 from forge.errors import BenchError
+from forge.files import trees
 
 
 def require() -> None:
@@ -20,12 +21,7 @@ def leave(named: Sequence[Named], file: Path, comparison: Comparison | None = No
     require()
     if not any(each.results.points for each in named):
         raise BenchError("nothing was measured that could be drawn", where=str(file))
-    scratch = file.with_name(f".{file.name}.part")
-    try:
-        scratch.write_text(drawn(page(named, comparison)), encoding="utf-8")
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
+    trees.write_whole(file, drawn(page(named, comparison)))
     return file
 
 

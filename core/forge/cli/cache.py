@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from forge.cli.amounts import AGE, SHARE, SIZE
-from forge.cli.cache_shared import CONFIGURED, configured, explain, listed, pull, push, swept
+from forge.cli.cache_shared import CONFIGURED, configured, document, explain, listed, pull, push, swept
 from forge.cli.output import Output, verb
-from forge.cli.text import size, table
+from forge.cli.text import date, size, table
 
 
 @click.group()
@@ -39,8 +39,6 @@ def ls(output: Output, remote: str | None) -> None:
         forge cache ls
         forge cache ls --remote
     """
-    from datetime import UTC, datetime
-
     from forge.api.forge import Forge
 
     if remote:
@@ -48,29 +46,11 @@ def ls(output: Output, remote: str | None) -> None:
         return
 
     held = sorted(Forge.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
-    document = [
-        {
-            "key": a.key,
-            "step": a.manifest.provenance.step,
-            "action": a.manifest.provenance.action,
-            "size": a.size,
-            "made_at": a.manifest.made_at,
-            "path": str(a.path),
-        }
-        for a in held
-    ]
+    artifacts = [{**document(a), "made_at": a.manifest.made_at, "path": str(a.path)} for a in held]
     rows = [("KEY", "STEP", "SIZE", "MADE")]
-    rows += [
-        (
-            a.key[:12],
-            a.manifest.provenance.step,
-            size(a.size),
-            f"{datetime.fromtimestamp(a.manifest.made_at, UTC):%Y-%m-%d %H:%M}",
-        )
-        for a in held
-    ]
+    rows += [(a.key[:12], a.manifest.provenance.step, size(a.size), date(a.manifest.made_at)) for a in held]
     total = sum(a.size for a in held)
-    output.result({"artifacts": document, "size": total}, f"{table(rows)}\n{len(held)} artifacts, {size(total)}")
+    output.result({"artifacts": artifacts, "size": total}, f"{table(rows)}\n{len(held)} artifacts, {size(total)}")
 
 
 @cache.command()
@@ -108,7 +88,7 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
         if done.store.damages or done.published
         else ["every artifact is whole" if not (some or seconds) else _some(done.store)]
     )
-    document = {
+    shown = {
         "damaged": done.store.damages,
         "published": done.published,
         "repaired": done.repaired,
@@ -119,17 +99,15 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
             "oldest": done.store.oldest,
         },
     }
-    output.result(document, "\n".join(lines))
+    output.result(shown, "\n".join(lines))
     if done.store.damages or done.published:
         raise SystemExit(StoreError.exit_code)
 
 
 def _some(done: Any) -> str:
     """How far a part of the store (``forge.store.checks.Again``) came."""
-    from datetime import UTC, datetime
-
-    oldest = f"{datetime.fromtimestamp(done.oldest, UTC):%Y-%m-%d %H:%M}"
-    return f"{done.artifacts} of {done.held} artifacts are whole ({size(done.size)} read); the rest was checked since {oldest}"
+    read = f"{done.artifacts} of {done.held} artifacts are whole ({size(done.size)} read)"
+    return f"{read}; the rest was checked since {date(done.oldest)}"
 
 
 @cache.command()
@@ -172,7 +150,7 @@ def gc(
     lines += [_told("would be forgotten" if dry_run else "forgotten", each) for each in done.forgotten]
     lines += [f"{_told('out of reach', each)}\n    `forge cache forget {each.place}` gives it up" for each in done.unreachable]
     lines.append(f"{'would free' if dry_run else 'freed'} {size(total)}")
-    document = {
+    shown = {
         "removed": gone,
         "images": done.images,
         "unreachable": done.unreachable,
@@ -180,7 +158,7 @@ def gc(
         "size": total,
         "dry_run": dry_run,
     }
-    output.result(document, "\n".join(lines))
+    output.result(shown, "\n".join(lines))
 
 
 @cache.command()
@@ -206,11 +184,9 @@ def forget(output: Output, repository: str) -> None:
 
 def _told(what: str, one: Any) -> str:
     """One repository that is out of reach (``forge.store.gc.Unreachable``), in a line."""
-    from datetime import UTC, datetime
-
     name = f"{one.place} ({one.id[:12]})" if one.id else one.place
     holds = f"{one.artifacts} artifact{'s' * (one.artifacts != 1)}, {size(one.size)}"
     kept = (
         f"it alone keeps {holds}" if one.known else f"what that was nobody knows, so all that was made before is kept: {holds}"
     )
-    return f"{what}  {name}  since {datetime.fromtimestamp(one.since, UTC):%Y-%m-%d %H:%M}: {one.why}; {kept}"
+    return f"{what}  {name}  since {date(one.since)}: {one.why}; {kept}"

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from forge.cli.output import Output, verb
-from forge.cli.text import size, table
+from forge.cli.text import date, size, table
 
 CONFIGURED = "configured"
 """What stands for the address in the config file."""
@@ -59,8 +59,8 @@ def pull(output: Output, keys: tuple[str, ...], remote: str | None) -> None:
     found = [shop.store.find(key) or sharing.shared.pull(key, shop.store) for key in wanted]
     taken = [one for one in found if one]
     rows = [("KEY", "STEP", "SIZE"), *((one.key[:12], one.manifest.provenance.step, size(one.size)) for one in taken)]
-    document = [{**_document(one), "path": str(one.path)} for one in taken]
-    output.result({"pulled": document}, table(rows))
+    pulled = [{**document(one), "path": str(one.path)} for one in taken]
+    output.result({"pulled": pulled}, table(rows))
 
 
 @click.command()
@@ -92,11 +92,11 @@ def listed(output: Output, remote: str) -> None:
     _, sharing = _shop(output, remote)
     found = sharing.shared.records()
     rows = [("KEY", "STEP", "SIZE", "USED", "BY")]
-    rows += [(one.key[:12], _step(one), size(one.size), _date(one.used), _by(one)) for one in found]
+    rows += [(one.key[:12], _step(one), size(one.size), date(one.used), _by(one)) for one in found]
     total = sum(one.size for one in found)
-    document = [{**_document(one), "used_at": one.used, "by": one.by, "problem": one.problem} for one in found]
+    artifacts = [{**document(one), "used_at": one.used, "by": one.by, "problem": one.problem} for one in found]
     text = f"{table(rows)}\n{len(found)} artifacts, {size(total)}, in {sharing.shared.name}"
-    output.result({"remote": sharing.shared.name, "artifacts": document, "size": total}, text)
+    output.result({"remote": sharing.shared.name, "artifacts": artifacts, "size": total}, text)
 
 
 def swept(output: Output, remote: str, older_than: int, *, dry_run: bool) -> None:
@@ -105,8 +105,9 @@ def swept(output: Output, remote: str, older_than: int, *, dry_run: bool) -> Non
     done = sharing.shared.collect(older_than, dry_run=dry_run)
     lines = [f"{one.key[:12]}  {_step(one)}  {size(one.size)}" for one in done.removed]
     lines.append(f"{'would free' if dry_run else 'freed'} {size(done.size)} in {sharing.shared.name}")
-    document = {"removed": [_document(one) for one in done.removed], "size": done.size, "dry_run": dry_run}
-    output.result({"remote": sharing.shared.name, **document}, "\n".join(lines))
+    removed = [document(one) for one in done.removed]
+    shown = {"remote": sharing.shared.name, "removed": removed, "size": done.size, "dry_run": dry_run}
+    output.result(shown, "\n".join(lines))
 
 
 def _shop(output: Output, remote: str | None, *, writes: bool = False) -> tuple[Any, Any]:
@@ -145,15 +146,10 @@ def _by(one: Any) -> str:
     return f"{one.by.user}@{one.by.host}" if one.by else "?"
 
 
-def _document(one: Any) -> dict[str, object]:
+def document(one: Any) -> dict[str, object]:
+    """An artifact, here or in the shared store."""
     made = one.manifest.provenance if one.manifest else None
     return {"key": one.key, "step": made and made.step, "action": made and made.action, "size": one.size}
-
-
-def _date(at: float) -> str:
-    from datetime import UTC, datetime
-
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
 
 
 def _told(found: Any) -> str:
@@ -161,7 +157,7 @@ def _told(found: Any) -> str:
     lines = [
         f"{found.step} ({found.action}), {size(found.size)}",
         f"key      {found.key}",
-        f"made     {_date(found.made_at)} in {found.seconds:.1f} s, by {found.by or 'this machine'}",
+        f"made     {date(found.made_at)} in {found.seconds:.1f} s, by {found.by or 'this machine'}",
         f"local    {found.local or 'no'}",
         f"remote   {found.remote}",
         f"signed   {found.signed}",

@@ -30,3 +30,10 @@ def age(seconds: float | None) -> str:
         count, left = divmod(left, length)
         parts += [f"{count} {unit}"] if count or (unit == "s" and not parts) else []
     return " ".join(parts[:2])
+
+
+def date(at: float) -> str:
+    """A time in seconds since 1970, in UTC: 2026-11-28 06:30."""
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

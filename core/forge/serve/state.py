@@ -70,17 +70,11 @@ class States:
 
     def keep(self, running: Running) -> None:
         """Write the state file; a reader sees the old one or the new one."""
-        file = self.file(Path(running.repository))
-        scratch = file.with_suffix(f".{os.getpid()}")
-        make_private(scratch, msgspec.json.encode(running))
-        scratch.replace(file)
+        _put(self.file(Path(running.repository)), running)
 
     def note(self, running: Running, healths: Healths) -> None:
         """Write what is known of its models' health; a reader sees the old note or the new one."""
-        file = self.file(Path(running.repository)).with_suffix(HEALTH)
-        scratch = file.with_suffix(f".{os.getpid()}")
-        make_private(scratch, msgspec.json.encode(healths))
-        scratch.replace(file)
+        _put(self.file(Path(running.repository)).with_suffix(HEALTH), healths)
 
     def health(self, running: Running) -> Healths:
         """What is noted of its models."""
@@ -189,6 +183,12 @@ def stopped(running: Running) -> str:
 def key_file(running: Running) -> Path:
     """Where the secret of its model control is; only the user that started it can read it."""
     return Path(running.log).with_suffix(_KEY)
+
+
+def _put(file: Path, what: object) -> None:
+    scratch = file.with_suffix(f".{os.getpid()}")
+    make_private(scratch, msgspec.json.encode(what))
+    scratch.replace(file)
 
 
 def make_private(file: Path, content: bytes = b"") -> None:
