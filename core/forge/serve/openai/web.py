@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from forge.files import texts
 from forge.serve.openai.access import Access
 from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.assets import Assets
@@ -33,19 +35,6 @@ _DROPPED = 64 * 2**20
 _DROPPING = 2.0
 """Seconds for that."""
 _OFFERED = "here are /v1/chat/completions, /v1/completions and /v1/models"
-_ELSEWHERE = {
-    "/v1/responses": "the Responses API is not offered; /v1/chat/completions takes its conversations, tools and JSON schemas",
-    "/v1/embeddings": "these models write text and make no embeddings",
-    "/v1/audio": "these models neither hear nor speak",
-    "/v1/images": "these models make no images; where one sees them, /v1/chat/completions takes them",
-    "/v1/moderations": "these models write text and judge none",
-    "/v1/assistants": "nothing is kept between requests: /v1/chat/completions takes the whole conversation",
-    "/v1/threads": "nothing is kept between requests: /v1/chat/completions takes the whole conversation",
-    "/v1/batches": "/v1/completions takes several prompts, and many requests may be under way at once",
-    "/v1/files": "nothing is kept between requests",
-    "/v1/fine_tuning": "models are made by `forge build` and served; nothing trains here",
-}
-"""What there is in place of a part of OpenAI's API that is not offered, by how its paths begin."""
 _RETRY = "5"
 """Seconds after which what is away may be back."""
 _LEAVING = 5
@@ -284,9 +273,14 @@ def _failed(fault: Fault) -> Response:
     return response
 
 
+@cache
+def _elsewhere() -> dict[str, str]:
+    return texts.shipped("forge.serve.openai", "elsewhere.toml", dict[str, str])
+
+
 def _instead(path: str) -> str:
     """What to say of a path that is not there."""
-    found = next((said for begins, said in _ELSEWHERE.items() if path == begins or path.startswith(f"{begins}/")), "")
+    found = next((said for begins, said in _elsewhere().items() if path == begins or path.startswith(f"{begins}/")), "")
     return f"{found or 'Not Found'} ({_OFFERED})"
 
 
