@@ -18,7 +18,7 @@ from forge.build.recipe_facts import World, adapters, gather, image
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
-from forge.files import texts, trees
+from forge.files import texts
 from forge.machine.containers import dockerfile
 from forge.plan import families, image_steps, lock as locks, vllm
 from forge.plan.families import Family
@@ -162,7 +162,9 @@ class Resolver:
             made = held(made, serving, pins, self.outside.package_hashes, self.say)
         after = locks.write(made.beside([each.pinned for each in loras], stub))
         if after != before:
-            trees.write_whole(file, after)
+            scratch = file.with_name(f"{file.name}.new")
+            scratch.write_text(after, encoding="utf-8")
+            scratch.replace(file)
         return file, after != before
 
     def _sealed(self, pinned: Pinned) -> Pinned:
