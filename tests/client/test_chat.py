@@ -1,6 +1,7 @@
 """Chat templates are rendered as transformers renders them."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -220,7 +221,7 @@ def test_threads_take_turns_at_one_template() -> None:
         assert list(threads.map(render, texts)) == texts
 
 
-def test_a_template_can_neither_write_nor_outlive_forge() -> None:
+def test_a_template_can_not_write_start_know_nor_outlive_forge() -> None:
     """forge is killed while a template loops: its process has gone a moment later."""
     code = (
         "import sys\n"
@@ -232,12 +233,15 @@ def test_a_template_can_neither_write_nor_outlive_forge() -> None:
         "made.render([('user', 'x'), ('user', 'loop')])\n"
     )
     template = "{% if messages|length > 1 %}" + LOOP + "{% endif %}"
-    with subprocess.Popen((sys.executable, "-c", code, template), stdout=subprocess.PIPE, text=True) as forge:
+    environ = {**os.environ, "HF_TOKEN": "a-token-of-the-callers"}
+    with subprocess.Popen((sys.executable, "-c", code, template), stdout=subprocess.PIPE, text=True, env=environ) as forge:
         assert forge.stdout is not None
         child = Path("/proc") / forge.stdout.readline().strip()
-        allowed = (child / "limits").read_text()
+        allowed, known = (child / "limits").read_text(), (child / "environ").read_text()
         forge.kill()
     assert "Max file size             0                    0" in allowed
+    assert "Max processes             0                    0" in allowed
+    assert "a-token-of-the-callers" not in known
     assert soon(lambda: not child.exists() or "State:\tZ" in (child / "status").read_text())
 
 

@@ -3,6 +3,8 @@ somebody who does not read.
 """
 
 import asyncio
+import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +20,16 @@ from forge.client.answer import Answer
 from forge.errors import InferenceError, Trouble
 from forge.repository.config import STREAMS_PER_INSTANCE
 from forge.serve.lookup import Target
+from forge.serve.openai.patience import Patience
 from openai_front import front
 from patience import PATIENCE, free_ports, soon
+from raw_http import Web
 from tiny_served import RECIPE, Tiny, checkpoint
 
 pytestmark = pytest.mark.slow
 
 CROWD = 300
+AT_THE_PORT = 500
 WAITING = 5
 LIMITS = f"""
 [limits]
@@ -78,6 +83,38 @@ def test_everybody_in_a_crowd_is_answered(tiny: Tiny, model: str) -> None:
     with Client(tiny.address, timeout=PATIENCE) as client:
         alone = said(client.ask(request))
     assert asyncio.run(crowd(tiny.address, request, CROWD)) == {alone: CROWD}
+
+
+def test_five_hundred_connections_at_the_openai_port_are_answered(tiny: Tiny) -> None:
+    """All of them are open before the first asks; every other one streams."""
+
+    async def crowd(port: int) -> Counter[str]:
+        begun = asyncio.Barrier(AT_THE_PORT)
+
+        async def one(stream: bool) -> str:
+            with closing(Web(port)) as web:
+                await web.open()
+                await begun.wait()
+                asked = {"model": "tiny", "prompt": "hello", "max_tokens": 3, "stream": stream}
+                heard = b"".join([part async for part in web.ask(json.dumps(asked).encode(), "/v1/completions")]).decode()
+            events = [each for each in heard.split("data: ") if each.startswith("{")] if stream else [heard]
+            return "".join(choice["text"] for event in events for choice in json.loads(event)["choices"])
+
+        return Counter(await asyncio.gather(*(one(bool(each % 2)) for each in range(AT_THE_PORT))))
+
+    with Client(tiny.address, timeout=PATIENCE) as client, front(tiny.address, tiny.target.repository) as address:
+        alone = said(client.ask(asking(BLS, 3)))
+        assert asyncio.run(crowd(int(address.split(":")[2].partition("/")[0]))) == {alone: AT_THE_PORT}
+
+
+def test_a_connection_beyond_the_last_is_503_others_stay(tiny: Tiny) -> None:
+    with front(tiny.address, tiny.target.repository) as address, ExitStack() as held:
+        where = ("127.0.0.1", int(address.split(":")[2].partition("/")[0]))
+        most = [held.enter_context(socket.create_connection(where, PATIENCE)) for _ in range(Patience().connections)]
+        with socket.create_connection(where, PATIENCE) as late:
+            assert late.recv(12) == b"HTTP/1.1 503"
+        most[0].sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert most[0].recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize("model", [BLS, "ensemble", ENGINE])

@@ -46,6 +46,30 @@ def serving_process(running: Running) -> int:
     return found
 
 
+TOKENS = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_KEY"),
+    *("VLLM_API_KEY", "OPENAI_API_KEY", "FORGE_SIGNING_KEY", "FORGE_SIGNING_PASSPHRASE", "COSIGN_PASSWORD", "HTTPS_PROXY"),
+)
+
+
+def test_no_token_reaches_the_server(serving: Serving, launch: Launch) -> None:
+    """Nor its stubs, its guardian, the API beside it, or who looks after it."""
+    secret = "a-token-of-the-callers"
+    triton = Servers(serving.home, {**os.environ, **dict.fromkeys(TOKENS, secret)})
+    running = triton.start(replace(launch, detach=False), lambda _: None)
+    try:
+        running = triton.watch(running, restart=True, scrub=0.0)
+        begun = {running.pid, running.front, running.vigil, serving_process(running), *processes.marked(running.shared_memory)}
+        begun |= processes.offspring((os.getpid(),)) - {os.getpid()}
+        shown = [Path(f"/proc/{pid}/{part}") for pid in begun for part in ("cmdline", "environ")]
+        assert len(begun) >= 6  # the server, a stub, its guardian, and of the API and of the vigil each who keeps it up
+        assert [file for file in shown if file.exists() and secret.encode() in file.read_bytes()] == []
+        kept = [each for each in Path(running.log).parent.iterdir() if each.is_file()]
+        assert [each for each in kept if secret in each.read_text(errors="replace")] == []
+    finally:
+        triton.stop(running)
+
+
 def test_it_comes_up_and_goes_with_the_server(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)

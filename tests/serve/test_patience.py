@@ -13,6 +13,7 @@ import pytest
 
 from forge.machine import processes
 from forge.serve.openai import web
+from forge.serve.openai.access import Access
 from forge.serve.openai.patience import Patience
 from forge.serve.openai.service import Answered
 from patience import PATIENCE
@@ -67,7 +68,8 @@ class Service:
 def serving(service: Service) -> Generator[int]:
     """The port at which ``service`` is asked."""
     (port,) = processes.spare(1)
-    made = web.server(web.application(service, SHORT), "127.0.0.1", port, SHORT)
+    door = web.Door(Access(local=True), service.models)
+    made = web.server(web.application(service, SHORT, door), "127.0.0.1", port, SHORT)
     thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
     thread.start()
     try:
@@ -112,16 +114,10 @@ def test_a_head_that_never_ends_is_given_up(begun: bytes) -> None:
 
 
 def test_a_head_that_trickles_is_given_up() -> None:
-    def trickle(one: socket.socket) -> None:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            one.sendall(b"x: y\r\n")
-            time.sleep(0.05)
-
     with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(b"POST /v1/completions HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"reset|pipe"):
-            trickle(one)
+            send_on(one, b"x: y\r\n")
 
 
 def test_a_body_that_never_ends_is_408() -> None:
@@ -198,3 +194,57 @@ def test_more_connections_than_allowed_are_turned_away() -> None:
             assert heard(late).startswith(b"HTTP/1.1 503")
         for one in held:
             one.close()
+
+
+INNER = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        POST + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}" + INNER,
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + INNER,
+        POST + b"content-length: +2\r\n\r\n{}" + INNER,
+        POST + b"content-length : 2\r\n\r\n{}" + INNER,
+        POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n" + INNER,
+        POST + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + INNER,
+        POST + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n" + INNER,
+        POST + b"host: localhost\r\ncontent-length: 2\r\n\r\n{}" + INNER,
+        POST + b"x\x00: 1\r\ncontent-length: 2\r\n\r\n{}" + INNER,
+        POST + b"x: y\r\n" * 20_000,
+        POST + b"x: " + b"y" * 100_000,
+        POST + b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 100_000,
+    ],
+    ids=["lengths", "both", "sign", "space", "identity", "twice", "tab", "hosts", "zero", "headers", "header", "extension"],
+)
+def test_no_second_request_hides_behind_an_odd_one(asked: bytes) -> None:
+    """A proxy may read such a head otherwise than we do: it is refused, and nothing behind it is taken for a request."""
+    with serving(Service()) as port, closing(talk(port)) as one:
+        one.sendall(asked)
+        said = heard(one)
+        assert said.count(b"HTTP/1.1 ") <= 1
+        assert b" 200 OK" not in said
+        assert answers(port)
+
+
+def test_chunks_that_never_end_are_cut_off() -> None:
+    """Of a sender that stops in between, and of one that goes on after it was refused."""
+    head, chunk = POST + b"transfer-encoding: chunked\r\n\r\n", b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+    with serving(Service()) as port:
+        with closing(talk(port)) as one:
+            one.sendall(head + b"1\r\nx\r\n")
+            assert one.recv(12) == b"HTTP/1.1 408"
+        with closing(talk(port)) as one:
+            one.sendall(head)
+            with pytest.raises(OSError, match=r"reset|pipe"):
+                send_on(one, chunk)
+        assert answers(port)
+
+
+def send_on(one: socket.socket, what: bytes) -> None:
+    """Again and again, for as long as it is taken."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        one.sendall(what)
+        time.sleep(0.01)

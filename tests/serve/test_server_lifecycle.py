@@ -216,12 +216,6 @@ def test_the_command_is_what_runs(serving: Serving, repository: Path) -> None:
         triton.stop(running)
 
 
-def test_no_token_reaches_the_server(serving: Serving, repository: Path) -> None:
-    environ = {**os.environ, "HF_TOKEN": "hf_secret"}
-    command = Servers(serving.home, environ).command(serving.launch(repository))
-    assert "hf_secret" not in str(command)
-
-
 def test_a_server_without_its_execute_bit_is_a_host_error(serving: Serving, repository: Path, tmp_path: Path) -> None:
     copied = tmp_path / "backends"
     shutil.copytree(serving.backends, copied)

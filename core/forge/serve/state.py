@@ -15,6 +15,7 @@ import msgspec
 from filelock import FileLock
 
 import forge
+from forge.errors import ServerError
 from forge.machine import processes
 from forge.serve import vitals
 from forge.serve.server_types import Running
@@ -41,7 +42,8 @@ VIEW = ".view"
 class States:
     """The state files in ``folder``, each there from before a server starts until nothing is left of it.
 
-    A server's is named by the first of its repositories.
+    A server's is named by the first of its repositories. What another user laid there is none: it would say whom to end, and
+    where to send a secret.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,10 +61,16 @@ class States:
 
     @contextmanager
     def lock(self, repositories: Iterable[Path], patience: float = 0.0) -> Generator[None]:
-        """Held while a server starts on them or its models change; Timeout when another forge holds it all the time."""
+        """Held while a server starts on them or its models change; Timeout when another forge holds it all the time,
+        ServerError where the folder is another user's."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with suppress(PermissionError):  # another user's home
-            self._folder.chmod(0o700)
+        if not _own(self._folder.stat()):
+            raise ServerError(
+                "what is kept of servers here belongs to another user, who could read and change it",
+                where=str(self._folder),
+                hint="servers of yours need a home of yours: FORGE_HOME=FOLDER",
+            )
+        self._folder.chmod(0o700)
         with ExitStack() as stack:
             for file in sorted({self.file(repository).with_suffix(".lock") for repository in repositories}):
                 stack.enter_context(FileLock(file, timeout=patience, mode=0o600))
@@ -193,9 +201,14 @@ def _put(file: Path, what: object) -> None:
 
 def make_private(file: Path, content: bytes = b"") -> None:
     """Write a file that only this user can read, also where it was there before."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as opened:
         os.fchmod(opened.fileno(), 0o600)
         opened.write(content)
+
+
+def _own(found: os.stat_result) -> bool:
+    """Whether it is this user's; root, who may have been given another's home, takes everybody's."""
+    return os.geteuid() in (0, found.st_uid)
 
 
 def _digest(text: str) -> str:
@@ -205,7 +218,8 @@ def _digest(text: str) -> str:
 def _read(file: Path) -> Running | None:
     """The state in ``file``; one that is damaged is removed, one that has just gone is no error."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Running)
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
+            return msgspec.json.decode(opened.read(), type=Running) if _own(os.fstat(opened.fileno())) else None
     except OSError:
         return None
     except msgspec.MsgspecError:

@@ -44,6 +44,10 @@ class Access:
     def require(self, path: str, headers: Mapping[str, str]) -> None:
         """Fault for what is not let in; ``headers`` by their names in small letters."""
         host, origin = headers.get("host", ""), headers.get("origin")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Fault(
+                400, "where its body ends is said twice, which a proxy may read in another way than this", code="framing"
+            )
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise Fault(403, f"a page of {origin} asks, and this is {host}: other sites' pages are not served", code="origin")
         if self.local and not self.key and (_own(path) or _browser(headers)) and not _HOST.fullmatch(host):

@@ -112,6 +112,8 @@ class _Gate:
                 response = _counted(fault, self._service)
                 if response.status_code == HTTPStatus.UNAUTHORIZED:
                     response.headers["www-authenticate"] = "Bearer"
+                if response.status_code == HTTPStatus.BAD_REQUEST:  # nothing that comes behind it is a request
+                    response.headers["connection"] = "close"
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
