@@ -99,8 +99,8 @@ def test_a_recycled_number_of_a_server_is_not_ended(tmp_path: Path) -> None:
         file = laid(tmp_path / "servers", os.geteuid(), bystander.pid)
         (kept,) = States(tmp_path / "servers").kept()
         ticks = kept.vigil_started - 1
-        numbers = {"pid": bystander.pid, "vigil": bystander.pid, "front": bystander.pid}
-        running = replace(kept, **numbers, started=ticks, vigil_started=ticks, front_started=ticks)
+        pid = bystander.pid
+        running = replace(kept, pid=pid, vigil=pid, front=pid, started=ticks, vigil_started=ticks, front_started=ticks)
         file.write_bytes(msgspec.json.encode(running))
         servers = Servers(tmp_path, {})
         assert servers.running() == ()
