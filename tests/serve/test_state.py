@@ -78,7 +78,7 @@ def test_in_another_users_folder_no_server_starts(home: Path) -> None:
     assert list((home / "servers").iterdir()) == []
 
 
-def test_a_link_is_no_state_and_nothing_is_written_through_it(tmp_path: Path) -> None:
+def test_a_link_is_no_state_nor_is_one_written_through(tmp_path: Path) -> None:
     states, mine = States(tmp_path / "servers"), tmp_path / "mine"
     (tmp_path / "servers").mkdir()
     file = laid(tmp_path / "servers", os.geteuid(), os.getpid())
