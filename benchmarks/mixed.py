@@ -28,9 +28,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
+
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.client import AsyncClient, InferenceError, Request

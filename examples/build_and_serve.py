@@ -4,9 +4,10 @@ python examples/build_and_serve.py recipes/smollm2-135m-instruct.toml "Why is th
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from msgspec.structs import replace
 
 from forge import Event, Forge, ForgeError, Ports
 

@@ -4,9 +4,10 @@ python examples/deploy_two_models.py "Tell me of a dragon."
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from msgspec.structs import replace
 
 from forge import Event, Forge, ForgeError, Ports
 

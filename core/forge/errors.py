@@ -4,12 +4,12 @@ Every error is one of a family, and every family has one exit code (documented i
 happened; ``where`` names the file, key or address; ``hint`` says what to do next.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+
+class Problem(Struct, frozen=True):
     """One thing that is wrong: where it stands, what is wrong with it, and the fix."""
 
     where: str

@@ -1,11 +1,11 @@
 """What happens while work goes on, for whoever shows it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something to show while work goes on.
 
     ``kind`` is one of: ``held`` (the store has the step), ``start``, ``progress`` (``done`` of ``total`` bytes), ``log`` (one

@@ -5,7 +5,6 @@ A verb's own option wins over both. This is the one reader of either.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,8 +96,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, jobs=jobs or self.jobs, executor=executor or self.executor)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One key, its value, and where that comes from: a file, a variable, or ``default``."""
 
     key: str

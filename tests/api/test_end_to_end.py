@@ -1,12 +1,12 @@
 """A recipe, a real Triton, a real model: what a person and their clients see."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.api.outcome import Built
@@ -145,7 +145,7 @@ def test_what_cannot_be_answered_is_refused_in_words(
     shop: Forge, served: Target, asked: Request, change: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(InferenceError, match=complaint):
-        list(shop.generate(served.address, replace(asked, **change)))  # type: ignore[arg-type]
+        list(shop.generate(served.address, replace(asked, **change)))
 
 
 def test_a_refusal_harms_nobody_else(shop: Forge, served: Target, say: Say, asked: Request) -> None:

@@ -1,11 +1,11 @@
 """From recipes to a served repository, with a real store, real files, and a world in miniature."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

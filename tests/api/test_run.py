@@ -2,11 +2,11 @@
 
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

@@ -4,7 +4,7 @@
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import tomli
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

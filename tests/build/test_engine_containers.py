@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 import lora_kit
 from docker_fixture import containers_made, environ, images_removed, private_engine

@@ -1,10 +1,10 @@
 """The engine runtime from recipe to repository: the image is a fake, the store, the plan and the files are real."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import ENGINE, World
 from forge.api.forge import Forge

@@ -3,10 +3,11 @@
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import FakeWiring, World
 from forge.build.builder import DEFAULT, Builder, Tools

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from checkpoints import pointer, safetensors
 from forge.build.sources.wheel import WheelOrigin

@@ -5,9 +5,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, closing
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 import slow_triton
 import tiny_checkpoints
@@ -184,7 +184,7 @@ def test_what_cannot_be_asked_is_refused_in_words(
     client: Client, asked: Request, changes: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(InferenceError, match=complaint):
-        client.ask(replace(asked, **changes))  # type: ignore[arg-type]
+        client.ask(replace(asked, **changes))
 
 
 def test_metadata_says_what_a_model_takes_and_whether_it_streams(tiny: Tiny, client: Client) -> None:
@@ -267,7 +267,7 @@ def test_a_model_that_hangs_is_given_up_and_told_so(
             with Client(slow.address) as client:
                 client.ask(request)
 
-        request = replace(asked, max_tokens=240, **limits)  # type: ignore[arg-type]
+        request = replace(asked, max_tokens=240, **limits)
         with pytest.raises(InferenceError, match=complaint) as caught:
             asyncio.run(awaited()) if how == "asyncio" else waited()
         assert slow.left.acquire(timeout=PATIENCE)

@@ -1,8 +1,7 @@
 """What travels for what a person says of sampling: `--temperature` alone draws, at every door, and 0 takes the likeliest."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from forge.client.sampling import meant, over, samples, seeded
 from forge.client.tensors import drawing, inputs_of
@@ -36,7 +35,7 @@ def model(*names: str) -> ModelMetadata:
     ],
 )
 def test_top_k_and_top_p_travel_as_they_are_meant(said: dict[str, float], travels: tuple[int | None, float | None]) -> None:
-    asked = replace(PLAIN, **said)  # type: ignore[arg-type]
+    asked = replace(PLAIN, **said)
     told = meant(asked)
     assert (told.top_k, told.top_p) == travels
     assert samples(asked) is (travels not in ((None, None), (1, None)))
@@ -71,7 +70,7 @@ def test_a_seed_is_drawn_only_for_unseeded_draws() -> None:
 def test_a_caller_who_draws_overrides_a_recipes_likeliest_token(
     usual: dict[str, float], said: dict[str, object], draws: bool
 ) -> None:
-    assert samples(over(replace(PLAIN, **usual), said)) is draws  # type: ignore[arg-type]
+    assert samples(over(replace(PLAIN, **usual), said)) is draws
 
 
 def test_forges_additions_are_not_asked_without_an_input() -> None:

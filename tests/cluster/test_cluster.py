@@ -3,11 +3,12 @@
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge

@@ -10,10 +10,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from docker_fixture import PLAIN, environ, private_engine
 from forge.api.wiring import Wiring

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from browser import Browser, chromium
 from fit_kit import LARGE, TEXT

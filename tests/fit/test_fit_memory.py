@@ -1,12 +1,12 @@
 """Weights, caches and places: what more costs more, what ranks share out, and what is left as it was."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from forge.files.safetensors import Tensor, length, parse
 from forge.fit import memory, model_shape, weights

@@ -1,13 +1,12 @@
 """What fits, what would make it fit, and how several models share one GPU."""
 
 import json
-from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from msgspec.structs import replace
+from msgspec.structs import replace, replace as changed
 
 from forge.errors import HostError
 from forge.fit import gpus, model_shape, report

@@ -1,10 +1,10 @@
 """What forge foretells of vLLM on a card, held against what vLLM itself said, and what it says where vLLM would not start."""
 
-from dataclasses import replace as changed
 from typing import Any
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace as changed
 
 from forge.fit import model_shape, report
 from forge.fit.gpus import find

@@ -1,9 +1,9 @@
 """Recipes resolved without a network: what the shipped plugins' commands are made from."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 import shipped
 from forge import trtllm

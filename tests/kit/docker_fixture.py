@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from forge.machine.containers import ContainerRun
 from forge.machine.docker.containers import DockerContainers
@@ -247,4 +247,4 @@ def out(tmp_path: Path) -> Path:
 
 def run_of(out: Path, *argv: str, **more: object) -> ContainerRun:
     """A run of ``argv`` in the plain image."""
-    return replace(ContainerRun(PLAIN, Command(argv), {}, out, out.parent / "run.log", KEY), **more)  # type: ignore[arg-type]
+    return replace(ContainerRun(PLAIN, Command(argv), {}, out, out.parent / "run.log", KEY), **more)

@@ -24,10 +24,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from confined import confined
 from fuzz_readers import Reader, readers
@@ -167,8 +169,7 @@ def fuzz(name: str, runs: int, corpus: Path, seed: int) -> None:
     atheris.Fuzz()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of a reader: how many cases it took, how long, how much memory more than it began with."""
 
     name: str

@@ -11,8 +11,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from forge.api.cluster import Cluster
 from forge.api.wiring import Wiring
@@ -25,8 +27,7 @@ from forge.settings import RemoteTable
 from forge.store.store import Artifact, Store
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """``count`` checkpoints, each with an engine on it where ``sm`` names the GPU, and a list that the driver lays.
 
     Steps last ``seconds``, or until the file ``gate`` is there; each writes so many ``kilobytes`` besides.

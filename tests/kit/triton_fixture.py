@@ -8,13 +8,14 @@ import shutil
 import sysconfig
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from blake3 import blake3
 from filelock import FileLock
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.machine.environments import PrivateEnvironments, backends, host
 from forge.schema.twin_environment import serving_environment, twin_sources
@@ -24,8 +25,7 @@ from forge.serve.server_types import Launch, Running
 from patience import PATIENCE, free_ports
 
 
-@dataclass(frozen=True)
-class Serving:
+class Serving(Struct, frozen=True):
     """The environment and the backends that servers of this session are started with; ``home`` keeps their state."""
 
     environment: Path

@@ -5,11 +5,12 @@ import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import blake3
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.cli import main

@@ -1,10 +1,10 @@
 """Images on a real Docker engine: what they are, and that none is built twice."""
 
-from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from msgspec.structs import replace
 
 from docker_fixture import PLAIN, environ, listed
 from forge.errors import HostError, StepError

@@ -4,10 +4,10 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from forge.errors import HostError, SourceError
 from forge.machine.environments import PrivateEnvironments, backends, host

@@ -3,10 +3,10 @@
 import importlib
 import os
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import shipped
 from command_kit import REFUSED, VARIANTS, forms, recipe, resolved_of

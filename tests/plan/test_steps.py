@@ -1,8 +1,7 @@
 """Keys: the same words give the same key, and a key moves with all that the step stands on and nothing else."""
 
-from dataclasses import replace
-
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from forge.plan.steps import Assemble, Entry, Fetch, LayBackends, Link, MakeEnvironment, Plan, Run, Step
 from forge.schema.values import Command, Environment, FileFact, Names, Pinned, Role, SourceKind, TextFile

@@ -1,9 +1,9 @@
 """Recipes that become two engines: whose folder each model is told, and what requests to a model with a draft carry."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

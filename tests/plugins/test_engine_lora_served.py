@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from openai import OpenAI
 
 import lora_kit
@@ -69,7 +70,7 @@ class Bench:
         return adapted(self.insider.shop.target(name, self.folder / "models"), lora)
 
     def request(self, name: str, lora: str = "", **words: object) -> Request:
-        return replace(self.target(name, lora).request(PROMPT), top_k=1, **words)  # type: ignore[arg-type]
+        return replace(self.target(name, lora).request(PROMPT), top_k=1, **words)
 
     def said(self, request: Request) -> str:
         with Client(self.target("tiny").address) as client:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +9,7 @@ import pytest
 import tomli
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

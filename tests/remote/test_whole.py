@@ -342,7 +342,7 @@ def test_rot_that_another_forge_laid_anew_is_served(shop: Forge, models: Path) -
 
 
 def test_a_publish_during_a_read_is_not_called_rot(shop: Forge, models: Path) -> None:
-    from dataclasses import replace as other
+    from msgspec.structs import replace as other
 
     from forge.serve.digests import files, judge
 

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +19,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 import tiny_models
 from docker_fixture import environ, load

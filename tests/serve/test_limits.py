@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 import slow_triton
 from forge.api.forge import Forge

@@ -5,11 +5,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from msgspec.json import encode
+from msgspec.structs import replace
 
 import tiny_models
 from forge.client.client import TritonClient

@@ -8,10 +8,10 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import tiny_models
 from fake_wiring import World

@@ -4,10 +4,10 @@ import http.client
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import tiny_models
 from forge.client.types import ModelMetadata, TensorMetadata

@@ -7,11 +7,11 @@ import stat
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 import tiny_models
 import tiny_served

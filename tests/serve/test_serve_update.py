@@ -1,9 +1,9 @@
 """A repository that is being served, or several of them: what comes in, what goes out, and what is refused."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

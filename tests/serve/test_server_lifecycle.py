@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 import venv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import tiny_models
 from forge.errors import HostError, ServerError

@@ -7,11 +7,12 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 import chained
 import originals

@@ -1,10 +1,10 @@
 """Command lines and containers of servers, as values."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 import tiny_models
 from forge.errors import HostError, ServerError

@@ -4,11 +4,12 @@ Each goes from its checkpoint through the stand-in's scripts to a real Triton, a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import tiny_checkpoints
 import verify_kit

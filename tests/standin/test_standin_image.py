@@ -3,11 +3,11 @@
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from docker_fixture import environ
 from forge.api.forge import Forge

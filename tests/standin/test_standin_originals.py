@@ -4,10 +4,11 @@ Only the image's scripts and the `tensorrtllm` backend are the stand-in's; torch
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import chained
 import originals

@@ -1,10 +1,11 @@
 """llmapi from recipe to tokens with a real Docker engine and the stand-in image: read, laid out, served, asked."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 import lora_kit
 from docker_fixture import environ
@@ -38,8 +39,7 @@ BARE = "FROM ${base}\nRUN echo ${pip}\n"
 """The stand-in has all that its tools need; what a family requires on top would come from a registry."""
 
 
-@dataclass(frozen=True)
-class Bench:
+class Bench(Struct, frozen=True):
     """A Forge on the engine, recipes of two random models, and the stand-in."""
 
     shop: Forge
@@ -134,7 +134,7 @@ def later(bench: Bench) -> Bench:
     client = docker.DockerClient(base_url=bench.engine)
     built, _ = client.images.build(path=str(place), tag="forge-standin/later:1")
     client.close()
-    return replace(bench, image=replace(bench.image, id=str(built.id), reference="forge-standin/later:1"))
+    return replace(bench, image=Image(bench.image.archive, str(built.id), "forge-standin/later:1"))
 
 
 def test_an_adapter_is_named_by_its_place_in_containers(later: Bench) -> None:

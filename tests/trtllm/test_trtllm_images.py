@@ -1,8 +1,7 @@
 """Images, what they hold, and what they can build."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from forge.errors import HostError, Problem, RecipeError
 from forge.schema import tags

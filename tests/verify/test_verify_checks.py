@@ -1,11 +1,12 @@
 """Each check of streaming against a client with one fault: it is found, and a client without any passes all of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from forge.client.types import Chunk, Request
 from forge.errors import InferenceError

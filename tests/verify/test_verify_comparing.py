@@ -1,11 +1,11 @@
 """Verdicts, from transcripts and answers that are written down here: which stage is named, and what counts as a near tie."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from forge.errors import ForgeError
 from forge.recipe import verify_prompts

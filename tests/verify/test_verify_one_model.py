@@ -1,9 +1,8 @@
 """Verdicts on a model that holds all stages and tells its tokens, from transcripts and answers that are written down here."""
 
-from dataclasses import replace
-
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from forge.verify.judge import STREAM, UNARY, Heard, Outcome, Stage, judge_ends
 from forge.verify.one_model import WHOSE, judge_one

@@ -1,10 +1,10 @@
 """Models of vLLM on GPUs, on fakes: each one's part of a card that they share, which card it is, and what is narrowed there."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge

@@ -9,13 +9,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from openai import BadRequestError, OpenAI
 from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
@@ -62,7 +63,7 @@ class Real:
         return self.shop.target(NAME, self.repository)
 
     def say(self, prompt: str, **words: object) -> str:
-        request = replace(self.target.request(prompt), **{"temperature": 0.0, "max_tokens": 12, **words})  # type: ignore[arg-type]
+        request = replace(self.target.request(prompt), **{"temperature": 0.0, "max_tokens": 12, **words})
         return "".join(chunk.text for chunk in self.shop.generate(self.target.address, request))
 
 

@@ -5,10 +5,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.client.client import Client
@@ -41,7 +42,7 @@ class Words:
     target: Target
 
     def request(self, prompt: str, **words: object) -> Request:
-        return replace(self.target.request(prompt), **{"temperature": 0.0, "max_tokens": 12, **words})  # type: ignore[arg-type]
+        return replace(self.target.request(prompt), **{"temperature": 0.0, "max_tokens": 12, **words})
 
     def chunks(self, prompt: str, **words: object) -> list[Chunk]:
         with Client(self.target.address) as client:

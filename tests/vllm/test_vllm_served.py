@@ -4,11 +4,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from openai import NotFoundError, OpenAI
 
 from forge.api.forge import Forge

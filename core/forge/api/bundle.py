@@ -3,8 +3,10 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.api.wiring import Wiring
 from forge.build.builder import Builder
@@ -29,8 +31,7 @@ from forge.settings import Settings
 from forge.store.store import Artifact, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Bundled:
+class Bundled(Struct, frozen=True):
     """A bundle that was made: its file and bytes, the steps whose results it holds, and the images."""
 
     file: Path
@@ -39,8 +40,7 @@ class Bundled:
     images: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Bundler:
+class Bundler(Struct, frozen=True):
     """Makes bundles of what one home holds or can build."""
 
     home: Path

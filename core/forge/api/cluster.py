@@ -2,8 +2,9 @@
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from forge.api.wiring import Wiring
 from forge.build.supply import Sharing
@@ -19,8 +20,7 @@ from forge.trtllm.image_table import releases
 RAY = "ray"
 
 
-@dataclass
-class Cluster:
+class Cluster(Struct, dict=True):
     """One cluster as this home sees it. ``sharing`` is what its machines exchange through, as ``said``."""
 
     wiring: Wiring

@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from forge.api.bundle import Bundled, Bundler
 from forge.api.maker import Maker

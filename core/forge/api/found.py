@@ -1,6 +1,6 @@
 """Models of the hub as ``forge search`` tells of them: which family serves each, and whether its weights have room here."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from forge.build.outside import Outside
 from forge.build.sources.source import Offer, Searching
@@ -14,8 +14,7 @@ _REST = 0.9
 """The part of a card, or of this machine's memory, that weights may take: the cache and the runtime want some too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """``weights`` in bytes as they are published, 0 where the hub has not counted them; ``fits`` is then None."""
 
     name: str
@@ -28,8 +27,7 @@ class Found:
     downloads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """``place`` is where they were judged for, ``room`` its bytes that are free."""
 
     found: tuple[Found, ...]

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.build.supply import Sharing
 from forge.repository import publish
@@ -15,8 +16,7 @@ from forge.store.checks import ALL, Again, Enough, Rot
 from forge.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """What ``forge cache verify`` has found: in the store, and among the published files."""
 
     store: Again
@@ -25,8 +25,7 @@ class Verified:
     """Keys of artifacts that were rotten, and are here again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Integrity:
+class Integrity(Struct, frozen=True):
     """Of one home. ``say`` is told what was checked, skipped and removed."""
 
     store: Store

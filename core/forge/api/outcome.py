@@ -1,14 +1,14 @@
 """What a build leaves behind, as `forge build` and the Python API tell it."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.check.rules import Finding, Severity
 from forge.schema.manifest import PublishedModel
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A checkpoint that is held: the step that brought it, its bytes, and where it stands; nothing there may be written."""
 
     name: str
@@ -16,8 +16,7 @@ class Fetched:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class MadeThere:
+class MadeThere(Struct, frozen=True):
     """A step that a machine of a cluster has made for this build."""
 
     step: str
@@ -25,8 +24,7 @@ class MadeThere:
     node: str
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(Struct, frozen=True):
     """A repository after a build: which models it published, and how many bytes had to be copied instead of linked."""
 
     repository: Path

@@ -4,10 +4,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.api.outcome import Built
 from forge.build.outside import Outside
@@ -45,8 +46,7 @@ class Verbs(Protocol):
     def target(self, model: str, repository: str | Path | None = None) -> Target: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What is to be run, on which runtime and why; ``served`` where it answers already, and nothing has to be made."""
 
     recipe: Path
@@ -62,8 +62,7 @@ class Choice:
     served: Target | None = None
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Struct, frozen=True):
     """One way to a served model: ``choose`` says what would run and changes nothing but a recipe that it writes."""
 
     verbs: Verbs

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from forge.client.stops import total
 from forge.client.types import ModelMetadata
@@ -23,8 +24,7 @@ _ASKED = (Role.BLS, Role.ENSEMBLE)
 """What clients ask; the other models are asked by these."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelUse:
+class ModelUse(Struct, frozen=True):
     """One recipe's models on one server, in bytes and requests; None is not known."""
 
     name: str
@@ -38,8 +38,7 @@ class ModelUse:
     failed: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServerUse:
+class ServerUse(Struct, frozen=True):
     """One server and the recipes that it serves; its memory is that of all its processes, those of models among them."""
 
     repository: str
@@ -50,16 +49,14 @@ class ServerUse:
     models: tuple[ModelUse, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where the weights come from, as the store noted it when they were fetched; empty where it has forgotten."""
 
     name: str = ""
     revision: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeNow:
+class RecipeNow(Struct, frozen=True):
     """The recipe that a model was built by: its file, the hex blake3 that it had, and whether it is still that one."""
 
     file: str
@@ -67,8 +64,7 @@ class RecipeNow:
     state: Literal["unchanged", "changed", "gone"]
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """All that stands behind one published model. While nobody serves it ``address`` is empty, ``tensors`` and ``use`` None."""
 
     name: str
@@ -89,8 +85,7 @@ class Shown:
     use: ModelUse | None
 
 
-@dataclass(frozen=True)
-class Exhibit:
+class Exhibit(Struct, frozen=True):
     """Looks at what runs and at what was published; starts and changes nothing."""
 
     store: Store

@@ -5,13 +5,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import tomli
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.api.outcome import Built
 from forge.bench.aiconfigurator.proposals import Predicted, evidence
@@ -47,8 +48,7 @@ class Verbs(Protocol):
     def bench(self, what: str, repository: str | Path | None = None, options: BenchOptions = ...) -> tuple[Results, Path]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What is to be tuned: the goal, keys and their values (the usual ones where none are named), and how each is measured.
 
     ``requests`` is what the first round asks of each candidate; ``options`` says lengths, prompts and quality.
@@ -59,7 +59,7 @@ class Asked:
     requests: int = 16
     turns: int = 3
     """How often the best and the recipe as it is are measured in the end."""
-    options: BenchOptions = BenchOptions()  # noqa: RUF009 - it is frozen
+    options: BenchOptions = BenchOptions()
     runtime: RuntimeKind | None = None
 
     def question(self, resolved: Resolved, gpu: str) -> tuple[Question, str]:
@@ -68,8 +68,7 @@ class Asked:
         return question(resolved, gpu, self.goal, self.axes, lengths)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Struct, frozen=True):
     """What AIConfigurator was asked, and what it predicts; nothing of it was measured."""
 
     question: Question
@@ -92,8 +91,7 @@ def card(here: Sequence[Gpu]) -> str:
     return next(iter(names))
 
 
-@dataclass(frozen=True)
-class Tuner:
+class Tuner(Struct, frozen=True):
     """Tunes one recipe; nothing of it is changed but by ``write``."""
 
     verbs: Verbs
@@ -143,8 +141,7 @@ class Tuner:
         return file
 
 
-@dataclass(frozen=True)
-class _Trials:
+class _Trials(Struct, frozen=True):
     """Candidates as servers of their own, one after the other."""
 
     verbs: Verbs
@@ -193,7 +190,7 @@ class _Trials:
             raise RecipeError(tuple(_with_way(each) for each in told)) from None
 
     def _figures(self, name: str, place: Path, load: dict[str, object], requests: int) -> dict[str, Figure]:
-        options = replace(self.asked.options, requests=requests, repeats=1, **load)  # type: ignore[arg-type]
+        options = replace(self.asked.options, requests=requests, repeats=1, **load)
         (point,) = self.verbs.bench(name, place, options)[0].points
         found = dict(point.figures)
         if point.quality is not None:

@@ -3,11 +3,12 @@
 import importlib.metadata
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from forge.bench import figures, prompts, quality as scoring, results, workload
 from forge.bench.aiperf.environment import aiperf_driver
@@ -36,16 +37,14 @@ _WAYS: tuple[Counted, ...] = ("server", "asked", "tokenizer", "chunks")
 """Of counting tokens, the most exact first."""
 
 
-@dataclass(frozen=True)
-class Clocks:
+class Clocks(Struct, frozen=True):
     """``steady`` never goes back, in seconds; ``now`` is the time of day, in seconds since 1970."""
 
     steady: Callable[[], float]
     now: Callable[[], float]
 
 
-@dataclass
-class _Course:
+class _Course(Struct):
     """One model under one setting, repeat by repeat."""
 
     target: Target

@@ -3,9 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from forge.bench import figures, intervals
 from forge.bench.results import Figure, Point, Results, Subject
@@ -22,8 +22,7 @@ QUALITY = "quality"
 """The score of a point, named beside its figures."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One thing that is not the same in both. ``unlike``: figures that differ in it say nothing about each other."""
 
     what: str
@@ -32,8 +31,7 @@ class Difference:
     unlike: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One figure in both; ``ratio`` is second over first, absent where the first is 0."""
 
     name: str
@@ -46,8 +44,7 @@ class Change:
     ``ALIKE``), ``unsure`` (one repeat, so no interval), or empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """One point of both results."""
 
     label: str
@@ -57,8 +54,7 @@ class Pair:
     changes: tuple[Change, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     differences: tuple[Difference, ...]
     pairs: tuple[Pair, ...]
 
@@ -197,8 +193,7 @@ def _verdict(ratio: intervals.Interval | None, figure: Figure) -> str:
 # -- limits
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """A condition under which a build must fail: ``figure`` is above or below ``value``, in its unit or as a ratio."""
 
     text: str

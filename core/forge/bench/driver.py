@@ -2,31 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.client.types import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """How requests are sent: so many under way at any time, or so many arriving in a second. Exactly one is set."""
 
     concurrency: int | None = None
     rate: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """One request and the length of its prompt in tokens."""
 
     request: Request
     input_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(Struct, frozen=True):
     """One repeat on one model: ``warm`` first, uncounted; then ``asks``, once, or again and again for ``duration`` seconds."""
 
     address: str
@@ -45,8 +43,7 @@ class Drive:
     """The model's own, a folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What came for one ask. Moments are seconds since the load began."""
 
     ask: Ask

@@ -4,7 +4,8 @@ import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
@@ -16,8 +17,7 @@ _FAR = ((30, 2.042), (40, 2.021), (60, 2.000), (120, 1.980), (1000, 1.962))
 _Z = 1.959964
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """A value with its 95 % interval; ``low`` and ``high`` are None where one number cannot say how far it can be trusted."""
 
     value: float

@@ -9,8 +9,9 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from forge.bench.driver import Answer, Ask, Drive, Watch
 from forge.client.types import Chunk, Request
@@ -58,8 +59,7 @@ class LoopDriver:
         return tuple(tuple(sorted(run.answers, key=lambda answer: answer.due)) for run in runs)
 
 
-@dataclass
-class _Run:
+class _Run(Struct):
     """One load under way."""
 
     client: Asking

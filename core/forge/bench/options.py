@@ -5,9 +5,10 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from forge.bench.driver import Load
 from forge.bench.figures import TIMES
@@ -45,8 +46,7 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)")
 _SWITCHES = {"true": True, "false": False}
 
 
-@dataclass(frozen=True)
-class BenchOptions:
+class BenchOptions(Struct, frozen=True):
     """A benchmark as a person asks for it. ``None`` leaves a value to the recipe or to what is usual."""
 
     concurrency: int | None = None
@@ -78,8 +78,7 @@ class BenchOptions:
     """How it was asked for, for the results."""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One point of a sweep: the load and the sampling there."""
 
     values: Mapping[str, Value]

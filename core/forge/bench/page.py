@@ -5,7 +5,8 @@ the timeline seconds since a repeat's beginning.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.bench import tables
 from forge.bench.compare import Comparison
@@ -24,16 +25,14 @@ DISTRIBUTIONS = {
 _MS = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """Results under the name that tells them from the others of the page; empty where there are no others."""
 
     name: str
     results: Results
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """One point of the results as the plots know it."""
 
     number: int
@@ -44,8 +43,7 @@ class Series:
     load: float
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """A value and its 95 % interval; without one the ends are the value."""
 
     value: float
@@ -53,15 +51,13 @@ class Span:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
+class Dot(Struct, frozen=True):
     number: int
     x: Span
     y: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(Struct, frozen=True):
     """One figure against another, a dot for each point that has both."""
 
     name: str
@@ -73,16 +69,14 @@ class Cloud:
     """Whether y is a share, to be seen against all of 0 to 100 %."""
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(Struct, frozen=True):
     """The 0th, 1st, ... 100th percentile of a point's requests."""
 
     number: int
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     name: str
     title: str
     x_title: str
@@ -90,8 +84,7 @@ class Distribution:
     y_title: str = "% of them that take no longer"
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """One request: ``row`` counts from 0 within its repeat, in the order in which they were due."""
 
     group: int
@@ -106,8 +99,7 @@ class Bar:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """One repeat of one point; the timeline shows one at a time."""
 
     series: Series
@@ -117,14 +109,12 @@ class Group:
     """How many there were; the bars may be fewer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Struct, frozen=True):
     groups: tuple[Group, ...]
     bars: tuple[Bar, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     title: str
     subtitle: str
     series: tuple[Series, ...]

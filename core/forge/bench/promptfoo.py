@@ -6,9 +6,9 @@ https://www.promptfoo.dev/docs/providers/http/.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from forge.bench.quality import Check, Exam
 from forge.schema.values import Scalar
@@ -16,8 +16,7 @@ from forge.schema.values import Scalar
 _TYPES = {"contains": "contains", "regex": "regex", "json_schema": "is-json", "exact": "equals"}
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(Struct, frozen=True):
     """One setting of one model: where it is asked (an URL), and the inputs besides its prompt, by Triton's names."""
 
     label: str

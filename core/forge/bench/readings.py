@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from forge.bench.results import Gpu, ServerTimes, Span
 
@@ -20,16 +21,14 @@ COUNTERS = frozenset({*_TIMES.values(), _SUCCESS, _FAILURE, _EXECUTIONS})
 """Triton's names, by model: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scrape:
+class Scrape(Struct, frozen=True):
     """One reading of a server's metrics: its counters by (name, model), its gauges as they are written there."""
 
     counters: Mapping[tuple[str, str], float]
     gauges: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class GpuReading:
+class GpuReading(Struct, frozen=True):
     """One GPU at one moment; utilisation as a share, bytes, watts, Celsius."""
 
     index: int
@@ -40,8 +39,7 @@ class GpuReading:
     temperature: float | None
 
 
-@dataclass
-class Seen:
+class Seen(Struct):
     """What a look at a server saw, whole once the look is over. ``notes`` say what could not be looked at."""
 
     triton: Mapping[str, ServerTimes] = field(default_factory=dict[str, ServerTimes])

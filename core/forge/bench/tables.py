@@ -2,10 +2,10 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import msgspec
+from msgspec import Struct
 
 from forge.bench import words
 from forge.bench.compare import QUALITY, Change, Comparison
@@ -16,8 +16,7 @@ Numbered = tuple[int, str, Point]
 """A point with its number and its label on the page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Cells as text. Where ``numbered``, the first is a point's number."""
 
     title: str

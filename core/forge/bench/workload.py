@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Literal, Protocol
 
-from msgspec.structs import replace as altered
+from msgspec import Struct, field
+from msgspec.structs import replace, replace as altered
 
 from forge.bench import figures, prompts
 from forge.bench.driver import Answer, Ask
@@ -44,8 +44,7 @@ class Tokenizer(Tokens, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """What requests to one served model are made from: its recipe's request, its inputs' names, tokenizer, chat template."""
 
     request: Request
@@ -59,8 +58,7 @@ class Offer:
         return bool(self.inputs & _SHORTEST)
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(Struct, frozen=True):
     """All that one model is asked. ``entries`` are the data set's; without any, prompts are made."""
 
     offer: Offer
@@ -128,8 +126,7 @@ class Workload:
         return Ask(request, text.tokens)
 
 
-@dataclass
-class Counter:
+class Counter(Struct):
     """Turns answers into records and keeps in mind who said how many tokens they have."""
 
     tokens: Tokenizer

@@ -8,11 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from forge.errors import StepError
@@ -32,8 +32,7 @@ _PLACE = re.compile(
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-@dataclass
-class _Row:
+class _Row(Struct):
     """The two matrices over one module."""
 
     module: str

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from forge.build import entry as assembling
 from forge.build.in_containers import Contained
@@ -47,8 +48,7 @@ def _unproved(step: Step, action: Verify, needs: Mapping[str, Path], out: Path, 
     raise StepError("nobody here can verify a candidate", where=step.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(Struct, frozen=True):
     """The ports that performing needs. ``lay_backends`` takes (environment, triton, into, sources).
 
     ``contained`` gives what happens in containers; it is asked for when the first such step is made. ``halt`` ends what the

@@ -1,7 +1,8 @@
 """What ``forge cache gc`` gives up: artifacts that nothing uses, and the family images that only such artifacts told of."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.errors import HostError
 from forge.machine.containers import Containers, FamilyImage
@@ -9,8 +10,7 @@ from forge.store.gc import Removed, Unreachable
 from forge.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(Struct, frozen=True):
     """What went, or with a dry run would go; ``images`` by their names. ``unreachable`` are repositories that keep what they
     stand on though they are not where they were, ``forgotten`` those that were out of reach for too long."""
 
@@ -20,8 +20,7 @@ class Collected:
     forgotten: tuple[Unreachable, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Upkeep:
+class Upkeep(Struct, frozen=True):
     """Of one home: its store, and the images that the container engine holds for it."""
 
     home: Path

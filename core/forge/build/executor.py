@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.errors import ForgeError, HostError, LockError, Problem, StepError
 from forge.machine.containers import Answers, Containers, ImageFacts, Inside, Progress
@@ -16,8 +18,7 @@ _PYTHONS = ("python3", "/opt/venv-tritonserver/bin/python3")
 _ASK = "import importlib.metadata as installed; print(installed.version('{}'))"
 
 
-@dataclass(frozen=True)
-class Executors:
+class Executors(Struct, frozen=True):
     """The two places. ``stated`` is what the person who calls forge says, and wins over recipes: docker, local, or nothing.
 
     ``answers`` keeps what images have said of themselves.

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from msgspec import Struct
 
 from forge.errors import ForgeError, HostError, StepError
 from forge.events import Event, Listener
@@ -17,8 +18,7 @@ from forge.trtllm import patches, toolchain
 Line = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Contained:
+class Contained(Struct, frozen=True):
     """Performs steps through the container engine; ``logs`` keeps each command's output whole."""
 
     containers: Containers

@@ -1,9 +1,10 @@
 """Which builds can be noted as done, and what their plans were read from (see ``forge.build.unchanged``)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from msgspec import Struct
 
 import forge
 from forge.build.together import Joint
@@ -18,8 +19,7 @@ from forge.schema.values import RuntimeKind, SourceKind
 from forge.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class BuildNotes:
+class BuildNotes(Struct, frozen=True):
     """Writes notes where all that a plan stands on can be named: no image, no network, no local checkpoint, no GPU."""
 
     notes: Notes

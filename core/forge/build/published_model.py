@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
@@ -21,8 +21,7 @@ DRAFT_LEN = 10
 """What the variant draft-target builds its engine for where the recipe says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Renamed:
+class Renamed(Struct, frozen=True):
     """A model that stands in a repository, as it will be published under its prefix, and the step that makes it so."""
 
     model: PublishedModel

@@ -1,8 +1,9 @@
 """Reads the world once, before planning: the source's commit and config.json, the host, the toolchain."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.build.sources.source import Origin
 from forge.errors import Problem, RecipeError
@@ -13,8 +14,7 @@ from forge.schema.vllm_images import vllm_release, vllm_toolchain
 from forge.trtllm import image_table
 
 
-@dataclass(frozen=True)
-class World:
+class World(Struct, frozen=True):
     """What facts are read through."""
 
     origins: Mapping[SourceKind, Origin]

@@ -4,11 +4,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from forge.build.builder import Builder
 from forge.build.executor import Executors
@@ -40,8 +40,7 @@ _OWN = "`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a 
 _PATH = "a path starts where you are; a hub id is OWNER/NAME; `forge search WORD` looks for one"
 
 
-@dataclass(frozen=True)
-class Resolver:
+class Resolver(Struct, frozen=True, dict=True):
     """Resolves one recipe. ``templates`` is the folder where a person's own Dockerfiles for families stand."""
 
     store: Store

@@ -5,10 +5,11 @@ Work is done on threads; whoever listens is told on the thread that runs the sch
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from operator import itemgetter
 from queue import SimpleQueue
 from threading import Thread
+
+from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.events import Event, Listener
@@ -18,16 +19,14 @@ from forge.plan.steps import Fetch, Run, Step, Verify
 from forge.store.artifact import Artifact
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(Struct, frozen=True):
     """How many steps may be under way: ``jobs`` that compute and, beside them, ``fetches`` that wait for the network."""
 
     jobs: int = 2
     fetches: int = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(Struct, frozen=True):
     """One step's end: what it made, or why not."""
 
     step: Step

@@ -1,8 +1,9 @@
 """Learns of checkpoints what ``forge fit`` needs, through the ports: config.json and headers, and no weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.build.sources.source import Origin
 from forge.errors import SourceError
@@ -26,8 +27,7 @@ _ADAPTERS = {RuntimeKind.ENGINE: engine_adapters.room, RuntimeKind.LLMAPI: llmap
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
-@dataclass(frozen=True)
-class Sizing:
+class Sizing(Struct, frozen=True):
     """The ports that it learns through. ``store`` may hold a checkpoint whose source says nothing before it is fetched."""
 
     origins: Mapping[SourceKind, Origin]

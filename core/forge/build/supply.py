@@ -1,9 +1,10 @@
 """What a build takes from the store that several machines share, and what it sends there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.events import Listener
 from forge.plan.preview import provenance
@@ -29,8 +30,7 @@ class Supplier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
+class Supply(Struct, frozen=True):
     """What was taken, by key, and the keys of what has to be made all the same."""
 
     artifacts: dict[str, Artifact]
@@ -64,8 +64,7 @@ def _placed(base: Path, stated: str) -> Path:
     return base / Path(stated).expanduser()
 
 
-@dataclass(frozen=True, slots=True)
-class Sharing:
+class Sharing(Struct, frozen=True):
     """One shared store with what this person allows: ``writes``, and the kinds that are sent."""
 
     shared: Shared

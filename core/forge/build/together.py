@@ -1,8 +1,9 @@
 """What is built together: recipes as they were named, or those of a deployment file."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.build.outside import Outside
 from forge.build.resolve import Resolver
@@ -21,8 +22,7 @@ from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
 from forge.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Joint:
+class Joint(Struct, frozen=True):
     """What is built together: a deployment, and the folder that its paths stand on."""
 
     stated: Deployment
@@ -44,8 +44,7 @@ class Joint:
         return self.base / member.recipe
 
 
-@dataclass(frozen=True, slots=True)
-class JointResolver:
+class JointResolver(Struct, frozen=True):
     """Resolves the recipes of one build, and plans them together."""
 
     resolver: Resolver

@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.build.executor import Executors
 from forge.errors import ForgeError, HostError
@@ -15,8 +17,7 @@ _COMMAND = "trtllm-"
 """How the programs of TensorRT-LLM begin that are no scripts: trtllm-build, trtllm-refit, ..."""
 
 
-@dataclass(frozen=True, slots=True)
-class Toolbox:
+class Toolbox(Struct, frozen=True):
     """An image's scripts by path; ``trtllm`` is empty where the image does not say its version."""
 
     image: str

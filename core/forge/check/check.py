@@ -5,11 +5,11 @@ The folder can be anyone's: forge's own, NVIDIA's skeletons filled by hand, or w
 
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from forge.check import repository_reader, rules
 from forge.check.fix import fixed
@@ -35,8 +35,7 @@ class Cards(Protocol):
     def restricts(self, triton: str) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a check found, and what a fix changed before."""
 
     repository: str
@@ -52,8 +51,7 @@ class Report:
         return any(each.severity is Severity.ERROR for each in self.findings)
 
 
-@dataclass(frozen=True, slots=True)
-class Checker:
+class Checker(Struct, frozen=True):
     """Looks at repositories. The store knows what published engines were built for, the machine what GPUs are here."""
 
     store: Store

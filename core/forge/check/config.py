@@ -2,7 +2,8 @@
 
 import re
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge import protobuf
 from forge.check.model import Config, Step, Tensor

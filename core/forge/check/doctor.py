@@ -5,8 +5,9 @@ says what it would be needed for.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from forge.diagnoses import named
 from forge.errors import ForgeError, HostError, Problem, RecipeError
@@ -42,8 +43,7 @@ class Status(StrEnum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What one check found, and the fix where there is something to fix."""
 
     check: str
@@ -52,8 +52,7 @@ class Finding:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeNeeds:
+class RecipeNeeds(Struct, frozen=True):
     """What one recipe asks of the machine: GPUs (0 where its containers get none), an image, room.
 
     ``size`` is the bytes of its sources; ``missing`` those that are not held yet.
@@ -82,8 +81,7 @@ class RecipeNeeds:
         return (vllm_toolchain if self.docker else compatibility.toolchain)(self.image).image
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
+class Signs(Struct, frozen=True):
     """All that was seen of the machine. ``daemon`` is None where none answers, and ``docker`` then says why.
 
     ``images`` is the disk of Docker's images where it is one of this machine, ``held`` the image references that are there.

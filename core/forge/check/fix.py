@@ -4,7 +4,8 @@ Only what has one right answer is fixed. A config that is written anew loses its
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge import protobuf
 from forge.check.model import Config, Kind, Model, Repository
@@ -24,8 +25,7 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Struct, frozen=True):
     """A file to be written, or with ``text`` None a folder to be made; ``what`` says each change in a sentence."""
 
     path: str

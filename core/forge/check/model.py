@@ -2,11 +2,12 @@
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from math import prod
 from typing import cast
+
+from msgspec import Struct, field
 
 from forge.check.literals import names
 from forge.recipe.deployment import Deployed
@@ -29,8 +30,7 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """One input or output of a model. ``dims`` without the batch; ``type`` as Triton writes it (``TYPE_INT32``)."""
 
     name: str
@@ -39,8 +39,7 @@ class Tensor:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One step of an ensemble: the model's tensor -> the ensemble's."""
 
     model: str
@@ -48,8 +47,7 @@ class Step:
     outputs: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """A config.pbtxt, as far as the rules look. ``instances`` is the sum over its instance groups, 1 where it has none."""
 
     name: str
@@ -80,8 +78,7 @@ class Config:
         yield from self.outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One folder that holds a model, or should. ``broken`` says why config.pbtxt cannot be read; ``config`` is what can
     be read of it all the same, or None."""
 
@@ -109,8 +106,7 @@ class Model:
         return next((place for place in places if place in self.sources), "")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineFolder:
+class EngineFolder(Struct, frozen=True):
     """What stands where a config says that an engine is; lengths in tokens."""
 
     stated: str
@@ -164,8 +160,7 @@ class EngineFolder:
         return table(self.limits.get("plugin_config")).get(name)
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenTemplate:
+class BrokenTemplate(Struct, frozen=True):
     """A chat template that jinja cannot read: in which ``line`` of which ``file`` of the tokenizer's folder, and why."""
 
     file: str
@@ -173,8 +168,7 @@ class BrokenTemplate:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerFolder:
+class TokenizerFolder(Struct, frozen=True):
     """What stands where a config says that a tokenizer is. ``ids`` are those of the special tokens that settings name."""
 
     stated: str
@@ -194,24 +188,21 @@ class TokenizerFolder:
     """Its chat template, where that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """A file whose bytes are not what its name promises."""
 
     path: str
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One GPU of this machine; ``capability`` as ``8.9``, empty where nobody says."""
 
     name: str
     capability: str = ""
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(Struct, frozen=True, dict=True):
     """All that is known of one model repository. ``image`` is the serving image's reference, empty where nobody says."""
 
     root: str
@@ -306,8 +297,7 @@ class Repository:
 _MEMBERS = (Kind.PREPROCESSING, Kind.ENGINE, Kind.POSTPROCESSING)
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """One way through a repository: who is asked, and its members; None where one is missing or cannot be read."""
 
     head: Model

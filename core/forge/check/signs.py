@@ -1,8 +1,9 @@
 """Looks at all that recipes stand on, for ``forge doctor``: gathers signs through the ports; ``doctor`` judges them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from forge.build.recipe_facts import image
 from forge.build.sources.source import Origin
@@ -20,8 +21,7 @@ from forge.store.store import Store
 from forge.trtllm import image_table as compatibility
 
 
-@dataclass(frozen=True)
-class Checkup:
+class Checkup(Struct, frozen=True):
     """The ports that it looks through. It changes nothing but what origins remember of an answer."""
 
     home: Path
@@ -87,8 +87,7 @@ class Checkup:
         return frozenset(image for image in images if self.containers.inspect(image) is not None)
 
 
-@dataclass
-class _Case:
+class _Case(Struct):
     """What was learnt of the recipes so far."""
 
     checkup: Checkup

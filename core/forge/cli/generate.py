@@ -1,11 +1,11 @@
 """generate, chat."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from forge.cli.output import Output, verb
 from forge.cli.param_types import SERVED

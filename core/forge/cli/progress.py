@@ -1,10 +1,10 @@
 """A build as it goes on, in plain lines or as a structured log, always on standard error."""
 
 import sys
-from dataclasses import asdict
 from typing import TextIO
 
 import click
+from msgspec.structs import asdict
 
 from forge.cli.text import size
 from forge.events import Event, Listener

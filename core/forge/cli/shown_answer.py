@@ -4,11 +4,12 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.cli.output import Output
 from forge.cli.text import table
@@ -26,8 +27,7 @@ Spans = Callable[[str], Sequence[tuple[str, int]]]
 """A text -> its tokens' texts, each with how many tokens it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Display:
+class Display(Struct, frozen=True):
     """What is to be seen of an answer beside its text. ``whole``: nothing before its end; ``several``: of sequences."""
 
     log_probs: bool = False

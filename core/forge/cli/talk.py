@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 from functools import partial
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.cli.lines import Typist, piped
@@ -20,8 +22,7 @@ from forge.serve.lookup import Target
 GREEDY = "the likeliest token is taken each time, so the answer stays the same; /temperature 0.7 draws"
 
 
-@dataclass
-class Talk:
+class Talk(Struct):
     """``templated`` is false for a model that only continues texts: each question is then a text of its own."""
 
     output: Output

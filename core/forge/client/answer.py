@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from forge.client.types import Acceptance, Alternative, Chunk, Request
 
@@ -21,8 +23,7 @@ class Finish(StrEnum):
     """There was no room for more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A stretch of text and the log-probabilities of its tokens: of one, or of those that a character spans."""
 
     text: str
@@ -50,8 +51,7 @@ def pieces(chunk: Chunk) -> tuple[Piece, ...]:
     return (len(chunk.spelled) > 1 and apart(whole, [(text, 1) for text in chunk.spelled])) or (whole,)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """One sequence of an answer: a sample, or a beam."""
 
     text: str = ""
@@ -92,8 +92,7 @@ class Reply:
         return None if self.log_prob is None else self.log_prob < threshold
 
 
-@dataclass(frozen=True, slots=True)
-class Perf:
+class Perf(Struct, frozen=True):
     """How fast one answer came, as its client saw it, in seconds.
 
     Where the model gives no token ids, log-probabilities or counts, and nobody has a tokenizer for the text, a piece is taken
@@ -131,8 +130,7 @@ class Perf:
         return self.tokens / self.total if self.total > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A whole answer. ``text`` is its first sequence's: the only sample, or the best beam."""
 
     replies: tuple[Reply, ...]
@@ -153,8 +151,7 @@ class Answer:
         return all(known) if known else None
 
 
-@dataclass(slots=True)
-class Ending:
+class Ending(Struct):
     """Hears one sequence's chunks, counts its tokens, and says why it ended: the one rule of every client.
 
     The answer may have ``limit`` tokens, and ``streams``, or comes whole.
@@ -210,8 +207,7 @@ class Ending:
         return Finish.LENGTH if reached - (self._unspoken == 1) >= self.limit else Finish.STOP
 
 
-@dataclass(slots=True)
-class _Voice:
+class _Voice(Struct):
     """One sequence as it grows."""
 
     ending: Ending

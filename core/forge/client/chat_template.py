@@ -1,10 +1,11 @@
 """Puts a conversation into a model's own chat template, as transformers would, without transformers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import cast
+
+from msgspec import Struct
 
 from forge.client.openings import opening
 from forge.client.renderer_process import Bounds, DiedError, RendererProcess
@@ -30,8 +31,7 @@ _USUAL = LimitsTable()
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True)
-class ChatTemplate:
+class ChatTemplate(Struct, frozen=True, dict=True):
     """A tokenizer folder's template with the special tokens that it may name.
 
     Templates come with downloaded models: each is rendered in a process of its own, within ``limits``.
@@ -133,8 +133,7 @@ def lacking(folder: Path) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A template that jinja cannot read: in which ``line`` of which ``file`` of the folder, from 1, and why."""
 
     file: str

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from forge.client.chat_template import Message
 
@@ -22,8 +23,7 @@ _MARKS = ("/exit", "/quit", "/q")
 """Other words for /bye."""
 
 
-@dataclass
-class Conversation:
+class Conversation(Struct):
     """``settings`` are the sampling options that commands have set, by the names of a Request."""
 
     system: str = ""

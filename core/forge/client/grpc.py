@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Protocol, cast
+
+from msgspec.structs import replace
 
 from forge.client.answer import Answer, Hearing
 from forge.client.lora import MISSING

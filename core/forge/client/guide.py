@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from forge.errors import InferenceError
 
@@ -16,8 +17,7 @@ class GuideType(StrEnum):
     REGEX = "regex"
 
 
-@dataclass(frozen=True, slots=True)
-class Guide:
+class Guide(Struct, frozen=True):
     """``text`` is the schema as JSON, or the expression; empty for any JSON. Whoever serves the model reads it, and says what
     it cannot make of it: dialects differ."""
 

@@ -8,9 +8,11 @@ Sources: docs/lora.md of tensorrtllm_backend; triton_backend/all_models/llmapi o
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.errors import InferenceError
 from forge.files import texts
@@ -27,8 +29,7 @@ _LARGEST = 1 << 32
 _DATATYPES = {"<f2": "FP16", "<f4": "FP32", "<i4": "INT32"}
 
 
-@dataclass(frozen=True, slots=True)
-class LoraTask:
+class LoraTask(Struct, frozen=True):
     """The adapter of a request: ``id`` is its number at the server, ``folder`` holds its arrays (model.lora_weights.npy and
     model.lora_config.npy). ``sent`` says that they go with the request. ``place`` is for llmapi's model: the folder of PEFT's
     files as the server sees it."""

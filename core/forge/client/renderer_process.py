@@ -11,10 +11,11 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, cast
+
+from msgspec import Struct
 
 MEMORY = 512 * 2**20
 """Bytes that a template may take."""
@@ -31,8 +32,7 @@ _ALIVE = frozenset({"text", "refused", "long", "failed"})
 _PART = 2**16
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """What rendering may take: seconds of processor time, and characters of text that come out."""
 
     seconds: float

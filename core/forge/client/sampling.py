@@ -6,8 +6,9 @@ p 0 are k 1); its PyTorch samplers up to 1.0 look at top_p first, then at top_k,
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from forge.client.types import Request
 

@@ -4,7 +4,8 @@ Models know stop words as tokens, and end an answer only where it has these very
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.client.types import Chunk
 

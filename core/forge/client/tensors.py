@@ -8,7 +8,8 @@ be ignored in silence.
 import struct
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.client.sampling import meant, seeded
 from forge.client.stops import barred, spellings
@@ -79,8 +80,7 @@ _SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 Values = Sequence[Scalar]
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """One tensor to send; ``raw`` is its content in the protocol's layout: little-endian, strings with their length."""
 
     name: str

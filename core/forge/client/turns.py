@@ -1,7 +1,8 @@
 """One generation as the requests that it takes. Pure: whatever sends them, and brings their chunks."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.client.stops import Stops
 from forge.client.tensors import drawing, offers

@@ -1,16 +1,16 @@
 """Requests to a served model, and what comes back."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from forge.client.guide import Guide
 from forge.client.lora import LoraTask
 from forge.schema.values import LimitsTable, Scalar
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One generation to ask for; ``None`` leaves a value to the server. Lengths in tokens, ``seed`` below 2**64.
 
     Names and types that go over the wire are the model's own, read from its metadata: ``seed`` is ``random_seed`` where the
@@ -74,8 +74,7 @@ class Request:
     """Any other input by its name in the model's metadata. Texts are read as the metadata's type: "0.5" for an FP32."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
+class Acceptance(Struct, frozen=True):
     """What speculative decoding made of its drafts in one answer: tokens proposed, tokens kept, kept / proposed."""
 
     rate: float
@@ -83,8 +82,7 @@ class Acceptance:
     drafted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(Struct, frozen=True):
     """A token that could have been picked at one place, and the natural logarithm of its probability there."""
 
     text: str
@@ -92,13 +90,11 @@ class Alternative:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A piece of an answer: a token, or several, as the model cuts it; ``text`` is new in a stream, the whole otherwise."""
 
     text: str
     final: bool = False
-    _: KW_ONLY
     index: int = 0
     """Which sequence, where several are asked for (samples or beams)."""
     tokens: tuple[int, ...] = ()
@@ -120,7 +116,7 @@ class Chunk:
     """New tokens, likewise; where one response brings several sequences, of all of them, in the first one's chunk."""
     whole: bool = False
     """The chunk states the sequence anew, in place of all before: beams of a stream, which may overtake each other."""
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
     """From sending the request to the arrival of this chunk, by the client's clock."""
     stopped: bool = False
     """The sequence ends here before one of the request's stop texts; nothing more comes of it."""
@@ -128,8 +124,7 @@ class Chunk:
     """Why the sequence ended, from a model that says it (llmapi's: ``stop``, ``length``, ``timeout``, ``cancelled``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorMetadata:
+class TensorMetadata(Struct, frozen=True):
     """An input or output as the server describes it; -1 in ``shape`` is any length, the batch first where there is one."""
 
     name: str
@@ -137,8 +132,7 @@ class TensorMetadata:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelMetadata:
+class ModelMetadata(Struct, frozen=True):
     """What a served model takes and gives. ``decoupled``: it may answer more than once, so it can stream."""
 
     model: str

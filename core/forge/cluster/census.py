@@ -3,11 +3,11 @@
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct, field
 
 import forge
 from forge.cluster.equipment import Equipment
@@ -22,8 +22,7 @@ PROBE = b"forge: a shared store that can be written"
 _CODE = (".py", ".toml", ".json", ".txt", ".jsonl", ".Dockerfile")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What nodes are asked for: the shared store that they have to write, folders that they may see, images they may hold.
 
     ``keys`` are those of results that may lie in their own stores.
@@ -40,8 +39,7 @@ class Wanted:
         return frozenset((*self.folders, *self.images, *self.keys))
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """One machine. ``forge`` and ``plugins`` are digests of code; ``free`` bytes of disk below its local store.
 
     ``images`` are identities by reference, empty for one that it does not hold; ``held`` bytes of images by their identity, and
@@ -61,8 +59,7 @@ class Facts:
     held: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-@dataclass(frozen=True, slots=True)
-class Census:
+class Census(Struct, frozen=True):
     """All machines of a cluster: what each says of itself, by its id, and where they differ."""
 
     nodes: tuple[Node, ...]
@@ -75,8 +72,7 @@ class Census:
         return any(each.stops for each in self.differences)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """Something that is not the same everywhere. ``stops`` says that a build refuses it."""
 
     node: str

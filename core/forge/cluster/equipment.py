@@ -1,7 +1,8 @@
 """What a machine of a cluster works with. A function that gives it travels by its name, and is called there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.build.builder import Tools
 from forge.events import Listener
@@ -12,8 +13,7 @@ from forge.remote.signature import Notary
 from forge.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Equipment:
+class Equipment(Struct, frozen=True):
     """A machine's own local store and tools, what opens a shared store, and what is asked of the machine itself.
 
     ``place`` takes a shared store's address and seconds to wait for an answer. ``containers`` is called when they are asked.

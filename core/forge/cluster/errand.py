@@ -1,7 +1,8 @@
 """A step on its way to a node, what becomes of it there, and what is heard of it: values that travel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge import errors
 from forge.errors import ForgeError, HostError, StepError, StoreError
@@ -17,8 +18,7 @@ _PLAIN: Mapping[str, type[ForgeError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Errand:
+class Errand(Struct, frozen=True):
     """One step for a node, with the shared store that its inputs come from and its result goes to.
 
     ``key`` is the step's as it was planned; ``owner`` who asked.
@@ -31,16 +31,14 @@ class Errand:
     docker: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """The step's result stands in the shared store: bytes, and whether this errand made it."""
 
     size: int
     fresh: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """An error as it can travel. ``here`` says that it is the node's own: another one may do better."""
 
     kind: str
@@ -66,16 +64,14 @@ class Failed:
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """Nothing will be heard any more: the process is gone, and with ``node`` all of its node, whatever else still says so."""
 
     why: str
     node: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What was heard of one errand: events, and its end where it has ended. ``node`` is the name of the one that has it."""
 
     key: str

@@ -4,7 +4,8 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.cluster.node import mark
 
@@ -27,8 +28,7 @@ READY = 4
 _LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(Struct, frozen=True):
     """One machine. ``labels`` without their beginning ``forge.``; an architecture is ``sm_90``, several have dots between."""
 
     labels: Mapping[str, str]
@@ -47,8 +47,7 @@ class Labels:
         return f"{variables} ray start {where} --num-cpus={READY * self.resources[SLOTS]} {shlex.join(self.words)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """A machine as it joins: ``gpus`` is how many it has, ``memory`` in bytes, ``slots`` the steps that it makes at once.
 
     ``inside`` is the identity of the TensorRT-LLM that forge runs in; empty elsewhere. ``images`` are tags of those of NVIDIA's

@@ -1,9 +1,9 @@
 """What a step asks of a machine, what a node offers, and why the two do not meet. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from forge.errors import HostError
 from forge.plan.steps import Fetch, MakeImage, ReadToolchain, Run, Step
@@ -14,8 +14,7 @@ ANY = "any"
 HINT = "`forge node labels`, called on each machine, prints how it joins the cluster"
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What a step needs of the machine that makes it.
 
     ``sm`` is a GPU architecture as ``sm_90``; ``gpus`` are GPUs by number or id, or ``all``. ``inside`` is the mark of the
@@ -29,8 +28,7 @@ class Ask:
     folders: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One machine of a cluster, as its labels and resources tell. ``slots`` are the steps that it makes side by side.
 
     ``gpus`` are the numbers of its GPUs; ``memory`` in bytes, 0 where nobody says. Of what was asked for it sees ``folders``,

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.cluster import worker
 from forge.cluster.census import Facts, Wanted
@@ -33,8 +34,7 @@ _LOOKING = 60.0
 _REST = 1.0
 
 
-@dataclass
-class _Sent:
+class _Sent(Struct):
     """An errand that is under way: Ray's actor, the pending answer, and what has been heard of it."""
 
     actor: Any

@@ -6,8 +6,9 @@ are, and however many nodes: what could begin, and which nodes could take it, is
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
+
+from msgspec import Struct, field
 
 from forge.cluster.node import Ask, Node
 from forge.cluster.work import Work
@@ -22,16 +23,14 @@ _Open = tuple[int, int, int, str]
 _Choice = tuple[float, float, int, int, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A step that begins now, and where."""
 
     work: Work
     node: Node
 
 
-@dataclass
-class _Room:
+class _Room(Struct):
     """What of a node is free. ``gpus`` are those in use, ``images`` those that it holds by now."""
 
     node: Node

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from forge.build.supply import Sharing, Supply
 from forge.cluster.census import Facts, Wanted, differences
@@ -31,8 +33,7 @@ _MOMENT = 0.5
 _NAME = "the cluster"
 
 
-@dataclass
-class Team:
+class Team(Struct):
     """Has a build's steps made by a fleet: what ``forge.build.supply.Sharing`` is for a build on one machine.
 
     ``sharing`` is the shared store, which has to be read-write; ``here`` makes steps on this machine; ``mine`` is what this

@@ -1,7 +1,8 @@
 """Which steps of a plan are made on other machines, and what has to be there before each. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from forge.cluster.node import Ask, asked, is_folder
 from forge.plan.preview import provenance
@@ -17,8 +18,7 @@ _BUILD = 40e6
 _LEAST = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """A step for some node, with the keys of those steps that have to be in the shared store before.
 
     ``local`` are needs that do not travel (an environment, an image, weights that stay private): the node makes them for
@@ -40,16 +40,14 @@ class Work:
         return self.step.key
 
 
-@dataclass(frozen=True, slots=True)
-class Spreadable:
+class Spreadable(Struct, frozen=True):
     """``works`` for nodes; ``first`` are steps of the machine that asks, which have to be in the shared store before."""
 
     works: tuple[Work, ...]
     first: tuple[Step, ...]
 
 
-@dataclass(frozen=True)
-class Travel:
+class Travel(Struct, frozen=True):
     """Which results go through the shared store: those of the ``kinds`` that the settings push."""
 
     kinds: tuple[str, ...]

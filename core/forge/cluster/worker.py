@@ -5,8 +5,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 import forge
 from forge.cluster.census import Facts, Wanted, digest, facts
@@ -24,8 +25,7 @@ _LOADED = digest(_FORGE)
 """Of the code that this process has: Ray may have kept it ready since before forge was changed on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """What was said from event number ``since`` on; the next to ask for is ``number``."""
 
     number: int

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+from msgspec import Struct
 
 from forge.build.builder import Builder
 from forge.build.scheduler import Allowance
@@ -23,8 +24,7 @@ OUTAGE = 600.0
 _PAUSE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Workplace:
+class Workplace(Struct, frozen=True):
     """Makes one errand."""
 
     errand: Errand
@@ -69,8 +69,7 @@ class Workplace:
             Builder(store, self.equipment.tools, self.tell, Allowance()).realise((*made, step))
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Waits for a shared store that does not answer, and says so once. ``check`` raises where all is to end."""
 
     tell: Listener

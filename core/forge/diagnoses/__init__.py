@@ -13,12 +13,12 @@ unless it says no more than that something went wrong ("Engine building failed, 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import overload
 
 import msgspec
+from msgspec import Struct
 
 NAME = "diagnoses.toml"
 """The file of forge's own rows among its package data, and of a person's own in forge's home folder."""
@@ -139,8 +139,7 @@ def _failure(said: str) -> int:
     return begin
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(Struct, frozen=True):
     """A person's own rows, and what is wrong with the others of their file."""
 
     rows: tuple[Diagnosis, ...] = ()

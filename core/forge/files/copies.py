@@ -7,10 +7,10 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct
 
 Moment = tuple[int, int, int, int, int]
 """(device, inode number, bytes, modified in ns, changed in ns). A program can set the time of modification back, and the time
@@ -25,8 +25,7 @@ _ROOM = 16 * 1024 * 1024
 _THREADED = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(Struct, frozen=True):
     """A copy as it was made: its bytes, its hex blake3, and whether it shares blocks with its source until one is written."""
 
     size: int
@@ -34,8 +33,7 @@ class Copied:
     shared: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Bytes of files, and those of them that a copy writes."""
 
     size: int

@@ -6,8 +6,9 @@ Format: eight bytes of little-endian length, then JSON of that length. Source: s
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I4": 4, "U4": 4}
 """safetensors' names of dtypes -> bits of an element; F4 has 4, all others have 8."""
@@ -16,8 +17,7 @@ LONGEST = 100_000_000
 """Bytes of JSON above which the format's own reader calls a header broken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """One tensor of a checkpoint; ``dtype`` as safetensors writes it, ``shape`` with rows (outputs) first."""
 
     name: str

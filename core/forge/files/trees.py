@@ -8,7 +8,6 @@ import stat
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -49,8 +48,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Laid:
+class Laid(Struct, frozen=True):
     """How a tree came to its new place, in bytes: ``linked`` share their blocks with the source, ``copied`` do not."""
 
     linked: int = 0
@@ -60,8 +58,7 @@ class Laid:
         return Laid(self.linked + other.linked, self.copied + other.copied)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One thing met on a walk; ``bare`` is a folder with nothing in it."""
 
     relative: str

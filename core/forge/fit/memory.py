@@ -4,7 +4,7 @@ The cache is exact. What TensorRT-LLM allocates beside it is estimated, each fig
 lie (docs/fit.md has the measurements).
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from forge.fit.model_shape import Shape
 from forge.fit.weights import Terms, Weights, stage_ends, terms
@@ -17,8 +17,7 @@ CALIBRATED = frozenset({"fp8", "nvfp4", "int4_awq", "w4a8_awq", "int8_sq", "fp8_
 """Quantizations for which quantize.py runs the whole unquantized model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """Bytes as they are expected, and the span in which they may lie."""
 
     size: int
@@ -42,8 +41,7 @@ NOTHING = Estimate.exact(0)
 # -- key-value cache
 
 
-@dataclass(frozen=True, slots=True)
-class KvCache:
+class KvCache(Struct, frozen=True):
     """The cache on the GPU that holds the most of it. ``windows``: for each of its layers, tokens kept at most (0: all)."""
 
     layer: int
@@ -99,8 +97,7 @@ def kv_cache(shape: Shape, how: Terms, recipe: Recipe | None = None) -> KvCache:
 # -- what is estimated
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """Bytes that a build leaves on disk: the store holds all three, and a repository links to the last."""
 
     checkpoint: int
@@ -112,8 +109,7 @@ class Disk:
         return self.checkpoint + self.converted + self.engine
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """One recipe's bytes on the GPU with the most of them; of a twin, in its process."""
 
     weights: Weights

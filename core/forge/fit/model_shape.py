@@ -4,7 +4,6 @@ Every family spells its numbers in its own way, and leaves out what its class in
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
@@ -45,8 +44,7 @@ def _table() -> _Table:
     return texts.shipped("forge.fit", "shapes.toml", _Table)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """A decoder's size. Counts in elements, ``windows`` in tokens."""
 
     kind: str

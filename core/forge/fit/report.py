@@ -1,8 +1,9 @@
 """What fits on which GPU, as one report: every figure of each recipe, its verdict, and what would help. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+
+from msgspec import Struct
 
 from forge.fit import vllm
 from forge.fit.gpus import clash, table
@@ -14,8 +15,7 @@ from forge.fit.weights import terms
 from forge.schema.values import Gpu, Recipe, RuntimeKind
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """One recipe's figures in bytes, those of a rank on its fullest GPU; a twin's are of its process."""
 
     name: str
@@ -59,8 +59,7 @@ class Fit:
         return self.runtime is RuntimeKind.TWIN or (self.runtime is RuntimeKind.VLLM and not self.utilization)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """``shares`` is how several engines share the GPU, in load order; empty for one, or where ``short`` bytes are missing."""
 
     fits: tuple[Fit, ...]
@@ -109,8 +108,7 @@ def _beyond(loads: Sequence[Load], gpu: Gpu) -> int:
     return max(together - vllm.usable(gpu), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(Struct, frozen=True):
     """What is said of one recipe's ``need`` in its place: what speaks against it, the verdict, and what would help."""
 
     need: Need

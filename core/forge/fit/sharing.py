@@ -6,7 +6,8 @@ weights and the cache of all that follow, and the last one may take nearly all t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.fit.memory import CONTEXT, Need
 from forge.fit.verdict import Verdict, taken_before
@@ -17,8 +18,7 @@ MOST = 0.95
 DECIMALS = 10**6
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """One model's bytes on a shared GPU: ``fixed`` (weights, activations), a cache of ``least`` bytes, ``wanted`` at best."""
 
     fixed: int
@@ -26,8 +26,7 @@ class Claim:
     wanted: int
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """What one model gets: ``cache`` bytes by ``fraction`` of what is free when it loads."""
 
     name: str

@@ -4,8 +4,8 @@ Every change is tried as a recipe: what is said of it is what the same arithmeti
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.fit.memory import CALIBRATED, tokens_at_once
@@ -23,8 +23,7 @@ MOST_OF_A_CARD = 97
 ORDER = (Verdict.NO, Verdict.LIMITED, Verdict.FITS)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A recipe's keys with the values to give them, and what then holds. Bytes are of the fullest GPU."""
 
     set: tuple[tuple[str, str], ...]

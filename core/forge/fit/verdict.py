@@ -1,9 +1,11 @@
 """Whether a recipe's bytes fit a place: one GPU, or this machine's memory for a twin. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.files.safetensors import Tensor
 from forge.fit import memory, vllm, weights
@@ -26,8 +28,7 @@ class Verdict(StrEnum):
     NO = "does not fit"
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(Struct, frozen=True):
     """One recipe with all that was learnt of its checkpoint. ``basis`` says from what the tensors are known."""
 
     recipe: Recipe
@@ -46,8 +47,7 @@ class Load:
     """gpu_memory_utilization of the vLLM that serves it, where the recipe says none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """``room`` in bytes is what the cache gets, ``tokens`` what it holds; ``short`` the bytes that are missing for one request.
 
     ``certain`` is false where the estimates' span has another verdict at one of its ends.

@@ -7,7 +7,8 @@ refuses to start where less than the whole share is free, and where the room doe
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.files.safetensors import Tensor
 from forge.fit.memory import CONTEXT, GIB, Disk, Estimate, KvCache, Need, kv_cache

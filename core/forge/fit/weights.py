@@ -6,8 +6,10 @@ Exact but for what a format adds by the way (scales of a few bytes).
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.files.safetensors import Tensor
 from forge.fit.model_shape import Shape
@@ -19,8 +21,7 @@ GROUP = 128
 """Weights that share a scale in AWQ, where a recipe says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What of a recipe decides its bytes, but for its limits."""
 
     dtype: str
@@ -134,8 +135,7 @@ _PACKED = {"I32": 8, "U8": 2}
 """dtypes that hold several 4-bit weights in an element, as AWQ, GPTQ and bitsandbytes lay them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """``kinds``: bytes over all ranks, by what they are and how they are stored. ``ranks``: bytes of each GPU."""
 
     parameters: int

@@ -6,9 +6,9 @@ serving.kserve.io (v1alpha1 ServingRuntime, v1beta1 InferenceService).
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from blake3 import blake3
+from msgspec.structs import replace
 
 from forge.errors import Problem, RecipeError
 from forge.kubernetes.pod import GRPC, HTTP, METRICS, OPENAI, Exported, Model, Object, Pods, Site, keys

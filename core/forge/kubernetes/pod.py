@@ -6,8 +6,9 @@ cluster's keeper makes; nothing here holds a value of one.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from shlex import quote
+
+from msgspec import Struct
 
 from forge.schema.values import RuntimeKind
 
@@ -30,8 +31,7 @@ _STARTING = 180
 """Periods of 10 seconds that a server may take to load its models."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One recipe of a deployment, by what a cluster has to know. ``gpus`` are those of one server, ``host`` is bytes, 0 where
     nobody knows; ``recipe`` is the path of its file below FILES."""
 
@@ -45,8 +45,7 @@ class Model:
     """Bytes of the machine's memory that its build takes, as ``host``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Struct, frozen=True):
     """A deployment with the texts that it stands on: ``files`` by their paths below FILES, ``file`` the one that is built."""
 
     name: str
@@ -81,8 +80,7 @@ _FORMS = {
 """What Kubernetes takes there: names and label values as its documentation has them, quantities of bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Struct, frozen=True):
     """What is true of the cluster. ``gpu`` is a product as NVIDIA's feature discovery labels nodes, ``claim`` a volume claim
     that keeps what is made, ``size`` its size where it is to be made, ``secret`` the Secret whose keys are variables."""
 
@@ -108,8 +106,7 @@ class Site:
             raise ValueError("secret has to be a name")
 
 
-@dataclass(frozen=True, slots=True)
-class Pods:
+class Pods(Struct, frozen=True):
     """The pods of one deployment on one site."""
 
     exported: Exported

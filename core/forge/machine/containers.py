@@ -6,9 +6,10 @@ Constant places inside a container: inputs at ``/forge/<name>`` (read-only), the
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
 
 from forge.errors import Problem
 from forge.schema.values import Command, Environment, Requirements, Toolchain
@@ -36,8 +37,7 @@ _OURS = frozenset({"tensorrt", "tensorrt-llm", "tensorrt-cu12", "tensorrt-cu13"}
 """What the base image is chosen for: a requirement that replaces it would build engines that nothing serves."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(Struct, frozen=True):
     """One image that this machine holds.
 
     ``identity`` is what a key may hold: the registry's digest, or for an image that no registry knows a hash of its layers and
@@ -54,8 +54,7 @@ class ImageFacts:
     content: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBuild:
+class ImageBuild(Struct, frozen=True):
     """A family image to make: ``dockerfile`` is the text, ``key`` finds the image again, ``log`` keeps the output."""
 
     family: str
@@ -65,16 +64,14 @@ class ImageBuild:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-@dataclass(frozen=True, slots=True)
-class FamilyImage:
+class FamilyImage(Struct, frozen=True):
     """A family image that the daemon holds under the ``name`` that forge gave it; ``key`` is its step's."""
 
     name: str
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerRun:
+class ContainerRun(Struct, frozen=True):
     """One command to run in an image.
 
     ``inputs`` maps a name to a folder or file that stands read-only at /forge/<name>; ``out`` stands writable at /forge/out.
@@ -97,8 +94,7 @@ class ContainerRun:
     promised: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonFacts:
+class DaemonFacts(Struct, frozen=True):
     """What the container engine says of itself; bytes. ``nvidia`` is its NVIDIA runtime, ``free`` 0 where it cannot be seen."""
 
     version: str
@@ -295,8 +291,7 @@ class Environments(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One command to run, and the real folder behind each of its constant paths: ``/forge/<name>`` by ``name``.
 
     ``promised`` files have to stand in ``/forge/out`` afterwards, none of them empty.

@@ -8,13 +8,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 from blake3 import blake3
+from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose
 from forge.errors import HostError, Problem, StepError

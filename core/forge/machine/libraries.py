@@ -4,15 +4,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.errors import HostError
 from forge.machine.bonds import bound
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """A serving environment's places. ``libraries`` is where its Python has its shared library; ``triton`` an installed one."""
 
     root: Path

@@ -1,14 +1,14 @@
 """What forge looks at on the machine that it runs on; ``adapters.machine`` looks for real."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.schema.values import Environment, Host
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One NVIDIA GPU. ``memory`` in bytes and ``capability`` as ``9.0``; 0 and empty where only the driver could be asked."""
 
     name: str
@@ -16,8 +16,7 @@ class Gpu:
     capability: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """The filesystem behind a folder that may not be there yet. ``free`` in bytes; ``device`` tells filesystems apart."""
 
     place: str

@@ -7,8 +7,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 MARKER = "FORGE_SERVER"
 """Variable in the environment of a server and of all it starts: its value tells whose they are, whoever their parent is."""
@@ -29,8 +30,7 @@ _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
 _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
 
 
-@dataclass(frozen=True, slots=True)
-class Stub:
+class Stub(Struct, frozen=True):
     """A process of Triton's Python backend, which runs one instance of a model. ``stopped``: by SIGSTOP, and nobody debugs it;
     ``cpu``: seconds of processor time that it has used, and each process that it has started, by pid."""
 

@@ -3,14 +3,14 @@
 import linecache
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Line:
+
+class Line(Struct, frozen=True):
     """One line of a plugin's source; ``text`` is empty where it cannot be read, ``file`` where nobody knows it."""
 
     file: str = ""

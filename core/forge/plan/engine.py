@@ -1,7 +1,8 @@
 """TensorRT-LLM's engine: convert and build in the family's image, serve from the image's own skeletons."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.errors import Problem, StepError
 from forge.plan import engine_adapters as adapters, image_steps

@@ -6,7 +6,8 @@ same kind builds nothing anew.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.errors import Problem
 from forge.fit import model_shape

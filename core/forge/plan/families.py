@@ -5,10 +5,12 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge import hookspecs
 from forge.diagnoses import Diagnosis, fault
@@ -39,8 +41,7 @@ Points = Mapping[str, tuple[EntryPoint, ...]]
 WITHOUT_FAMILY = '--runtime vllm, llmapi, and twin with packages = ["transformers", "torch"] need none; an engine does'
 
 
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
+class PluginInfo(Struct, frozen=True):
     """One installed plugin. ``api`` is the hook API it was written for; ``health`` is "ok" or what is wrong with it.
 
     ``where`` is the file and line that is at fault, ``source`` that line; ``trace`` is the traceback of what it raised.

@@ -4,9 +4,9 @@ Counted from all of a card's memory and not from what is free now: the same reci
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from forge.errors import ForgeError
 from forge.fit import vllm as of_vllm

@@ -1,7 +1,8 @@
 """The step that ends in a Hugging Face checkpoint, whatever the source is."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, PatchCheckpoint, Run, Step, Verify

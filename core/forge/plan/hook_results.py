@@ -2,14 +2,15 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
 
 
 def mismatch(answer: object, promised: object, at: str = "") -> str:
     """What is wrong with ``answer`` as a value of the type ``promised``, or "".
 
-    Knows what hooks answer with: plain classes, dataclasses, tuples of one kind, mappings, unions, literals.
+    Knows what hooks answer with: plain classes, structs, tuples of one kind, mappings, unions, literals.
     """
     origin, inner = get_origin(promised), get_args(promised)
     if origin in (Union, types.UnionType):
@@ -59,12 +60,10 @@ def _of_mapping(answer: object, kinds: tuple[object, ...], at: str) -> str:
 
 
 def _of_fields(answer: object, kind: type, at: str) -> str:
-    if not is_dataclass(kind):
+    if not issubclass(kind, Struct):
         return ""
     hints = get_type_hints(kind)
-    checks = (
-        mismatch(getattr(answer, each.name), hints[each.name], f"{at or kind.__name__}.{each.name}") for each in fields(kind)
-    )
+    checks = (mismatch(getattr(answer, name), hints[name], f"{at or kind.__name__}.{name}") for name in kind.__struct_fields__)
     return next((bad for bad in checks if bad), "")
 
 

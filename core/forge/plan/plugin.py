@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
 import pluggy
+from msgspec import Struct, field
 
 from forge import hookspecs
 from forge.errors import ForgeError, PluginError
@@ -20,8 +20,7 @@ REQUIRED = ("forge_convert_commands", "forge_build_commands")
 """What a family has to answer besides its architectures."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What a hook may ask to be told."""
 
     recipe: Recipe | None = None
@@ -138,7 +137,7 @@ def _meant(complaint: str) -> tuple[str, str]:
     wrong = next((word for word in named if word not in hooks), "")
     _, _, strange = complaint.partition("Argument(s) {")
     told = strange.partition("}")[0].partition(",")[0].strip("' ")
-    known = hooks if wrong else list(Question.__dataclass_fields__)
+    known = hooks if wrong else list(Question.__struct_fields__)
     close = difflib.get_close_matches(wrong or told, known, n=1)
     text = " ".join(complaint.split())
     return text + (f"; did you mean {close[0]!r}?" if close else ""), wrong or next(iter(named), "")

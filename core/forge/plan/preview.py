@@ -1,10 +1,11 @@
 """What a build would do, step by step, and why: the plan held against the store. Looks, and changes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from forge.files.copies import Cost
 from forge.fit.report import Report
@@ -33,8 +34,7 @@ class How(StrEnum):
     COPIED = "copied"
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """What a copy of files that lie on this machine costs: their bytes, and those of them that are written. Files on a
     filesystem that shares blocks (reflink) write none, nor do those that the store holds. A wheel is copied too, beside the
     file that is taken out of it, until that is done."""
@@ -55,8 +55,7 @@ class State(StrEnum):
     """Nowhere, and not made: all that needs it is there."""
 
 
-@dataclass(frozen=True)
-class Outlook:
+class Outlook(Struct, frozen=True):
     """One step's prospect. ``why`` is empty for one that is had; otherwise it says what is new about it."""
 
     name: str
@@ -74,8 +73,7 @@ class Outlook:
     """How long it took, or the one nearest to it that the store holds; None where nobody made such a step here."""
 
 
-@dataclass(frozen=True)
-class Prospect:
+class Prospect(Struct, frozen=True):
     """All that is known beforehand. ``fit`` is None where too little is known to say it, and ``unfit`` is why."""
 
     plan: Plan

@@ -1,6 +1,6 @@
 """One recipe with all that planning may know of it."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from forge.files.safetensors import Tensor
 from forge.plan.families import Family
@@ -12,8 +12,7 @@ from forge.schema.vllm_known import VllmKnown
 from forge.trtllm.toolchain import Tooling
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """A recipe, the plugins that answer for it, and the facts they are asked with."""
 
     recipe: Recipe

@@ -1,13 +1,14 @@
 """What a build can make: actions as data, and steps that put them in order. A step's key says all it stands on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import cast
 
 import msgspec
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.schema.values import Command, Environment, Names, Patch, Pinned, Requirements, Role, Scalar, TextFile
 
@@ -25,8 +26,7 @@ class Stage(IntEnum):
     BUILD = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(Struct, frozen=True):
     """Bring a checkpoint's files."""
 
     source: Pinned
@@ -43,8 +43,7 @@ class MakeEnvironment(msgspec.Struct, frozen=True, omit_defaults=True):
     hashes: dict[str, tuple[str, ...]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class LayBackends:
+class LayBackends(Struct, frozen=True):
     """Lay the folder of Triton backends: the Python backend out of the need ``environment``, and the twin's sources.
 
     ``triton`` is the folder of an installed Triton to take the Python backend from instead.
@@ -54,15 +53,13 @@ class LayBackends:
     triton: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LayTexts:
+class LayTexts(Struct, frozen=True):
     """Write these texts, and nothing else."""
 
     texts: tuple[TextFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadToolchain:
+class ReadToolchain(Struct, frozen=True):
     """Read skeletons, scripts and the programs' help texts out of an image.
 
     ``base`` is its identity; ``reference`` is how it is found and ``gpus`` which GPUs a help text may see: they enter no key.
@@ -74,8 +71,7 @@ class ReadToolchain:
     gpus: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MakeImage:
+class MakeImage(Struct, frozen=True):
     """Put a family's requirements on top of NVIDIA's image.
 
     ``base`` is the image's identity, or its reference while nobody has looked; ``reference`` is how it is found; that and the
@@ -89,15 +85,13 @@ class MakeImage:
     reference: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PatchCheckpoint:
+class PatchCheckpoint(Struct, frozen=True):
     """Set keys of the checkpoint's JSON files."""
 
     patches: tuple[Patch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LayAdapter:
+class LayAdapter(Struct, frozen=True):
     """Turn the need ``adapter``, as PEFT saves it, into TensorRT-LLM's arrays; ``modules`` is what the checkpoint calls a
     module -> its number there. ``layout`` is raised when the arrays change."""
 
@@ -105,8 +99,7 @@ class LayAdapter:
     layout: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Run commands with the needs at /forge/<need>; ``patches`` change copies of the scripts, mounted over them."""
 
     commands: tuple[Command, ...]
@@ -117,8 +110,7 @@ class Run:
     """Which GPUs the commands may use; it enters no key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A file of a need's result that stands in the entry too."""
 
     need: str
@@ -126,8 +118,7 @@ class Link:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class Assemble:
+class Assemble(Struct, frozen=True):
     """Lay one model's part of a repository: filled configs, model.py files, and the assets by hard link."""
 
     names: Names
@@ -137,8 +128,7 @@ class Assemble:
     texts: tuple[TextFile, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rename:
+class Rename(Struct, frozen=True):
     """Lay a finished entry once more under other names; ``entry`` is its key, ``texts`` (as skeletons) are what joins it."""
 
     entry: str
@@ -148,8 +138,7 @@ class Rename:
     texts: tuple[TextFile, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(Struct, frozen=True):
     """Serve the need ``entry`` for the time being and hold it to its checkpoint (docs/verify.md); only what passes is kept.
 
     ``prompts`` is JSONL; ``golden`` the transcripts that speak for the checkpoint in place of transformers. ``tie`` and
@@ -204,8 +193,7 @@ def _identity(action: Action) -> Action:
             return action
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True, dict=True):
     """One thing to make. It holds the steps it needs, by the names it has for them: a cycle cannot be written down."""
 
     name: str
@@ -274,8 +262,7 @@ def _labelled(number: int, value: object) -> tuple[object, object]:
     return words["path"], {name: word for name, word in words.items() if name != "path"}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One model's place in the plan: what to publish, under which names."""
 
     recipe: str
@@ -292,8 +279,7 @@ class Entry:
             _gather(root, into)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True, dict=True):
     """All that a build makes. Steps with the same key are one step."""
 
     entries: tuple[Entry, ...]

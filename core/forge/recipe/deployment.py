@@ -6,12 +6,11 @@ here. Pure.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct, inspect
+from msgspec import Meta, Struct, field, inspect
 from msgspec.structs import replace
 
 from forge.errors import Problem, RecipeError
@@ -188,8 +187,7 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * (1024 if "i" in match[2] else 1000) ** power)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """One recipe to look at, still to be read, and where a deployment wants it to be served."""
 
     path: Path
@@ -197,8 +195,7 @@ class Asked:
     ports: Ports = field(default_factory=Ports)
 
 
-@dataclass(frozen=True, slots=True)
-class Deployed:
+class Deployed(Struct, frozen=True):
     """The file of a deployment, and where it wants its repository to be served."""
 
     file: str

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import Problem, RecipeError
 from forge.schema.config_json import longest
@@ -26,8 +26,7 @@ _Line = tuple[str, Scalar | None, str]
 """Key, value (None for a comment alone), and what the choice does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suited:
+class Suited(Struct, frozen=True):
     """What a draft says where the usual does not suit a checkpoint: the runtime and the image with why, and the dtype."""
 
     kind: RuntimeKind = RuntimeKind.ENGINE

@@ -6,10 +6,9 @@ between keys stand in ``forge.recipe.rules``.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 from forge.errors import Problem, RecipeError
 from forge.recipe.rules import ADAPTERS, contradictions
@@ -73,8 +72,7 @@ def schema() -> dict[str, object]:
     return whole | {"$defs": definitions}
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key that a recipe may have: its path, what is allowed there, and its default as TOML ("" where there is none)."""
 
     path: str

@@ -1,10 +1,10 @@
 """Rules between a recipe's keys, as data: the keys that a rule weighs, when they contradict each other, the fix."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from forge.errors import Problem
@@ -53,8 +53,7 @@ _MOUNTED = "take it away; what stands in the image is named by its whole path th
 _ADAPTERS = "take it away, and name the adapter under [[lora]]"
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     """``keys`` are weighed, the problem is shown at the first; ``says`` what is wrong, or "" where all is well."""
 
     keys: tuple[str, ...]

@@ -8,12 +8,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TypeGuard
 
 import msgspec
 import tomli
-from msgspec import inspect
+from msgspec import Struct, field, inspect
 
 from forge.errors import Problem, RecipeError
 
@@ -49,8 +48,7 @@ def schema(form: type[msgspec.Struct], title: str) -> dict[str, object]:
     return msgspec.json.decode(msgspec.json.encode(whole).replace(rb"\\Z", b"$"), type=dict[str, object])
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(Struct, frozen=True):
     """One walk over a document whose form is ``root``: what it found wrong, by key path, and what it could use."""
 
     root: inspect.Type

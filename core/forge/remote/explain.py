@@ -1,9 +1,9 @@
 """Who made an artifact, when, from what, and where it is: here, in a shared store, or in both."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import StoreError
 from forge.files import texts
@@ -17,8 +17,7 @@ from forge.store.store import Store
 _LEAST = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """Something that an artifact was made from; ``where`` is local, remote, both or nowhere."""
 
     key: str
@@ -26,8 +25,7 @@ class Need:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """All that is known. ``by`` is empty for what this machine has made itself, ``local`` (a folder) for what is not here.
 
     ``remote`` is a sentence: the shared store's address, no, or why that is not known. Times are in seconds.

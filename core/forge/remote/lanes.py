@@ -1,10 +1,11 @@
 """Work that waits for a network, done side by side on threads; whoever asked hears of it on their own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -12,8 +13,7 @@ R = TypeVar("R")
 LANES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[R]):
+class _Done(Struct, Generic[R], frozen=True):
     results: tuple[R, ...] = ()
     error: BaseException | None = None
 

@@ -1,8 +1,9 @@
 """The port below a shared store: blobs under the address that their bytes give them, and one record for each key."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.errors import StoreError
 
@@ -16,8 +17,7 @@ class RemoteError(StoreError):
     """The shared store does not answer, refuses, or cannot be spoken to from here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """A record that stands there: its key, and when it was last written or used, in seconds since 1970."""
 
     key: str

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.events import Event, Listener, Progress
@@ -40,8 +40,7 @@ def kind(made: Provenance) -> str:
             return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """An artifact that was offered to a shared store; ``there`` where it was whole there before. Bytes."""
 
     key: str
@@ -53,8 +52,7 @@ class Pushed:
     """Who sent another result for this key, where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What stands in a shared store; ``problem`` where its record is rotten."""
 
     key: str
@@ -69,8 +67,7 @@ class Held:
         return self.manifest.size if self.manifest else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Struct, frozen=True):
     """What `forge cache gc --remote` removed, or would remove; ``size`` in bytes of files that nothing names any more."""
 
     removed: tuple[Held, ...]

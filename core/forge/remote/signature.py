@@ -6,13 +6,13 @@ sha256 of its public half as DER, which `openssl pkey -pubin -outform DER | sha2
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.files import texts
@@ -36,8 +36,7 @@ class UntrustedError(RemoteError):
     """What is there has no signature that counts here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """Whose signature something has: the key's id, the file of the key where it is trusted, and the builder that it names."""
 
     key: str
@@ -162,8 +161,7 @@ class Trust:
 NOBODY = Trust((), needed=False)
 
 
-@dataclass(frozen=True)
-class Notary:
+class Notary(Struct, frozen=True):
     """Signs what is sent, and says whose signatures count, as one person or site has said it. ``find`` looks into the store."""
 
     signer: Signer | None = None

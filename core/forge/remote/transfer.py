@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct, field
 
 from forge.events import Progress
 from forge.files.trees import Entry
@@ -21,8 +21,7 @@ _EARLY = 2 * LANES
 """Parts of one file that wait in memory for those before them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """What a sending came to: the parts that its record states, all blobs with their sizes, and the bytes that went."""
 
     parts: Mapping[str, tuple[str, ...]]
@@ -30,8 +29,7 @@ class Sent:
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """``size`` bytes of a file from ``offset`` on; ``blob`` is where they lie, once that is known."""
 
     file: Entry
@@ -116,8 +114,7 @@ def lay(told: Record, files: Sequence[Entry], place: Place, tree: Path, progress
     _links(tree, files)
 
 
-@dataclass
-class _Digest:
+class _Digest(Struct):
     """The digest of one file whose parts come in whatever order: each is taken in when all before it were, while others still
     come. Few wait in memory; the rest are read again when it is their turn."""
 
@@ -145,8 +142,7 @@ class _Digest:
             self.next += 1
 
 
-@dataclass
-class Whole:
+class Whole(Struct):
     """The files of a tree while their parts come in."""
 
     tree: Path

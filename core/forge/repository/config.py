@@ -8,9 +8,10 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+from msgspec import Struct
 
 from forge import protobuf
 from forge.errors import Problem, RepositoryError
@@ -94,8 +95,7 @@ _PARAMETER = re.compile(r"""\bparameters\s*:?\s*\{\s*key\s*:\s*["'](\w+)["']""")
 _TOKEN = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class _Placeholder:
+class _Placeholder(Struct, frozen=True):
     name: str
     quoted: bool
 

@@ -5,11 +5,11 @@ import os
 import tempfile
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 from filelock import FileLock, Timeout
+from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import RepositoryError
@@ -35,8 +35,7 @@ _ORIGINALS = ".configs"
 _PATIENCE = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """What a publish did, in bytes that now share the store's blocks and bytes that had to be copied."""
 
     linked: int = 0

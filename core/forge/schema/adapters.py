@@ -7,8 +7,9 @@ the shape (r, inputs of the module), and ``...lora_B.weight`` with (outputs, r);
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 from forge.files.safetensors import Tensor
 from forge.schema.values import Pinned
@@ -30,8 +31,7 @@ Row = tuple[int, int, int]
 """Module, layer and rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """The two matrices over one module, by their shapes: ``a`` (r, inputs), ``b`` (outputs, r); None where it is missing."""
 
     module: str
@@ -44,8 +44,7 @@ class Pair:
         return self.module.rpartition(".")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Adapter:
+class Adapter(Struct, frozen=True):
     """One adapter of a recipe with what was learnt of it: its config, and its tensors where its source says them."""
 
     name: str
@@ -93,8 +92,7 @@ class Adapter:
         yield from (tensor.name for tensor in self.tensors if not _PART.fullmatch(tensor.name))
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterFolder:
+class AdapterFolder(Struct, frozen=True):
     """``tasks`` by the names of its folders, which ought to be numbers: the rows of each; ``names`` are forge's own for them.
     ``broken`` says by folder why there are no rows."""
 

@@ -6,8 +6,9 @@ compressed-tensors, mxfp4); NVIDIA's Model Optimizer writes ``quant_method`` mod
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 SIDECAR = "hf_quant_config.json"
 PACKED = ("gptq", "awq")
@@ -31,8 +32,7 @@ LENGTHS = (
 """Keys of the longest text, as architectures name them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quantized:
+class Quantized(Struct, frozen=True):
     """``method`` in small letters; ``bits`` of a weight and ``group``, weights that share a scale, 0 where nobody says them.
 
     ``reordered`` is GPTQ's ``desc_act``: columns in the order of their activations.

@@ -1,8 +1,9 @@
 """What a variant declares of the keys that it reads in a recipe's [speculation]."""
 
 import re
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from msgspec import Struct
 
 from forge.schema.recipe import Scalar, SpeculationTable
 from forge.schema.spelling import FlagName
@@ -10,8 +11,7 @@ from forge.schema.spelling import FlagName
 _FLAG = str(get_args(FlagName)[1].pattern)
 
 
-@dataclass(frozen=True, slots=True)
-class SpeculationKey:
+class SpeculationKey(Struct, frozen=True):
     """A key that a variant reads. Where [speculation] has one of that name, it is that one, of the kind that docs/recipe.md
     says; any other stands in [speculation.args], and holds a value of ``kind``."""
 

@@ -6,8 +6,9 @@ real one for each (tests' test_vllm_real_clashes.py).
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 Arguments = Mapping[str, object]
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -24,8 +25,7 @@ _TWICE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Clash:
+class Clash(Struct, frozen=True):
     """One refusal: the rule of ``forge check`` that it breaks, the arguments that it is about, and why."""
 
     rule: str

@@ -4,7 +4,6 @@ The images are ``nvcr.io/nvidia/tritonserver:TAG-vllm-python-py3``. A tag that i
 with the nearest one that is.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 from msgspec import Struct
@@ -19,8 +18,7 @@ VERSION = "vllm_version"
 """Parameter of config.pbtxt by which forge tells clients which vLLM serves a model: its words changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class VllmRelease:
+class VllmRelease(Struct, frozen=True):
     """One image: its tag, vLLM's version, CUDA's, and the least driver."""
 
     tag: str

@@ -1,6 +1,6 @@
 """Triton's command line, wherever it runs: as a process of this machine or in a container. Pure."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from forge.machine.unlisted import SECRET
 from forge.schema.values import Ports
@@ -18,8 +18,7 @@ _OWN = (*_PYTHON, "tensorrtllm", "vllm")
 """Backends that have stubs, which share memory with the server; forge's own have, TensorRT-LLM's has not."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerPlace:
+class ServerPlace(Struct, frozen=True):
     """Where one server sits: its program, the repositories and the addresses as it sees them itself.
 
     ``marker`` begins the names of its shared-memory regions; ``backends`` is empty for Triton's own folder; ``gpus`` how many

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES
 from forge.errors import ForgeError, HostError

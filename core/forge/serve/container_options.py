@@ -3,8 +3,9 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from forge.machine.containers import INPUTS
 from forge.machine.docker.container_run import CONFINED, devices
@@ -29,8 +30,7 @@ _NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVID
 _STACK = 64 * 1024**2  # bytes, as NVIDIA's container documentation asks
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(Struct, frozen=True):
     """One server's container. Without ``published`` ports it shares the machine's network.
 
     ``mounts`` are folders of this machine and where each stands inside, read-only.

@@ -8,10 +8,11 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from forge.errors import RepositoryError, StoreError
 from forge.files import copies as copied, trees
@@ -31,8 +32,7 @@ _AT_ONCE = 1024
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """One published file, and what it was when it was built."""
 
     repository: Path
@@ -46,8 +46,7 @@ class Due:
         return self.repository / self.entry.path
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What a check of published files has found. Sizes are in bytes, ``oldest`` in seconds since 1970."""
 
     files: int = 0

@@ -1,8 +1,10 @@
 """From what repositories hold to what starting one server on them needs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.errors import ServerError
 from forge.repository import publish
@@ -30,8 +32,7 @@ def holdings(running: Running) -> Held:
     return {Path(place): publish.inventory(Path(place)) for place in running.repositories}
 
 
-@dataclass(frozen=True, slots=True)
-class _Ground:
+class _Ground(Struct, frozen=True):
     """What a server for one model stands on: an image; or an environment, backends and the folder of a Triton, and vLLM's."""
 
     model: str

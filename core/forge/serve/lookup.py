@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from forge.client.lora import LoraTask
 from forge.client.types import Request
@@ -24,8 +24,7 @@ _NUMBERED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
 """Runtimes that know adapters by numbers."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """A served model to speak to: where, under which Triton name, and what its recipe wants asked. ``lora`` is the adapter that
     it is asked with, empty for none."""
 
@@ -189,8 +188,7 @@ def adapted(target: Target, lora: str) -> Target:
     return replace(target, lora=lora)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One published model. ``models`` is role -> folder, ``size`` bytes in the repository, ``served`` a gRPC address."""
 
     name: str

@@ -4,8 +4,9 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
 from forge.machine import processes, unlisted

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -82,8 +81,7 @@ class Place(Struct, frozen=True):
     marker: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(Struct, frozen=True):
     """What is seen of the models at one moment: their stubs, and what only their own work counts up, by name."""
 
     at: float

@@ -4,8 +4,10 @@ import http.client
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.diagnoses import diagnose
 from forge.errors import HostError, ServerError
@@ -22,8 +24,7 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for b
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """One server that is starting: whether it still lives, how it ended as far as is known, and seconds between two looks."""
 
     running: Running

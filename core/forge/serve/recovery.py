@@ -6,10 +6,9 @@ twice while nothing of the server computes. A long queue is none of these.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from forge.errors import ServerError
@@ -30,8 +29,7 @@ _ANEW = "`forge logs` says more; `forge stop` and `forge serve` start all of it 
 _LATER = (Role.BLS, Role.ENSEMBLE)
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What is remembered of one model between looks; times by the watch's clock."""
 
     had: bool = False
@@ -70,8 +68,7 @@ class _Seen:
         return fails or bool(self.accused or self.late) or (self.waiting is not None and now - self.waiting >= deadline)
 
 
-@dataclass
-class Watch:
+class Watch(Struct):
     """Looks after one server. ``steady`` is a clock for measuring, ``now`` gives seconds since 1970."""
 
     server: Server
@@ -190,8 +187,7 @@ class State(Struct, frozen=True, kw_only=True):
         return f"{self.model}: {'; '.join(told)}" if told else ""
 
 
-@dataclass(frozen=True)
-class Care:
+class Care(Struct, frozen=True):
     """For who asks by hand. ``say`` is told what happens."""
 
     server: Server

@@ -5,8 +5,9 @@ As systemd's ``Restart=on-failure`` with a limit: one that was asked to end stay
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.serve.launch import Plan, holdings
@@ -31,8 +32,7 @@ def crashes_of(running: Running) -> str:
     return f"its Triton was started again {count} time{'s' * (count > 1)}, last after {when}: {last.why}"
 
 
-@dataclass(frozen=True)
-class Restart:
+class Restart(Struct, frozen=True):
     """Starts one server again. ``now`` gives seconds since 1970; ``say`` is told what happens."""
 
     server: Server

@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from filelock import Timeout
+from msgspec.structs import replace
 
 import forge
 from forge.errors import ForgeError, ServerError

@@ -1,17 +1,17 @@
 """What starting, watching and stopping a Triton takes and gives."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from forge.errors import ServerError
 from forge.schema.values import Command, Ports
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryFolders:
+class RepositoryFolders(Struct, frozen=True):
     """One of the repositories of a server, and the folders in it that are its models' own."""
 
     repository: Path
@@ -22,8 +22,7 @@ ORCHESTRATED = "in orchestrator mode"
 """One of the words of ``Launch.base``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """All that starting a Triton needs.
 
     Three kinds: the twin's (``environment`` is the private Python environment, ``backends`` the backend folder; ``vllm`` is the
@@ -86,16 +85,14 @@ class Launch:
         return len(self.engines) > 1 or (self.room and bool(self.engines))
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
+class Crash(Struct, frozen=True):
     """A Triton that died: when, in seconds since 1970, and of what."""
 
     at: float
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """A server that was started: what ``status``, ``logs`` and ``stop`` know of it."""
 
     repository: str

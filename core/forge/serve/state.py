@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 from filelock import FileLock
+from msgspec import Struct
 
 import forge
 from forge.errors import ServerError
@@ -132,8 +132,7 @@ class States:
         return tuple(running for running in read if running is not None)
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(Struct, frozen=True):
     """A guardian process, and the end of the pipe whose closing tells it that we are gone."""
 
     pid: int

@@ -5,10 +5,9 @@ of the repository again, so that what stands on the disk is what answers, now an
 """
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from forge.errors import ForgeError, RepositoryError, ServerError
 from forge.repository import publish
@@ -25,8 +24,7 @@ MORE = (
 _GOES_ON = "the versions that were answering go on; what did load answers anew"
 
 
-@dataclass
-class _Change:
+class _Change(Struct):
     """What was published under a server: all that taking it back needs."""
 
     place: Path

@@ -1,7 +1,8 @@
 """What a server uses: since when it runs, what it and each of its models hold in memory, and how often each was asked."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.machine import process_memory, processes
 from forge.serve import pulse
@@ -12,8 +13,7 @@ Pair = tuple[int | None, int | None]
 """Bytes of this machine's memory, and of its GPUs'; None where nobody here can see it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What all processes of a server hold together, and those of each model, by its folder."""
 
     whole: Pair

@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,8 +21,7 @@ IMAGE = "image.json"
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(Struct, frozen=True):
     """What an artifact was made from: flat label -> canonical value, and the keys of what it stands on."""
 
     step: str
@@ -46,8 +44,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Hex blake3 of this manifest with an empty seal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """A finished result. ``path`` is the folder; nothing in it may be written."""
 
     key: str
@@ -90,8 +87,7 @@ def noted(artifact: Path) -> dict[str, str]:
     return {name: str(value) for name, value in stated.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """An artifact that was not what it was made to be, and is gone from the store now."""
 
     key: str

@@ -7,7 +7,6 @@ An artifact has an empty file beside its manifest whose time says when. Publishe
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -61,8 +60,7 @@ class Rot(Struct, frozen=True):
         return f"{self.model}: {self.file}: {self.why}"
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """Artifacts that were read again, of ``held`` in all. ``oldest`` is when the one that has waited longest was checked."""
 
     damages: tuple[Damage, ...]

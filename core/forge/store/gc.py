@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.files import trees
 from forge.files.trees import Inode
@@ -10,8 +12,7 @@ from forge.store.artifact import Artifact
 from forge.store.tenants import Tenant
 
 
-@dataclass(frozen=True, slots=True)
-class Shelved:
+class Shelved(Struct, frozen=True):
     """An artifact as collection sees it: when ``made`` and last ``used`` (seconds since 1970), the bytes of each inode."""
 
     key: str
@@ -22,8 +23,7 @@ class Shelved:
     made: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """An artifact that was, or in a dry run would be, given up; its ``size`` bytes stand in none that is kept."""
 
     key: str
@@ -32,8 +32,7 @@ class Removed:
     used: float
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(Struct, frozen=True):
     """A repository that is not where it was, ``since`` (seconds since 1970) that was seen first, and ``why``.
 
     It alone keeps ``artifacts`` of ``size`` bytes from being collected. What it holds is not ``known`` where only an older
@@ -49,8 +48,7 @@ class Unreachable:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What was, or in a dry run would be, given up: artifacts, and claims of repositories that are ``forgotten``. ``away`` are
     those out of reach that still claim what they stand on."""
 

@@ -9,13 +9,13 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 from blake3 import blake3
 from filelock import FileLock, Timeout
+from msgspec.structs import replace
 
 from forge.errors import StoreError
 from forge.files import trees

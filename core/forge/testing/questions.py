@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import cast
 
 import msgspec
+from msgspec.structs import replace
 
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, Problem

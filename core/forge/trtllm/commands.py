@@ -5,7 +5,8 @@ Flags were read from the scripts' sources of 0.21; the script in the image has t
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forge.errors import Problem
 from forge.schema.config_json import GPTQ, PACKED, Quantized, quantized

@@ -9,7 +9,8 @@ import ast
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _OPTION = re.compile(r"^\s+(-{1,2}[^\s\-].*)$")
 _SPELLING = re.compile(r"(?:^|(?<=\s))(-{1,2}[^\s,=\[\]{}-][^\s,=\[\]{}]*)")
@@ -23,8 +24,7 @@ _LEAST = 2
 """Choices below which braces may be a metavar."""
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
+class Complaint(Struct, frozen=True):
     """A flag that a program does not take, or a value that the flag does not."""
 
     flag: str
@@ -32,8 +32,7 @@ class Complaint:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """One option: its spellings; what stands for its value (nothing for a switch); choices, default and meaning if known."""
 
     names: tuple[str, ...]
@@ -43,8 +42,7 @@ class Option:
     meaning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Argument:
+class _Argument(Struct, frozen=True):
     """How the source adds one argument: ``plain`` where a word is compared with string choices as it is."""
 
     flags: tuple[str, ...]

@@ -5,7 +5,6 @@ with the nearest one that is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from msgspec import Struct
@@ -19,8 +18,7 @@ from forge.schema.values import Facts, Recipe, RuntimeKind, Since, Toolchain
 SUFFIX = "-trtllm-python-py3"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """One image: its tag, TensorRT-LLM's version, the CUDA version where NVIDIA states it, and the least driver."""
 
     tag: str

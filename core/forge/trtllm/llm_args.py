@@ -3,11 +3,11 @@ reading its own table.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
 import msgspec
+from msgspec import Struct
 
 from forge.files import texts
 from forge.schema.values import ConvertTable, Recipe, Scalar, Toolchain
@@ -44,8 +44,7 @@ def names() -> Names:
     return texts.shipped("forge.trtllm", "llm_args.toml", Names)
 
 
-@dataclass(frozen=True, slots=True)
-class Assets:
+class Assets(Struct, frozen=True):
     """Where LLM() finds what forge laid beside it, inside the container; ``draft`` is empty where there is none."""
 
     model: str

@@ -3,16 +3,15 @@
 import ast
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import StepError
 from forge.schema.values import CallPatch, JsonPatch, Patch, TextFile, TextPatch
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """The text afterwards, whether it was changed, and one sentence for the person who reads the log."""
 
     text: str

@@ -4,8 +4,10 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.schema.values import Toolchain
 from forge.trtllm.help_texts import Option, options
@@ -16,8 +18,7 @@ _MAKERS = re.compile(r"(convert|quantize|build|prune|export)\w*\.py")
 """Names of scripts that make what a recipe needs; the others run and measure models."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     """One script. ``called`` is how a plugin names it; ``flags`` are empty where neither source nor help says any.
 
     ``asked`` says that they are those of its ``--help``, which leaves none out.

@@ -5,9 +5,10 @@ Layout: ``skeletons/<role>/...`` (NVIDIA's inflight_batcher_llm), ``llmapi/...``
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.schema.values import Command, Role, TextFile
 
@@ -16,8 +17,7 @@ LLMAPI = "/app/all_models/llmapi/tensorrt_llm"
 PYTHON = ("python3", "python")
 
 
-@dataclass(frozen=True, slots=True)
-class Tooling:
+class Tooling(Struct, frozen=True):
     """An image's tools as text. ``scripts`` by path in the image, ``helps`` by program (a script's path or a command)."""
 
     skeletons: tuple[TextFile, ...]

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
 from typing import Protocol, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.client.answer import Answer, Finish, Hearing
 from forge.client.lora import LoraTask
@@ -34,8 +36,7 @@ class Stages(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Interview:
+class Interview(Struct, frozen=True):
     """One served model at ``address`` and what it is asked through."""
 
     address: str
@@ -156,8 +157,7 @@ class Interview:
         return tokens, tuple(value for chunk in heard for value in chunk.log_probs)
 
 
-@dataclass(frozen=True)
-class OneModel:
+class OneModel(Struct, frozen=True):
     """Asks a model that holds all stages and tells its tokens where log-probabilities are asked for: vLLM's."""
 
     interview: Interview

@@ -5,9 +5,10 @@ is held to what its own stages say, so that a fault is found where it is and not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from forge.client.answer import BROKEN
 from forge.verify.tolerances import Tolerance
@@ -49,8 +50,7 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """The first place where two rows of tokens differ: the token of each (None: it had ended), and what both sides give for
     the token that the served model took and for the checkpoint's own, in nats (None: not told)."""
 
@@ -65,8 +65,7 @@ class Difference:
     """The checkpoint's own top two there, apart in nats."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """One stage, one prompt (or one streaming check, by its name), and what came out."""
 
     stage: Stage
@@ -76,8 +75,7 @@ class Verdict:
     difference: Difference | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """What the served stages said to one prompt; None where there is no such stage, or it could not be asked.
 
     ``tokens`` answers the checkpoint's ids and ``own_tokens`` those that preprocessing made; ``decoded`` is postprocessing's

@@ -6,9 +6,9 @@ judged by what stands before it: the tokens by the checkpoint's, the text by the
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from forge.verify.judge import (
     ENDS,

@@ -6,12 +6,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from forge.errors import HostError, StepError
 from forge.machine import processes
@@ -28,8 +27,7 @@ _LAST = 12
 _OUT = "transcripts.json"
 
 
-@dataclass(frozen=True)
-class OwnPython:
+class OwnPython(Struct, frozen=True):
     """A Python of this machine: the one that runs forge, unless ``python`` names another. Nothing is imported into forge."""
 
     environ: Mapping[str, str]
@@ -71,8 +69,7 @@ class OwnPython:
         return {**processes.inherited(self.environ), **OFFLINE}
 
 
-@dataclass(frozen=True)
-class InImage:
+class InImage(Struct, frozen=True):
     """The image that serves the model: NVIDIA's have torch and transformers for their own pre- and postprocessing."""
 
     containers: Containers

@@ -2,9 +2,10 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from forge.build import resolve as resolver
 from forge.build.resolve import Resolver
@@ -30,8 +31,7 @@ class ServingForge(Protocol):
     def stop(self, running: Running) -> None: ...
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """One way from what a person names to a report."""
 
     prover: Prover

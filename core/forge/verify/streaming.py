@@ -5,8 +5,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from threading import Barrier
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.client.answer import BROKEN
 from forge.client.types import Request
@@ -39,8 +41,7 @@ class _Unasked(Exception):  # noqa: N818 - says what became of a check
     """A check that this checkpoint's answers give no occasion for; the words say why."""
 
 
-@dataclass(frozen=True)
-class Checks:
+class Checks(Struct, frozen=True):
     """One served model, what its checkpoint says, and what was heard from it already."""
 
     interview: Interview

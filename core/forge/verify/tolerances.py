@@ -7,16 +7,15 @@ the first difference: a kernel that rounds to 8 bits of mantissa moves a logit o
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.files import texts
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(Struct, frozen=True):
     """``tie``: nats by which the checkpoint may prefer its own token where the engine takes another. ``drift``: nats by which
     log-probabilities of tokens that both say may differ, on the average of an answer. ``diverging``: the part of the prompts
     that may differ by more than a tie all the same. ``why`` is the reason in a sentence."""

@@ -1,8 +1,9 @@
 """All verdicts of one verification, the stages that are failing, and what to do next. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from forge.files import texts
 from forge.verify.judge import Outcome, Stage, Verdict
@@ -15,8 +16,7 @@ def next_steps() -> Mapping[Stage, str]:
     return texts.shipped("forge.verify", "next_steps.toml", dict[Stage, str])
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Struct, frozen=True):
     """What came out. ``reference`` says who spoke for the checkpoint; ``notes`` what was left out and why."""
 
     model: str

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
-from msgspec.structs import replace as altered
+from msgspec import Struct
+from msgspec.structs import replace, replace as altered
 
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
 from forge.files import texts, trees
@@ -40,8 +40,7 @@ _SHOWN = 4
 Line = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What is asked and what is allowed. ``tie`` (nats) and ``diverging`` (a part of the prompts) override the table.
 
     ``golden`` are transcripts that may speak for the checkpoint; ``fresh`` asks transformers all the same. ``python`` names the
@@ -59,8 +58,7 @@ class Terms:
     checkpoint: Path | None = None
 
 
-@dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(Struct, frozen=True):
     """What a person asks of ``forge verify`` beside the recipe's own [verify]; None leaves it to that.
 
     ``prompts`` is a file; ``update`` writes the golden transcripts anew. The others are as in Terms.
@@ -99,8 +97,7 @@ def terms(options: VerifyOptions, table: VerifyTable, asked: tuple[Prompt, ...],
     )
 
 
-@dataclass(frozen=True)
-class Prover:
+class Prover(Struct, frozen=True):
     """Verifies served models, and candidates that are served for it alone."""
 
     home: Path

@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.api.wiring import Wiring

@@ -1,6 +1,6 @@
 """The skeletons of NVIDIA's image as the stand-in has them: forge's own, and what theirs have besides for LoRA adapters."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from forge.repository import config
 from forge.schema.values import Role, TextFile

@@ -9,8 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.bench.aiperf import records
 from forge.bench.driver import Answer, Drive, Watch
@@ -29,8 +30,7 @@ _POLL = 0.01
 _SAMPLE = "one two three"
 
 
-@dataclass(frozen=True)
-class Aiperf:
+class Aiperf(Struct, frozen=True):
     """Where AIPerf is installed, and what the driver asks forge for. ``hold`` keeps the environment from being collected."""
 
     python: Path

@@ -8,7 +8,6 @@ src/aiperf/common/models/record_models.py, MetricRecordInfo); what is not there 
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Literal
 
@@ -40,8 +39,7 @@ Body = Mapping[str, Scalar | list[Scalar]]
 """A request as Triton's generate extension takes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+class Spoken(Struct, frozen=True):
     """What the plugin must know of a model: how many special tokens its preprocessing adds to a prompt, and what each of its
     responses holds as a whole so far (``text``, ``all``: the counts too; empty where it holds what is new)."""
 

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.bench import figures
 from forge.bench.compare import Limit, limit
@@ -13,8 +14,7 @@ QUALITY = "quality"
 SHORT = {"tokens_per_s": "output_tokens_per_s"}
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(Struct, frozen=True):
     """``figure`` is to be best where all ``limits`` hold."""
 
     figure: str

@@ -3,10 +3,10 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import tomli
+from msgspec import Struct
 
 from forge.bench.results import Value as Single
 from forge.errors import BenchError
@@ -28,8 +28,7 @@ Pairs = tuple[tuple[str, Value], ...]
 Axes = Mapping[str, tuple[Value, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """``settings`` change the recipe, key -> value, and are empty where it stays as it is; ``load`` is what it is put under."""
 
     settings: Pairs

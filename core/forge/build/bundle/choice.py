@@ -1,8 +1,9 @@
 """Which artifacts of a plan a bundle has to hold, so that a machine without a network makes the rest by itself."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+from msgspec import Struct
 
 from forge.plan.preview import provenance
 from forge.plan.steps import Assemble, Fetch, MakeEnvironment, Step, demanded
@@ -15,8 +16,7 @@ _PLAIN = {".json", ".jinja", ".model", ".tiktoken", ".txt"}
 """What of a fetched checkpoint an engine's entry links to: configs and tokenizers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """What a bundle holds: artifacts as they are, and environments, of which two files are made anew."""
 
     artifacts: tuple[Artifact, ...]

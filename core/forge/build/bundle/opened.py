@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.build.bundle.contents import Contents, read, require, whose
 from forge.build.bundle.replay import OWN
@@ -17,8 +18,7 @@ from forge.remote.tarred import BundleError, Packed, damaged
 from forge.schema.values import BuildOptions, Host, RuntimeKind
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """An open bundle. ``folder`` is where its recipes lie."""
 
     packed: Packed
@@ -92,8 +92,7 @@ def opened(file: Path, folder: Path, trust: Trust) -> Generator[Opened]:
         packed.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Packable:
+class Packable(Struct, frozen=True):
     """One artifact of a bundle: its key, the step that made it, and bytes."""
 
     key: str
@@ -102,8 +101,7 @@ class Packable:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
+class Inside(Struct, frozen=True):
     """What is in a bundle; ``size`` is that of the file."""
 
     contents: Contents

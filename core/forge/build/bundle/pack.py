@@ -3,10 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from forge.build.bundle.choice import Chosen
 from forge.build.bundle.contents import Contents, Image, encode
@@ -30,8 +29,7 @@ from forge.store.artifact import Artifact
 _ROOM = "free space there, or name another place with -o"
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(Struct, frozen=True):
     """The files of persons that a build reads, and the folder that they have in common, whose name stays behind."""
 
     root: Path
@@ -103,8 +101,7 @@ def _image(containers: Containers, reference: str, key: str) -> Image:
     return Image(**words, key=key)
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
+class Writer(Struct, frozen=True):
     """Writes one bundle to ``file``; nothing stands there before all of it does."""
 
     file: Path

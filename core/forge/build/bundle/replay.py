@@ -1,9 +1,11 @@
 """A bundle in the place of the world: sources, environments and images as they were where it was made; no network is asked."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.build.bundle.contents import Contents, Image
 from forge.build.bundle.witness import Place, asked_about, asked_of
@@ -34,8 +36,7 @@ OWN = frozenset({"bin/python3", "pyvenv.cfg"})
 """What of an environment names places of its machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedOrigin:
+class PackedOrigin(Struct, frozen=True):
     """What a source was when the bundle was made."""
 
     contents: Contents
@@ -61,8 +62,7 @@ class PackedOrigin:
         raise SourceError("the bundle does not hold these files", where=pinned.name, hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedAnswers:
+class PackedAnswers(Struct, frozen=True):
     """What images said of themselves when the bundle was made; what they say here is kept as ever."""
 
     contents: Contents
@@ -75,8 +75,7 @@ class PackedAnswers:
         self.here.record(question, answer)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedEnvironments:
+class PackedEnvironments(Struct, frozen=True):
     """Environments out of the bundle, for the Python of this machine; every file is verified as it comes."""
 
     packed: Packed

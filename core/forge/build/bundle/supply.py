@@ -1,7 +1,6 @@
 """What a build takes from a bundle: all that is in it and wanted; what neither is nor can be made here ends it beforehand."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from forge.build.bundle.contents import Contents
@@ -22,8 +21,7 @@ from forge.store.store import Store
 _HINT = "bundle it where the recipe says what this machine is, or build it with a network (without --bundle)"
 
 
-@dataclass(frozen=True, slots=True)
-class PackedSharing(Sharing):
+class PackedSharing(Sharing, frozen=True):
     """A bundle as the store that a build takes from."""
 
     packed: Packed

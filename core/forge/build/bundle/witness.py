@@ -1,13 +1,12 @@
 """What the world answers while recipes are resolved, noted for a machine that cannot ask it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from forge.build.bundle.contents import Answers as Noted
 from forge.build.outside import Outside
@@ -24,8 +23,7 @@ Place = Callable[[Path], str]
 """Where a recipe's folder is inside a bundle."""
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """Answers by question, as they come in. ``place`` says where a recipe's folder is in the bundle."""
 
     place: Place
@@ -51,8 +49,7 @@ def asked_about(pinned: Pinned) -> str:
     return blake3(msgspec.json.encode(placed(pinned, ""), order="sorted")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(Struct, frozen=True):
     """An origin whose answers are noted."""
 
     origin: Origin
@@ -77,8 +74,7 @@ class Witness:
         self.origin.fetch(pinned, into, progress)
 
 
-@dataclass(frozen=True, slots=True)
-class WitnessedAnswers:
+class WitnessedAnswers(Struct, frozen=True):
     """What images have said of themselves, noted."""
 
     answers: Answers

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from forge.errors import SourceError
 from forge.schema.spelling import is_digest
@@ -68,8 +68,7 @@ def recall(folder: Path, question: bytes, kind: type[T]) -> T | None:
         return None
 
 
-@dataclass(frozen=True)
-class Records:
+class Records(Struct, frozen=True):
     """The Answers port in one folder; one that cannot be written keeps nothing."""
 
     folder: Path

@@ -1,9 +1,10 @@
 """What each kind of source does: say exactly what it would fetch, and fetch it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
 
 from forge.events import Progress
 from forge.files.safetensors import Tensor
@@ -39,8 +40,7 @@ class Sealing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A model that a hub offers, as its list tells of it."""
 
     name: str

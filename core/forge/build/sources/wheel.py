@@ -15,12 +15,12 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.build.sources.checkpoint_files import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError

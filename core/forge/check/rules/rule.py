@@ -1,10 +1,10 @@
 """What a rule is, and what it finds."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+from msgspec import Struct
 
 from forge.check.model import Repository
 
@@ -18,8 +18,7 @@ class Severity(StrEnum):
     REMARK = "remark"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One place where a rule is broken. ``needle`` is a text in ``file`` by which the line is found."""
 
     file: str
@@ -49,8 +48,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether ``forge check --fix`` fixes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What ``forge check`` says: which rule, how grave, where (``line`` from 1, 0 where no line can be named), and the fix."""
 
     rule: str

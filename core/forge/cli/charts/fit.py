@@ -1,8 +1,9 @@
 """What fits as bars: each recipe's bytes in the place that it is judged for, one after the other, and what would help."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from xml.etree.ElementTree import Element
+
+from msgspec import Struct
 
 from forge.cli.charts.svg import element, page, picture, table
 from forge.cli.fit_report import aim, change, figures, place, plain_verdict
@@ -25,8 +26,7 @@ KINDS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Bytes of one kind, of one recipe."""
 
     kind: str

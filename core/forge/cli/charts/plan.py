@@ -3,9 +3,10 @@ where the time goes by the times that are known."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element
+
+from msgspec import Struct
 
 from forge.cli.charts.svg import cut, document, element, page, picture, table
 from forge.cli.fit_report import reason
@@ -22,8 +23,7 @@ STATES: Mapping[State, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     x: float
     y: float
 

@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -49,16 +48,14 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+class Spoken(Struct, frozen=True):
     """A piece of output: its stream (1 standard output, 2 standard error) and the bytes."""
 
     stream: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a container ended. ``out_of_memory`` is true also when only a child of its program was killed for memory."""
 
     code: int

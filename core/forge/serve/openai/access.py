@@ -12,8 +12,9 @@ page can take away: ``Accept-Language`` always, ``Sec-Fetch-*`` on top where it 
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from forge.errors import ServerError
 from forge.files import texts
@@ -29,8 +30,7 @@ _ASSETS = re.compile(r"/(ui/[\w.-]+\.(js|css|svg))?")
 """The page itself, which holds nothing: it asks for the key, and for all else with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """``local``: it listens on the loopback alone. ``key``: what to show in ``Authorization: Bearer``; empty for nothing."""
 
     local: bool

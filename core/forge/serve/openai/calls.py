@@ -9,14 +9,14 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from forge.client.stops import begun
 
 
-@dataclass(frozen=True, slots=True)
-class _Marks:
+class _Marks(Struct, frozen=True):
     """``opening`` comes before calls, ``closing`` after; ``between`` are characters among them.
 
     ``bare``: how an answer begins that is a call without marks; ``named``: a call may be a name with its arguments behind it;
@@ -57,8 +57,7 @@ def form_of(template: str) -> Form | None:
     return Form.LLAMA if any(mark in template for mark in _LLAMAS) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A part of call ``index``: the first has ``id`` and ``name``; the ``arguments`` of all parts, one after the other, are
     JSON as the model wrote it."""
 
@@ -68,8 +67,7 @@ class Call:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """What is told of a stretch of an answer: text for a person, and parts of calls."""
 
     content: str = ""
@@ -252,8 +250,7 @@ class Reader:
             self._blank = self._opens = False
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """One object with a tool's name and its arguments, read as it comes; or, where ``name`` is known, the arguments alone.
 
     It is cut by its brackets and quotes, and is not otherwise looked into: what is wrong JSON stays so.

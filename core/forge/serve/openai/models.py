@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.client.chat_template import ChatTemplate, Turn, lacking
 from forge.client.tokenizer import TokenizerFolder
@@ -21,8 +23,7 @@ _PATIENCE = 30.0
 """Seconds that a conversation waits for its turn at a chat template, which others ask as well."""
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """One model that is offered; ``published`` in seconds since 1970."""
 
     target: Target

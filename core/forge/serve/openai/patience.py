@@ -1,9 +1,9 @@
 """HTTP connections that are not held for ever: by a request that never ends, or by a reader that never reads."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import ClassVar, cast
 
+from msgspec import Struct
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 _FULL = (
@@ -15,8 +15,7 @@ _REFUSAL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """Seconds until a head has come whole, a body has, and a client that does not read is given up; and connections at once."""
 
     head: float = 10.0

@@ -7,11 +7,11 @@ what is ignored in silence is found out late. Fields that only label a request a
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from forge.client.chat_template import Part, Turn
 from forge.client.guide import Guide

@@ -1,7 +1,6 @@
 """The API's documents, as OpenAI's clients read them. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -90,8 +89,7 @@ class _Models(Struct):
     object: str = "list"
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """What is told of choice ``index``: its text in pieces; ``finish`` with the last of them.
 
     ``said`` is what is told of an answer that may call tools, in place of its text: that may wait, or be a call."""
@@ -120,8 +118,7 @@ class Told:
         return "".join(piece.text for piece in self.pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What all documents of one answer share. ``chat`` tells the two kinds of completions apart."""
 
     id: str

@@ -4,8 +4,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.client.client import AsyncClient
 from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers, sightless
@@ -37,16 +39,14 @@ _SPELLED = '{"skip_special_tokens": false}'
 Put = Callable[[Told | Fault], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """One document; or, in its place, the events of a stream. Closing those ends the requests behind them."""
 
     document: bytes = b""
     events: AsyncGenerator[bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
+class _Turn(Struct, frozen=True):
     """One request to Triton, and who tells of its sequences: the choices from ``first`` on."""
 
     first: int
@@ -56,8 +56,7 @@ class _Turn:
     """When the client's request was whole, by the clock for measuring."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(Struct, frozen=True):
     """Seconds since 1970, seconds for measuring, and new ids."""
 
     now: Callable[[], float]

@@ -1,7 +1,8 @@
 """One answer as it is told to a client: with its log-probabilities, its counts and why it ended. Pure."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from forge.client.answer import Ending, Finish, Piece, apart, pieces
 from forge.client.types import Chunk, Request
@@ -12,8 +13,7 @@ CALLED = "tool_calls"
 Spans = Callable[[str], Sequence[tuple[str, int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """Tokens of a prompt and of an answer."""
 
     prompt: int

@@ -3,7 +3,6 @@ to a call. Pure."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import msgspec
@@ -61,8 +60,7 @@ class Called(Struct):
     type: str = "function"
 
 
-@dataclass(frozen=True, slots=True)
-class Calling:
+class Calling(Struct, frozen=True):
     """How the calls of one answer are read: in which ``form``, of tools with these ``names``."""
 
     form: Form
@@ -84,8 +82,7 @@ class Calling:
         return self.fresh()[:_SHORT] if self.form is Form.MISTRAL else f"call_{self.fresh()[:24]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Tooling:
+class Tooling(Struct, frozen=True):
     """The ``tools`` of one request; ``required``: the answer has to call one, ``named``: this one."""
 
     tools: tuple[Function, ...]

@@ -7,12 +7,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from typing import Protocol, cast
 
 import uvicorn
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -56,8 +56,7 @@ class Service(Protocol):
     def refused(self, status: int, code: str | None) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(Struct, frozen=True):
     """What stands before the service: who is let in, and what the page says of the models."""
 
     access: Access
