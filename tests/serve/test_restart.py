@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -75,8 +76,10 @@ def test_a_full_disk_keeps_no_server_noted(tmp_path: Path) -> None:
 def test_nobody_is_given_the_ports_of_one_that_comes_back(tmp_path: Path) -> None:
     ports = free_ports()
     down = Running(str(tmp_path), 0, 0.0, ports, (), "log", "marker", vigil=1)
-    with pytest.raises(ServerError, match=f"port {ports.grpc} is taken by forge's own server .*is being started again"):
-        require_free(replace(free_ports(), grpc=ports.grpc), (down,))
+    for host in (ports.host, "0.0.0.0", "localhost"):
+        with pytest.raises(ServerError, match=f"port {ports.grpc} is taken by forge's own server .*is being started again"):
+            require_free(replace(free_ports(), grpc=ports.grpc, host=host), (down,))
+    require_free(replace(free_ports(), grpc=ports.grpc, host="127.0.0.2"), (down,))
 
 
 def test_the_keeper_reads_what_an_older_forge_notes(tmp_path: Path) -> None:
@@ -207,6 +210,19 @@ def speaks(door: openai.OpenAI) -> bool:
         return False
 
 
+def require_told_to_wait(shop: Forge, running: Running, door: openai.OpenAI) -> None:
+    """A model that is not loaded yet, while the server is started again, is no unknown one."""
+    taken_out = Servers(shop.home, os.environ).unload(running, ("tensorrt_llm_bls",))
+    with pytest.raises(openai.NotFoundError, match="is not ready"):
+        door.models.retrieve("tiny")
+    States(shop.home / "servers").keep(replace(taken_out, awaited=("tensorrt_llm_bls",)))
+    for ask in (lambda: door.models.retrieve("tiny"), lambda: door.completions.create(model="tiny", prompt="hello")):
+        with pytest.raises(openai.InternalServerError, match="is being started again; ask again in some seconds") as told:
+            ask()
+        assert (told.value.status_code, told.value.response.headers["retry-after"]) == (503, "5")
+    States(shop.home / "servers").keep(running)
+
+
 def lenders(shop: Forge) -> list[int]:
     """The processes for which the store keeps something."""
     return [json.loads(note.read_bytes()).get("pid", 0) for note in (shop.home / "store" / "claims").glob("*.json")]
@@ -225,6 +241,7 @@ def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repositor
             openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as door,
             ThreadPoolExecutor() as threads,
         ):
+            States(shop.home / "servers").keep(replace(running, models=(*running.models, "gone")))  # not in the repository
             (stub,) = processes.stubs(running.shared_memory)["tensorrt_llm"]
             os.kill(stub.pid, signal.SIGSTOP)  # nothing is answered from now on
             asked = threads.submit(client.ask, Request("tensorrt_llm_bls", "hello", 4))
@@ -246,10 +263,16 @@ def test_a_detached_one_is_started_again_with_what_it_had(shop: Forge, repositor
             now = risen(shop, running)
             assert say(now) == well
             assert soon(lambda: speaks(door), pause=0.2)
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as counted:
+                assert b"forge_triton_restarts_total 1.0" in counted.read()
+            require_told_to_wait(shop, now, door)
         assert (now.models, now.front, now.loaded) == (running.models, running.front, running.loaded)
         assert [crash.why for crash in now.crashes] == ["signal 11, SIGSEGV"]
         assert soon(lambda: now.pid in lenders(shop)), "nobody collects what it stands on"
-        assert "signal 11, SIGSEGV" in Path(running.log).with_suffix(".watch.log").read_text()
+        watched = Path(running.log).with_suffix(".watch.log").read_text()
+        assert "signal 11, SIGSEGV" in watched
+        assert ", without gone: " in watched
+        assert ", without gone: " in status(shop)[2]
         assert "Signal (11) received" in Path(running.log).with_suffix(".died.log").read_text()
     finally:
         shop.stop(running)
@@ -325,14 +348,27 @@ def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository:
         assert "stands still" in {each["repository"]: each["down"] for each in told["servers"]}[str(repository)]
         os.kill(running.pid, signal.SIGCONT)
         assert say(running)
-        os.kill(running.vigil, signal.SIGKILL)
-        assert soon(lambda: not shop.server(repository).vigil, pause=0.1)
-        assert f"{repository}: {ALONE}" in status(shop)[2]
+        states = States(shop.home / "servers")
+        states.keep(replace(running, awaited=running.models))
+        with states.lock([repository]), pytest.raises(ServerError, match="is being started, and is not ready yet"):
+            shop.target("tiny", repository)
+        assert shop.target("tiny", repository).address  # nobody starts it
+        states.keep(running)
+        for vigil in (running.vigil, 0):
+            os.kill(vigil or shop.server(repository).vigil, signal.SIGKILL)
+            assert soon(lambda: not shop.server(repository).vigil, pause=0.1)
+            assert f"{repository}: {ALONE}" in status(shop)[2]
+            if vigil:
+                cared = shop.serve(repository, running.ports, detach=True)
+                assert (cared.pid, cared.vigil not in (0, vigil)) == (running.pid, True)
         os.kill(running.pid, signal.SIGKILL)
         assert soon(lambda: not processes.started(running.pid), pause=0.1)
         _, told, shown = status(shop)
         assert told["ended"] == {str(repository): "its Triton died: signal 9, SIGKILL"}
         assert f"{repository}: its Triton died: signal 9, SIGKILL; `forge serve` starts it" in shown
+        assert any("Started" in line for line in shop.logs(repository))
+        Path(running.log).replace(Path(running.log).with_suffix(".died.log"))
+        assert any("Started" in line for line in shop.logs(repository))
         assert processes.marked(running.shared_memory) == ()
     finally:
         shop.stop(running)

@@ -325,6 +325,8 @@ class Forge(Served, Recipes, Maker):
         after how many seconds each is read again while it serves (0: never).
         """
         wanted, began = self.launch(repository, ports or Ports(), detach=detach, room=room), time.monotonic()
+        if restart and detach and (alone := self._left_alone(wanted)):
+            return self._wiring.server.watch(alone, restart=True, scrub=scrub)
         self._tell(Event("start", "server"))
         self.integrity.require({place: publishing.inventory(place) for place in wanted.repositories}, verify)
         running = self._wiring.server.start(wanted, lambda line: self._tell(Event("log", "server", text=line)))

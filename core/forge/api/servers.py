@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from forge.api.found import Results, search
 from forge.api.wiring import Wiring
 from forge.build.executor import Executors
@@ -15,7 +17,9 @@ from forge.events import Event, Listener
 from forge.repository.folders import whole
 from forge.serve.log import lines
 from forge.serve.lookup import Target, offered, running_on, served
-from forge.serve.server_types import Running
+from forge.serve.restart import unwatched
+from forge.serve.server_types import Launch, Running
+from forge.serve.state import DIED_LOG, States
 from forge.settings import Settings
 
 AnyPath = str | Path
@@ -58,8 +62,13 @@ class Served:
 
     def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
         """The lines of the server's log; with ``follow`` until it ends."""
-        running = self.server(repository)
-        return lines(Path(running.log), (lambda: self._now(running) is not None) if follow else None)
+        place, servers = self._place(repository), self.servers()
+        over = str(place) in self.ended()
+        running = None if over else running_on(str(place), servers)
+        log = Path(running.log) if running else States(self.home / "servers").log(place)
+        if not log.is_file():  # a start that failed before it had one, after a Triton that died
+            log = log.with_suffix(DIED_LOG)
+        return lines(log, (lambda: self._now(running) is not None) if follow and running else None)
 
     def wait(self, running: Running) -> None:
         """Return when the server has ended, as somebody asked it to; ServerError where it died and is not started again."""
@@ -77,6 +86,14 @@ class Served:
         """The server that was started so, also where it was started again."""
         mine = (running.shared_memory, running.nonce)
         return next((other for other in self.servers() if (other.shared_memory, other.nonce) == mine), None)
+
+    def _left_alone(self, wanted: Launch) -> Running | None:
+        """The server that was started as ``wanted`` and that nobody looks after any more."""
+        for each in self.servers():
+            same = replace(each.ports, key_file=wanted.ports.key_file) == wanted.ports
+            if same and each.repositories == tuple(map(str, wanted.repositories)) and unwatched(each) and not each.down:
+                return each
+        return None
 
     def ended(self) -> Mapping[str, str]:
         """Repository -> of what its server died, where nobody has started one there, or stopped it, since."""

@@ -24,8 +24,11 @@ def ps(output: Output) -> None:
         forge ps
     """
     from forge.api.forge import Forge
+    from forge.serve.restart import ALONE, unwatched
 
-    servers = Forge.here(output.listener).exhibit.uses()
+    shop = Forge.here(output.listener)
+    servers = shop.exhibit.uses()
+    alone = [each.repository for each in shop.servers() if unwatched(each)]
     rows = [("MODEL", "RUNTIME", "UP", "HOST", "GPU", "REQUESTS", "FAILED", "GRPC")]
     for server in servers:
         for each in server.models:
@@ -34,7 +37,9 @@ def ps(output: Output) -> None:
             rows.append((each.name, str(each.runtime), age(each.seconds), *memory, *counts, each.address))
         whole = (size(server.host) if server.host is not None else "-", size(server.gpu) if server.gpu is not None else "-")
         rows.append(("(the whole server)", "", age(server.seconds), *whole, "", "", server.address))
-    output.result({"servers": servers}, table(rows) if servers else "no server is running")
+    shown = "\n".join([table(rows), *(f"{place}: {ALONE}" for place in alone)])
+    document = {"servers": servers, **({"unwatched": alone} if alone else {})}
+    output.result(document, shown if servers else "no server is running")
 
 
 @click.command()

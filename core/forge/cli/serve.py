@@ -154,7 +154,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         forge status
     """
     from forge.api.forge import Forge
-    from forge.serve.restart import ALONE, crashes_of
+    from forge.serve.restart import ALONE, crashes_of, unwatched, without
 
     shop = Forge.here(output.listener)
     servers = shop.servers()
@@ -168,8 +168,8 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         rows.append((each.repository, str(each.pid), each.container or "-", *ports, api, models))
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
     said = [f"{each.repository}: {told}" for each in servers if (told := each.down or each.stranger)]
-    said += [f"{each.repository}: {crashes_of(each)}" for each in servers if each.crashes and not each.down]
-    said += [f"{each.repository}: {ALONE}" for each in servers if each.vigil_started and not each.vigil]
+    said += [f"{each.repository}: {crashes_of(each)}{without(each)}" for each in servers if each.crashes and not each.down]
+    said += [f"{each.repository}: {ALONE}" for each in servers if unwatched(each)]
     said += [told for state in states if (told := state.said(time.time()))]
     rotten = shop.integrity.rotten(servers)
     said += [f"ROTTEN: {rot}; `forge build` of its recipe fixes it" for rot in rotten]

@@ -232,6 +232,10 @@ REVIVE = "`forge status` asks every model whether it lives, `forge reload` start
 _HANGS = "the server hangs, or stands still (SIGSTOP, a debugger): `forge status` says which; `forge stop` ends it"
 
 
+_UNLOADED = "Request for unknown model"
+"""What Triton says to a request in a stream; one that a model passes on from another that it calls stands further in."""
+
+
 def _is_full(said: str) -> bool:
     return any(words in said.lower() for words in FULL)
 
@@ -240,6 +244,8 @@ def _refused(said: str, where: str) -> InferenceError:
     """What the server itself says of a request."""
     if instance_of(said):
         return InferenceError(said, where=where, hint=REVIVE, trouble=Trouble.DEAD)
+    if said.startswith(_UNLOADED):
+        return InferenceError(said, where=where, hint=REVIVE, trouble=Trouble.UNKNOWN)
     if UNNAMED in said:
         return InferenceError(said, where=where, hint=NAMED)
     return InferenceError(said, where=where, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)

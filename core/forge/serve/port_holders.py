@@ -14,7 +14,7 @@ from msgspec import Struct
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
-from forge.serve.ready import asked, at, reached
+from forge.serve.ready import EVERYWHERE, asked, at, reached
 from forge.serve.server_types import Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
@@ -80,13 +80,20 @@ def require_free(ports: Ports, living: Sequence[Running]) -> None:
     """ServerError where somebody has one of the ports; ``living`` are forge's own servers."""
     for name, port in named(ports).items():
         # A server that is being started again has them, though nobody listens.
-        awaited = any(each.vigil and each.ports.host == ports.host and port in named(each.ports).values() for each in living)
+        awaited = any(
+            each.vigil and _meet(each.ports.host, ports.host) and port in named(each.ports).values() for each in living
+        )
         if awaited or not processes.free(ports.host, port):
             raise ServerError(
                 f"port {port} is taken{holder(port, living)}",
                 where=f"{ports.host}:{port}",
                 hint=f"free it, or choose another with --{name}-port",
             )
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether what listens at one host keeps another from listening at the other."""
+    return one == other or not {"localhost", *EVERYWHERE}.isdisjoint((one, other))
 
 
 def holder(port: int, living: Sequence[Running] = ()) -> str:

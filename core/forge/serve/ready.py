@@ -20,8 +20,8 @@ from forge.serve.server_types import Launch, Running
 _DEAD = 30.0
 """Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed. One that is
 killed at the wrong instant of its start Triton awaits for ever."""
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *_EVERYWHERE})
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *EVERYWHERE})
 
 
 class Watch(Struct, frozen=True):
@@ -140,7 +140,7 @@ def _home(launch: Launch, model: str) -> Path | None:
 
 def reached(host: str) -> str:
     """Where a server that listens at ``host`` is reached from this machine."""
-    return _EVERYWHERE.get(host, host)
+    return EVERYWHERE.get(host, host)
 
 
 def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:

@@ -21,7 +21,7 @@ WITHIN = 600.0
 
 ALONE = (
     "nothing starts its Triton, or a model of it, again where that dies: the process of forge that did so is gone; "
-    "`forge stop` and `forge serve` start all of it anew"
+    "`forge serve --detach`, with the words that started it, has another look after it"
 )
 
 
@@ -30,6 +30,18 @@ def crashes_of(running: Running) -> str:
     last, count = running.crashes[-1], len(running.crashes)
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
     return f"its Triton was started again {count} time{'s' * (count > 1)}, last after {when}: {last.why}"
+
+
+def unwatched(running: Running) -> bool:
+    """Whether nobody looks after it, though somebody did."""
+    return bool(running.vigil_started) and not running.vigil
+
+
+def without(running: Running) -> str:
+    """Which models it lost when it was started again, in words that follow; empty where it has all."""
+    lost = [model for model in running.missing if model not in running.models]
+    hint = "the repository had them no longer; `forge build` of their recipe and `forge reload` bring them back"
+    return f", without {', '.join(lost)}: {hint}" if lost else ""
 
 
 class Restart(Struct, frozen=True):
@@ -68,5 +80,5 @@ class Restart(Struct, frozen=True):
                 why = error.what.partition("\n")[0]
                 continue
             if again is not None:
-                self.say(f"Triton runs again: process {again.pid}")
+                self.say(f"Triton runs again: process {again.pid}{without(again)}")
             return again is not None

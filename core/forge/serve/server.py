@@ -32,19 +32,15 @@ from forge.serve.port_holders import (
 from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, once_more, require_address, require_control, require_gpus, require_models
 from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
-from forge.serve.state import Guard, States, cared_for, died, stopped
+from forge.serve.state import DIED_LOG, Guard, States, cared_for, coming, died, stopped
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Usage
 
 _WATCH_LOG = ".watch.log"
 """Suffix of the log of the process that looks after a server's models, beside the server's."""
-_DIED_LOG = ".died.log"
-"""Suffix of the log of a Triton that died, beside that of its successor."""
 _LOOK = 0.2
 _ABORTED = 3.0
 """Seconds for a server that never became ready to finish by itself."""
-
-
 _DRAINED = 60.0
 """Seconds for the requests of a model that is taken out."""
 _LOST = 2.0
@@ -163,14 +159,16 @@ class Servers:
         way = self._way(launch.image)
         turns = (tuple(model for model in turn if model in running.models) for turn in launch.turns)
         models = tuple(model for model in launch.models if model in running.models)
+        missing = tuple(dict.fromkeys((*running.missing, *(model for model in running.models if model not in models))))
         # It belongs to who started it first, through the guardian, or to nobody.
         wanted = replace(launch, models=models, turns=tuple(filter(None, turns)), detach=True)
         with self._states.lock(launch.repositories, self._patience), claimed(replace(launch.ports, openai=0)):
             if self._kept(running.shared_memory) != running:
                 return None
-            now, log = replace(running, models=wanted.first, loaded=self._planned(wanted).loaded), Path(running.log)
+            planned, log = self._planned(wanted), Path(running.log)
+            now = replace(running, models=wanted.first, loaded=planned.loaded, awaited=models, missing=missing)
             with suppress(OSError):
-                log.replace(log.with_suffix(_DIED_LOG))
+                log.replace(log.with_suffix(DIED_LOG))
             try:
                 try:
                     return self._up(way, wanted, now, line)
@@ -268,7 +266,8 @@ class Servers:
             if self.alive(running):
                 now = replace(running, front=0) if running.front and not sidecar.alive(running) else running
                 now = now if cared_for(now) else replace(now, vigil=0)
-                found.append(replace(now, down=down) if (down := stopped(now)) else replace(now, stranger=imposter(now)))
+                down = stopped(now) or (coming(now) if now.awaited and self._states.busy(now) else "")
+                found.append(replace(now, down=down) if down else replace(now, stranger=imposter(now)))
             elif cared_for(running):
                 found.append(replace(running, down=died(running)))
             elif running.repository in holding:
@@ -353,6 +352,8 @@ class Servers:
         require_control(launch, running, line)
         for turn in launch.turns:
             running = self._loaded(running, turn, launch.entries)
+        running = replace(running, awaited=())
+        self._states.keep(running)
         return running
 
     def _kept(self, marker: str) -> Running | None:
@@ -364,7 +365,7 @@ class Servers:
         running = Running(str(launch.repository), 0, 0.0, launch.ports, launch.first, str(log), marker, base=launch.base)
         others = tuple(map(str, launch.repositories[1:]))
         loaded = {model: launch.entries[model] for model in launch.first if model in launch.entries}
-        return replace(running, others=others, container=marker if launch.image else "", loaded=loaded)
+        return replace(running, others=others, container=marker if launch.image else "", loaded=loaded, awaited=launch.models)
 
     @contextmanager
     def _changing(self, running: Running) -> Generator[Running]:

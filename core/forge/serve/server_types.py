@@ -114,6 +114,8 @@ class Running(Struct, frozen=True):
     vigil: int = 0  # the process that starts it again where it dies; 0 where none does
     vigil_started: float = 0.0  # when that one started, as ``started``
     crashes: tuple[Crash, ...] = ()  # how its Triton died since `forge serve`, each time
+    awaited: tuple[str, ...] = ()  # models that it is to have while it is being started; empty when it is ready
+    missing: tuple[str, ...] = ()  # models that it had before it died, and that the repository no longer had afterwards
     down: str = ""  # why it does not answer just now, as a sentence: it has died and is started again, or is stopped
     stranger: str = ""  # who answers at one of its addresses in its place, as a sentence; empty where nobody does
 

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from msgspec import Struct
 
 import forge
@@ -33,6 +33,8 @@ HEALTH = ".health"
 """Suffix of the note on what was done about its models, beside its state file."""
 ENDED = ".ended"
 """Suffix of the note on how a server ended that nobody asked to."""
+DIED_LOG = ".died.log"
+"""Suffix of the log of a Triton that died, beside that of its successor."""
 _ASKED = ".asked"
 """Suffix of the note that somebody stops a server."""
 VIEW = ".view"
@@ -75,6 +77,14 @@ class States:
             for file in sorted({self.file(repository).with_suffix(".lock") for repository in repositories}):
                 stack.enter_context(FileLock(file, timeout=patience, mode=0o600))
             yield
+
+    def busy(self, running: Running) -> bool:
+        """Whether somebody starts it, or changes its models, just now."""
+        try:
+            with self.lock(map(Path, running.repositories)):
+                return False
+        except Timeout:
+            return True
 
     def keep(self, running: Running) -> None:
         """Write the state file; a reader sees the old one or the new one."""
@@ -178,6 +188,12 @@ def died(running: Running) -> str:
     """That a server does not run just now, as a sentence."""
     why = f": {running.crashes[-1].why}" if running.crashes and not running.pid else ""
     return f"its Triton died, and is being started again{why}"
+
+
+def coming(running: Running) -> str:
+    """That a server is not ready yet, as a sentence."""
+    again = " again" if running.crashes else ""
+    return f"its Triton (process {running.pid}) is being started{again}, and is not ready yet"
 
 
 def stopped(running: Running) -> str:

@@ -2,7 +2,8 @@
 and the page to look at.
 
 With ``--key-file FILE`` whoever asks has to show the key that it holds; with ``--metrics ADDRESS`` the server's counts are read
-there, which tell a busy engine from a dead one; with ``--kept`` it ends when its standard input does.
+there, which tell a busy engine from a dead one; ``--state FILE`` is the server's state file; with ``--kept`` it ends when its
+standard input does.
 `forge serve --openai-port` starts it so.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,11 @@ from forge.serve import pulse, usage
 from forge.serve.openai.access import Access, key
 from forge.serve.openai.cards import Cards, Sight
 from forge.serve.openai.models import Models
+from forge.serve.openai.notes import Notes
 from forge.serve.openai.rounds import Rounds
 from forge.serve.openai.service import Clocks, Service
 from forge.serve.openai.web import Door, application, clocks, serve
+from forge.store.store import Store
 
 
 async def main(said: argparse.Namespace) -> None:
@@ -35,10 +39,16 @@ async def main(said: argparse.Namespace) -> None:
     async with AsyncClient(said.address) as client:
         offers, times = Models(said.address, said.repositories), Clocks(*clocks())
         rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
-        service = Service(client, offers, rounds, times)
+        service = Service(client, offers, rounds, times, _notes(said))
         cards = Cards(offers, rounds, partial(_look, marker), service.known, client.version)
         app = application(service, door=Door(access, cards.document))
         await serve(app, said.host, said.port, kept=said.kept)
+
+
+def _notes(said: argparse.Namespace) -> Notes:
+    """The store is beside the folder of the state files."""
+    checks = Store(said.state.parent.parent / "store", clock=time.time).checks if said.state else None
+    return Notes(said.state, checks, said.repositories)
 
 
 def _look(marker: str) -> Sight:
@@ -54,6 +64,7 @@ def _words() -> argparse.Namespace:
     words.add_argument("--kept", action="store_true")
     words.add_argument("--key-file", type=Path)
     words.add_argument("--metrics", default="")
+    words.add_argument("--state", type=Path)
     words.add_argument("host")
     words.add_argument("port", type=int)
     words.add_argument("address")

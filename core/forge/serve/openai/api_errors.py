@@ -100,7 +100,15 @@ def unknown_model(name: str, offered: tuple[str, ...]) -> Fault:
     return Fault(404, f"The model '{name}' does not exist; offered: {names}", param="model", code="model_not_found")
 
 
-_AGAIN = "where Triton died, forge starts it again: ask again in some seconds"
+_SOON = "ask again in some seconds"
+_AGAIN = f"where Triton died, forge starts it again: {_SOON}"
+
+
+def coming(model: str) -> Fault:
+    """Triton is there again, and has not loaded this model yet."""
+    return Fault(
+        503, f"The model '{model}' is not ready yet: Triton is being started again; {_SOON}", code="server_unavailable"
+    )
 
 
 def translated(error: InferenceError, model: str = "") -> Fault:

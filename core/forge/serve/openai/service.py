@@ -13,14 +13,15 @@ from forge.client.client import AsyncClient
 from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers, sightless
 from forge.client.types import ModelMetadata, Request
 from forge.client.vllm import IMAGE, SAMPLING
-from forge.errors import InferenceError
+from forge.errors import InferenceError, Trouble
 from forge.schema.values import LimitsTable
 from forge.serve.openai import bounds, requests as asks, responses, tools
-from forge.serve.openai.api_errors import Fault, busy, translated
+from forge.serve.openai.api_errors import Fault, busy, coming, translated
 from forge.serve.openai.calls import Said
 from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Models, Offer
+from forge.serve.openai.notes import Notes
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
 from forge.serve.openai.rounds import DEADLINE, Rounds
@@ -65,10 +66,11 @@ class Clocks(Struct, frozen=True):
 
 
 class Service:
-    """``client`` speaks to the server behind ``offers``."""
+    """``client`` speaks to the server behind ``offers``, of which ``notes`` tell."""
 
-    def __init__(self, client: AsyncClient, offers: Models, rounds: Rounds, clocks: Clocks) -> None:
-        self._meter = Meter(clocks.steady)
+    def __init__(self, client: AsyncClient, offers: Models, rounds: Rounds, clocks: Clocks, notes: Notes | None = None) -> None:
+        self._notes = notes or Notes()
+        self._meter = Meter(clocks.steady, self._notes)
         self._client = client
         self._offers = offers
         self._rounds = rounds
@@ -93,7 +95,7 @@ class Service:
         """One of them; Fault where there is no such model, or it is dead."""
         offer = self._offers.find(name)
         if offer.target.model.front not in await self._ready():
-            raise Fault(404, f"The model '{name}' is not ready", param="model", code="model_not_found")
+            raise self._fault(InferenceError("it is not ready", trouble=Trouble.UNKNOWN), name)
         await self._rounds.require(name)
         return responses.model(name, offer.published)
 
@@ -156,6 +158,9 @@ class Service:
         bounds.check_body(body, offer.limits)
         bounds.check(ask, offer.limits)
         return offer
+
+    def _fault(self, error: InferenceError, model: str) -> Fault:
+        return coming(model) if error.trouble is Trouble.UNKNOWN and self._notes.coming else translated(error, model)
 
     async def _ready(self) -> tuple[str, ...]:
         try:
@@ -228,7 +233,7 @@ class Service:
         try:
             return await self._loaded.known(offer)
         except InferenceError as error:
-            raise translated(error, offer.target.model.name) from error
+            raise self._fault(error, offer.target.model.name) from error
 
     async def _told(self, offer: Offer, turns: Sequence[_Turn], so_far: Callable[[int], Counts] | None) -> AsyncGenerator[Told]:
         """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server."""
@@ -277,7 +282,7 @@ class Service:
             outcome = Outcome.OK
         except InferenceError as error:
             outcome = Outcome.FAILED
-            await put(translated(error, turn.request.model))
+            await put(self._fault(error, turn.request.model))
             return
         finally:
             course.end(outcome, turn.tellings[0].asked, sum(telling.known for telling in turn.tellings))

@@ -94,8 +94,9 @@ def begin(running: Running, environ: Mapping[str, str]) -> Running:
     log = Path(running.log).with_suffix(SUFFIX)
     wanted = command(running.ports, running.repositories)
     python, *words = wanted.argv
-    kept = (python, *words[:3], "--kept", *words[3:])
-    argv = (python, "-P", "-m", "forge.serve.openai.keeper", str(Path(running.log).with_suffix(".json")), *kept)
+    state = str(Path(running.log).with_suffix(".json"))
+    kept = (python, *words[:3], "--kept", "--state", state, *words[3:])
+    argv = (python, "-P", "-m", "forge.serve.openai.keeper", state, *kept)
     env = {**processes.inherited(environ), **wanted.env, processes.MARKER: running.shared_memory}
     pid = processes.detached(argv, env, log)
     found = replace(running, front=pid, front_started=processes.started(pid) or 0.0)
