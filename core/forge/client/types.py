@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import astuple, replace
 
 from forge.client.guide import Guide
 from forge.client.lora import LoraTask
@@ -90,7 +91,7 @@ class Alternative(Struct, frozen=True):
     token: int
 
 
-class Chunk(Struct, frozen=True):
+class Chunk(Struct, frozen=True, eq=False):
     """A piece of an answer: a token, or several, as the model cuts it; ``text`` is new in a stream, the whole otherwise."""
 
     text: str
@@ -122,6 +123,13 @@ class Chunk(Struct, frozen=True):
     """The sequence ends here before one of the request's stop texts; nothing more comes of it."""
     finish: str = ""
     """Why the sequence ended, from a model that says it (llmapi's: ``stop``, ``length``, ``timeout``, ``cancelled``)."""
+
+    def __eq__(self, other: object) -> bool:
+        """By all but the clock: the same answer, heard twice, is the same."""
+        return isinstance(other, Chunk) and astuple(replace(self, seconds=other.seconds)) == astuple(other)
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.index, self.final))
 
 
 class TensorMetadata(Struct, frozen=True):
