@@ -151,8 +151,7 @@ def _processor() -> float:
     """Seconds of processor time that the port has taken so far: of this process' child that is one."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     (port,) = (each for each in children if "forge.serve.openai" in Path(f"/proc/{each}/cmdline").read_text())
-    user, system = Path(f"/proc/{port}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(~int(port) << 3 | 2)  # a process' clock by its id, as clock_getcpuclockid(3) makes it: to the ns
 
 
 @contextmanager

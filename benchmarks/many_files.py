@@ -1,4 +1,4 @@
-"""What artifacts and repositories of very many files cost: making, publishing, checking, collecting, verifying and scrubbing.
+"""What artifacts and repositories of very many files cost: from making and listing over scrubbing to removing and collecting.
 
 python benchmarks/many_files.py [--folder DIR] [N ...]
 
@@ -68,8 +68,22 @@ def scrubbed(root: Path) -> None:
         pass
 
 
+def listed(root: Path) -> None:
+    assert [held.key for held in store(root).artifacts()] == [ENTRY]
+
+
 def collected(root: Path) -> None:
     assert not store(root).collect(dry_run=True).removed
+
+
+def removed(root: Path) -> None:
+    publish.withdraw(root / "models", MODEL.name)
+
+
+def given_up(root: Path) -> None:
+    with store(root).publishing(root / "models"):
+        pass  # nothing there names it any more
+    assert store(root).collect().removed
 
 
 def verified(root: Path) -> None:
@@ -80,12 +94,15 @@ def work(count: int) -> dict[str, Callable[[Path], object]]:
     kept = Provenance("entry", "Entry", {}, {})
     return {
         "make": lambda root: store(root).make(ENTRY, kept, lambda out: fill(out, count)),
+        "ls": listed,
         "publish": published,
         "publish again": published,
         "check": checked,
         "scrub": scrubbed,
         "gc": collected,
         "verify": verified,
+        "remove": removed,
+        "gc of all": given_up,
     }
 
 

@@ -15,6 +15,8 @@ import instant_triton
 from forge.client.client import AsyncClient
 from forge.client.types import Request
 from forge.errors import InferenceError
+from forge.schema import manifest
+from forge.schema.values import RuntimeKind
 from forge.serve.openai import loaded
 from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.models import Models, Offer
@@ -124,3 +126,15 @@ def test_a_request_that_fails_has_the_model_asked_anew(tmp_path: Path) -> None:
         assert one.reads() == Counter(ONE) + Counter(ONE)
 
     held(tmp_path, check)
+
+
+def test_end_tokens_of_an_engine_are_read_once(tmp_path: Path) -> None:
+    known = manifest.read((instant_triton.repository(tmp_path) / manifest.NAME).read_bytes())
+    engine = msgspec.structs.replace(known.models[0], runtime=RuntimeKind.ENGINE)
+    (tmp_path / manifest.NAME).write_text(manifest.write(manifest.Manifest(models=(engine,))))
+    models, folder = Models("", [tmp_path]), tmp_path / engine.asset("tokenizer")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7]}')
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"7": {"content": "<end>"}}}')
+    assert models.find("instant").usual.ends == ("<end>",)
+    (folder / "generation_config.json").unlink()
+    assert models.find("instant").usual.ends == ("<end>",)

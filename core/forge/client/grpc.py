@@ -7,7 +7,7 @@ import importlib
 import re
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
@@ -114,10 +114,23 @@ class Statistics(Protocol):
     model_stats: Sequence[_Counted]
 
 
+class _Read(Protocol):
+    @staticmethod
+    def FromString(data: bytes) -> object: ...  # noqa: N802
+
+
+class _Asked(Protocol):
+    def __call__(self) -> InferRequest: ...
+    @staticmethod
+    def SerializeToString(message: object) -> bytes: ...  # noqa: N802
+
+
 class _Messages(Protocol):
     """tritonclient.grpc.service_pb2; the names are the protocol's."""
 
-    def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
+    ModelInferRequest: _Asked
+    ModelStreamInferResponse: _Read
+
     def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
@@ -130,11 +143,20 @@ class _Stub(Protocol):
     def ModelMetadata(self, request: object, *, timeout: float) -> Described: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Configured: ...  # noqa: N802
     def ModelStatistics(self, request: object, *, timeout: float) -> Statistics: ...  # noqa: N802
-    def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
+
+
+class _Stream(Protocol):
+    def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
 
 
 class _StubModule(Protocol):
     def GRPCInferenceServiceStub(self, channel: object) -> object: ...  # noqa: N802
+
+
+class _Channel(Protocol):
+    def unary_stream(
+        self, method: str, *, request_serializer: Callable[[object], bytes], response_deserializer: Callable[[bytes], object]
+    ) -> object: ...
 
 
 class RpcError(Protocol):
@@ -157,6 +179,15 @@ class Calls:
     def stub(self, channel: object) -> object:
         module = cast("_StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
         return module.GRPCInferenceServiceStub(channel)
+
+    def stream(self, channel: object) -> object:
+        """ModelStreamInfer for one request, which goes out in one piece with its end; the stub's own takes a task or a thread
+        and three turns for that."""
+        return cast("_Channel", channel).unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=self.messages.ModelInferRequest.SerializeToString,
+            response_deserializer=self.messages.ModelStreamInferResponse.FromString,
+        )
 
     def learn(self, model: str, described: Described, configured: Configured) -> ModelMetadata:
         """Keep what a model says of itself."""
@@ -304,6 +335,7 @@ class Connection:
         self._calls = Calls(address, timeout)
         self._channel = grpc.insecure_channel(address, options=CHANNEL)
         self._stub = cast("_Stub", self._calls.stub(self._channel))
+        self._stream = cast("_Stream", self._calls.stream(self._channel))
 
     def close(self) -> None:
         self._closed = True
@@ -349,7 +381,7 @@ class Connection:
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
         with self._translated(request.model):
-            call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.left(time.monotonic() - began))
+            call = self._stream(message, timeout=calls.left(time.monotonic() - began))
         ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
         try:
             with self._translated(request.model), closing(_heard(call, silence)) as responses:
@@ -370,7 +402,7 @@ class Connection:
         found: dict[str, bytes] = {}
         limit = self._calls.timeout if seconds is None else seconds
         with self._translated(model):
-            call = self._stub.ModelStreamInfer(iter((self._calls.message(model, inputs),)), timeout=limit)
+            call = self._stream(self._calls.message(model, inputs), timeout=limit)
             for response in call:
                 answer, _ = self._calls.opened(model, response)
                 found |= {out.name: raw for out, raw in zip(answer.outputs, answer.raw_output_contents, strict=False)}

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, cast
 
@@ -48,7 +48,10 @@ class _Stub(Protocol):
     def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
     def ModelStatistics(self, request: object, *, timeout: float) -> Awaitable[Statistics]: ...  # noqa: N802
-    def ModelStreamInfer(self, requests: Iterator[InferRequest], *, timeout: float | None) -> _Call: ...  # noqa: N802
+
+
+class _Stream(Protocol):
+    def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
 
 
 class AsyncConnection:
@@ -61,6 +64,7 @@ class AsyncConnection:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
         self._ready = grpc.ChannelConnectivity.READY
         self._stub = cast("_Stub", self._calls.stub(self._channel))
+        self._stream = cast("_Stream", self._calls.stream(self._channel))
 
     async def close(self) -> None:
         """End what is still under way."""
@@ -121,7 +125,7 @@ class AsyncConnection:
         """One request; it is cancelled where its iterator is closed, and where every sequence has come to a stop text."""
         ear, calls, stops = Ear(request, known), self._calls, stops_of(request)
         message = calls.message(request.model, inputs_of(request, known))
-        call = self._stub.ModelStreamInfer(iter((message,)), timeout=calls.left(time.monotonic() - began))
+        call = self._stream(message, timeout=calls.left(time.monotonic() - began))
         ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
         responses = aiter(call)
         try:

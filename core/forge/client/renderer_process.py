@@ -2,7 +2,7 @@
 
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -120,23 +120,22 @@ def _exchange(process: subprocess.Popen[bytes], asked: Mapping[str, object], pat
     told, heard = _pipes(process)
     left, answer = memoryview(json.dumps(asked).encode() + b"\n"), bytearray()
     deadline = time.monotonic() + patience
-    with selectors.DefaultSelector() as ready:
-        ready.register(told, selectors.EVENT_WRITE)
-        ready.register(heard, selectors.EVENT_READ)
-        while not answer.endswith(b"\n"):
-            if not (events := ready.select(deadline - time.monotonic())) and time.monotonic() > deadline:
-                raise DiedError(f"no answer in {patience:g} s", late=True)
-            for key, _ in events:
-                if key.fileobj is heard:
-                    part = heard.read(_PART)
-                    if not part:
-                        raise _death(process)
-                    answer += part
-                    continue
-                with suppress(BrokenPipeError):  # the other pipe says so, too
-                    left = left[told.write(left) :]
-                if not left:
-                    ready.unregister(told)
+    ready = select.poll()
+    ready.register(heard, select.POLLIN)
+    ready.register(told, select.POLLOUT)
+    while not answer.endswith(b"\n"):
+        with suppress(BrokenPipeError):  # the other pipe says so, too
+            left = left[told.write(left) or 0 :]
+        if not left:
+            ready.modify(told, 0)
+        events = ready.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not events and time.monotonic() > deadline:
+            raise DiedError(f"no answer in {patience:g} s", late=True)
+        if any(number == heard.fileno() for number, _ in events):
+            part = heard.read(_PART)
+            if not part:
+                raise _death(process)
+            answer += part
     return cast("Mapping[str, object]", json.loads(answer))
 
 

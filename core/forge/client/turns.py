@@ -40,7 +40,8 @@ class Turns:
         """``chunk`` of the request under way as one of the whole answer."""
         index = self._first + chunk.index
         self._given = max(self._given, index + 1)
-        return replace(chunk, index=index, final=chunk.final and self._given >= self._wanted)
+        final = chunk.final and self._given >= self._wanted
+        return chunk if (index, final) == (chunk.index, chunk.final) else replace(chunk, index=index, final=final)
 
 
 def counting(request: Request) -> Request:

@@ -9,6 +9,7 @@ standard input does.
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ from forge.store.store import Store
 
 async def main(said: argparse.Namespace) -> None:
     """Answer until told to end."""
+    gc.set_threshold(20_000, 20, 20)  # an answer makes hundreds of objects and hardly a cycle
     marker = os.environ.get(MARKER, "")
     access = Access(Ports(host=said.host).local, key(said.key_file) if said.key_file else "")
     async with AsyncClient(said.address) as client:

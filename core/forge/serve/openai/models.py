@@ -1,8 +1,10 @@
 """The models that are offered, as the repositories' manifests say at the moment: a build on one that is served is seen."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,6 +12,7 @@ from msgspec.structs import replace
 
 from forge.client.chat_template import ChatTemplate, Turn, lacking
 from forge.client.tokenizer import TokenizerFolder
+from forge.client.types import Request
 from forge.errors import ForgeError
 from forge.repository import publish
 from forge.schema import manifest
@@ -23,7 +26,7 @@ _PATIENCE = 30.0
 """Seconds that a conversation waits for its turn at a chat template, which others ask as well."""
 
 
-class Offer(Struct, frozen=True):
+class Offer(Struct, frozen=True, dict=True):
     """One model that is offered; ``published`` in seconds since 1970."""
 
     target: Target
@@ -33,6 +36,11 @@ class Offer(Struct, frozen=True):
     def key(self) -> str:
         """Another one when it was built anew."""
         return self.target.model.entry
+
+    @cached_property
+    def usual(self) -> Request:
+        """What its recipe asks for, without a prompt; an engine's end tokens are read out of its checkpoint's files for it."""
+        return self.target.request("")
 
     @property
     def limits(self) -> LimitsTable:
@@ -46,6 +54,7 @@ class Models:
     def __init__(self, address: str, repositories: Sequence[Path]) -> None:
         self._address = address
         self._repositories = repositories
+        self._files = tuple(str(place / manifest.NAME) for place in repositories)
         self._stamps: tuple[_Stamp, ...] = ()
         self._held: dict[str, Offer] = {}
         self._templates: dict[str, _Renders] = {}
@@ -54,7 +63,7 @@ class Models:
 
     def all(self) -> dict[str, Offer]:
         """By name."""
-        stamps = tuple(_stamp(place / manifest.NAME) for place in self._repositories)
+        stamps = tuple(map(_stamp, self._files))
         if stamps != self._stamps:
             self._held = {
                 name: Offer(target, stamp[0] // 10**9)
@@ -161,10 +170,10 @@ def _named(target: Target) -> Iterator[tuple[str, Target]]:
         yield f"{target.model.name}{BETWEEN}{adapter}", replace(target, lora=adapter)
 
 
-def _stamp(file: Path) -> _Stamp:
+def _stamp(file: str) -> _Stamp:
     """Changes whenever the file does: it is replaced, never written in place."""
     try:
-        found = file.stat()
+        found = os.stat(file)
     except FileNotFoundError:
         return 0, 0, 0
     return found.st_mtime_ns, found.st_ino, found.st_size

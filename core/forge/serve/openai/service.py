@@ -53,8 +53,6 @@ class _Turn(Struct, frozen=True):
     first: int
     request: Request
     tellings: tuple[Telling, ...]
-    asked: float = 0.0
-    """When the client's request was whole, by the clock for measuring."""
 
 
 class Clocks(Struct, frozen=True):
@@ -172,7 +170,7 @@ class Service:
         self, ask: Ask, offer: Offer, prompts: Sequence[str], asked: float, calling: Calling | None = None
     ) -> Answered:
         known = await self.known(offer)
-        turns = [replace(turn, asked=asked) for turn in self._turns(ask, offer, prompts, known, calling)]
+        turns = self._turns(ask, offer, prompts, known, calling)
         tellings = [telling for turn in turns for telling in turn.tellings]
         copies = ask.n or 1
 
@@ -180,7 +178,7 @@ class Service:
             prompt = tellings[index].prompt(prompts[index // copies], lambda text: self._offers.count(offer, text, prompt=True))
             return Counts(prompt, tellings[index].completion)
 
-        told = self._told(offer, turns, so_far if ask.wants_usage_throughout else None)
+        told = self._told(offer, turns, asked, so_far if ask.wants_usage_throughout else None)
         number, chat = self._clocks.fresh(), isinstance(ask, ChatAsk)
         head = Head(
             id=f"chatcmpl-{number}" if chat else f"cmpl-{number}",
@@ -203,7 +201,7 @@ class Service:
             whole = await _gathered(told, len(tellings))
             return Answered(head.whole(whole, await counts()))
         # What is wrong with the request is said by now, while there is still a status to say it with.
-        return Answered(events=_events(head, await anext(told), told, counts))
+        return Answered(events=_events(head, await anext(told), told, counts, len(tellings)))
 
     def _turns(
         self, ask: Ask, offer: Offer, prompts: Sequence[str], known: ModelMetadata, calling: Calling | None
@@ -211,7 +209,7 @@ class Service:
         """The requests to Triton: one for each answer; one for all beams of a prompt, of which the best are the answers."""
         copies, turns = ask.n or 1, list[_Turn]()
         for prompt in prompts:
-            usual = offer.target.request(prompt)
+            usual = replace(offer.usual, prompt=prompt)
             width = ask.beam_width or usual.beam_width or 1
             bounds.check_beams(ask, width)
             for copy in range(1 if width > 1 else copies):
@@ -235,8 +233,11 @@ class Service:
         except InferenceError as error:
             raise self._fault(error, offer.target.model.name) from error
 
-    async def _told(self, offer: Offer, turns: Sequence[_Turn], so_far: Callable[[int], Counts] | None) -> AsyncGenerator[Told]:
-        """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server."""
+    async def _told(
+        self, offer: Offer, turns: Sequence[_Turn], asked: float, so_far: Callable[[int], Counts] | None
+    ) -> AsyncGenerator[Told]:
+        """What all of them say, as it comes, with the counts ``so_far``; closing it ends them at the server. The client's
+        request was whole when it was ``asked``, by the clock for measuring."""
 
         async def put(told: Told | Fault) -> None:
             if so_far and isinstance(told, Told):
@@ -250,7 +251,7 @@ class Service:
             raise busy(name, most)
         self._under_way[name] += len(tellings)
         queue: asyncio.Queue[Told | Fault] = asyncio.Queue(_UNREAD)
-        tasks = [asyncio.create_task(self._tell(name, turn, put)) for turn in turns]
+        tasks = [asyncio.create_task(self._tell(name, turn, asked, put)) for turn in turns]
         open_ends = len(tellings)
         try:
             while open_ends:
@@ -261,13 +262,15 @@ class Service:
                 yield told
         finally:
             self._under_way[name] -= len(tellings)
-            for task in tasks:
+            left = [task for task in tasks if not task.done()]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if left:
+                await asyncio.gather(*left, return_exceptions=True)
 
-    async def _tell(self, name: str, turn: _Turn, put: Put) -> None:
+    async def _tell(self, name: str, turn: _Turn, asked: float, put: Put) -> None:
         offsets = [0] * len(turn.tellings)
-        course, outcome = self._meter.course(name, turn.asked), Outcome.LEFT
+        course, outcome = self._meter.course(name, asked), Outcome.LEFT
         try:
             async with aclosing(self._client.generate(turn.request)) as chunks:
                 async for chunk in chunks:
@@ -276,9 +279,10 @@ class Service:
                         chunk = replace(chunk, output_tokens=None)  # noqa: PLW2901
                     if chunk.index < len(offsets) and (pieces := turn.tellings[chunk.index].hear(chunk)):
                         course.piece()
-                        told = Told(turn.first + chunk.index, pieces, offset=offsets[chunk.index])
-                        await put(replace(told, said=turn.tellings[chunk.index].read(told.text)))
-                        offsets[chunk.index] += len(told.text)
+                        text = "".join(piece.text for piece in pieces)
+                        said, offset = turn.tellings[chunk.index].read(text), offsets[chunk.index]
+                        await put(Told(turn.first + chunk.index, pieces, offset=offset, said=said))
+                        offsets[chunk.index] += len(text)
             outcome = Outcome.OK
         except InferenceError as error:
             outcome = Outcome.FAILED
@@ -332,25 +336,24 @@ async def _gathered(told: AsyncGenerator[Told], count: int) -> list[Told]:
 
 
 async def _events(
-    head: Head, first: Told, told: AsyncGenerator[Told], counts: Callable[[], Awaitable[Counts]]
+    head: Head, part: Told, told: AsyncGenerator[Told], counts: Callable[[], Awaitable[Counts]], choices: int
 ) -> AsyncGenerator[bytes]:
-    """Server-sent events: each choice opens when it first says something."""
+    """Server-sent events, of ``part`` first: each choice opens when it first says something; the last one's end goes with all
+    that comes after it."""
     begun: set[int] = set()
 
     def shown(part: Told) -> bytes:
         opening = head.opening(part) if head.chat and part.index not in begun else b""
         begun.add(part.index)
-        text = head.piece(replace(part, finish=None))
+        text = head.piece(replace(part, finish=None) if part.finish else part)
         return opening + text + (head.piece(replace(part, pieces=(), said=None)) if part.finish else b"")
 
-    async with aclosing(told) as parts:
+    async with aclosing(told):
         try:
-            yield shown(first)
-            async for part in parts:
+            while choices := choices - (part.finish is not None):
                 yield shown(part)
+                part = await anext(told)
         except Fault as fault:
             yield responses.event(fault.body)
             return
-    if head.usage:
-        yield head.closing(await counts())
-    yield responses.DONE
+    yield shown(part) + (head.closing(await counts()) if head.usage else b"") + responses.DONE

@@ -73,14 +73,14 @@ class _Asking(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.create_task(self._work(scope, receive, send))
         gone = asyncio.create_task(_left(receive))
+        gone.add_done_callback(lambda _: work.cancel())
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await work
+        except asyncio.CancelledError:
+            if not gone.done():
+                raise
         finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
-            with suppress(asyncio.CancelledError):
-                await work
+            gone.cancel()
 
     async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = await self._ask()
@@ -206,6 +206,8 @@ def server(application: Starlette, host: str, port: int, patience: Patience = _P
             http=protocol(patience),
             lifespan="off",
             log_level="warning",
+            access_log=False,  # it would be put together and thrown away
+            proxy_headers=False,  # nobody asks who the client is
             timeout_graceful_shutdown=_LEAVING,
         )
     )
