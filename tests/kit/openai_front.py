@@ -32,7 +32,8 @@ def front(grpc: str, repository: Path, port: int = 0, key_file: str = "", *, kil
             process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
             process.wait(PATIENCE)
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        said = process.stderr.read()
+        assert said == "", said
 
 
 def templated(target: Target, place: Path, template: str) -> Path:

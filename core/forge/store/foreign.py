@@ -38,9 +38,13 @@ def own(tree: Path, needs: Iterable[Artifact], others: Callable[[], Iterable[Art
 
 def known(tree: Path, needs: Iterable[Artifact]) -> Mapping[Inode, str]:
     """Hex blake3 of files that need not be read again: copies made just now, and what is linked from ``needs``."""
-    found = [item for item in trees.walk(tree) if item.is_file]
-    digests = {item.inode: made for item in found if (made := copies.copied(item.status))}
-    if any(item.status.st_nlink > 1 for item in found):
+    digests, linked = dict[Inode, str](), False
+    for item in trees.walk(tree):
+        if item.is_file:
+            linked = linked or item.status.st_nlink > 1
+            if made := copies.copied(item.status):
+                digests[item.inode] = made
+    if linked:
         for need in needs:
             for entry in need.files():
                 if entry.size >= _LARGE:
