@@ -7,9 +7,9 @@ import importlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import closing, contextmanager
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from msgspec.structs import replace
 
@@ -35,7 +35,6 @@ METADATA_SECONDS = 30.0
 FULL = ("limits.max_queued", "maximum queue size")
 """What forge's bls says where as many requests wait as may, and for a ``max_queue_size`` Triton and TensorRT-LLM, each in small
 or capital letters."""
-
 
 _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
 """How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
@@ -114,23 +113,10 @@ class Statistics(Protocol):
     model_stats: Sequence[_Counted]
 
 
-class _Read(Protocol):
-    @staticmethod
-    def FromString(data: bytes) -> object: ...  # noqa: N802
-
-
-class _Asked(Protocol):
-    def __call__(self) -> InferRequest: ...
-    @staticmethod
-    def SerializeToString(message: object) -> bytes: ...  # noqa: N802
-
-
 class _Messages(Protocol):
     """tritonclient.grpc.service_pb2; the names are the protocol's."""
 
-    ModelInferRequest: _Asked
-    ModelStreamInferResponse: _Read
-
+    def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
     def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
@@ -151,12 +137,6 @@ class _Stream(Protocol):
 
 class _StubModule(Protocol):
     def GRPCInferenceServiceStub(self, channel: object) -> object: ...  # noqa: N802
-
-
-class _Channel(Protocol):
-    def unary_stream(
-        self, method: str, *, request_serializer: Callable[[object], bytes], response_deserializer: Callable[[bytes], object]
-    ) -> object: ...
 
 
 class RpcError(Protocol):
@@ -180,14 +160,10 @@ class Calls:
         module = cast("_StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
         return module.GRPCInferenceServiceStub(channel)
 
-    def stream(self, channel: object) -> object:
-        """ModelStreamInfer for one request, which goes out in one piece with its end; the stub's own takes a task or a thread
-        and three turns for that."""
-        return cast("_Channel", channel).unary_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            request_serializer=self.messages.ModelInferRequest.SerializeToString,
-            response_deserializer=self.messages.ModelStreamInferResponse.FromString,
-        )
+    def stream(self, channel: Any) -> object:
+        """ModelStreamInfer for one request, in one piece: the stub's own takes a task or thread and three turns."""
+        sent, read = (getattr(self.messages, name) for name in ("ModelInferRequest", "ModelStreamInferResponse"))
+        return channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer", sent.SerializeToString, read.FromString)
 
     def learn(self, model: str, described: Described, configured: Configured) -> ModelMetadata:
         """Keep what a model says of itself."""
