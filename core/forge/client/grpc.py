@@ -35,7 +35,6 @@ METADATA_SECONDS = 30.0
 FULL = ("limits.max_queued", "maximum queue size")
 """What forge's bls says where as many requests wait as may, and for a ``max_queue_size`` Triton and TensorRT-LLM, each in small
 or capital letters."""
-
 _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
 """How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 
