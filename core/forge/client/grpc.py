@@ -7,7 +7,7 @@ import importlib
 import re
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol, cast
 
@@ -21,8 +21,8 @@ from forge.client.tensors import LLMAPI, Input, inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import NAMED, UNNAMED
+from forge.client.wire import Configured, Described, InferRequest, Messages, RpcError, Statistics, StreamResponse, StubModule
 from forge.errors import InferenceError, Trouble
-from forge.protobuf import ModelConfig
 from forge.schema.vllm_images import VERSION
 
 CHANNEL = (
@@ -39,87 +39,9 @@ _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
 """How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 
 
-class _Tensor(Protocol):
-    name: str
-    datatype: str
-    shape: Sequence[int]
-
-
-class Described(Protocol):
-    """ModelMetadataResponse."""
-
-    inputs: Sequence[_Tensor]
-    outputs: Sequence[_Tensor]
-
-
-class _Parameter(Protocol):
-    bool_param: bool
-
-
-class _RequestTensor(Protocol):
-    name: str
-    datatype: str
-    shape: MutableSequence[int]
-
-
-class InferRequest(Protocol):
-    """ModelInferRequest."""
-
-    model_name: str
-    id: str
-    raw_input_contents: MutableSequence[bytes]
-
-    @property
-    def inputs(self) -> "_Tensors": ...
-    @property
-    def parameters(self) -> Mapping[str, _Parameter]: ...
-
-
-class _Tensors(Protocol):
-    def add(self) -> _RequestTensor: ...
-
-
-class _InferResponse(Response, Protocol):
-    @property
-    def parameters(self) -> Mapping[str, _Parameter]: ...
-
-
-class StreamResponse(Protocol):
-    """ModelStreamInferResponse."""
-
-    error_message: str
-    infer_response: _InferResponse
-
-
 class _Call(Protocol):
     def __iter__(self) -> Iterator[StreamResponse]: ...
     def cancel(self) -> bool: ...
-
-
-class Configured(Protocol):
-    """ModelConfigResponse."""
-
-    config: ModelConfig
-
-
-class _Counted(Protocol):
-    name: str
-
-
-class Statistics(Protocol):
-    """ModelStatisticsResponse: of every version of every model that is ready, where none is named."""
-
-    model_stats: Sequence[_Counted]
-
-
-class _Messages(Protocol):
-    """tritonclient.grpc.service_pb2; the names are the protocol's."""
-
-    def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
-    def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
-    def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
-    def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
-    def ServerMetadataRequest(self) -> object: ...  # noqa: N802
 
 
 class _Stub(Protocol):
@@ -134,17 +56,6 @@ class _Stream(Protocol):
     def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
 
 
-class _StubModule(Protocol):
-    def GRPCInferenceServiceStub(self, channel: object) -> object: ...  # noqa: N802
-
-
-class RpcError(Protocol):
-    """What grpc says of a call that failed."""
-
-    def code(self) -> object: ...
-    def details(self) -> str | None: ...
-
-
 class Calls:
     """What is asked of one server, and what its answers mean; nothing here waits for anything."""
 
@@ -153,10 +64,10 @@ class Calls:
         self.timeout = timeout
         self.known: dict[str, ModelMetadata] = {}
         """By model. Forgotten when the model fails a request: it may have been loaded anew, with other inputs."""
-        self.messages = cast("_Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
+        self.messages = cast("Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
 
     def stub(self, channel: object) -> object:
-        module = cast("_StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
+        module = cast("StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
         return module.GRPCInferenceServiceStub(channel)
 
     def stream(self, channel: Any) -> object:

@@ -7,24 +7,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, cast
 
 from forge.client.answer import Answer, Hearing
-from forge.client.grpc import (
-    CHANNEL,
-    METADATA_SECONDS,
-    Calls,
-    Configured,
-    Described,
-    InferRequest,
-    RpcError,
-    Statistics,
-    StreamResponse,
-    is_unknown,
-    with_adapter,
-)
+from forge.client.grpc import CHANNEL, METADATA_SECONDS, Calls, is_unknown, with_adapter
 from forge.client.response import Ear
 from forge.client.silence import Silence
 from forge.client.tensors import inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request
+from forge.client.wire import Configured, Described, InferRequest, RpcError, Statistics, StreamResponse
 from forge.errors import InferenceError
 
 
