@@ -298,18 +298,20 @@ def test_a_flipped_byte_is_found_wherever_it_is(here: Site, tmp_path: Path) -> N
         assert not (site.root / "models").exists()
 
 
-HOSTILE: dict[str, Callable[[], tuple[tarfile.TarInfo, bytes]]] = {
-    "a path out of it": lambda: _member("../../etc/passwd", b"x"),
-    "a whole path": lambda: _member("/etc/passwd", b"x"),
-    "a link": lambda: _member("files/aa/" + "a" * 64, b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-    "a hard link": lambda: _member("files/aa/" + "a" * 64, b"", type=tarfile.LNKTYPE, linkname="bundle.json"),
-    "a device": lambda: _member("files/aa/" + "a" * 64, b"", type=tarfile.CHRTYPE),
-    "a sparse file": lambda: _member("files/aa/" + "a" * 64, b"", type=tarfile.GNUTYPE_SPARSE),
-    "a long name": lambda: _member("././@LongLink", b"x" * 600, type=tarfile.GNUTYPE_LONGNAME),
-    "a strange name": lambda: _member("files/aa/" + "b" * 64, b"x"),
-    "a part larger than parts are": lambda: _member("files/aa/" + "a" * 64, b"", size=PART + 1),
-    "a size that is none": lambda: _member("keys/aa/" + "a" * 64, b"", size=-5),
+_FILE = "files/aa/" + "a" * 64
+HOSTILE: dict[str, tuple[Callable[[], tuple[tarfile.TarInfo, bytes]], str]] = {
+    "a path out of it": (lambda: _member("../../etc/passwd", b"x"), "is none that forge writes"),
+    "a whole path": (lambda: _member("/etc/passwd", b"x"), "is none that forge writes"),
+    "a link": (lambda: _member(_FILE, b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "is no plain file"),
+    "a hard link": (lambda: _member(_FILE, b"", type=tarfile.LNKTYPE, linkname="bundle.json"), "is no plain file"),
+    "a device": (lambda: _member(_FILE, b"", type=tarfile.CHRTYPE), "is no plain file"),
+    "a sparse file": (lambda: _member(_FILE, b"", type=tarfile.GNUTYPE_SPARSE), "is no plain file"),
+    "a long name": (lambda: _member("././@LongLink", b"x" * 600, type=tarfile.GNUTYPE_LONGNAME), "is no plain file"),
+    "a strange name": (lambda: _member("files/aa/" + "b" * 64, b"x"), "is none that forge writes"),
+    "a part larger than parts are": (lambda: _member(_FILE, b"", size=PART + 1), "are the most"),
+    "a size that is none": (lambda: _member("keys/aa/" + "a" * 64, b"", size=-5), "are the most"),
 }
+"""What a member is, and why it is refused: all that follows is out of place too, so "damaged" alone would say little."""
 
 
 def _member(name: str, data: bytes, **words: object) -> tuple[tarfile.TarInfo, bytes]:
@@ -324,12 +326,13 @@ def _member(name: str, data: bytes, **words: object) -> tuple[tarfile.TarInfo, b
 def test_a_member_that_forge_would_not_write_is_refused(here: Site, what: str) -> None:
     file = here.bundle(here.recipe()).file
     whole = file.read_bytes()
-    info, data = HOSTILE[what]()
+    hostile, why = HOSTILE[what]
+    info, data = hostile()
     head = info.tobuf(tarfile.GNU_FORMAT)
     with tarfile.open(file) as tar:
         at = tar.getmembers()[1].offset
     file.write_bytes(whole[:at] + head + data + bytes(-len(data) % 512) + whole[at:])
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=f"damaged: .*{why}"):
         look(file)
 
 
