@@ -104,8 +104,9 @@ class Deaths:
         return next((each for each in self._states.kept() if each.nonce == self._running.nonce), None)
 
     def explains(self, away: Away) -> bool:
-        """Whether the server was gone while a client waited; it may take a second to see that it is back."""
-        return any(away.told >= gone and away.asked <= back + 1 for gone, back in self.spans)
+        """Whether the server was gone while a client waited, give or take a second: its sockets close before its process
+        is gone, and it takes a moment to see that it is back."""
+        return any(away.told >= gone - 1 and away.asked <= back + 1 for gone, back in self.spans)
 
     def faults(self) -> list[str]:
         """What forge has not counted, or not brought back."""

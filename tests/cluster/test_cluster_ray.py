@@ -204,6 +204,8 @@ def test_a_joined_build_goes_on_when_the_other_is_killed(cluster: RayCluster, tm
     assert soon(lambda: len({event.step for event in second.events() if event.kind == "log"}) == 2, 60)
     first.process.kill()
     first.wait()
+    # Ray ends what the first one had sent when it hears of its death: one that the gate lets out before would end twice.
+    assert soon(lambda: ran(plan)["join0-c begins"] == ran(plan)["join1-c begins"] == 2, 60)
     gate.touch()
     assert second.wait() == 0, second.log.read_text()[-3000:]
     assert ran(plan)["join0-c ends"] == ran(plan)["join1-c ends"] == 1

@@ -257,19 +257,18 @@ class Servers:
         self._finish(running, PATIENCE)
 
     def _living(self, holding: Container[str] = ()) -> tuple[Running, ...]:
-        """Those that are alive. The dead are cleared away, but for those that another forge is just starting.
-
-        ``holding`` are the repositories whose lock the caller has.
-        """
+        """Those that are alive. The dead are cleared away, but for those that another forge is just starting. ``holding`` are
+        the repositories whose lock the caller has."""
         found: list[Running] = []
         for running in self._states.kept():
             if self.alive(running):
                 now = replace(running, front=0) if running.front and not sidecar.alive(running) else running
                 now = now if cared_for(now) else replace(now, vigil=0)
-                down = stopped(now) or (coming(now) if now.awaited and self._states.busy(now) else "")
-                found.append(replace(now, down=down) if down else replace(now, stranger=imposter(now)))
+                still, comes = stopped(now), bool(now.awaited) and self._states.busy(now)
+                now = replace(now, down=still or (coming(now) if comes else ""), awaited=() if still else now.awaited)
+                found.append(now if now.down else replace(now, stranger=imposter(now)))
             elif cared_for(running):
-                found.append(replace(running, down=died(running)))
+                found.append(replace(running, down=died(running), awaited=()))
             elif running.repository in holding:
                 self._bury(running)
             else:
