@@ -349,11 +349,14 @@ def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository:
         os.kill(running.pid, signal.SIGCONT)
         assert say(running)
         states = States(shop.home / "servers")
-        states.keep(replace(running, awaited=running.models))
+        early = replace(running, awaited=running.models, ports=replace(running.ports, http=spare(1)[0]))
+        states.keep(early)
+        with states.lock([repository]), pytest.raises(ServerError, match="is being started, and is not ready yet"):
+            shop.target("tiny", repository)
+        assert shop.target("tiny", repository).address  # nobody starts it
+        states.keep(replace(early, ports=running.ports))
         with states.lock([repository]):
-            assert "is being started, and is not ready yet" in shop.server(repository).down
-            assert shop.target("tiny", repository).address  # it may have this model already
-        assert not shop.server(repository).down  # nobody starts it
+            assert shop.target("tiny", repository).address  # Triton is ready, and it is not yet noted
         states.keep(running)
         for vigil in (running.vigil, 0):
             os.kill(vigil or shop.server(repository).vigil, signal.SIGKILL)

@@ -167,8 +167,7 @@ def served(name: str, servers: Sequence[Running]) -> Target:
     for server in servers:
         for place in map(Path, server.repositories):
             for model in publish.inventory(place).models:
-                # One that is just coming up may have this model already: Triton says so itself.
-                if model.name == wanted[0] and server.down and not server.awaited:
+                if model.name == wanted[0] and server.down:
                     raise ServerError(server.down, where=str(place), hint=_DOWN)
                 if model.name == wanted[0] and server.stranger:
                     raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")

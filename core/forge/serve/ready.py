@@ -163,6 +163,11 @@ def is_well(ports: Ports, port: int, path: str) -> bool:
     return False
 
 
+def healthy(ports: Ports) -> bool:
+    """Whether Triton says of itself that all it was told to load is ready."""
+    return is_well(ports, ports.http, "/v2/health/ready")
+
+
 def answers(ports: Ports, model: str) -> bool:
     """Whether the server has ``model`` ready, on the disk or not; its index lists what is on the disk alone."""
     return is_well(ports, ports.http, f"/v2/models/{model}/ready")

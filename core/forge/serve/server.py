@@ -264,11 +264,12 @@ class Servers:
             if self.alive(running):
                 now = replace(running, front=0) if running.front and not sidecar.alive(running) else running
                 now = now if cared_for(now) else replace(now, vigil=0)
-                still, comes = stopped(now), bool(now.awaited) and self._states.busy(now)
-                now = replace(now, down=still or (coming(now) if comes else ""), awaited=() if still else now.awaited)
-                found.append(now if now.down else replace(now, stranger=imposter(now)))
+                down = stopped(now) or (
+                    coming(now) if now.awaited and self._states.busy(now) and not ready.healthy(now.ports) else ""
+                )
+                found.append(replace(now, down=down) if down else replace(now, stranger=imposter(now)))
             elif cared_for(running):
-                found.append(replace(running, down=died(running), awaited=()))
+                found.append(replace(running, down=died(running)))
             elif running.repository in holding:
                 self._bury(running)
             else:
