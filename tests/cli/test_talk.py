@@ -22,7 +22,7 @@ from forge.cli.lines import Typist, piped
 from forge.cli.output import Output
 from forge.cli.talk import Talk
 from forge.client.conversation import COMMANDS, Conversation, overview
-from patience import PATIENCE
+from patience import PATIENCE, soon
 from tiny_served import Tiny
 
 TALK = [("user", "hello"), ("assistant", "hi"), ("user", "and?"), ("assistant", "no")]
@@ -206,6 +206,7 @@ def interrupted(terminal: Terminal) -> bool:
     """Whether Ctrl-C came while the model answered."""
     terminal.type("hello")
     terminal.until("hello\r\n")
+    assert soon(lambda: bool(terminal.seen or select.select([terminal.fd], [], [], 0)[0]), pause=0.001)  # of the answer
     terminal.process.send_signal(signal.SIGINT)
     return "(stopped)" in terminal.until("> ")
 
