@@ -1,8 +1,11 @@
 """Every family of errors has one exit code, and the table in the docs says which."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import goaway
 from forge import errors
 from forge.errors import ForgeError, Problem, RecipeError
 
@@ -35,3 +38,23 @@ def test_a_message_says_what_where_and_what_to_do_next() -> None:
 def test_a_recipe_error_shows_every_problem() -> None:
     error = RecipeError((Problem("a.toml: x", "wrong"), Problem("a.toml: y", "wrong too", "set y to 1")))
     assert str(error).splitlines() == ["a.toml: x: wrong", "a.toml: y: wrong too", "    set y to 1"]
+
+
+ASKING = """
+from forge.cli import main
+main(["config", "show"], standalone_mode=False)
+from forge.client import Client, InferenceError, Request
+with Client({address!r}, timeout=5) as client:
+    try:
+        client.ask(Request("any", "hello", 1))
+    except InferenceError as error:
+        print(error.trouble)
+"""
+
+
+def test_a_broken_connection_is_no_line_of_grpcs_log() -> None:
+    with goaway.server() as address:
+        words = (sys.executable, "-c", ASKING.format(address=address))
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.endswith("away\n")

@@ -20,6 +20,7 @@ import pytest
 from openai.types import Completion, CompletionChoice
 from openai.types.chat import ChatCompletionMessageParam
 
+import goaway
 import slow_triton
 import tiny_checkpoints
 from forge.repository import publish
@@ -512,4 +513,15 @@ def test_a_server_that_is_away_is_unavailable(tiny: Tiny) -> None:
         assert caught.value.status_code == 503
         with pytest.raises(openai.InternalServerError) as caught:
             client.models.list()
+        assert caught.value.status_code == 503
+
+
+def test_a_connection_that_breaks_is_told_in_forges_words_alone(tiny: Tiny) -> None:
+    """gRPC's own log tells it on standard error as well, unless it is told not to; `front` looks at that."""
+    with goaway.server() as broken, front(broken, tiny.target.repository) as address:
+        with (
+            openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client,
+            pytest.raises(openai.InternalServerError, match="ask again in some seconds") as caught,
+        ):
+            client.completions.create(model="tiny", prompt=PROMPT)
         assert caught.value.status_code == 503

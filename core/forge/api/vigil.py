@@ -96,4 +96,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a server that ends is no line of this log
     main(Path(sys.argv[1]), sys.argv[2], restart=sys.argv[3] == "restart", scrub=float(sys.argv[4]))

@@ -196,3 +196,4 @@ def main() -> None:
     forge serve --detach
     forge generate smollm2-135m-instruct "Why is the sky blue?"
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a connection that ends has forge's own words, not gRPC's log as well

@@ -75,6 +75,7 @@ def _words() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a server that ends is no line of this log
     try:
         with suppress(KeyboardInterrupt):
             asyncio.run(main(_words()))
