@@ -178,7 +178,7 @@ def test_a_run_builds_and_serves_and_the_next_makes_nothing(shop: Forge, world: 
 
 
 def test_a_missing_chat_template_is_said_at_the_start(shop: Forge, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(*_: object) -> Forge:
+    def here(*_: object, **__: object) -> Forge:
         return shop
 
     monkeypatch.setattr(Forge, "here", here)

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from forge.cli.output import Output, verb
+from forge.cli.param_types import FILE
 
 RUN = "run"
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW = click.Path(dir_okay=False, path_type=Path)
 _FAIL_IF = click.option(
     "--fail-if", "fail_if", multiple=True, metavar="LIMIT", help='Exit code 16 if this holds, as "ttft_p95>200ms".'
@@ -51,7 +51,7 @@ def bench() -> None:
 @click.option("--warmup", type=click.IntRange(0), help="Uncounted requests before each repeat. [default: the concurrency]")
 @click.option("--input-tokens", type=click.IntRange(1), help="Length of made prompts. [default: 128]")
 @click.option("--output-tokens", type=click.IntRange(1), help="Length of answers. [default: 64; a data set: as it says]")
-@click.option("--dataset", type=_FILE, help='Prompts from a JSONL file instead: {"prompt": "...", "max_tokens": 64}')
+@click.option("--dataset", type=FILE, help='Prompts from a JSONL file instead: {"prompt": "...", "max_tokens": 64}')
 @click.option("--chat", is_flag=True, help="Put the data set's prompts into the chat template.")
 @click.option(
     "--ignore-end/--respect-end",
@@ -62,13 +62,8 @@ def bench() -> None:
 @click.option("--set", "stated", multiple=True, metavar="NAME=VALUE", help="Sampling, as temperature=0.7.")
 @click.option("--sweep", multiple=True, metavar="NAME=A,B", help="Measure each value, and each combination of several.")
 @click.option("--goodput", default="", metavar="LIMITS", help="What a good answer keeps to, as ttft=200ms,itl=50ms.")
-@click.option("--quality", type=_FILE, help="Prompts with checks (TOML), scored at each point.")
-@click.option(
-    "--export-promptfoo",
-    "promptfoo",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write --quality for promptfoo; no run.",
-)
+@click.option("--quality", type=FILE, help="Prompts with checks (TOML), scored at each point.")
+@click.option("--export-promptfoo", "promptfoo", type=_NEW, help="Write --quality for promptfoo; no run.")
 @click.option("--together", is_flag=True, help="Load all models of a deployment at the same time, not in turn.")
 @click.option(
     "--driver",
@@ -79,7 +74,7 @@ def bench() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of prompts, arrivals and sampling.")
 @click.option("--timeout", metavar="TIME", default="600s", show_default=True, help="Give up a request after so long.")
-@click.option("--output", "into", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here too.")
+@click.option("--output", "into", type=_NEW, help="Write the results here too.")
 @click.option("--page", type=_NEW, help="Where the page with plots goes. [default: beside the results in forge's home folder]")
 @click.option("--no-page", is_flag=True, help="Leave no page.")
 @_FAIL_IF
@@ -101,7 +96,6 @@ def run(
     Example:
         forge bench run smollm2-135m-instruct --sweep concurrency=1,4 --sweep temperature=0.2,0.7
     """
-    from forge.api.forge import Forge
     from forge.bench import compare as comparing, drawing
     from forge.bench.page import Named
     from forge.cli.measurements import document, lines, options_of
@@ -111,7 +105,7 @@ def run(
     if page is not None:
         drawing.require()
     wanted = options_of(options)
-    shop = Forge.here(output.listener)
+    shop = output.here()
     if promptfoo is not None:
         promptfoo.write_text(shop.promptfoo(model, repository, wanted), encoding="utf-8")
         output.result({"written": str(promptfoo)}, f"written: {promptfoo}")
@@ -128,8 +122,8 @@ def run(
 
 
 @bench.command()
-@click.argument("first", type=_FILE)
-@click.argument("second", type=_FILE)
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
 @click.option("--anyway", is_flag=True, help="Compare what is unlike, too.")
 @click.option("--all", "everything", is_flag=True, help="Show every figure, not the chief ones.")
 @click.option("--page", type=_NEW, help="Draw both into one page, with the ratios.")
@@ -165,7 +159,7 @@ def compare(
 
 
 @bench.command("page")
-@click.argument("file", metavar="RESULTS", type=_FILE)
+@click.argument("file", metavar="RESULTS", type=FILE)
 @click.option("-o", "--output", "into", type=_NEW, help="[default: beside RESULTS, with .html]")
 @verb
 def draw(output: Output, file: Path, into: Path | None) -> None:

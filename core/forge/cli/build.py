@@ -7,16 +7,12 @@ from typing import Any
 import click
 
 from forge.cli.output import Output, verb
-from forge.cli.param_types import EXAMPLE, RECIPE
+from forge.cli.param_types import EXAMPLE, RECIPE, RUNTIME_NAME
 from forge.cli.text import size, table
 
 RECIPES = click.argument("recipes", nargs=-1, required=True, type=RECIPE)
 DRAWN = (".svg", ".html")
-RUNTIME = click.option(
-    "--runtime",
-    type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
-    help="Build for this runtime, whatever the recipe says.",
-)
+RUNTIME = click.option("--runtime", type=RUNTIME_NAME, help="Build for this runtime, whatever the recipe says.")
 LOCKED = click.option("--locked", is_flag=True, help="Refuse to run when a recipe's lock is missing or stale.")
 JOBS = click.option(
     "-j",
@@ -35,6 +31,12 @@ REMOTE = click.option(
     metavar="URL",
     help="The store that several machines share (docs/remote.md); none: not asked. [default: the config file's]",
 )
+
+
+def _inside(_context: click.Context, _option: click.Parameter, place: str) -> bool:
+    return place == "inside"
+
+
 PREFIXED = click.option("--prefixed", is_flag=True, help="Name the models <recipe>-<role>, also for a single recipe.")
 REPOSITORY = click.option(
     "--repository",
@@ -43,7 +45,9 @@ REPOSITORY = click.option(
 )
 ASSETS = click.option(
     "--assets",
+    "inside",
     type=click.Choice(["beside", "inside"]),
+    callback=_inside,
     default="beside",
     show_default=True,
     help="Where tokenizers and engines stand: beside the models, or inside a model's folder, as a plain tritonserver needs.",
@@ -89,15 +93,11 @@ def build(
     bundle: str | None,
     into: str | None,
     repository: str | None,
-    runtime: str | None,
-    locked: bool,
-    prefixed: bool,
-    assets: str,
-    rename_plain: bool,
     jobs: int | None,
     executor: Any,
     remote: str | None,
     until: str | None,
+    **said: Any,
 ) -> None:
     """Fetch, convert and publish RECIPES into a model repository.
 
@@ -110,40 +110,33 @@ def build(
         forge build --bundle smollm2.forge
     """
     if bundle:
-        if recipes or runtime or locked or prefixed or assets == "inside" or rename_plain or executor or remote or until:
+        if recipes or any(said.values()) or executor or remote or until:
             raise click.UsageError("a bundle says itself what is built and how: --repository, --into and -j go with --bundle")
-        from pathlib import Path
-
-        from forge.api.forge import Forge
         from forge.build.bundle.opened import named_after
 
         place = into or named_after(Path(bundle))
-        built = Forge.here(output.listener, jobs=jobs).unbundle(bundle, place, repository=repository)
+        built = output.here(jobs=jobs).unbundle(bundle, place, repository=repository)
         output.say(f"its recipes lie in {place}")
         conclude(output, built)
         return
     if not recipes or into:
         raise click.UsageError("--into goes with --bundle" if into else "Missing argument 'RECIPES...'.")
-    if not (until or rename_plain or output.verbose):
-        words = {"runtime": runtime, "locked": locked, "prefixed": prefixed, "inside": assets == "inside"}
+    if not (until or said["rename_plain"] or output.verbose):
+        words = {name: value for name, value in said.items() if name != "rename_plain"}
         if done := done_already(recipes, repository, words):
             for step in done.steps:
                 output.say(f"held  {step.name}  {size(step.size)}")
-            output.result(*said(done))
+            output.result(*told(done))
             return
-    from forge.api.forge import Forge
     from forge.plan.steps import Stage
-    from forge.schema.values import BuildOptions, RuntimeKind
+    from forge.schema.values import BuildOptions
 
-    shop = Forge.here(output.listener, jobs=jobs, executor=executor, remote=remote)
-    kind = RuntimeKind(runtime) if runtime else None
-    options = BuildOptions(kind, locked, prefixed, assets == "inside", rename_plain)
+    shop, options = output.here(jobs=jobs, executor=executor, remote=remote), BuildOptions(**said)
     if until:
         steps = shop.make(recipes, Stage[until.upper()], options).steps
         output.result({"made": [{"step": step.name, "key": step.key} for step in steps]}, f"made all up to: {until}")
         return
-    built = shop.build(recipes, options, repository=repository)
-    conclude(output, built)
+    conclude(output, shop.build(recipes, options, repository=repository))
 
 
 def conclude(output: Output, built: Any) -> None:
@@ -151,7 +144,7 @@ def conclude(output: Output, built: Any) -> None:
     for each in built.findings:
         tell = output.warn if each.severity == "error" else output.say
         tell(f"{each.severity}: {each.file}: {each.what}\n    {each.fix} [{each.rule}; see docs/rules.md]")
-    output.result(*said(built))
+    output.result(*told(built))
     if built.broken:
         from forge.errors import RepositoryError
 
@@ -170,7 +163,7 @@ def done_already(recipes: tuple[str, ...], repository: str | None, words: Mappin
     return Notes(home(os.environ, said)).find(question(recipes, repository, os.getcwd(), words))
 
 
-def said(built: Any) -> tuple[object, str]:
+def told(built: Any) -> tuple[object, str]:
     """What a build (``forge.api.outcome``) has published, as a document and as a sentence."""
     models = [{"name": m.name, "models": {str(k): v for k, v in m.roles.items()}, "entry": m.entry} for m in built.models]
     document: dict[str, object] = {
@@ -202,13 +195,10 @@ def said(built: Any) -> tuple[object, str]:
 def plan(
     output: Output,
     recipes: tuple[str, ...],
-    runtime: str | None,
-    locked: bool,
-    prefixed: bool,
-    assets: str,
     executor: Any,
     remote: str | None,
     graph: str | None,
+    **said: Any,
 ) -> None:
     """Show what a build of RECIPES would do, and whether it fits.
 
@@ -220,15 +210,13 @@ def plan(
         forge plan recipes/gemma-2b-it.toml
         forge plan recipes/gemma-2b-it.toml --graph plan.svg
     """
-    from forge.api.forge import Forge
     from forge.cli.fit_report import document as figures, lines, reason
-    from forge.schema.values import BuildOptions, RuntimeKind
+    from forge.schema.values import BuildOptions
 
-    shop = Forge.here(output.listener, executor=executor, remote=remote)
-    options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
+    shop = output.here(executor=executor, remote=remote)
     if graph and Path(graph).suffix not in DRAWN:
         raise click.BadParameter(f"a name that ends in {' or '.join(DRAWN)} says what is drawn", param_hint="--graph")
-    found = shop.foresee(recipes, options)
+    found = shop.foresee(recipes, BuildOptions(**said))
     if graph:
         _draw(output, found, Path(graph))
     rows = [("STEP", "KEY", "STATE", "SIZE", "WHY")]
@@ -256,9 +244,7 @@ def lock(output: Output, recipe: str, upgrade: bool) -> None:
     Example:
         forge lock recipes/gemma-2b-it.toml --upgrade
     """
-    from forge.api.forge import Forge
-
-    file, changed = Forge.here(output.listener).lock(recipe, upgrade=upgrade)
+    file, changed = output.here().lock(recipe, upgrade=upgrade)
     output.result({"lock": str(file), "changed": changed}, f"{file}: {'written' if changed else 'unchanged'}")
 
 
@@ -281,9 +267,6 @@ def new(
         forge new google/gemma-2b-it -o recipes/my-gemma.toml
         forge new --example gemma-2b-it -o my-gemma.toml
     """
-    from pathlib import Path
-
-    from forge.api.forge import Forge
     from forge.errors import ForgeError
 
     target = Path(file) if file else None
@@ -291,7 +274,7 @@ def new(
         raise click.UsageError("name a SOURCE or a shipped recipe with --example, and not both")
     if example and (name or revision):
         raise click.UsageError("--example copies a recipe as it is: --name and --revision are for a SOURCE")
-    shop = Forge.here(output.listener)
+    shop = output.here()
     base = target.parent if target else Path()
     text = shop.example(example) if example else shop.draft(source or "", name, revision or "main", base)
     if target is None:
@@ -317,7 +300,5 @@ def dockerfile(output: Output, recipe: str) -> None:
     Example:
         forge dockerfile recipes/gemma-2b-it.toml
     """
-    from forge.api.forge import Forge
-
-    text = Forge.here(output.listener).dockerfile(recipe)
+    text = output.here().dockerfile(recipe)
     output.result({"dockerfile": text}, text.rstrip("\n"))

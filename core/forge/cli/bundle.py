@@ -1,5 +1,6 @@
 """bundle: made and looked into; `forge build --bundle` stands with build."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,13 +32,10 @@ def bundle(
     file: str | None,
     listed: str | None,
     including: str | None,
-    runtime: str | None,
-    locked: bool,
-    prefixed: bool,
-    assets: str,
     jobs: int | None,
     executor: Any,
     remote: str | None,
+    **said: Any,
 ) -> None:
     """Put all that a build of RECIPES needs into one file.
 
@@ -49,8 +47,6 @@ def bundle(
         forge bundle recipes/smollm2-135m-instruct.toml -o smollm2.forge
         forge bundle --list smollm2.forge
     """
-    from pathlib import Path
-
     if listed:
         if recipes or file:
             raise click.UsageError("--list shows a bundle: it goes without RECIPES and without --output")
@@ -58,12 +54,10 @@ def bundle(
         return
     if not recipes or not file:
         raise click.UsageError("name RECIPES and the file to write: forge bundle RECIPE -o FILE")
-    from forge.api.forge import Forge
-    from forge.schema.values import BuildOptions, RuntimeKind
+    from forge.schema.values import BuildOptions
 
-    shop = Forge.here(output.listener, jobs=jobs, executor=executor, remote=remote)
-    options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked, prefixed, assets == "inside")
-    made = shop.bundle(recipes, file, options, weights=including == "weights")
+    shop = output.here(jobs=jobs, executor=executor, remote=remote)
+    made = shop.bundle(recipes, file, BuildOptions(**said), weights=including == "weights")
     held = [f"{len(made.steps)} artifacts", *([f"{len(made.images)} images"] if made.images else [])]
     output.result(
         made, f"{made.file}: {size(made.size)}, {' and '.join(held)}; build it with `forge build --bundle {made.file}`"
@@ -71,10 +65,9 @@ def bundle(
 
 
 def _show(output: Output, file: Any) -> None:
-    from forge.api.forge import Forge
     from forge.build.bundle.opened import look
 
-    found = look(file, Forge.here().notary.trust)
+    found = look(file, output.here().notary.trust)
     said = found.contents
     rows = [("KEY", "STEP", "SIZE", "HOW")]
     rows += [

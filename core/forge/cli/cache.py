@@ -39,13 +39,11 @@ def ls(output: Output, remote: str | None) -> None:
         forge cache ls
         forge cache ls --remote
     """
-    from forge.api.forge import Forge
-
     if remote:
         listed(output, remote)
         return
 
-    held = sorted(Forge.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
+    held = sorted(output.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
     artifacts = [{**document(a), "made_at": a.manifest.made_at, "path": str(a.path)} for a in held]
     rows = [("KEY", "STEP", "SIZE", "MADE")]
     rows += [(a.key[:12], a.manifest.provenance.step, size(a.size), date(a.manifest.made_at)) for a in held]
@@ -73,11 +71,10 @@ def verify(output: Output, some: float | None, seconds: int | None, repair: bool
         forge cache verify --for 5m
         forge cache verify --repair
     """
-    from forge.api.forge import Forge
     from forge.errors import StoreError
     from forge.store.checks import ALL, Enough
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     sharing = configured(output) if repair else None
     done = shop.integrity.verify(Enough(some or 0.0, seconds or 0) if some or seconds else ALL, sharing)
     lines = list(map(str, done.store.damages))
@@ -135,14 +132,12 @@ def gc(
         forge cache gc --older-than 30d --max-size 50GB
         forge cache gc --remote --older-than 90d
     """
-    from forge.api.forge import Forge
-
     if remote:
         if older_than is None or max_size or unreachable_after:
             raise click.UsageError("--remote goes with --older-than, and with --dry-run")
         swept(output, remote, older_than, dry_run=dry_run)
         return
-    upkeep = Forge.here(output.listener).upkeep
+    upkeep = output.here().upkeep
     done = upkeep.collect(older_than=older_than, max_size=max_size, unreachable_after=unreachable_after, dry_run=dry_run)
     gone, total = done.artifacts, sum(each.size for each in done.artifacts)
     lines = [f"{each.key[:12]}  {each.step}  {size(each.size)}" for each in gone]
@@ -174,9 +169,7 @@ def forget(output: Output, repository: str) -> None:
     Example:
         forge cache forget /mnt/models
     """
-    from forge.api.forge import Forge
-
-    done = Forge.here(output.listener).store.forget(repository)
+    done = output.here().store.forget(repository)
     total = sum(each.size for each in done)
     lines = [_told("forgotten", each) for each in done]
     output.result({"forgotten": done, "size": total}, "\n".join([*lines, f"`forge cache gc` may free {size(total)}"]))

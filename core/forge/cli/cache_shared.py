@@ -74,10 +74,9 @@ def explain(output: Output, key: str, remote: str | None) -> None:
     Example:
         forge cache explain edd1e1334e78
     """
-    from forge.api.forge import Forge
     from forge.remote.explain import explained
 
-    shop = Forge.here(output.listener, remote=remote)
+    shop = output.here(remote=remote)
     found = explained(key, shop.store, shop.sharing.shared if shop.sharing else None, shop.notary)
     output.result(found, _told(found))
 
@@ -112,10 +111,9 @@ def swept(output: Output, remote: str, older_than: int, *, dry_run: bool) -> Non
 
 def _shop(output: Output, remote: str | None, *, writes: bool = False) -> tuple[Any, Any]:
     """A Forge and its ``forge.build.supply.Sharing``; RemoteError where no shared store is named, or it may only be read."""
-    from forge.api.forge import Forge
     from forge.remote.place import RemoteError
 
-    shop = Forge.here(output.listener, remote=None if remote == CONFIGURED else remote)
+    shop = output.here(remote=None if remote == CONFIGURED else remote)
     if shop.sharing is None:
         hint = "name one: --remote URL, FORGE_REMOTE_URL, or [remote] url in the config file (docs/remote.md)"
         raise RemoteError("no shared store is named", hint=hint)

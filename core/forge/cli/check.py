@@ -1,6 +1,7 @@
 """check, doctor."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,10 +30,9 @@ def check(output: Output, repository: Path | None, image: str, sarif: Path | Non
         forge check model-repository --image 25.08
         forge check deployments/two-chatbots.toml
     """
-    from forge.api.forge import Forge
     from forge.errors import RepositoryError
 
-    report = Forge.here(output.listener).check(repository, image=image, fix=fix)
+    report = output.here().check(repository, image=image, fix=fix)
     if sarif is not None:
         from importlib.metadata import version
 
@@ -66,7 +66,7 @@ def check(output: Output, repository: Path | None, image: str, sarif: Path | Non
 @click.argument("recipes", nargs=-1, type=RECIPE)
 @RUNTIME
 @verb
-def doctor(output: Output, recipes: tuple[str, ...], runtime: str | None) -> None:
+def doctor(output: Output, recipes: tuple[str, ...], runtime: Any) -> None:
     """Say what this machine lacks for RECIPES, and how to fix it.
 
     The network is looked at too. A deployment's file stands for its recipes and for where it is served. Without any file
@@ -77,11 +77,9 @@ def doctor(output: Output, recipes: tuple[str, ...], runtime: str | None) -> Non
         forge doctor recipes/gemma-2b-it.toml
         forge doctor deployments/two-chatbots.toml
     """
-    from forge.api.forge import Forge
     from forge.errors import HostError
-    from forge.schema.values import RuntimeKind
 
-    found = Forge.here(output.listener).examine(recipes, runtime=RuntimeKind(runtime) if runtime else None)
+    found = output.here().examine(recipes, runtime=runtime)
     counts = {str(status): sum(each.status == status for each in found) for status in STATUSES}
     lines: list[str] = []
     for each in found:

@@ -31,11 +31,10 @@ def check(output: Output, recipes: tuple[str, ...], remote: str | None) -> None:
         forge cluster check
         forge cluster check deployments/two-chatbots.toml
     """
-    from forge.api.forge import Forge
     from forge.cluster.census import Facts
     from forge.errors import HostError
 
-    found = Forge.here(output.listener, executor="ray", remote=remote).examine_cluster(recipes)
+    found = output.here(executor="ray", remote=remote).examine_cluster(recipes)
     rows: list[tuple[str, ...]] = [("NODE", "STEPS", "GPU", "DOCKER", "FORGE", "PYTHON", "DRIVER", "FREE")]
     for node in found.nodes:
         told = found.facts[node.id]
@@ -69,9 +68,7 @@ def labels(output: Output, address: str | None, name: str | None, jobs: int | No
     Example:
         forge node labels --address gpu-1:6379
     """
-    from forge.api.forge import Forge
-
-    found = Forge.here(output.listener, jobs=jobs).node_labels(name or "")
+    found = output.here(jobs=jobs).node_labels(name or "")
     told = {f"forge.{key}": value for key, value in found.labels.items()}
     command = found.command(address or "")
     output.result({"labels": told, "resources": found.resources, "command": command}, command)

@@ -46,11 +46,10 @@ def kubernetes(output: Output, what: str, into: str | None, remote: str | None, 
         forge export kubernetes deployments/two-chatbots.toml --remote s3://team/forge -o manifests
     """
     from forge.api.export import EXITS, exported
-    from forge.api.forge import Forge
     from forge.kubernetes import objects
     from forge.kubernetes.yaml_text import text
 
-    shop = Forge.here(output.listener, remote=remote)
+    shop = output.here(remote=remote)
     deployment, site = exported(shop, what, said.pop("name")), _site(shop.settings.remote.url, **said)
     building, serving = objects.manifests(deployment, site, EXITS, kserve=kserve)
     if not (site.remote or site.claim):

@@ -1,6 +1,7 @@
 """fit."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ from forge.cli.param_types import GPU
 @RUNTIME
 @click.option("--page", "file", type=click.Path(dir_okay=False), help="Draw it too, as bars in one HTML file.")
 @verb
-def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None, file: str | None) -> None:
+def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: Any, file: str | None) -> None:
     """Say what RECIPES need in memory, and whether a GPU takes it.
 
     And on disk; before any weights are fetched. Several recipes share one GPU, in the order in which they are named. Exit
@@ -26,13 +27,10 @@ def fit(output: Output, recipes: tuple[str, ...], gpu: str, runtime: str | None,
         forge fit recipes/llama-7b.toml --gpu "RTX 4090"
         forge fit gemma-2b-it llama-7b --gpu "RTX 4090" --page fit.html
     """
-    from forge.api.forge import Forge
     from forge.cli.fit_report import document, lines
     from forge.errors import HostError
-    from forge.schema.values import RuntimeKind
 
-    shop = Forge.here(output.listener)
-    found = shop.fit(recipes, gpu=gpu, runtime=RuntimeKind(runtime) if runtime else None)
+    found = output.here().fit(recipes, gpu=gpu, runtime=runtime)
     if file:
         from forge.cli.charts import keep
         from forge.cli.charts.fit import page_of

@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from forge.cli.output import Output, verb
-from forge.cli.param_types import SERVED
+from forge.cli.param_types import FILE, SERVED
 
 Function = Callable[..., None]
 
@@ -18,12 +18,7 @@ SAMPLING = (
     click.option("--top-k", type=click.IntRange(0), help="Draw among the k likeliest tokens."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw among the likeliest that hold p."),
     click.option("--min-p", type=click.FloatRange(0, 1), help="Draw none below this part of the likeliest one's probability."),
-    click.option(
-        "--json-schema",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="The answer is JSON of the schema in FILE.",
-    ),
+    click.option("--json-schema", type=FILE, metavar="FILE", help="The answer is JSON of the schema in FILE."),
     click.option("--regex", metavar="EXPR", help="The answer is a text that this regular expression matches."),
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same text."),
     click.option("--beam-width", type=click.IntRange(1), help="Beam search with so many beams."),
@@ -81,7 +76,7 @@ IMAGE = click.option(
     "--image",
     "images",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Show the model this image; may be given several times.",
 )
@@ -126,12 +121,11 @@ def generate(
     Example:
         forge generate smollm2-135m-instruct "Why is the sky blue?" --chat --temperature 0.7
     """
-    from forge.api.forge import Forge
     from forge.cli.lines import whole
     from forge.cli.shown_answer import asked, document, doubt, judge, tell
     from forge.client.chat_template import asked as with_images
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     target = shop.target(named(model, lora), repository)
     text = whole() if prompt == "-" else prompt
     if templated:
@@ -174,12 +168,11 @@ def chat(
     Example:
         forge chat smollm2-135m-instruct
     """
-    from forge.api.forge import Forge
     from forge.cli.talk import Talk
     from forge.client.conversation import Conversation
     from forge.errors import InferenceError
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     target = shop.target(named(model, lora), repository)
     if why := shop.untemplated(target):
         hint = "base models have none: ask with `forge generate`, or take an instruction-tuned checkpoint"

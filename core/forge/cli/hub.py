@@ -1,5 +1,7 @@
 """fetch, search."""
 
+from typing import Any
+
 import click
 
 from forge.cli.build import JOBS, LOCKED, RECIPES, RUNTIME
@@ -14,7 +16,7 @@ from forge.cli.text import size, table
 @LOCKED
 @JOBS
 @verb
-def fetch(output: Output, recipes: tuple[str, ...], runtime: str | None, locked: bool, jobs: int | None) -> None:
+def fetch(output: Output, recipes: tuple[str, ...], jobs: int | None, **said: Any) -> None:
     """Download what RECIPES need, and build nothing.
 
     The checkpoints come into the store, each file checked; a build then takes them from there. Neither Docker nor a GPU is
@@ -24,11 +26,9 @@ def fetch(output: Output, recipes: tuple[str, ...], runtime: str | None, locked:
     Example:
         forge fetch recipes/gemma-2b-it.toml
     """
-    from forge.api.forge import Forge
-    from forge.schema.values import BuildOptions, RuntimeKind
+    from forge.schema.values import BuildOptions
 
-    options = BuildOptions(RuntimeKind(runtime) if runtime else None, locked)
-    held = Forge.here(output.listener, jobs=jobs).fetch(recipes, options)
+    held = output.here(jobs=jobs).fetch(recipes, BuildOptions(**said))
     lines = (f"{each.name}  {size(each.size)}  {each.path}" for each in held)
     output.result({"fetched": held}, "\n".join(lines))
 
@@ -48,9 +48,7 @@ def search(output: Output, word: str, gpu: str, limit: int) -> None:
     Example:
         forge search gemma --gpu "RTX 4090"
     """
-    from forge.api.forge import Forge
-
-    done = Forge.here(output.listener).search(word, gpu, limit)
+    done = output.here().search(word, gpu, limit)
     rows = [("MODEL", "FAMILY", "WEIGHTS", "FITS", "LICENCE", "DOWNLOADS")]
     fits = {True: "yes", False: "no", None: "?"}
     for each in done.found:

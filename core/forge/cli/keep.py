@@ -1,5 +1,7 @@
 """add, remove, list."""
 
+from typing import Any
+
 import click
 
 from forge.cli.build import ASSETS, JOBS, LOCKED, RECIPES, REMOTE, RENAME, REPOSITORY, RUNTIME, conclude
@@ -22,12 +24,9 @@ def add(
     output: Output,
     recipes: tuple[str, ...],
     repository: str | None,
-    runtime: str | None,
-    locked: bool,
-    assets: str,
-    rename_plain: bool,
     jobs: int | None,
     remote: str | None,
+    **said: Any,
 ) -> None:
     """Build RECIPES and publish them beside what is there.
 
@@ -37,13 +36,10 @@ def add(
     Example:
         forge add recipes/llama-7b.toml --rename-plain
     """
-    from forge.api.forge import Forge
-    from forge.schema.values import BuildOptions, RuntimeKind
+    from forge.schema.values import BuildOptions
 
-    shop = Forge.here(output.listener, jobs=jobs, remote=remote)
-    kind = RuntimeKind(runtime) if runtime else None
-    options = BuildOptions(kind, locked, inside=assets == "inside", rename_plain=rename_plain)
-    conclude(output, shop.add(recipes, options, repository=repository))
+    shop = output.here(jobs=jobs, remote=remote)
+    conclude(output, shop.add(recipes, BuildOptions(**said), repository=repository))
 
 
 @click.command()
@@ -57,9 +53,7 @@ def remove(output: Output, model: str, repository: str | None) -> None:
     Example:
         forge remove llama-7b
     """
-    from forge.api.forge import Forge
-
-    shop = Forge.here(output.listener)
+    shop = output.here()
     place = repository or shop.settings.repository
     shop.remove(model, place)
     output.result({"removed": model, "repository": place}, f"{model} is gone from {place}")
@@ -77,9 +71,7 @@ def list_models(output: Output, repository: str | None) -> None:
     Example:
         forge list --repository model-repository
     """
-    from forge.api.forge import Forge
-
-    shop = Forge.here()
+    shop = output.here()
     place = repository or shop.settings.repository
     held = shop.models(place)
     rows = [("NAME", "RUNTIME", "PREFIX", "SIZE", "KEY", "SERVED", "MODELS")]

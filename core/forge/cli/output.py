@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 
 import click
 
+import forge
 from forge.cli import ToldError
 from forge.errors import ConfigError, ForgeError, PluginError, RecipeError
 
@@ -71,6 +72,10 @@ class Output:
         from forge.cli.bars import Bars
 
         return self._screen.enter_context(closing(Bars()))
+
+    def here(self, *, jobs: int | None = None, executor: Any = None, remote: str | None = None) -> "forge.Forge":
+        """Forge.here(), which tells ``listener``. It is imported now, and not before the verb's words were looked at."""
+        return forge.Forge.here(self.listener, jobs=jobs, executor=executor, remote=remote)
 
     def close(self) -> None:
         """Take what only shows progress off the screen: what is said from now on stays."""

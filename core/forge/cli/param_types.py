@@ -1,6 +1,8 @@
 """Arguments that name something: how each is read, and what a shell completes."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -71,9 +73,24 @@ class ImageName(click.ParamType[str]):
         return _beginning(incomplete, (*(each.tag for each in releases() if not each.bare), "local"))
 
 
+class RuntimeName(click.Choice[str]):
+    """How a recipe is served, as forge has it (``RuntimeKind``), whose import waits until one is named."""
+
+    def __init__(self) -> None:
+        super().__init__(["engine", "llmapi", "twin", "vllm"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from forge.schema.values import RuntimeKind
+
+        return RuntimeKind(super().convert(value, param, ctx))
+
+
 def _beginning(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
     start = incomplete.lower()
     return [CompletionItem(word) for word in words if word.lower().startswith(start)]
 
 
 RECIPE, EXAMPLE, SERVED, GPU, IMAGE = RecipeName(), ExampleName(), ServedName(), GpuName(), ImageName()
+RUNTIME_NAME = RuntimeName()
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""One that is there."""

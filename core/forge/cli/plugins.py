@@ -83,10 +83,9 @@ def toolchain(output: Output, image: str, program: str, every: bool) -> None:
         forge toolchain 25.08 gemma
         forge toolchain 25.08 trtllm-build
     """
-    from forge.api.forge import Forge
     from forge.build.toolbox import Toolbox
 
-    found = Forge.here(output.listener).toolchain(image, program)
+    found = output.here().toolchain(image, program)
     shown = [each for each in found.scripts if program or every or each.maker]
     document = Toolbox(found.image, found.trtllm, found.examples, tuple(shown))
     head = f"{found.image}" + (f" (TensorRT-LLM {found.trtllm})" if found.trtllm else "")

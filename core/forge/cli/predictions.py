@@ -13,10 +13,9 @@ def predict(output: Output, file: Path, asked: Any, gpu: str, *, writes: bool) -
     """Ask AIConfigurator, show its best settings as predictions, and write what was varied where the recipe may be written."""
     import msgspec
 
-    from forge.api.forge import Forge
     from forge.errors import LimitError
 
-    told = Forge.here(output.listener).predict(file, asked, gpu)
+    told = output.here().predict(file, asked, gpu)
     found = told.found
     written = writes and told.write(file)
     lines = [

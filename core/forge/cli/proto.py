@@ -19,11 +19,10 @@ def proto(output: Output, folder: str) -> None:
     """
     from pathlib import Path
 
-    from forge.api.forge import Forge
     from forge.errors import ForgeError
 
     place = Path(folder)
-    files = {place / name: text for name, text in Forge.here(output.listener).definition().items()}
+    files = {place / name: text for name, text in output.here().definition().items()}
     for file, text in files.items():
         if file.exists() and (not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text):
             raise ForgeError("there is another file already", where=str(file), hint="choose another folder with --output")

@@ -23,10 +23,9 @@ def ps(output: Output) -> None:
     Example:
         forge ps
     """
-    from forge.api.forge import Forge
     from forge.serve.restart import ALONE, unwatched
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     servers = shop.exhibit.uses()
     alone = [each.repository for each in shop.servers() if unwatched(each)]
     rows = [("MODEL", "RUNTIME", "UP", "HOST", "GPU", "REQUESTS", "FAILED", "GRPC")]
@@ -56,9 +55,7 @@ def show(output: Output, model: str, repository: str | None) -> None:
     Example:
         forge show smollm2-135m-instruct
     """
-    from forge.api.forge import Forge
-
-    shown = Forge.here(output.listener).exhibit.show(model, repository)
+    shown = output.here().exhibit.show(model, repository)
     output.result(shown, "\n".join(_lines(shown)))
 
 

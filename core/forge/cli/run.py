@@ -9,7 +9,7 @@ import click
 from forge.cli.build import RENAME
 from forge.cli.generate import IMAGE, LORA, named, with_sampling
 from forge.cli.output import Output, verb
-from forge.cli.param_types import RECIPE
+from forge.cli.param_types import RECIPE, RUNTIME_NAME
 from forge.repository.folders import whole
 
 PORT = click.IntRange(1, 65535)
@@ -18,11 +18,7 @@ PORT = click.IntRange(1, 65535)
 @click.command()
 @click.argument("what", metavar="RECIPE|HUB-ID|PATH", type=RECIPE)
 @click.argument("prompt", required=False)
-@click.option(
-    "--runtime",
-    type=click.Choice(["engine", "llmapi", "twin", "vllm"]),
-    help="Serve by this runtime. [default: the best that this machine can do]",
-)
+@click.option("--runtime", type=RUNTIME_NAME, help="Serve by this runtime. [default: the best that this machine can do]")
 @click.option(
     "--repository",
     type=click.Path(file_okay=False),
@@ -41,7 +37,7 @@ def run(
     output: Output,
     what: str,
     prompt: str | None,
-    runtime: str | None,
+    runtime: Any,
     repository: str | None,
     http_port: int | None,
     grpc_port: int | None,
@@ -65,7 +61,6 @@ def run(
         forge run google/gemma-2b-it --runtime vllm
         forge run smollm2-135m-instruct "Why is the sky blue?"
     """
-    from forge.api.forge import Forge
     from forge.cli.lines import whole
     from forge.cli.shown_answer import guided
     from forge.cli.talk import Talk
@@ -76,8 +71,8 @@ def run(
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the prompt is empty: leave it out for a talk")
     guided(sampling["json_schema"], sampling["regex"])  # what is wrong with these is said before anything is built
-    shop = Forge.here(output.listener)
-    choice = shop.runs.choose(what, RuntimeKind(runtime) if runtime else None, repository)
+    shop = output.here()
+    choice = shop.runs.choose(what, runtime, repository)
     if images and choice.runtime is not RuntimeKind.VLLM:
         what = f"{choice.name} takes no images: it runs on {choice.runtime}"
         raise click.UsageError(f"{what}. {blind(choice.runtime)} (--runtime vllm)")

@@ -91,11 +91,10 @@ def serve(
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
-    from forge.api.forge import Forge
     from forge.schema.values import Ports
     from forge.serve.openai.sidecar import PAGE_PORT, page
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     if deployment and Path(deployment).is_dir():
         repositories, deployment = (*repositories, deployment), None
     stated = shop.joint([deployment], deployed=True) if deployment else None
@@ -153,10 +152,9 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     Example:
         forge status
     """
-    from forge.api.forge import Forge
     from forge.serve.restart import ALONE, crashes_of, unwatched, without
 
-    shop = Forge.here(output.listener)
+    shop = output.here()
     servers = shop.servers()
     states = () if no_ask else shop.care.states([each for each in servers if not (each.stranger or each.down)], deadline)
     rows = [("REPOSITORY", "PID", "CONTAINER", "HTTP", "GRPC", "METRICS", "OPENAI", "MODELS")]
@@ -194,9 +192,7 @@ def logs(output: Output, repository: str | None, follow: bool) -> None:
     Example:
         forge logs -f
     """
-    from forge.api.forge import Forge
-
-    for line in Forge.here(output.listener).logs(repository, follow=follow):
+    for line in output.here().logs(repository, follow=follow):
         if output.as_json:
             output.line({"line": line})
         else:
@@ -218,11 +214,9 @@ def stop(output: Output, folder: str | None, repository: str | None, everything:
         forge stop
         forge stop chat-models
     """
-    from forge.api.forge import Forge
-
     if sum((bool(folder), bool(repository), everything)) > 1:
         raise click.UsageError("FOLDER, --repository and --all say each what to stop: say one of them")
-    shop = Forge.here(output.listener)
+    shop = output.here()
     if folder and Path(folder).is_file():
         folder = str(shop.joint([folder], deployed=True).repository)
     servers = shop.servers() if everything else (shop.server(folder or repository),)
@@ -247,7 +241,5 @@ def reload(output: Output, repository: str | None, model: str | None) -> None:
     Example:
         forge reload
     """
-    from forge.api.forge import Forge
-
-    running = Forge.here(output.listener).reload(repository, model)
+    running = output.here().reload(repository, model)
     output.result(running, f"ready: {', '.join(running.models) or 'no model'}")

@@ -8,7 +8,7 @@ import click
 
 from forge.cli.build import RUNTIME
 from forge.cli.output import Output, verb
-from forge.cli.param_types import RECIPE
+from forge.cli.param_types import FILE, RECIPE
 from forge.cli.predictions import predict
 from forge.cli.text import table
 
@@ -21,16 +21,8 @@ from forge.cli.text import table
 @click.option("--requests", type=click.IntRange(2), default=16, help="Of each candidate in the first round. [default: 16]")
 @click.option("--input-tokens", type=click.IntRange(1), help="Length of made prompts. [default: 128]")
 @click.option("--output-tokens", type=click.IntRange(1), help="Length of answers. [default: 64; a data set: as it says]")
-@click.option(
-    "--dataset",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='Prompts from a JSONL file instead: {"prompt": "...", "max_tokens": 64}',
-)
-@click.option(
-    "--quality",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Prompts with checks (TOML): the figure `quality` is how many pass.",
-)
+@click.option("--dataset", type=FILE, help='Prompts from a JSONL file instead: {"prompt": "...", "max_tokens": 64}')
+@click.option("--quality", type=FILE, help="Prompts with checks (TOML): the figure `quality` is how many pass.")
 @RUNTIME
 @click.option("--offline", is_flag=True, help="Measure nothing: ask NVIDIA's AIConfigurator for its prediction.")
 @click.option("--gpu", default="", help="With --offline, the card to predict for, such as h100_sxm; what is here otherwise.")
@@ -43,7 +35,7 @@ def tune(
     goal: tuple[str, ...],
     vary: tuple[str, ...],
     requests: int,
-    runtime: str | None,
+    runtime: Any,
     offline: bool,
     gpu: str,
     no_write: bool,
@@ -72,7 +64,6 @@ def tune(
     from forge.bench.tune.space import axes
     from forge.errors import LimitError
     from forge.recipe.shipped import folder, located
-    from forge.schema.values import RuntimeKind
 
     if gpu and not offline:
         raise click.UsageError("--gpu names a card for --offline; what is measured is measured on the card that is here")
@@ -81,7 +72,7 @@ def tune(
     aim = wanted.goal(figure, goal)
     if wanted.QUALITY in aim.figures and options["quality"] is None:
         raise click.UsageError("the figure `quality` wants prompts with checks: --quality FILE")
-    asked = Asked(aim, axes(vary), requests, options=BenchOptions(**options), runtime=RuntimeKind(runtime) if runtime else None)
+    asked = Asked(aim, axes(vary), requests, options=BenchOptions(**options), runtime=runtime)
     file = Path(located(recipe))
     if offline:
         predict(output, file, asked, gpu, writes=not no_write and (str(file) == recipe or file.parent != folder()))

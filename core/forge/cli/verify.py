@@ -7,6 +7,7 @@ from typing import cast
 import click
 
 from forge.cli.output import Output, verb
+from forge.cli.param_types import FILE
 from forge.cli.text import table
 
 _COLOURS = {"same": "green", "near tie": "yellow", "differs": "red", "skipped": "cyan"}
@@ -22,7 +23,7 @@ Row = Mapping[str, object]
     help="Where MODEL is published; it is served for the time being unless a server runs there. [default: model-repository]",
 )
 @click.option("--lora", metavar="NAME", default="", help="Ask with this adapter of MODEL's, and merge it into the checkpoint.")
-@click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompts: JSONL, or one a line.")
+@click.option("--prompts", type=FILE, help="Prompts: JSONL, or one a line.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Tokens of each answer.  [default: the recipe's, 32]")
 @click.option("--tie", type=click.FloatRange(0), help="Nats between two tokens that are a near tie.")
 @click.option("--diverging", type=click.FloatRange(0, 1), help="Part of the prompts that may differ all the same.")
@@ -47,12 +48,11 @@ def verify(output: Output, model: str, repository: Path | None, no_streaming: bo
     Example:
         forge verify recipes/smollm2-135m-instruct.toml
     """
-    from forge.api.forge import Forge
     from forge.errors import VerifyError
     from forge.verify.verify import VerifyOptions, document
 
     wanted = VerifyOptions(streaming=not no_streaming, **options)  # type: ignore[arg-type]
-    report = Forge.here(output.listener).verify(model, repository, wanted)
+    report = output.here().verify(model, repository, wanted)
     output.close()
     shown = document(report)
     output.result(shown, _text(shown))
