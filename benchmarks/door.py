@@ -28,7 +28,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent / "tests" / "kit"
 sys.path.insert(0, str(TESTS))
 
-from forge.client.client import AsyncClient  # noqa: E402
+from forge.client.grpc_aio import AsyncClient  # noqa: E402
 from forge.client.types import Request  # noqa: E402
 from instant_triton import FRONT, repository  # noqa: E402
 from openai_front import front  # noqa: E402

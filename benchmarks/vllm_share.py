@@ -37,7 +37,7 @@ from typing import IO, Protocol, cast
 
 from forge.api.forge import Forge
 from forge.bench import prompts
-from forge.client.client import AsyncClient
+from forge.client.grpc_aio import AsyncClient
 from forge.client.tokenizer import TokenizerFolder
 from forge.client.types import Request
 from forge.machine import processes

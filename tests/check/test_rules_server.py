@@ -15,7 +15,7 @@ import tiny_checkpoints
 from breaking import Break, by_hand, edited, parameters, pbtxt, step
 from forge.check import repository_reader, rules
 from forge.check.rules import all_rules
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError
 from forge.repository import publish

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from forge.client.client import Guide, InferenceError
+from forge.client import Guide, InferenceError
 from forge.client.guide import GuideType
 from forge.client.tensors import body, inputs_of
 from forge.client.types import ModelMetadata, Request, TensorMetadata

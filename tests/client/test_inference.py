@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 import tiny_models
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
 from patience import free_ports, soon

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from forge.api.forge import Forge
 from forge.cli import main
-from forge.client.client import Client
+from forge.client import Client
 from forge.machine import processes
 from forge.machine.environments import backends, host
 from forge.schema.vllm_environment import vllm_sources

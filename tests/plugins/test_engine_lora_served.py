@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from openai import OpenAI
 
 import lora_kit
-from forge.client.client import AsyncClient, Client
+from forge.client import AsyncClient, Client
 from forge.client.lora import LoraTask
 from forge.client.types import Request
 from forge.errors import InferenceError, RepositoryError

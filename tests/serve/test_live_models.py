@@ -13,7 +13,7 @@ from msgspec.json import encode
 from msgspec.structs import replace
 
 import tiny_models
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Request
 from forge.errors import ServerError
 from forge.serve.server_types import Launch, RepositoryFolders, Running

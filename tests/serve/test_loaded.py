@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 import instant_triton
-from forge.client.client import AsyncClient
+from forge.client.grpc_aio import AsyncClient
 from forge.client.types import Request
 from forge.errors import InferenceError
 from forge.schema import manifest

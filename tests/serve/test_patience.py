@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
 from forge.machine import processes
-from forge.serve.openai import web
+from forge.serve.openai import service as real, web
 from forge.serve.openai.access import Access
 from forge.serve.openai.patience import Patience
 from forge.serve.openai.service import Answered
@@ -69,7 +70,7 @@ def serving(service: Service) -> Generator[int]:
     """The port at which ``service`` is asked."""
     (port,) = processes.spare(1)
     door = web.Door(Access(local=True), service.models)
-    made = web.server(web.application(service, SHORT, door), "127.0.0.1", port, SHORT)
+    made = web.server(web.application(cast("real.Service", service), SHORT, door), "127.0.0.1", port, SHORT)
     thread = threading.Thread(target=asyncio.run, args=(made.serve(),))
     thread.start()
     try:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge
-from forge.client.client import Client
+from forge.client import Client
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError, Trouble
 from forge.machine import processes

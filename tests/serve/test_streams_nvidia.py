@@ -18,7 +18,7 @@ import chained
 import originals
 from forge.api.forge import Forge
 from forge.client import AsyncClient
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Request
 from forge.repository import config as repository
 from forge.schema.values import (

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from docker_fixture import environ
 from forge.api.forge import Forge
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError
 from forge.machine.containers import ContainerRun

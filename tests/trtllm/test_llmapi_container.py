@@ -10,7 +10,7 @@ from msgspec.structs import replace
 import lora_kit
 from docker_fixture import environ
 from forge.api.forge import Forge
-from forge.client.client import TritonClient
+from forge.client.grpc import TritonClient
 from forge.client.types import Request
 from forge.errors import InferenceError, RecipeError
 from forge.machine.docker.daemon import Daemon

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from forge.client.client import Request
+from forge.client import Request
 from forge.errors import InferenceError, ServerError
 from forge.machine import processes
 from patience import soon

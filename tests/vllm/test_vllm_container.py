@@ -18,7 +18,7 @@ from openai import OpenAI
 import originals
 from docker_fixture import environ, load, names
 from forge.api.forge import Forge
-from forge.client.client import Client, Guide
+from forge.client import Client, Guide
 from forge.client.types import Request
 from forge.errors import ForgeError, InferenceError, RecipeError, ServerError
 from forge.recipe import verify_prompts

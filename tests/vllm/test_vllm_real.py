@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 
 import tiny_checkpoints
 from forge.api.forge import Forge
-from forge.client.client import Client, Guide
+from forge.client import Client, Guide
 from forge.errors import ForgeError, InferenceError
 from forge.machine import processes
 from forge.schema import vllm_known

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from forge.api.forge import Forge
-from forge.client.client import Client
+from forge.client import Client
 from forge.client.types import Chunk, Request
 from forge.errors import InferenceError
 from forge.schema.values import BuildOptions, RuntimeKind

@@ -189,14 +189,14 @@ class Wiring:
 
     @cached_property
     def client(self) -> Client:
-        from forge.client.client import TritonClient
+        from forge.client.grpc import TritonClient
 
         return TritonClient()
 
     @property
     def patient(self) -> Client:
         """For who verifies: an answer that has not ended after five minutes is a failure, and no reason to wait for ever."""
-        from forge.client.client import TritonClient
+        from forge.client.grpc import TritonClient
 
         return TritonClient(timeout=300.0)
 
@@ -208,7 +208,7 @@ class Wiring:
 
     def metadata(self, address: str, model: str) -> ModelMetadata:
         """What a served model takes and gives."""
-        from forge.client.client import TritonClient
+        from forge.client.grpc import TritonClient
 
         return TritonClient(timeout=_LOOK).metadata(address, model)
 
@@ -258,14 +258,14 @@ class Wiring:
     def load_loop(self, clock: Callable[[], float]) -> Driver:
         """The driver that forge brings."""
         from forge.bench.load import LoopDriver
-        from forge.client.client import AsyncClient
+        from forge.client.grpc_aio import AsyncClient
 
         return LoopDriver(AsyncClient, clock)
 
     def aiperf(self, python: Path, hold: Callable[[], AbstractContextManager[None]], say: Callable[[str], None]) -> Driver:
         """NVIDIA's tool as a driver, in the environment of ``python``, which ``hold`` keeps."""
         from forge.bench.aiperf.driver import Aiperf, AiperfDriver
-        from forge.client.client import TritonClient
+        from forge.client.grpc import TritonClient
 
         tool = Aiperf(python, hold, TritonClient().metadata, self.tokens)
         return AiperfDriver(tool, self._home / "bench" / "aiperf", self._environ, self._halt, say)

@@ -16,8 +16,8 @@ _PLACES = {
     "Perf": "forge.client.answer",
     "Piece": "forge.client.answer",
     "Reply": "forge.client.answer",
-    "AsyncClient": "forge.client.client",
-    "Client": "forge.client.client",
+    "AsyncClient": "forge.client.grpc_aio",
+    "Client": "forge.client.grpc",
     "InferenceError": "forge.errors",
 }
 

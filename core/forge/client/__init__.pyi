@@ -1,7 +1,9 @@
 """Speak to served models from Python, with or without asyncio."""
 
 from forge.client.answer import Answer, Perf, Piece, Reply
-from forge.client.client import AsyncClient, Client
+from forge.client.grpc import Client
+from forge.client.grpc_aio import AsyncClient
+from forge.client.guide import Guide
 from forge.client.types import Acceptance, Chunk, ModelMetadata, Request, TensorMetadata
 from forge.errors import InferenceError
 
@@ -11,6 +13,7 @@ __all__ = [
     "AsyncClient",
     "Chunk",
     "Client",
+    "Guide",
     "InferenceError",
     "ModelMetadata",
     "Perf",

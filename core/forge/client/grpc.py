@@ -1,6 +1,14 @@
-"""The few calls of KServe v2 that forge makes, over tritonclient's generated messages; gRPC's failures, ours.
+"""Speak to served models from Python. See docs/client.md.
 
-``Calls`` is what both clients share and is pure; ``Connection`` waits for its answers, ``forge.client.grpc_aio`` does not.
+from forge.client import Client, Request
+
+with Client("127.0.0.1:8001") as client:
+    for chunk in client.generate(Request("tensorrt_llm_bls", "Why is the sky blue?", max_tokens=64)):
+        print(chunk.text, end="", flush=True)
+
+These are the few calls of KServe v2 that forge makes, over tritonclient's generated messages, with gRPC's failures as ours; so
+they work with any Triton that serves TensorRT-LLM's models, whoever built them. ``Calls`` is what both clients share and is
+pure; ``Client`` waits for its answers, ``forge.client.grpc_aio.AsyncClient`` does not.
 """
 
 import importlib
@@ -9,6 +17,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from types import TracebackType
 from typing import Any, Protocol, cast
 
 from msgspec.structs import replace
@@ -21,7 +30,7 @@ from forge.client.tensors import LLMAPI, Input, inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import NAMED, UNNAMED
-from forge.client.wire import Configured, Described, InferRequest, Messages, RpcError, Statistics, StreamResponse, StubModule
+from forge.client.wire import Configured, Described, InferRequest, Messages, RpcError, Server, Statistics, StreamResponse
 from forge.errors import InferenceError, Trouble
 from forge.schema.vllm_images import VERSION
 
@@ -47,6 +56,7 @@ class _Call(Protocol):
 class _Stub(Protocol):
     """tritonclient.grpc.service_pb2_grpc.GRPCInferenceServiceStub."""
 
+    def ServerMetadata(self, request: object, *, timeout: float) -> Server: ...  # noqa: N802
     def ModelMetadata(self, request: object, *, timeout: float) -> Described: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Configured: ...  # noqa: N802
     def ModelStatistics(self, request: object, *, timeout: float) -> Statistics: ...  # noqa: N802
@@ -67,8 +77,7 @@ class Calls:
         self.messages = cast("Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
 
     def stub(self, channel: object) -> object:
-        module = cast("StubModule", importlib.import_module("tritonclient.grpc.service_pb2_grpc"))
-        return module.GRPCInferenceServiceStub(channel)
+        return importlib.import_module("tritonclient.grpc.service_pb2_grpc").GRPCInferenceServiceStub(channel)
 
     def stream(self, channel: Any) -> object:
         """ModelStreamInfer for one request, in one piece: the stub's own takes a task or thread and three turns."""
@@ -211,10 +220,15 @@ def _heard(call: _Call, silence: Silence) -> Generator[StreamResponse]:
             raise
 
 
-class Connection:
-    """A channel to one server, for any number of requests and threads. ``close`` ends what is still under way."""
+class Client:
+    """One server at ``host:port`` (its gRPC port) over one channel; threads may share it.
 
-    def __init__(self, address: str, timeout: float | None) -> None:
+    ``timeout`` bounds each whole answer, in seconds; how long one may be silent is its Request's to say. What goes wrong is an
+    InferenceError: no server, an unknown model, a word that the model has no input for, a stream from a model that answers
+    once, a model that is silent for too long, whatever the server refuses, and asking after ``close``.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
         import grpc
 
         self._closed = False
@@ -223,12 +237,20 @@ class Connection:
         self._stub = cast("_Stub", self._calls.stub(self._channel))
         self._stream = cast("_Stream", self._calls.stream(self._channel))
 
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Close the channel; answers under way are cancelled."""
         self._closed = True
         self._channel.close()
 
     def metadata(self, model: str, seconds: float = METADATA_SECONDS) -> ModelMetadata:
-        """Names, types and shapes of a model's tensors; asked once. The server has ``seconds`` for each of two questions."""
+        """What ``model`` takes and gives, and whether it can stream. Asked once, and again after a failed request; the server
+        has ``seconds`` for each of two questions."""
         if held := self._calls.known.get(model):
             return held
         messages = self._calls.messages
@@ -237,15 +259,20 @@ class Connection:
             configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=seconds)
         return self._calls.learn(model, described, configured)
 
-    def ready(self) -> tuple[str, ...]:
-        """The models that the server offers. It is asked for statistics: forge's servers tell their index to forge alone."""
+    def server(self) -> Server:
+        """The server's own name and version."""
+        with self._translated(""):
+            return self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
+
+    def models(self) -> tuple[str, ...]:
+        """The models that are ready. Asked are statistics: forge's servers tell their index to forge alone."""
         request = self._calls.messages.ModelStatisticsRequest()
         with self._translated(""):
             found = self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
         return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     def generate(self, request: Request) -> Generator[Chunk]:
-        """The answer's chunks; closing the iterator cancels the request at the server."""
+        """The answer's chunks as they come, the last one ``final``. Closing the generator cancels the request at the server."""
         known, began = self.metadata(request.model), time.monotonic()
         turns = Turns(request, known)
         for each in turns.requests():
@@ -295,7 +322,7 @@ class Connection:
         return found
 
     def ask(self, request: Request) -> Answer:
-        """The whole answer, and how fast it came."""
+        """The whole answer, however it comes: every sequence, log-probabilities where they were asked for, and how fast."""
         hearing = Hearing(request)
         with closing(self.generate(counting(request))) as chunks:
             for chunk in chunks:
@@ -314,4 +341,22 @@ class Connection:
             raise
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
-            raise self._calls.fixed(model, failure, self.ready() if is_unknown(failure) else ()) from error
+            raise self._calls.fixed(model, failure, self.models() if is_unknown(failure) else ()) from error
+
+
+class TritonClient:
+    """The port of others to a Client; each request has a channel of its own. ``timeout`` bounds a whole answer, in seconds."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._timeout = timeout
+
+    def generate(self, address: str, request: Request) -> Generator[Chunk]:
+        """As ``Client.generate``, of the server at ``address`` (host:port)."""
+        with Client(address, timeout=self._timeout) as client, closing(client.generate(request)) as chunks:
+            # Closed here and not by the collector, so that the cancel goes out before the channel closes.
+            yield from chunks
+
+    def metadata(self, address: str, model: str) -> ModelMetadata:
+        """What ``model`` takes and gives."""
+        with Client(address, timeout=self._timeout) as client:
+            return client.metadata(model)

@@ -4,16 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
-from typing import Protocol, cast
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Protocol, cast
 
 from forge.client.answer import Answer, Hearing
-from forge.client.grpc import CHANNEL, METADATA_SECONDS, Calls, is_unknown, with_adapter
+from forge.client.grpc import CHANNEL, METADATA_SECONDS, Calls, closed, is_unknown, with_adapter
 from forge.client.response import Ear
 from forge.client.silence import Silence
 from forge.client.tensors import inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request
-from forge.client.wire import Configured, Described, InferRequest, RpcError, Statistics, StreamResponse
+from forge.client.wire import Configured, Described, InferRequest, RpcError, Server, Statistics, StreamResponse
 from forge.errors import InferenceError
 
 
@@ -22,18 +24,10 @@ class _Call(Protocol):
     def cancel(self) -> bool: ...
 
 
-class _Server(Protocol):
-    """KServe's ServerMetadataResponse."""
-
-    @property
-    def version(self) -> str: ...
-
-
 class _Stub(Protocol):
     """GRPCInferenceServiceStub over a channel of grpc.aio."""
 
-    def ServerMetadata(self, request: object, *, timeout: float) -> Awaitable[_Server]: ...  # noqa: N802
-
+    def ServerMetadata(self, request: object, *, timeout: float) -> Awaitable[Server]: ...  # noqa: N802
     def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
     def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
     def ModelStatistics(self, request: object, *, timeout: float) -> Awaitable[Statistics]: ...  # noqa: N802
@@ -43,25 +37,51 @@ class _Stream(Protocol):
     def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
 
 
-class AsyncConnection:
-    """One channel to one server for any number of requests at once. Made within a running event loop, and used in that one."""
+class AsyncClient:
+    """``forge.client.Client`` for asyncio: one channel carries as many requests at once as there are tasks that ask.
 
-    def __init__(self, address: str, timeout: float | None) -> None:
+    The channel is made by the first call and belongs to the event loop of that call. Cancelling a task that awaits an answer
+    cancels its request at the server.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        self._calls = Calls(address, timeout)
+        self._closed = False
+
+    @cached_property
+    def _channel(self) -> Any:
         import grpc.aio
 
-        self._calls = Calls(address, timeout)
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
-        self._ready = grpc.ChannelConnectivity.READY
-        self._stub = cast("_Stub", self._calls.stub(self._channel))
-        self._stream = cast("_Stream", self._calls.stream(self._channel))
+        return grpc.aio.insecure_channel(self._calls.address, options=CHANNEL)
+
+    @cached_property
+    def _stub(self) -> _Stub:
+        return cast("_Stub", self._calls.stub(self._channel))
+
+    @cached_property
+    def _stream(self) -> _Stream:
+        return cast("_Stream", self._calls.stream(self._channel))
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def close(self) -> None:
-        """End what is still under way."""
+        """Close the channel; answers under way are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def metadata(self, model: str, *, anew: bool = False) -> ModelMetadata:
-        """Names, types and shapes of a model's tensors; asked once of each server that answers here, and ``anew``."""
-        if self._channel.get_state() is not self._ready:  # another one may answer next
+        """What ``model`` takes and gives, and whether it can stream. Asked once, again after a failed request or of another
+        server, and ``anew``: a model may have been loaded with other inputs. What was known holds until the answer is there."""
+        import grpc
+
+        self._require_open()
+        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:  # another server may answer next
             self._calls.known.clear()
         held = self._calls.known.get(model)
         return held if held and not anew else await self._described(model)
@@ -73,21 +93,21 @@ class AsyncConnection:
             configured = await self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
         return self._calls.learn(model, described, configured)
 
-    async def ready(self) -> tuple[str, ...]:
-        """The models that the server offers."""
+    async def models(self) -> tuple[str, ...]:
+        """The models that are ready."""
         request = self._calls.messages.ModelStatisticsRequest()
         async with self._translated(""):
             found = await self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
         return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     async def version(self) -> str:
-        """The server's own version."""
+        """Triton's version, as it says it."""
         async with self._translated(""):
             told = await self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
         return told.version
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
-        """The answer's chunks; closing the iterator, or cancelling who awaits it, cancels the request at the server."""
+        """The answer's chunks as they come, the last one ``final``. ``aclose()`` cancels the request at the server."""
         known, began = await self.metadata(request.model), time.monotonic()
         turns = Turns(request, known)
         for each in turns.requests():
@@ -133,22 +153,27 @@ class AsyncConnection:
             call.cancel()
 
     async def ask(self, request: Request) -> Answer:
-        """The whole answer, and how fast it came."""
+        """The whole answer, however it comes: every sequence, log-probabilities where they were asked for, and how fast."""
         hearing = Hearing(request)
         async with aclosing(self.generate(counting(request))) as chunks:
             async for chunk in chunks:
                 hearing.hear(chunk)
         return hearing.answer()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise closed(self._calls.address)
+
     @asynccontextmanager
     async def _translated(self, model: str) -> AsyncGenerator[None]:
         import grpc
 
+        self._require_open()
         try:
             yield
         except grpc.RpcError as error:
             failure = cast("RpcError", error)
-            raise self._calls.fixed(model, failure, await self.ready() if is_unknown(failure) else ()) from error
+            raise self._calls.fixed(model, failure, await self.models() if is_unknown(failure) else ()) from error
 
 
 async def _next(responses: AsyncIterator[StreamResponse], silence: Silence) -> StreamResponse | None:

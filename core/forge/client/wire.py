@@ -65,6 +65,15 @@ class Configured(Protocol):
     config: ModelConfig
 
 
+class Server(Protocol):
+    """ServerMetadataResponse."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+
+
 class _Counted(Protocol):
     name: str
 
@@ -83,10 +92,6 @@ class Messages(Protocol):
     def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
     def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
     def ServerMetadataRequest(self) -> object: ...  # noqa: N802
-
-
-class StubModule(Protocol):
-    def GRPCInferenceServiceStub(self, channel: object) -> object: ...  # noqa: N802
 
 
 class RpcError(Protocol):

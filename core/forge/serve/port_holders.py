@@ -5,13 +5,12 @@ import socket
 import struct
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module
-from typing import Protocol, cast
 
 import msgspec
 from msgspec import Struct
 
-from forge.errors import ServerError
+from forge.client.grpc import Client
+from forge.errors import InferenceError, ServerError, Trouble
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.ready import EVERYWHERE, asked, at, reached
@@ -19,24 +18,13 @@ from forge.serve.server_types import Running
 
 _SECONDS, _GLANCE = 5.0, 1.0
 _PATIENCE = 30.0
-_ASK_WHO = "/inference.GRPCInferenceService/ServerMetadata"
 _SERVERS = ("http", "grpc", "metrics")
 
 
 class _Said(Struct):
-    """``GET /v2``, as far as forge reads it; gRPC's ServerMetadataResponse has the same field."""
+    """``GET /v2``, as far as forge reads it."""
 
     name: str = ""
-
-
-class _Kind(Protocol):
-    def FromString(self, data: bytes, /) -> object: ...  # noqa: N802
-
-
-class _Messages(Protocol):
-    """tritonclient.grpc.service_pb2; the names are the protocol's."""
-
-    ServerMetadataResponse: _Kind
 
 
 def named(ports: Ports) -> dict[str, int]:
@@ -200,16 +188,11 @@ def _identity(ports: Ports, patience: float) -> str | None:
 
 def _grpc_identity(ports: Ports) -> str | None:
     """The id of the server that answers over gRPC; None where none answers in time."""
-    import grpc
-
-    kind = cast("_Messages", import_module("tritonclient.grpc.service_pb2")).ServerMetadataResponse
-    with grpc.insecure_channel(f"{reached(ports.host)}:{ports.grpc}") as channel:
-        ask = channel.unary_unary(_ASK_WHO, request_serializer=bytes, response_deserializer=kind.FromString)
+    with Client(f"{reached(ports.host)}:{ports.grpc}") as client:
         try:
-            return cast("_Said", ask(b"", timeout=_PATIENCE)).name
-        except grpc.RpcError as error:
-            late = cast("grpc.Call", error).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return None if late else ""
+            return client.server().name
+        except InferenceError as error:
+            return None if error.trouble is Trouble.LATE else ""
 
 
 def _counts(running: Running) -> bool:

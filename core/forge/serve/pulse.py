@@ -11,14 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.client.grpc import Connection, instance_of
+from forge.client.grpc import Client, instance_of
 from forge.client.tensors import CODES, Input, inputs_of
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
@@ -99,8 +99,8 @@ def ask(place: Place, models: Sequence[str], deadline: float) -> tuple[Pulse, ..
     if not models:
         return ()
     before = _look(place)
-    with closing(Connection(place.address, deadline)) as connection, ThreadPoolExecutor(len(models)) as threads:
-        found = tuple(threads.map(partial(_asked, connection, deadline), models))
+    with Client(place.address, timeout=deadline) as client, ThreadPoolExecutor(len(models)) as threads:
+        found = tuple(threads.map(partial(_asked, client, deadline), models))
     late = [pulse.model for pulse in found if pulse.late]
     if not late:
         return found
@@ -224,11 +224,11 @@ def _one(name: str, datatype: str, dimensions: int) -> Input:
     return Input(name, datatype, (1,) * dimensions, raw)
 
 
-def _asked(connection: Connection, deadline: float, model: str) -> Pulse:
+def _asked(client: Client, deadline: float, model: str) -> Pulse:
     began = time.monotonic()
     try:
-        if inputs := question(connection.metadata(model, deadline)):
-            connection.tensors(model, inputs, max(0.0, began + deadline - time.monotonic()))
+        if inputs := question(client.metadata(model, deadline)):
+            client.tensors(model, inputs, max(0.0, began + deadline - time.monotonic()))
     except InferenceError as error:
         seconds = time.monotonic() - began
         if error.trouble is Trouble.DEAD:

@@ -2,10 +2,9 @@
 
 import struct
 from collections.abc import Sequence
-from contextlib import closing
 from itertools import pairwise
 
-from forge.client.grpc import Connection
+from forge.client.grpc import Client
 from forge.client.tensors import Input
 from forge.errors import InferenceError
 
@@ -48,8 +47,8 @@ class TritonStages:
 
 
 def _ask(address: str, model: str, inputs: Sequence[Input]) -> dict[str, bytes]:
-    with closing(Connection(address, _SECONDS)) as connection:
-        return connection.tensors(model, inputs)
+    with Client(address, timeout=_SECONDS) as client:
+        return client.tensors(model, inputs)
 
 
 def _read(found: dict[str, bytes], name: str, model: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from forge.client.client import AsyncClient
+from forge.client.grpc_aio import AsyncClient
 from forge.errors import ForgeError
 from forge.machine import gpus
 from forge.machine.processes import MARKER

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from forge.client.client import AsyncClient
+from forge.client.grpc_aio import AsyncClient
 from forge.client.types import ModelMetadata
 from forge.errors import InferenceError
 from forge.serve.openai.models import Offer

@@ -9,7 +9,7 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.client.client import AsyncClient
+from forge.client.grpc_aio import AsyncClient
 from forge.client.tensors import GUIDE_TYPE, LOGIT_BIAS, inputs_of, offers, sightless
 from forge.client.types import ModelMetadata, Request
 from forge.client.vllm import IMAGE, SAMPLING

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import cache
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import cast
 
 import uvicorn
 from msgspec import Struct
@@ -28,7 +28,7 @@ from forge.serve.openai.api_errors import Fault, too_large
 from forge.serve.openai.assets import Assets
 from forge.serve.openai.metrics import TYPE
 from forge.serve.openai.patience import Patience, protocol
-from forge.serve.openai.service import Answered
+from forge.serve.openai.service import Answered, Service
 
 _DROPPED = 64 * 2**20
 """Bytes of a body that is too large which are read and dropped, so that its sender comes to read the answer."""
@@ -40,20 +40,6 @@ _RETRY = "5"
 _LEAVING = 5
 """Seconds for answers under way when the server is told to end."""
 _PATIENCE = Patience()
-
-
-class Service(Protocol):
-    """Answers what is asked; raises a fault for what it cannot. ``largest``: bytes of the largest body that it takes."""
-
-    @property
-    def largest(self) -> int: ...
-    async def models(self) -> bytes: ...
-    async def model(self, name: str) -> bytes: ...
-    async def health(self) -> bytes: ...
-    async def chat(self, body: bytes) -> Answered: ...
-    async def complete(self, body: bytes) -> Answered: ...
-    def metrics(self) -> bytes: ...
-    def refused(self, status: int, code: str | None) -> None: ...
 
 
 class Door(Struct, frozen=True):
