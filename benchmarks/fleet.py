@@ -73,7 +73,7 @@ def bound(found: Sequence[Work], fleet: Sequence[Node], takes: dict[str, float])
         least.append(sum(takes[work.key] for work in inside) / room)
         least.append(
             sum(takes[work.key] for work in found if work.ask == ask)
-            / sum(node.at_once(ask) and 1 if ask.gpus else node.slots for node in fleet)
+            / sum(not node.lacks(ask) if ask.gpus else node.slots for node in fleet)
         )
     return max(least)
 

@@ -22,9 +22,8 @@ from forge.check.check import Checker
 from forge.check.rules import all_rules
 from forge.cli import main
 from forge.errors import RepositoryError
-from forge.machine import machine
 from forge.repository import config, publish
-from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
+from forge.schema.values import COMMON_ROLES, Gpu, RuntimeKind, TextFile
 from forge.store.artifact import Provenance
 from forge.store.store import Store
 
@@ -232,8 +231,8 @@ class Card:
 
     capability: str
 
-    def gpus(self) -> tuple[machine.Gpu, ...]:
-        return (machine.Gpu("a card", 24 << 30, self.capability),)
+    def gpus(self) -> tuple[Gpu, ...]:
+        return (Gpu("a card", 24 << 30, self.capability),)
 
     def restricts(self, triton: str) -> bool:
         return True

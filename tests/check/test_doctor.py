@@ -17,12 +17,12 @@ from forge.check.signs import Checkup
 from forge.cli import main
 from forge.errors import HostError, Problem, SourceError
 from forge.machine.containers import ContainerRun, DaemonFacts, FamilyImage, ImageBuild, ImageFacts, Line, Progress
-from forge.machine.machine import Disk, Gpu
+from forge.machine.machine import Disk
 from forge.machine.probe import ThisMachine
 from forge.plan.families import PluginInfo
 from forge.recipe.deployment import Asked
 from forge.recipe.reader import read
-from forge.schema.values import Checkpoint, Environment, Host, Pinned, Ports, RuntimeKind, SourceKind
+from forge.schema.values import Checkpoint, Environment, Gpu, Host, Pinned, Ports, RuntimeKind, SourceKind
 from forge.store.store import Store
 from forge.testing import FakeOrigin
 
@@ -410,10 +410,11 @@ def program(folder: Path, name: str, text: str) -> dict[str, str]:
 
 
 def test_nvidia_smi_is_asked_for_driver_and_gpus(tmp_path: Path) -> None:
-    rows = "echo '580.95.05, NVIDIA H200, 143771, 9.0'\necho '580.95.05, NVIDIA GB10, [N/A], 12.1'"
-    machine = ThisMachine(program(tmp_path, "nvidia-smi", rows))
+    rows = "echo '143771, 100000, 9.0, NVIDIA H200'; echo '[N/A], [N/A], 12.1, NVIDIA GB10'"
+    says = f'case "$1" in --query-gpu=driver_version) echo 580.95.05;; *) {rows};; esac'
+    machine = ThisMachine(program(tmp_path, "nvidia-smi", says))
     assert machine.driver() == "580.95.05"
-    assert machine.gpus() == (Gpu("NVIDIA H200", 143771 << 20, "9.0"), Gpu("NVIDIA GB10", 0, "12.1"))
+    assert machine.gpus() == (Gpu("NVIDIA H200", 143771 << 20, "9.0", 100000 << 20), Gpu("NVIDIA GB10", 0, "12.1"))
 
 
 def test_a_driver_without_nvidia_smi_is_read_from_proc(tmp_path: Path) -> None:
@@ -425,7 +426,7 @@ def test_a_driver_without_nvidia_smi_is_read_from_proc(tmp_path: Path) -> None:
     (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
     (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA L4\nIRQ: 1\n")
     machine = ThisMachine(environ, tmp_path)
-    assert (machine.driver(), machine.gpus()) == ("575.57.08", (Gpu("NVIDIA L4"),))
+    assert (machine.driver(), machine.gpus()) == ("575.57.08", (Gpu("NVIDIA L4", 0, ""),))
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\n")
     assert machine.driver() == "535.183.01"
 

@@ -11,10 +11,9 @@ import check_kit as kit
 import originals
 from breaking import ASSETS, BREAKS, CONFIG, LLMAPI, NVIDIAS_BLS, Break, drops_blanks, llmapi
 from forge.check import repository_reader, rules
-from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity, all_rules
 from forge.repository import bls as siblings, publish
-from forge.schema.values import COMMON_ROLES, RuntimeKind, TextFile
+from forge.schema.values import COMMON_ROLES, Gpu, RuntimeKind, TextFile
 from nvidias_bls import bls
 from vllm_models import lay as lay_vllm
 
@@ -157,7 +156,7 @@ def test_a_repository_that_was_moved_is_told_by_its_configs(tmp_path: Path) -> N
 
 def test_an_engine_for_another_gpu_is_found(tmp_path: Path) -> None:
     seen = look(kit.lay(tmp_path / "repository"))
-    here = (Gpu("NVIDIA GeForce RTX 4090", "8.9"),)
+    here = (Gpu("NVIDIA GeForce RTX 4090", 0, "8.9"),)
     assert rules.examine(replace(seen, gpus=here, architectures={kit.NAME: "sm_89"})) == ()
     (told,) = rules.examine(replace(seen, gpus=here, architectures={kit.NAME: "sm_120"}))
     assert (told.rule, told.severity) == ("engine-gpu", Severity.ERROR)
@@ -168,7 +167,7 @@ def test_an_engine_for_another_gpu_is_found(tmp_path: Path) -> None:
 def test_an_old_engine_says_itself_what_it_was_built_on(tmp_path: Path) -> None:
     root = kit.lay(tmp_path / "repository")
     kit.document(root, CONFIG, build_config__auto_parallel_config={"cluster_key": "H100-PCIe"})
-    (told,) = rules.examine(replace(look(root), gpus=(Gpu("NVIDIA L4", "8.9"),)))
+    (told,) = rules.examine(replace(look(root), gpus=(Gpu("NVIDIA L4", 0, "8.9"),)))
     assert (told.rule, "9.0" in told.what) == ("engine-gpu", True)
 
 
@@ -178,7 +177,7 @@ def test_an_engine_for_more_gpus_than_are_here_is_found(tmp_path: Path) -> None:
     (root / ASSETS / "engines/rank1.engine").write_bytes(b"\0" * 2000)
     kit.replace(root, "forge.json", '"image"', '"world": 2, "image"')
     assert found(root) == ()
-    (told,) = rules.examine(replace(look(root), gpus=(Gpu("one", "8.9"),)))
+    (told,) = rules.examine(replace(look(root), gpus=(Gpu("one", 0, "8.9"),)))
     assert told.rule == "engine-world"
 
 

@@ -25,11 +25,10 @@ from forge.cluster.work import Travel, Work
 from forge.cluster.workplace import Patience, Workplace
 from forge.errors import ForgeError, HostError, RecipeError, SourceError, StepError, StoreError
 from forge.events import Event
-from forge.machine.machine import Gpu
 from forge.machine.probe import ThisMachine
 from forge.plan.steps import Fetch, LayTexts, MakeImage, Run, Step
 from forge.remote.place import RemoteError
-from forge.schema.values import LOCAL, Command, FileFact, Pinned, Requirements, SourceKind, TextFile
+from forge.schema.values import LOCAL, Command, FileFact, Gpu, Pinned, Requirements, SourceKind, TextFile
 from forge.settings import RemoteTable, Settings
 from forge.store.store import Store
 

@@ -113,7 +113,7 @@ def test_an_engine_in_more_parts_than_gpus_is_refused(gpus: str, here: int, worl
 
 
 def test_a_server_asks_this_machine_how_many_gpus_there_are(tmp_path: Path) -> None:
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '580.95, NVIDIA L4, 23034, 8.9'\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '23034, 20000, 8.9, NVIDIA L4'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DOCKER_HOST": "tcp://elsewhere:2375"}
     assert TritonProcess(environ).gpus() == 1

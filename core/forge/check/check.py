@@ -13,15 +13,14 @@ from msgspec.structs import replace
 
 from forge.check import repository_reader, rules
 from forge.check.fix import fixed
-from forge.check.model import Gpu
 from forge.check.rules import Finding, Repository, Severity
 from forge.errors import RepositoryError
 from forge.files import texts, trees
-from forge.machine.machine import Gpu as Card
 from forge.recipe.deployment import Deployed
 from forge.repository import config as repository, publish
 from forge.repository.folders import whole
 from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import Gpu
 from forge.store.store import Store
 from forge.trtllm import image_table
 
@@ -31,7 +30,7 @@ T = TypeVar("T")
 class Cards(Protocol):
     """A machine, as far as a check asks (``forge.machine.machine.Machine``)."""
 
-    def gpus(self) -> tuple[Card, ...]: ...
+    def gpus(self) -> tuple[Gpu, ...]: ...
     def restricts(self, triton: str) -> bool: ...
 
 
@@ -119,7 +118,7 @@ class Checker(Struct, frozen=True):
             image=reference,
             trtllm=known.trtllm if known else "",
             architectures=self._architectures(held),
-            gpus=tuple(Gpu(gpu.name, gpu.capability) for gpu in self.machine.gpus()),
+            gpus=self.machine.gpus(),
             unrestricted=self._unrestricted(held),
         )
 

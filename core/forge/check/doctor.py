@@ -12,10 +12,10 @@ from msgspec import Struct, field
 from forge.diagnoses import named
 from forge.errors import ForgeError, HostError, Problem, RecipeError
 from forge.machine.containers import DaemonFacts
-from forge.machine.machine import Disk, Gpu
+from forge.machine.machine import Disk
 from forge.plan.families import PluginInfo
 from forge.schema.tags import version
-from forge.schema.values import Host, Pinned, Ports, RuntimeKind
+from forge.schema.values import Gpu, Host, Pinned, Ports, RuntimeKind
 from forge.schema.vllm_images import check_vllm_driver, vllm_toolchain
 from forge.trtllm import image_table as compatibility
 from forge.trtllm.image_table import releases

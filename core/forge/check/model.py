@@ -13,6 +13,7 @@ from forge.check.literals import names
 from forge.recipe.deployment import Deployed
 from forge.schema.adapters import AdapterFolder
 from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.values import Gpu
 
 SENTENCE_PIECE = (".model", ".spm")
 
@@ -193,13 +194,6 @@ class Fault(Struct, frozen=True):
 
     path: str
     what: str
-
-
-class Gpu(Struct, frozen=True):
-    """One GPU of this machine; ``capability`` as ``8.9``, empty where nobody says."""
-
-    name: str
-    capability: str = ""
 
 
 class Repository(Struct, frozen=True, dict=True):

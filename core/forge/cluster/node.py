@@ -70,12 +70,6 @@ class Node(Struct, frozen=True):
         numbers = {gpu for gpu in gpus if gpu.isdigit()} - self.gpus
         return f"has no GPU {', '.join(sorted(numbers))}" if numbers else ""
 
-    def at_once(self, ask: Ask) -> int:
-        """How many steps that ask this it can make side by side."""
-        if self.lacks(ask):
-            return 0
-        return min(self.slots, len(self.gpus) // len(self.taken(ask.gpus))) if ask.gpus else self.slots
-
     def taken(self, gpus: frozenset[str]) -> frozenset[str]:
         """The numbers of the GPUs that nobody else may use meanwhile; an id may be any of them."""
         return gpus if all(gpu.isdigit() for gpu in gpus) else self.gpus

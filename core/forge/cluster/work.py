@@ -6,7 +6,7 @@ from msgspec import Struct, field
 
 from forge.cluster.node import Ask, asked, is_folder
 from forge.plan.preview import provenance
-from forge.plan.steps import Fetch, MakeImage, ReadToolchain, Run, Step
+from forge.plan.steps import Fetch, MakeImage, ReadToolchain, Run, Step, with_needs
 from forge.remote.shared import kind
 from forge.schema.values import LOCAL
 
@@ -137,21 +137,6 @@ def tops(steps: Sequence[Step]) -> frozenset[str]:
     return frozenset(step.key for step in steps) - {need.key for step in steps for _, need in step.needs}
 
 
-def beneath(step: Step) -> tuple[Step, ...]:
-    """All that ``step`` needs, each once and after what it needs itself."""
-    seen: dict[str, Step] = {}
-
-    def gather(one: Step) -> None:
-        if one.key not in seen:
-            for _, need in one.needs:
-                gather(need)
-            seen[one.key] = one
-
-    for _, need in step.needs:
-        gather(need)
-    return tuple(seen.values())
-
-
 def guess(step: Step) -> float:
     """About how many seconds a step takes: from the bytes of the weights that it brings, or that lie beneath it."""
     match step.action:
@@ -167,11 +152,4 @@ def guess(step: Step) -> float:
 
 def weights(top: Step) -> int:
     """Bytes of all checkpoints that are fetched for a step, as far as they are known beforehand."""
-    seen: dict[str, int] = {}
-    todo = [top]
-    while todo:
-        step = todo.pop()
-        if step.key not in seen:
-            seen[step.key] = (step.size or 0) if isinstance(step.action, Fetch) else 0
-            todo += [need for _, need in step.needs]
-    return sum(seen.values())
+    return sum(step.size or 0 for step in with_needs(top) if isinstance(step.action, Fetch))

@@ -11,9 +11,10 @@ from forge.build.builder import Builder
 from forge.build.scheduler import Allowance
 from forge.cluster.equipment import Equipment
 from forge.cluster.errand import Errand, Made, required
-from forge.cluster.work import Travel, beneath, rest
+from forge.cluster.work import Travel, rest
 from forge.errors import StoreError
 from forge.events import Event, Listener
+from forge.plan.steps import with_needs
 from forge.remote.place import RemoteError
 from forge.remote.shared import Shared
 from forge.remote.signature import UntrustedError
@@ -58,7 +59,7 @@ class Workplace(Struct, frozen=True):
 
     def _work(self, shared: Shared, waits: "Patience") -> None:
         step, store = required(self.errand), self.equipment.store
-        below = beneath(step)
+        *below, _ = with_needs(step)
         travels = Travel(self.errand.remote.push).travels
         with store.using((step.key, *(need.key for need in below))):
             roots = {need.key for _, need in step.needs}

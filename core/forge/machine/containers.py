@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from forge.errors import Problem
+from forge.errors import Problem, StepError
 from forge.schema.values import Command, Environment, Requirements, Toolchain
 from forge.schema.wheels import NO_HASHES, Hashes
 
@@ -222,8 +222,9 @@ def dockerfile(base: str, requirements: Requirements, template: str) -> str:
     return "".join(filled)
 
 
-def refusals(run: ContainerRun) -> tuple[str, ...]:
-    """What in a run is no plain value: names that leave their place, words that a program on the way would take as its own."""
+def require_plain(run: ContainerRun) -> None:
+    """StepError for what in a run is no plain value: names that leave their place, words that a program on the way would take
+    as its own."""
     argv, env = run.command.argv, run.command.env
     found: list[str] = []
     if not _IMAGE.match(run.image):
@@ -240,7 +241,8 @@ def refusals(run: ContainerRun) -> tuple[str, ...]:
         found.append(f"{run.gpus!r} names no GPUs")
     if not _KEY.match(run.key):
         found.append(f"{run.key!r} is not a key")
-    return tuple(found)
+    if found:
+        raise StepError("; ".join(found), where=run.key, hint="if a plugin made the command, report the plugin")
 
 
 def _refused(requirements: Requirements) -> list[tuple[str, str]]:
@@ -307,8 +309,3 @@ class Executor(Protocol):
     """Runs a step's command; raises StepError with the log's end and path when it does not exit with 0."""
 
     def run(self, job: Job, line: Callable[[str], None]) -> None: ...
-
-
-def is_made(file: Path) -> bool:
-    """Whether what a command promised is there, and not empty."""
-    return file.is_file() and file.stat().st_size > 0

@@ -15,9 +15,14 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def present(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The GPUs that are here, with what is free now; none where there is no driver to ask, or it does not answer."""
+    """The GPUs with memory of their own, with what is free of it now."""
+    return tuple(gpu for gpu in seen(environ) if gpu.memory and gpu.free is not None)
+
+
+def seen(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """All GPUs that are here; none where there is no driver to ask, or it does not answer."""
     rows = [line.split(",", 3) for line in smi(environ, "gpu=memory.total,memory.free,compute_cap,name")]
-    return tuple(gpu for row in rows if len(row) == 4 and (gpu := _gpu([cell.strip() for cell in row])))
+    return tuple(_gpu(*(cell.strip() for cell in row)) for row in rows if len(row) == 4)
 
 
 def smi(environ: Mapping[str, str], query: str) -> list[str]:
@@ -35,11 +40,9 @@ def smi(environ: Mapping[str, str], query: str) -> list[str]:
     return [] if done.returncode else done.stdout.splitlines()
 
 
-def _gpu(row: list[str]) -> Gpu | None:
-    total, free, capability, name = row
-    if not total.isdigit() or not free.isdigit():  # [N/A] where a GPU shares the machine's memory
-        return None
-    return Gpu(name, int(total) * MIB, capability, int(free) * MIB)
+def _gpu(total: str, free: str, capability: str, name: str) -> Gpu:
+    """Figures are in MiB, or [N/A] where a GPU shares the machine's memory."""
+    return Gpu(name, int(total) * MIB if total.isdigit() else 0, capability, int(free) * MIB if free.isdigit() else None)
 
 
 def host_memory(meminfo: Path = MEMINFO, *, whole: bool = False) -> int:

@@ -28,7 +28,7 @@ from forge.machine.containers import (
     Job,
     Line,
     Progress,
-    refusals,
+    require_plain,
 )
 from forge.machine.interrupt import Halt
 from forge.machine.local_executor import LocalExecutor
@@ -157,8 +157,7 @@ class Here:
 
     def run(self, run: ContainerRun, line: Line) -> None:
         """A script that is patched runs from a mirror of its folder, so that what stands beside it is found there."""
-        if wrong := refusals(run):
-            raise StepError("; ".join(wrong), where=run.key, hint="if a plugin made the command, report the plugin")
+        require_plain(run)
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="forge-mirror-") as scratch:
             patched = mirror(self._root, run.overlays, Path(scratch))

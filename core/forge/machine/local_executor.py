@@ -12,7 +12,7 @@ from pathlib import Path
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import StepError
 from forge.machine.bonds import bound
-from forge.machine.containers import Job, is_made
+from forge.machine.containers import Job
 from forge.machine.interrupt import Halt
 from forge.machine.processes import inherited, kill_group
 from forge.machine.transcript import Transcript
@@ -62,8 +62,7 @@ class LocalExecutor:
                 watch.join()
         if process.returncode:
             raise log.failure(f"{argv[0]} {_ending(process.returncode)}", self._table)
-        if broken := [path for path in job.promised if not is_made(job.mounts["out"] / path)]:
-            raise log.failure(f"{argv[0]} ended well and did not write {', '.join(broken)}", self._table)
+        log.require_promised(argv[0], job.mounts["out"], job.promised, self._table)
 
     def _environment(self, job: Job) -> dict[str, str]:
         environ = {**self._environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}

@@ -5,15 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from forge.schema.values import Environment, Host
-
-
-class Gpu(Struct, frozen=True):
-    """One NVIDIA GPU. ``memory`` in bytes and ``capability`` as ``9.0``; 0 and empty where only the driver could be asked."""
-
-    name: str
-    memory: int = 0
-    capability: str = ""
+from forge.schema.values import Environment, Gpu, Host
 
 
 class Disk(Struct, frozen=True):
@@ -32,7 +24,9 @@ class Machine(Protocol):
         """The version of the loaded NVIDIA driver, empty without one."""
         ...
 
-    def gpus(self) -> tuple[Gpu, ...]: ...
+    def gpus(self) -> tuple[Gpu, ...]:
+        """NVIDIA's, with no memory and no capability where only the driver could be asked."""
+        ...
 
     def inside(self) -> bool:
         """Whether TensorRT-LLM's own programs are here: forge runs inside NVIDIA's container, and needs none around it."""

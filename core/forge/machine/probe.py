@@ -13,13 +13,12 @@ from pathlib import Path
 
 from forge.machine import environments, unlisted
 from forge.machine.bonds import bound
-from forge.machine.gpus import smi
-from forge.machine.machine import Disk, Gpu
+from forge.machine.gpus import seen, smi
+from forge.machine.machine import Disk
 from forge.machine.processes import SHARED_MEMORY, inherited
-from forge.schema.values import Environment, Host
+from forge.schema.values import Environment, Gpu, Host
 
 PROC = Path("/proc/driver/nvidia")
-_FIELDS = ("driver_version", "name", "memory.total", "compute_cap")
 _RESTRICTION = b"http-restricted-api"
 """The option's name, which stands in every program that knows it."""
 _PATIENCE = 20.0  # seconds
@@ -35,20 +34,18 @@ class ThisMachine:
         self._shared_memory = shared_memory
 
     def driver(self) -> str:
-        asked = self._asked()
-        if asked:
-            return asked[0][0]
+        if asked := smi(self._environ, "gpu=driver_version"):
+            return asked[0].strip()
         match = _LOADED.search(_text(self._proc / "version"))
         return match[1] if match else ""
 
     def gpus(self) -> tuple[Gpu, ...]:
-        if asked := self._asked():
-            # Memory comes in MiB, or as [N/A] where a GPU shares the machine's.
-            return tuple(
-                Gpu(name, int(memory) << 20 if memory.isdigit() else 0, capability) for _, name, memory, capability in asked
-            )
+        if found := seen(self._environ):
+            return found
         told = [_text(each) for each in sorted(self._proc.glob("gpus/*/information"))]
-        return tuple(Gpu(match[1].strip()) for text in told if (match := re.search(r"^Model:\s*(.+)$", text, re.MULTILINE)))
+        return tuple(
+            Gpu(match[1].strip(), 0, "") for text in told if (match := re.search(r"^Model:\s*(.+)$", text, re.MULTILINE))
+        )
 
     def inside(self) -> bool:
         return shutil.which("trtllm-build", path=self._environ.get("PATH", os.defpath)) is not None
@@ -88,11 +85,6 @@ class ThisMachine:
 
     def check(self, environment: Environment) -> None:
         environments.check(environment)
-
-    def _asked(self) -> list[tuple[str, str, str, str]]:
-        """(driver, name, memory in MiB, capability) of each GPU, by nvidia-smi. A name may hold commas."""
-        rows = [[cell.strip() for cell in line.split(",")] for line in smi(self._environ, f"gpu={','.join(_FIELDS)}")]
-        return [(row[0], ", ".join(row[1:-2]), row[-2], row[-1]) for row in rows if len(row) >= len(_FIELDS)]
 
 
 def _text(file: Path) -> str:

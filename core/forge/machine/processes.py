@@ -20,6 +20,8 @@ _STUB = "triton_python_backend_stub"
 _COMM = 15
 """Letters that the kernel keeps of a program's name (proc(5), comm)."""
 _PROC = Path("/proc")
+_GONE = -1
+"""In place of the session of a process that is gone."""
 _NVIDIA = ("_CUDA_", "LD_", "PYTHON", "OMPI_", "OPAL_", "PMIX_", "UCX_", "UCC_", "NCCL_", "TRITON", "TRT", "TLLM_", "TCMALLOC_")
 """Families of variables that NVIDIA's image sets for its programs and for what MPI starts."""
 _VLLM = ("VLLM_", "TORCH", "TRITON_", "NCCL_", "FLASHINFER_", "XDG_CACHE_HOME")
@@ -102,7 +104,11 @@ def started(pid: int) -> float | None:
 def unreaped(pid: int) -> frozenset[int]:
     """The stubs of the Triton ``pid`` that have ended and that it has not looked at."""
     children = _children().get(pid, ())
-    return frozenset(child for child in children if _stat(child)[:1] == ["Z"] and _named(child) == _STUB[:_COMM])
+    return frozenset(
+        child
+        for child in children
+        if _stat(child)[:1] == ["Z"] and _read(child, "comm").decode(errors="replace").strip() == _STUB[:_COMM]
+    )
 
 
 def reap(pid: int) -> int | None:
@@ -123,7 +129,7 @@ def kill_group(leader: int) -> None:
 def marked(marker: str) -> tuple[int, ...]:
     """Living processes that carry ``marker``: a server, its stubs, and orphans of either."""
     wanted = f"{MARKER}={marker}".encode()
-    return tuple(pid for pid in _pids() if wanted in _environ(pid) and started(pid) is not None)
+    return tuple(pid for pid in _pids() if wanted in _read(pid, "environ").split(b"\0") and started(pid) is not None)
 
 
 def stubs(marker: str) -> dict[str, list[Stub]]:
@@ -132,10 +138,9 @@ def stubs(marker: str) -> dict[str, list[Stub]]:
     found: dict[str, list[Stub]] = {}
     places: dict[int, Path] = {}
     for pid in _pids():
-        with suppress(OSError):
-            words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if len(words) >= 3 and words[0].endswith(_STUB) and words[2].startswith(marker):
-                places[pid] = Path(words[1])
+        words = _words(pid)
+        if len(words) >= 3 and words[0].endswith(_STUB) and words[2].startswith(marker):
+            places[pid] = Path(words[1])
     children = _children() if places else {}
     for pid, place in places.items():
         stat = _stat(pid)
@@ -191,7 +196,7 @@ def end(marker: str, patience: float, served: Callable[[], bool], spare: Iterabl
     """
     kept = frozenset((*spare, os.getsid(0)))
     found = tuple(pid for pid in marked(marker) if _session(pid) not in kept)
-    leaders, sessions = tuple(pid for pid in found if _leads(pid)), _sessions(found)
+    leaders, sessions = tuple(pid for pid in found if _session(pid) == pid), _sessions(found)
     for pid in leaders:
         _send(pid, signal.SIGINT)
     deadline = time.monotonic() + patience
@@ -254,10 +259,7 @@ def listens(pid: int, port: int) -> bool:
 
 def program(pid: int) -> str:
     """The command line of ``pid`` up to its second word, for a person to recognise."""
-    with suppress(OSError):
-        words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        return " ".join(words[:2]).strip()
-    return ""
+    return " ".join(_words(pid)[:2]).strip()
 
 
 def _pids() -> Iterator[int]:
@@ -266,16 +268,19 @@ def _pids() -> Iterator[int]:
 
 def _stat(pid: int) -> list[str]:
     """The fields of proc(5)'s stat after the name, state first; none of a process that is gone."""
-    with suppress(OSError):
-        # The second field is the name in parentheses and may hold anything.
-        return (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    return []
+    # The second field is the name in parentheses and may hold anything.
+    return _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
 
 
-def _named(pid: int) -> str:
+def _words(pid: int) -> list[str]:
+    return _read(pid, "cmdline").decode(errors="replace").split("\0")
+
+
+def _read(pid: int, name: str) -> bytes:
+    """One of a process's files; nothing of one that is gone, or that is another user's."""
     with suppress(OSError):
-        return (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
-    return ""
+        return (_PROC / str(pid) / name).read_bytes()
+    return b""
 
 
 def _used(stat: list[str]) -> float:
@@ -301,42 +306,21 @@ def _below(pids: Iterable[int], children: Mapping[int, list[int]]) -> frozenset[
     return frozenset(found)
 
 
-def _environ(pid: int) -> list[bytes]:
-    try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def _leads(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False
-
-
 def _sessions(pids: tuple[int, ...]) -> frozenset[int]:
     """The sessions of a server's processes, as far as they are its own: their leader is one of them, or gone."""
-    found: set[int] = set()
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            found.add(os.getsid(pid))
+    found = {_session(pid) for pid in pids} - {_GONE}
     return frozenset(session for session in found if session in pids or started(session) is None)
 
 
 def _session(pid: int) -> int:
     with suppress(ProcessLookupError):
         return os.getsid(pid)
-    return -1
+    return _GONE
 
 
 def _all(marker: str, sessions: frozenset[int], kept: frozenset[int]) -> tuple[int, ...]:
     """Those that carry ``marker``, and those that wrote over their environment: vLLM's call themselves by other names."""
-    others: list[int] = []
-    for pid in _pids() if sessions else ():
-        with suppress(ProcessLookupError):
-            if os.getsid(pid) in sessions and started(pid) is not None:
-                others.append(pid)
+    others = [pid for pid in _pids() if _session(pid) in sessions and started(pid) is not None] if sessions else []
     return tuple(pid for pid in {*marked(marker), *others} if _session(pid) not in kept)
 
 

@@ -70,6 +70,11 @@ class Transcript:
         hint = str(known) if known else f"that file holds all of its output; {_KEPT}"
         return kind("\n".join((what, *self._last)), where=str(self._path), hint=hint)
 
+    def require_promised(self, program: str, out: Path, promised: Iterable[str], table: Iterable[Diagnosis]) -> None:
+        """The same for a program that ended well and has not left in ``out`` what was promised, or left it empty."""
+        if broken := [path for path in promised if not (out / path).is_file() or not (out / path).stat().st_size]:
+            raise self.failure(f"{program} ended well and did not write {', '.join(broken)}", table)
+
     def _end(self) -> str:
         with self._path.open("rb") as file:
             file.seek(max(0, self._path.stat().st_size - _READ))

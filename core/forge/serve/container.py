@@ -6,15 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES
 from forge.errors import ForgeError, HostError
 from forge.machine import processes, unlisted
 from forge.machine.docker import owners
-from forge.machine.docker.container_run import Runs
+from forge.machine.docker.container_run import Inspected, Runs, State
 from forge.machine.docker.daemon import Api, Daemon, network, ours
+from forge.machine.docker.images import Image
 from forge.machine.probe import ThisMachine
 from forge.schema.values import Command, Ports
 from forge.serve.arguments import ServerPlace, arguments, variables
@@ -33,29 +33,6 @@ _REACHING = ("DOCKER_", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 
 _LATE = 10.0
 """Seconds that the daemon has to notice that a container's process is gone: until then its exit code is 0."""
-
-
-class _Said(Struct, rename="pascal"):
-    running: bool = False
-    pid: int = 0
-    exit_code: int = 0
-    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
-
-
-class _Container(Struct, rename="pascal"):
-    """GET /containers/ID/json, as far as forge reads it."""
-
-    state: _Said
-
-
-class _Start(Struct, rename="pascal"):
-    entrypoint: list[str] | None = None
-
-
-class _Image(Struct, rename="pascal"):
-    """GET /images/NAME/json, as far as forge reads it."""
-
-    config: _Start | None = None
 
 
 class TritonContainer:
@@ -136,7 +113,7 @@ class TritonContainer:
         why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, Path(running.log))
         return f"{why}: the memory it may use ran out" if why and said.oom_killed else why
 
-    def _last(self, running: Running) -> _Said:
+    def _last(self, running: Running) -> State:
         with self._daemon.connected() as api:
             until = time.monotonic() + _LATE
             while (said := _look(api, running.container)).running and time.monotonic() < until:
@@ -238,15 +215,15 @@ def _start(api: Api, config: Mapping[str, object], name: str) -> None:
         api.start(name)
 
 
-def _look(api: Api, name: str) -> _Said:
+def _look(api: Api, name: str) -> State:
     """A container's state; one that is gone runs not."""
     import docker.errors
 
     with ours("look at a container", name):
         try:
-            return msgspec.convert(api.inspect_container(name), _Container).state
+            return msgspec.convert(api.inspect_container(name), Inspected).state
         except docker.errors.NotFound:
-            return _Said()
+            return State()
 
 
 def _entrypoint(api: Api, image: str) -> tuple[str, ...]:
@@ -255,7 +232,7 @@ def _entrypoint(api: Api, image: str) -> tuple[str, ...]:
 
     with ours("look at an image", image):
         try:
-            config = msgspec.convert(api.inspect_image(image), _Image).config
+            config = msgspec.convert(api.inspect_image(image), Image).config
         except docker.errors.NotFound:
             hint = "`forge build RECIPE` makes it again; what is in the store is not built twice"
             raise HostError("this machine no longer holds the image its models were built in", where=image, hint=hint) from None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from msgspec import Struct
 
 from forge.machine.containers import INPUTS
-from forge.machine.docker.container_run import CONFINED, devices
+from forge.machine.docker.container_run import CONFINED, MEMLOCK, NO_GPU, OFFLINE, QUIET, STACK, bind, devices
 from forge.schema.values import ASSETS, Ports
 from forge.serve.server_types import Launch
 
@@ -20,14 +20,7 @@ UNLISTED = INPUTS / "unlisted.py"
 REPOSITORY = INPUTS / "repository"
 _TO_LOG = f'exec "$@" >>{LOG} 2>&1'
 """A server outlives the forge that started it, so it writes its log itself."""
-_ENV = {
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",  # the repository is read-only
-    "HF_HUB_OFFLINE": "1",  # all that it needs stands in the repository
-    "VLLM_NO_USAGE_STATS": "1",  # vLLM tells its makers what it serves
-}
-_NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVIDIA's runtime obeys where it is Docker's default
-_STACK = 64 * 1024**2  # bytes, as NVIDIA's container documentation asks
+_ENV = {**QUIET, **OFFLINE, "VLLM_NO_USAGE_STATS": "1"}  # all that it needs is there; vLLM tells its makers what it serves
 
 
 class Box(Struct, frozen=True):
@@ -49,7 +42,7 @@ class Box(Struct, frozen=True):
 
     @property
     def variables(self) -> dict[str, str]:
-        return {**_ENV, **({} if self.gpus else _NO_GPU), **self.env}
+        return {**_ENV, **({} if self.gpus else NO_GPU), **self.env}
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -88,7 +81,6 @@ def lay_view(launch: Launch, view: Path) -> None:
 def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bool) -> dict[str, object]:
     """The daemon's own form (Engine API, POST /containers/create); the server writes all that it says into ``log``."""
     host = box.published.host if box.published else ""
-    limits = {"stack": _STACK, **({"memlock": -1} if memlock else {})}
     return {
         "Image": box.image,
         "Entrypoint": ["/bin/sh", "-c", _TO_LOG, "forge", *box.entrypoint],
@@ -97,17 +89,11 @@ def configuration(box: Box, log: Path, labels: Mapping[str, str], *, memlock: bo
         "Labels": dict(labels),
         "ExposedPorts": {f"{inside}/tcp": {} for _, inside in box.pairs},
         "HostConfig": {
-            "Mounts": [
-                *(
-                    {"Type": "bind", "Source": str(source.resolve()), "Target": str(target), "ReadOnly": True}
-                    for source, target in box.mounts
-                ),
-                {"Type": "bind", "Source": str(log.resolve()), "Target": str(LOG), "ReadOnly": False},
-            ],
+            "Mounts": [*(bind(path.resolve(), place) for path, place in box.mounts), bind(log.resolve(), LOG, fixed=False)],
             "NetworkMode": "bridge" if box.published else "host",
             "PortBindings": {f"{inside}/tcp": [{"HostIp": host, "HostPort": str(out)}] for out, inside in box.pairs},
             "DeviceRequests": devices(box.gpus),
-            "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()],
+            "Ulimits": [STACK, MEMLOCK] if memlock else [STACK],
             "RestartPolicy": {"Name": "no"},
             **({"CapAdd": ["SYS_PTRACE"]} if box.traces else {}),
             **CONFINED,
@@ -123,7 +109,7 @@ def line(box: Box) -> tuple[str, ...]:
     words += [word for out, inside in box.pairs for word in ("--publish", f"{host}:{out}:{inside}")]
     words += [] if box.published else ["--network", "host"]
     words += [word for mount in mounts for word in ("--mount", mount)]
-    words += ["--shm-size", "2g", "--ulimit", "memlock=-1", "--ulimit", f"stack={_STACK}"]
+    words += ["--shm-size", "2g", "--ulimit", "memlock=-1", "--ulimit", f"stack={STACK['Hard']}"]
     words += ["--security-opt", "no-new-privileges"]
     if box.gpus:
         words += ["--gpus", "all" if box.gpus == "all" else _fields(f"device={box.gpus}")]

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol, cast
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Struct
 from forge.diagnoses import Diagnosis
 from forge.errors import ForgeError, HostError, StepError
 from forge.files.trees import walk
-from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, is_made, refusals
+from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, require_plain
 from forge.machine.docker import owners
 from forge.machine.docker.daemon import Api, Daemon, each, network, ours
 from forge.machine.interrupt import Halt
@@ -21,25 +21,27 @@ from forge.machine.transcript import Transcript
 
 _SHARED_MEMORY = 2 * 1024**3  # bytes of /dev/shm; Docker gives 64 MB, Triton's Python models and NCCL want more
 # What NVIDIA's container documentation asks for. The first may be refused to a daemon that may not raise its own limit.
-_MEMLOCK = {"Name": "memlock", "Soft": -1, "Hard": -1}
-_STACK = {"Name": "stack", "Soft": 64 * 1024**2, "Hard": 64 * 1024**2}
-_QUIET = {
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-_OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, huggingface_hub would try and wait
-_NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVIDIA's runtime obeys where it is Docker's default
+MEMLOCK = {"Name": "memlock", "Soft": -1, "Hard": -1}
+STACK = {"Name": "stack", "Soft": 64 * 1024**2, "Hard": 64 * 1024**2}
+QUIET = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # without a network, huggingface_hub would try and wait
+NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void"}  # the image says `all`, which NVIDIA's runtime obeys where it is Docker's default
 
 
-class _State(Struct, rename="pascal"):
+class State(Struct, rename="pascal"):
+    """How a container is; by default as one that is gone."""
+
+    running: bool = False
+    pid: int = 0
+    exit_code: int = 0
     oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
-    error: str = ""
 
 
-class _Container(Struct, rename="pascal"):
-    """GET /containers/ID/json, as far as forge reads it."""
+class Inspected(Struct, rename="pascal"):
+    """GET /containers/ID/json, as far as forge reads it; ``image`` is the id of the one that it was made of."""
 
-    state: _State
+    state: State = msgspec.field(default_factory=State)
+    image: str = ""
 
 
 class Closable(Protocol):
@@ -65,10 +67,10 @@ class Ended(Struct, frozen=True):
 
 def configuration(run: ContainerRun, net: str, memlock: bool) -> dict[str, object]:
     """The daemon's own form of a run (Engine API, POST /containers/create)."""
-    env = _QUIET | ({} if run.network else _OFFLINE) | ({} if run.gpus else _NO_GPU) | dict(run.command.env)
-    binds = [(str(INPUTS / name), path, True) for name, path in sorted(run.inputs.items())]
-    binds += [(place, path, True) for place, path in sorted(run.overlays.items())]
-    binds.append((str(OUT), run.out, False))
+    env = QUIET | ({} if run.network else OFFLINE) | ({} if run.gpus else NO_GPU) | dict(run.command.env)
+    mounts = [bind(_real(path), INPUTS / name) for name, path in sorted(run.inputs.items())]
+    mounts += [bind(_real(path), PurePosixPath(place)) for place, path in sorted(run.overlays.items())]
+    mounts.append(bind(_real(run.out), OUT, fixed=False))
     return {
         "Image": run.image,
         # The image's entrypoint stays: NVIDIA's sets up CUDA's forward compatibility and then becomes the command.
@@ -78,12 +80,10 @@ def configuration(run: ContainerRun, net: str, memlock: bool) -> dict[str, objec
         "AttachStdout": True,
         "AttachStderr": True,
         "HostConfig": {
-            "Mounts": [
-                {"Type": "bind", "Source": str(_real(path)), "Target": place, "ReadOnly": fixed} for place, path, fixed in binds
-            ],
+            "Mounts": mounts,
             "NetworkMode": net,
             "DeviceRequests": devices(run.gpus),
-            "Ulimits": [_STACK, _MEMLOCK] if memlock else [_STACK],
+            "Ulimits": [STACK, MEMLOCK] if memlock else [STACK],
             "Memory": run.memory,
             "MemorySwap": run.memory,
             **CONFINED,
@@ -110,8 +110,7 @@ class Runs:
 
     def run(self, run: ContainerRun, line: Line) -> None:
         """Run to the end; StepError or HostError unless an exit code of 0 was read and the promises were kept."""
-        if wrong := refusals(run):
-            raise StepError("; ".join(wrong), where=run.key, hint="if a plugin made the command, report the plugin")
+        require_plain(run)
         with self._daemon.connected() as api, Transcript(run.log, line) as log:
             self.clear(api)
             net = network(api, run.network)
@@ -125,7 +124,7 @@ class Runs:
             self.give_back(api, run.image, run.out)
             if problem := _verdict(ended, run):
                 raise log.failure(problem, self._table)
-        self._keep_promises(run, log)
+            log.require_promised(run.command.argv[0], run.out, run.promised, self._table)
 
     def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
         asked = self._memlock  # runs side by side find out each for itself
@@ -146,11 +145,6 @@ class Runs:
             # The error holds the daemon's words; where the output up to there lies, only this place knows.
             raise HostError(error.what, where=error.where or str(run.log), hint=error.hint) from error
 
-    def _keep_promises(self, run: ContainerRun, log: Transcript) -> None:
-        broken = [path for path in run.promised if not is_made(run.out / path)]
-        if broken:
-            raise log.failure(f"{run.command.argv[0]} ended well and did not write {', '.join(broken)}", self._table)
-
     def give_back(self, api: Api, image: str, out: Path) -> None:
         """Make what a container's root wrote into ``out`` this process's user's, by a container that does only that."""
         user, group = os.geteuid(), os.getegid()
@@ -166,7 +160,7 @@ class Runs:
             "AttachStdout": True,
             "AttachStderr": True,
             "HostConfig": {
-                "Mounts": [{"Type": "bind", "Source": str(_real(out)), "Target": str(OUT), "ReadOnly": False}],
+                "Mounts": [bind(_real(out), OUT, fixed=False)],
                 "NetworkMode": "none",
                 # Where the daemon maps users, the host's numbers are meant.
                 "UsernsMode": "host",
@@ -272,7 +266,7 @@ def exit_code(api: Api, identity: str) -> int:
 
 def _out_of_memory(api: Api, identity: str) -> bool:
     with ours("say how the container ended"):
-        return msgspec.convert(api.inspect_container(identity), _Container).state.oom_killed
+        return msgspec.convert(api.inspect_container(identity), Inspected).state.oom_killed
 
 
 def _verdict(ended: Ended, run: ContainerRun) -> str:
@@ -296,6 +290,11 @@ def _verdict(ended: Ended, run: ContainerRun) -> str:
     return what and f"{run.command.argv[0]} {what}"
 
 
+def bind(source: Path, target: PurePosixPath, *, fixed: bool = True) -> dict[str, object]:
+    """A file or folder of this machine at a place inside; what is ``fixed`` is read-only there."""
+    return {"Type": "bind", "Source": str(source), "Target": str(target), "ReadOnly": fixed}
+
+
 def devices(gpus: str) -> list[dict[str, object]]:
     if not gpus:
         return []
@@ -316,8 +315,7 @@ def _real(path: Path) -> Path:
 
 def _image(api: Api, name: str) -> str:
     with suppress(ForgeError), ours("look at a container", name):
-        found = msgspec.convert(api.inspect_container(name), dict[str, object]).get("Image")
-        return found if isinstance(found, str) else ""
+        return msgspec.convert(api.inspect_container(name), Inspected).image
     return ""
 
 

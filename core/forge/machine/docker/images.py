@@ -37,7 +37,7 @@ class _Layers(Struct, rename="pascal"):
     layers: list[str] | None = None
 
 
-class _Image(Struct, rename="pascal"):
+class Image(Struct, rename="pascal"):
     """GET /images/NAME/json, as far as forge reads it."""
 
     id: str
@@ -78,10 +78,9 @@ class _Listed(Struct, rename="pascal"):
 class Images:
     """The images of one daemon. ``table`` is what a failed build is looked up in, ``mirror`` where NVIDIA's are pulled from."""
 
-    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis], mirror: str = "") -> None:
-        self._daemon = daemon
-        self._table = table
-        self._mirror = mirror
+    _daemon: Daemon
+    _table: Iterable[Diagnosis]
+    _mirror: str
 
     def inspect(self, reference: str) -> ImageFacts | None:
         with self._daemon.connected() as api:
@@ -164,7 +163,7 @@ def _inspected(api: Api, reference: str) -> ImageFacts | None:
 
     with ours("look at an image", reference):
         try:
-            image = msgspec.convert(api.inspect_image(reference), _Image)
+            image = msgspec.convert(api.inspect_image(reference), Image)
         except docker.errors.ImageNotFound:
             return None
     config = image.config or _Config()
@@ -180,7 +179,7 @@ def _inspected(api: Api, reference: str) -> ImageFacts | None:
     )
 
 
-def _digest(image: _Image, reference: str) -> str:
+def _digest(image: Image, reference: str) -> str:
     """``name@sha256:...`` as a registry knows the image, of the repository that was asked for where it has several."""
     from docker.utils import parse_repository_tag
 
@@ -189,7 +188,7 @@ def _digest(image: _Image, reference: str) -> str:
     return next((digest for digest in known if digest.partition("@")[0] == repository), known[0] if known else "")
 
 
-def _content(image: _Image, config: _Config) -> str:
+def _content(image: Image, config: _Config) -> str:
     """A name for an image that no registry knows: its files and what it starts, for its id changes with every rebuild."""
     words = [
         image.architecture,

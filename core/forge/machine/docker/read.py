@@ -28,9 +28,8 @@ _WIDTH = "200"  # argparse folds its help to the terminal's width, which must no
 class Reading:
     """Reads images of one daemon; nothing of an image but a ``help_text`` runs."""
 
-    def __init__(self, daemon: Daemon, table: Iterable[Diagnosis]) -> None:
-        self._daemon = daemon
-        self._table = table
+    _daemon: Daemon
+    _table: Iterable[Diagnosis]
 
     def read(self, image: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
         """Every file at or below ``paths``, by its path in the image; a path that is not there brings none."""
