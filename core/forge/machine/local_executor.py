@@ -62,7 +62,8 @@ class LocalExecutor:
                 watch.join()
         if process.returncode:
             raise log.failure(f"{argv[0]} {_ending(process.returncode)}", self._table)
-        log.require_promised(argv[0], job.mounts["out"], job.promised, self._table)
+        if job.promised:
+            log.require_promised(argv[0], job.mounts["out"], job.promised, self._table)
 
     def _environment(self, job: Job) -> dict[str, str]:
         environ = {**self._environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
