@@ -102,16 +102,11 @@ def walk(tree: Path, below: str = "") -> Iterator[Found]:
             yield Found(relative, path, status)
 
 
-def survey(tree: Path, known: Mapping[Inode, str] | None = None) -> tuple[Entry, ...]:
+def surveyed(tree: Path, known: Mapping[Inode, str]) -> Iterator[Entry]:
     """Every file, link and empty folder of ``tree``, by path. A file whose inode is ``known`` is not read again.
 
     Unkeepable: sockets, devices, names that are not UTF-8.
     """
-    return tuple(surveyed(tree, known or {}))
-
-
-def surveyed(tree: Path, known: Mapping[Inode, str]) -> Iterator[Entry]:
-    """The same, one after the other."""
     for found in walk(tree):
         if not _is_utf8(found.relative):
             raise Unkeepable(f"the name {os.fsencode(found.relative)!r} is not UTF-8")

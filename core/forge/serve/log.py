@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from forge.diagnoses import diagnose
 from forge.machine.unlisted import SHOWN, SHUT
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
@@ -63,16 +64,29 @@ def part(text: str, model: str = "") -> str:
 
 def served(log: Path) -> Callable[[], bool]:
     """Asks a server's log whether, from now on, it has finished all requests and only unloads."""
-    began = log.stat().st_size if log.is_file() else 0
+    began = size(log)
+    return lambda: SERVED in since(log, began)
 
-    def answer() -> bool:
-        if not log.is_file():
-            return False
+
+def size(log: Path) -> int:
+    """Bytes of a log by now."""
+    return log.stat().st_size if log.is_file() else 0
+
+
+def since(log: Path, began: int = 0) -> bytes:
+    """What a log says from byte ``began`` on; nothing where it cannot be read."""
+    try:
         with log.open("rb") as file:
             file.seek(began)
-            return SERVED in file.read()
+            return file.read()
+    except OSError:
+        return b""
 
-    return answer
+
+def hint(log: str, said: str) -> str:
+    """What to do about a failure that ``said`` tells of, and where the rest of it stands."""
+    known = diagnose(said)
+    return f"{known}; the whole log: {log}" if known else f"the whole log: {log}"
 
 
 def _plain(lines: list[str]) -> str:
@@ -102,11 +116,7 @@ def _table(text: str) -> Iterator[tuple[str, str]]:
 
 def cannot_restrict(log: Path) -> bool:
     """Whether a server ended because it does not know the options that keep model control to forge."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any("unrecognized option" in line and "-restricted-" in line for line in text.splitlines())
+    return any(b"unrecognized option" in line and b"-restricted-" in line for line in since(log).splitlines())
 
 
 def traced_not(log: Path) -> str:
@@ -123,10 +133,7 @@ def stumbled(log: Path) -> bool:
 
     Reported of busy machines: triton-inference-server/server #8882.
     """
-    try:
-        return "boost::interprocess::lock_exception" in log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    return b"boost::interprocess::lock_exception" in since(log)
 
 
 def cause(status: int | None, log: Path) -> str:
@@ -150,12 +157,7 @@ def last(log: Path) -> str:
 
 
 def _end(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _END))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
+    return since(log, max(0, size(log) - _END)).decode(errors="replace")
 
 
 def lines(log: Path, lives: Callable[[], bool] | None = None) -> Iterator[str]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from forge.diagnoses import diagnose
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.serve import log as triton_log
@@ -50,8 +49,7 @@ class _Entry(Struct):
 
 def load(running: Running, model: str, alive: Callable[[], bool], patience: float) -> None:
     """Return when ``model``, as it stands on the disk, answers; ServerError where it did not load, with the log's part."""
-    log = Path(running.log)
-    began = log.stat().st_size if log.is_file() else 0
+    began = triton_log.size(Path(running.log))
     try:
         why = _post(running, f"/v2/repository/models/{model}/load", patience)
     except TimeoutError:
@@ -116,14 +114,7 @@ def _await(connection: http.client.HTTPConnection, running: Running, patience: f
 
 
 def _not_loaded(running: Running, model: str, why: str, began: int) -> ServerError:
-    said = b""
-    if (log := Path(running.log)).is_file():
-        with log.open("rb") as file:
-            file.seek(began)
-            said = file.read()
-    text = said.decode(errors="replace")
+    text = triton_log.since(Path(running.log), began).decode(errors="replace")
     culprit, reason = next(iter(triton_log.failures(text).items()), (model, why))
-    known = diagnose("\n".join((text, why)))
-    hint = f"{known}; the whole log: {running.log}" if known else f"the whole log: {running.log}"
     what = f"model {culprit!r} did not load: {reason}\nits part of the log:\n{triton_log.part(text, culprit)}"
-    return ServerError(what, where=running.repository, hint=hint)
+    return ServerError(what, where=running.repository, hint=triton_log.hint(running.log, f"{text}\n{why}"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.diagnoses import diagnose
 from forge.errors import HostError, ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
@@ -119,18 +118,22 @@ def require_control(launch: Launch, running: Running, line: Callable[[str], None
 _OPEN = "this Triton is too old to keep model control to forge (2.40 can, of 23.11): whoever reaches its ports can run code"
 
 
-def once_more(launch: Launch, log: Path, error: ServerError, line: Callable[[str], None]) -> Launch:
-    """What to start once more after ``error``, which is raised where nothing would come of it."""
-    if triton_log.stumbled(log):
-        line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
-        return launch
-    if not triton_log.cannot_restrict(log):
-        raise error
-    if not (launch.ports.exposed or launch.ports.local):
-        hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
-        raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
-    line(_OPEN)
-    return replace(launch, unrestricted=True)
+def once_more(launch: Launch, log: Path, line: Callable[[str], None], start: Callable[[Launch], Running]) -> Running:
+    """What ``start`` makes of ``launch``, at the second time where the first fails in a way that a second may not."""
+    try:
+        return start(launch)
+    except ServerError as error:
+        if triton_log.stumbled(log):
+            line("Triton lost a lock of its own, as it now and then does when it starts; it is started once more")
+        elif not triton_log.cannot_restrict(log):
+            raise
+        elif not (launch.ports.exposed or launch.ports.local):
+            hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
+            raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
+        else:
+            line(_OPEN)
+            launch = replace(launch, unrestricted=True)
+    return start(launch)
 
 
 def _home(launch: Launch, model: str) -> Path | None:
@@ -175,11 +178,8 @@ def answers(ports: Ports, model: str) -> bool:
 
 def _not_loaded(running: Running, missing: list[str], ended: str) -> ServerError:
     """Which model is to blame and what the log says of it."""
-    text = ""
-    with suppress(OSError):
-        text = Path(running.log).read_text(encoding="utf-8", errors="replace")
-    known = diagnose("\n".join((text, ended)))
-    hint = f"{known}; the whole log: {running.log}" if known else f"the whole log: {running.log}"
+    text = triton_log.since(Path(running.log)).decode(errors="replace")
+    hint = triton_log.hint(running.log, f"{text}\n{ended}")
     failed = triton_log.failures(text)
     if not failed:
         names, how = ", ".join(missing), f"; {ended}" if ended else ""

@@ -93,11 +93,8 @@ class Servers:
         try:
             with self._states.lock(launch.repositories), claimed(launch.ports):
                 self._require_room(launch)
-                try:
-                    return self._started(way, launch, line)
-                except ServerError as error:
-                    again = once_more(launch, self._states.log(launch.repository), error, line)
-                return self._started(way, again, line)
+                log = self._states.log(launch.repository)
+                return once_more(launch, log, line, lambda each: self._started(way, each, line))
         except Timeout as error:
             raise StartingError(
                 "another forge is starting a server on this repository just now",
@@ -170,11 +167,7 @@ class Servers:
             with suppress(OSError):
                 log.replace(log.with_suffix(DIED_LOG))
             try:
-                try:
-                    return self._up(way, wanted, now, line)
-                except ServerError as error:
-                    wanted = once_more(wanted, log, error, line)
-                return self._up(way, wanted, now, line)
+                return once_more(wanted, log, line, lambda each: self._up(way, each, now, line))
             except ForgeError:
                 self._states.keep(running)  # what it left is cleared away before the next start, or with the rest
                 raise

@@ -7,17 +7,14 @@ from msgspec import Struct
 from forge.machine import process_memory, processes
 from forge.serve import pulse
 from forge.serve.server_types import Running
-from forge.serve.vitals import Usage, Used
-
-Pair = tuple[int | None, int | None]
-"""Bytes of this machine's memory, and of its GPUs'; None where nobody here can see it."""
+from forge.serve.vitals import Memory, Usage, Used
 
 
 class Held(Struct, frozen=True):
     """What all processes of a server hold together, and those of each model, by its folder."""
 
-    whole: Pair
-    models: Mapping[str, Pair]
+    whole: Memory
+    models: Mapping[str, Memory]
 
 
 def usage(running: Running, environ: Mapping[str, str]) -> Usage:
@@ -26,9 +23,9 @@ def usage(running: Running, environ: Mapping[str, str]) -> Usage:
     counted = pulse.answered(running)
     models: dict[str, Used] = {}
     for model in running.models:
-        (host, gpu), (answered, failed) = seen.models.get(model, (None, None)), counted.get(model, (0, 0))
-        models[model] = Used(host=host, gpu=gpu, requests=answered, failed=failed)
-    return Usage(seconds=process_memory.age(running.started), host=seen.whole[0], gpu=seen.whole[1], models=models)
+        memory, (answered, failed) = seen.models.get(model, Memory()), counted.get(model, (0, 0))
+        models[model] = Used(host=memory.host, gpu=memory.gpu, requests=answered, failed=failed)
+    return Usage(seconds=process_memory.age(running.started), host=seen.whole.host, gpu=seen.whole.gpu, models=models)
 
 
 def held(marker: str, environ: Mapping[str, str], pids: Iterable[int] = ()) -> Held:
@@ -37,10 +34,10 @@ def held(marker: str, environ: Mapping[str, str], pids: Iterable[int] = ()) -> H
     on_gpus = process_memory.on_gpus(environ)
     stubs = processes.stubs(marker) if marker else {}
     own = {model: processes.offspring(stub.pid for stub in each) for model, each in stubs.items()}
-    models = {model: (process_memory.host(each), _together(on_gpus, each)) for model, each in own.items() if each}
-    return Held((process_memory.host(mine) if mine else None, _together(on_gpus, mine)), models)
+    return Held(_memory(mine, on_gpus), {model: _memory(each, on_gpus) for model, each in own.items() if each})
 
 
-def _together(on_gpus: Mapping[int, int], pids: frozenset[int]) -> int | None:
-    """None where no process is seen on a GPU at all: then nobody says."""
-    return sum(size for pid, size in on_gpus.items() if pid in pids) if on_gpus else None
+def _memory(pids: frozenset[int], on_gpus: Mapping[int, int]) -> Memory:
+    """Of ``pids`` together. Where no process is seen on a GPU at all, nobody says anything of those."""
+    gpu = sum(size for pid, size in on_gpus.items() if pid in pids) if on_gpus else None
+    return Memory(host=process_memory.host(pids) if pids else None, gpu=gpu)

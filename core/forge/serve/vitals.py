@@ -51,11 +51,16 @@ class Signs(Struct, frozen=True, kw_only=True):
     """Requests that nobody has begun to work on."""
 
 
-class Used(Struct, frozen=True, kw_only=True):
+class Memory(Struct, frozen=True, kw_only=True):
     """Bytes of this machine's memory and of its GPUs'; None where nobody here can see it."""
 
     host: int | None = None
     gpu: int | None = None
+
+
+class Used(Memory, frozen=True, kw_only=True):
+    """What one model holds, and how often it was asked."""
+
     requests: int = 0
     """Requests that were answered, since the model was loaded."""
     failed: int = 0

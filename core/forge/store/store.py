@@ -280,7 +280,7 @@ class Store:
                 fill(tree)
                 needs = tuple(need for key in provenance.needs.values() if (need := self._read(key)))
                 foreign.own(tree, needs, self.artifacts)
-                files = trees.survey(tree, foreign.known(tree, needs))
+                files = tuple(trees.surveyed(tree, foreign.known(tree, needs)))
             except trees.Unkeepable as error:
                 raise StoreError(f"{provenance.step} made what cannot be kept: {error}", where=str(tree)) from error
             trees.freeze(tree)

@@ -29,7 +29,7 @@ from forge.serve.openai.models import Models
 from forge.serve.openai.notes import Notes
 from forge.serve.openai.rounds import Rounds
 from forge.serve.openai.service import Clocks, Service
-from forge.serve.openai.web import Door, application, clocks, serve
+from forge.serve.openai.web import Door, application, serve
 from forge.store.store import Store
 
 
@@ -39,7 +39,7 @@ async def main(said: argparse.Namespace) -> None:
     marker = os.environ.get(MARKER, "")
     access = Access(Ports(host=said.host).local, key(said.key_file) if said.key_file else "")
     async with AsyncClient(said.address) as client:
-        offers, times = Models(said.address, said.repositories), Clocks(*clocks())
+        offers, times = Models(said.address, said.repositories), Clocks()
         rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
         service = Service(client, offers, rounds, times, _notes(said))
         cards = Cards(offers, rounds, partial(_look, marker), service.known, client.version)

@@ -7,14 +7,10 @@ from forge.serve.openai.api_errors import Fault, beyond, too_large
 from forge.serve.openai.requests import Ask
 
 
-def check_body(body: bytes, limits: LimitsTable) -> None:
-    """Fault for a body that is too large."""
+def check(ask: Ask, body: bytes, limits: LimitsTable) -> None:
+    """Fault for a body that is too large, and for too many stop texts, or too long ones."""
     if len(body) > limits.max_body_bytes:
         raise too_large(limits.max_body_bytes)
-
-
-def check(ask: Ask, limits: LimitsTable) -> None:
-    """Fault for too many stop texts, or too long ones."""
     if len(ask.stops) > limits.max_words:
         raise beyond("stop", f"{len(ask.stops)} texts", limits.max_words, "max_words")
     longest = max(map(len, ask.stops), default=0)

@@ -11,47 +11,27 @@ from forge.client.stops import total
 from forge.client.tensors import offers
 from forge.client.types import ModelMetadata
 from forge.errors import ForgeError
+from forge.files import texts
 from forge.schema.values import Gpu, RuntimeKind
 from forge.serve.as_built import limits, version
 from forge.serve.openai.api_errors import Fault
 from forge.serve.openai.models import Models, Offer
-from forge.serve.openai.rounds import Rounds
+from forge.serve.openai.rounds import Rounds, State
 from forge.serve.usage import Held
+from forge.serve.vitals import Memory
 
-WORDS = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "seed": "seed",
-    "beam_width": "beam_width",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "stop": "stop",
-    "logprobs": "return_log_probs",
-    "top_logprobs": "top_log_probs",
-}
+
+class _Table(Struct):
+    """cards.toml."""
+
+    words: dict[str, str]
+    runtimes: dict[RuntimeKind, str]
+    lacking: dict[RuntimeKind, dict[str, str]]
+
+
+_TABLE = texts.shipped("forge.serve.openai", "cards.toml", _Table)
+WORDS = _TABLE.words
 """A field of the API -> the word of a Request that stands for it."""
-_RUNTIMES = {
-    RuntimeKind.ENGINE: "TensorRT-LLM engine",
-    RuntimeKind.LLMAPI: "TensorRT-LLM, by its LLM API",
-    RuntimeKind.VLLM: "vLLM",
-    RuntimeKind.TWIN: "the twin, on processors",
-}
-_LACKING = {(RuntimeKind.VLLM, "beam_width"): "vLLM behind Triton has no beam search"}
-for _kind in (RuntimeKind.ENGINE, RuntimeKind.LLMAPI):
-    _LACKING[_kind, "min_p"] = "no model of TensorRT-LLM has an input for it; the twin and vLLM do"
-    _LACKING[_kind, "top_logprobs"] = (
-        "TensorRT-LLM tells the probability of the picked token alone; the twin and vLLM tell others"
-    )
-
-
-class Memory(Struct, frozen=True, kw_only=True):
-    """Bytes; None where nobody here can see it."""
-
-    host: int | None = None
-    gpu: int | None = None
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -109,10 +89,8 @@ class Cards(Struct, frozen=True):
     async def document(self) -> bytes:
         """All of them, by name."""
         states, sight = await asyncio.gather(self.rounds.states(), asyncio.to_thread(self.look))
-        cards = [await self._card(name, offer, sight) for name, offer in self.offers.all().items()]
-        told = {name: (held.state, held.why) for name, held in states.items()}
-        cards = [msgspec.structs.replace(card, state=state, why=why) for card in cards for state, why in [told[card.name]]]
-        machine = Machine(memory=sight.memory, held=_memory(sight.held.whole), gpus=sight.gpus, triton=await self._version())
+        cards = [await self._card(name, offer, sight, states[name]) for name, offer in self.offers.all().items()]
+        machine = Machine(memory=sight.memory, held=sight.held.whole, gpus=sight.gpus, triton=await self._version())
         return msgspec.json.encode(_Document(machine=machine, models=tuple(cards)))
 
     async def _version(self) -> str:
@@ -120,7 +98,7 @@ class Cards(Struct, frozen=True):
             return await self.triton()
         return ""
 
-    async def _card(self, name: str, offer: Offer, sight: Sight) -> Card:
+    async def _card(self, name: str, offer: Offer, sight: Sight, held: State) -> Card:
         target, model = offer.target, offer.target.model
         built = limits(target.repository, model)
         try:
@@ -130,14 +108,14 @@ class Cards(Struct, frozen=True):
         parts = [sight.held.models[folder] for folder in model.roles.values() if folder in sight.held.models]
         return Card(
             name=name,
-            runtime=_RUNTIMES[model.runtime],
+            runtime=_TABLE.runtimes[model.runtime],
             version=known.vllm or version(target.repository, model),
-            state="",
-            why="",
+            state=held.state,
+            why=held.why,
             published=offer.published,
             key=offer.key,
             disk=self.offers.size(offer),
-            memory=Memory(host=total(part[0] for part in parts), gpu=total(part[1] for part in parts)),
+            memory=Memory(host=total(part.host for part in parts), gpu=total(part.gpu for part in parts)),
             built=built,
             sampling=msgspec.structs.asdict(model.sampling),
             chat=self.offers.without_template(offer),
@@ -157,10 +135,6 @@ def _why_not(field: str, word: str, known: ModelMetadata, runtime: RuntimeKind, 
     if field == "beam_width" and built.get("max_beam_width") == 1:
         return "it was built for one beam: build.max_beam_width of its recipe allows more"
     if not offers(word, known):
-        return _LACKING.get((runtime, field), "this model has no input for it")
+        return _TABLE.lacking.get(runtime, {}).get(field, "this model has no input for it")
     sums = field == "logprobs" and runtime is RuntimeKind.LLMAPI
     return "models of llmapi tell the sum over an answer, and not of its tokens" if sums else ""
-
-
-def _memory(pair: tuple[int | None, int | None]) -> Memory:
-    return Memory(host=pair[0], gpu=pair[1])

@@ -57,7 +57,7 @@ class Models:
         self._files = tuple(str(place / manifest.NAME) for place in repositories)
         self._stamps: tuple[_Stamp, ...] = ()
         self._held: dict[str, Offer] = {}
-        self._templates: dict[str, _Renders] = {}
+        self._templates: dict[str, _Templates] = {}
         self._tokenizers: dict[str, TokenizerFolder] = {}
         self._sizes: dict[str, int] = {}
 
@@ -96,7 +96,7 @@ class Models:
     async def _asked(self, offer: Offer, ask: Callable[["_Templates"], str]) -> str:
         """What the model's chat templates answer, in their own thread."""
         if offer.key not in self._templates:
-            self._templates[offer.key] = _Renders(offer)
+            self._templates[offer.key] = _Templates(offer)
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._templates[offer.key].ask(ask)
@@ -131,11 +131,16 @@ class Models:
 
 
 class _Templates:
-    """One model's chat templates, read when they are asked for: it may have another for conversations with tools."""
+    """One model's chat templates, read when they are asked for: it may have another for conversations with tools. They have a
+    thread of their own: who asks another model does not wait for them."""
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
         self._held: dict[bool, ChatTemplate] = {}
+        self._thread = ThreadPoolExecutor(1, "template")
+
+    async def ask(self, question: Callable[["_Templates"], str]) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, question, self)
 
     @property
     def source(self) -> str:
@@ -150,17 +155,6 @@ class _Templates:
             read = ChatTemplate.of(self._offer.target.tokenizer, self._offer.limits, tools=tools)
             self._held[tools] = next((held for held in self._held.values() if held.source == read.source), read)
         return self._held[tools]
-
-
-class _Renders:
-    """One model's chat templates, in a thread of their own: who asks another model does not wait for them."""
-
-    def __init__(self, offer: Offer) -> None:
-        self._templates = _Templates(offer)
-        self._thread = ThreadPoolExecutor(1, "template")
-
-    async def ask(self, question: Callable[[_Templates], str]) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._templates)
 
 
 def _named(target: Target) -> Iterator[tuple[str, Target]]:

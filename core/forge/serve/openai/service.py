@@ -1,6 +1,8 @@
 """Answers OpenAI's API: takes an ask, puts it to the served model, tells what comes."""
 
 import asyncio
+import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -58,9 +60,9 @@ class _Turn(Struct, frozen=True):
 class Clocks(Struct, frozen=True):
     """Seconds since 1970, seconds for measuring, and new ids."""
 
-    now: Callable[[], float]
-    steady: Callable[[], float]
-    fresh: Callable[[], str]
+    now: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+    fresh: Callable[[], str] = lambda: uuid.uuid4().hex
 
 
 class Service:
@@ -153,8 +155,7 @@ class Service:
     def _admitted(self, ask: Ask, body: bytes) -> Offer:
         """Who is asked; Fault for an unknown model, and for more than it takes."""
         offer = self._offers.find(ask.model)
-        bounds.check_body(body, offer.limits)
-        bounds.check(ask, offer.limits)
+        bounds.check(ask, body, offer.limits)
         return offer
 
     def _fault(self, error: InferenceError, model: str) -> Fault:

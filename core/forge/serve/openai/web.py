@@ -3,8 +3,6 @@
 import asyncio
 import os
 import sys
-import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import cache
@@ -174,11 +172,6 @@ def application(service: Service, patience: Patience = _PATIENCE, door: Door | N
         middleware=[Middleware(_Gate, access=door.access, service=service)] if door else [],
         exception_handlers={Fault: faulty, HTTPException: refused, Exception: refused},
     )
-
-
-def clocks() -> tuple[Callable[[], float], Callable[[], float], Callable[[], str]]:
-    """Seconds since 1970, seconds for measuring, and new ids."""
-    return time.time, time.monotonic, lambda: uuid.uuid4().hex
 
 
 def server(application: Starlette, host: str, port: int, patience: Patience = _PATIENCE) -> uvicorn.Server:
