@@ -136,6 +136,17 @@ async def client_of_many(port: int, number: int, until: float, load: Load) -> No
     web.close()
 
 
+def apart(port: int, clients: int, until: float) -> Load:
+    """So many clients, for a process of their own: who shares one with others waits for them before it reads its own clock."""
+    load = Load()
+
+    async def ask() -> None:
+        await asyncio.gather(*(client_of_many(port, number, until, load) for number in range(clients)))
+
+    asyncio.run(ask())
+    return load
+
+
 async def worked(web: Web, rounds: int) -> float:
     """Milliseconds of processor time that the port takes for an answer of two words; others' work does not change it."""
     before = _processor()

@@ -12,7 +12,8 @@ slot is still busy afterwards.
 A Triton that dies is started again by forge, and takes its requests with it. Those are counted as ``restart`` where the client
 was told that the server went away, its process was seen to be gone then, and forge has counted the crash; what is lost in any
 other way is a fault as ever. ``--probes`` clients ask a second port of the same kind, before ``tests/kit/instant_triton.py``:
-for a port's own share of the time to the first word on this machine under this load (see door.py). How long the first port
+for a port's own share of the time to the first word on this machine under this load (see door.py); they are a process of their
+own. How long the first port
 takes from a whole request to its going to Triton is told beside it.
 """
 
@@ -27,8 +28,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -305,14 +308,19 @@ async def hour(shop: Forge, running: Running, place: Path, given: argparse.Names
         mix = Mix(target.request("").model, running, client, given.pause)
         await mix.alone()
         end = time.monotonic() + 60 * given.minutes
-        spent, load = door_seconds(running), door.Load()
+        spent = door_seconds(running)
         beside = [watch(running, mix, looks, 60 * given.minutes / _LOOKS), mix.tally.deaths.watch()]
         watching = [asyncio.create_task(each) for each in beside]
         changes = asyncio.create_task(reloads(shop, place / "second.toml", repository, mix.tally, given.every, end))
-        with door.triton() as address, front(address, instant_triton.repository(place / "instant")) as url:
+        with (
+            door.triton() as address,
+            front(address, instant_triton.repository(place / "instant")) as url,
+            ProcessPoolExecutor(1, mp_context=get_context("spawn")) as another,
+        ):
             port = int(url.split(":")[2].partition("/")[0])
-            probes = (door.client_of_many(port, number, end, load) for number in range(given.probes))
-            await asyncio.gather(*probes, *(mix.one(number, end) for number in range(given.clients)))
+            probes = asyncio.get_running_loop().run_in_executor(another, door.apart, port, given.probes, end)
+            await asyncio.gather(*(mix.one(number, end) for number in range(given.clients)))
+            load = await probes
         await changes
         for each in watching:
             each.cancel()

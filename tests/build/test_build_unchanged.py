@@ -170,3 +170,13 @@ def test_a_note_written_over_a_changed_plan_is_void(place: Place) -> None:
     done = DoneBuild(str(place.repository), (), ())
     notes.keep(place.asked(), inputs, done)
     assert notes.find(place.asked()) is None
+
+
+def test_a_standing_build_without_a_note_writes_no_manifest_again(place: Place) -> None:
+    file = place.repository / "forge.json"
+    before = file.stat()
+    for note in (place.folder / "home/unchanged").iterdir():
+        note.unlink()
+    assert place.found() is None
+    place.build()
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

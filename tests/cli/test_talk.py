@@ -127,6 +127,36 @@ def test_ctrl_c_between_prompt_and_answer_ends_no_talk(monkeypatch: pytest.Monke
     assert asked == ["hello"]
 
 
+@pytest.mark.parametrize(
+    ("heard", "then", "kept"),
+    [
+        (["so"], TALK[:2], TALK[:2]),  # just before it was asked
+        ([], [*TALK[:2], ("user", "hello")], TALK[:2]),
+        (["so", " far"], [*TALK[:2], ("user", "hello")], [*TALK[:2], ("user", "hello"), ("assistant", "so far")]),
+        (
+            ["whole"],
+            [*TALK[:2], ("user", "hello"), ("assistant", "whole")],
+            [*TALK[:2], ("user", "hello"), ("assistant", "whole")],
+        ),
+    ],
+    ids=["not asked yet", "nothing heard", "partly heard", "answered"],
+)
+def test_ctrl_c_keeps_of_an_answer_what_was_heard(
+    monkeypatch: pytest.MonkeyPatch, heard: list[str], then: list[tuple[str, str]], kept: list[tuple[str, str]]
+) -> None:
+    def ask(talk: Talk, _: str, *, again: bool = False) -> None:
+        del again
+        talk.conversation.turns[:] = then
+        talk._heard[:] = heard
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Talk, "ask", ask)
+    place = SimpleNamespace(home=Path(), model=SimpleNamespace(name="tiny", runtime="twin"))
+    talk = Talk(Output(quiet=True), cast("Any", place), cast("Any", place), {})
+    talk._answer("hello", again=False)
+    assert talk.conversation.turns == kept
+
+
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str | type[BaseException]) -> list[str]:
     """The texts of what is typed line by line; Ctrl-D follows."""
     left: Iterator[str | type[BaseException]] = iter((*lines, EOFError))

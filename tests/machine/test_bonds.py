@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 import forge
-from forge.machine.bonds import MARK, bound
+from forge.machine.bonds import MARK, bound, temporary
 from forge.machine.processes import started
 from patience import soon
 
 PROGRAM = """#!/bin/sh
+echo half > "$TMPDIR/unpacked"
 setsid sh -c 'echo $$ >> "{place}/pids"; exec sleep 3600' &
 echo $$ >> "{place}/pids"
 exec sleep 3600
 """
-"""One that never ends and neither does what it starts, in a session of its own."""
+"""One that never ends and neither does what it starts, in a session of its own; with a temporary file."""
 USES = {
     "git": "from forge.build.sources.git_commands import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
     "nvidia-smi": "from forge.machine.gpus import present; present(os.environ)",
@@ -55,11 +56,15 @@ def pids(place: Path) -> list[int]:
 def test_what_it_started_ends_with_a_forge_that_is_killed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(PROGRAM.format(place=tmp_path))
     (tmp_path / name).chmod(0o755)
-    with begun(tmp_path, USES[name]) as one:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with begun(tmp_path, USES[name], TMPDIR=str(temporary)) as one:
         assert soon(lambda: len(pids(tmp_path)) == 2 or one.poll() is not None)
         assert one.poll() is None
+        assert [file.read_text() for file in temporary.rglob("unpacked")] == ["half\n"]
         one.kill()
     assert soon(lambda: not any(map(started, pids(tmp_path))))
+    assert soon(lambda: not any(temporary.iterdir()))
 
 
 @pytest.fixture
@@ -117,8 +122,39 @@ def _mark_of(pid: int) -> bytes:
     return next(word for word in words if word.startswith(MARK.encode()))
 
 
-def test_one_mark_serves_all_that_a_process_starts() -> None:
-    assert bound({"A": "1"}) == {"A": "1", MARK: bound()[MARK]}
+def test_one_mark_and_folder_serve_all_that_is_started() -> None:
+    assert bound({"A": "1"}) == {"A": "1", "TMPDIR": temporary(), MARK: bound()[MARK]}
+    assert bound({"TMPDIR": "/its/own"})["TMPDIR"] == "/its/own"
+
+
+def test_temporary_files_go_with_a_good_end_too(tmp_path: Path) -> None:
+    left = "(Path(temporary()) / 'left').touch(); assert os.listdir(os.environ['TMPDIR'])"
+    code = f"from forge.machine.bonds import temporary; {left}"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with begun(tmp_path, code, TMPDIR=str(temporary)) as one:
+        assert one.wait() == 0
+    assert list(temporary.iterdir()) == []
+
+
+def test_nowhere_for_temporary_files_keeps_no_program_from_starting(tmp_path: Path) -> None:
+    nowhere = "import tempfile; tempfile.tempdir = str(place / 'none')"
+    code = f"{nowhere}; from forge.machine.bonds import MARK, bound; assert MARK in bound()"
+    with begun(tmp_path, code) as one:
+        assert one.wait() == 0
+
+
+def test_every_temporary_file_has_a_place_that_is_cleared() -> None:
+    """One beside its target, in a store or a repository, is cleared there; `ask.py` is a step, and has a folder of that."""
+    making = ("TemporaryDirectory", "NamedTemporaryFile", "mkdtemp", "mkstemp")
+    homeless = {
+        file.name
+        for file in Path(forge.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in making
+        if not any(word.arg == "dir" for word in node.keywords)
+    }
+    assert homeless == {"ask.py", "bonds.py"}
 
 
 FREE = {"keeper.py", "renderer_process.py", "worker.py"}

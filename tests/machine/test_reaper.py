@@ -69,21 +69,24 @@ def test_whoever_carries_the_mark_ends_and_nobody_else(begin: Begin, tmp_path: P
     theirs = [begin(), begin(f"{MARK}-not"), begin("OTHER=1", f"FORGE_TEST_ELSE={MARK}")]
     assert soon(lambda: all(map(is_carrier, mine)))
     assert soon(lambda: len(carrying()) == len(mine) + 1), "one has a child of its own"
+    (tmp_path / "unpacked").mkdir()
     with standard_input() as end:
         os.close(end)
-        reaper.main(MARK)
+        reaper.main(MARK, str(tmp_path))
+    assert not tmp_path.exists()
     assert [process.wait(PATIENCE) for process in mine] == [-9, -9, -9]
     assert [process.poll() for process in theirs] == [None, None, None]
     assert carrying() == []
 
 
-def test_a_forge_that_ended_well_leaves_what_it_has_started(begin: Begin) -> None:
+def test_a_forge_that_ended_well_leaves_what_it_has_started(begin: Begin, tmp_path: Path) -> None:
     one = begin(MARK)
     assert soon(lambda: is_carrier(one))
     with standard_input() as end:
         os.write(end, b".")
-        reaper.main(MARK)
+        reaper.main(MARK, str(tmp_path))
         os.close(end)
+    assert tmp_path.exists()
     assert one.poll() is None
 
 
@@ -91,7 +94,7 @@ def test_it_waits_as_long_as_its_forge_lives(begin: Begin) -> None:
     one = begin(MARK)
     assert soon(lambda: is_carrier(one))
     with standard_input() as end:
-        waiting = threading.Thread(target=reaper.main, args=(MARK,), daemon=True)
+        waiting = threading.Thread(target=reaper.main, args=(MARK, ""), daemon=True)
         waiting.start()
         waiting.join(2 * reaper.PAUSE)
         assert waiting.is_alive()
@@ -114,7 +117,7 @@ def test_one_that_shows_its_mark_between_two_looks_ends_too(begin: Begin, monkey
     monkeypatch.setattr(time, "sleep", pause)
     with standard_input() as end:
         os.close(end)
-        reaper.main(MARK)
+        reaper.main(MARK, "")
     assert late[0].wait(PATIENCE) == -9
 
 
@@ -138,6 +141,6 @@ def test_what_cannot_be_ended_or_is_gone_stops_nobody(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reaper, "_carriers", carriers)
     with standard_input() as end:
         os.close(end)
-        reaper.main(MARK)
+        reaper.main(MARK, "")
     assert told == [1, 2]
     assert next(looks, None) is None, "it looks until nobody was there twice"

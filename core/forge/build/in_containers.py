@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from forge.errors import ForgeError, HostError, StepError
 from forge.events import Event, Listener
+from forge.machine.bonds import temporary
 from forge.machine.containers import HOME, ContainerRun, Containers, ImageBuild, Inside, Progress, dockerfile
 from forge.plan.steps import MakeImage, ReadToolchain, Run, Step
 from forge.schema.values import LOCAL
@@ -66,7 +67,7 @@ class Contained(Struct, frozen=True):
             raise StepError("its image is made by nothing that makes images", where=step.name)
         image, line = self.image(maker, maker.action, tell), _told(step, tell)
         inputs = {name: path for name, path in needs.items() if name not in ("image", "toolchain")}
-        with TemporaryDirectory(prefix="forge-scripts-") as scratch:
+        with TemporaryDirectory(prefix="scripts-", dir=temporary()) as scratch:
             overlays = self._overlays(action, needs.get("toolchain"), Path(scratch), line)
             for number, command in enumerate(action.commands):
                 line(f"{step.name}: {' '.join(command.argv)}")

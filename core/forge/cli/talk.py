@@ -95,8 +95,11 @@ class Talk(Struct):
             if type(error) is not KeyboardInterrupt:  # SIGTERM
                 raise
             self.output.warn("\n(stopped)")
+            turns = self.conversation.turns
+            if not turns or turns[-1][0] != "user":  # it was not asked yet, or is answered
+                return
             if self._heard:
-                self.conversation.turns.append(("assistant", "".join(self._heard)))
+                turns.append(("assistant", "".join(self._heard)))
             else:
                 self.conversation.retract()
 

@@ -1,4 +1,5 @@
-"""What forge starts to wait for (pip, git, a step's command, a probe) does not outlive it, however forge ends."""
+"""What forge starts to wait for (pip, git, a step's command, a probe) does not outlive it, however forge ends; nor do temporary
+files."""
 
 import atexit
 import os
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from forge.machine.interrupt import Halt
 from forge.machine.processes import kill_group
@@ -16,24 +18,54 @@ from forge.machine.processes import kill_group
 MARK = "FORGE_CHILD"
 """Variable in the environment of what forge waits for, and of all that this starts."""
 _REAPER = Path(__file__).with_name("reaper.py")
+_TEMPORARY = "TMPDIR"
+
+
+class _Bond(NamedTuple):
+    mark: str
+    folder: str | None
+    """None where no temporary folder can be written."""
+
+
 _lock = threading.Lock()
-_held: dict[int, str] = {}
-"""The mark of this process; one that was forked off has its own."""
+_held: dict[int, _Bond] = {}
+"""The one of this process; one that was forked off has its own."""
 
 
 def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """``environ`` (this process's own, where none is given) for a program that has to end with this process.
 
-    The first call starts what sees to it (``forge.machine.reaper``): 20 ms of a processor that nobody waits for.
+    Its temporary files are in ``temporary()``, unless ``environ`` has another place for them than this process.
     """
+    bond, given = _bond(), {**(os.environ if environ is None else environ)}
+    if bond.folder and given.get(_TEMPORARY) in (None, os.environ.get(_TEMPORARY)):
+        given[_TEMPORARY] = bond.folder
+    return {**given, MARK: bond.mark}
+
+
+def temporary() -> str | None:
+    """The ``dir`` for what this process makes by ``tempfile``: a folder that goes with this process, however that ends."""
+    return _bond().folder
+
+
+def _bond() -> _Bond:
+    """The first call starts what sees to it (``forge.machine.reaper``): 20 ms of a processor that nobody waits for."""
     with _lock:
         mine = os.getpid()
         if mine not in _held:
             _held.clear()
-            _held[mine] = secrets.token_hex(8)
+            _held[mine] = _Bond(secrets.token_hex(8), _made())
             with suppress(OSError):  # no room for one more process: then there is hardly any for what would be bound
-                _watch(f"{MARK}={_held[mine]}")
-        return {**(os.environ if environ is None else environ), MARK: _held[mine]}
+                _watch(_held[mine])
+        return _held[mine]
+
+
+def _made() -> str | None:
+    import tempfile
+
+    with suppress(OSError):
+        return tempfile.mkdtemp(prefix="forge-")
+    return None
 
 
 @contextmanager
@@ -61,23 +93,27 @@ def child(
                 kill_group(process.pid)
 
 
-def _watch(mark: str) -> None:
+def _watch(bond: _Bond) -> None:
     heard, told = os.pipe()
+    atexit.register(_dismiss, told, os.getpid(), bond.folder)
     try:
         os.posix_spawn(
             sys.executable,
-            (sys.executable, "-I", "-S", str(_REAPER), mark),
+            (sys.executable, "-I", "-S", str(_REAPER), f"{MARK}={bond.mark}", bond.folder or ""),
             {},
             file_actions=[(os.POSIX_SPAWN_DUP2, heard, 0)],
             setsid=True,
         )
     finally:
         os.close(heard)
-    atexit.register(_dismiss, told, os.getpid())
 
 
-def _dismiss(told: int, owner: int) -> None:
+def _dismiss(told: int, owner: int, place: str | None) -> None:
     """After a good end nothing is left; a helper that git keeps for all (a credential cache) may go on."""
+    import shutil
+
     if os.getpid() == owner:
+        if place:
+            shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):
             os.write(told, b".")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.errors import HostError, SourceError
-from forge.machine.bonds import bound, child
+from forge.machine.bonds import bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
@@ -100,7 +100,7 @@ class PrivateEnvironments:
         """
         check(environment)
         layout = _lay(interpreter, into)
-        with tempfile.TemporaryDirectory(prefix="forge-install-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="install-", dir=temporary()) as scratch:
             installer = self._installer(interpreter, into, Path(scratch))
             pins, listing = Path(scratch) / "pins.txt", Path(scratch) / "hashes.txt"
             exact = (*installer, "--no-deps", "--only-binary=:all:")
@@ -119,7 +119,7 @@ class PrivateEnvironments:
     def ask(self, environment: Environment, interpreter: str) -> Hashes:
         """The sha256 of what would be installed, by the index that pip or uv is told of. What is not in a wheel cannot be held:
         SourceError, as where the index cannot be reached."""
-        with tempfile.TemporaryDirectory(prefix="forge-ask-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="ask-", dir=temporary()) as scratch:
             into, pins, wanted, report = (Path(scratch) / name for name in ("asked", "pins.txt", "wanted.txt", "report"))
             _lay(interpreter, into)
             pins.write_text("\n".join(environment.bare) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose
 from forge.errors import HostError, Problem, StepError
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, temporary
 from forge.machine.containers import (
     ContainerRun,
     DaemonFacts,
@@ -159,7 +159,7 @@ class Here:
         """A script that is patched runs from a mirror of its folder, so that what stands beside it is found there."""
         require_plain(run)
         run.log.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="forge-mirror-") as scratch:
+        with TemporaryDirectory(prefix="mirror-", dir=temporary()) as scratch:
             patched = mirror(self._root, run.overlays, Path(scratch))
             argv = tuple(patched.get(word) or self._placed(word) for word in self._program(run.command.argv))
             command = replace(run.command, argv=argv, env={**_OFFLINE, **run.command.env})

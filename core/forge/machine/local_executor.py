@@ -11,7 +11,7 @@ from pathlib import Path
 
 from forge.diagnoses import DIAGNOSES, Diagnosis
 from forge.errors import StepError
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, temporary
 from forge.machine.containers import Job
 from forge.machine.interrupt import Halt
 from forge.machine.processes import inherited, kill_group
@@ -45,7 +45,7 @@ class LocalExecutor:
         argv = [_real(word, job.mounts) for word in job.command.argv]
         environ = self._environment(job)
         with (
-            tempfile.TemporaryDirectory(prefix="forge-run-") as scratch,
+            tempfile.TemporaryDirectory(prefix="run-", dir=temporary()) as scratch,
             Transcript(job.log, line) as log,
             _begin(argv, environ, scratch, job) as process,
         ):

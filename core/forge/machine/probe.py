@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forge.machine import environments, unlisted
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, temporary
 from forge.machine.gpus import seen, smi
 from forge.machine.machine import Disk
 from forge.machine.processes import SHARED_MEMORY, inherited
@@ -67,7 +67,7 @@ class ThisMachine:
             return held.find(_RESTRICTION) >= 0
 
     def traces(self) -> bool:
-        with tempfile.NamedTemporaryFile("w", prefix="forge-probe-") as key:
+        with tempfile.NamedTemporaryFile("w", prefix="probe-", dir=temporary()) as key:
             key.write("probe")
             key.flush()
             # By its own way: what forbids it (Yama, seccomp, a sandbox) is seen by trying alone.

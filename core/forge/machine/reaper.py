@@ -1,6 +1,7 @@
-"""Runs apart from forge: when the forge that started it is gone without a word, ends what that one had started.
+"""Runs apart from forge: when the forge that started it is gone without a word, ends what that one had started, and removes the
+folder of its temporary files.
 
-    python reaper.py NAME=VALUE
+    python reaper.py NAME=VALUE FOLDER
 
 forge holds the other end of standard input, and the kernel closes it however forge ends, SIGKILL included. What it started has
 NAME=VALUE in its environment, and so has all that those started in turn, whatever their parent, group or session.
@@ -17,8 +18,8 @@ PAUSE = 0.2
 """Seconds between two looks: a program can be between fork and exec, where it does not carry the mark yet."""
 
 
-def main(mark: str) -> None:
-    """Block until end of input; a byte on it says that forge has ended well."""
+def main(mark: str, folder: str) -> None:
+    """Block until end of input; a byte on it says that forge has ended well and removed ``folder`` (empty: it has none)."""
     if os.read(0, 1):
         return
     quiet = 0
@@ -29,6 +30,10 @@ def main(mark: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(PAUSE)
+    if folder:
+        import shutil  # not before it is needed: every forge that starts a program starts this one
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _carriers(mark: bytes) -> Iterator[int]:
@@ -40,4 +45,4 @@ def _carriers(mark: bytes) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

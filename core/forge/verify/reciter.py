@@ -14,7 +14,7 @@ from msgspec import Struct, field, structs
 
 from forge.errors import HostError, StepError
 from forge.machine import processes
-from forge.machine.bonds import bound, child
+from forge.machine.bonds import bound, child, temporary
 from forge.machine.containers import ContainerRun, Containers
 from forge.machine.interrupt import Halt
 from forge.schema.values import Command
@@ -53,7 +53,7 @@ class OwnPython(Struct, frozen=True):
         if lacking := self.lacks():
             raise HostError(lacking, hint="install `triton-forge[verify]`, or name a Python that has them: --python PATH")
         line(f"{self.python or sys.executable} {SCRIPT.name} {folder}")
-        with tempfile.TemporaryDirectory(prefix="forge-reference-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="reference-", dir=temporary()) as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / _OUT
             written.write_bytes(msgspec.json.encode(job))
             # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
@@ -84,7 +84,7 @@ class InImage(Struct, frozen=True):
     def recite(self, folder: Path, job: Job, line: Callable[[str], None]) -> Reference:
         """StepError with the end of its log where the run failed."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="forge-reference-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="reference-", dir=temporary()) as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / "out"
             adapter = {"adapter": Path(job.adapter)} if job.adapter else {}
             seen = structs.replace(job, adapter="/forge/adapter" if adapter else "")

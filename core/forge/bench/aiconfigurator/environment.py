@@ -11,6 +11,7 @@ from forge.bench.aiconfigurator.proposals import Answer, read
 from forge.bench.aiconfigurator.question import Question
 from forge.build.builder import Builder, Tools
 from forge.events import Event, Listener
+from forge.machine.bonds import temporary
 from forge.machine.containers import Executor, Job
 from forge.plan.steps import MakeEnvironment, Step
 from forge.schema.values import Command, Host
@@ -39,7 +40,7 @@ def run(question: Question, environment: Path, executor: Executor, logs: Path) -
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / "aiconfigurator.log"
     with (
-        tempfile.TemporaryDirectory(prefix="forge-aiconfigurator-") as scratch,
+        tempfile.TemporaryDirectory(prefix="aiconfigurator-", dir=temporary()) as scratch,
         as_file(files("forge.bench.aiconfigurator") / "ask.py") as script,
     ):
         place = Path(scratch)

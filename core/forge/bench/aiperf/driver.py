@@ -19,7 +19,7 @@ from forge.bench.workload import Tokenizer
 from forge.client.tensors import body
 from forge.client.types import ModelMetadata
 from forge.errors import BenchError, HostError
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import inherited, kill_group
 from forge.schema.values import TextFile
@@ -86,7 +86,7 @@ class AiperfDriver:
         bodies = {id(ask): body(ask.request, model) for ask in (*drive.warm, *drive.asks)}
         into = self._place(drive.asks[0].request.model)
         # A short path: AIPerf's processes speak over sockets in the temporary folder, whose names are at most 107 long.
-        with tempfile.TemporaryDirectory(prefix="forge-aiperf-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="a-", dir=temporary()) as scratch:
             place = Path(scratch)
             (place / "asks.jsonl").write_text(records.dataset(drive, bodies), encoding="utf-8")
             self._lay(place, drive)

