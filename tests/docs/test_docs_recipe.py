@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from forge.recipe.reader import Key, keys, read
+from forge.recipe.reader import read
+from recipe_keys import Key, keys
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `([^`]+)` \| (.*?) \| (.*?) ?\| (.+?) \|$", PAGE, re.MULTILINE)}

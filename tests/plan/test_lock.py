@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from forge.errors import LockError
-from forge.plan.lock import Image, Lock, lock, moved, read, stale, write
+from forge.plan.lock import Image, Lock, lock, read, stale, write
 from forge.schema.values import FileFact, Pinned, Recipe, RuntimeKind, RuntimeTable, ServeTable, Source, SourceKind
 
 DIGEST = "sha256:" + "ab" * 32
@@ -70,14 +70,6 @@ def test_locked_tensorrt_llm_and_vllm_images_do_not_mix() -> None:
         "the runtime engine needs an image with TensorRT-LLM: the lock pins 25.08-vllm",
     )
     assert stale(locked(vllm, held), replace(vllm, runtime=RuntimeTable(kind=RuntimeKind.VLLM))) == ()
-
-
-def test_an_upgrade_is_told_file_by_file() -> None:
-    after = Pinned(SourceKind.HUB, "acme/tiny", "beef", (FILES[0], FileFact("model.safetensors", 99, "sha256:03")))
-    assert moved(locked(), lock(RECIPE, after, image=IMAGE, versions={"nvidia-pytriton": "0.7.0"})) == (
-        'source.files.model.safetensors.digest was "sha256:02", is now "sha256:03"',
-        'source.revision was "c0ffee", is now "beef"',
-    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from forge.errors import Problem, RecipeError
-from forge.recipe.new import toml
 from forge.recipe.reader import read, schema
 from forge.schema.values import (
     COMMON_ROLES,
@@ -24,6 +23,7 @@ from forge.schema.values import (
     Source,
     SourceKind,
 )
+from recipe_toml import toml
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 HEAD = 'name = "m"\n[source]\nhub = "owner/model"\n'

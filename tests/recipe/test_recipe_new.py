@@ -4,9 +4,9 @@ import pytest
 import tomli
 from hypothesis import given, strategies as st
 
-from forge.recipe.new import draft, toml
+from forge.recipe.new import draft
 from forge.recipe.reader import read
-from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Source
+from forge.schema.values import Checkpoint, RuntimeKind, Source
 from forge.testing import LLAMA
 
 HUB = Source(hub="owner/model")
@@ -74,7 +74,3 @@ def test_nothing_that_a_checkpoint_says_gets_out_of_its_comment(architecture: st
     document = tomli.loads(text)
     assert set(document) == {"name", "family", "source", "runtime", "convert", "build", "serve", "sampling"}
     assert document["name"] == name
-
-
-def test_a_recipe_is_written_without_its_defaults() -> None:
-    assert toml(Recipe(name="m", source=HUB)) == 'name = "m"\n\n[source]\nhub = "owner/model"\n'

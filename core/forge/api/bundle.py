@@ -15,7 +15,6 @@ from forge.build.bundle.contents import Contents
 from forge.build.bundle.pack import Texts, Writer, gathered, images, read
 from forge.build.bundle.witness import Memory, Witnessed
 from forge.build.resolve import Resolver
-from forge.build.sizes import Sizing
 from forge.build.sources.source import Origin
 from forge.build.together import Joint, JointResolver
 from forge.errors import ForgeError
@@ -58,7 +57,7 @@ class Bundler(Struct, frozen=True):
         _require(target)
         if self.notary.signer:
             self.notary.signer.require()
-        joint = self._together(self.resolver).joint(files)
+        joint = JointResolver(self.resolver).joint(files)
         asked = [self.resolver.read(joint.path(each), options.runtime).verify.prompts for each in joint.stated.members]
         found = gathered(joint, asked)
         memory = Memory(found.place)
@@ -79,13 +78,10 @@ class Bundler(Struct, frozen=True):
             return found
         return self.builder.realise(with_needs(step))[step.key]
 
-    def _together(self, resolver: Resolver) -> JointResolver:
-        return JointResolver(resolver, resolver.outside, Sizing(resolver.outside.origins, self.store), self.store)
-
     def _resolved(self, joint: Joint, options: BuildOptions, memory: Memory) -> list[Resolved]:
         """The recipes as a build has them, all that was asked of the world noted in ``memory``."""
         resolver = replace(self.resolver, outside=Witnessed(self.world, memory))
-        together = self._together(resolver)
+        together = JointResolver(resolver)
         found = together.resolve(joint, runtime=options.runtime, locked=options.locked)
         together.require_one_server(joint, found)
         for resolved in found if len(found) > 1 else ():  # who builds it may share GPUs between them

@@ -13,6 +13,7 @@ from forge.cluster.labels import Described, Labels, labels
 from forge.cluster.team import Team
 from forge.errors import HostError
 from forge.events import Listener
+from forge.machine.probe import processor
 from forge.plan.steps import Step
 from forge.settings import RemoteTable
 from forge.trtllm.image_table import releases
@@ -68,7 +69,7 @@ class Cluster(Struct, dict=True):
             name=name or platform.node(),
             architectures=frozenset(f"sm_{card.capability.replace('.', '')}" for card in cards if card.capability),
             gpus=len(cards),
-            memory=self.wiring.processor()[2],
+            memory=processor()[2],
             slots=slots,
             docker=docker,
             inside=here.toolchain().identity if here.present() else "",

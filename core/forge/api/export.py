@@ -4,16 +4,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from forge import errors
+from forge.api.forge import Forge
 from forge.build.recipe_facts import image
 from forge.build.sources.git_commands import redacted
 from forge.build.together import Joint
 from forge.errors import ForgeError, Problem, RecipeError
 from forge.files import texts
-from forge.fit.report import Report
 from forge.kubernetes.objects import name
 from forge.kubernetes.pod import Exported, Model
 from forge.plan.one_server import kind
@@ -24,28 +23,20 @@ EXITS = tuple(each.exit_code for each in _AGAIN)
 """Exit codes of what would end so again: a hub or a shared store that is away for a moment is not among them."""
 
 
-class Verbs(Protocol):
-    """The part of Forge that reads and reckons."""
-
-    def joint(self, recipes: Sequence[str | Path], *, deployed: bool = False) -> Joint: ...
-    def read(self, path: str | Path, runtime: RuntimeKind | None = None) -> Recipe: ...
-    def fit(self, recipes: Sequence[str | Path], *, gpu: str = "", runtime: RuntimeKind | None = None) -> Report: ...
-
-
-def exported(verbs: Verbs, what: str | Path, called: str | None = None) -> Exported:
+def exported(shop: Forge, what: str | Path, called: str | None = None) -> Exported:
     """The deployment, or the one recipe, of this file; RecipeError where it stands on files of this machine, or on two images.
 
     Its objects are ``called`` as the file, unless somebody says so. Sizes are left out where nobody can tell them from here.
     """
-    joint = verbs.joint([what])
+    joint = shop.joint([what])
     _require_relative(joint)
     recipes = [joint.path(member) for member in joint.stated.members]
-    read = [verbs.read(path) for path in recipes]
+    read = [shop.read(path) for path in recipes]
     _require_portable(recipes, read)
     named = [*([joint.file] if joint.file else []), *recipes]
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in named])
     files = dict(_texts(root, named, zip(recipes, read, strict=True)))
-    sizes = _sizes(verbs, what) or [(0, 0)] * len(read)
+    sizes = _sizes(shop, what) or [(0, 0)] * len(read)
     stated = [member.name or recipe.name for member, recipe in zip(joint.stated.members, read, strict=True)]
     models = tuple(
         Model(
@@ -132,10 +123,10 @@ def _within(root: str, path: Path) -> str:
     return Path(found).as_posix()
 
 
-def _sizes(verbs: Verbs, what: str | Path) -> list[tuple[int, int]]:
+def _sizes(shop: Forge, what: str | Path) -> list[tuple[int, int]]:
     """For each recipe bytes of the machine's memory while it serves, and while it is built; empty where they are not known."""
     with suppress(ForgeError):
-        fits = verbs.fit([what]).fits
+        fits = shop.fit([what]).fits
         return [
             (sum(each.weights.values()) + (each.kv_whole if each.in_host_memory else 0), each.build_host.high) for each in fits
         ]

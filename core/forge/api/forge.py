@@ -28,7 +28,6 @@ from forge.build.noted import BuildNotes
 from forge.build.recipe_facts import image
 from forge.build.resolve import Resolver
 from forge.build.scheduler import Allowance
-from forge.build.sizes import Sizing
 from forge.build.together import Joint, JointResolver
 from forge.check.check import Checker, Report as Examined
 from forge.check.doctor import Finding
@@ -121,9 +120,7 @@ class Forge(Served, Recipes, Maker):
 
     @cached_property
     def _together(self) -> JointResolver:
-        sizing = Sizing(self._wiring.origins, self.store)
-        away = self.sharing.has if self.sharing else None
-        return JointResolver(self._resolver, self._wiring, sizing, self.store, away)
+        return JointResolver(self._resolver, self.sharing.has if self.sharing else None)
 
     def _images(self, recipes: Sequence[AnyPath]) -> tuple[str, ...]:
         joint = self.joint(recipes) if recipes else None

@@ -268,9 +268,10 @@ class Run(Struct, frozen=True):
         """``wanted`` where those ports are free; others on the loopback that nobody has otherwise."""
         if all(processes.free(wanted.host, port) for port in (wanted.http, wanted.grpc, wanted.metrics)):
             return wanted
-        http, grpc, metrics = processes.spare(3)
-        self.say(f"ports {wanted.http} to {wanted.metrics} are taken: HTTP is at {http}, gRPC at {grpc}, metrics at {metrics}")
-        return Ports(http, grpc, metrics)
+        ports = processes.spare_ports()
+        taken = f"ports {wanted.http} to {wanted.metrics} are taken"
+        self.say(f"{taken}: HTTP is at {ports.http}, gRPC at {ports.grpc}, metrics at {ports.metrics}")
+        return ports
 
 
 def _triton(kind: RuntimeKind) -> str:

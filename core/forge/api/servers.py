@@ -115,7 +115,9 @@ class Served:
 
     def spans(self, target: Target, text: str) -> tuple[tuple[str, int], ...]:
         """The tokens of ``text`` in the model's own tokenizer, as (text, how many); empty where that cannot be known."""
-        return self._wiring.spans(target.tokenizer, text)
+        from forge.client.tokenizer import spans
+
+        return spans(target.tokenizer, text)
 
     def templated(self, target: Target, messages: Sequence[Turn]) -> str:
         """``messages`` as (role, text or parts), put into the model's own chat template, ready for its answer."""

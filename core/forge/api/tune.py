@@ -155,8 +155,7 @@ class _Trials(Struct, frozen=True):
             built = self.verbs.build([recipe], BuildOptions(self.asked.runtime), repository=repository)
         if built.broken:
             raise ServerError("; ".join(each.what for each in built.findings), where=str(repository))
-        http, grpc, metrics = processes.spare(3)
-        running = self.verbs.serve(repository, Ports(http, grpc, metrics))
+        running = self.verbs.serve(repository, processes.spare_ports())
         try:
             name = built.models[0].name
             return [self._figures(name, repository, dict(load), requests) for load in loads]

@@ -218,37 +218,9 @@ class Wiring:
 
         return OwnPython(self._environ, python, self._halt)
 
-    def image_reciter(self, image: str, key: str) -> Reciter:
-        """The same in a container of the image with this id; ``key`` marks the container."""
-        from forge.verify.reciter import InImage
-
-        return InImage(self.containers, image, key, self._home / "logs")
-
-    def free_ports(self) -> Ports:
-        """Addresses on the loopback that nobody listens on just now."""
-        from forge.machine.processes import spare
-
-        http, grpc, metrics = spare(3)
-        return Ports(http, grpc, metrics)
-
-    def spans(self, tokenizer: Path, text: str) -> tuple[tuple[str, int], ...]:
-        """The tokens of ``text``, as (text, how many)."""
-        from forge.client.tokenizer import spans
-
-        return spans(tokenizer, text)
-
-    def templated(self, tokenizer: Path, messages: Sequence[Turn], limits: LimitsTable) -> str:
-        """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
-        return self._rendered(tokenizer, messages, limits)
-
-    def template(self, tokenizer: Path) -> str:
-        """The chat template in a tokenizer's folder."""
-        from forge.client.chat_template import ChatTemplate
-
-        return ChatTemplate.of(tokenizer).source
-
     @cached_property
-    def _rendered(self) -> Callable[[Path, Sequence[Turn], LimitsTable], str]:
+    def templated(self) -> Callable[[Path, Sequence[Turn], LimitsTable], str]:
+        """Messages in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         from forge.client.chat_template import ChatTemplates
 
         return ChatTemplates().prompt
@@ -281,12 +253,6 @@ class Wiring:
         from forge.client.tokenizer import TokenizerFolder
 
         return TokenizerFolder(folder)
-
-    def processor(self) -> tuple[str, int, int]:
-        """The processor's name, how many there are for this process, and bytes of memory."""
-        from forge.machine.probe import processor
-
-        return processor()
 
 
 class PackedWiring(Wiring):

@@ -27,6 +27,7 @@ from forge.client.tensors import stated
 from forge.errors import BenchError, InferenceError
 from forge.events import Event, Listener
 from forge.files import texts
+from forge.machine.probe import processor
 from forge.schema.values import Ports
 from forge.serve.lookup import Target
 from forge.store.artifact import IMAGE, noted
@@ -307,7 +308,7 @@ class Bench:
         return noted(artifact.path)["id"] if artifact and (artifact.path / IMAGE).is_file() else key
 
     def _machine(self) -> Machine:
-        cpu, cores, memory = self._outside.processor()
+        cpu, cores, memory = processor()
         gpus = tuple(gpu.name for gpu in self._outside.machine.gpus())
         platform = self._outside.host().platform
         return Machine(cpu=cpu, cores=cores, memory=memory, platform=platform, gpus=gpus, driver=self._outside.machine.driver())

@@ -9,6 +9,7 @@ from typing import Protocol
 from forge.bench.driver import Driver
 from forge.bench.readings import Instruments
 from forge.bench.workload import Tokenizer
+from forge.client.chat_template import Turn
 from forge.client.types import ModelMetadata
 from forge.machine.machine import Machine
 from forge.schema.values import Host, LimitsTable, Ports
@@ -21,10 +22,6 @@ class Outside(Protocol):
     def machine(self) -> Machine: ...
 
     def host(self) -> Host: ...
-
-    def processor(self) -> tuple[str, int, int]:
-        """The processor's name, how many there are for this process, and bytes of memory."""
-        ...
 
     def load_loop(self, clock: Callable[[], float]) -> Driver:
         """The driver that forge brings."""
@@ -42,8 +39,9 @@ class Outside(Protocol):
         """The tokenizer of a model, for counting."""
         ...
 
-    def templated(self, tokenizer: Path, messages: Sequence[tuple[str, str]], limits: LimitsTable) -> str:
-        """``messages`` in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
+    @cached_property
+    def templated(self) -> Callable[[Path, Sequence[Turn], LimitsTable], str]:
+        """Messages in the chat template of a tokenizer's folder, ready to be sent as a prompt."""
         ...
 
     def metadata(self, address: str, model: str) -> ModelMetadata:

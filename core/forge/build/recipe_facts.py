@@ -1,49 +1,39 @@
 """Reads the world once, before planning: the source's commit and config.json, the host, the toolchain."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
-from forge.build.sources.source import Origin
+from forge.build.outside import Outside
 from forge.errors import Problem, RecipeError
 from forge.plan.lock import Lock, placed
 from forge.schema.adapters import Adapter
-from forge.schema.values import Checkpoint, Facts, Host, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
+from forge.schema.values import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
 from forge.schema.vllm_images import vllm_release, vllm_toolchain
 from forge.trtllm import image_table
 
 
-class World(Struct, frozen=True):
-    """What facts are read through."""
-
-    origins: Mapping[SourceKind, Origin]
-    host: Callable[[], Host]
-
-
-def gather(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -> Facts:
+def gather(recipe: Recipe, base: Path, outside: Outside, lock: Lock | None = None) -> Facts:
     """All facts for ``recipe``; ``base`` is the folder its relative paths stand on, ``lock`` what it is pinned to."""
-    source = _pin(recipe.source, base, world, lock.source if lock else None)
-    draft = _pin(recipe.draft, base, world, lock.draft if lock else None) if recipe.draft else None
+    source = _pin(recipe.source, base, outside, lock.source if lock else None)
+    draft = _pin(recipe.draft, base, outside, lock.draft if lock else None) if recipe.draft else None
     # Only an engine's conversion looks at texts; a recipe that is served otherwise for once leaves them where they are.
     texts = recipe.convert.calibration if recipe.runtime.kind is RuntimeKind.ENGINE else None
     return Facts(
         source=source,
-        checkpoint=world.origins[recipe.source.kind].read(source),
-        host=world.host(),
+        checkpoint=outside.origins[recipe.source.kind].read(source),
+        host=outside.host(),
         toolchain=image(recipe),
         draft=draft,
-        draft_checkpoint=world.origins[draft.kind].read(draft) if draft else Checkpoint(),
-        calibration=_pin(texts, base, world, lock.calibration if lock else None) if texts else None,
+        draft_checkpoint=outside.origins[draft.kind].read(draft) if draft else Checkpoint(),
+        calibration=_pin(texts, base, outside, lock.calibration if lock else None) if texts else None,
     )
 
 
-def adapters(recipe: Recipe, base: Path, world: World, lock: Lock | None = None) -> tuple[Adapter, ...]:
+def adapters(recipe: Recipe, base: Path, outside: Outside, lock: Lock | None = None) -> tuple[Adapter, ...]:
     """The recipe's adapters, with what their configs and headers say."""
     found: list[Adapter] = []
     for at, each in enumerate(recipe.lora):
-        origin = world.origins[each.kind]
-        pinned = _pin(each, base, world, lock.lora[at] if lock else None, f"lora.{each.name}")
+        origin = outside.origins[each.kind]
+        pinned = _pin(each, base, outside, lock.lora[at] if lock else None, f"lora.{each.name}")
         found.append(Adapter(each.name, pinned, origin.read(pinned).config, origin.tensors(pinned), each.rank))
     return tuple(found)
 
@@ -60,9 +50,9 @@ def image(recipe: Recipe) -> Toolchain:
     return image_table.toolchain(runtime.image, runtime.trtllm or "")
 
 
-def _pin(source: Source, base: Path, world: World, locked: Pinned | None, where: str = "source") -> Pinned:
+def _pin(source: Source, base: Path, outside: Outside, locked: Pinned | None, where: str = "source") -> Pinned:
     """The locked pin for what a commit or a version nails down; local files are looked at each time, for they are the truth."""
-    origin = world.origins[source.kind]
+    origin = outside.origins[source.kind]
     if locked and source.kind in (SourceKind.HUB, SourceKind.GIT, SourceKind.WHEEL):
         return locked
     pinned = origin.pin(source, base)

@@ -14,7 +14,7 @@ from forge.build.builder import Builder
 from forge.build.executor import Executors
 from forge.build.outside import Outside
 from forge.build.package_hashes import held
-from forge.build.recipe_facts import World, adapters, gather, image
+from forge.build.recipe_facts import adapters, gather, image
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
@@ -155,7 +155,7 @@ class Resolver(Struct, frozen=True, dict=True):
         pins = locks.pins(kept, wanted, facts)[0]
         image, versions, stub = locks.versions(wanted, facts, pins)
         made = locks.lock(wanted, facts.source, facts.draft, facts.calibration, image, versions)
-        loras = adapters(wanted, path.absolute().parent, self._world, kept)
+        loras = adapters(wanted, path.absolute().parent, self.outside, kept)
         if image is None:
             serving = locks.environments(wanted, facts, pins)
             made = held(made, serving, pins, self.outside.package_hashes, self.say)
@@ -225,22 +225,18 @@ class Resolver(Struct, frozen=True, dict=True):
         return self.reading(resolved) if known is None else ()
 
     def _gathered(self, wanted: Recipe, path: Path, lock: locks.Lock | None) -> Facts:
-        facts = gather(wanted, path.absolute().parent, self._world, lock)
+        facts = gather(wanted, path.absolute().parent, self.outside, lock)
         if not wanted.runtime.contained:
             return replace(facts, gpu=self._gpu(wanted)) if wanted.runtime.kind is RuntimeKind.VLLM else facts
         tools = self._executors.toolchain(wanted, facts.toolchain, lock.image if lock else None, str(_beside(path)))
         return replace(facts, toolchain=tools, gpu=self._gpu(wanted))
-
-    @property
-    def _world(self) -> World:
-        return World(self.outside.origins, self.outside.host)
 
     def _adapted(self, resolved: Resolved, path: Path, lock: locks.Lock | None) -> Resolved:
         """The recipe with its adapters, and the tensors of the checkpoint that they go over."""
         if not resolved.recipe.lora:
             return resolved
         source = resolved.facts.source
-        found = adapters(resolved.recipe, path.absolute().parent, self._world, lock)
+        found = adapters(resolved.recipe, path.absolute().parent, self.outside, lock)
         return replace(resolved, adapters=found, tensors=self.outside.origins[source.kind].tensors(source))
 
     def _gpu(self, wanted: Recipe) -> str:

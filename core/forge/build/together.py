@@ -5,7 +5,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from forge.build.outside import Outside
 from forge.build.resolve import Resolver
 from forge.build.sizes import Sizing
 from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
@@ -19,7 +18,6 @@ from forge.plan.steps import Plan
 from forge.recipe import deployment
 from forge.recipe.deployment import Asked, Deployed, Deployment, Member
 from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
-from forge.store.store import Store
 
 
 class Joint(Struct, frozen=True):
@@ -48,9 +46,6 @@ class JointResolver(Struct, frozen=True):
     """Resolves the recipes of one build, and plans them together."""
 
     resolver: Resolver
-    outside: Outside
-    sizing: Sizing
-    store: Store
     away: Away | None = None
     """What a shared store has, where there is one."""
 
@@ -139,8 +134,8 @@ class JointResolver(Struct, frozen=True):
         apart = (*gpu_share.groups(all_resolved), *gpu_share.groups(all_resolved, RuntimeKind.VLLM))
         if all(len(group) < 2 for group in apart) and joint.stated.gpu.memory is None:
             return list(all_resolved)  # nobody is asked for the GPUs of this machine without need
-        gpus = (find(gpu),) if gpu else self.outside.gpus()
-        return gpu_share.shared(all_resolved, joint.stated, gpus, self.sizing.load, self.resolver.say)
+        gpus = (find(gpu),) if gpu else self.resolver.outside.gpus()
+        return gpu_share.shared(all_resolved, joint.stated, gpus, self._sizing.load, self.resolver.say)
 
     def require_one_server(self, joint: Joint, all_resolved: Sequence[Resolved]) -> None:
         """RecipeError where no server could serve the repository that they would make together."""
@@ -162,12 +157,17 @@ class JointResolver(Struct, frozen=True):
             fit, unfit = self.fit(joint, all_resolved), ""
         except ForgeError as error:
             fit, unfit = None, str(error)
-        return Prospect(wanted, outlook(wanted, self.store, self.outside.origins, self.away), fit, unfit)
+        return Prospect(wanted, outlook(wanted, self.resolver.store, self.resolver.outside.origins, self.away), fit, unfit)
 
     def fit(self, joint: Joint, all_resolved: Sequence[Resolved], gpu: str = "") -> Report:
         """Every figure of these recipes, judged for the card of that name, or for what is here, within the budget."""
-        gpus = (find(gpu),) if gpu else self.outside.gpus()
-        return self.sizing.report(all_resolved, gpu_share.limited(gpus, joint.stated), self.outside.memory(), named=bool(gpu))
+        gpus = (find(gpu),) if gpu else self.resolver.outside.gpus()
+        memory = self.resolver.outside.memory()
+        return self._sizing.report(all_resolved, gpu_share.limited(gpus, joint.stated), memory, named=bool(gpu))
+
+    @property
+    def _sizing(self) -> Sizing:
+        return Sizing(self.resolver.outside.origins, self.resolver.store)
 
     def _resolve(self, joint: Joint, member: Member, runtime: RuntimeKind | None, *, locked: bool) -> Resolved:
         return self.resolver.resolve(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from forge.schema.values import Ports
+
 MARKER = "FORGE_SERVER"
 """Variable in the environment of a server and of all it starts: its value tells whose they are, whoever their parent is."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX puts shared memory on Linux
@@ -68,6 +70,12 @@ def spare(count: int) -> tuple[int, ...]:
     with ExitStack() as held:
         trials = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return tuple(int(trial.getsockname()[1]) for trial in trials)
+
+
+def spare_ports() -> Ports:
+    """Such ports for a server."""
+    http, grpc, metrics = spare(3)
+    return Ports(http, grpc, metrics)
 
 
 def detached(argv: tuple[str, ...], environ: Mapping[str, str], log: Path, program: str = "") -> int:

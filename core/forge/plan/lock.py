@@ -13,7 +13,6 @@ from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned
 from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
 from forge.schema.wheels import NO_HASHES, Hashes, known, pinned
 
-Files = Sequence[dict[str, object]]
 FORMAT = 1
 """Of the file itself; a forge reads its own and no later one."""
 
@@ -248,28 +247,16 @@ def _other(image: Image, kind: RuntimeKind) -> str:
     return "TensorRT-LLM" if image.vllm and not image.trtllm else ""
 
 
-def moved(old: Lock, new: Lock) -> tuple[str, ...]:
-    """What differs between two locks of one recipe, in words: what an upgrade brought, or how a source drifted."""
-    before, after = (msgspec.to_builtins(words) for words in (old, new))
-    return tuple(_changes(before, after))
-
-
 def _changes(old: object, new: object, where: str = "") -> Iterator[str]:
     if old == new:
         return
-    whole = f"{where} was {_shown(old)}, is now {_shown(new)}"
+    told = f"{where} was {_shown(old)}, is now {_shown(new)}"
     if isinstance(old, dict) and isinstance(new, dict):
         before, after = cast("dict[str, object]", old), cast("dict[str, object]", new)
         for key in sorted({*before, *after}):
             yield from _changes(before.get(key), after.get(key), f"{where}.{key}" if where else key)
-    elif where.endswith("files") and isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        yield from _changes(_by_path(cast("Files", old)), _by_path(cast("Files", new)), where)
     else:
-        yield whole
-
-
-def _by_path(files: Files) -> dict[str, object]:
-    return {str(file["path"]): file for file in files}
+        yield told
 
 
 def _shown(value: object) -> str:

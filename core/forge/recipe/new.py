@@ -1,15 +1,14 @@
-"""Recipes as text: ``draft`` writes a commented one for a checkpoint, ``toml`` writes any recipe down. Pure."""
+"""Writes a commented recipe for a checkpoint. Pure."""
 
 import json
 from collections.abc import Mapping
 from typing import cast
 
-import msgspec
 from msgspec import Struct
 
 from forge.errors import Problem, RecipeError
 from forge.schema.config_json import longest
-from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Scalar, Source, SourceKind
+from forge.schema.values import Checkpoint, RuntimeKind, Scalar, Source, SourceKind
 
 _LONGEST = 8192
 """Tokens. Longer contexts cost so much GPU memory that a person should ask for them."""
@@ -78,17 +77,6 @@ def draft(name: str, source: Source, checkpoint: Checkpoint, family: str = "", s
     head = f"# {_one_line(name)}: a recipe for forge. Build it with `forge build`, see its steps with `forge plan`."
     body = (_block(table, lines, told.get(table, "")) for table, lines in zip(tables, blocks, strict=True))
     return "\n\n".join((head, *body)) + "\n"
-
-
-def toml(recipe: Recipe) -> str:
-    """A recipe as TOML, leaving out what has its default; ``recipe.read`` of it gives the recipe back."""
-    words = cast("dict[str, object]", msgspec.to_builtins(recipe))
-    plain = {key: value for key, value in words.items() if not isinstance(value, dict)}
-    tables = {key: cast("dict[str, object]", value) for key, value in words.items() if isinstance(value, dict)}
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
-    for table, values in tables.items():
-        lines += ["", f"[{table}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
-    return "\n".join(lines) + "\n"
 
 
 def _block(table: str, lines: list[_Line], told: str) -> str:
@@ -161,18 +149,8 @@ def _one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)[:120]
 
 
-def _value(value: object) -> str:
-    """One TOML value; tables inside tables are written inline."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
+def _value(value: Scalar) -> str:
     if isinstance(value, str):
         # TOML's basic strings are JSON's, except that TOML forbids a bare DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, object]", value)
-        return "{ " + ", ".join(f"{_value(key)} = {_value(inner)}" for key, inner in pairs.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(each) for each in cast("list[object]", value)) + "]"
-    raise TypeError(f"a recipe holds no {type(value).__name__}")
+    return json.dumps(value)

@@ -11,6 +11,7 @@ from forge.build import resolve as resolver
 from forge.build.resolve import Resolver
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
+from forge.machine import processes
 from forge.recipe.verify_prompts import shipped
 from forge.repository import publish
 from forge.repository.folders import whole
@@ -84,7 +85,7 @@ class Proof(Struct, frozen=True):
             hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
         adapted(Target("", held, place), lora)  # that it has it is known before a server is started
-        server = self.forge.serve(place, self.prover.outside.free_ports())
+        server = self.forge.serve(place, processes.spare_ports())
         try:
             yield self.forge.target(model, place)
         finally:

@@ -10,8 +10,10 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace, replace as altered
 
+from forge.client.chat_template import ChatTemplate
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
 from forge.files import texts, trees
+from forge.machine import processes
 from forge.plan.steps import Plan, Step, Verify
 from forge.recipe import verify_prompts
 from forge.recipe.verify_prompts import Prompt
@@ -28,6 +30,7 @@ from forge.verify.judge import TEMPLATE, Outcome, Stage, Verdict, judge, judge_e
 from forge.verify.limits import computed_in, limits
 from forge.verify.one_model import WHOSE, judge_one
 from forge.verify.outside import Outside
+from forge.verify.reciter import InImage
 from forge.verify.reference import Asked, Job, Reciter
 from forge.verify.streaming import Checks
 from forge.verify.tolerances import Tolerance
@@ -158,7 +161,7 @@ class Prover(Struct, frozen=True):
         if not reference.template:
             return
         with suppress(InferenceError):  # what cannot be rendered was left out
-            served = sha256(self.outside.template(target.tokenizer).strip().encode()).hexdigest()
+            served = sha256(ChatTemplate.of(target.tokenizer).source.strip().encode()).hexdigest()
             what = "" if served == reference.template else "the chat template beside the served model is not the checkpoint's"
             yield Verdict(Stage.TOKENIZER, TEMPLATE, Outcome.DIFFERS if what else Outcome.SAME, what)
 
@@ -188,7 +191,7 @@ class Prover(Struct, frozen=True):
             model = _candidate(step, action)
             relocate = _unmoved if model.serving and model.serving.contained else self._relocated(place)
             publish.publish(needs["entry"], place, model, relocate)
-            wanted = launch({place: Manifest(models=(model,))}, self.store, self.outside.free_ports(), detach=False)
+            wanted = launch({place: Manifest(models=(model,))}, self.store, processes.spare_ports(), detach=False)
             running = self.outside.server.start(wanted, told)
             try:
                 terms = Terms(
@@ -259,7 +262,8 @@ class Prover(Struct, frozen=True):
         key = model.serving.image if model.serving else ""
         if key and (held := self.store.find(key)):
             image = noted(held.path)["id"]
-            inside = self.outside.image_reciter(image, key)
+            contained = self.outside.tools.contained()
+            inside = InImage(contained.containers, image, key, contained.logs)
             if image != LOCAL and not inside.lacks():
                 return inside
         raise HostError(f"nobody here can speak for the checkpoint: {lacking}", where=model.name, hint=_INSTALL)
