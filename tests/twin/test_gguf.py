@@ -5,6 +5,7 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -359,6 +360,17 @@ def test_a_damaged_header_never_ends_in_anything_but_an_answer(seed: int, tmp_pa
     for place in map(int, places):
         (tmp_path / "bad.gguf").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         assert main([str(tmp_path / "bad.gguf"), str(tmp_path / "out")]) in (0, 1), place
+
+
+@pytest.mark.parametrize("kind", ["nested", "values", "tensors"])
+def test_a_header_that_would_fill_memory_or_stack_is_refused(kind: str, tmp_path: Path) -> None:
+    """A byte of an array takes eight in a list of Python's, and arrays in arrays as deep as they like."""
+    deep, wide = struct.pack("<IQ", 9, 1) * 100_000, struct.pack("<IQ", 0, 1 << 25) + bytes(1 << 25)
+    counts = (1 << 40, 0) if kind == "tensors" else (0, 1)
+    body = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + (deep if kind == "nested" else wide)
+    (tmp_path / "bomb.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, *counts) + body)
+    with pytest.raises(GgufError, match=r"damaged header: (an array of|1,0)"):
+        read_header(tmp_path / "bomb.gguf")
 
 
 def test_a_quantization_that_forge_does_not_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from msgspec import Struct
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I4": 4, "U4": 4}
 """safetensors' names of dtypes -> bits of an element; F4 has 4, all others have 8."""
 PREFIX = 8
+_DIMENSIONS = 64
+"""Of one tensor at most, as numpy has it: to multiply a million of them takes minutes."""
 LONGEST = 100_000_000
 """Bytes of JSON above which the format's own reader calls a header broken."""
 
@@ -59,6 +61,8 @@ def parse(text: bytes) -> tuple[Tensor, ...]:
         )
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("the safetensors header cannot be read") from error
+    if any(len(tensor.shape) > _DIMENSIONS for tensor in found):
+        raise ValueError(f"the safetensors header states a tensor of more than {_DIMENSIONS} dimensions")
     if any(count < 0 for tensor in found for count in tensor.shape):
         raise ValueError("the safetensors header states a negative size")
     return found

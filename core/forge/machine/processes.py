@@ -147,8 +147,9 @@ def stubs(marker: str) -> dict[str, list[Stub]]:
     places: dict[int, Path] = {}
     for pid in _pids():
         words = _words(pid)
-        if len(words) >= 3 and words[0].endswith(_STUB) and words[2].startswith(marker):
-            places[pid] = Path(words[1])
+        named = len(words) >= 3 and words[0].endswith(_STUB) and words[2].startswith(marker)
+        if named and len((place := Path(words[1])).parts) >= 3:
+            places[pid] = place
     children = _children() if places else {}
     for pid, place in places.items():
         stat = _stat(pid)
@@ -222,7 +223,8 @@ def end(marker: str, patience: float, served: Callable[[], bool], spare: Iterabl
         if region.is_dir():  # where vLLM's processes meet (forge.vllm.remains)
             shutil.rmtree(region, ignore_errors=True)
         else:
-            region.unlink(missing_ok=True)
+            with suppress(PermissionError):  # another user's, who knows the name out of the list of processes
+                region.unlink(missing_ok=True)
 
 
 def close_off(marker: str) -> None:
@@ -231,8 +233,13 @@ def close_off(marker: str) -> None:
     Boost gives it mode 0644 whatever the umask is (``fchmod`` in boost/interprocess/shared_memory_object.hpp).
     """
     for region in SHARED_MEMORY.glob(f"{marker}*"):
-        with suppress(OSError):
-            region.chmod(0o600)
+        with suppress(OSError), open(region, "rb", opener=_as_it_is) as opened:  # a folder is closed already
+            os.fchmod(opened.fileno(), 0o600)
+
+
+def _as_it_is(path: str, flags: int) -> int:
+    """Open no file that another user's link leads to, and wait for no pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def free(host: str, port: int) -> bool:

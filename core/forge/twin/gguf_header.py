@@ -37,6 +37,8 @@ ARCHITECTURES = {
 }
 
 
+MOST_VALUES, MOST_ENTRIES = 1 << 24, 1 << 20
+"""In a header's arrays all in all, and of its tensors or its fields: far more than any has, and not more than memory has."""
 DAMAGE = (ArithmeticError, LookupError, ValueError)
 """What a damaged number of a header ends in where it is used: a division by 0, a token that is not there, a wrong shape."""
 
@@ -114,6 +116,7 @@ class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._at = 0
+        self._values = 0
 
     def header(self) -> Header:
         if self._data[:4] != MAGIC:
@@ -124,6 +127,8 @@ class _Reader:
             swapped = version & 0xFFFF == 0
             raise GgufError("a big-endian GGUF file" if swapped else f"GGUF version {version}; 2 and 3 are understood")
         tensors, pairs = cast("tuple[int, int]", self._take("QQ"))
+        if max(tensors, pairs) > MOST_ENTRIES:
+            raise GgufError(f"damaged header: {tensors:,} tensors and {pairs:,} fields")
         fields: dict[str, object] = {}
         for _ in range(pairs):
             key = self._text()
@@ -155,8 +160,11 @@ class _Reader:
         inner, length = cast("tuple[int, int]", self._take("IQ"))
         if length > len(self._data) - self._at:  # every element takes a byte at least
             raise struct.error
-        if inner in (TEXT, ARRAY):
-            return [self._value(inner) for _ in range(length)]
+        self._values += length
+        if inner == ARRAY or self._values > MOST_VALUES:  # ggml's own reader knows no arrays of arrays either
+            raise GgufError(f"damaged header: an array of {f'{length:,} values' if inner != ARRAY else 'arrays'}")
+        if inner == TEXT:
+            return [self._text() for _ in range(length)]
         return list(self._take(f"{length}{_scalar(inner)}"))
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:

