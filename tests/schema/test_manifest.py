@@ -4,6 +4,7 @@ import json
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from forge.errors import RepositoryError
 from forge.schema import manifest
@@ -72,6 +73,31 @@ def test_a_damaged_manifest_is_named_with_its_file(text: str | bytes) -> None:
         manifest.read(text, "somewhere/forge.json")
     assert caught.value.where == "somewhere/forge.json"
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        *((("name",), each) for each in ("..", "../up", "a/b", "a\0", "", "-o", ".hidden", "/etc")),
+        *((("roles", "preprocessing"), each) for each in ("..", "../../up", "/etc", "a\0b", "--exit-on-error=false", "")),
+        *((("prefix",), each) for each in ("..", "../up", "a\0")),
+        *(
+            (place, each)
+            for place in (("entry",), ("keys", "x"), ("serving", "image"))
+            for each in ("../../x", "a/b", "a\0b", "..")
+        ),
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_is_not_read(place: tuple[str, ...], said: str) -> None:
+    model = PublishedModel(name="m", entry="eee", runtime=RuntimeKind.TWIN, roles=Names("m").all(), keys={"x": "key"})
+    stated = json.loads(manifest.write(of(replace(model, serving=Serving(image="image")))))
+    assert manifest.read(json.dumps(stated)).models
+    table = stated["models"][0]
+    for each in place[:-1]:
+        table = table[each]
+    table[place[-1]] = said
+    with pytest.raises(RepositoryError, match="the manifest cannot be read"):
+        manifest.read(json.dumps(stated))
 
 
 def test_a_newer_forges_manifest_says_so_whatever_it_holds() -> None:

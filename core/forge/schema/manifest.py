@@ -18,19 +18,26 @@ FORMAT = 6
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
+_NAME = r"[^./\x00-\x20-][^/\x00-\x1f]*"
+Folder = Annotated[str, Meta(pattern=rf"\A{_NAME}\Z")]
+"""One name of a folder, that is no option either: a manifest can come with somebody else's repository."""
+Key = Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9_-]{0,127})?\Z")]
+"""Of an artifact in the store; empty for none."""
+
+
 class Serving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What serves a model: on this machine keys of two artifacts (``vllm`` is a third: the environment that holds vLLM) and the
     folder of a Triton (empty: forge's own); in a
     container the key of the artifact that names the image, the GPUs, and how many ranks it has. Both ``image`` and
     ``triton``: built inside NVIDIA's container, and served by the Triton that is installed there."""
 
-    environment: str = ""
-    backends: str = ""
+    environment: Key = ""
+    backends: Key = ""
     triton: str = ""
-    image: str = ""
+    image: Key = ""
     gpus: str = ""
     world: int = 1
-    vllm: str = ""
+    vllm: Key = ""
 
     @property
     def contained(self) -> bool:
@@ -52,14 +59,14 @@ class RecipeFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class PublishedModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One recipe's models in a repository."""
 
-    name: str
-    entry: str
+    name: Folder
+    entry: Key
     """Key of the artifact that was laid into the repository."""
     runtime: RuntimeKind
-    roles: dict[Role, str]
+    roles: dict[Role, Folder]
     """Role -> its folder in the repository."""
-    prefix: str = ""
-    keys: dict[str, str] = {}
+    prefix: Annotated[str, Meta(pattern=rf"\A({_NAME})?\Z")] = ""
+    keys: dict[str, Key] = {}
     """Step -> key, for every step that the entry stands on."""
     serving: Serving | None = None
     sampling: SamplingTable = SamplingTable()
