@@ -86,12 +86,15 @@ def leak(kind: str, folder: Path, port: int) -> Generator[None]:
         with (folder / "home" / "store.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+    elif kind == "temporary":
+        (folder / "tmp" / f"forge-{2**22 + 1}-left").mkdir(parents=True)  # above what Linux gives to a process
+        yield
     else:
         (folder / "models" / ".forge").mkdir(parents=True)
         yield
 
 
-@pytest.mark.parametrize("kind", ["process", "shared memory", "port", "lock", "publish"])
+@pytest.mark.parametrize("kind", ["process", "shared memory", "port", "lock", "temporary", "publish"])
 def test_a_planted_leak_is_found_by_the_campaign(tmp_path: Path, kind: str) -> None:
     (tmp_path / "home").mkdir()
     (port,) = spare(1)

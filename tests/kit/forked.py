@@ -7,6 +7,7 @@ import pkgutil
 import select
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,9 @@ def _run(words: Sequence[str], home: Path, folder: Path, said: Path) -> None:
         os.chdir(folder)
         for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), said_to := _written(said), said_to)):
             os.dup2(target, number)
-        os.environ.update(FORGE_HOME=str(home), NO_COLOR="1")
+        (folder / "tmp").mkdir(exist_ok=True)
+        tempfile.tempdir = None  # the parent has asked for its own
+        os.environ.update(FORGE_HOME=str(home), NO_COLOR="1", TMPDIR=str(folder / "tmp"))
         sys.argv = ["forge", *words]
         main()
     except SystemExit as end:

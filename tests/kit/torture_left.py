@@ -1,4 +1,4 @@
-"""What a command of a campaign has left behind: processes, shared memory, ports, locks, halves of a publish or an artifact."""
+"""What a command of a campaign has left behind: processes, shared memory, ports, locks, temporary files, half a publish."""
 
 import os
 import re
@@ -64,6 +64,9 @@ def left(folder: Path, home: Path, repositories: tuple[Path, ...], ports: tuple[
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             found.append(f"somebody listens at port {port}")
     found += [f"a lock on {each}" for each in locks(home, *repositories)]
+    for each in (folder / "tmp").glob("forge-*"):
+        if processes.started(int(each.name.split("-")[1])) is None:
+            found.append(f"temporary files {each.name}")
     for journal in (each / ".forge" for each in repositories):
         if journal.exists():
             found.append(f"a publish half way: {sorted(each.name for each in journal.rglob('*'))}")

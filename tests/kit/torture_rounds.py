@@ -70,7 +70,7 @@ class Crowd:
             self._fault(listed, f"there should be {sorted(certain)}")
         if checked.code:
             self._fault(checked, "what was published is not right")
-        files = [*(campaign.home / "store" / "staging").glob("*"), *Path(os.environ["TMPDIR"]).glob("*")]
+        files = [*(campaign.home / "store" / "staging").glob("*"), *(campaign.folder / "tmp").glob("*")]
         if left := [*campaign.left(), *map(str, files)]:
             campaign.fault(f"left after a round: {left}")
 
@@ -123,13 +123,10 @@ def main() -> int:
 
 
 def gather(campaign: Campaign) -> Crowd:
-    """A crowd whose environment is made, and whose temporary files all go to one folder."""
+    """A crowd whose environment is made."""
     campaign.begin()
     if code := campaign.run(("remove", NAMES[0], "--repository", str(campaign.repository)))[0]:
         raise SystemExit(f"the first model cannot be removed: {code}")
-    scratch = campaign.folder / "tmp"
-    scratch.mkdir()
-    os.environ["TMPDIR"] = str(scratch)
     return Crowd(campaign)
 
 

@@ -64,7 +64,7 @@ def _made() -> str | None:
     import tempfile
 
     with suppress(OSError):
-        return tempfile.mkdtemp(prefix="forge-")
+        return tempfile.mkdtemp(prefix=f"forge-{os.getpid()}-")
     return None
 
 
