@@ -101,3 +101,16 @@ def test_a_lock_names_the_indexs_digest_and_fetch_keeps_it(tmp_path: Path) -> No
     index.write_text(f'<a href="{served.as_uri()}">{served.name}</a>')
     with pytest.raises(SourceError, match="not the one that was locked"):
         fetch(origin, sealed, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["git+file://{evil}", "file://{evil}", "evil @ file://{evil}", "{evil}"])
+def test_what_pip_would_build_never_reaches_it(origin: WheelOrigin, tmp_path: Path, name: str) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "setup.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); from setuptools import setup; setup(name='evil')")
+    pinned = replace(pin(origin), name=name.format(evil=evil))
+    assert origin.cost(pinned, tmp_path / "out") is None
+    for ask in (lambda: fetch(origin, pinned, tmp_path / "out"), lambda: origin.sealed(pinned)):
+        with pytest.raises(SourceError, match="no package with its version"):
+            ask()
+    assert not (tmp_path / "ran").exists()

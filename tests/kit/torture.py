@@ -309,7 +309,7 @@ def arguments() -> argparse.Namespace:
     given.minutes = given.minutes or (5.0 if given.kills is None else MANY)
     given.kills = given.kills or MANY
     if given.home and (kept := [*States(given.home / "servers").kept()]):
-        raise SystemExit(f"a server of {kept[0].repository} runs in {given.home}, and a campaign stops and kills what runs there")
+        raise SystemExit(f"a server of {kept[0].repository} runs in {given.home}: a campaign stops and kills what runs there")
     return given
 
 

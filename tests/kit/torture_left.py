@@ -15,13 +15,14 @@ GRACE = 30.0
 
 
 def told(*folders: Path) -> list[int]:
-    """Living processes that were told of these folders, apart from this campaign itself: its commands have other sessions."""
+    """Living processes that were told of these folders, apart from this campaign itself and what was forked off it."""
+    own = Path("/proc/self/cmdline").read_bytes()
     # One called home-1 is not below home.
     marks, found = [re.compile(re.escape(bytes(place)) + rb"(?![\w.-])") for place in folders], list[int]()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if entry.name.isdigit() and processes.started(int(entry.name)) is not None:
-                words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                words = (entry / "cmdline").read_bytes().replace(own, b"") + (entry / "environ").read_bytes()
                 if any(mark.search(words) for mark in marks) and os.getsid(int(entry.name)) != os.getsid(0):
                     found.append(int(entry.name))
     return found

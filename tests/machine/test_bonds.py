@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -142,6 +143,41 @@ def test_nowhere_for_temporary_files_keeps_no_program_from_starting(tmp_path: Pa
     code = f"{nowhere}; from forge.machine.bonds import MARK, bound; assert MARK in bound()"
     with begun(tmp_path, code) as one:
         assert one.wait() == 0
+
+
+def test_a_folder_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
+    code = (
+        "import shutil; from forge.machine.bonds import bound, temporary; shutil.rmtree(temporary())\n"
+        "assert os.path.isdir(bound()['TMPDIR']); shutil.rmtree(temporary()); os.chdir('/'); assert os.path.isdir(temporary())"
+    )
+    (tmp_path / "temporary").mkdir()
+    with begun(tmp_path, f"os.chdir(place); {code}", TMPDIR="./temporary") as one:
+        assert one.wait() == 0
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
+    """A service manager ends a service by SIGTERM to each of its processes, the reaper among them."""
+    (tmp_path / "step").write_text(PROGRAM.format(place=tmp_path))
+    (tmp_path / "step").chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    fork = (
+        "import time; from forge.machine.bonds import temporary; temporary()\nif os.fork() == 0: os.fork(); time.sleep(600)\n"
+    )
+    with begun(tmp_path, fork + USES["step"], TMPDIR=str(tmp_path / "temporary")) as one:
+        assert soon(lambda: len(pids(tmp_path)) == 2)
+        below = children(one.pid)
+        (reaper,) = (pid for pid, words in below.items() if "reaper.py" in words)
+        (forked,) = (pid for pid, words in below.items() if "fork()" in words)
+        left = [forked, *children(forked)]
+        os.kill(reaper, signal.SIGTERM)
+        one.kill()
+    try:
+        assert soon(lambda: not any(map(started, pids(tmp_path))))
+        assert soon(lambda: not any((tmp_path / "temporary").iterdir()))
+    finally:
+        for each in left:
+            os.kill(each, signal.SIGKILL)
 
 
 def test_every_temporary_file_has_a_place_that_is_cleared() -> None:

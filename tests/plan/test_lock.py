@@ -91,3 +91,38 @@ def test_a_damaged_lock_is_named_with_the_fix(text: str, said: str) -> None:
         read(text, "tiny.toml.lock")
     assert caught.value.where == "tiny.toml.lock"
     assert "forge lock" in caught.value.hint
+
+
+WHEEL = Source(wheel="tiny==1.0", file="tiny/model.gguf")
+HELD = Pinned(SourceKind.WHEEL, "tiny==1.0", "1.0", (FileFact("tiny/model.gguf", 0),))
+
+
+@pytest.mark.parametrize(
+    ("source", "pin"),
+    [
+        (WHEEL, replace(HELD, name="git+file:///tmp/evil")),
+        (WHEEL, replace(HELD, name="file:///tmp/evil")),
+        (WHEEL, replace(HELD, name="other==1.0")),
+        (WHEEL, replace(HELD, name="tiny==2.0")),
+        (WHEEL, replace(HELD, files=())),
+        (WHEEL, replace(HELD, files=(*HELD.files, FileFact("tiny/other.gguf", 0)))),
+        (WHEEL, replace(HELD, kind=SourceKind.PATH)),
+        (SOURCE, replace(PINNED, name="acme/other")),
+        (SOURCE, replace(PINNED, kind=SourceKind.GIT)),
+    ],
+)
+def test_a_lock_that_pins_what_nobody_asked_for_is_refused(source: Source, pin: Pinned) -> None:
+    """Whoever wrote it: a wheel's name goes to pip, and pip builds and runs what a URL names."""
+    with pytest.raises(LockError, match="not readable: "):
+        read(write(lock(Recipe(name="tiny", source=source), pin)), "tiny.toml.lock")
+
+
+def test_drafts_and_adapters_that_nothing_asks_for_are_refused() -> None:
+    for unasked in (replace(locked(), draft=PINNED), replace(locked(), lora=(PINNED,))):
+        with pytest.raises(LockError, match="nothing asks for"):
+            read(write(unasked), "tiny.toml.lock")
+
+
+def test_a_wheel_that_was_asked_for_is_read() -> None:
+    held = lock(Recipe(name="tiny", source=WHEEL), HELD)
+    assert read(write(held), "tiny.toml.lock") == held

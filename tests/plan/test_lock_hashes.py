@@ -10,7 +10,7 @@ from forge.api.forge import Forge
 from forge.errors import LockError
 from forge.plan.steps import MakeEnvironment, Step
 from forge.schema.values import BuildOptions
-from forge.schema.wheels import shipped
+from forge.schema.wheels import read_report, shipped
 from vllm_recipe import write
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -107,3 +107,12 @@ def test_hashes_that_are_none_are_not_read(shop: Forge, tmp_path: Path, wrong: d
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hashes": wrong}))
     with pytest.raises(LockError, match="not readable"):
         shop.plan([recipe])
+
+
+@pytest.mark.parametrize(
+    "stated", [{"hashes": {"sha256": "ab"}}, {"hash": "sha256=ab"}, {"hash": "sha256=ab", "hashes": {"sha256": "ab"}}]
+)
+def test_digests_are_read_as_pip_of_any_age_states_them(stated: dict[str, object]) -> None:
+    """pip before 23.0 states ``hash`` alone."""
+    chosen = {"metadata": {"name": "tiny", "version": "1.0"}, "download_info": {"archive_info": stated}}
+    assert read_report(json.dumps({"install": [chosen]})) == {"tiny==1.0": ("ab",)}

@@ -55,16 +55,21 @@ def _bond() -> _Bond:
         if mine not in _held:
             _held.clear()
             _held[mine] = _Bond(secrets.token_hex(8), _made())
-            with suppress(OSError):  # no room for one more process: then there is hardly any for what would be bound
+            # No room for one more process: then there is hardly any for what would be bound. TypeError: no Python of its own.
+            with suppress(OSError, TypeError):
                 _watch(_held[mine])
-        return _held[mine]
+        bond = _held[mine]
+        if bond.folder and not os.path.isdir(bond.folder):  # systems clear away what has lain there for days
+            with suppress(OSError):
+                os.mkdir(bond.folder, 0o700)
+        return bond
 
 
 def _made() -> str | None:
     import tempfile
 
     with suppress(OSError):
-        return tempfile.mkdtemp(prefix=f"forge-{os.getpid()}-")
+        return os.path.abspath(tempfile.mkdtemp(prefix=f"forge-{os.getpid()}-"))
     return None
 
 
@@ -96,6 +101,8 @@ def child(
 def _watch(bond: _Bond) -> None:
     heard, told = os.pipe()
     atexit.register(_dismiss, told, os.getpid(), bond.folder)
+    ends = [told]
+    os.register_at_fork(after_in_child=lambda: os.close(ends.pop()) if ends else None)  # else it would hide its parent's end
     try:
         os.posix_spawn(
             sys.executable,

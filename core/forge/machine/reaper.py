@@ -45,4 +45,6 @@ def _carriers(mark: bytes) -> Iterator[int]:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a service manager sends them to all that there is
+        signal.signal(number, signal.SIG_IGN)
     main(*sys.argv[1:])

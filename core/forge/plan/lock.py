@@ -1,6 +1,7 @@
 """``<recipe>.lock``: what a recipe's sources and image were when somebody last asked, word for word. Pure."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import cast
 
 import msgspec
@@ -9,7 +10,7 @@ from forge.errors import LockError
 from forge.schema.recipe import Lora
 from forge.schema.spelling import ExactPin, PinWord, Sha256, misplaced
 from forge.schema.twin_environment import serving_environment
-from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source
+from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
 from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
 from forge.schema.wheels import NO_HASHES, Hashes, known, pinned
 
@@ -222,7 +223,25 @@ def read(text: str, where: str) -> Lock:
         wrong = misplaced(file.path) or (file.digest and misplaced(file.digest) and "its digest is a path")
         if wrong:
             raise LockError(f"not readable: a pinned file is {file.path!a}: {wrong}", where=where, hint=hint)
+    wanted = (found.asked.source, found.asked.draft, found.asked.calibration, *found.asked.lora)
+    for source, pin in zip_longest(wanted, pins):
+        if reason := _unasked(source, pin):
+            raise LockError(f"not readable: {reason}", where=where, hint=hint)
     return found
+
+
+def _unasked(source: Source | None, pin: Pinned | None) -> str:
+    """What a lock pins that its own question does not ask for. A wheel's name goes to pip, which would build what a URL names,
+    and run it; of other kinds the origin refuses what is none of its own."""
+    if source is None or pin is None:
+        return "" if pin is None else f"it pins {pin.name!a}, which nothing asks for"
+    if pin.kind is not source.kind:
+        return f"{pin.name!a} is of kind {pin.kind}, and {source.address!a} was asked for"
+    if pin.kind in (SourceKind.WHEEL, SourceKind.HUB) and pin.name != source.address:
+        return f"it pins {pin.name!a}, and {source.address!a} was asked for"
+    if pin.kind in (SourceKind.WHEEL, SourceKind.GGUF) and len(pin.files) != 1:
+        return f"of {pin.name!a} it pins {len(pin.files)} files; one is fetched"
+    return ""
 
 
 def stale(lock: Lock, recipe: Recipe) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ def listed(held: Hashes) -> str:
 def read_report(text: str) -> Hashes:
     """What ``pip install --report`` would install."""
     chosen = msgspec.json.decode(text, type=_Report).install
-    told = {f"{each.metadata.name}=={each.metadata.version}": each.download_info.archive_info.hashes for each in chosen}
-    return {pinned(pin): (hashes["sha256"],) if "sha256" in hashes else () for pin, hashes in told.items()}
+    told = {f"{each.metadata.name}=={each.metadata.version}": each.download_info.archive_info.sha256 for each in chosen}
+    return {pinned(pin): (digest,) if digest else () for pin, digest in told.items()}
 
 
 def read_requirements(text: str) -> Hashes:
@@ -51,12 +51,21 @@ def read_requirements(text: str) -> Hashes:
     return {pin: digests for pin, digests in found.items() if pin}
 
 
-class _Archive(msgspec.Struct):
+class Archive(msgspec.Struct):
+    """``archive_info`` of pip's report: pip before 23.0 writes ``hash`` alone (PyPA's direct URL origin)."""
+
     hashes: dict[str, str] = {}
+    hash: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Empty where the index states none."""
+        algorithm, _, digest = self.hash.partition("=")
+        return self.hashes.get("sha256", digest if algorithm == "sha256" else "")
 
 
 class _Download(msgspec.Struct):
-    archive_info: _Archive = msgspec.field(default_factory=_Archive)
+    archive_info: Archive = msgspec.field(default_factory=Archive)
 
 
 class _Metadata(msgspec.Struct):

@@ -29,7 +29,9 @@ from forge.files.copies import Cost
 from forge.files.safetensors import Tensor
 from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
+from forge.schema.spelling import WheelPin
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
+from forge.schema.wheels import Archive
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 LAST_LINES = 4
@@ -43,13 +45,9 @@ _PACKED, _SLACK = 100, 64 << 20
 ROOM = "free space, or run `forge cache gc`"
 
 
-class _Archive(Struct):
-    hashes: dict[str, str] = {}
-
-
 class _Download(Struct):
     url: str
-    archive_info: _Archive = msgspec.field(default_factory=_Archive)
+    archive_info: Archive = msgspec.field(default_factory=Archive)
 
 
 class _Chosen(Struct):
@@ -87,7 +85,7 @@ class WheelOrigin:
         pip asks for the index's page and the wheel's metadata; an index that keeps no metadata apart sends the whole wheel.
         """
         found = self._found(pinned.name)
-        digest = found.archive_info.hashes.get("sha256", "")
+        digest = found.archive_info.sha256
         if not digest or not found.url.partition("#")[0].endswith("-none-any.whl"):
             return pinned
         return replace(pinned, revision=f"{pinned.revision.partition('@')[0]}@sha256:{digest}")
@@ -148,6 +146,11 @@ class WheelOrigin:
         return wheel
 
     def _pip(self, verb: str, *words: str, requirement: str) -> None:
+        try:  # a URL is a requirement too, and pip builds what it finds there
+            msgspec.convert(requirement, WheelPin)
+        except msgspec.ValidationError:
+            what, hint = "this is no package with its version", 'write wheel = "package==1.2.3"'
+            raise SourceError(what, where=requirement, hint=hint) from None
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
         argv = [*_pip(), verb, *options, *words, "--", requirement]
         with child(argv, self._environ, self._halt, out=subprocess.DEVNULL, err=subprocess.PIPE) as pip:
