@@ -31,7 +31,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/.test
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
 	$(BIN)/forge serve --detach $(PORTS)
-	$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
+	@$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
 test: $(VENV)/.test

@@ -64,7 +64,8 @@ class Checker(Struct, frozen=True):
         """
         place = whole(folder)
         if not place.is_dir():
-            raise RepositoryError("there is no such folder", where=str(place), hint="name a repository or a deployment's file")
+            what = "a file stands there, not a folder" if place.exists() else "there is no such folder"
+            raise RepositoryError(what, where=str(place), hint="name a repository or a deployment's file")
         seen = replace(self.look(place, image), deployed=deployed)
         if not seen.models:
             what = "this is no model repository: no folder in it holds a config.pbtxt"

@@ -193,6 +193,8 @@ class Servers:
         if not (restart or scrub):
             return running
         with self._changing(running) as now:
+            if cared_for(now):  # another one was quicker: two would start one Triton twice
+                return now
             does = ("restart" if restart else "leave", str(scrub))
             argv = (sys.executable, "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
             here = {"PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory}
