@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from docker_fixture import PLAIN, environ, names, run_of
 from forge.errors import HostError, StepError
 from forge.machine.containers import ContainerRun
 from forge.machine.docker.containers import DockerContainers
+from forge.machine.docker.daemon import Daemon
 from forge.machine.interrupt import Halt
 from forge.schema.values import Command
 from patience import PATIENCE
@@ -55,6 +57,24 @@ def test_the_container_is_confined_as_promised(containers: DockerContainers, out
         "print(os.environ['NVIDIA_VISIBLE_DEVICES'], os.environ['HF_HUB_OFFLINE'], os.getpid() != 1)\n"
     )
     assert told(containers, run_of(out, "python3", "-c", script)) == [f"1 {2 * 1024**3} {64 * 1024**2}", "void 1 True"]
+
+
+def test_no_token_is_in_a_steps_container(engine: str, plain: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "COSIGN_PASSWORD"), "hf_verysecret")
+    for name in secrets:
+        monkeypatch.setenv(name, secrets[name])
+    inspected: list[str] = []
+
+    def look(line: str) -> None:
+        if line == "now":
+            with Daemon(environ(engine)).connected() as api:
+                here: Any = api
+                inspected.extend(str(here.inspect_container(each["Id"])) for each in here.containers())
+
+    script = "echo now; env > /forge/out/env; sleep 3"
+    DockerContainers({**environ(engine), **secrets}).run(run_of(out, "sh", "-c", script), look)
+    assert any(script in each for each in inspected)
+    assert not any("hf_verysecret" in each for each in (*inspected, (out / "env").read_text()))
 
 
 def test_the_commands_words_reach_the_program_as_they_are(containers: DockerContainers, out: Path) -> None:

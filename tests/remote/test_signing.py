@@ -21,6 +21,8 @@ from fake_wiring import ENGINE, World
 from forge.api.forge import Forge
 from forge.api.outcome import Built
 from forge.build.bundle.opened import look
+from forge.build.sources.git import GitOrigin
+from forge.build.sources.wheel import WheelOrigin
 from forge.build.supply import notary
 from forge.cli import main
 from forge.errors import ConfigError, ForgeError
@@ -32,6 +34,7 @@ from forge.remote.record import Record
 from forge.remote.shared import Shared
 from forge.remote.signature import Notary, UntrustedError
 from forge.schema.twin_environment import serving_environment
+from forge.schema.values import Pinned, Source, SourceKind
 from forge.settings import RemoteTable, Settings, read as stated
 from forge.store.store import Artifact, Provenance, Store
 from store_makers import KEY, fill, key
@@ -173,17 +176,28 @@ def test_only_a_variable_opens_an_encrypted_key(tmp_path: Path, keys: Keys) -> N
         assert "wrong-one" not in str(error.value)
 
 
-def test_no_program_is_told_the_passphrase(tmp_path: Path) -> None:
+SECRETS = ("FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+
+@pytest.mark.parametrize("program", ["uv", "git", "pip"])
+def test_no_program_is_told_the_passphrase(tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the hub's token."""
     told = tmp_path / "told"
-    installer = tmp_path / "uv"
+    installer = tmp_path / program
     installer.write_text(f"#!/bin/sh\nenv > {told}\nexit 1\n")
     installer.chmod(0o755)
-    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FORGE_SIGN_PASSPHRASE": PASSPHRASE}
-    environ["COSIGN_PASSWORD"] = PASSPHRASE
+    monkeypatch.setattr("forge.build.sources.wheel._pip", lambda: [str(installer)])
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **dict.fromkeys(SECRETS, PASSPHRASE)}
     here = host(os.environ)
-    wanted = serving_environment(here, ())
+    asks: dict[str, Callable[[], object]] = {
+        "uv": lambda: PrivateEnvironments(environ).make(
+            serving_environment(here, ()), here.interpreter, tmp_path / "out", lambda _: None
+        ),
+        "git": lambda: GitOrigin(tmp_path / "home", environ).pin(Source(git="https://localhost/a.git", revision="b"), tmp_path),
+        "pip": lambda: WheelOrigin(environ).sealed(Pinned(SourceKind.WHEEL, "a==1", "1", ())),
+    }
     with pytest.raises(ForgeError):
-        PrivateEnvironments(environ).make(wanted, here.interpreter, tmp_path / "out", lambda _: None)
+        asks[program]()
     assert "PATH=" in told.read_text()
     assert PASSPHRASE not in told.read_text()
 

@@ -320,11 +320,14 @@ def test_a_printed_command_line_has_no_secret(serving: Serving, tmp_path: Path) 
     assert sum("-restricted-" in word and word.endswith("@secret") for word in argv) == 2
 
 
-def test_a_containers_control_is_forges_alone(engine: str, standin: Image, tmp_path: Path) -> None:
+def test_a_containers_control_is_forges_alone(
+    engine: str, standin: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token := "hf_verysecret")
     place = tmp_path / "repository"
     tiny_models.lay(place, "identity", tiny_models.IDENTITY)
     launch = Launch(place, ("identity",), ports=free_ports(), image=standin.reference)
-    servers = Servers(tmp_path / "home", environ(engine), patience=120.0)
+    servers = Servers(tmp_path / "home", {**environ(engine), "HF_TOKEN": token}, patience=120.0)
     running = servers.start(launch, lambda _: None)
     try:
         secret = key_file(running).read_text(encoding="ascii")
@@ -334,7 +337,8 @@ def test_a_containers_control_is_forges_alone(engine: str, standin: Image, tmp_p
         assert (status, "restricted" in said) == (403, True)
         assert "restricted" in call(running, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="identity"))
         with Daemon(environ(engine)).connected() as api:
-            assert secret not in str(api.inspect_container(running.container))
+            inspected = str(api.inspect_container(running.container))
+        assert [each for each in (secret, token) if each in inspected] == []
         listed = "".join(programs())
         assert running.shared_memory in listed
         assert secret not in listed

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from forge.schema.values import Ports
 from forge.serve.server import Servers
 from forge.serve.server_types import Running
-from forge.serve.state import States, make_private
+from forge.serve.state import States, key_file, make_private
 
 ME, OTHER = 65534, 12345
 ASKS = """
@@ -53,6 +53,17 @@ def laid(folder: Path, owner: int, victim: int) -> Path:
     file.write_bytes(msgspec.json.encode(running))
     os.chown(file, owner, owner)
     return file
+
+
+def test_each_start_has_a_secret_of_its_own(home: Path) -> None:
+    states = States(home / "servers")
+    running = Running("/mine", 1, 1.0, Ports(), (), str(states.log(Path("/mine"))), "forge-serve-x")
+    drawn: set[str] = set()
+    for _ in range(3):
+        states.draw_key(running)
+        drawn.add(key_file(running).read_text())
+    assert len(drawn) == 3
+    assert {len(each) for each in drawn} == {43}  # 256 bits in base64
 
 
 def asked(folder: Path) -> str:

@@ -17,6 +17,7 @@ from forge.errors import HostError, SourceError
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
+from forge.machine.processes import without_secrets
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
 from forge.schema.values import Environment, Host, TextFile
 from forge.schema.wheels import NO_HASHES, Hashes, known, listed, read_report, read_requirements
@@ -24,7 +25,6 @@ from forge.schema.wheels import NO_HASHES, Hashes, known, listed, read_report, r
 INSTALLED_TRITON = Path("/opt/tritonserver")
 GLIBC = (2, 35)
 """What the libraries in nvidia-pytriton's wheel need."""
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 _MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Settings that would send packages elsewhere than into the environment being made."""
 _LAST = 12
@@ -87,7 +87,7 @@ class PrivateEnvironments:
     """Environments that carry no path of the place where they were made, so that they can be moved and shared."""
 
     def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
-        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS and name not in _MISLEADING}
+        self._environ = {name: value for name, value in without_secrets(environ).items() if name not in _MISLEADING}
         self._halt = halt or Halt()
 
     def make(

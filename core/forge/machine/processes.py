@@ -30,6 +30,9 @@ _VLLM = ("VLLM_", "TORCH", "TRITON_", "NCCL_", "FLASHINFER_", "XDG_CACHE_HOME")
 """Families of variables by which people set vLLM and what it compiles with."""
 _VLLM_API_KEY = "VLLM_API_KEY"
 _COMPILERS = ("CC", "CXX")
+_SECRETS = frozenset(
+    {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD"}
+)
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH")
 _KEPT_FAMILIES = ("LC_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
 
@@ -53,6 +56,11 @@ def vllm(environ: Mapping[str, str]) -> dict[str, str]:
     said = {name: value for name, value in environ.items() if name.startswith(_VLLM) or name in _COMPILERS}
     said.pop(_VLLM_API_KEY, None)
     return said
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """All but what forge itself alone is told, for programs that need a person's other settings: git, pip, uv."""
+    return {name: value for name, value in environ.items() if name not in _SECRETS}
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from forge.diagnoses import Diagnosis, diagnose, read
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.machine.bonds import bound
 from forge.machine.interrupt import Halt
+from forge.machine.processes import without_secrets
 
 PROTOCOLS = ("https", "ssh", "file")
 PATIENCE = 120.0  # seconds for an answer about metadata
@@ -24,9 +25,6 @@ _WATCH = 0.1  # seconds between looks at a program that runs
 _LAST = 4  # lines of git's own that an error shows
 _KEPT = re.compile(r"GIT_(SSH\w*|SSL_\w+|HTTP_\w+|ASKPASS|EXEC_PATH|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+))")
 """What of git's own variables a caller may say: how to get in. Which repository is meant, and what to trace, is forge's."""
-_SECRETS = frozenset(
-    {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD"}
-)
 _OURS = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": ":".join(PROTOCOLS),
@@ -95,8 +93,8 @@ class Git:
         self.url = address(url)
         kept = {
             name: value
-            for name, value in environ.items()
-            if name not in _SECRETS and (not name.startswith("GIT_") or _KEPT.fullmatch(name))
+            for name, value in without_secrets(environ).items()
+            if not name.startswith("GIT_") or _KEPT.fullmatch(name)
         }
         self._environ = {**kept, **_OURS}
         # What it holds itself, not what a person keeps for all; git-lfs would look there for a remote on this machine, too.

@@ -29,11 +29,11 @@ from forge.files.copies import Cost
 from forge.files.safetensors import Tensor
 from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
+from forge.machine.processes import without_secrets
 from forge.schema.spelling import WheelPin
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.schema.wheels import Archive
 
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 LAST_LINES = 4
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, csv.Error)
 """What a damaged wheel ends in, or one that is packed as no wheel is: NotImplementedError of a strange way to pack,
@@ -64,7 +64,7 @@ class WheelOrigin:
     """One file out of a wheel, which pip fetches under the user's own settings; nothing is installed."""
 
     def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
-        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._environ = without_secrets(environ)
         self._halt = halt or Halt()
 
     def pin(self, source: Source, base: Path) -> Pinned:
