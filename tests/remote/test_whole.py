@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge
@@ -56,8 +57,6 @@ def apart(file: Path) -> None:
 
 def remembered(shop: Forge, models: Path) -> None:
     """Let the note say what it would if the rot had not changed ctime: a test cannot write without that."""
-    from msgspec.structs import replace
-
     from forge.serve.digests import looked
 
     seen = shop.store.checks.seen(models)
@@ -81,8 +80,9 @@ def test_a_start_reads_all_once_and_names_later_skips(shop: Forge, world: World,
     assert "no file was checked, as was asked for" in said(world)
 
 
-def test_rot_ends_a_start_first_naming_file_and_model(shop: Forge, world: World, models: Path) -> None:
-    file = weights(models)
+@pytest.mark.parametrize("name", ["*.safetensors", "tokenizer.json", "model.py"])
+def test_rot_ends_a_start_first_naming_file_and_model(shop: Forge, world: World, models: Path, name: str) -> None:
+    file = next(models.rglob(name))
     rot(file)
     with pytest.raises(RepositoryError, match="not what was built") as caught:
         shop.serve(models)
@@ -91,6 +91,15 @@ def test_rot_ends_a_start_first_naming_file_and_model(shop: Forge, world: World,
     assert world.server.alive == []
     shop.stop(shop.serve(models, verify="never"))
     assert "found rotten before, and served all the same" in said(world)
+
+
+def test_a_start_says_how_long_ago_the_oldest_check_was(shop: Forge, world: World, models: Path) -> None:
+    shop.stop(shop.serve(models))
+    seen, now = shop.store.checks.seen(models), time.time()
+    aged = {path: replace(one, at=now - 86400.0 * days) for days, (path, one) in enumerate(sorted(seen.items()), 2)}
+    shop.store.checks.keep(models, aged)
+    shop.stop(shop.serve(models))
+    assert f"at most {len(seen) + 1} days ago" in said(world)
 
 
 def test_rot_with_unchanged_times_is_found_by_full_reads(shop: Forge, models: Path) -> None:
@@ -265,6 +274,21 @@ def test_a_scrub_uses_at_most_a_twentieth_of_a_core(shop: Forge, models: Path, c
     assert rest(1.0) == pytest.approx(19.0)
 
 
+def read(scrub: Scrub, models: Path, after: float) -> None:
+    """Until nothing more is due."""
+    assert any(scrub.look([models], after) for _ in range(1000))
+
+
+def test_a_scrub_rests_while_it_reads_one_file(shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.serve.scrub._PIECE", 1024)
+    clock = Clock()
+    before = clock.left
+    read(Scrub(shop.store, clock.used, clock.pause, time.time, lambda _: None), models, 1.0)
+    size = sum(one.size for one in shop.store.checks.seen(models).values())
+    assert before - clock.left >= size / 1024 > 2
+    assert clock.longest <= rest(4 * clock.cost)  # not as long as a whole file of many pieces would want
+
+
 def test_a_scrub_reads_the_longest_unread_and_then_waits(shop: Forge, models: Path) -> None:
     clock, now = Clock(), [time.time()]
     scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
@@ -287,8 +311,7 @@ def test_a_scrub_lists_files_once_for_many_readings(shop: Forge, models: Path, m
 
     monkeypatch.setattr("forge.serve.scrub.files", counted)
     scrub = Scrub(shop.store, Clock(0.0).used, lambda _: False, lambda: time.time() + 100.0, lambda _: None)
-    while not scrub.look([models], 50.0):
-        pass
+    read(scrub, models, 50.0)
     assert len(listed) == 2  # the second one finds that nothing more is due
     assert len(shop.store.checks.seen(models)) == listed[0] > 2
 
@@ -303,12 +326,10 @@ def test_a_scrub_that_is_ended_keeps_what_it_has_read(shop: Forge, models: Path)
 def test_a_clock_put_back_makes_a_scrub_read_again(shop: Forge, models: Path) -> None:
     now, clock = [time.time() + 365 * 86400.0], Clock()
     scrub = Scrub(shop.store, clock.used, clock.pause, lambda: now[0], lambda _: None)
-    while not scrub.look([models], 86400.0):
-        pass
+    read(scrub, models, 86400.0)
     now[0] -= 300 * 86400.0
     assert scrub.look([models], 86400.0) == 0.0
-    while not scrub.look([models], 86400.0):
-        pass
+    read(scrub, models, 86400.0)
     assert scrub.look([models], 86400.0) > 0
 
 
@@ -319,8 +340,7 @@ def test_a_scrub_names_rot_once_until_it_is_fixed(shop: Forge, world: World, mod
     rot(weights(models))
     remembered(shop, models)
     now[0] += 100.0
-    while not scrub.look([models], 50.0):
-        pass
+    read(scrub, models, 50.0)
     assert len(lines) == 1
     assert lines[0].startswith("ROTTEN: ")
     assert str(weights(models).relative_to(models)) in lines[0]
@@ -342,12 +362,10 @@ def test_rot_that_another_forge_laid_anew_is_served(shop: Forge, models: Path) -
 
 
 def test_a_publish_during_a_read_is_not_called_rot(shop: Forge, models: Path) -> None:
-    from msgspec.structs import replace as other
-
     from forge.serve.digests import files, judge
 
     due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
-    assert "published anew" in str(judge(other(due, key="of-before"), 1.0, lambda _path, _size: "another"))
+    assert "published anew" in str(judge(replace(due, key="of-before"), 1.0, lambda _path, _size: "another"))
 
 
 def test_the_verb_reads_a_share_and_refuses_wrong_shares(shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_short_prompts_are_answered_while_a_long_one_is_read(bounded: Target) ->
 
 def test_more_answers_at_once_than_allowed_are_put_off(bounded: Target) -> None:
     async def crowd(address: str, slow: slow_triton.Slow) -> None:
-        async with openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=PATIENCE) as client:
             held = asyncio.create_task(client.completions.create(model="tiny", prompt=["x", "y"], n=2, max_tokens=100))
             for _ in range(4):
                 assert await asyncio.to_thread(slow.begun.acquire, timeout=PATIENCE)
