@@ -71,7 +71,8 @@ def _show(output: Output, file: Any) -> None:
     said = found.contents
     rows = [("KEY", "STEP", "SIZE", "HOW")]
     rows += [
-        (one.key[:12], one.step, size(one.size), "laid anew" if one.key in said.environments else "taken") for one in found.held
+        (one.key[:12], one.step, size(one.size), "laid anew" if one.key in said.environments else "taken")
+        for one in sorted(found.held, key=lambda one: one.step)
     ]
     images = [(one.content.partition(":")[2][:12], one.reference, size(one.size), "loaded") for one in said.images]
     names = ", ".join(said.named)
