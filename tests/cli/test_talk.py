@@ -147,13 +147,13 @@ def test_ctrl_c_keeps_of_an_answer_what_was_heard(
     def ask(talk: Talk, _: str, *, again: bool = False) -> None:
         del again
         talk.conversation.turns[:] = then
-        talk._heard[:] = heard
+        talk._heard[:] = heard  # pyright: ignore[reportPrivateUsage]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Talk, "ask", ask)
     place = SimpleNamespace(home=Path(), model=SimpleNamespace(name="tiny", runtime="twin"))
     talk = Talk(Output(quiet=True), cast("Any", place), cast("Any", place), {})
-    talk._answer("hello", again=False)
+    talk._answer("hello", again=False)  # pyright: ignore[reportPrivateUsage]
     assert talk.conversation.turns == kept
 
 

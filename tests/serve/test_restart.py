@@ -365,7 +365,8 @@ def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository:
             if vigil:
                 cared = shop.serve(repository, running.ports, detach=True)
                 assert (cared.pid, cared.vigil not in (0, vigil)) == (running.pid, True)
-                late = shop._wiring.server.watch(running, restart=True, scrub=0.0)  # one that saw it alone a moment before
+                server = shop._wiring.server  # pyright: ignore[reportPrivateUsage]
+                late = server.watch(running, restart=True, scrub=0.0)  # one that saw it alone a moment before
                 assert late.vigil == cared.vigil
         os.kill(running.pid, signal.SIGKILL)
         assert soon(lambda: not processes.started(running.pid), pause=0.1)
