@@ -156,6 +156,20 @@ def test_a_folder_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_link_that_was_laid_in_its_place_is_not_used(tmp_path: Path) -> None:
+    """Its name stands in the list of processes, for whoever waits until the system has cleared it away."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        "import shutil; from forge.machine.bonds import bound, temporary; mine = temporary(); shutil.rmtree(mine)\n"
+        "os.symlink(place / 'elsewhere', mine); assert temporary() is None\n"
+        "assert bound()['TMPDIR'] == str(place / 'temporary')"
+    )
+    with begun(tmp_path, code, TMPDIR=str(tmp_path / "temporary")) as one:
+        assert one.wait() == 0
+    assert (tmp_path / "elsewhere").is_dir()
+
+
 def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
     """A service manager ends a service by SIGTERM to each of its processes, the reaper among them."""
     (tmp_path / "step").write_text(PROGRAM.format(place=tmp_path))

@@ -4,6 +4,7 @@ files."""
 import atexit
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import threading
@@ -58,11 +59,22 @@ def _bond() -> _Bond:
             # No room for one more process: then there is hardly any for what would be bound. TypeError: no Python of its own.
             with suppress(OSError, TypeError):
                 _watch(_held[mine])
-        bond = _held[mine]
-        if bond.folder and not os.path.isdir(bond.folder):  # systems clear away what has lain there for days
+        place = _held[mine].folder
+        if place and not _is_own(place):  # systems clear away what has lain there for days
             with suppress(OSError):
-                os.mkdir(bond.folder, 0o700)
-        return bond
+                os.mkdir(place, 0o700)
+            if not _is_own(place):
+                _held[mine] = _held[mine]._replace(folder=None)
+        return _held[mine]
+
+
+def _is_own(place: str) -> bool:
+    """Whether it is a folder of this user's: its name stands in the list of processes, and another may lay one in its place."""
+    try:
+        held = os.lstat(place)
+    except OSError:
+        return False
+    return stat.S_ISDIR(held.st_mode) and held.st_uid == os.geteuid()
 
 
 def _made() -> str | None:
