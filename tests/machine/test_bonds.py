@@ -156,7 +156,7 @@ def test_a_folder_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_a_link_that_was_laid_in_its_place_is_not_used(tmp_path: Path) -> None:
+def test_a_link_laid_in_its_place_is_not_used(tmp_path: Path) -> None:
     """Its name stands in the list of processes, for whoever waits until the system has cleared it away."""
     (tmp_path / "temporary").mkdir()
     (tmp_path / "elsewhere").mkdir()
