@@ -275,9 +275,10 @@ def listeners(port: int) -> tuple[int, ...] | None:
     return tuple(pid for pid in _pids() if not sockets.isdisjoint(_links(pid))) if sockets else None
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether this very process listens on ``port``, as far as /proc lets us see: quicker than asking who does."""
-    return not set(_listening(port)).isdisjoint(_links(pid))
+def listens(pids: Iterable[int], port: int) -> bool:
+    """Whether one of these listens on ``port``, as far as /proc lets us see: quicker than asking who does."""
+    sockets = set(_listening(port))
+    return any(not sockets.isdisjoint(_links(pid)) for pid in pids)
 
 
 def program(pid: int) -> str:

@@ -135,7 +135,7 @@ def imposter(running: Running) -> str:
             _sentence("http", running.ports.http, f"it calls itself {told!r}") if told not in (None, "", running.nonce) else ""
         )
     ports = named(running.ports)
-    if all(processes.listens(running.pid, ports[name]) for name in _SERVERS):
+    if all(processes.listens((running.pid,), ports[name]) for name in _SERVERS):
         return ""
     found = _stranger(running, _SERVERS)
     return _sentence(*found) if found else ""
@@ -158,6 +158,8 @@ def _stranger(running: Running, names: Sequence[str]) -> tuple[str, int, str] | 
     wanted = {name: port for name, port in named(running.ports).items() if name in names}
     own = set(processes.marked(running.shared_memory)) if wanted else set[int]()
     for name, port in wanted.items():
+        if processes.listens(own, port):
+            continue
         pids = processes.listeners(port)
         if pids is not None and own.isdisjoint(pids):
             return name, port, holder(port).removeprefix(" by ") or "a process that another user started"
