@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := recipes/smollm2-135m-instruct.toml
-# Processes that the tests run in; any number will do, 0 is one without xdist.
-JOBS ?= 2
+# Processes that the tests run in; any number will do, 0 is one without xdist. Tests wait for servers: three keep two cores busy.
+JOBS ?= 3
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Ports of the demo's server, as options of `forge serve`: make demo PORTS="--http-port 9000 --grpc-port 9001 --metrics-port 9002".
 PORTS ?=
 # Another runtime than the recipe's: make demo RUNTIME=vllm serves by vLLM, on the GPU where there is one.
@@ -24,9 +25,9 @@ $(VENV)/.test: pyproject.toml $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@ $(VENV)/.forge
 
-$(VENV)/.lint: pyproject.toml $(VENV)/.test
+$(VENV)/.lint: pyproject.toml $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lint]"
-	touch $@
+	touch $@ $(VENV)/.test $(VENV)/.forge
 
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
@@ -35,7 +36,7 @@ demo: $(VENV)/.forge
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest $(SPREAD)
 
 # With vLLM itself, on the CPU: it installs 3.4 GB, into FORGE_TEST_HOME where that is set, and takes some minutes.
 test-vllm: $(VENV)/.test
@@ -47,7 +48,7 @@ test-offline: $(VENV)/.test
 
 # The same as `make test`, and how much of each package ran.
 coverage: $(VENV)/.test
-	$(BIN)/python .ci/coverage.py -n $(JOBS) --dist loadfile
+	$(BIN)/python .ci/coverage.py $(SPREAD)
 
 # Kills at random instants, so many or for so many minutes, or so many rounds of eight builders at once; and every reader of what others write,
 # under so many guesses in all (atheris from PyPI).
