@@ -61,10 +61,10 @@ def prepare(folder: Path, width: int) -> str:
     sys.path.insert(0, str(TESTS))
     from docker_fixture import load
     from standin import checkpoints, image
-    from triton_fixture import environment
+    from triton_fixture import made
 
     kept = Path(os.environ.get("FORGE_TEST_HOME") or Path(tempfile.gettempdir()) / "forge-overhead").absolute()
-    archive = image.archive(environment(kept), kept=kept)
+    archive = image.archive(made(kept), kept=kept)
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     held = subprocess.run(["docker", "image", "inspect", archive.id], capture_output=True, check=False)
     if held.returncode:

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,28 @@ settings.load_profile("forge")
 
 
 def pytest_configure() -> None:
-    """Ctrl-C reaches what the tests start, also where a shell started the tests in the background and had it ignored."""
+    """Ctrl-C reaches what the tests start, also where a shell started the tests in the background and had it ignored. Matrices
+    have one thread: several wait for each other by computing, and other tests want the processor."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the work, files that wait for servers and files that compute take turns, so that they never
+    all wait at once. The longest begin, and what is left for the end is short."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = sorted((each for each in files.values() if _marked(each, "slow")), key=lambda each: not _marked(each, "long"))
+    quick = sorted((each for each in files.values() if not _marked(each, "slow")), key=len, reverse=True)
+    items[:] = [item for turn in zip_longest(waiting, quick, fillvalue=list[pytest.Item]()) for file in turn for item in file]
+
+
+def _marked(file: list[pytest.Item], name: str) -> bool:
+    return any(item.get_closest_marker(name) for item in file)
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +68,8 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def shop(home: Path) -> Forge:
-    return Forge(home, dict(os.environ))
+def shop(home: Path, opened: Callable[[Path], Forge]) -> Forge:
+    return opened(home)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +94,7 @@ def smollm2_checkpoint(smollm2: Built) -> Path:
 @pytest.fixture(scope="session")
 def served(shop: Forge, smollm2: Built) -> Iterator[Target]:
     """The demo's repository, served by a real Triton; every end-to-end test asks this one server."""
-    running = shop.serve(smollm2.repository, free_ports())
+    running = shop.serve(smollm2.repository, free_ports(), restart=False)
     yield shop.target("smollm2-135m-instruct", smollm2.repository)
     shop.stop(running)
 

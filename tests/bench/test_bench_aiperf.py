@@ -40,6 +40,7 @@ from forge.store.store import Store
 from live_kit import chat
 from openai_front import front
 
+pytestmark = pytest.mark.long
 RECORDED = Path(__file__).parents[1] / "data" / "aiperf" / EXPORT
 """Of AIPerf 0.13.0 and SmolLM2: five requests at 3 a second, the third refused, after a warm-up of one."""
 PROMPTS = (("The capital of France is", 4), ("Größe: 🙂 ist ein", 5), ("A prompt whose answer is too long", 100000))

@@ -5,7 +5,6 @@ A real Triton, forge's own backend, and the stand-in where vLLM would be, which 
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +15,6 @@ from openai import BadRequestError, OpenAI
 from PIL import Image
 
 from fake_wiring import World
-from forge.api.forge import Forge
 from forge.build.sources.checkpoint_files import needed
 from forge.cli import main
 from forge.client import Client, Request
@@ -33,6 +31,7 @@ from forge.vllm.pictures import PIXELS, pictures
 from openai_front import front
 from patience import free_ports
 from tiny_served import adapter, checkpoint
+from triton_fixture import Opened
 from vllm_kit import Recipes, environment, standin_digest
 
 TEMPLATE = (
@@ -158,9 +157,9 @@ def test_what_says_how_images_are_cut_comes_with_the_checkpoint() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
+def place(home: Path, opened: Opened, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
     """A model that can see, and one that cannot, on one server."""
-    shop, folder = Forge(home / f"vllm-{standin_digest()}", dict(os.environ)), tmp_path_factory.mktemp("images")
+    shop, folder = opened(home / f"vllm-{standin_digest()}"), tmp_path_factory.mktemp("images")
     found = Recipes(shop, folder)
     checkpoint(folder / "checkpoint")
     adapter(folder / "adapter")
@@ -176,7 +175,7 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reci
         file = folder / "checkpoint" / name
         file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
     shop.add([found.recipe("sees")], repository=found.repository)
-    running = shop.serve(found.repository, free_ports())
+    running = shop.serve(found.repository, free_ports(), restart=False)
     yield found
     shop.stop(running)
 

@@ -30,7 +30,7 @@ from ray_driver import Plan, build, team
 from s3_server import BUCKET, S3
 
 ray = pytest.importorskip("ray", reason="Ray is not installed here: pip install -e '.[test]' or '.[ray]' brings it")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 KINDS = {"a": "sm_80", "b": "sm_90", "c": "sm_90"}
 
 

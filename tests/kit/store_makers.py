@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from forge.store.store import Provenance, Store
@@ -48,6 +50,13 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def room(place: Path) -> Generator[Path]:
+    """Memory where that can be had: thousands of flushes to a disk take minutes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else place) as folder:
+        yield Path(folder)
 
 
 def rot(file: Path) -> bytes:

@@ -92,6 +92,6 @@ def tiny(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny
     recipe.write_text(RECIPE)
     model = checkpoint(place / "checkpoint")
     built = shop.build([recipe], repository=place / "repository")
-    running = shop.serve(built.repository, free_ports())
+    running = shop.serve(built.repository, free_ports(), restart=False)
     yield Tiny(shop.target("tiny", built.repository), recipe, place / "checkpoint", model)
     shop.stop(running)

@@ -1,4 +1,4 @@
-"""One serving environment for the whole test session, and real servers on it.
+"""One serving environment for the whole test session, all of xdist's workers, and real servers on it.
 
 With FORGE_TEST_HOME set to a folder, the environment is kept there and reused by the next session.
 """
@@ -6,8 +6,9 @@ With FORGE_TEST_HOME set to a folder, the environment is kept there and reused b
 import os
 import shutil
 import sysconfig
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -17,9 +18,14 @@ from filelock import FileLock
 from msgspec import Struct
 from msgspec.structs import replace
 
+from forge.api.forge import Forge
+from forge.api.wiring import Wiring
+from forge.build.builder import Tools
 from forge.machine.environments import PrivateEnvironments, backends, host
+from forge.machine.interrupt import Halt
 from forge.schema.twin_environment import serving_environment, twin_sources
 from forge.schema.values import Environment
+from forge.schema.wheels import NO_HASHES, Hashes
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, Running
 from patience import PATIENCE, free_ports
@@ -61,17 +67,61 @@ class Serving(Struct, frozen=True):
             triton.stop(running)
 
 
+class Lent(PrivateEnvironments):
+    """Makes environments as forge does, but for the one that serves the twin: the session has made that already."""
+
+    def __init__(self, shared: Path, halt: Halt) -> None:
+        super().__init__(os.environ, halt)
+        self._shared = shared
+
+    def make(
+        self, environment: Environment, interpreter: str, into: Path, log: Callable[[str], None], hashes: Hashes = NO_HASHES
+    ) -> None:
+        if environment == serving_environment(host(os.environ)):
+            shutil.copytree(made(self._shared), into, symlinks=True, dirs_exist_ok=True)
+        else:
+            super().make(environment, interpreter, into, log, hashes)
+
+
+class Lending(Wiring):
+    """The real wiring, with the session's environment."""
+
+    def __init__(self, home: Path, shared: Path) -> None:
+        super().__init__(home, dict(os.environ), lambda _: None)
+        self._shared = shared
+
+    @cached_property
+    def tools(self) -> Tools:
+        tools = super().tools
+        return replace(tools, environments=Lent(self._shared, tools.halt))
+
+
+Opened = Callable[[Path], Forge]
+
+
 @pytest.fixture(scope="session")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
-    """Made once per session, or taken from FORGE_TEST_HOME."""
-    kept = os.environ.get("FORGE_TEST_HOME")
-    place = environment(Path(kept).absolute() if kept else tmp_path_factory.mktemp("serving"))
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all workers; FORGE_TEST_HOME where that is set."""
+    own = tmp_path_factory.getbasetemp()
+    everybodys = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return Path(os.environ.get("FORGE_TEST_HOME") or everybodys).absolute()
+
+
+@pytest.fixture(scope="session")
+def opened(shared: Path) -> Opened:
+    """forge in a home of one's own, which makes for real all but the environment that is made once for all tests."""
+    return lambda home: Forge(home, dict(os.environ), wiring=Lending(home, shared))
+
+
+@pytest.fixture(scope="session")
+def serving(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Serving:
+    place = made(shared)
     laid = tmp_path_factory.mktemp("backends")
     backends(place, host(os.environ).triton, laid, twin_sources())
     return Serving(place, laid, tmp_path_factory.mktemp("forge-home"))
 
 
-def environment(base: Path) -> Path:
+def made(base: Path) -> Path:
     """The serving environment of this machine in ``base``, made where it is not there yet."""
     machine = host(os.environ)
     wanted = serving_environment(machine)

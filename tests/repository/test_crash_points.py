@@ -4,9 +4,7 @@ import errno
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,13 +250,6 @@ def copied(bench: Bench) -> None:
 Way = Callable[[Bench], None]
 
 
-@contextmanager
-def room(place: Path) -> Generator[Path]:
-    """Memory where that can be had: thousands of flushes to a disk take minutes."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else place) as folder:
-        yield Path(folder)
-
-
 PUBLISHES = ("first", "second", "renamed")
 WAYS: dict[Way, tuple[str, ...]] = {
     killed: tuple(CASES),
@@ -278,7 +269,8 @@ RUN = """
 import sys
 from pathlib import Path
 import test_crash_points as t
-with t.room(Path(sys.argv[3])) as root:
+from store_makers import room
+with room(Path(sys.argv[3])) as root:
     getattr(t, sys.argv[1])(t.Bench(root, t.CASES[sys.argv[2]]))
 """
 

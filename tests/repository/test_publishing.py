@@ -351,8 +351,10 @@ def test_a_folder_named_forge_of_somebody_else_is_kept(tmp_path: Path) -> None:
 SURVIVE = """
 import sys
 from pathlib import Path
+from store_makers import room
 from test_publishing import survive_every_instant
-survive_every_instant(Path(sys.argv[1]))
+with room(Path(sys.argv[1])) as root:
+    survive_every_instant(root)
 """
 
 

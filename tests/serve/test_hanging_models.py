@@ -26,7 +26,7 @@ from forge.serve.server_types import Running
 from patience import free_ports, soon, spare
 from tiny_served import RECIPE, Tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.network]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.network]
 
 ROLES = ("tensorrt_llm", "tensorrt_llm_bls", "preprocessing", "postprocessing")
 LONG = 120.0
@@ -111,7 +111,7 @@ def test_openais_port_says_what_hangs_and_what_to_do(served: Served, model: str)
         assert served.get("/v1/models")[1]["data"] == []
         assert served.get("/v1/models/tiny")[0] == 503
         assert served.get("/live") == (200, None)
-        states = {state.model: state for state in served.shop.care.states((served.running,), 5.0)}
+        states = {state.model: state for state in served.shop.care.states((served.running,), 1.0)}
         assert not states[model].answers
     assert soon(lambda: well(served), LONG)
     assert [listed["id"] for listed in served.get("/v1/models")[1]["data"]] == ["tiny"]

@@ -53,7 +53,7 @@ def bounded(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     stated = json.loads(settings.read_text())
     settings.write_text(json.dumps({**stated, "chat_template": LOOPS + stated["chat_template"]}))
     built = shop.build([recipe], repository=place / "repository")
-    running = shop.serve(built.repository, free_ports())
+    running = shop.serve(built.repository, free_ports(), restart=False)
     yield shop.target("tiny", built.repository)
     shop.stop(running)
 

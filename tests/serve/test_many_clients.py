@@ -47,7 +47,7 @@ def narrow(shop: Forge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ta
     (place / "tiny.toml").write_text(RECIPE + LIMITS)
     checkpoint(place / "checkpoint")
     built = shop.build([place / "tiny.toml"], repository=place / "repository")
-    running = shop.serve(built.repository, free_ports())
+    running = shop.serve(built.repository, free_ports(), restart=False)
     try:
         yield shop.target("tiny", built.repository)
     finally:

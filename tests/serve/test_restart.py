@@ -16,10 +16,12 @@ from urllib.request import urlopen
 
 import openai
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
 from fake_wiring import World
 from forge.api.forge import Forge
+from forge.cli import main
 from forge.client import Client
 from forge.client.types import Request
 from forge.errors import InferenceError, ServerError, Trouble
@@ -34,6 +36,7 @@ from forge.serve.state import States
 from patience import PATIENCE, free_ports, soon, spare
 from tiny_served import Tiny
 
+pytestmark = pytest.mark.long
 FORGE = (sys.executable, "-c", "from forge.cli import main; main()")
 ASKED = "Signal (15) received.\n"
 CRASHED = "Signal (11) received.\n 0# 0x0 in tritonserver\n"
@@ -167,12 +170,9 @@ def foreground(shop: Forge, repository: Path, *words: str) -> Generator[tuple["s
 
 def status(shop: Forge) -> tuple[int, dict[str, Any], str]:
     """`forge status`: its exit code, what it says to programs, and what to people."""
-    environ = {**os.environ, "FORGE_HOME": str(shop.home)}
-    told, shown = (
-        subprocess.run([*FORGE, "status", *words], env=environ, stdout=subprocess.PIPE, text=True, check=False)
-        for words in (("--no-ask", "--json"), ("--no-ask",))
-    )
-    return told.returncode, json.loads(told.stdout), shown.stdout
+    asked = CliRunner(env={"FORGE_HOME": str(shop.home)})
+    told, shown = (asked.invoke(main, ("status", "--no-ask", *words)) for words in (("--json",), ()))
+    return told.exit_code, json.loads(told.stdout), shown.stdout
 
 
 @pytest.fixture(scope="module")

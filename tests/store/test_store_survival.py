@@ -83,19 +83,16 @@ def survive_every_instant(root: Path) -> None:
 SURVIVE = """
 import sys
 from pathlib import Path
+from store_makers import room
 from test_store_survival import survive_every_instant
-survive_every_instant(Path(sys.argv[1]))
+with room(Path(sys.argv[1])) as root:
+    survive_every_instant(root)
 """
 
 
 @pytest.mark.slow
 def test_a_make_killed_anywhere_leaves_nothing_taken_for_whole(tmp_path: Path) -> None:
-    finish(
-        child(
-            "import sys, pathlib, test_store_survival as t; t.survive_every_instant(pathlib.Path(sys.argv[1]))",
-            tmp_path,
-        )
-    )
+    finish(child(SURVIVE, tmp_path))
 
 
 ENDLESS = """

@@ -36,7 +36,7 @@ def repository(shop: Forge, folder: Path) -> Iterator[Path]:
     shop.build([recipe(folder, name) for name in names], repository=place)
     for name, plant in FAULTS.items():
         plant(place, name)
-    running = shop.serve(place, free_ports(), verify="never")  # what was done to them is the point
+    running = shop.serve(place, free_ports(), verify="never", restart=False)  # what was done to them is the point
     shop.verify(folder / "good.toml", place, VerifyOptions(update=True, streaming=False))
     for name in FAULTS:
         shutil.copyfile(folder / "good.toml.golden.json", folder / f"{name}.toml.golden.json")

@@ -1,8 +1,10 @@
 """The reference run, in whatever Python has transformers, says what transformers itself generates there."""
 
 import json
+import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,25 @@ from tiny_checkpoints import torch, transformers
 
 # What transformers is about to take away is an error here, months before it is gone.
 STRICT = ("-W", "error::FutureWarning", "-W", "error::DeprecationWarning:transformers")
+APART = (sys.executable, *STRICT, "-I", str(SCRIPT))
 TEXT = "The recipe says what the build needs"
 
 
-def recite(folder: Path, scratch: Path, **limits: int) -> Any:
+def apart(*words: str) -> None:
+    """As forge has it: in a process of its own, which takes seconds to import what this one has."""
+    done = subprocess.run((*APART, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def here(*words: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.simplefilter("error", FutureWarning)
+        warnings.filterwarnings("error", category=DeprecationWarning, module="transformers")
+        runpy.run_path(str(SCRIPT))["main"](*words)
+
+
+def recite(folder: Path, scratch: Path, run: Callable[..., None] = here, **limits: int) -> Any:
     job, out = scratch / "job.json", scratch / "out.json"
     prompt: dict[str, object] = {"name": "short", "text": TEXT, "messages": []}
     asked = {
@@ -32,9 +49,7 @@ def recite(folder: Path, scratch: Path, **limits: int) -> Any:
         **limits,
     }
     job.write_text(json.dumps(asked), encoding="utf-8")
-    argv = (sys.executable, *STRICT, "-I", str(SCRIPT), str(folder), str(job), str(out))
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run(str(folder), str(job), str(out))
     return json.loads(out.read_text(encoding="utf-8"))["transcripts"][0]
 
 
@@ -48,7 +63,7 @@ def other(folder: Path, make: Callable[..., Any], *limits: int) -> Any:
 @pytest.mark.slow
 def test_a_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
     folder = verify_kit.checkpoint(tmp_path / "checkpoint")
-    said = recite(folder, tmp_path)
+    said = recite(folder, tmp_path, apart)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).float().eval()
     assert len(said["tokens"]) == 12
     assert said["tokens"] == tiny_checkpoints.says(model, said["ids"], 12)
@@ -57,7 +72,7 @@ def test_a_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_encoder_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
     model = other(tmp_path / "checkpoint", tiny_checkpoints.t5)
-    said = recite(tmp_path / "checkpoint", tmp_path)
+    said = recite(tmp_path / "checkpoint", tmp_path, apart)
     ids = torch.tensor([said["ids"]])
     with torch.no_grad():
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, 1:].tolist()

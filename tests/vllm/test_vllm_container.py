@@ -68,13 +68,12 @@ class Place(Recipes):
 
 @pytest.fixture(scope="module", params=["standin", "nvidias"])
 def place(
-    request: pytest.FixtureRequest, engine: str, serving: Serving, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, engine: str, serving: Serving, shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     backend = originals.vllm_backend() if request.param == "nvidias" else None
     if request.param == "nvidias" and backend is None:
         pytest.skip(originals.MISSING)
-    kept = os.environ.get("FORGE_TEST_HOME")
-    made = vllm_image.archive(serving.environment, Path(kept) if kept else tmp_path_factory.mktemp("image"), backend)
+    made = vllm_image.archive(serving.environment, shared, backend)
     load(engine, made.archive)
     folder = tmp_path_factory.mktemp("contained")
     found = Place(Forge(folder / "home", environ(engine)), folder, engine, made.reference)

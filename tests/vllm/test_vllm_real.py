@@ -42,6 +42,7 @@ from vllm_kit import Served
 CHOSEN = os.environ.get("FORGE_TEST_VLLM", "")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.network,
     pytest.mark.skipif(CHOSEN not in ("1", "few"), reason="vLLM itself takes 3.4 GB: `make test-vllm` runs it"),
 ]

@@ -11,7 +11,6 @@ import pytest
 from msgspec.structs import replace
 from openai import NotFoundError, OpenAI
 
-from forge.api.forge import Forge
 from forge.bench import compare, results
 from forge.bench.options import BenchOptions
 from forge.client.guide import Guide
@@ -22,6 +21,7 @@ from forge.plan.preview import provenance
 from openai_front import front, templated
 from patience import free_ports, soon
 from tiny_served import adapter, checkpoint
+from triton_fixture import Opened
 from vllm_kit import Recipes, Served, environment, standin_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -30,8 +30,8 @@ Place = Recipes
 
 
 @pytest.fixture(scope="module")
-def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    shop, folder = Forge(home / f"vllm-{standin_digest()}", dict(os.environ)), tmp_path_factory.mktemp("served")
+def place(home: Path, opened: Opened, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    shop, folder = opened(home / f"vllm-{standin_digest()}"), tmp_path_factory.mktemp("served")
     found = Place(shop, folder)
     checkpoint(folder / "checkpoint")
     adapter(folder / "adapter")

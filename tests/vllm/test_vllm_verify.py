@@ -4,7 +4,6 @@ The same of vLLM itself: test_vllm_real.py. Of a model that counts, in a contain
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from forge.verify.judge import ENDS, TEMPLATE, Outcome, Stage
 from forge.verify.verdicts import Report
 from forge.verify.verify import VerifyOptions
 from patience import free_ports
+from triton_fixture import Opened
 from verify_kit import PROMPTS, checkpoint, edited, one_layer_scaled, recipe
 from vllm_kit import environment
 
@@ -66,8 +66,8 @@ FAULTS: Mapping[str, Callable[[Path, str], None]] = {
 
 
 @pytest.fixture(scope="module")
-def forged(home: Path) -> Forge:
-    return Forge(home / "vllm-verify", dict(os.environ))
+def forged(home: Path, opened: Opened) -> Forge:
+    return opened(home / "vllm-verify")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def repository(forged: Forge, folder: Path) -> Iterator[Path]:
     forged.build([written(folder, name) for name in names], repository=place)
     for name, plant in FAULTS.items():
         plant(place, name)
-    running = forged.serve(place, free_ports(), verify="never")  # what was done to them is the point
+    running = forged.serve(place, free_ports(), verify="never", restart=False)  # what was done to them is the point
     forged.verify(folder / "good.toml", place, VerifyOptions(update=True, streaming=False))
     for name in FAULTS:
         shutil.copyfile(folder / "good.toml.golden.json", folder / f"{name}.toml.golden.json")

@@ -41,12 +41,11 @@ def trtllm_build(*argv: object) -> Said:
 
 
 @pytest.fixture(scope="session")
-def standin_archive(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Image:
+def standin_archive(serving: Serving, shared: Path) -> Image:
     """The stand-in as ``docker load`` takes it; kept in FORGE_TEST_HOME from session to session."""
     if INSTALLED_TRITON.exists():
         pytest.skip("NO STAND-IN IMAGE: this machine has a Triton of its own, so its serving environment holds none")
-    kept = os.environ.get("FORGE_TEST_HOME")
-    return image.archive(serving.environment, kept=Path(kept) if kept else tmp_path_factory.mktemp("image"))
+    return image.archive(serving.environment, kept=shared)
 
 
 @pytest.fixture(scope="session")
