@@ -180,9 +180,8 @@ def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
     )
     with begun(tmp_path, fork + USES["step"], TMPDIR=str(tmp_path / "temporary")) as one:
         assert soon(lambda: len(pids(tmp_path)) == 2)
-        below = children(one.pid)
-        (reaper,) = (pid for pid, words in below.items() if "reaper.py" in words)
-        (forked,) = (pid for pid, words in below.items() if "fork()" in words)
+        (forked,) = (pid for pid, words in children(one.pid).items() if "fork()" in words)
+        (reaper,) = reapers(tmp_path / "temporary")
         left = [forked, *children(forked)]
         os.kill(reaper, signal.SIGTERM)
         one.kill()
@@ -192,6 +191,38 @@ def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
     finally:
         for each in left:
             os.kill(each, signal.SIGKILL)
+
+
+def reapers(temporary: Path) -> list[int]:
+    """Of those whose temporary files lie in a folder."""
+    words = {int(each.parent.name): _bytes(each).split(b"\0") for each in Path("/proc").glob("[0-9]*/cmdline")}
+    return [pid for pid, said in words.items() if any(word.startswith(os.fsencode(temporary)) for word in said)]
+
+
+def test_a_worker_that_ends_its_children_before_itself_leaves_nothing(tmp_path: Path) -> None:
+    """As Ray's do, by their parent's number (``CoreWorker::KillChildProcs``)."""
+    (tmp_path / "step").write_text(PROGRAM.format(place=tmp_path))
+    (tmp_path / "step").chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    with begun(tmp_path, USES["step"], TMPDIR=str(tmp_path / "temporary")) as one:
+        assert soon(lambda: len(pids(tmp_path)) == 2)
+        os.kill(one.pid, signal.SIGSTOP)
+        for each in children(one.pid):
+            os.kill(each, signal.SIGKILL)
+        one.kill()
+    assert soon(lambda: not any(map(started, pids(tmp_path))))
+    assert soon(lambda: not any((tmp_path / "temporary").iterdir()))
+
+
+def test_a_host_that_waits_for_any_child_sees_only_its_own(tmp_path: Path) -> None:
+    code = (
+        "from forge.machine.bonds import temporary; temporary(); mine = os.posix_spawn('/bin/true', ('true',), {})\n"
+        "assert os.wait()[0] == mine\ntry: os.wait()\nexcept ChildProcessError: print('none')"
+    )
+    (tmp_path / "temporary").mkdir()
+    with begun(tmp_path, code, TMPDIR=str(tmp_path / "temporary")) as one:
+        assert one.wait() == 0
+    assert soon(lambda: not reapers(tmp_path / "temporary"))
 
 
 def test_every_temporary_file_has_a_place_that_is_cleared() -> None:

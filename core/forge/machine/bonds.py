@@ -19,6 +19,9 @@ from forge.machine.processes import kill_group
 MARK = "FORGE_CHILD"
 """Variable in the environment of what forge waits for, and of all that this starts."""
 _REAPER = Path(__file__).with_name("reaper.py")
+_APART = '"$@" <&3 3<&- &'
+"""The shell starts it and is gone. So it is no child of this process, whose children some end before they end themselves (a worker
+of Ray does, in its C++), and others wait for, whoever they are (``os.wait``). What a shell leaves behind reads nothing at 0."""
 _TEMPORARY = "TMPDIR"
 
 
@@ -56,9 +59,9 @@ def _bond() -> _Bond:
         if mine not in _held:
             _held.clear()
             _held[mine] = _Bond(secrets.token_hex(8), _made())
-            # No room for one more process: then there is hardly any for what would be bound. TypeError: no Python of its own.
-            with suppress(OSError, TypeError):
-                _watch(_held[mine])
+            with suppress(OSError):  # no room for one more process: then there is hardly any for what would be bound
+                if sys.executable:  # a program with a Python built into it has none
+                    _watch(_held[mine])
         place = _held[mine].folder
         if place and not _is_own(place):  # systems clear away what has lain there for days
             with suppress(OSError):
@@ -115,14 +118,16 @@ def _watch(bond: _Bond) -> None:
     atexit.register(_dismiss, told, os.getpid(), bond.folder)
     ends = [told]
     os.register_at_fork(after_in_child=lambda: os.close(ends.pop()) if ends else None)  # else it would hide its parent's end
+    devices = [(os.POSIX_SPAWN_OPEN, out, os.devnull, os.O_WRONLY, 0) for out in (1, 2)]
     try:
-        os.posix_spawn(
-            sys.executable,
-            (sys.executable, "-I", "-S", str(_REAPER), f"{MARK}={bond.mark}", bond.folder or ""),
+        between = os.posix_spawn(
+            "/bin/sh",
+            ("sh", "-c", _APART, "sh", sys.executable, "-I", "-S", str(_REAPER), f"{MARK}={bond.mark}", bond.folder or ""),
             {},
-            file_actions=[(os.POSIX_SPAWN_DUP2, heard, 0)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, heard, 3), *devices],
             setsid=True,
         )
+        os.waitpid(between, 0)
     finally:
         os.close(heard)
 
