@@ -8,18 +8,22 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from msgspec.structs import replace
 
 from forge.client.grpc import METADATA_SECONDS
 from forge.machine import processes
 from forge.schema.values import Ports
-from forge.serve import pulse
+from forge.serve import pulse, ready
+from forge.serve.process import TritonProcess
 from forge.serve.pulse import Place
 from forge.serve.server_types import Running
+from patience import soon
 
 MARKER = f"forge-pulse-test-{os.getpid()}-"
 SAID = {
@@ -108,3 +112,27 @@ def test_a_hanging_model_is_idle_and_says_where_it_stopped(mute: str) -> None:
         os.kill(each.pid, signal.SIGSTOP)
     (one,) = pulse.ask(Place(mute, "", MARKER), ("bls",), 1.0)
     assert one.why.endswith("its process is stopped")
+
+
+def test_a_triton_as_a_whole_speaks_stands_and_uses(mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.serve.pulse.asked", partial(ready.asked, seconds=0.2))
+    port, way = int(mute.rpartition(":")[2]), TritonProcess(os.environ)
+    with subprocess.Popen(("sh", "-c", "sleep 600 & wait"), start_new_session=True) as process:
+        try:
+            assert soon(lambda: len(processes.offspring((process.pid,))) == 2)
+            ticks = processes.started(process.pid) or 0.0
+            deaf = Running("/r", process.pid, ticks, Ports(port, port, port), (), "", MARKER)
+            found = pulse.stance(deaf, stands=way.stands(deaf))
+            assert (found.speaks, found.stands) == (False, False)
+            assert found.cpu.keys() == processes.offspring((process.pid,))
+            with speaking() as metrics:
+                assert pulse.stance(
+                    replace(deaf, ports=replace(deaf.ports, metrics=metrics.ports.metrics)), stands=False
+                ).speaks
+            os.kill(process.pid, signal.SIGSTOP)
+            assert soon(lambda: way.stands(deaf))
+            assert pulse.stance(replace(deaf, pid=0, started=0.0), stands=False).cpu == {}
+            way.kill(deaf)
+            assert processes.started(process.pid) is None
+        finally:
+            processes.kill_group(process.pid)

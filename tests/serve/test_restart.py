@@ -27,12 +27,13 @@ from forge.client.types import Request
 from forge.errors import InferenceError, ServerError, Trouble
 from forge.machine import processes
 from forge.schema.values import Ports
-from forge.serve.log import cause
+from forge.serve.log import cause, last
 from forge.serve.port_holders import require_free
-from forge.serve.restart import ALONE, PAUSES, Restart
+from forge.serve.restart import ALONE, BROKEN, PAUSES, SILENT, Hang, Restart
 from forge.serve.server import Servers
 from forge.serve.server_types import Crash, Launch, Running
 from forge.serve.state import States
+from forge.serve.vitals import Stance
 from patience import PATIENCE, free_ports, soon, spare
 from tiny_served import Tiny
 
@@ -61,6 +62,14 @@ def test_of_what_a_server_died(tmp_path: Path, status: int | None, log: str, sai
     (tmp_path / "log").write_text(log)
     found = cause(status, tmp_path / "log")
     assert found.startswith(said) if said else found == ""
+
+
+def test_the_last_of_a_log_is_its_fault_with_what_broke(tmp_path: Path) -> None:
+    entry = 'I1128 12:37:09.597664 1 model_lifecycle.cc:839] "loading"'
+    (tmp_path / "log").write_text(f"E{entry[1:]}\n{entry}\ndouble free or corruption (out)\n{CRASHED}{entry}\n")
+    assert last(tmp_path / "log").splitlines()[:3] == ["double free or corruption (out)", *CRASHED.splitlines()]
+    (tmp_path / "log").write_text(f"E{entry[1:]}\n{entry}\n")
+    assert last(tmp_path / "log") == f"E{entry[1:]}"
 
 
 def test_a_full_disk_keeps_no_server_noted(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ class Dying:
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
 
-    def die(self, why: str = "signal 11, SIGSEGV") -> bool:
+    def die(self, why: str = "signal 11, SIGSEGV", hung: str = "") -> bool:
         self.server.died, self.server.down, self.server.alive = why, list(self.server.alive), []
         again = Restart(
             self.server,
@@ -112,7 +121,7 @@ class Dying:
             self.sleep,
             self.said.append,
         )
-        return again.attempt(self.running.shared_memory)
+        return again.attempt(self.running.shared_memory, hung)
 
 
 @pytest.fixture
@@ -146,6 +155,84 @@ def test_a_start_that_fails_counts_to_the_limit(dying: Dying) -> None:
     assert not dying.die()
     assert dying.clock == sum(PAUSES)
     assert "the models do not load" in next(iter(dying.server.ended().values()))
+
+
+MUTE = Stance(speaks=False, stands=False)
+
+
+class Quiet:
+    """A server that answers nobody, looked at every five seconds."""
+
+    def __init__(self, world: World, home: Path, log: str) -> None:
+        (home / "log").write_text(log)
+        self.server, self.clock = world.server, 0.0
+        self.running = replace(self.server.start(Launch(home, (), ports=Ports()), lambda _: None), log=str(home / "log"))
+        self.hang = Hang(self.server, lambda: self.clock)
+
+    def after(self, seconds: float, busy: float = 0.0) -> str:
+        """What is said in the end; each process has used ``busy`` of a processor all the time."""
+        end = self.clock + seconds
+        while True:
+            self.server.stands = replace(MUTE, cpu={1: busy * self.clock, 2: 7.0})
+            if (said := self.hang.look(self.running)) or self.clock >= end:
+                return said
+            self.clock += 5.0
+
+
+def test_one_that_hangs_in_its_own_fault_is_ended(world: World, tmp_path: Path) -> None:
+    quiet = Quiet(world, tmp_path, "double free or corruption (out)\nSignal (6) received.\n")
+    assert quiet.after(BROKEN - 5) == ""
+    assert quiet.after(5) == "signal 6, SIGABRT, and it hung instead of ending"
+
+
+@pytest.mark.parametrize(
+    ("log", "busy", "said"), [("", 0.0, "it answered nobody for 120 s"), ("", 0.1, ""), (ASKED, 0.0, "it answered")]
+)
+def test_silence_without_a_fault_has_to_be_idle_and_long(
+    world: World, tmp_path: Path, log: str, busy: float, said: str
+) -> None:
+    quiet = Quiet(world, tmp_path, log)
+    assert quiet.after(SILENT - 5, busy) == ""
+    assert quiet.after(SILENT, busy).startswith(said) if said else quiet.after(10 * SILENT, busy) == ""
+
+
+def test_a_word_in_between_and_a_long_sleep_are_no_silence(world: World, tmp_path: Path) -> None:
+    quiet = Quiet(world, tmp_path, "")
+    assert quiet.after(SILENT - 5) == ""
+    quiet.server.stands = Stance(speaks=True, stands=False)
+    assert quiet.hang.look(quiet.running) == ""
+    assert quiet.after(0) == ""
+    quiet.clock += 3600.0
+    assert quiet.after(0) == ""
+
+
+@pytest.mark.parametrize("stance", [MUTE, Stance(speaks=True, stands=False)])
+def test_a_debugger_and_its_fault_are_left_alone(world: World, tmp_path: Path, stance: Stance) -> None:
+    """And of one that has caught a fault some threads may answer for a while."""
+    quiet = Quiet(world, tmp_path, CRASHED)
+    quiet.server.stands = replace(stance, stands=True)
+    for _ in range(100):
+        assert quiet.hang.look(quiet.running) == ""
+        quiet.clock += 5.0
+    quiet.server.stands = stance
+    said = [quiet.hang.look(quiet.running)]
+    while not said[-1]:
+        quiet.clock += 5.0
+        said.append(quiet.hang.look(quiet.running))
+    assert len(said) == BROKEN / 5 + 1
+
+
+def test_processes_that_nobody_sees_may_be_at_work(world: World, tmp_path: Path) -> None:
+    quiet = Quiet(world, tmp_path, "")
+    quiet.server.stands = MUTE
+    for _ in range(100):
+        assert quiet.hang.look(quiet.running) == ""
+        quiet.clock += 5.0
+
+
+def test_why_a_hanging_one_was_ended_is_what_it_died_of(dying: Dying) -> None:
+    assert dying.die(hung="it answered nobody for 120 s and did nothing")
+    assert "Triton died: it answered nobody for 120 s and did nothing; it is started again" in dying.said[0]
 
 
 @contextmanager

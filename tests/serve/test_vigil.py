@@ -1,5 +1,6 @@
 """The process that looks after a server's models: it looks as long as that server lives, and no failure of a look ends it."""
 
+import itertools
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from forge.errors import ServerError
 from forge.schema.values import Ports
 from forge.serve.recovery import LOOK
 from forge.serve.server_types import Launch, Running
-from forge.serve.vitals import Signs
+from forge.serve.vitals import Signs, Stance
 
 WELL, GONE = Signs(processes=1, instances=1), Signs(processes=0, instances=1)
 
@@ -97,3 +98,28 @@ def test_a_failed_look_is_told_with_its_time_then_repeated(
     assert [line[20:] for line in said[:2]] == [str(error)] * 2
     assert said[0][:20].count(":") == 2
     assert "restart tensorrt_llm" in place.server.told
+
+
+def test_a_triton_that_hangs_is_ended_and_told(
+    place: Vigil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(0, 5)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    place.server.stands, place.server.died = Stance(speaks=False, stands=False, cpu={1: 7.0}), "signal 9, SIGKILL"
+    place.before = [lambda: None] * 100
+    ended: list[Running] = []
+    real = place.server.kill
+
+    def kill(running: Running) -> None:
+        real(running)
+        ended.append(running)
+        place.server.failing.add(running.repository)
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    monkeypatch.setattr(place.server, "kill", kill)
+    watch(place, tmp_path, place.running.shared_memory)
+    assert ended == [place.running]
+    hung = "it answered nobody for 120 s and did nothing"
+    said = capfd.readouterr().out
+    assert f"hangs and is ended: {hung}" in said
+    assert f"Triton died: {hung}; it is started again in 1 s" in said

@@ -18,7 +18,7 @@ from forge.api.wiring import Wiring
 from forge.errors import ForgeError
 from forge.serve.launch import Held, launch
 from forge.serve.recovery import LOOK, Watch
-from forge.serve.restart import Restart
+from forge.serve.restart import Hang, Restart
 from forge.serve.scrub import Scrub
 from forge.serve.server_types import Launch, Running, Server
 from forge.serve.update import lend
@@ -40,19 +40,23 @@ def main(home: Path, marker: str, *, restart: bool = True, scrub: float = 0.0) -
     def plan(held: Held, running: Running) -> Launch:
         return launch(held, store, running.ports, on=running.base)
 
-    watch = Watch(server, plan, time.monotonic, time.time, say)
+    watch, hang, hung = Watch(server, plan, time.monotonic, time.time, say), Hang(server, time.monotonic), ""
     with _scrubbing(server, marker, store, scrub):
         while True:
             try:
                 running = server.current(marker)
                 if running is None:
-                    if not (restart and Restart(server, plan, time.time, time.sleep, say).attempt(marker)):
+                    if not (restart and Restart(server, plan, time.time, time.sleep, say).attempt(marker, hung)):
                         return
-                    watch = Watch(server, plan, time.monotonic, time.time, say)
+                    watch, hang = Watch(server, plan, time.monotonic, time.time, say), Hang(server, time.monotonic)
+                    hung = ""
                     if risen := server.current(marker):
                         lend(store, risen)
                 elif restart:
                     watch.look(running)
+                    if hung := hang.look(running):
+                        say(f"Triton (process {running.pid}) hangs and is ended: {hung}")
+                        server.kill(running)
             except (ForgeError, OSError) as error:  # a container engine that is away, a full disk: it may be better next time
                 say(str(error))
             time.sleep(LOOK)

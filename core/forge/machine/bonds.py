@@ -20,8 +20,9 @@ MARK = "FORGE_CHILD"
 """Variable in the environment of what forge waits for, and of all that this starts."""
 _REAPER = Path(__file__).with_name("reaper.py")
 _APART = '"$@" <&3 3<&- &'
-"""The shell starts it and is gone. So it is no child of this process, whose children some end before they end themselves (a worker
-of Ray does, in its C++), and others wait for, whoever they are (``os.wait``). What a shell leaves behind reads nothing at 0."""
+"""The shell starts it and is gone. So it is no child of this process, whose children some end before they end themselves (a
+worker of Ray does, in its C++), and others wait for, whoever they are (``os.wait``). What a shell leaves behind reads nothing
+at 0."""
 _TEMPORARY = "TMPDIR"
 
 

@@ -173,6 +173,11 @@ def offspring(pids: Iterable[int]) -> frozenset[int]:
     return _below(pids, _children())
 
 
+def spent(pid: int) -> dict[int, float]:
+    """A process and all that it has started, by pid, with the seconds of a processor that each has used so far."""
+    return {one: _used(fields) for one in offspring((pid,)) if (fields := _stat(one))}
+
+
 def kill_stubs(marker: str, model: str) -> None:
     """End the stubs of a model, also those that do not move; ones of another user are left."""
     held = tuple(stub.pid for stub in stubs(marker).get(model, ()))

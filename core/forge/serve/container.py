@@ -21,7 +21,7 @@ from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
 from forge.serve.log import cause, served
 from forge.serve.server_types import Launch, Running
-from forge.serve.state import VIEW, key_file, make_private
+from forge.serve.state import VIEW, key_file, make_private, stopped
 
 _MOMENT = 1.0
 _KILLED = 137
@@ -120,6 +120,16 @@ class TritonContainer:
                 time.sleep(self.pause)  # its process is gone, and the daemon has yet to hear of it
         return said
 
+    def stands(self, running: Running) -> bool:
+        """Whether somebody has stopped it, or paused the container."""
+        with self._daemon.connected() as api:
+            return bool(stopped(running)) or _look(api, running.container).paused
+
+    def kill(self, running: Running) -> None:
+        """End what runs in the container, and leave that."""
+        with self._daemon.connected() as api:
+            _told(api, running.container, "SIGKILL")
+
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""
         end_container(self._environ, running.container, patience, served(Path(running.log)))
@@ -186,7 +196,7 @@ def end_container(environ: Mapping[str, str], name: str, patience: float, is_ser
     then is unload models one after the other, and its memory goes with the container.
     """
     with Daemon(environ).connected() as api:
-        deadline = time.monotonic() + (patience if _interrupted(api, name) else 0.0)
+        deadline = time.monotonic() + (patience if _told(api, name, "SIGINT") else 0.0)
         while time.monotonic() < deadline and _look(api, name).running:
             time.sleep(0.1)
             if is_served():
@@ -194,13 +204,13 @@ def end_container(environ: Mapping[str, str], name: str, patience: float, is_ser
         owners.remove(api, name)
 
 
-def _interrupted(api: Api, name: str) -> bool:
+def _told(api: Api, name: str, signal: str) -> bool:
     """Whether it was there to be told."""
     import docker.errors
 
     with ours("stop a container", name):
         try:
-            api.kill(name, signal="SIGINT")
+            api.kill(name, signal=signal)
         except docker.errors.APIError as error:
             if error.status_code not in {404, 409}:  # gone, or not running
                 raise

@@ -139,21 +139,45 @@ def stumbled(log: Path) -> bool:
 def cause(status: int | None, log: Path) -> str:
     """Of what a server died; empty where it was asked to end. ``status`` is a child's, negative for a signal; None: unknown."""
     text = _end(log)
-    caught = [int(first or second) for first, second in _CAUGHT.findall(text)]
-    if status == 0 or SERVED.decode() in text or (caught and caught[-1] in _ASKED):
+    caught = _caught(text)
+    if status == 0 or SERVED.decode() in text or caught in _ASKED:
         return ""
     if status is None and not caught:
         return "no signal is in its log: most likely it was killed (SIGKILL), as the system does where memory runs out"
     if status is not None and status > 0 and not caught:
         return f"exit code {status}"
-    number = caught[-1] if caught else -(status or 0)
-    named = signal.Signals(number).name if number in {*signal.Signals} else "no name"
-    return f"signal {number}, {named}"
+    return _named(caught or -(status or 0))
+
+
+def broke(log: Path) -> str:
+    """What ``fault`` says of a log's end."""
+    return fault(_end(log))
+
+
+def fault(text: str) -> str:
+    """The signal of a fault that Triton's own handler has caught, which prints a stack and then ends the process; empty where
+    none has come."""
+    caught = _caught(text)
+    return _named(caught) if caught and caught not in _ASKED else ""
+
+
+def _caught(text: str) -> int:
+    """The last signal that a log tells of; 0 where it tells of none."""
+    found = _CAUGHT.findall(text)
+    return int(found[-1][0] or found[-1][1]) if found else 0
+
+
+def _named(number: int) -> str:
+    return f"signal {number}, {signal.Signals(number).name if number in {*signal.Signals} else 'no name'}"
 
 
 def last(log: Path) -> str:
-    """The last that a log says."""
-    return part(_end(log))
+    """The last that a log says: of a signal, where it tells of one, with the line before it, in which glibc says what broke."""
+    text = _end(log)
+    if found := [match.start() for match in _CAUGHT.finditer(text)]:
+        before = text.rfind("\n", 0, max(0, found[-1] - 1)) + 1
+        return "\n".join(text[before:].splitlines()[:_ROOM])
+    return part(text)
 
 
 def _end(log: Path) -> str:

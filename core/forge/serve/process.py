@@ -16,7 +16,7 @@ from forge.schema.vllm_environment import PYTHON as VLLM
 from forge.serve import log as triton_log
 from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.server_types import Launch, Running
-from forge.serve.state import key_file, make_private
+from forge.serve.state import key_file, make_private, stopped
 
 INSTALLED = "/opt/tritonserver"
 """Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""
@@ -112,6 +112,14 @@ class TritonProcess:
     def died(self, running: Running) -> str:
         """Of what it died, as its parent or its log knows it; empty where it was asked to end."""
         return triton_log.cause(processes.status(running.pid, running.started), Path(running.log))
+
+    def stands(self, running: Running) -> bool:
+        """Whether somebody has stopped it, who may have it go on."""
+        return bool(stopped(running))
+
+    def kill(self, running: Running) -> None:
+        """End its process alone, without a word."""
+        processes.kill(running.pid, running.started)
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""

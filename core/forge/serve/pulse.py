@@ -25,7 +25,7 @@ from forge.errors import InferenceError, Trouble
 from forge.machine import processes
 from forge.serve.ready import asked, at
 from forge.serve.server_types import Running
-from forge.serve.vitals import WORKING, Pulse, Signs, Times, used
+from forge.serve.vitals import WORKING, Pulse, Signs, Stance, Times, used
 
 _LOOK = 1.0
 """Seconds between two looks at who moves: less would say nothing of processor time, which is counted in hundredths."""
@@ -185,6 +185,15 @@ def signs(running: Running) -> Mapping[str, Signs] | None:
         )
         for each in stated
     }
+
+
+def stance(running: Running, *, stands: bool) -> Stance:
+    """How a server's own process is; that of its metrics is a thread apart from those that answer and load."""
+    speaks = False
+    for port, path in ((running.ports.http, "/v2/health/live"), (running.ports.metrics, "/metrics")):
+        with suppress(OSError, http.client.HTTPException):
+            speaks = speaks or bool(asked(at(running, port), path))
+    return Stance(speaks=speaks, stands=stands, cpu=processes.spent(running.pid) if running.started else {})
 
 
 def answered(running: Running) -> Mapping[str, tuple[int, int]]:

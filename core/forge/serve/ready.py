@@ -17,8 +17,8 @@ from forge.serve.addresses import Asking
 from forge.serve.server_types import Launch, Running
 
 _DEAD = 30.0
-"""Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed. One that is
-killed at the wrong instant of its start Triton awaits for ever."""
+"""Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed: one that is
+killed at the wrong instant of its start Triton awaits for ever. And after which a Triton that has caught a fault hangs."""
 _LOOK = 1.0
 """Seconds between two looks for such: all processes of this machine are looked through, and Triton wants its processors."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
@@ -36,21 +36,26 @@ class Watch(Struct, frozen=True):
     def await_models(self, patience: float, line: Callable[[str], None]) -> None:
         """Return when every model is ready; ServerError when the server ended, or ``patience`` seconds did."""
         deadline = time.monotonic() + patience
-        missing, looked, dead = list(self.running.models), 0.0, dict[int, float]()
+        missing, looked, dead, fault = list(self.running.models), 0.0, dict[int, float](), ""
         with Path(self.running.log).open(encoding="utf-8", errors="replace") as log:
             while missing:
                 alive = self.alive()
                 for text in log:
                     line(text.rstrip("\n"))
+                    fault = triton_log.fault(text) or fault
                 if not alive:
                     raise _not_loaded(self.running, missing, self.ended())
                 processes.close_off(self.running.shared_memory)
                 missing = [model for model in missing if not answers(self.running.ports, model)]
                 now = time.monotonic()
-                if now - looked > _LOOK and not self.running.container:  # whose processes may be another machine's
-                    looked, dead = now, {pid: dead.get(pid, now) for pid in processes.unreaped(self.running.pid)}
+                if now - looked > _LOOK:
+                    # A container's processes may be another machine's.
+                    ended = () if self.running.container else processes.unreaped(self.running.pid)
+                    hung = (self.running.pid,) if fault else ()
+                    looked, dead = now, {pid: dead.get(pid, now) for pid in (*ended, *hung)}
                 if missing and any(now - since > _DEAD for since in dead.values()):
-                    raise _not_loaded(self.running, missing, "a process of it was killed while it loaded a model")
+                    killed = "a process of it was killed while it loaded a model"
+                    raise _not_loaded(self.running, missing, f"{fault}, and it hung instead of ending" if fault else killed)
                 if missing and now > deadline:
                     raise _not_loaded(self.running, missing, f"{patience:g} s were not enough")
                 time.sleep(self.pause if missing else 0)

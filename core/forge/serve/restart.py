@@ -1,4 +1,4 @@
-"""A Triton that ends while somebody looks after it: of what, whether it is started again, and when enough is enough.
+"""A Triton that ends, or hangs, while somebody looks after it: of what, whether it is started again, and when enough is enough.
 
 As systemd's ``Restart=on-failure`` with a limit: one that was asked to end stays ended.
 """
@@ -11,13 +11,20 @@ from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.serve.launch import Plan, holdings
-from forge.serve.log import last
+from forge.serve.log import broke, last
 from forge.serve.server_types import Crash, Running, Server
+from forge.serve.vitals import WORKING, Times, used
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before each start."""
 WITHIN = 600.0
 """Seconds in which one that dies more often than there are ``PAUSES`` is given up."""
+BROKEN = 30.0
+"""Seconds after which a Triton that has caught the signal of a fault does not end any more."""
+SILENT = 120.0
+"""Seconds of silence after which any other hangs, where it has done nothing meanwhile."""
+_LOOKS = 5
+"""So often it has to be found so: a machine that slept may find one late."""
 
 ALONE = (
     "nothing starts its Triton, or a model of it, again where that dies: the process of forge that did so is gone; "
@@ -44,6 +51,38 @@ def without(running: Running) -> str:
     return f", without {', '.join(lost)}: {hint}" if lost else ""
 
 
+class Hang(Struct):
+    """How long a Triton that lives has been of no use. ``steady`` is a clock for measuring.
+
+    Its own handler of SIGSEGV and SIGABRT puts a stack together, for which it needs the heap. Where that is what broke, it
+    waits for ever (seen on 2.51 after "double free or corruption"): the process stays, with its ports, and answers nobody, or
+    some for a while, since each thread has a part of the heap.
+    """
+
+    server: Server
+    steady: Callable[[], float]
+    _looks: int = 0
+    _since: float = 0.0
+    _cpu: Times = {}
+
+    def look(self, running: Running) -> str:
+        """Why it has to be ended, for a person; empty where that is not sure."""
+        stance, fault, now = self.server.stance(running), broke(Path(running.log)), self.steady()
+        if stance.stands or (stance.speaks and not fault):
+            self._looks = 0
+            return ""
+        if not self._looks:
+            self._since, self._cpu = now, stance.cpu
+        self._looks += 1
+        elapsed = now - self._since
+        if self._looks < _LOOKS or elapsed < (BROKEN if fault else SILENT):
+            return ""
+        if fault:
+            return f"{fault}, and it hung instead of ending"
+        idle = bool(stance.cpu) and used(self._cpu, stance.cpu) <= WORKING * elapsed
+        return f"it answered nobody for {elapsed:.0f} s and did nothing" if idle else ""
+
+
 class Restart(Struct, frozen=True):
     """Starts one server again. ``now`` gives seconds since 1970; ``say`` is told what happens."""
 
@@ -53,12 +92,14 @@ class Restart(Struct, frozen=True):
     sleep: Callable[[float], None]
     say: Callable[[str], None]
 
-    def attempt(self, marker: str) -> bool:
-        """Whether the server with this mark, which does not run, runs again; False where it is over."""
+    def attempt(self, marker: str, hung: str = "") -> bool:
+        """Whether the server with this mark, which does not run, runs again; False where it is over. ``hung`` says why whoever
+        looks after it ended its Triton."""
         found = self.server.postmortem(marker)
         if found is None:
             return False
         running, why = found
+        why = why and (hung or why)
         if not why:
             self.say("Triton was asked to end")
             return False

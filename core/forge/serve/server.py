@@ -34,7 +34,7 @@ from forge.serve.ready import Watch, once_more, require_address, require_control
 from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
 from forge.serve.state import DIED_LOG, Guard, States, cared_for, coming, died, stopped
 from forge.serve.usage import usage
-from forge.serve.vitals import Healths, Pulse, Signs, Usage
+from forge.serve.vitals import Healths, Pulse, Signs, Stance, Usage
 
 _WATCH_LOG = ".watch.log"
 """Suffix of the log of the process that looks after a server's models, beside the server's."""
@@ -141,9 +141,7 @@ class Servers:
     def postmortem(self, marker: str) -> tuple[Running, str] | None:
         """The server with this mark that does not run, as the port says."""
         found = self._kept(marker)
-        if found is None or self.alive(found):
-            return None
-        return found, self._cause(found)
+        return None if found is None or self.alive(found) else (found, self._cause(found))
 
     def crashed(self, running: Running, crash: Crash) -> Running:
         """Note it in the state file, which says from now on that no process is the server's."""
@@ -198,10 +196,9 @@ class Servers:
             does = ("restart" if restart else "leave", str(scrub))
             argv = (sys.executable, "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
             here = {"PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory}
-            log = Path(running.log).with_suffix(_WATCH_LOG)
             theirs = {name: self._environ[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if name in self._environ}
-            theirs |= processes.nvidia(self._environ) | processes.vllm(self._environ)
-            pid = processes.detached(argv, {**theirs, **self._way(running.container).guarded(), **here}, log)
+            theirs |= processes.nvidia(self._environ) | processes.vllm(self._environ) | self._way(running.container).guarded()
+            pid = processes.detached(argv, theirs | here, Path(running.log).with_suffix(_WATCH_LOG))
             if not restart:
                 return now
             cared = replace(now, vigil=pid, vigil_started=processes.started(pid) or 0.0)
@@ -217,6 +214,14 @@ class Servers:
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         """What is seen of each model, as the port says; None of a server in whose place somebody else answers."""
         return None if imposter(running) else pulse.signs(running)
+
+    def stance(self, running: Running) -> Stance:
+        """How its Triton is, as the port says."""
+        return pulse.stance(running, stands=self._way(running.container).stands(running))
+
+    def kill(self, running: Running) -> None:
+        """End its Triton, as the port says."""
+        self._way(running.container).kill(running)
 
     def usage(self, running: Running) -> Usage:
         """What it uses, as the port says."""

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from forge.errors import ServerError
 from forge.schema.values import Command, Ports
-from forge.serve.vitals import Healths, Pulse, Signs, Usage
+from forge.serve.vitals import Healths, Pulse, Signs, Stance, Usage
 
 
 class RepositoryFolders(Struct, frozen=True):
@@ -142,6 +142,8 @@ class Way(Protocol):
     def alive(self, running: Running) -> bool: ...
     def ended(self, running: Running) -> str: ...
     def died(self, running: Running) -> str: ...
+    def stands(self, running: Running) -> bool: ...
+    def kill(self, running: Running) -> None: ...
     def end(self, running: Running, patience: float) -> None: ...
 
 
@@ -217,6 +219,14 @@ class Server(Protocol):
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         """What is seen of each model that is loaded, without asking it; None while the server does not speak."""
+        ...
+
+    def stance(self, running: Running) -> Stance:
+        """How its Triton is as a whole: whether it speaks, or somebody has stopped it, and what it has used."""
+        ...
+
+    def kill(self, running: Running) -> None:
+        """End a Triton that hangs, as a signal would; what it leaves stays, for ``postmortem`` and ``again``."""
         ...
 
     def usage(self, running: Running) -> Usage:

@@ -51,6 +51,17 @@ class Signs(Struct, frozen=True, kw_only=True):
     """Requests that nobody has begun to work on."""
 
 
+class Stance(Struct, frozen=True, kw_only=True):
+    """What can be seen of a Triton as a whole."""
+
+    speaks: bool
+    """One of its ports answers something."""
+    stands: bool
+    """Somebody has stopped it, or paused its container, and may have it go on."""
+    cpu: Times = {}
+    """What it and all that it has started have used; nothing of one whose processes are not seen from here."""
+
+
 class Memory(Struct, frozen=True, kw_only=True):
     """Bytes of this machine's memory and of its GPUs'; None where nobody here can see it."""
 

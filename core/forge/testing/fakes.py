@@ -16,7 +16,7 @@ from forge.machine.containers import Job
 from forge.schema.values import Calibration, Checkpoint, Command, Environment, FileFact, Pinned, Source, SourceKind
 from forge.schema.wheels import NO_HASHES, Hashes
 from forge.serve.server_types import Crash, Launch, Running, StartingError
-from forge.serve.vitals import Health, Healths, Pulse, Signs, Usage, Used
+from forge.serve.vitals import Health, Healths, Pulse, Signs, Stance, Usage, Used
 
 LLAMA: Mapping[str, object] = {
     "architectures": ["LlamaForCausalLM"],
@@ -201,6 +201,7 @@ class FakeServer:
     down: list[Running] = field(default_factory=list[Running])
     """Those that died, of ``died``; empty where they were asked to end."""
     died: str = ""
+    stands: Stance = field(default_factory=lambda: Stance(speaks=True, stands=False))
     over: dict[str, str] = field(default_factory=dict[str, str])
     healths: Healths = field(default_factory=dict[str, Health])
 
@@ -299,6 +300,12 @@ class FakeServer:
 
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         return {model: self.seen.get(model, Signs()) for model in running.models}
+
+    def stance(self, running: Running) -> Stance:  # noqa: ARG002 - the port's
+        return self.stands
+
+    def kill(self, running: Running) -> None:
+        self.alive, self.down = [each for each in self.alive if each != running], [running]
 
     def usage(self, running: Running) -> Usage:
         models = {model: Used(host=10**8, requests=2) for model in running.models}

@@ -32,6 +32,7 @@ class State(Struct, rename="pascal"):
     """How a container is; by default as one that is gone."""
 
     running: bool = False
+    paused: bool = False
     pid: int = 0
     exit_code: int = 0
     oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
