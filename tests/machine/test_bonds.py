@@ -214,7 +214,7 @@ def test_a_worker_that_ends_its_children_before_itself_leaves_nothing(tmp_path: 
     assert soon(lambda: not any((tmp_path / "temporary").iterdir()))
 
 
-def test_a_host_that_waits_for_any_child_sees_only_its_own(tmp_path: Path) -> None:
+def test_a_host_that_waits_for_children_sees_its_own(tmp_path: Path) -> None:
     code = (
         "from forge.machine.bonds import temporary; temporary(); mine = os.posix_spawn('/bin/true', ('true',), {})\n"
         "assert os.wait()[0] == mine\ntry: os.wait()\nexcept ChildProcessError: print('none')"

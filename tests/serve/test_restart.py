@@ -64,7 +64,7 @@ def test_of_what_a_server_died(tmp_path: Path, status: int | None, log: str, sai
     assert found.startswith(said) if said else found == ""
 
 
-def test_the_last_of_a_log_is_its_fault_with_what_broke(tmp_path: Path) -> None:
+def test_the_last_of_a_log_is_what_broke(tmp_path: Path) -> None:
     entry = 'I1128 12:37:09.597664 1 model_lifecycle.cc:839] "loading"'
     (tmp_path / "log").write_text(f"E{entry[1:]}\n{entry}\ndouble free or corruption (out)\n{CRASHED}{entry}\n")
     assert last(tmp_path / "log").splitlines()[:3] == ["double free or corruption (out)", *CRASHED.splitlines()]
@@ -196,7 +196,7 @@ def test_silence_without_a_fault_has_to_be_idle_and_long(
     assert quiet.after(SILENT, busy).startswith(said) if said else quiet.after(10 * SILENT, busy) == ""
 
 
-def test_a_word_in_between_and_a_long_sleep_are_no_silence(world: World, tmp_path: Path) -> None:
+def test_a_word_between_and_a_sleep_are_no_silence(world: World, tmp_path: Path) -> None:
     quiet = Quiet(world, tmp_path, "")
     assert quiet.after(SILENT - 5) == ""
     quiet.server.stands = Stance(speaks=True, stands=False)
@@ -230,7 +230,7 @@ def test_processes_that_nobody_sees_may_be_at_work(world: World, tmp_path: Path)
         quiet.clock += 5.0
 
 
-def test_why_a_hanging_one_was_ended_is_what_it_died_of(dying: Dying) -> None:
+def test_one_that_hung_died_of_that(dying: Dying) -> None:
     assert dying.die(hung="it answered nobody for 120 s and did nothing")
     assert "Triton died: it answered nobody for 120 s and did nothing; it is started again" in dying.said[0]
 
