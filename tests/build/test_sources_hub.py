@@ -14,6 +14,7 @@ from forge.schema.recipe import Lora
 from forge.schema.values import Pinned, Source, SourceKind
 from forge.testing import tiny_adapter
 from loopback_hub import LoopbackHub, loopback_hub
+from lying_server import lying
 
 NAME, TOKEN = "acme/tiny", "hf_verysecretvalue"
 
@@ -176,6 +177,28 @@ def test_a_token_that_opens_nothing_appears_in_no_text(
     assert caught.value.__cause__ is None
     assert TOKEN not in f"{caught.value!r} {caught.value} {caplog.text} {''.join(capfd.readouterr())} {pinned} {kept}"
     assert any(asked.authorization == f"Bearer {TOKEN}" for asked in hub.requests)
+
+
+def test_a_token_is_told_to_no_host_that_a_hub_names(hub: LoopbackHub, tmp_path: Path) -> None:
+    """Weights lie with a content network, whose addresses are signed."""
+    hub.commit(NAME, FILES, token=TOKEN)
+    with lying(lambda turn: turn.say(200, FILES["model.safetensors"])) as other:
+        hub.elsewhere = f"http://localhost:{other.port}"
+        user = User(hub, tmp_path, HF_TOKEN=TOKEN)
+        assert user.fetch(user.pin())["model.safetensors"] == FILES["model.safetensors"]
+        assert other.heads
+        assert [head for head in other.heads if TOKEN in str(head)] == []
+
+
+def test_weights_that_never_end_are_given_up(hub: LoopbackHub, user: User) -> None:
+    hub.commit(NAME, FILES)
+    pinned = user.pin()
+    hub.endless = True
+    try:
+        with pytest.raises(SourceError, match="goes on beyond"):
+            user.fetch(pinned)
+    finally:
+        hub.endless = False
 
 
 @pytest.mark.parametrize(

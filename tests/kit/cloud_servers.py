@@ -18,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,14 +62,34 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             server.kill()
 
 
+LOGIN = ("ada", "U*U")
+_HASHED = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+"""The password of ``LOGIN`` by bcrypt, one of Openwall's test vectors."""
+
+
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry's address."""
+    with _registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same of one that asks for ``LOGIN``."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "users").write_text(f"{LOGIN[0]}:{_HASHED}\n")
+    with _registry(folder, f"auth: {{htpasswd: {{realm: forge, path: {folder / 'users'}}}}}\n") as found:
+        yield found
+
+
+@contextmanager
+def _registry(folder: Path, more: str = "") -> Generator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed (Debian's package of that name)")
-    folder, (port,) = tmp_path_factory.mktemp("registry"), spare(1)
-    (folder / "config.yml").write_text(REGISTRY.format(folder=folder / "data", port=port))
+    (port,) = spare(1)
+    (folder / "config.yml").write_text(REGISTRY.format(folder=folder / "data", port=port) + more)
     running = subprocess.Popen((program, "serve", folder / "config.yml"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert soon(lambda: running.poll() is None and _registry_answers(port))
@@ -81,6 +102,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _registry_answers(port: int) -> bool:
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5)
+    except urllib.error.HTTPError as error:
+        return error.code == 401
     except OSError:
         return False
     return True

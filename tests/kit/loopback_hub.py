@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -74,6 +74,10 @@ class LoopbackHub:
         """How many more requests are answered with 503."""
         self.swapped: dict[str, bytes] = {}
         """Bytes served for a path in place of those that were listed."""
+        self.elsewhere = ""
+        """Another host, to which whoever asks for weights is sent."""
+        self.endless = False
+        """Weights go on and on, beyond what was listed."""
 
     def commit(self, name: str, files: Files, revision: str = "main", token: str = "", gated: bool = False) -> str:
         """Put files under a new commit that ``revision`` then names; returns the commit.
@@ -139,6 +143,8 @@ class LoopbackHub:
         if lfs := entry.get("lfs"):
             assert isinstance(lfs, dict)
             headers |= {"X-Linked-Etag": f'"{lfs["sha256"]}"', "X-Linked-Size": str(len(files[path]))}
+            if self.elsewhere:
+                return Answer(302, headers={**headers, "Location": f"{self.elsewhere}/{path}"})
         if span is None:
             return Answer(200, body, headers)
         first, last = span[0], min(len(body) - 1 if span[1] is None else span[1], len(body) - 1)
@@ -186,9 +192,10 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(Asked(self.command, path, answer.status, stated, authorization))
             self.send_response(answer.status)
             self.close_connection = True  # one request each, so that a hub that is gone is gone
+            goes_on = hub.endless and "X-Linked-Size" in answer.headers
             content = {
                 "Connection": "close",
-                "Content-Length": str(len(answer.body)),
+                "Content-Length": str(10**13 if goes_on else len(answer.body)),
                 "Content-Type": "application/json",
             }
             for key, value in (content | dict(answer.headers)).items():
@@ -196,6 +203,9 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "GET":
                 self.send(answer.body)
+            with suppress(OSError):
+                while self.command == "GET" and goes_on and hub.endless:
+                    self.wfile.write(bytes(1 << 20))
 
         def send(self, body: bytes) -> None:
             if hub.breaks and len(body) > hub.break_after:

@@ -1,11 +1,14 @@
 """A registry of container images as a shared store: Debian's docker-registry, on the loopback."""
 
+import base64
+import json
 import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from cloud_servers import LOGIN
 from forge.remote.open import place
 from forge.remote.place import PART, RemoteError
 from forge.remote.shared import Shared
@@ -47,6 +50,26 @@ def test_a_large_file_is_several_layers_each_sent_once(shared: Shared, there: St
     assert shared.pull(KEY, there) is None
     assert shared.push(held).sent == 0
     assert shared.pull(KEY, there) is not None
+
+
+@pytest.mark.parametrize("password", [LOGIN[1], "wrong"])
+def test_a_registry_that_wants_a_login_has_dockers(
+    locked_registry: str, there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    word = base64.b64encode(f"{LOGIN[0]}:{password}".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {locked_registry.removeprefix("oci://"): {"auth": word}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    url = f"{locked_registry}/team/{password.replace('*', '-').lower()}"
+    shared = Shared(lambda: place(url, 10.0), url, lambda _: None, time.time)
+    held = made(tmp_path, size=PART + 1)
+    if password == LOGIN[1]:
+        assert shared.push(held).sent == PART + 1
+        assert shared.pull(KEY, there) is not None
+        return
+    with pytest.raises(RemoteError, match="says 401") as error:
+        shared.push(held)
+    assert "docker login" in error.value.hint
+    assert word not in str(error.value)
 
 
 def test_a_registry_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:

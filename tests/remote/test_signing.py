@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from forge.remote.open import place
 from forge.remote.place import RemoteError
 from forge.remote.record import Record
 from forge.remote.shared import Shared
-from forge.remote.signature import Notary, UntrustedError
+from forge.remote.signature import PAYLOAD, Notary, UntrustedError
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import Pinned, Source, SourceKind
 from forge.settings import RemoteTable, Settings, read as stated
@@ -44,6 +45,7 @@ pytest.importorskip("obstore", reason="a shared store is the extra `remote`: pip
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from securesystemslib.dsse import Envelope
 
 PASSPHRASE = "open sesame"
 KINDS: dict[str, Callable[[], Any]] = {
@@ -445,6 +447,36 @@ def test_a_taken_artifact_keeps_its_signature_and_no_other(tmp_path: Path, keys:
     assert maker.record().attestation == before
     taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
     assert taker.shared.pull(KEY, taker.store)
+
+
+SAYS_ELSE: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "payload": ("application/vnd.cyclonedx+json", lambda _: None),
+    "statement": (PAYLOAD, lambda said: said.update({"_type": "https://in-toto.io/Statement/v0.1"})),
+    "predicate": (PAYLOAD, lambda said: said.update({"predicateType": "https://slsa.dev/verification_summary/v1"})),
+}
+"""What a trusted key has signed of just this artifact, and not that it was made so."""
+
+
+@pytest.mark.parametrize("how", SAYS_ELSE)
+def test_a_trusted_keys_word_of_another_kind_is_refused(tmp_path: Path, keys: Keys, how: str) -> None:
+    private, public = keys.pair("ci")
+    maker = Side(tmp_path, "here", sign=str(private))
+    maker.shared.push(maker.made())
+    record = maker.record()
+    kind, change = SAYS_ELSE[how]
+    said = statement(record)
+    change(said)
+    envelope: Any = Envelope(json.dumps(said).encode(), kind, {})
+    key = serialization.load_pem_private_key(private.read_bytes(), None)
+    signers: Any = import_module("securesystemslib.signer")
+    (name,) = (each["keyid"] for each in json.loads(record.attestation)["signatures"])
+    envelope.sign(signers.CryptoSigner(key, signers.SSlibKey.from_crypto(key.public_key(), keyid=name)))
+    forged = replace(record, attestation=json.dumps(envelope.to_dict()))
+    maker.shared.place.write(KEY, msgspec.json.encode(forged), {}, anew=True)
+    taker = Side(tmp_path, "there", verify="require", keys=(str(public),))
+    with pytest.raises(UntrustedError, match="no statement of how something was made"):
+        taker.shared.pull(KEY, taker.store)
+    assert taker.store.find(KEY) is None
 
 
 # -- what a person says and sees

@@ -54,7 +54,7 @@ def pull(output: Output, keys: tuple[str, ...], remote: str | None) -> None:
         forge cache pull edd1e1334e78
     """
     shop, sharing = _shop(output, remote)
-    there = {one.key for one in sharing.shared.place.records()}
+    there = {one.key for one in sharing.shared.written()}
     wanted = _named(keys, there, "the shared store has no artifact of this key")
     found = [shop.store.find(key) or sharing.shared.pull(key, shop.store) for key in wanted]
     taken = [one for one in found if one]

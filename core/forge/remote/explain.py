@@ -107,7 +107,7 @@ def _keys(shared: Shared | None) -> tuple[frozenset[str], str]:
     if shared is None:
         return frozenset(), ""
     try:
-        return frozenset(one.key for one in shared.place.records()), ""
+        return frozenset(one.key for one in shared.written()), ""
     except RemoteError as error:
         return frozenset(), error.what
 

@@ -46,6 +46,13 @@ def each(tasks: Iterable[T], do: Callable[[T], R], heard: Callable[[R], None], p
         enough.set()
 
 
+def once(do: Callable[[], R], patience: float) -> R:
+    """What ``do`` returns; TimeoutError where it does not within ``patience`` seconds."""
+    found: list[R] = []
+    each((do,), lambda do: do(), found.append, patience)
+    return found[0]
+
+
 def _work(waiting: SimpleQueue[T], do: Callable[[T], R], ended: "SimpleQueue[_Done[R]]", enough: Event) -> None:
     while not enough.is_set():
         try:

@@ -10,6 +10,9 @@ from forge.errors import StoreError
 PART = 16 * 1024 * 1024
 """Bytes of a blob at most: a larger file is several, which travel side by side, and what has arrived is not sent again."""
 
+RECORD = 256 * 1024 * 1024
+"""Bytes of a record at most: a listing of a million files has fewer."""
+
 Data = bytes | memoryview
 
 
@@ -44,12 +47,17 @@ class Place(Protocol):
         ...
 
     def get(self, blob: str, size: int) -> Data:
-        """A blob as it stands there, whole or rotten; FileNotFoundError where it is missing."""
+        """A blob as it stands there, whole or rotten; FileNotFoundError where it is missing.
+
+        It ought to have ``size`` bytes: of a longer one not much more than that is read.
+        """
         ...
 
     def has_record(self, key: str) -> bool: ...
 
-    def record(self, key: str) -> bytes | None: ...
+    def record(self, key: str) -> bytes | None:
+        """What stands there for ``key``; not much more than RECORD bytes of it."""
+        ...
 
     def write(self, key: str, record: bytes, blobs: Mapping[str, int], *, anew: bool) -> bool:
         """Put a record once all of its ``blobs`` (with sizes) are there; False where one stands there, unless ``anew``."""

@@ -1,9 +1,11 @@
 """A store that several machines share, below the local one: what it has is taken, verified; what is made here is sent to it."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -11,13 +13,16 @@ from msgspec import Struct
 from forge.errors import ForgeError
 from forge.events import Event, Listener, Progress
 from forge.remote import record, transfer
-from forge.remote.lanes import each
+from forge.remote.lanes import each, once
 from forge.remote.place import Place, RemoteError, Written
 from forge.remote.record import Builder, Origin, Record, Rotten
 from forge.remote.signature import ATTESTATION, Notary, UntrustedError
 from forge.store.artifact import Artifact, Manifest, Provenance
 from forge.store.store import Store
 
+T = TypeVar("T")
+_KEY = re.compile(r"[A-Za-z0-9_-]{3,128}")
+"""What else stands among the records is none of forge's, and is not shown."""
 AGAIN = 60.0
 """Seconds after which a shared store that did not answer is asked again."""
 GRACE = 86400.0
@@ -158,7 +163,7 @@ class Shared:
             raise RemoteError(f"{step} cannot be shared: a file {problems[0]}", where=str(held.path))
         refused = key in self._refused
         anew = refused or again
-        there = None if refused else self.place.record(key)
+        there = None if refused else self._asked(lambda: self.place.record(key))
         by = record.builder(self._clock())
         attestation = self.notary.attest(held, by)
         again = again or (bool(attestation) and there is not None and self._lacks_signature(key, there))
@@ -171,15 +176,15 @@ class Shared:
         except OSError as error:
             raise RemoteError(f"it was not sent: {error}", where=name) from error
         text = record.encode(held, done.parts, by, attestation)
-        fresh = self.place.write(key, text, done.blobs, anew=anew or there is not None)
+        fresh = self._asked(lambda: self.place.write(key, text, done.blobs, anew=anew or there is not None))
         self._refused.discard(key)
-        other = "" if fresh else self._told(key, self.place.record(key) or b"", held) or ""
+        other = "" if fresh else self._told(key, self._asked(lambda: self.place.record(key)) or b"", held) or ""
         self._tell(Event("sent", name, key, size=done.sent))
         return Pushed(key, step, held.size, done.sent, there=False, other=other)
 
     def pull(self, key: str, store: Store) -> Artifact | None:
         """Take one artifact into ``store``; None where it is not there, RemoteError where it is not what was put there."""
-        text = self.place.record(key)
+        text = self._asked(lambda: self.place.record(key))
         if text is None:
             return None
         told: list[Record] = []
@@ -211,18 +216,22 @@ class Shared:
             raise RemoteError(str(error), where=self.name) from error
         self._tell(Event("taken", name, key, seconds=self._clock() - began, size=taken.size))
         with suppress(RemoteError):  # a shared store that can only be read
-            self.place.used(key)
+            self._asked(lambda: self.place.used(key))
         return taken
 
     def records(self) -> tuple[Held, ...]:
         """All that stands there, by the time of its last use."""
         found: list[Held] = []
-        each(list(self.place.records()), self._read, found.append, self.place.patience)
+        each(self.written(), self._read, found.append, self.place.patience)
         return tuple(sorted((one for one in found if one.key), key=lambda one: (one.used, one.key)))
+
+    def written(self) -> tuple[Written, ...]:
+        """The same, unread."""
+        return self._asked(lambda: tuple(one for one in self.place.records() if _KEY.fullmatch(one.key)))
 
     def known(self, key: str) -> Held | None:
         """What stands there for ``key``."""
-        found = self._read(Written(key, 0.0))
+        found = self._asked(lambda: self._read(Written(key, 0.0)))
         return found if found.key else None
 
     def collect(self, older_than: float, *, dry_run: bool) -> Swept:
@@ -241,6 +250,13 @@ class Shared:
         return Swept(gone, self.place.sweep(frozenset(blobs), now - min(GRACE, older_than), dry_run=dry_run))
 
     # -- inside
+
+    def _asked(self, do: Callable[[], T]) -> T:
+        """What the place answers; RemoteError where it does not, or goes on and on."""
+        try:
+            return once(do, self.place.patience)
+        except TimeoutError as error:
+            raise RemoteError(str(error), where=self.name) from error
 
     def _taken(self, key: str, step: str, store: Store) -> list[Artifact]:
         try:

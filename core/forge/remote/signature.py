@@ -233,8 +233,8 @@ def _opened(envelope: str) -> tuple[Any, Statement]:
         _sdk("exceptions").Error,
     ) as error:
         raise UntrustedError(f"its signature cannot be read: {error}", hint=_FIX) from None
-    if found.payload_type != PAYLOAD or said.type != statement.TYPE:
-        raise UntrustedError("its signature is no statement of in-toto's", hint=_FIX)
+    if (found.payload_type, said.type, said.predicate_type) != (PAYLOAD, statement.TYPE, statement.PREDICATE):
+        raise UntrustedError("its signature is no statement of how something was made (in-toto, SLSA)", hint=_FIX)
     return found, said
 
 

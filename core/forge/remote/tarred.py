@@ -19,14 +19,12 @@ from blake3 import blake3 as hashed
 
 from forge.errors import StoreError
 from forge.files import trees
-from forge.remote.place import PART, Data, Written, sharded
+from forge.remote.place import PART, RECORD, Data, Written, sharded
 
 CONTENTS = "bundle.json"
 _BLOCK = tarfile.BLOCKSIZE
 _BLOB = re.compile(r"files/([0-9a-f]{2})/(\1[0-9a-f]{62})\Z")
 _RECORD = re.compile(r"keys/([A-Za-z0-9_-]{2})/(\1[A-Za-z0-9_-]{1,126})\Z")
-_MOST = 256 << 20
-"""Bytes of a record or of the contents at most: a listing of a million files has fewer."""
 _PATIENCE = 3600.0
 """Seconds for one part from a disk, which may be a slow one on a network."""
 _HINT = "copy it again from where it was made, or make it again with `forge bundle`"
@@ -244,7 +242,7 @@ class Packed(_Tar):
             raise self._odd(f"no member begins where one should ({error})") from error
         if head.type != tarfile.REGTYPE:
             raise self._odd(f"{head.name!a} is no plain file")
-        most = PART if _BLOB.match(head.name) else _MOST if head.name == CONTENTS or _RECORD.match(head.name) else -1
+        most = PART if _BLOB.match(head.name) else RECORD if head.name == CONTENTS or _RECORD.match(head.name) else -1
         if not 0 <= head.size <= most:
             why = "is none that forge writes" if most < 0 else f"has {head.size:,} bytes, and {most:,} are the most"
             raise self._odd(f"the member {head.name!a} {why}")

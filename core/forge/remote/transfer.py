@@ -9,7 +9,9 @@ from typing import Any
 from blake3 import blake3
 from msgspec import Struct, field
 
+from forge.errors import StoreError
 from forge.events import Progress
+from forge.files import copies
 from forge.files.trees import Entry
 from forge.remote import record
 from forge.remote.lanes import LANES, each
@@ -19,6 +21,8 @@ from forge.store.artifact import LISTING, MANIFEST, TREE, Artifact
 
 _EARLY = 2 * LANES
 """Parts of one file that wait in memory for those before them."""
+_LEAST = 1 << 20
+"""Bytes of a part of a file that has several: a record cannot cut one into so many that they fill memory."""
 
 
 class Sent(Struct, frozen=True):
@@ -90,11 +94,16 @@ def fetch(key: str, text: bytes, place: Place, into: Path, progress: Progress) -
 
 
 def lay(told: Record, files: Sequence[Entry], place: Place, tree: Path, progress: Progress) -> None:
-    """Lay ``files`` of a record into the folder ``tree``; Rotten where one is missing there, or is not what its digest says."""
+    """Lay ``files`` of a record into the folder ``tree``; Rotten where one is missing there, or is not what its digest says.
+
+    StoreError where the disk has no room for all of it.
+    """
+    total, done = sum(file.size for file in files), 0
+    if short := copies.shortage(total, tree):
+        raise StoreError(short, where=str(tree), hint="free space there, or run `forge cache gc`")
+    parts = tuple(_stated(told, files))
     _folders(tree, files)
     whole = Whole(tree, {})
-    parts = tuple(_stated(told, files))
-    total, done = sum(file.size for file in files), 0
 
     def get(part: Part) -> int:
         try:
@@ -220,6 +229,8 @@ def _stated(told: Record, files: Sequence[Entry]) -> Iterator[Part]:
         size = told.part if len(blobs) > 1 else file.size
         if file.size and not (len(blobs) - 1) * size < file.size <= len(blobs) * size:
             raise Rotten(f"{file.path}: {file.size} bytes cannot be {len(blobs)} parts")
+        if size > PART or (len(blobs) > 1 and size < _LEAST):
+            raise Rotten(f"{file.path}: parts of {size:,} bytes are none that forge sends")
         yield from (
             Part(file, number, number * size, min(size, file.size - number * size), blob) for number, blob in enumerate(blobs)
         )

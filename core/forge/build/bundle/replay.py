@@ -184,6 +184,10 @@ class PackedContainers:
     def _load(self, progress: Progress) -> None:
         if not isinstance(self._inner, Archiving):
             raise HostError("this container engine loads no images", hint="build where Docker runs")
+        total, free = self._packed.sizes(self._contents.archive), self._inner.facts().free
+        if free and total > free:
+            what = f"Docker's disk is full: the bundle's images take {total:,} bytes, {free:,} are free"
+            raise HostError(what, where=self._packed.name, hint="make room where Docker keeps images (`docker system df`)")
         self._loaded_names.extend(self._inner.load(self._stream(self._contents.archive, progress)))
 
     def _stream(self, blobs: Sequence[str], progress: Progress) -> Iterator[bytes]:

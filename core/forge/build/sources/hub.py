@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
+from msgspec import structs
 
 from forge.build.sources import hub_token
 from forge.build.sources.checkpoint_files import apart, check, selected, stated
@@ -30,6 +31,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 3
 TIMEOUT = 15.0  # seconds for an answer about metadata
 WATCH = 0.2  # seconds between looks at how far a download is
+SLACK = 64 << 20  # bytes beside the files themselves: the library's notes, and what is written twice for a moment
 ANSWERS = "text-generation"
 """The hub's word for models that continue a text."""
 TEXTS = "datasets/"
@@ -145,7 +147,7 @@ class HubOrigin:
         fact = stated(pinned)
         folder = self._home / "configs" / named(fact, pinned.name)
         if not (folder / fact.path).is_file():
-            self._bring(pinned, (fact,), folder)
+            self.fetch(structs.replace(pinned, files=(fact,)), folder, lambda _done, _total: None)
         return checkpoint((folder / fact.path).read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
@@ -181,7 +183,7 @@ class HubOrigin:
 
         def bring() -> None:
             try:
-                self._bring(pinned, pinned.files, into)
+                self._bring(pinned, into)
             except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, and raised there
                 failures.append(error)
 
@@ -190,17 +192,20 @@ class HubOrigin:
         worker.start()
         while worker.is_alive():
             worker.join(WATCH)
-            progress(min(trees.size_below(into), total), total)
+            here = trees.size_below(into)
+            if here > total + SLACK:
+                raise SourceError("a file goes on beyond what the hub listed", where=pinned.name, hint=_AGAIN)
+            progress(min(here, total), total)
         if failures:
             raise failures[0]
 
-    def _bring(self, pinned: Pinned, files: tuple[FileFact, ...], into: Path) -> None:
+    def _bring(self, pinned: Pinned, into: Path) -> None:
         self._online(pinned.name)
         try:
             into.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot be made: {error.strerror}", where=str(into)) from error
-        for fact in files:
+        for fact in pinned.files:
 
             def download(fact: FileFact = fact) -> str:
                 from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
