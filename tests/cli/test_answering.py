@@ -85,6 +85,17 @@ def test_on_a_terminal_colours_say_how_likely_each_token_was(monkeypatch: pytest
     assert rest == ["log-probability -4.0100, geometric mean 0.1347 over 2 tokens"]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_models_words_do_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """Where they go elsewhere they are as they were said."""
+    words = "a\x1b]52;c;cm0gLXJm\x07b\x9b2Jc\rd\u202ee\tf\r\ng"
+    safe = r"a\x1b]52;c;cm0gLXJm\x07b\x9b2Jc\rd\u202ee" + "\tf\r\ng"
+    for screen, wanted in ((Terminal(), f"{safe}\n"), (io.StringIO(), f"{words}\n")):
+        monkeypatch.setattr(sys, "stdout", screen)
+        tell(Output(), ASKED, iter([Chunk(words), Chunk("", final=True)]), Display(whole=whole))
+        assert screen.getvalue() == wanted
+
+
 def test_a_whole_answer_is_cut_into_the_tokenizers_tokens(tmp_path: Path) -> None:
     lay(tmp_path, "byte_level")
     text = "hello 🚀 world"

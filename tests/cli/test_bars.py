@@ -43,6 +43,18 @@ def test_the_running_step_has_a_line_with_its_last_words(monkeypatch: pytest.Mon
     assert "server.cc" not in seen(screen), "what Triton puts before each line says nothing to a person"
 
 
+def test_words_of_strangers_do_nothing_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, bars = terminal(monkeypatch), Bars()
+    evil = "\x1b]52;c;cm0=\x07"
+    bars(Event("start", f"engine {evil}"))
+    bars(Event("log", f"engine {evil}", text=f"layer {evil}"))
+    bars(Event("note", "engine", text=f"note {evil}"))
+    bars(Event("made", f"engine {evil}"))
+    bars.close()
+    assert "\x1b]" not in screen.getvalue()
+    assert screen.getvalue().count(r"\x1b]52;c;cm0=\x07") >= 3
+
+
 def test_a_download_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, bars = terminal(monkeypatch), Bars()
     bars(Event("start", "checkpoint", total=200_000_000))

@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from forge.cli.progress import sentence
+from forge.cli.text import shown
 from forge.events import Event
 
 _TRITON = re.compile(r'^[IWEF]\d{4} [\d:.]+ \d+ \S+\] "?')
@@ -62,11 +63,11 @@ class Bars:
         task = self._tasks.get(event.step)
         if event.kind == "start":
             self._progress.start()
-            self._tasks[event.step] = self._progress.add_task(event.step, total=event.total or None, line="")
+            self._tasks[event.step] = self._progress.add_task(shown(event.step), total=event.total or None, line="")
         elif event.kind == "progress" and task is not None:
             self._progress.update(task, completed=event.done, total=event.total or None)
         elif event.kind == "log" and task is not None:
-            self._progress.update(task, line=_TRITON.sub("", event.text))
+            self._progress.update(task, line=shown(_TRITON.sub("", event.text)))
         elif text := sentence(event):
             if event.kind in ("made", "held", "failed", "taken", "sent") and task is not None:
                 self._progress.remove_task(self._tasks.pop(event.step))

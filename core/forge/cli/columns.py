@@ -8,6 +8,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from forge.cli.text import shown
 from forge.client.answer import Piece, Reply
 
 
@@ -30,7 +31,7 @@ class Columns:
         self._live.stop()
 
     def _text(self, reply: Reply) -> Text:
-        said = [(piece.text, self._style(piece)) for piece in reply.pieces]
+        said = [(shown(piece.text), self._style(piece)) for piece in reply.pieces]
         below = self._below(reply)
         return Text.assemble(*said, *([("\n" + below, "dim")] if below else []))
 

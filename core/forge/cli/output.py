@@ -14,6 +14,7 @@ import click
 
 import forge
 from forge.cli import ToldError
+from forge.cli.text import shown
 from forge.errors import ConfigError, ForgeError, PluginError, RecipeError
 
 P = ParamSpec("P")
@@ -86,7 +87,7 @@ class Output:
         if self.as_json:
             self.line(document)
         elif text:
-            click.echo(text)
+            click.echo(shown(text))
 
     def line(self, document: object) -> None:
         """One JSON document on one line of stdout."""
@@ -97,11 +98,11 @@ class Output:
     def say(self, text: str) -> None:
         """A remark on stderr."""
         if not self._quiet:
-            click.echo(text, err=True)
+            click.echo(shown(text), err=True)
 
     def warn(self, text: str) -> None:
         """What is wrong with the result, on stderr; also to who wants no progress."""
-        click.echo(text, err=True)
+        click.echo(shown(text), err=True)
 
     def fail(self, error: ForgeError) -> None:
         """Say what went wrong; with --json as the one document on stdout, otherwise on stderr."""
@@ -125,7 +126,7 @@ class Output:
                 document["source"] = error.source
             self.line({"error": document})
             return
-        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        click.echo(click.style("error: ", fg="red", bold=True) + shown(str(error)), err=True)
         if raised and not self.verbose:
             click.echo("    -v shows the traceback", err=True)
 

@@ -6,14 +6,14 @@ from typing import TextIO
 import click
 from msgspec.structs import asdict
 
-from forge.cli.text import size
+from forge.cli.text import shown, size
 from forge.events import Event, Listener
 
 
 def tell(event: Event) -> None:
     """A listener with one line per thing that happened; nothing per chunk of bytes."""
     if event.kind == "start":
-        click.echo(f"...   {event.step}{f'  on {event.node}' if event.node else ''}", err=True)
+        click.echo(shown(f"...   {event.step}{f'  on {event.node}' if event.node else ''}"), err=True)
     elif text := sentence(event):
         click.echo(text, err=True)
 
@@ -21,7 +21,7 @@ def tell(event: Event) -> None:
 def sentence(event: Event) -> str:
     """What is worth a line that stays; empty for what only passes by."""
     text = _sentence(event)
-    return f"{text}  on {event.node}" if text and event.node and event.kind != "note" else text
+    return shown(f"{text}  on {event.node}" if text and event.node and event.kind != "note" else text)
 
 
 def _sentence(event: Event) -> str:

@@ -10,7 +10,7 @@ import click
 
 from forge.cli.amounts import EVERY
 from forge.cli.output import Output, verb
-from forge.cli.text import table
+from forge.cli.text import shown, table
 from forge.errors import ServerError
 
 REPOSITORY = click.option(
@@ -196,7 +196,7 @@ def logs(output: Output, repository: str | None, follow: bool) -> None:
         if output.as_json:
             output.line({"line": line})
         else:
-            click.echo(line)
+            click.echo(shown(line))
 
 
 @click.command()

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.cli.output import Output
-from forge.cli.text import table
+from forge.cli.text import shown, table
 from forge.client.answer import Answer, Hearing, Perf, Piece, Reply
 from forge.client.guide import Guide
 from forge.client.sampling import over, samples, seeded
@@ -174,12 +174,17 @@ def _teller(output: Output, display: Display) -> Callable[[Chunk], None]:
 
     def say(chunk: Chunk) -> None:
         held.extend(chunk.log_probs)
-        click.echo(_coloured(Piece(chunk.text, tuple(held))) if display.log_probs else chunk.text, nl=False)
+        click.echo(_safe(_coloured(Piece(chunk.text, tuple(held))) if display.log_probs else chunk.text), nl=False)
         if chunk.text:
             held.clear()
         sys.stdout.flush()
 
     return say
+
+
+def _safe(text: str) -> str:
+    """A model's words as they are for a file; a terminal does nothing that they say."""
+    return shown(text) if sys.stdout.isatty() else text
 
 
 def _line(chunk: Chunk) -> dict[str, object]:
@@ -201,7 +206,7 @@ def _finish(answer: Answer, display: Display, *, shown: bool) -> None:
     if display.whole or display.several:
         if not shown:
             parts = [_whole(reply, display) for reply in answer.replies]
-            click.echo(BETWEEN.join(parts))
+            click.echo(_safe(BETWEEN.join(parts)))
     else:
         click.echo()
         if display.log_probs:

@@ -1,6 +1,15 @@
 """Figures and tables as text, the same in every verb."""
 
+import re
 from collections.abc import Sequence
+
+_HIDDEN = re.compile("\x1b(?!\\[[0-9;]*m)|\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What moves a terminal's cursor, asks it for something, or turns a line around. Colours are let be."""
+
+
+def shown(text: str) -> str:
+    """``text`` for a terminal: what strangers have put into names, errors and answers is seen, and does nothing."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def size(count: int | None) -> str:
