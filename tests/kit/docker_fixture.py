@@ -131,6 +131,22 @@ def listed(address: str) -> list[Listed]:
         return msgspec.convert(api.containers(all=True, filters={}), list[Listed])
 
 
+MORE = (
+    *("Privileged", "CapAdd", "Devices", "DeviceCgroupRules", "PidMode", "UTSMode", "UsernsMode", "CgroupParent"),
+    *("Binds", "VolumesFrom", "GroupAdd", "Sysctls", "Links", "VolumeDriver"),
+)
+"""What can give a container more than Docker gives to each."""
+
+
+def granted(address: str, container: str) -> dict[str, object]:
+    """What an engine grants a container beyond that, by its own word."""
+    with Daemon(environ(address)).connected() as api:
+        found = cast("dict[str, dict[str, object]]", api.inspect_container(container))["HostConfig"]
+    assert found["SecurityOpt"] == ["no-new-privileges"]
+    assert found["IpcMode"] in ("private", "shareable")
+    return {name: value for name in MORE if (value := found.get(name))}
+
+
 class Actor(msgspec.Struct, rename="pascal"):
     attributes: dict[str, str]
 

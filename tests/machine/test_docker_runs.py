@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from docker_fixture import PLAIN, environ, names, run_of
+from docker_fixture import MORE, PLAIN, environ, granted, listed, names, run_of
 from forge.errors import HostError, StepError
 from forge.machine.containers import ContainerRun
 from forge.machine.docker.containers import DockerContainers
@@ -57,6 +57,38 @@ def test_the_container_is_confined_as_promised(containers: DockerContainers, out
         "print(os.environ['NVIDIA_VISIBLE_DEVICES'], os.environ['HF_HUB_OFFLINE'], os.getpid() != 1)\n"
     )
     assert told(containers, run_of(out, "python3", "-c", script)) == [f"1 {2 * 1024**3} {64 * 1024**2}", "void 1 True"]
+
+
+def test_a_step_is_granted_nothing_beyond_dockers_own(engine: str, containers: DockerContainers, out: Path) -> None:
+    found: list[dict[str, object]] = []
+
+    def look(line: str) -> None:
+        if line == "now":
+            (mine,) = (each for each in listed(engine) if "echo now" in each.command)
+            found.append(granted(engine, mine.id))
+
+    containers.run(run_of(out, "sh", "-c", "echo now; sleep 1"), look)
+    assert found == [{}]
+
+
+def test_no_container_is_asked_for_with_more(containers: DockerContainers, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that only read an image or its help texts too."""
+    import docker
+
+    client: Any = docker.APIClient
+    make = client.create_container_from_config
+    asked: list[set[str]] = []
+
+    def noted(api: Any, config: Any, name: str) -> Any:
+        asked.append(set(config["HostConfig"]))
+        return make(api, config, name)
+
+    monkeypatch.setattr(client, "create_container_from_config", noted)
+    containers.run(run_of(out, "true"), lambda _: None)
+    containers.read(PLAIN, ("/app/examples",))
+    containers.help_text(PLAIN, ("python3", "--help"))
+    assert len(asked) >= 3
+    assert set[str]().union(*asked) & {*MORE, "IpcMode"} == set()
 
 
 def test_no_token_is_in_a_steps_container(engine: str, plain: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

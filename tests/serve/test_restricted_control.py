@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 import tiny_models
-from docker_fixture import environ
+from docker_fixture import environ, granted
 from forbidden_ptrace import without_ptrace
 from forge.client import Client
 from forge.errors import ServerError
@@ -339,6 +339,7 @@ def test_a_containers_control_is_forges_alone(
         with Daemon(environ(engine)).connected() as api:
             inspected = str(api.inspect_container(running.container))
         assert [each for each in (secret, token) if each in inspected] == []
+        assert set(granted(engine, running.container)) == ({"CapAdd"} if tracing_is_for_admins() else set())
         listed = "".join(programs())
         assert running.shared_memory in listed
         assert secret not in listed

@@ -186,6 +186,14 @@ def test_a_container_sees_its_repository_and_writes_only_its_log(tmp_path: Path)
     assert host(made)["RestartPolicy"] == {"Name": "no"}
 
 
+@pytest.mark.parametrize("traces", [False, True])
+def test_a_server_is_granted_tracing_and_that_where_needed(tmp_path: Path, traces: bool) -> None:
+    made = host(configuration(box(tmp_path, traces=traces), tmp_path / "log", {}, memlock=True))
+    assert made.pop("CapAdd", []) == (["SYS_PTRACE"] if traces else [])
+    bounds = {"SecurityOpt", "ShmSize", "Init", "LogConfig", "Ulimits", "RestartPolicy"}
+    assert set(made) == bounds | {"Mounts", "NetworkMode", "PortBindings", "DeviceRequests"}, "more may let it out"
+
+
 def test_ports_are_published_only_on_the_address_asked_for(tmp_path: Path) -> None:
     out = Ports(18000, 18001, 18002)
     made = host(configuration(box(tmp_path, published=out), tmp_path / "log", {}, memlock=False))
