@@ -75,12 +75,30 @@ def test_a_damaged_manifest_is_named_with_its_file(text: str | bytes) -> None:
     assert caught.value.hint
 
 
+ODD = ("a\x1b[31m", "a\x9b31m", "a\u202eb", "a\u2028b", "<img src=x>", 'a"} 1', "a\nb", "x" * 10_000, "\u0430")
+
+
 @pytest.mark.parametrize(
     ("place", "said"),
     [
         *((("name",), each) for each in ("..", "../up", "a/b", "a\0", "", "-o", ".hidden", "/etc")),
         *((("roles", "preprocessing"), each) for each in ("..", "../../up", "/etc", "a\0b", "--exit-on-error=false", "")),
         *((("prefix",), each) for each in ("..", "../up", "a\0")),
+        *(
+            (place, each)
+            for place in (("name",), ("roles", "preprocessing"), ("prefix",))
+            for each in (
+                "a\x1b[31m",
+                "a\x9b31m",
+                "a\u202eb",
+                "a\u2028b",
+                "<img src=x>",
+                'a"} 1',
+                "a\nb",
+                "x" * 10_000,
+                "\u0430",
+            )
+        ),
         *(
             (place, each)
             for place in (("entry",), ("keys", "x"), ("serving", "image"))

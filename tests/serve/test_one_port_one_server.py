@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import model_control
 from forge.serve.port_holders import claimed, require_own
+from forge.serve.ready import asked
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, Running
 from forge.serve.state import States
+from lying_server import Turn, lying
 from patience import PATIENCE, free_ports
 from shipped import SMOLLM2
 from triton_fixture import Serving
@@ -71,6 +73,19 @@ def stranger(port: int) -> Generator[None]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("go_on", [Turn.never_end, Turn.drip])
+def test_a_strangers_answer_ends_in_time_and_memory(go_on: Callable[[Turn], None]) -> None:
+    def answer(turn: Turn) -> None:
+        turn.say(200, content_length=None)
+        go_on(turn)
+
+    with lying(answer) as liar:
+        status, said = asked(f"127.0.0.1:{liar.port}", "/v2", 1.0)
+        assert status == 200
+        assert 0 < len(said) < 65 << 20
+        assert go_on is not Turn.drip or len(said) < 400
 
 
 def test_of_two_starts_at_once_in_two_homes_one_wins(serving: Serving, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,35 @@ def test_the_page_is_for_this_machine_or_a_key() -> None:
     assert (LOCAL.page, LOCKED.page, OPEN.page) == (True, True, False)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "short", "two words here", "x" * 600])
+def test_a_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def digest(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(secrets, "compare_digest", digest)
+    LOCKED.require("/v1/models", headers() | SHOWN)
+    assert compared == [(KEY.encode(), KEY.encode())]
+
+
+def test_a_key_that_others_can_read_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "a key"
+    file.write_text(KEY)
+    for mode, told in ((0o600, 0), (0o640, 1), (0o604, 2), (0o400, 2)):
+        file.chmod(mode)
+        sidecar.require(Ports(openai=9000, key_file=str(file)), said.append)
+        assert len(said) == told
+    assert all(f"chmod 600 '{file}'" in each and KEY not in each for each in said)
+
+
+TWO = "one-key-of-two\nthe-other-key\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "short", "two words here", "x" * 600, TWO, "a\0key-with-nul", "\ufeffa-key-with-a-mark"]
+)
 def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text)
     with pytest.raises(ServerError, match="holds no key"):
@@ -154,7 +183,10 @@ def test_a_key_is_drawn_beyond_loopback_no_process_shows_it(exposed: Ports) -> N
     assert address.endswith(f":{exposed.openai}/#key={drawn}")
     assert "0.0.0.0" not in address
     everybody = [Path("/proc", name, part) for name in os.listdir("/proc") if name.isdigit() for part in ("cmdline", "environ")]
-    told = [each for each in everybody if each.exists() and drawn.encode() in _read(each)]
+    kept = [each for each in file.parent.iterdir() if each.is_file() and each != file]
+    assert {".json", ".log"} <= {each.suffix for each in kept}
+    assert [each for each in kept if stat.S_IMODE(each.stat().st_mode) & 0o077] == []
+    told = [each for each in (*everybody, *kept) if each.exists() and drawn.encode() in _read(each)]
     assert told == []
     pid = processes.listener(exposed.openai)
     assert pid is not None

@@ -1,6 +1,7 @@
 """OpenAI's API beside a server: it starts with it, ends with it, and is put up again where it dies alone."""
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -21,6 +22,7 @@ from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import BuildOptions, Ports
 from forge.serve.openai import sidecar
+from forge.serve.openai.access import key
 from forge.serve.server import Servers
 from forge.serve.server_types import Launch, Running
 from patience import PATIENCE, soon, spare
@@ -66,6 +68,7 @@ def test_no_token_reaches_the_server(serving: Serving, launch: Launch) -> None:
         assert [file for file in shown if secret.encode() in _read(file)] == []
         kept = [each for each in Path(running.log).parent.iterdir() if each.is_file()]
         assert [each for each in kept if secret in each.read_text(errors="replace")] == []
+        assert [each for each in kept if stat.S_IMODE(each.stat().st_mode) & 0o077] == []
     finally:
         triton.stop(running)
 
@@ -192,8 +195,11 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
         f"-m forge.serve.openai --key-file {tmp_path / 'openai.key'} --metrics 127.0.0.1:{ports[2]} 0.0.0.0 {ports[3]}"
         in beyond.stdout
     )
-    assert "openssl rand -hex 24 > openai.key" in beyond.stderr
     assert not (tmp_path / "openai.key").exists()
+    (made,) = re.findall(r"make one: (.+)", beyond.stderr)
+    subprocess.run(["sh", "-c", f"umask 022; {made}"], cwd=tmp_path, check=True)
+    assert len(key(tmp_path / "openai.key")) == 48
+    assert stat.S_IMODE((tmp_path / "openai.key").stat().st_mode) == 0o600
     twice = [*argv, "--print", "--openai-port", str(ports[0])]
     refused = subprocess.run(twice, env=environ, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (ServerError.exit_code, "")

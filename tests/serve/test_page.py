@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 import paced_triton
 from browser import Browser, chromium
-from openai_front import front
+from openai_front import front, templated
 from paced_triton import Paced
 from page_kit import ASKED, FIGURES, IDLE, READY, TOKENS, ask, asked, opened, post, put, text
 from patience import PATIENCE, spare
@@ -244,6 +244,16 @@ def test_words_of_models_and_persons_never_become_markup(page: Browser, paced: P
     page.press(Keys.ARROW_RIGHT)
     assert page.ask("return window.pwned ?? document.querySelectorAll('main img, main script, main b').length") == 0
     assert page.logged() == []
+
+
+def test_words_of_errors_never_become_markup(browser: Browser, tiny: Tiny, paced: Paced, tmp_path: Path) -> None:
+    """A chat template, which a stranger has written, may refuse a conversation in words of its own."""
+    strange = templated(tiny.target, tmp_path, f'{{{{ raise_exception("{EVIL}") }}}}')
+    with front(paced.address, strange) as api:
+        page = opened(browser, api.removesuffix("/v1"))
+        asked(page)
+        assert EVIL in page.ask("return document.querySelector('.fault[role=alert]').textContent")
+        assert page.ask("return window.pwned ?? document.querySelectorAll('main img, main script').length") == 0
 
 
 def test_the_browser_itself_would_refuse_foreign_code(page: Browser, address: str) -> None:

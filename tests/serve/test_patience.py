@@ -197,6 +197,17 @@ def test_more_connections_than_allowed_are_turned_away() -> None:
             one.close()
 
 
+@pytest.mark.parametrize(
+    ("coding", "status"), [(b"gzip", b"415"), (b"deflate", b"415"), (b"br, gzip", b"415"), (b"Identity", b"200")]
+)
+def test_a_compressed_body_is_refused_not_inflated(coding: bytes, status: bytes) -> None:
+    """What a proxy would take for something small may be large in here, and something else."""
+    with serving(Service()) as port, closing(talk(port)) as one:
+        one.sendall(POST + b"content-encoding: " + coding + b"\r\ncontent-length: 2\r\n\r\n{}")
+        assert one.recv(12) == b"HTTP/1.1 " + status
+        assert answers(port)
+
+
 INNER = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
 

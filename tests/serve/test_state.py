@@ -103,6 +103,14 @@ def test_a_link_is_no_state_nor_is_one_written_through(tmp_path: Path) -> None:
     assert mine.read_bytes() == kept
 
 
+def test_what_others_could_read_is_closed_before_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "x.key"
+    file.write_text("x" * 100)
+    file.chmod(0o644)
+    make_private(file, b"secret")
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"secret", 0o600)
+
+
 def test_a_recycled_number_of_a_server_is_not_ended(tmp_path: Path) -> None:
     """The numbers that a state file has are other processes' now: they carry no mark, and began at other times."""
     (tmp_path / "servers").mkdir()

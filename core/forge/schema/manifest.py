@@ -18,9 +18,10 @@ FORMAT = 6
 """Raised when a manifest says what an older forge does not know; those of older formats are read as well."""
 
 
-_NAME = r"[^./\x00-\x20-][^/\x00-\x1f]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,191}"
 Folder = Annotated[str, Meta(pattern=rf"\A{_NAME}\Z")]
-"""One name of a folder, that is no option either: a manifest can come with somebody else's repository."""
+"""One name of a folder, made as recipes say it: a manifest can come with somebody else's repository, and its names are shown by
+terminals, pages and metrics."""
 Key = Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9_-]{0,127})?\Z")]
 """Of an artifact in the store; empty for none."""
 

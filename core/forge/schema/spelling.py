@@ -5,7 +5,7 @@ and ECMAScript read alike; ``\\Z``, which ECMAScript lacks, is turned into ``$``
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, get_args
 
 from msgspec import Meta
 
@@ -42,6 +42,13 @@ FolderName = Annotated[
         description="letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128",
     ),
 ]
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether it is such a name, as recipes have to say one."""
+    return re.match(str(get_args(FolderName)[1].pattern), text) is not None
+
+
 HubId = Annotated[
     str,
     Meta(

@@ -17,6 +17,7 @@ from forge.repository import publish
 from forge.repository.config import ROOT
 from forge.schema.adapters import BETWEEN, FOLDER, TASKS
 from forge.schema.manifest import Manifest, PublishedModel
+from forge.schema.spelling import is_folder_name
 from forge.schema.values import RuntimeKind
 from forge.serve.server_types import Running
 
@@ -40,11 +41,13 @@ class Target(Struct, frozen=True):
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """The adapters that it can be asked with, by name."""
-        if self.model.runtime in _NUMBERED:
-            return tuple(sorted(self._tasks))
+        """The adapters that it can be asked with, by name; what no recipe could have named is none of forge's."""
         folder = self.repository / self.model.asset(FOLDER)
-        return tuple(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else ()
+        if self.model.runtime in _NUMBERED:
+            names = set(self._tasks)
+        else:
+            names = {each.name for each in folder.iterdir()} if folder.is_dir() else set[str]()
+        return tuple(sorted(filter(is_folder_name, names)))
 
     @property
     def _tasks(self) -> dict[str, int]:

@@ -22,6 +22,8 @@ killed at the wrong instant of its start Triton awaits for ever. And after which
 _LOOK = 1.0
 """Seconds between two looks for such: all processes of this machine are looked through, and Triton wants its processors."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
+_MOST, _PIECE = 64 << 20, 1 << 16
+"""Bytes of an answer, and of what is read of it at a time: the metrics of a thousand models are a few million."""
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *EVERYWHERE})
 
 
@@ -153,11 +155,17 @@ def reached(host: str) -> str:
 
 
 def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
-    """Status and body of what is answered at ``host:port``; OSError, and HTTPException where that is no HTTP."""
+    """Status and body of what is answered at ``host:port``; OSError, and HTTPException where that is no HTTP.
+
+    A stranger may be there: of a body that is too long, or comes and comes, there is its beginning.
+    """
+    until, held = time.monotonic() + seconds, bytearray()
     with closing(http.client.HTTPConnection(address, timeout=seconds)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read()
+        while len(held) < _MOST and time.monotonic() < until and (piece := response.read1(_PIECE)):
+            held += piece
+        return response.status, bytes(held)
 
 
 def at(running: Running, port: int) -> str:

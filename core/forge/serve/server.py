@@ -87,7 +87,7 @@ class Servers:
         require_apart(launch.ports)
         way.check(launch)
         require_gpus(launch, way.gpus)
-        sidecar.require(launch.ports)
+        sidecar.require(launch.ports, line)
         require_models(launch)
         require_address(launch, way.inside(launch), line)
         try:

@@ -6,7 +6,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,10 +71,15 @@ def page(ports: Ports) -> str:
     return f"http://{host}:{ports.openai}/" + (f"#key={key(Path(ports.key_file))}" if ports.key_file else "")
 
 
-def require(ports: Ports) -> None:
-    """HostError where the API is wanted and what it is served with is not installed; ServerError where its key is none."""
+def require(ports: Ports, say: Callable[[str], None]) -> None:
+    """HostError where the API is wanted and what it is served with is not installed; ServerError where its key is none.
+
+    A key that others can read is said to ``say``.
+    """
     if ports.openai and ports.key_file:
         key(Path(ports.key_file))
+        if Path(ports.key_file).stat().st_mode & 0o077:
+            say(f"others on this machine can read the key of the OpenAI port: chmod 600 {shlex.quote(ports.key_file)}")
     if ports.openai and (missing := [name for name in _NEEDED if find_spec(name) is None]):
         are = "is" if len(missing) == 1 else "are"
         raise HostError(

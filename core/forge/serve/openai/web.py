@@ -208,7 +208,9 @@ async def _left(receive: Receive) -> None:
 
 
 async def _body(request: Request, largest: int, patience: Patience) -> bytes:
-    """The whole body; a fault where it is larger than ``largest`` bytes, or does not come in time."""
+    """The whole body; a fault where it is larger than ``largest`` bytes, compressed, or does not come in time."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Fault(415, "the body is compressed (Content-Encoding): send it as it is", code="unsupported_value")
     stated = request.headers.get("content-length", "")
     held, seen = bytearray(), int(stated) if stated.isdecimal() else 0
     parts = request.stream()
