@@ -179,7 +179,7 @@ def test_a_token_that_opens_nothing_appears_in_no_text(
     assert any(asked.authorization == f"Bearer {TOKEN}" for asked in hub.requests)
 
 
-def test_a_token_is_told_to_no_host_that_a_hub_names(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_a_token_is_told_to_no_other_host(hub: LoopbackHub, tmp_path: Path) -> None:
     """Weights lie with a content network, whose addresses are signed."""
     hub.commit(NAME, FILES, token=TOKEN)
     with lying(lambda turn: turn.say(200, FILES["model.safetensors"])) as other:
