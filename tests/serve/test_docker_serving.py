@@ -356,7 +356,7 @@ def test_a_container_that_somebody_killed_is_cleared_away(
     assert running.container not in containers(engine)
 
 
-def test_a_killed_container_is_started_again_a_stopped_one_not(
+def test_a_hung_container_is_started_again_a_stopped_one_not(
     engine: str, standin: Image, servers: Servers, repository: Path, tmp_path: Path
 ) -> None:
     launch = launch_of(repository, standin, detach=True)
@@ -366,13 +366,17 @@ def test_a_killed_container_is_started_again_a_stopped_one_not(
     again = Restart(servers, lambda _, __: launch, time.time, lambda _: None, lambda _: None)
     try:
         with Daemon(environ(engine)).connected() as api:
-            api.kill(running.container)
+            cast("Any", api).pause(running.container)
+            assert servers.stance(running).stands, "it goes on as soon as somebody wants"
+            cast("Any", api).unpause(running.container)
+            assert (servers.stance(running).speaks, servers.stance(running).stands) == (True, False)
+            servers.kill(running)
             assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
             assert [each.down for each in servers.running()] == ["its Triton died, and is being started again"]
-            assert again.attempt(running.shared_memory)
+            assert again.attempt(running.shared_memory, "it hung")
             (now,) = servers.running()
             assert ask(now.ports, "identity", "again") == "again"
-            assert (now.container, [crash.why for crash in now.crashes]) == (running.container, ["signal 9, SIGKILL"])
+            assert (now.container, [crash.why for crash in now.crashes]) == (running.container, ["it hung"])
             api.kill(running.container, signal="SIGTERM")
             assert soon(lambda: servers.current(running.shared_memory) is None, pause=0.02)
             assert not again.attempt(running.shared_memory)
