@@ -95,9 +95,12 @@ def test_hashes_that_a_person_added_stay_in_the_lock(shop: Forge, tmp_path: Path
     file, _ = shop.lock(recipe)
     said = json.loads(file.read_text())
     said["hashes"]["jinja2==3.1.6"].append(ONE)
+    said["hashes"]["Jinja2==3.1.6"] = [TWO]
     file.write_text(json.dumps(said))
-    shop.lock(recipe)
-    assert environment(shop, recipe)[1].hashes["jinja2==3.1.6"] == (*shipped()["jinja2==3.1.6"], ONE)
+    for _ in range(2):
+        found = environment(shop, recipe)[1].hashes["jinja2==3.1.6"]
+        assert set(found) == {*shipped()["jinja2==3.1.6"], ONE, TWO}
+        shop.lock(recipe)
 
 
 @pytest.mark.parametrize("wrong", [{"jinja2": [ONE]}, {"jinja2==3.1.6": ["--index-url"]}, {"-r x==1": [ONE]}])

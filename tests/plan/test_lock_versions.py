@@ -110,9 +110,13 @@ def test_a_locked_twin_is_served_by_its_triton(shop: Forge, tmp_path: Path) -> N
     recipe.write_text(recipe.read_text().replace('"vllm"', '"twin"'))
     before = environment(shop, recipe, "environment", locked=False)
     assert twin_environment.TRITON in before.bare
-    older(shop, recipe, versions={"nvidia-pytriton": "0.6.0", "gone-since": "1.0"})
+    file = older(shop, recipe, versions={"nvidia-pytriton": "0.6.0", "gone-since": "1.0"})
     made = environment(shop, recipe, "environment")
     assert made.bare == tuple(each.replace(twin_environment.TRITON, TRITON) for each in before.bare)
+    said = json.loads(file.read_text())
+    said["versions"] = {"NVIDIA.PyTriton": "0.6.0"}
+    file.write_text(json.dumps(said))
+    assert environment(shop, recipe, "environment") == made
 
 
 def test_a_lock_for_another_runtime_is_no_mere_move(shop: Forge, tmp_path: Path) -> None:

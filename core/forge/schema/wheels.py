@@ -14,10 +14,15 @@ Hashes = Mapping[str, tuple[str, ...]]
 NO_HASHES: Hashes = MappingProxyType({})
 
 
+def canonical(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def pinned(requirement: str) -> str:
     """``name==version`` with the name as indexes compare it; empty where the requirement is no exact pin of a name."""
     found = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9._+!]+)", requirement)
-    return f"{re.sub(r'[-_.]+', '-', found[1]).lower()}=={found[2]}" if found else ""
+    return f"{canonical(found[1])}=={found[2]}" if found else ""
 
 
 @cache
