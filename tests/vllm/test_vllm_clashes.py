@@ -24,6 +24,12 @@ def test_what_clashes_is_found_its_neighbours_are_not(rule: str, refused: dict[s
     assert found(taken) == []
 
 
+def test_a_draft_may_state_how_many_it_guesses() -> None:
+    """As vLLM reads n_predict of its config.json (config/speculative.py)."""
+    assert found({"speculative_config": {"method": "draft_model", "model": "draft"}}) == []
+    assert found({"speculative_config": {"method": "ngram"}}) == ["vllm-speculation"]
+
+
 def test_arguments_of_no_sensible_kind_clash_with_nothing() -> None:
     odd: dict[str, object] = dict.fromkeys(
         ("max_num_batched_tokens", "max_num_seqs", "speculative_config", "tensor_parallel_size", "gpu_memory_utilization"), "x"

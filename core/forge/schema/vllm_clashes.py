@@ -91,7 +91,7 @@ def _heads(stated: Arguments, config: Arguments) -> Iterator[Clash]:
 def _speculation(stated: Arguments) -> Iterator[Clash]:
     said, where = _table(stated.get("speculative_config")), ("speculative_config",)
     guesses, method = said.get("num_speculative_tokens"), str(said.get("method") or "")
-    if method in ("ngram", "draft_model") and guesses is None:
+    if method == "ngram" and guesses is None:  # a draft may state its own (n_predict of its config.json)
         yield Clash("vllm-speculation", where, "has no num_speculative_tokens")
     if isinstance(guesses, int) and guesses < 1:
         yield Clash("vllm-speculation", where, f"guesses {guesses} tokens: num_speculative_tokens has to be 1 or more")
