@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace, replace as changed
 
+from forge.cli.fit_report import lines
 from forge.errors import HostError
 from forge.fit import gpus, model_shape, report
 from forge.fit.gpus import find, table
@@ -260,3 +261,18 @@ def test_what_fits_alone_but_not_together_says_missing_bytes() -> None:
     assert all(each.judgement and each.judgement.verdict is not Verdict.NO for each in found.fits)
     assert found.short > 5 * 10**9
     assert not found.fit
+
+
+def test_twins_are_counted_together_in_the_machines_memory() -> None:
+    runtime = RuntimeTable(kind=RuntimeKind.TWIN)
+    pair = [load("HuggingFaceTB/SmolLM2-135M-Instruct", runtime=runtime, called=name) for name in ("a", "b")]
+    alone = report.report(pair[:1], host=24 * GIB)
+    assert alone.together == 0
+    both = report.report(pair, host=24 * GIB)
+    (one,) = alone.fits
+    assert both.together == 2 * (sum(one.weight_ranks) + one.activation.size + one.kv_sequence)
+    assert both.fit
+    tight = report.report(pair, host=both.together - 1)
+    assert all(each.judgement and each.judgement.verdict is not Verdict.NO for each in tight.fits)
+    assert (tight.short, tight.fit) == (1, False)
+    assert "together in this machine's memory: about" in "\n".join(lines(tight))

@@ -17,7 +17,7 @@ COLOURS: Mapping[Verdict, str] = {Verdict.FITS: "green", Verdict.LIMITED: "yello
 
 def document(report: Report) -> dict[str, object]:
     """A report as JSON has it."""
-    said = ("gpu", "gpus", "host", "fits", "shares", "short")
+    said = ("gpu", "gpus", "host", "fits", "shares", "short", "together")
     return {"fit": report.fit, **{name: getattr(report, name) for name in said}}
 
 
@@ -43,6 +43,9 @@ def lines(report: Report) -> Iterator[str]:
     for each in report.fits:
         yield from _fit(each, report)
         yield ""
+    if report.together:
+        told = f"about {size(report.together)} of {size(report.host)} with one request of full length each"
+        yield f"together in this machine's memory: {told}"
     if report.short:
         yield click.style(f"together they do not fit: {size(report.short)} are missing", fg="red")
     elif report.shares:

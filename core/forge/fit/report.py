@@ -70,6 +70,8 @@ class Report(Struct, frozen=True):
     """Free bytes of this machine's own memory."""
     shares: tuple[Share, ...] = ()
     short: int = 0
+    together: int = 0
+    """Bytes of this machine's own memory that several models take, with one request each; 0 for one."""
 
     @property
     def fit(self) -> bool:
@@ -94,8 +96,22 @@ def report(loads: Sequence[Load], gpus: Sequence[Gpu] = (), host: int = 0, *, na
         shared = shares([(load.recipe.name, need) for load, need in zip(engines, needs, strict=True)], gpu)
         if shared is None:
             short = max(sum(claim.fixed + claim.least for claim in claims(needs)) - room(gpu), 1)
-    short = short or (_beyond(loads, gpu) if gpu else 0)
-    return Report(fits, gpu, count, host, shared or (), short)
+    together = _together(fits)
+    short = short or (_beyond(loads, gpu) if gpu else 0) or max(together - host, 0)
+    return Report(fits, gpu, count, host, shared or (), short, together)
+
+
+def _together(fits: Sequence[Fit]) -> int:
+    """A twin's cache grows with its requests; vLLM on a CPU takes all of its own at the start."""
+    held = [
+        max(each.weight_ranks)
+        + each.draft
+        + (each.adapters + each.activation).size
+        + (each.kv_sequence if each.runtime is RuntimeKind.TWIN else each.judgement.room)
+        for each in fits
+        if each.in_host_memory and each.judgement
+    ]
+    return sum(held) if len(held) > 1 else 0
 
 
 def _beyond(loads: Sequence[Load], gpu: Gpu) -> int:
