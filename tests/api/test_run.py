@@ -271,10 +271,20 @@ def test_the_hub_is_not_asked_for_a_missing_path(shop: Forge, world: World, what
     assert not list(Path().iterdir())
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest_shipped_recipe(shop: Forge) -> None:
+@pytest.mark.parametrize(
+    ("named", "meant"), [("gema-2b-it", "gemma-2b-it"), ("smollm2", "smollm2-135m-instruct"), ("Phi", "phi-3-mini-4k-instruct")]
+)
+def test_a_name_nearly_right_is_answered_with_the_shipped_recipe(shop: Forge, named: str, meant: str) -> None:
     with pytest.raises(SourceError, match="there is no such file") as error:
-        shop.read("gema-2b-it")
-    assert "did you mean 'gemma-2b-it'" in error.value.hint
+        shop.read(named)
+    assert f"did you mean {meant!r}" in error.value.hint
+
+
+def test_a_model_repository_is_no_checkpoint_to_run(shop: Forge, recipe: str) -> None:
+    place = shop.run(recipe).repository
+    with pytest.raises(SourceError, match="this is a model repository") as error:
+        shop.runs.choose(str(place))
+    assert f"forge serve --repository {place}" in error.value.hint
 
 
 @pytest.mark.parametrize("place", ["/proc/models", "tiny.toml/models"])

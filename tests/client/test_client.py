@@ -187,6 +187,22 @@ def test_what_cannot_be_asked_is_refused_in_words(
         client.ask(replace(asked, **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said", "hint"),
+    [
+        ({"max_tokens": 10**6}, "exceeds the model's max_seq_len", "ask for fewer tokens"),
+        ({"prompt": "ab" * 10**4}, "max_input_len", "a shorter prompt"),
+        ({"prompt": ""}, "is empty", "say something"),
+    ],
+)
+def test_a_refusal_says_what_to_ask_instead(
+    client: Client, asked: Request, changes: dict[str, object], said: str, hint: str
+) -> None:
+    with pytest.raises(InferenceError, match=said) as caught:
+        client.ask(replace(asked, **changes))
+    assert hint in caught.value.hint
+
+
 def test_metadata_says_what_a_model_takes_and_whether_it_streams(tiny: Tiny, client: Client) -> None:
     held = client.metadata(tiny.target.model.front)
     assert held.decoupled

@@ -136,6 +136,23 @@ def test_what_is_nested_too_deep_is_no_recipe() -> None:
 
 def test_an_empty_text_lacks_name_and_source() -> None:
     assert list(_wrong("")) == ["name", "source"]
+    assert "write [source] and its keys below it" in _wrong("")["source"]
+    assert 'write one of them, as hub = "owner/name"' in _wrong('name = "m"\n[source]\n')["source"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("inf", "found inf, which is no finite number; allowed: a number, at least 0"),
+        ("nan", "found nan, which is no finite number; allowed: a number, at least 0"),
+        ('"0.5"', "found text '0.5'; allowed: a number, at least 0\n    write it without quotes: 0.5"),
+        ('"-1"', "found text '-1'; allowed: a number, at least 0"),
+        ('"warm"', "found text 'warm'; allowed: a number, at least 0"),
+    ],
+)
+def test_a_number_that_is_none_is_told_as_written(value: str, said: str) -> None:
+    wrong = _wrong(f'name = "m"\n[source]\nhub = "a/b"\n[sampling]\ntemperature = {value}\n')
+    assert wrong["sampling.temperature"] == f"r.toml: sampling.temperature: {said}"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from forge.machine import processes
 from forge.recipe import reader, shipped
 from forge.repository import publish
 from forge.repository.folders import whole
+from forge.schema import manifest
 from forge.schema.values import LOCAL, BuildOptions, Ports, Recipe, RuntimeKind
 from forge.serve.lookup import Target
 from forge.serve.server_types import Running, StartingError
@@ -146,6 +147,9 @@ class Run(Struct, frozen=True):
             hint = f"did you mean {close!r}? " if close else ""
             hint += f"forge ships {', '.join(shipped.names())}; a hub id is OWNER/NAME; `forge search WORD` looks for one"
             raise SourceError("no recipe and no checkpoint has this name", where=what, hint=hint)
+        if (found / manifest.NAME).is_file():
+            hint = f"`forge serve --repository {what}` serves it; `forge list --repository {what}` says what it holds"
+            raise SourceError("this is a model repository, and no checkpoint", where=what, hint=hint)
         source = source_of(what, "main", Path())
         name = safe_name(Path(what).stem if found.is_file() else Path(what).name.removesuffix(".git"))
         beside = Path(f"{name}.toml")

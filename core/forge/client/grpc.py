@@ -162,6 +162,16 @@ _UNLOADED = "Request for unknown model"
 """What Triton says to a request in a stream; one that a model passes on from another that it calls stands further in."""
 
 
+_FIXES = (
+    (
+        re.compile(r"max_?(seq|input|model)_?len|maximum (sequence|input|model|context) length", re.IGNORECASE),
+        "ask for fewer tokens, or by a shorter prompt; build.max_seq_len and build.max_input_len of the recipe allow more",
+    ),
+    (re.compile(r"nothing to go on from|prompt cannot be empty"), "say something that it can go on from"),
+)
+"""What Triton's models, forge's and others', refuse, and what to do instead."""
+
+
 def _is_full(said: str) -> bool:
     return any(words in said.lower() for words in FULL)
 
@@ -174,7 +184,8 @@ def _refused(said: str, where: str) -> InferenceError:
         return InferenceError(said, where=where, hint=REVIVE, trouble=Trouble.UNKNOWN)
     if UNNAMED in said:
         return InferenceError(said, where=where, hint=NAMED)
-    return InferenceError(said, where=where, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)
+    hint = next((hint for words, hint in _FIXES if words.search(said)), "")
+    return InferenceError(said, where=where, hint=hint, trouble=Trouble.BUSY if _is_full(said) else Trouble.OTHER)
 
 
 def instance_of(said: str) -> str:

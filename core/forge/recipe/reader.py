@@ -82,7 +82,8 @@ def _source(
     problems: dict[str, tuple[str, str]] = {}
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none of them"
-        problems[path] = (f"found {found}; allowed: exactly one of {one_of(offered)}", "")
+        hint = "" if kinds else 'write one of them, as hub = "owner/name"'
+        problems[path] = (f"found {found}; allowed: exactly one of {one_of(offered)}", hint)
         return problems
     kind = kinds[0]
     if kind == "wheel" and "file" not in stated:

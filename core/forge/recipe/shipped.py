@@ -34,10 +34,11 @@ def text(name: str) -> str:
 
 
 def close(name: str) -> str:
-    """The shipped recipe that is nearest to a misspelt ``name``; empty where none is near."""
+    """The shipped recipe that is nearest to a misspelt ``name``, or begins with it; empty where none is near."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, names(), 1)), "")
+    longer = [each for each in names() if name and each.startswith(name.lower())]
+    return next(iter(get_close_matches(name, names(), 1) or longer), "")
 
 
 def located(named: str | Path) -> str:

@@ -8,6 +8,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeGuard
 
 import msgspec
@@ -70,7 +71,9 @@ class Walk(Struct, frozen=True):
                 clean[key] = usable
         for each in tree.fields:
             if each.required and each.encode_name not in found:
-                self._note(join(path, each.encode_name), "missing", f"allowed: {allowed(each.type)}")
+                here, table = join(path, each.encode_name), isinstance(bare(each.type), inspect.StructType)
+                hint = f"write [{here}] and its keys below it" if table else f"allowed: {allowed(each.type)}"
+                self._note(here, "missing", hint)
         return clean
 
     def _value(self, tree: inspect.Type, found: object, path: str) -> object:
@@ -86,7 +89,7 @@ class Walk(Struct, frozen=True):
             return self._list(kind, found, path)
         if _fits(kind, found):
             return found
-        hint = _guess(found, map(str, _choices(kind)))
+        hint = _guess(found, map(str, _choices(kind))) or _unquoted(kind, found)
         if is_table(found) and isinstance(kind, inspect.UnionType):
             hint = 'write what stands in it by its whole name, in quotes: "kv_cache_config.max_tokens" = 4096'
         self._note(path, f"found {_show(found)}; allowed: {allowed(tree)}", hint)
@@ -168,6 +171,15 @@ def _fits(tree: inspect.Type, found: object) -> bool:
             return isinstance(found, str) and found in _choices(tree)
         case _:
             raise AssertionError(f"no form has {tree}")
+
+
+def _unquoted(kind: inspect.Type, found: object) -> str:
+    """What to write for a number, or true or false, that stands in quotes."""
+    if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", found):
+        with suppress(tomli.TOMLDecodeError):
+            if _fits(kind, tomli.loads(f"it = {found}")["it"]):
+                return f"write it without quotes: {found}"
+    return ""
 
 
 def _finite(found: float) -> bool:
@@ -283,8 +295,10 @@ def _show(found: object) -> str:
         return str(found).lower()
     if isinstance(found, str):
         return f"text {found[:77] + '...' if len(found) > 80 else found!r}"
+    if isinstance(found, float) and not math.isfinite(found):
+        return f"{found}, which is no finite number"
     if isinstance(found, int | float):
-        return f"the number {found if abs(found) < 10**30 or found != found else 'of many digits'}"  # noqa: PLR0124
+        return f"the number {found if abs(found) < 10**30 else 'of many digits'}"
     if is_table(found):
         return "a table"
     return "a list" if isinstance(found, list) else f"a {type(found).__name__}"
