@@ -69,7 +69,7 @@ class ImagesTable(Struct, frozen=True, kw_only=True):
 
 
 class PortsTable(Struct, frozen=True, kw_only=True):
-    """[ports]: where `forge serve` listens, unless a deployment says so."""
+    """[ports]: where `forge serve` listens."""
 
     http: Port = 8000
     grpc: Port = 8001
@@ -127,6 +127,12 @@ def shown(environ: Mapping[str, str]) -> tuple[Setting, ...]:
     settings, sources = _stated(place(), environ)
     values = {**dict(_flat(settings)), "home": str(home(environ, settings))}
     return tuple(Setting(key, values[key], sources.get(key, DEFAULT)) for key in values)
+
+
+def ports(said: PortsTable, deployed: Mapping[str, int | str], environ: Mapping[str, str]) -> PortsTable:
+    """Where to serve: what the config file says, over it what a deployment does, and over that this shell's variables."""
+    own = {name: value for name, value in deployed.items() if not environ.get(VARIABLES[f"ports.{name}"])}
+    return msgspec.structs.replace(said, **own)
 
 
 def home(environ: Mapping[str, str], settings: Settings | None = None) -> Path:

@@ -1,6 +1,7 @@
 """From recipes to a served repository, with a real store, real files, and a world in miniature."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from fake_wiring import World
 from forge.api.forge import Forge
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
 from forge.schema.values import COMMON_ROLES, BuildOptions, Ports, SamplingTable
+from forge.serve.state import States
 from forge.testing import LLAMA
 
 TWIN = """
@@ -250,6 +252,45 @@ def test_a_repository_without_a_server_names_those_with_one(shop: Forge, recipe:
     with pytest.raises(ServerError, match="no server runs on this repository") as caught:
         list(shop.logs(tmp_path / "other"))
     assert caught.value.hint == f"servers run on {tmp_path / 'models'}: name one with --repository"
+
+
+def test_logs_after_a_stop_are_the_last_ones(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
+    place = shop.build([recipe], repository=tmp_path / "models").repository
+    log = States(shop.home / "servers").log(place)
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("Started\nunloaded\n")
+    assert list(shop.logs(place, follow=True)) == ["Started", "unloaded"]
+    assert world.events[-1].text == f"no server runs on {place}: the last one's log ({log})"
+
+
+def test_what_others_could_have_laid_is_told_at_start(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
+    shop.build([recipe], repository=tmp_path / "models")
+    assert not [event for event in world.events if "may be written to" in event.text]
+    shop.home.chmod(0o777)
+    for start in (lambda: shop.build([recipe], repository=tmp_path / "models"), lambda: shop.serve(tmp_path / "models")):
+        world.events.clear()
+        start()
+        said = [event.text for event in world.events if "may be written to" in event.text]
+        assert len(said) == 1
+        assert said[0].startswith(f"{shop.home} may be written to by everybody: what lies there is believed")
+
+
+def test_gc_takes_what_killed_writers_had_begun(shop: Forge) -> None:
+    begun = [
+        *("git/pins/.new-abc_1", "images/.new-x", "git/.read-y/half", f"servers/{'a' * 16}.77", "store/locks/.lock-z"),
+        f"store/checked/.r.{'0' * 32}",
+    ]
+    kept = [f"servers/{'a' * 16}.log", "hub/pins/abc.json", "images/.new-young", "store/locks/claims"]
+    for name in (*begun, *kept):
+        (shop.home / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop.home / name).touch()
+    for path in (*(shop.home / name for name in (*begun, *kept[:2])), shop.home / "git" / ".read-y"):
+        os.utime(path, (1, 1))
+    shop.upkeep.collect(dry_run=True)
+    assert all((shop.home / name).exists() for name in begun)
+    shop.upkeep.collect()
+    assert [name for name in begun if (shop.home / name).exists()] == []
+    assert [name for name in kept if not (shop.home / name).exists()] == []
 
 
 def test_a_moved_repository_is_served_where_it_is_now(shop: Forge, recipe: Path, tmp_path: Path) -> None:

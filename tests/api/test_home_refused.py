@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from forge.errors import StoreError
+from forge.errors import HostError, StoreError
 from tiny_served import RECIPE, checkpoint
 
 
@@ -62,6 +62,21 @@ def test_planning_goes_on_where_the_home_is_full(recipe: Path, tmp_path: Path) -
     assert code == 0, told
     assert "environment" in said
     assert not [file for file in (tmp_path / "home").rglob("*") if file.is_file()]  # nothing half-written
+
+
+@pytest.mark.parametrize("verb", ["lock", "fetch", "doctor"])
+def test_without_a_place_for_temporary_files_tmpdir_is_named(tmp_path: Path, verb: str) -> None:
+    source = '[source]\ngit = "file:///nowhere"\nrevision = "main"'
+    (tmp_path / "tiny.toml").write_text(f'name = "tiny"\n{source}\n[runtime]\nkind = "twin"\n')
+    code = f"import tempfile; tempfile.tempdir = '/proc/none'; from forge.cli import main; main([{verb!r}, 'tiny.toml'])"
+    environ = {**os.environ, "FORGE_HOME": str(tmp_path / "home")}
+    done = subprocess.run((sys.executable, "-c", code), cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == HostError.exit_code, done.stderr
+    said = done.stdout + done.stderr
+    assert "no temporary file can be written: No such file or directory" in said
+    assert "set TMPDIR to a folder" in said
+    assert ("temporary      no temporary file" in said) == (verb == "doctor")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("verb", ["build", "add"])

@@ -1,14 +1,17 @@
 """The config file and FORGE_* variables: what wins, where a value comes from, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from fake_wiring import World
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import ConfigError
+from forge.schema.values import Ports
 from forge.settings import VARIABLES, home, read
 
 
@@ -101,3 +104,26 @@ def test_the_python_api_follows_the_file_and_arguments_win(config: Path, tmp_pat
     config.write_text(f'home = "{tmp_path / "home"}"\njobs = 3\n')
     assert (Forge.here().home, Forge.here().settings.jobs) == (tmp_path / "home", 3)
     assert read({"FORGE_JOBS": "4"}).jobs == 4
+
+
+TWIN = 'name = "tiny"\n[source]\nhub = "acme/tiny"\n[runtime]\nkind = "twin"\n'
+DEPLOYED = 'recipes = ["tiny.toml"]\nrepository = "models"\n[ports]\nhttp = 9100\ngrpc = 9101\n'
+
+
+@pytest.mark.parametrize(("words", "http"), [((), 9100), (("--http-port", "9400"), 9400)])
+def test_options_then_variables_a_deployment_and_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch, world: World, tmp_path: Path, words: tuple[str, ...], http: int
+) -> None:
+    config.write_text("[ports]\nhttp = 9200\ngrpc = 9201\nmetrics = 9202\n")
+    monkeypatch.setenv("FORGE_PORTS_GRPC", "9301")
+
+    def here(*_: object, **__: object) -> Forge:
+        return world.shop(tmp_path / "home", settings=read(os.environ))
+
+    monkeypatch.setattr(Forge, "here", here)
+    (tmp_path / "tiny.toml").write_text(TWIN)
+    (tmp_path / "deployed.toml").write_text(DEPLOYED)
+    world.shop(tmp_path / "home").build([tmp_path / "deployed.toml"])
+    done = forge("serve", str(tmp_path / "deployed.toml"), "--detach", *words)
+    assert done.exit_code == 0, done.output
+    assert world.server.alive[0].ports == Ports(http, 9301, 9202)

@@ -98,6 +98,21 @@ def test_the_recipe_is_shown_with_whether_it_still_holds(over_fakes: Forge, reci
     assert state() == "gone"
 
 
+def test_a_strangers_path_is_shown_in_one_line(
+    over_fakes: Forge, recipe: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over_fakes.build([recipe])
+    manifest = here / "model-repository" / "forge.json"
+    manifest.write_text(manifest.read_text().replace(str(here / recipe), f"{here}/a\\n\\u001b[2J.toml"))
+
+    def itself(*_: object, **__: object) -> Forge:
+        return over_fakes
+
+    monkeypatch.setattr(Forge, "here", itself)
+    done = CliRunner().invoke(main, ["show", "tiny"])
+    assert f"  recipe      {here}/a\\n\\x1b[2J.toml, which is there no more" in done.stdout.splitlines()[1]
+
+
 def test_what_the_store_has_forgotten_is_not_made_up(over_fakes: Forge, recipe: str, here: Path) -> None:
     over_fakes.build([recipe])
     (here / "home" / "store").rename(here / "gone")

@@ -391,6 +391,20 @@ def test_what_the_machine_lacks_is_gathered_through_its_ports(clinic: Clinic) ->
     assert not of(found, "toolkit")
 
 
+def test_nowhere_for_temporary_files_is_a_problem_with_its_fix() -> None:
+    nowhere = replace(WELL, temporary=Problem("", "no temporary file can be written", "set TMPDIR"))
+    (found,) = of(examine((TWIN,), nowhere), "temporary")
+    assert (found.status, found.hint) == (Status.PROBLEM, "set TMPDIR")
+
+
+def test_a_home_that_others_may_write_to_is_a_warning(clinic: Clinic, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    assert {each.status for each in of(clinic.findings(), "store")} == {Status.OK}
+    (tmp_path / "home").chmod(0o757)
+    (warned,) = [each for each in of(clinic.findings(), "store") if each.status is Status.WARNING]
+    assert f"{tmp_path / 'home'} may be written to by everybody" in warned.what
+
+
 def test_what_killed_builds_left_is_told_and_left_alone(clinic: Clinic) -> None:
     left = clinic.store.root / "staging" / f"{'a' * 64}.dead"
     left.mkdir(parents=True)

@@ -71,3 +71,16 @@ def test_a_pipe_takes_what_is_written_and_stays_one(tmp_path: Path) -> None:
         assert pipe.is_fifo()
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o755, ""), (0o757, "everybody"), (0o775, "the group 54321"), (0o1777, "everybody")]
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to a group of another name")
+def test_who_else_may_write_to_a_folder(tmp_path: Path, mode: int, who: str) -> None:
+    os.chown(tmp_path, -1, 54321)
+    tmp_path.chmod(mode)
+    assert trees.writers(tmp_path) == who
+    assert trees.writers(tmp_path / "gone") == ""
+    os.chown(tmp_path, 54321, 54321)
+    assert trees.writers(tmp_path) == ("everybody" if mode & 0o002 else ""), "a group of its owner's own name"

@@ -225,9 +225,20 @@ def test_a_host_that_waits_for_children_sees_its_own(tmp_path: Path) -> None:
     assert soon(lambda: not reapers(tmp_path / "temporary"))
 
 
+def test_without_a_place_for_temporary_files_the_way_out_is_said(tmp_path: Path) -> None:
+    code = (
+        "import tempfile; tempfile.tempdir = str(place / 'none')\nfrom forge.errors import HostError\n"
+        "from forge.machine.bonds import temporary\n"
+        "try: temporary()\nexcept HostError as error: assert 'TMPDIR' in error.hint and 'No such file' in error.what\n"
+        "else: raise AssertionError\n"
+    )
+    with begun(tmp_path, code) as one:
+        assert one.wait() == 0
+
+
 def test_every_temporary_file_has_a_place_that_is_cleared() -> None:
     """One beside its target, in a store or a repository, is cleared there; `ask.py` is a step, and has a folder of that."""
-    making = ("TemporaryDirectory", "NamedTemporaryFile", "mkdtemp", "mkstemp")
+    making = ("TemporaryDirectory", "NamedTemporaryFile", "SpooledTemporaryFile", "mkdtemp", "mkstemp")
     homeless = {
         file.name
         for file in Path(forge.__file__).parent.rglob("*.py")

@@ -156,6 +156,24 @@ def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Forge, tmp_path:
     assert "d.toml: recipes[1]: the recipe cannot be read" in str(caught.value)
 
 
+def test_errors_name_a_recipe_as_one_opens_it_from_here(
+    shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("deployments", "recipes", "elsewhere/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    written(tmp_path / "recipes", "bad.toml", 'nam = "a"\n')
+    written(tmp_path / "deployments", "d.toml", 'recipes = ["../recipes/gone.toml", "../recipes/bad.toml"]\n')
+    written(tmp_path / "elsewhere" / "deep", "d.toml", 'recipes = ["../gone.toml"]\n')
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere" / "deep")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        shop.plan([Path("deployments", "d.toml")])
+    assert "it is looked for at recipes/gone.toml" in str(caught.value)
+    assert "\nrecipes/bad.toml: nam: unknown key" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"it is looked for at linked/\.\./gone\.toml"):
+        shop.plan([Path("linked", "d.toml")])
+
+
 def test_a_deployment_is_named_alone(shop: Forge, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="named alone"):
         shop.plan([two(tmp_path), tmp_path / "a.toml"])

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.log import cause, last
 from forge.serve.port_holders import require_free
-from forge.serve.restart import ALONE, BROKEN, PAUSES, SILENT, Hang, Restart
+from forge.serve.restart import BROKEN, PAUSES, SILENT, Hang, Restart, alone
 from forge.serve.server import Servers
 from forge.serve.server_types import Crash, Launch, Running
 from forge.serve.state import States
@@ -448,9 +450,14 @@ def test_status_says_what_stands_still_is_alone_or_died(shop: Forge, repository:
         for vigil in (running.vigil, 0):
             os.kill(vigil or shop.server(repository).vigil, signal.SIGKILL)
             assert soon(lambda: not shop.server(repository).vigil, pause=0.1)
-            assert f"{repository}: {ALONE}" in status(shop)[2]
+            line = alone(replace(running, vigil=0))
+            assert f"{repository}: {line}" in status(shop)[2]
+            with pytest.raises(ServerError, match=re.escape(line)):
+                shop.serve(repository, free_ports(), detach=bool(vigil))
             if vigil:
-                cared = shop.serve(repository, running.ports, detach=True)
+                said = shlex.split(line.split("`")[1])
+                subprocess.run((*FORGE, *said[1:]), env={**os.environ, "FORGE_HOME": str(shop.home)}, check=True)
+                cared = shop.server(repository)
                 assert (cared.pid, cared.vigil not in (0, vigil)) == (running.pid, True)
                 server = shop._wiring.server  # pyright: ignore[reportPrivateUsage]
                 late = server.watch(running, restart=True, scrub=0.0)  # one that saw it alone a moment before

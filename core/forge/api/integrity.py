@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from forge.build.supply import Sharing
+from forge.files import trees
 from forge.repository import publish
 from forge.schema.manifest import Manifest
 from forge.serve import digests
@@ -33,12 +34,19 @@ class Integrity(Struct, frozen=True):
 
     def require(self, held: Mapping[Path, Manifest], verify: Verify, models: Iterable[str] = ()) -> None:
         """RepositoryError where a published file is not what was built; what was read, and what not, is said."""
+        self._doubt()
         names, found = tuple(models), Found()
         for place, manifest in held.items():
             found += digests.check(place, manifest, self.store, verify, time.time(), names)
         for line in found.told(time.time()):
             self.say(line)
         digests.require(found)
+
+    def _doubt(self) -> None:
+        """Say who else could have laid what is about to be believed."""
+        for place in (self.store.root.parent, self.store.root):
+            if others := trees.writers(place):
+                self.say(f"{place} may be written to by {others}: what lies there is believed (`forge doctor` says more)")
 
     def require_some(self, place: Path, models: Iterable[str]) -> None:
         """The same for what a running server is about to take in."""
@@ -51,6 +59,7 @@ class Integrity(Struct, frozen=True):
 
     def given_up(self, place: Path) -> frozenset[str]:
         """The models at ``place`` with rotten files, after what is rotten of that in the store is gone, to be made anew."""
+        self._doubt()
         names = frozenset(rot.model for rot in self.store.checks.rotten(place))
         for model in publish.inventory(place).models if names else ():
             if model.name in names:

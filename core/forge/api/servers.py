@@ -61,13 +61,16 @@ class Served:
         self._wiring.server.stop(running)
 
     def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
-        """The lines of the server's log; with ``follow`` until it ends."""
+        """The lines of the server's log, or of the last one's; with ``follow`` until it ends."""
         place, servers = self._place(repository), self.servers()
-        over = str(place) in self.ended()
-        running = None if over else running_on(str(place), servers)
+        running = next((each for each in servers if str(place) in each.repositories), None)
         log = Path(running.log) if running else States(self.home / "servers").log(place)
         if not log.is_file():  # a start that failed before it had one, after a Triton that died
             log = log.with_suffix(DIED_LOG)
+        if running is None:
+            if not log.is_file():
+                running_on(str(place), servers)  # says where servers run
+            self._say(f"no server runs on {place}: the last one's log ({log})")
         return lines(log, (lambda: self._now(running) is not None) if follow and running else None)
 
     def wait(self, running: Running) -> None:

@@ -1,13 +1,21 @@
 """What ``forge cache gc`` gives up: artifacts that nothing uses, and the family images that only such artifacts told of."""
 
+import re
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from forge.errors import HostError
+from forge.files import trees
 from forge.machine.containers import Containers, FamilyImage
 from forge.store.gc import Removed, Unreachable
 from forge.store.store import Store
+
+_BEGUN = re.compile(r"\.(new|read|lock)-\w+|\..+\.[0-9a-f]{32}|[0-9a-f]{16,}\.[0-9]+")
+"""How notes and answers are called until they are whole: for moments, or for ever where their writer was killed."""
+_HOUR = 3600.0
 
 
 class Collected(Struct, frozen=True):
@@ -46,7 +54,17 @@ class Upkeep(Struct, frozen=True):
                 images = found if dry_run else tuple(one for one in found if self.containers.discard(one))
         except HostError:  # no engine, or one that went away: what it holds is told next time
             images = ()
+        if not dry_run:
+            self._drop_begun()
         return Collected(done.removed, tuple(image.name for image in images), done.away, done.forgotten)
+
+    def _drop_begun(self) -> None:
+        """Remove what killed writers had begun beside the artifacts, which the store sweeps itself."""
+        for depth in ("*", "*/*"):
+            for path in self.home.glob(f"{depth}/*"):
+                with suppress(OSError):  # it is whole by now, or another's
+                    if _BEGUN.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _HOUR:
+                        trees.remove(path)
 
     def _left(self, keys: frozenset[str]) -> tuple[FamilyImage, ...]:
         return tuple(image for image in self.containers.made(str(self.home)) if image.key not in keys)

@@ -1,9 +1,11 @@
 """What is built together: recipes as they were named, or those of a deployment file."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.build.resolve import Resolver
 from forge.build.sizes import Sizing
@@ -34,12 +36,14 @@ class Joint(Struct, frozen=True):
 
     @property
     def ports(self) -> Ports:
-        """Where it wants to be served."""
-        stated = self.stated.ports
-        return Ports(stated.http, stated.grpc, stated.metrics, stated.host)
+        """Where it wants to be served, as far as its file says it."""
+        return replace(Ports(), **self.stated.ports.stated)
 
     def path(self, member: Member) -> Path:
-        return self.base / member.recipe
+        """As a person would write it from here, for errors: a deployment's ``..`` stays only where it goes through a link."""
+        path = self.base / member.recipe
+        plain = Path(os.path.normpath(path))
+        return plain if self.file and os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 class JointResolver(Struct, frozen=True):

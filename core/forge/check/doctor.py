@@ -106,11 +106,15 @@ class Signs(Struct, frozen=True):
     """Whether the Triton that is installed here, if any, can keep model control from whoever reaches its ports."""
     traces: bool = True
     """Whether forge can hand a server its secret out of sight."""
+    temporary: Problem | None = None
+    """Why no temporary file can be written."""
+    writers: str = ""
+    """Who else may write to forge's home."""
 
 
 def examine(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> tuple[Finding, ...]:
     """Every finding about the machine, in the order in which a person would fix them."""
-    checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _control, _plugins, _store)
+    checks = (_docker, _toolkit, _driver, _gpus, _disk, _images, _shared_memory, _twin, _control, _plugins, _store, _temporary)
     return tuple(finding for check in checks for finding in check(recipes, signs))
 
 
@@ -306,6 +310,10 @@ def _plugins(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding
 
 
 def _store(_: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.writers:
+        what = f"{signs.home.place} may be written to by {signs.writers}, and what lies there is believed, and run as yours"
+        hint = "`chmod -R go-w` it, or set FORGE_HOME to a folder that is yours alone (docs/security.md)"
+        yield Finding("store", Status.WARNING, what, hint)
     if not signs.home.writable:
         hint = "make it writable for this user, or set FORGE_HOME to a folder that is"
         yield Finding("store", Status.PROBLEM, f"{signs.home.place} cannot be written", hint)
@@ -314,6 +322,11 @@ def _store(_: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
         yield Finding("store", Status.WARNING, what, "the next build removes them; `forge cache gc` does it now")
     else:
         yield Finding("store", Status.OK, f"{signs.home.place} can be written, and holds nothing unfinished")
+
+
+def _temporary(_: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.temporary:
+        yield Finding("temporary", Status.PROBLEM, signs.temporary.what, signs.temporary.hint)
 
 
 def _located(problem: Problem) -> str:

@@ -10,6 +10,8 @@ from forge.build.sources.source import Origin
 from forge.check import doctor
 from forge.check.doctor import Finding, RecipeNeeds, Signs
 from forge.errors import ForgeError, HostError, Problem, RecipeError
+from forge.files import trees
+from forge.machine.bonds import temporary
 from forge.machine.containers import Containers, DaemonFacts
 from forge.machine.machine import Disk, Machine
 from forge.plan import families
@@ -47,11 +49,6 @@ class Checkup(Struct, frozen=True):
     def _signs(self, needs: tuple[RecipeNeeds, ...]) -> Signs:
         docker, daemon = self._docker()
         host = self.machine.host()
-        twin: Problem | None = None
-        try:
-            self.machine.check(serving_environment(host))
-        except HostError as error:
-            twin = Problem(error.where, error.what, error.hint)
         return Signs(
             home=self.machine.disk(self.home),
             host=host,
@@ -63,11 +60,13 @@ class Checkup(Struct, frozen=True):
             driver=self.machine.driver(),
             gpus=self.machine.gpus(),
             inside=self.machine.inside(),
-            twin=twin,
+            twin=_lacking(lambda: self.machine.check(serving_environment(host))),
             plugins=families.installed(),
             leftovers=len(self.store.leftovers()),
             restricts=self.machine.restricts(host.triton),
             traces=self.machine.traces(),
+            temporary=_lacking(temporary),
+            writers=trees.writers(self.home) or trees.writers(self.store.root),
         )
 
     def _docker(self) -> tuple[tuple[Problem, ...], DaemonFacts | None]:
@@ -153,6 +152,15 @@ class _Case(Struct):
         else:
             self.found.append(doctor.had(name, pinned))
         return pinned, checkpoint
+
+
+def _lacking(need: Callable[[], object]) -> Problem | None:
+    """What this machine lacks for it."""
+    try:
+        need()
+    except HostError as error:
+        return Problem(error.where, error.what, error.hint)
+    return None
 
 
 def _bytes(pins: Sequence[Pinned]) -> int:

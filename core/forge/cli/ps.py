@@ -8,7 +8,7 @@ import click
 from forge.cli.generate import REPOSITORY
 from forge.cli.output import Output, verb
 from forge.cli.param_types import SERVED
-from forge.cli.text import age, size, table
+from forge.cli.text import age, plain, size, table
 
 
 @click.command()
@@ -23,11 +23,11 @@ def ps(output: Output) -> None:
     Example:
         forge ps
     """
-    from forge.serve.restart import ALONE, unwatched
+    from forge.serve.restart import alone, unwatched
 
     shop = output.here()
     servers = shop.exhibit.uses()
-    alone = [each.repository for each in shop.servers() if unwatched(each)]
+    left = [each for each in shop.servers() if unwatched(each)]
     rows = [("MODEL", "RUNTIME", "UP", "HOST", "GPU", "REQUESTS", "FAILED", "GRPC")]
     for server in servers:
         for each in server.models:
@@ -36,8 +36,8 @@ def ps(output: Output) -> None:
             rows.append((each.name, str(each.runtime), age(each.seconds), *memory, *counts, each.address))
         whole = (size(server.host) if server.host is not None else "-", size(server.gpu) if server.gpu is not None else "-")
         rows.append(("(the whole server)", "", age(server.seconds), *whole, "", "", server.address))
-    shown = "\n".join([table(rows), *(f"{place}: {ALONE}" for place in alone)])
-    document = {"servers": servers, **({"unwatched": alone} if alone else {})}
+    shown = "\n".join([table(rows), *(f"{each.repository}: {alone(each)}" for each in left)])
+    document = {"servers": servers, **({"unwatched": [each.repository for each in left]} if left else {})}
     output.result(document, shown if servers else "no server is running")
 
 
@@ -56,12 +56,12 @@ def show(output: Output, model: str, repository: str | None) -> None:
         forge show smollm2-135m-instruct
     """
     shown = output.here().exhibit.show(model, repository)
-    output.result(shown, "\n".join(_lines(shown)))
+    head = click.style(f"{shown.name} ({shown.runtime})", bold=True)
+    output.result(shown, "\n".join([head, *map(plain, _lines(shown))]))
 
 
 def _lines(shown: Any) -> Iterator[str]:
-    """``forge.api.shown.Shown`` as a person reads it."""
-    yield click.style(f"{shown.name} ({shown.runtime})", bold=True)
+    """``forge.api.shown.Shown`` as a person reads it, below its name."""
     yield f"  recipe      {_recipe(shown.recipe)}"
     yield f"  checkpoint  {shown.source.name or 'not known: the store has forgotten it'}"
     if shown.source.revision:

@@ -1,5 +1,6 @@
 """serve, status, logs, stop."""
 
+import os
 import shlex
 import sys
 import time
@@ -81,7 +82,7 @@ def serve(
     """Start Triton on one model repository, or on several.
 
     It is waited for until every model is ready. A DEPLOYMENT file says itself where its repository and its ports are; options
-    win over it. A folder in its place is a repository.
+    and FORGE_PORTS_* win over it. A folder in its place is a repository.
 
     \b
     Example:
@@ -91,6 +92,7 @@ def serve(
         forge serve deployments/two-chatbots.toml
         forge serve --repository chat-models --repository code-models
     """
+    from forge import settings
     from forge.schema.values import Ports
     from forge.serve.openai.sidecar import PAGE_PORT, page
 
@@ -98,8 +100,7 @@ def serve(
     if deployment and Path(deployment).is_dir():
         repositories, deployment = (*repositories, deployment), None
     stated = shop.joint([deployment], deployed=True) if deployment else None
-    said = shop.settings.ports
-    usual = stated.ports if stated else Ports(said.http, said.grpc, said.metrics, said.host, said.openai or 0)
+    usual = settings.ports(shop.settings.ports, stated.stated.ports.stated if stated else {}, os.environ)
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
     metrics_port, host = metrics_port or usual.metrics, host or usual.host
     door = openai_port or usual.openai or (PAGE_PORT if ui or api_key_file else 0)
@@ -152,7 +153,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
     Example:
         forge status
     """
-    from forge.serve.restart import ALONE, crashes_of, unwatched, without
+    from forge.serve.restart import alone, crashes_of, unwatched, without
 
     shop = output.here()
     servers = shop.servers()
@@ -167,7 +168,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
         rows += [(f"+ {other}", "", "", "", "", "", "", "") for other in each.others]
     said = [f"{each.repository}: {told}" for each in servers if (told := each.down or each.stranger)]
     said += [f"{each.repository}: {crashes_of(each)}{without(each)}" for each in servers if each.crashes and not each.down]
-    said += [f"{each.repository}: {ALONE}" for each in servers if unwatched(each)]
+    said += [f"{each.repository}: {alone(each)}" for each in servers if unwatched(each)]
     said += [told for state in states if (told := state.said(time.time()))]
     rotten = shop.integrity.rotten(servers)
     said += [f"ROTTEN: {rot}; `forge build` of its recipe fixes it" for rot in rotten]
@@ -186,7 +187,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends or Ctrl-C.")
 @verb
 def logs(output: Output, repository: str | None, follow: bool) -> None:
-    """Show the log of the server on a model repository.
+    """Show the log of the server on a model repository, or of the last one there.
 
     \b
     Example:

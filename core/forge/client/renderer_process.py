@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from msgspec import Struct
+
+from forge.interpreter import own_python
 
 MEMORY = 512 * 2**20
 """Bytes that a template may take."""
@@ -102,7 +103,7 @@ def _started() -> subprocess.Popen[bytes]:
     found = (find_spec(name) for name in ("jinja2", "markupsafe"))
     places = dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin)
     process = subprocess.Popen(
-        (sys.executable, "-P", "-S", str(_PROGRAM)),
+        (own_python(), "-P", "-S", str(_PROGRAM)),
         env={"PYTHONPATH": os.pathsep.join(places)} | {name: os.environ[name] for name in _KEPT if name in os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -16,6 +15,7 @@ from forge.cluster.errand import Errand, Failed, Made
 from forge.cluster.workplace import Workplace
 from forge.errors import HostError
 from forge.events import Event
+from forge.interpreter import own_python
 
 KEPT = 5000
 """Events that are kept for a build that joins late."""
@@ -101,7 +101,7 @@ def _require_current() -> None:
 def watch(home: Path) -> None:
     """Have what outlives this process see to its containers, however it ends."""
     heard, told = os.pipe()  # the other end is closed by the kernel when this process is gone
-    argv = (sys.executable, str(_AFTERWARDS), str(os.getpid()))
+    argv = (own_python(), str(_AFTERWARDS), str(os.getpid()))
     quiet = subprocess.DEVNULL
     subprocess.Popen(argv, stdin=heard, stdout=quiet, stderr=quiet, start_new_session=True, cwd=home.anchor)
     os.close(heard)

@@ -266,6 +266,30 @@ def link(source: Path, target: Path) -> Laid:
     return Laid(linked=size) if shared else Laid(copied=size)
 
 
+def writers(folder: Path) -> str:
+    """Who else may write to ``folder``, as words after "may be written to by"; empty where nobody may, or it is not there.
+
+    Root may anyhow, and a group of its owner's own name is nobody else: where each user has one, folders are open to it.
+    """
+    import grp
+    import pwd
+
+    try:
+        found = folder.stat()
+    except OSError:
+        return ""
+    owner, group = str(found.st_uid), str(found.st_gid)
+    with suppress(KeyError):  # a number without a name, in containers
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    with suppress(KeyError):
+        group = grp.getgrgid(found.st_gid).gr_name
+    if os.geteuid() not in (0, found.st_uid) and found.st_uid:
+        return f"{owner}, whose it is"
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody"
+    return f"the group {group}" if found.st_mode & stat.S_IWGRP and group != owner else ""
+
+
 def refusal(error: OSError, home: Path) -> ForgeError:
     """What the system refused, as forge says it: StoreError where the store's own folder, ``home``, could not be written."""
     named = Path(str(error.filename)) if error.filename else None

@@ -6,13 +6,14 @@ import os
 import secrets
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from forge.errors import HostError
+from forge.interpreter import own_python
 from forge.machine.interrupt import Halt
 from forge.machine.processes import kill_group
 
@@ -49,20 +50,32 @@ def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def temporary() -> str | None:
-    """The ``dir`` for what this process makes by ``tempfile``: a folder that goes with this process, however that ends."""
-    return _bond().folder
+    """The ``dir`` for what this process makes by ``tempfile``: a folder that goes with this process, however that ends.
+
+    HostError where nothing temporary can be written at all.
+    """
+    place = _bond().folder
+    if place is None:
+        import tempfile
+
+        try:
+            tempfile.TemporaryFile().close()
+        except OSError as error:
+            what = f"no temporary file can be written: {error.strerror or error}"
+            raise HostError(what, hint="set TMPDIR to a folder that can be written, and has room") from None
+    return place
 
 
 def _bond() -> _Bond:
-    """The first call starts what sees to it (``forge.machine.reaper``): 20 ms of a processor that nobody waits for."""
+    """The first call starts what sees to it (``forge.machine.reaper``): 1 ms of a shell, and 20 that nobody waits for."""
     with _lock:
         mine = os.getpid()
         if mine not in _held:
             _held.clear()
             _held[mine] = _Bond(secrets.token_hex(8), _made())
-            with suppress(OSError):  # no room for one more process: then there is hardly any for what would be bound
-                if sys.executable:  # a program with a Python built into it has none
-                    _watch(_held[mine])
+            # No room for one more process: then there is hardly any for what would be bound. HostError: no Python of its own.
+            with suppress(OSError, HostError):
+                _watch(_held[mine])
         place = _held[mine].folder
         if place and not _is_own(place):  # systems clear away what has lain there for days
             with suppress(OSError):
@@ -123,7 +136,7 @@ def _watch(bond: _Bond) -> None:
     try:
         between = os.posix_spawn(
             "/bin/sh",
-            ("sh", "-c", _APART, "sh", sys.executable, "-I", "-S", str(_REAPER), f"{MARK}={bond.mark}", bond.folder or ""),
+            ("sh", "-c", _APART, "sh", own_python(), "-I", "-S", str(_REAPER), f"{MARK}={bond.mark}", bond.folder or ""),
             {},
             file_actions=[(os.POSIX_SPAWN_DUP2, heard, 3), *devices],
             setsid=True,

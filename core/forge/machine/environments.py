@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.errors import HostError, SourceError
+from forge.interpreter import own_python
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
@@ -56,7 +57,7 @@ def host(environ: Mapping[str, str]) -> Host:
     for version in dict.fromkeys((own, *PYTHONS)):
         if version in PYTHONS and (interpreter := _interpreter(version, environ)):
             return Host(version, interpreter, platform)
-    return Host(own, sys.executable, platform)
+    return Host(own, sys.executable or "", platform)
 
 
 def check(environment: Environment) -> None:
@@ -148,7 +149,7 @@ class PrivateEnvironments:
             return (uv, "pip", "install", "--python", python, "--no-progress", "--link-mode=copy")
         options = ("install", "--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
         if _own_pip() >= (22, 3):  # the first with --python
-            return (sys.executable, "-m", "pip", "--python", python, *options)
+            return (own_python(), "-m", "pip", "--python", python, *options)
         return (str(self._ensured(interpreter, scratch)), "-m", "pip", "--python", python, *options)
 
     def _ensured(self, interpreter: str, scratch: Path) -> Path:
@@ -209,7 +210,7 @@ def backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile
 
 def _interpreter(version: str, environ: Mapping[str, str]) -> str:
     """A Python of this minor version: the one that runs forge, or the first on PATH that works (pyenv's shims may not)."""
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+    if sys.executable and version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return os.path.realpath(sys.executable)
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         found = shutil.which(f"python{version}", path=folder)
@@ -248,7 +249,7 @@ def _own_pip() -> tuple[int, ...]:
 def _lay(interpreter: str, into: Path) -> Layout:
     """The bare environment. Written by hand, because ``venv`` and its pip are missing from some systems, and what they write
     holds the path of the folder."""
-    version, base, libraries = _probe(interpreter)
+    version, base, libraries = _probe(interpreter or own_python())
     (into / "bin").mkdir(parents=True, exist_ok=True)
     (into / "bin" / "python3").symlink_to(os.path.realpath(base))
     settings = {

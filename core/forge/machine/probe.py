@@ -6,11 +6,12 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from forge.errors import HostError
+from forge.interpreter import own_python
 from forge.machine import environments, unlisted
 from forge.machine.bonds import bound, temporary
 from forge.machine.gpus import seen, smi
@@ -67,11 +68,15 @@ class ThisMachine:
             return held.find(_RESTRICTION) >= 0
 
     def traces(self) -> bool:
-        with tempfile.NamedTemporaryFile("w", prefix="probe-", dir=temporary()) as key:
+        try:
+            python, place = own_python(), temporary()
+        except HostError:
+            return True
+        with tempfile.NamedTemporaryFile("w", prefix="probe-", dir=place) as key:
             key.write("probe")
             key.flush()
             # By its own way: what forbids it (Yama, seccomp, a sandbox) is seen by trying alone.
-            words = (sys.executable, "-I", "-S", unlisted.__file__, key.name, "true", unlisted.SECRET)
+            words = (python, "-I", "-S", unlisted.__file__, key.name, "true", unlisted.SECRET)
             try:
                 done = subprocess.run(
                     words, env=bound(inherited(self._environ)), capture_output=True, text=True, timeout=_PATIENCE, check=False

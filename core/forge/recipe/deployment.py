@@ -64,12 +64,16 @@ class GpuTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class PortsTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """[ports]: where `forge serve` listens."""
+    """[ports]: where `forge serve` listens; what it leaves out is a person's or a site's to say (forge.settings)."""
 
-    http: Port = 8000
-    grpc: Port = 8001
-    metrics: Port = 8002
-    host: Address = "127.0.0.1"
+    http: Port | None = None
+    grpc: Port | None = None
+    metrics: Port | None = None
+    host: Address | None = None
+
+    @property
+    def stated(self) -> dict[str, int | str]:
+        return {key: value for key, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class Deployment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -175,7 +179,8 @@ def _contradictions(stated: Deployment) -> Iterator[Problem]:
                 "many requests at once (in-flight batching)"
             )
             yield Problem(f"{where}.tensorrt_llm", what, "leave it at 1, and raise build.max_batch_size in the recipe")
-    ports = (stated.ports.http, stated.ports.grpc, stated.ports.metrics)
+    usual = replace(Ports(), **stated.ports.stated)
+    ports = (usual.http, usual.grpc, usual.metrics)
     if len(set(ports)) < len(ports):
         yield Problem("ports", f"http, grpc and metrics each need their own; found {', '.join(map(str, ports))}")
 

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
+from forge.interpreter import own_python
 from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout, require_libraries
 from forge.schema.values import Command, Ports
@@ -140,7 +140,7 @@ def _path(environ: Mapping[str, str]) -> str:
 
 def _before(launch: Launch, running: Running) -> tuple[str, ...]:
     shown = (unlisted.ASKED_TO_SHOW,) if launch.ports.exposed else ()
-    return (sys.executable, "-I", "-S", unlisted.__file__, *shown, str(key_file(running)))
+    return (own_python(), "-I", "-S", unlisted.__file__, *shown, str(key_file(running)))
 
 
 def _places(launch: Launch) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 As systemd's ``Restart=on-failure`` with a limit: one that was asked to end stays ended.
 """
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from forge.errors import ForgeError
+from forge.schema.values import Ports
 from forge.serve.launch import Plan, holdings
 from forge.serve.log import broke, last
 from forge.serve.server_types import Crash, Running, Server
@@ -26,11 +28,6 @@ SILENT = 120.0
 _LOOKS = 5
 """So often it has to be found so: a machine that slept may find one late."""
 
-ALONE = (
-    "nothing starts its Triton, or a model of it, again where that dies: the process of forge that did so is gone; "
-    "`forge serve --detach`, with the words that started it, has another look after it"
-)
-
 
 def crashes_of(running: Running) -> str:
     """How often it was started again, and of what it died last."""
@@ -42,6 +39,19 @@ def crashes_of(running: Running) -> str:
 def unwatched(running: Running) -> bool:
     """Whether nobody looks after it, though somebody did."""
     return bool(running.vigil_started) and not running.vigil
+
+
+def alone(running: Running) -> str:
+    """That it is unwatched, and the whole line that changes that: with other ports it would be another server."""
+    ports = running.ports
+    said = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
+    said |= {"--openai-port": ports.openai} if ports.openai else {}
+    words = [word for place in running.repositories for word in ("--repository", place)]
+    words += [str(word) for option in said.items() for word in option]
+    words += ["--host", ports.host] if ports.host != Ports().host else []
+    words += ["--ui"] * ports.page + ["--exposed"] * ports.exposed
+    gone = "nothing starts its Triton, or a model of it, again where that dies: the process of forge that did so is gone"
+    return f"{gone}; `{shlex.join(['forge', 'serve', '--detach', *words])}` has another look after it"
 
 
 def without(running: Running) -> str:

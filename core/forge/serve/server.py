@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 
 import forge
 from forge.errors import ForgeError, ServerError
+from forge.interpreter import own_python
 from forge.machine import processes
 from forge.schema.values import Command
 from forge.serve import model_control as control, pulse, ready
@@ -31,6 +31,7 @@ from forge.serve.port_holders import (
 )
 from forge.serve.process import TritonProcess
 from forge.serve.ready import Watch, once_more, require_address, require_control, require_gpus, require_models
+from forge.serve.restart import alone, unwatched
 from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
 from forge.serve.state import DIED_LOG, Guard, States, cared_for, coming, died, stopped
 from forge.serve.usage import usage
@@ -194,7 +195,7 @@ class Servers:
             if cared_for(now):  # another one was quicker: two would start one Triton twice
                 return now
             does = ("restart" if restart else "leave", str(scrub))
-            argv = (sys.executable, "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
+            argv = (own_python(), "-P", "-m", "forge.api.vigil", str(self._home), running.shared_memory, *does)
             here = {"PYTHONPATH": str(Path(forge.__file__).parents[1]), processes.MARKER: running.shared_memory}
             theirs = {name: self._environ[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if name in self._environ}
             theirs |= processes.nvidia(self._environ) | processes.vllm(self._environ) | self._way(running.container).guarded()
@@ -314,11 +315,9 @@ class Servers:
         living = self._living(holding=mine)
         for other in living:
             if shared := next((place for place in mine if place in other.repositories), ""):
-                raise ServerError(
-                    f"a server runs on this repository already ({called(other)}, gRPC port {other.ports.grpc})",
-                    where=shared,
-                    hint="use it, or stop it first: `forge stop`",
-                )
+                what = f"a server runs on this repository already ({called(other)}, gRPC port {other.ports.grpc})"
+                hint = "use it, or stop it first: `forge stop`"
+                raise ServerError(what, where=shared, hint=f"{hint}; {alone(other)}" if unwatched(other) else hint)
         require_free(launch.ports, living)
 
     def _started(self, way: Way, launch: Launch, line: Callable[[str], None]) -> Running:

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from msgspec import Struct
 
 import forge
 from forge.errors import ServerError
+from forge.interpreter import own_python
 from forge.machine import processes
 from forge.serve import vitals
 from forge.serve.server_types import Running
@@ -155,8 +155,8 @@ class Guard(Struct, frozen=True):
         words = (running.shared_memory, str(state), running.log, running.container, running.nonce)
         try:
             pid = os.posix_spawn(
-                sys.executable,
-                (sys.executable, "-P", "-m", "forge.serve.guardian", *words),
+                own_python(),
+                (own_python(), "-P", "-m", "forge.serve.guardian", *words),
                 {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, reading, 0),

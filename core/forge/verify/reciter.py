@@ -3,7 +3,6 @@ container's.
 """
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from forge.errors import HostError, StepError
+from forge.interpreter import own_python
 from forge.machine import processes
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.containers import ContainerRun, Containers
@@ -52,12 +52,13 @@ class OwnPython(Struct, frozen=True):
         """HostError where the packages are missing, StepError with the end of the output where the run failed."""
         if lacking := self.lacks():
             raise HostError(lacking, hint="install `triton-forge[verify]`, or name a Python that has them: --python PATH")
-        line(f"{self.python or sys.executable} {SCRIPT.name} {folder}")
+        python = self.python or own_python()
+        line(f"{python} {SCRIPT.name} {folder}")
         with tempfile.TemporaryDirectory(prefix="reference-", dir=temporary()) as scratch:
             written, out = Path(scratch) / "job.json", Path(scratch) / _OUT
             written.write_bytes(msgspec.json.encode(job))
             # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
-            argv = (self.python or sys.executable, "-I", str(SCRIPT), str(folder), str(written), str(out))
+            argv = (python, "-I", str(SCRIPT), str(folder), str(written), str(out))
             with child(argv, self._environ(), self.halt) as process:
                 said, _ = process.communicate()
             if process.returncode or not out.is_file():

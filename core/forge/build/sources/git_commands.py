@@ -15,7 +15,7 @@ from typing import IO
 
 from forge.diagnoses import Diagnosis, diagnose, read
 from forge.errors import ForgeError, HostError, SourceError, StoreError
-from forge.machine.bonds import bound
+from forge.machine.bonds import bound, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import without_secrets
 
@@ -108,7 +108,7 @@ class Git:
 
     def ask(self, *words: str, told: bytes = b"") -> bytes:
         """Standard output of a git command that answers with little."""
-        with tempfile.TemporaryFile() as out:
+        with tempfile.TemporaryFile(dir=temporary()) as out:
             self.run(*words, told=told, out=out, patience=PATIENCE)
             out.seek(0)
             return out.read()
@@ -131,7 +131,7 @@ class Git:
             watch()
 
         argv = ("git", *self._settings, f"--git-dir={self.folder}", *words)
-        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as asked:
+        with tempfile.TemporaryFile(dir=temporary()) as said, tempfile.TemporaryFile(dir=temporary()) as asked:
             asked.write(told)
             asked.seek(0)
             try:

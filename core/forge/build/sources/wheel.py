@@ -10,7 +10,6 @@ import lzma
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost
 from forge.files.safetensors import Tensor
+from forge.interpreter import own_python
 from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import without_secrets
@@ -176,10 +176,10 @@ def _require(wheel: Path, pinned: Pinned) -> None:
 
 def _pip() -> list[str]:
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return [own_python(), "-m", "pip"]
     if uv := shutil.which("uv"):  # environments made by uv hold no pip
-        return [uv, "tool", "run", "--python", sys.executable, "pip"]
-    raise HostError("there is no pip beside this Python", where=sys.executable, hint="run: python -m ensurepip --upgrade")
+        return [uv, "tool", "run", "--python", own_python(), "pip"]
+    raise HostError("there is no pip beside this Python", where=own_python(), hint="run: python -m ensurepip --upgrade")
 
 
 def _refusal(requirement: str, said: str) -> ForgeError:

@@ -10,6 +10,7 @@ from tempfile import SpooledTemporaryFile
 
 from forge.diagnoses import Diagnosis, diagnose
 from forge.errors import HostError, StepError
+from forge.machine.bonds import temporary
 from forge.machine.docker import owners
 from forge.machine.docker.container_run import CONFINED, container, devices, exit_code, heard
 from forge.machine.docker.daemon import Api, Daemon, each, ours
@@ -69,7 +70,7 @@ class Reading:
 
 
 def _files(api: Api, identity: str, path: str) -> Iterator[tuple[str, bytes]]:
-    with SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
+    with SpooledTemporaryFile(max_size=_IN_MEMORY, dir=temporary()) as spool:
         if not _fetch(api, identity, path, spool):
             return
         spool.seek(0)

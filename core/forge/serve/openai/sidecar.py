@@ -4,7 +4,6 @@ import os
 import platform
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 import forge
 from forge.errors import HostError, ServerError
+from forge.interpreter import own_python
 from forge.machine import processes
 from forge.schema.values import Command, Ports
 from forge.serve.openai.access import key
@@ -40,7 +40,7 @@ def command(ports: Ports, repositories: Sequence[str]) -> Command:
     key = ("--key-file", os.path.abspath(ports.key_file)) if ports.key_file else ()
     seen = ("--metrics", metrics) if ports.metrics else ()
     words = (*key, *seen, ports.host, str(ports.openai), address, *repositories)
-    argv = (sys.executable, "-P", "-m", "forge.serve.openai", *words)
+    argv = (own_python(), "-P", "-m", "forge.serve.openai", *words)
     return Command(argv, {"PYTHONPATH": str(Path(forge.__file__).parents[1])})
 
 
