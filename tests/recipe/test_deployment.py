@@ -156,9 +156,7 @@ def test_the_problems_of_all_its_recipes_are_said_at_once(shop: Forge, tmp_path:
     assert "d.toml: recipes[1]: the recipe cannot be read" in str(caught.value)
 
 
-def test_errors_name_a_recipe_as_one_opens_it_from_here(
-    shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_name_a_recipe_as_one_opens_it_from_here(shop: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("deployments", "recipes", "elsewhere/deep"):
         (tmp_path / folder).mkdir(parents=True)
     written(tmp_path / "recipes", "bad.toml", 'nam = "a"\n')
