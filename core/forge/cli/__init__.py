@@ -40,7 +40,7 @@ VERBS = (
     Verb("generate", "generate", "generate", "Ask a served MODEL to continue PROMPT."),
     Verb("list", "keep", "list_models", "List the models of a repository, and where each is served."),
     Verb("lock", "build", "lock", "Pin RECIPE's commit, files and image in RECIPE.lock."),
-    Verb("logs", "serve", "logs", "Show the log of the server on a model repository, or of the last one."),
+    Verb("logs", "serve", "logs", "Show the log of a repository's server, or of its last one."),
     Verb("new", "build", "new", "Write a recipe for a checkpoint, or copy a shipped one."),
     Verb("new-plugin", "plugins", "new_plugin", "Write a plugin for a family: a distribution with tests."),
     Verb("node", "cluster", "node", "This machine, as one of a cluster."),

@@ -187,7 +187,7 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends or Ctrl-C.")
 @verb
 def logs(output: Output, repository: str | None, follow: bool) -> None:
-    """Show the log of the server on a model repository, or of the last one.
+    """Show the log of a repository's server, or of its last one.
 
     \b
     Example:

@@ -153,6 +153,7 @@ class WheelOrigin:
             raise SourceError(what, where=requirement, hint=hint) from None
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check")
         argv = [*_pip(), verb, *options, *words, "--", requirement]
+        temporary()  # pip keeps files there, and without a place ends in a traceback
         with child(argv, self._environ, self._halt, out=subprocess.DEVNULL, err=subprocess.PIPE) as pip:
             said = pip.communicate()[1]
         if pip.returncode:
