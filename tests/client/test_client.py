@@ -191,7 +191,7 @@ def test_what_cannot_be_asked_is_refused_in_words(
     ("changes", "said", "hint"),
     [
         ({"max_tokens": 10**6}, "exceeds the model's max_seq_len", "ask for fewer tokens"),
-        ({"prompt": "ab" * 10**4}, "max_input_len", "a shorter prompt"),
+        ({"prompt": "ab" * 300}, "max_input_len", "a shorter prompt"),
         ({"prompt": ""}, "is empty", "say something"),
     ],
 )
