@@ -225,7 +225,7 @@ def test_a_host_that_waits_for_children_sees_its_own(tmp_path: Path) -> None:
     assert soon(lambda: not reapers(tmp_path / "temporary"))
 
 
-def test_without_a_place_for_temporary_files_the_way_out_is_said(tmp_path: Path) -> None:
+def test_nowhere_for_temporary_files_says_the_way_out(tmp_path: Path) -> None:
     code = (
         "import tempfile; tempfile.tempdir = str(place / 'none')\nfrom forge.errors import HostError\n"
         "from forge.machine.bonds import temporary\n"

@@ -8,7 +8,7 @@ import click
 from forge.cli.generate import REPOSITORY
 from forge.cli.output import Output, verb
 from forge.cli.param_types import SERVED
-from forge.cli.text import age, plain, size, table
+from forge.cli.text import age, size, table
 
 
 @click.command()
@@ -57,7 +57,7 @@ def show(output: Output, model: str, repository: str | None) -> None:
     """
     shown = output.here().exhibit.show(model, repository)
     head = click.style(f"{shown.name} ({shown.runtime})", bold=True)
-    output.result(shown, "\n".join([head, *map(plain, _lines(shown))]))
+    output.result(shown, "\n".join([head, *(line.replace("\n", "\\n") for line in _lines(shown))]))
 
 
 def _lines(shown: Any) -> Iterator[str]:

@@ -24,11 +24,6 @@ def size(count: int | None) -> str:
     return f"{value:.1f} TB"
 
 
-def plain(text: str) -> str:
-    """What somebody else wrote, in one line and without commands to a terminal: as Python would write it in quotes."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Left-aligned columns, the first row being the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
