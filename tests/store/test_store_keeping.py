@@ -32,6 +32,21 @@ def test_without_limits_everything_unused_goes(tmp_path: Path) -> None:
     assert list((tmp_path / "staging").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs0000000000a1", "a b", "x" * 200, "lost+found"])
+def test_a_strangers_file_in_the_store_is_in_nobodys_way(tmp_path: Path, name: str) -> None:
+    """A file manager's, NFS's: in each folder that there is, and a folder of that name too."""
+    made = shelf(tmp_path, Clock())
+    for number, folder in enumerate([each for each in tmp_path.rglob("*") if each.is_dir() and "tree" not in each.parts]):
+        (folder / name).mkdir() if number % 2 else (folder / name).touch()
+    (tmp_path / name).touch()
+    assert held(made) == [0, 1, 2]
+    assert made.verify() == ()
+    assert made.nearest(provenance("step 1", more="x"))
+    assert len(made.collect().removed) == 3
+    shelf(tmp_path, Clock())
+    assert held(made) == [0, 1, 2]
+
+
 def test_a_dry_run_says_what_would_go_and_removes_nothing(tmp_path: Path) -> None:
     made = shelf(tmp_path, Clock())
     assert [one.size for one in made.collect(dry_run=True).removed] == [1000] * 3

@@ -76,7 +76,7 @@ class Store:
         wanted = {*provenance.inputs.items(), *provenance.needs.items()}
         best: tuple[int, float, str] | None = None
         found: Artifact | None = None
-        for key in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        for key in sorted(filter(_KEY.fullmatch, os.listdir(folder) if folder.is_dir() else ())):
             held = self._read(key)
             if held is None:
                 (folder / key).unlink(missing_ok=True)
@@ -242,7 +242,8 @@ class Store:
         return tuple(shelved(one, claimed=one.key in keys) for one in self.artifacts())
 
     def _staged(self) -> list[str]:
-        return sorted(os.listdir(self._staging)) if self._staging.is_dir() else []
+        names = os.listdir(self._staging) if self._staging.is_dir() else []
+        return sorted(name for name in names if _KEY.fullmatch(name.partition(".")[0]))
 
     def _idle(self, key: str) -> bool:
         """Whether nobody makes this key now."""
@@ -265,8 +266,9 @@ class Store:
         return self._index / blake3(f"{provenance.step}\0{provenance.action}".encode()).hexdigest()[:32]
 
     def _keys(self) -> Iterator[str]:
+        """Of all that is held. What others have laid there (a file manager, NFS) is nothing of the store's."""
         for shelf in sorted(self._artifacts.iterdir()) if self._artifacts.is_dir() else ():
-            yield from sorted(os.listdir(shelf))
+            yield from sorted(filter(_KEY.fullmatch, os.listdir(shelf) if shelf.is_dir() else ()))
 
     def _read(self, key: str) -> Artifact | None:
         with self._explained("the store", "read"):
