@@ -32,6 +32,16 @@ def readers() -> Mapping[str, Reader]:
     return _recipes() | _documents() | _checkpoints() | _archives() | _told()
 
 
+def _npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+_NPYS = (
+    _npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 3)}\n") + bytes(12),
+    *(_npy(head) for head in (b"-" * 60_000 + b"1", b"1+" * 30_000 + b"1", b"{'descr': '<f2', 'shape': (1e999,)}")),
+)
+
+
 def _recipes() -> dict[str, Reader]:
     from forge import errors, protobuf
     from forge.plan import lock
@@ -82,6 +92,7 @@ def _documents() -> dict[str, Reader]:
 def _checkpoints() -> dict[str, Reader]:
     from forge import errors
     from forge.build.sources import checkpoint_files, lookups
+    from forge.client import lora
     from forge.files import safetensors
     from forge.fit import model_shape
     from forge.twin import checkpoint, faults, gguf_header, shape
@@ -106,6 +117,7 @@ def _checkpoints() -> dict[str, Reader]:
         ),
         "weights as fetched": Reader(_file(checkpoint_files.fault, "model.safetensors"), (), (*tensors, pointer)),
         "index of weights": Reader(_file(checkpoint_files.fault, "model.safetensors.index.json"), (), (index, pointer)),
+        "array of an adapter": Reader(_file(lora.array, "model.lora_config.npy"), (errors.InferenceError,), _NPYS),
         "gguf": Reader(_file(gguf_header.read_header), (gguf_header.GgufError,), (b"GGUF\x03\0\0\0" + bytes(16),)),
         "tokenizer.json": Reader(_file(_tokenizer, "tokenizer.json"), (errors.InferenceError,), (_TOKENIZER,)),
         "tokenizer_config.json": Reader(

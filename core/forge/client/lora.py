@@ -62,7 +62,7 @@ def array(file: Path) -> tuple[str, tuple[int, ...], bytes]:
         if raw.startswith(_MAGIC):
             return _DATATYPES[str(header["descr"])], shape, raw[end:]
         why = "it is no .npy of format 1"
-    except (texts.Odd, ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (texts.Odd, ValueError, KeyError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         why = str(error)
     raise InferenceError(
         f"an array of the adapter cannot be read: {why}", where=str(file), hint="build the model again: `forge build` lays it"
