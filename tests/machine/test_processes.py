@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -38,6 +39,19 @@ def test_shared_memory_is_closed_off_what_links_lead_to_stays(marker: str, tmp_p
     folder.mkdir(0o700)
     processes.close_off(marker)
     assert [mode(each) for each in (region, tmp_path / "page.html", folder)] == [0o600, 0o644, 0o700]
+
+
+def test_a_pipe_among_shared_memory_is_not_waited_for(marker: str) -> None:
+    pipe = processes.SHARED_MEMORY / f"{marker}-pipe"
+    os.mkfifo(pipe)
+    looking = threading.Thread(target=processes.close_off, args=(marker,), daemon=True)
+    looking.start()
+    looking.join(5.0)
+    waited = looking.is_alive()
+    while looking.is_alive():  # it waits for somebody who writes
+        with pipe.open("wb"):
+            looking.join(0.1)
+    assert not waited
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
