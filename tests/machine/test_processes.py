@@ -41,6 +41,22 @@ def test_shared_memory_is_closed_off_what_links_lead_to_stays(marker: str, tmp_p
     assert [mode(each) for each in (region, tmp_path / "page.html", folder)] == [0o600, 0o644, 0o700]
 
 
+def test_only_who_carries_the_whole_mark_ends_with_its_server(marker: str) -> None:
+    told = ({processes.MARKER: marker}, {processes.MARKER: f"{marker}0"}, {"NOTE": f"{processes.MARKER}={marker}"})
+    begun = [
+        subprocess.Popen(("sleep", "600"), env={"PATH": os.environ["PATH"], **each}, start_new_session=True) for each in told
+    ]
+    try:
+        assert soon(lambda: all(b"sleep" in Path(f"/proc/{each.pid}/cmdline").read_bytes() for each in begun))
+        assert processes.marked(marker) == (begun[0].pid,)
+        processes.end(marker, 0.0, lambda: True)
+        assert [each.poll() is None for each in begun] == [False, True, True]
+    finally:
+        for each in begun:
+            each.kill()
+            each.wait()
+
+
 def test_a_pipe_among_shared_memory_is_not_waited_for(marker: str) -> None:
     pipe = processes.SHARED_MEMORY / f"{marker}-pipe"
     os.mkfifo(pipe)
