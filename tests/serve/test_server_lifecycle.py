@@ -18,6 +18,7 @@ from forge.errors import HostError, ServerError
 from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout
 from forge.serve import ready
+from forge.serve.process import TritonProcess
 from forge.serve.server import Servers
 from forge.serve.server_types import Running
 from forge.serve.vitals import Health
@@ -296,10 +297,10 @@ def test_a_start_whose_models_process_is_killed_ends_early(tmp_path: Path, monke
     with subprocess.Popen((sys.executable, "-c", PARENT), stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         parent.stdout.readline()
-        running = Running(str(tmp_path), parent.pid, 0.0, free_ports(), ("heavy",), str(tmp_path / "log"), "no-such-region")
-        watch = ready.Watch(running, lambda: True, lambda: "", 0.05)
+        began, log = processes.started(parent.pid) or 0.0, str(tmp_path / "log")
+        running = Running(str(tmp_path), parent.pid, began, free_ports(), ("heavy",), log, "no-such-region")
         with pytest.raises(ServerError, match="missing: heavy; a process of it was killed while it loaded a model"):
-            watch.await_models(600.0, lambda _: None)
+            ready.await_models(TritonProcess({}), running, 600.0, lambda _: None)
         parent.kill()
 
 

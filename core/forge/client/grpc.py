@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -30,7 +30,7 @@ from forge.client.tensors import LLMAPI, Input, inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import NAMED, UNNAMED
-from forge.client.wire import Configured, Described, InferRequest, Messages, RpcError, Server, Statistics, StreamResponse
+from forge.client.wire import Configured, Described, InferRequest, RpcError, Server, Statistics, StreamResponse
 from forge.errors import InferenceError, Trouble
 from forge.schema.vllm_images import VERSION
 
@@ -48,38 +48,24 @@ _STUB = re.compile(r"stub process '(?P<instance>[^']+)'", re.IGNORECASE)
 """How Triton's Python backend speaks of a process that is gone or does not move: it names the instance, MODEL_0_0."""
 
 
-class _Call(Protocol):
-    def __iter__(self) -> Iterator[StreamResponse]: ...
-    def cancel(self) -> bool: ...
-
-
-class _Stub(Protocol):
-    """tritonclient.grpc.service_pb2_grpc.GRPCInferenceServiceStub."""
-
-    def ServerMetadata(self, request: object, *, timeout: float) -> Server: ...  # noqa: N802
-    def ModelMetadata(self, request: object, *, timeout: float) -> Described: ...  # noqa: N802
-    def ModelConfig(self, request: object, *, timeout: float) -> Configured: ...  # noqa: N802
-    def ModelStatistics(self, request: object, *, timeout: float) -> Statistics: ...  # noqa: N802
-
-
-class _Stream(Protocol):
-    def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
-
-
 class Calls:
-    """What is asked of one server, and what its answers mean; nothing here waits for anything."""
+    """What is asked of one server, and what its answers mean; nothing here waits for anything.
+
+    tritonclient's modules have no types: those of the messages are in ``forge.client.wire``.
+    """
 
     def __init__(self, address: str, timeout: float | None) -> None:
         self.address = address
         self.timeout = timeout
         self.known: dict[str, ModelMetadata] = {}
         """By model. Forgotten when the model fails a request: it may have been loaded anew, with other inputs."""
-        self.messages = cast("Messages", importlib.import_module("tritonclient.grpc.service_pb2"))
+        self.messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
 
-    def stub(self, channel: object) -> object:
+    def stub(self, channel: Any) -> Any:
+        """GRPCInferenceServiceStub."""
         return importlib.import_module("tritonclient.grpc.service_pb2_grpc").GRPCInferenceServiceStub(channel)
 
-    def stream(self, channel: Any) -> object:
+    def stream(self, channel: Any) -> Any:
         """ModelStreamInfer for one request, in one piece: the stub's own takes a task or thread and three turns."""
         sent, read = (getattr(self.messages, name) for name in ("ModelInferRequest", "ModelStreamInferResponse"))
         return channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer", sent.SerializeToString, read.FromString)
@@ -103,7 +89,7 @@ class Calls:
         return None if self.timeout is None else max(self.timeout - passed, 0.0)
 
     def message(self, model: str, inputs: Iterable[Input]) -> InferRequest:
-        message = self.messages.ModelInferRequest()
+        message: InferRequest = self.messages.ModelInferRequest()
         message.model_name, message.id = model, uuid.uuid4().hex
         # Without it the end of a stream that ends in silence would go unseen.
         message.parameters["triton_enable_empty_final_response"].bool_param = True
@@ -215,11 +201,11 @@ def closed(address: str) -> InferenceError:
     return InferenceError("this client was closed", where=address, hint=hint, trouble=Trouble.AWAY)
 
 
-def _heard(call: _Call, silence: Silence) -> Generator[StreamResponse]:
+def _heard(call: Any, silence: Silence) -> Generator[StreamResponse]:
     """What ``call`` says; InferenceError, and its end at the server, where it is silent for too long."""
     import grpc
 
-    responses = iter(call)
+    responses: Iterator[StreamResponse] = iter(call)
     with Watchdog(call.cancel) as dog:
         try:
             while (response := dog.next(responses, silence.limit)) is not None:
@@ -245,8 +231,8 @@ class Client:
         self._closed = False
         self._calls = Calls(address, timeout)
         self._channel = grpc.insecure_channel(address, options=CHANNEL)
-        self._stub = cast("_Stub", self._calls.stub(self._channel))
-        self._stream = cast("_Stream", self._calls.stream(self._channel))
+        self._stub = self._calls.stub(self._channel)
+        self._stream = self._calls.stream(self._channel)
 
     def __enter__(self) -> "Client":
         return self
@@ -266,20 +252,21 @@ class Client:
             return held
         messages = self._calls.messages
         with self._translated(model):
-            described = self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=seconds)
-            configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=seconds)
+            described: Described = self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=seconds)
+            configured: Configured = self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=seconds)
         return self._calls.learn(model, described, configured)
 
     def server(self) -> Server:
         """The server's own name and version."""
         with self._translated(""):
-            return self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
+            told: Server = self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
+        return told
 
     def models(self) -> tuple[str, ...]:
         """The models that are ready. Asked are statistics: forge's servers tell their index to forge alone."""
         request = self._calls.messages.ModelStatisticsRequest()
         with self._translated(""):
-            found = self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
+            found: Statistics = self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
         return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     def generate(self, request: Request) -> Generator[Chunk]:

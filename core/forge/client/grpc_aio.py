@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from forge.client.answer import Answer, Hearing
 from forge.client.grpc import CHANNEL, METADATA_SECONDS, Calls, closed, is_unknown, with_adapter
@@ -15,26 +15,8 @@ from forge.client.silence import Silence
 from forge.client.tensors import inputs_of
 from forge.client.turns import Turns, counting, stops_of
 from forge.client.types import Chunk, ModelMetadata, Request
-from forge.client.wire import Configured, Described, InferRequest, RpcError, Server, Statistics, StreamResponse
+from forge.client.wire import Configured, Described, RpcError, Server, Statistics, StreamResponse
 from forge.errors import InferenceError
-
-
-class _Call(Protocol):
-    def __aiter__(self) -> AsyncIterator[StreamResponse]: ...
-    def cancel(self) -> bool: ...
-
-
-class _Stub(Protocol):
-    """GRPCInferenceServiceStub over a channel of grpc.aio."""
-
-    def ServerMetadata(self, request: object, *, timeout: float) -> Awaitable[Server]: ...  # noqa: N802
-    def ModelMetadata(self, request: object, *, timeout: float) -> Awaitable[Described]: ...  # noqa: N802
-    def ModelConfig(self, request: object, *, timeout: float) -> Awaitable[Configured]: ...  # noqa: N802
-    def ModelStatistics(self, request: object, *, timeout: float) -> Awaitable[Statistics]: ...  # noqa: N802
-
-
-class _Stream(Protocol):
-    def __call__(self, request: InferRequest, *, timeout: float | None) -> _Call: ...
 
 
 class AsyncClient:
@@ -55,12 +37,12 @@ class AsyncClient:
         return grpc.aio.insecure_channel(self._calls.address, options=CHANNEL)
 
     @cached_property
-    def _stub(self) -> _Stub:
-        return cast("_Stub", self._calls.stub(self._channel))
+    def _stub(self) -> Any:
+        return self._calls.stub(self._channel)
 
     @cached_property
-    def _stream(self) -> _Stream:
-        return cast("_Stream", self._calls.stream(self._channel))
+    def _stream(self) -> Any:
+        return self._calls.stream(self._channel)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -89,21 +71,27 @@ class AsyncClient:
     async def _described(self, model: str) -> ModelMetadata:
         messages = self._calls.messages
         async with self._translated(model):
-            described = await self._stub.ModelMetadata(messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS)
-            configured = await self._stub.ModelConfig(messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS)
+            described: Described = await self._stub.ModelMetadata(
+                messages.ModelMetadataRequest(name=model), timeout=METADATA_SECONDS
+            )
+            configured: Configured = await self._stub.ModelConfig(
+                messages.ModelConfigRequest(name=model), timeout=METADATA_SECONDS
+            )
         return self._calls.learn(model, described, configured)
 
     async def models(self) -> tuple[str, ...]:
         """The models that are ready."""
         request = self._calls.messages.ModelStatisticsRequest()
         async with self._translated(""):
-            found = await self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
+            found: Statistics = await self._stub.ModelStatistics(request, timeout=METADATA_SECONDS)
         return tuple(dict.fromkeys(entry.name for entry in found.model_stats))
 
     async def version(self) -> str:
         """Triton's version, as it says it."""
         async with self._translated(""):
-            told = await self._stub.ServerMetadata(self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS)
+            told: Server = await self._stub.ServerMetadata(
+                self._calls.messages.ServerMetadataRequest(), timeout=METADATA_SECONDS
+            )
         return told.version
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
@@ -136,7 +124,7 @@ class AsyncClient:
         message = calls.message(request.model, inputs_of(request, known))
         call = self._stream(message, timeout=calls.left(time.monotonic() - began))
         ended, silence = False, Silence(request, f"{request.model} at {calls.address}")
-        responses = aiter(call)
+        responses: AsyncIterator[StreamResponse] = aiter(call)
         try:
             async with self._translated(request.model):
                 while (response := await _next(responses, silence)) is not None:

@@ -8,6 +8,7 @@ be ignored in silence.
 import struct
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from msgspec import Struct
 
@@ -16,6 +17,7 @@ from forge.client.stops import barred, spellings
 from forge.client.types import ModelMetadata, Request, TensorMetadata
 from forge.client.vllm import IMAGE, SAMPLING, WORDS, sampling
 from forge.errors import InferenceError
+from forge.files import texts
 from forge.schema import sight
 from forge.schema.values import RuntimeKind, Scalar
 
@@ -42,29 +44,6 @@ LOGIT_BIAS = "logit_bias_ids"
 that their tokenizer puts before every text."""
 _TEXTS = ("prompt", "stop", "bad")
 """Words that are text: not for a model that takes ids."""
-_RENAMED = {
-    "prompt": ("text_input",),
-    "tokens": ("input_ids",),
-    "input_lengths": ("input_lengths",),
-    "max_tokens": ("max_tokens", "request_output_len"),
-    "top_k": ("top_k", "runtime_top_k"),
-    "top_p": ("top_p", "runtime_top_p"),
-    "top_p_min": ("top_p_min", "runtime_top_p_min"),
-    "top_p_decay": ("top_p_decay", "runtime_top_p_decay"),
-    "top_p_reset_ids": ("top_p_reset_ids", "runtime_top_p_reset_ids"),
-    "length_penalty": ("length_penalty", "len_penalty"),
-    "seed": ("seed", "random_seed"),
-    "min_tokens": ("min_tokens", "min_length"),
-    "n": ("num_return_sequences", f"{LLMAPI}n"),
-    "images": ("image",),
-    "stop": ("stop_words", f"{LLMAPI}stop"),
-    "bad": ("bad_words", f"{LLMAPI}bad"),
-    "stream": ("stream", "streaming"),
-    "top_log_probs": ("num_top_log_probs",),
-    "return_log_probs": ("return_log_probs", "return_cumulative_logprob"),
-    "exclude_input_in_output": ("exclude_input_in_output", f"{LLMAPI}exclude_input_from_output"),
-}
-"""A word of Request -> the inputs that stand for it, by version; otherwise the word itself."""
 _OPTIONAL = (
     "stream",
     "stop",
@@ -231,8 +210,14 @@ def _added(word: str, request: Request) -> bool:
     return word in ("top_k", "top_p") and getattr(request, word) is None
 
 
+@cache
+def _renamed() -> dict[str, tuple[str, ...]]:
+    """A word of Request -> the inputs that stand for it, where these have other names."""
+    return texts.shipped("forge.client", "inputs.toml", dict[str, tuple[str, ...]])
+
+
 def _offered_name(word: str, offered: Mapping[str, TensorMetadata]) -> str:
-    names = _RENAMED.get(word, (word,))
+    names = _renamed().get(word, (word,))
     folded = (SAMPLING,) if word in WORDS or word in (GUIDE_TYPE, _GUIDE) else ()
     return next((name for name in (*names, f"{LLMAPI}{word}", *folded) if name in offered), "")
 

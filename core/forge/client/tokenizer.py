@@ -1,38 +1,18 @@
 """A model's tokenizer by its tokenizer.json, for counting and for making prompts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any
 
 from blake3 import blake3
 
 FILE = "tokenizer.json"
 _WORD = re.compile(r"[a-z]{3,12}")
 _ENOUGH = 4096
-
-
-class _Encoding(Protocol):
-    @property
-    def ids(self) -> Sequence[int]: ...
-    @property
-    def offsets(self) -> Sequence[tuple[int, int]]: ...
-
-
-class _Tokenizer(Protocol):
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> _Encoding: ...
-    def get_vocab(self) -> Mapping[str, int]: ...
-
-
-class _Loader(Protocol):
-    def from_file(self, path: str) -> _Tokenizer: ...
-
-
-class _Module(Protocol):
-    Tokenizer: _Loader
 
 
 class TokenizerFolder:
@@ -67,7 +47,8 @@ class TokenizerFolder:
 
     def words(self) -> tuple[str, ...]:
         """Plain lower-case words. They are tried behind others, as they will stand in a prompt."""
-        vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+        numbered: dict[str, int] = self._tokenizer.get_vocab()
+        vocabulary = sorted(numbered.items(), key=lambda pair: pair[1])
         marked = (
             word[1:] for word, _ in vocabulary if word[:1] in ("\u0120", "\u2581")
         )  # how BPE and SentencePiece write a space
@@ -84,8 +65,9 @@ class TokenizerFolder:
         return tuple(found)
 
     @cached_property
-    def _tokenizer(self) -> _Tokenizer:
-        return cast("_Module", import_module("tokenizers")).Tokenizer.from_file(str(self._file))
+    def _tokenizer(self) -> Any:
+        """``tokenizers.Tokenizer``, whose package not every machine has."""
+        return import_module("tokenizers").Tokenizer.from_file(str(self._file))
 
 
 def spans(folder: Path, text: str) -> tuple[tuple[str, int], ...]:

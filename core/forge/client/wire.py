@@ -84,16 +84,6 @@ class Statistics(Protocol):
     model_stats: Sequence[_Counted]
 
 
-class Messages(Protocol):
-    """tritonclient.grpc.service_pb2; the names are the protocol's."""
-
-    def ModelInferRequest(self) -> InferRequest: ...  # noqa: N802
-    def ModelMetadataRequest(self, *, name: str) -> object: ...  # noqa: N802
-    def ModelConfigRequest(self, *, name: str) -> object: ...  # noqa: N802
-    def ModelStatisticsRequest(self) -> object: ...  # noqa: N802
-    def ServerMetadataRequest(self) -> object: ...  # noqa: N802
-
-
 class RpcError(Protocol):
     """What grpc says of a call that failed."""
 

@@ -10,6 +10,7 @@ from shlex import quote
 
 from msgspec import Struct
 
+from forge.files import texts
 from forge.schema.values import RuntimeKind
 
 Object = dict[str, object]
@@ -65,19 +66,6 @@ class Exported(Struct, frozen=True):
 
 
 _ODD = re.compile(r"[^-._a-zA-Z0-9]+")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_FORMS = {
-    "install": re.compile(r"[^-\s][^\n\x00]*"),
-    "namespace": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
-    "image": re.compile(r"[^-\s]\S*"),
-    "gpu": re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"),
-    "claim": _NAME,
-    "size": re.compile(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE])?"),
-    "secret": _NAME,
-    "pull_secret": _NAME,
-    "replicas": re.compile(r"[1-9][0-9]{0,3}"),
-}
-"""What Kubernetes takes there: names and label values as its documentation has them, quantities of bytes."""
 
 
 class Site(Struct, frozen=True):
@@ -98,9 +86,9 @@ class Site(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """ValueError for a word that Kubernetes would not take where it stands."""
-        for told, form in _FORMS.items():
+        for told, form in texts.shipped("forge.kubernetes", "site.toml", dict[str, str]).items():
             said = str(getattr(self, told))
-            if said and not form.fullmatch(said):
+            if said and not re.fullmatch(form, said):
                 raise ValueError(f"{told.replace('_', '-')} cannot be {said!r}")
         if not self.secret:
             raise ValueError("secret has to be a name")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
@@ -14,7 +13,7 @@ from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve import addresses, log as triton_log
 from forge.serve.addresses import Asking
-from forge.serve.server_types import Launch, Running
+from forge.serve.server_types import Launch, Running, Way
 
 _DEAD = 30.0
 """Seconds after which a process of Triton's that has ended, and that it has not looked at, is taken for killed: one that is
@@ -27,40 +26,32 @@ _MOST, _PIECE = 64 << 20, 1 << 16
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *EVERYWHERE})
 
 
-class Watch(Struct, frozen=True):
-    """One server that is starting: whether it still lives, how it ended as far as is known, and seconds between two looks."""
-
-    running: Running
-    alive: Callable[[], bool]
-    ended: Callable[[], str]
-    pause: float
-
-    def await_models(self, patience: float, line: Callable[[str], None]) -> None:
-        """Return when every model is ready; ServerError when the server ended, or ``patience`` seconds did."""
-        deadline = time.monotonic() + patience
-        missing, looked, dead, fault = list(self.running.models), 0.0, dict[int, float](), ""
-        with Path(self.running.log).open(encoding="utf-8", errors="replace") as log:
-            while missing:
-                alive = self.alive()
-                for text in log:
-                    line(text.rstrip("\n"))
-                    fault = triton_log.fault(text) or fault
-                if not alive:
-                    raise _not_loaded(self.running, missing, self.ended())
-                processes.close_off(self.running.shared_memory)
-                missing = [model for model in missing if not answers(self.running.ports, model)]
-                now = time.monotonic()
-                if now - looked > _LOOK:
-                    # A container's processes may be another machine's.
-                    ended = () if self.running.container else processes.unreaped(self.running.pid)
-                    hung = (self.running.pid,) if fault else ()
-                    looked, dead = now, {pid: dead.get(pid, now) for pid in (*ended, *hung)}
-                if missing and any(now - since > _DEAD for since in dead.values()):
-                    killed = "a process of it was killed while it loaded a model"
-                    raise _not_loaded(self.running, missing, f"{fault}, and it hung instead of ending" if fault else killed)
-                if missing and now > deadline:
-                    raise _not_loaded(self.running, missing, f"{patience:g} s were not enough")
-                time.sleep(self.pause if missing else 0)
+def await_models(way: Way, running: Running, patience: float, line: Callable[[str], None]) -> None:
+    """Return when every model of a server that is starting is ready; ServerError when it ended, or ``patience`` seconds did."""
+    deadline = time.monotonic() + patience
+    missing, looked, dead, fault = list(running.models), 0.0, dict[int, float](), ""
+    with Path(running.log).open(encoding="utf-8", errors="replace") as log:
+        while missing:
+            alive = way.alive(running)
+            for text in log:
+                line(text.rstrip("\n"))
+                fault = triton_log.fault(text) or fault
+            if not alive:
+                raise _not_loaded(running, missing, way.ended(running))
+            processes.close_off(running.shared_memory)
+            missing = [model for model in missing if not answers(running.ports, model)]
+            now = time.monotonic()
+            if now - looked > _LOOK:
+                # A container's processes may be another machine's.
+                ended = () if running.container else processes.unreaped(running.pid)
+                hung = (running.pid,) if fault else ()
+                looked, dead = now, {pid: dead.get(pid, now) for pid in (*ended, *hung)}
+            if missing and any(now - since > _DEAD for since in dead.values()):
+                killed = "a process of it was killed while it loaded a model"
+                raise _not_loaded(running, missing, f"{fault}, and it hung instead of ending" if fault else killed)
+            if missing and now > deadline:
+                raise _not_loaded(running, missing, f"{patience:g} s were not enough")
+            time.sleep(way.pause if missing else 0)
 
 
 def require_models(launch: Launch) -> None:

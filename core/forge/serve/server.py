@@ -30,7 +30,7 @@ from forge.serve.port_holders import (
     strangers,
 )
 from forge.serve.process import TritonProcess
-from forge.serve.ready import Watch, once_more, require_address, require_control, require_gpus, require_models
+from forge.serve.ready import await_models, once_more, require_address, require_control, require_gpus, require_models
 from forge.serve.restart import alone, unwatched
 from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
 from forge.serve.state import DIED_LOG, Guard, States, cared_for, coming, died, stopped
@@ -344,8 +344,7 @@ class Servers:
         """Start it and wait until every model is ready."""
         running = way.begin(launch, running)
         self._states.keep(running)
-        begun = running
-        Watch(running, lambda: way.alive(begun), lambda: way.ended(begun), way.pause).await_models(self._patience, line)
+        await_models(way, running, self._patience, line)
         require_own(running)
         processes.close_off(running.shared_memory)
         require_control(launch, running, line)
