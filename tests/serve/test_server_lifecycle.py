@@ -307,6 +307,7 @@ def test_a_start_whose_models_process_is_killed_ends_early(tmp_path: Path, monke
 def test_a_start_that_hangs_in_its_own_fault_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready, "_DEAD", 0.2)
     (tmp_path / "log").write_text("double free or corruption (out)\nSignal (6) received.\n")
-    running = Running(str(tmp_path), os.getpid(), 0.0, free_ports(), ("heavy",), str(tmp_path / "log"), "no-such-region")
+    began, log = processes.started(os.getpid()) or 0.0, str(tmp_path / "log")
+    running = Running(str(tmp_path), os.getpid(), began, free_ports(), ("heavy",), log, "no-such-region")
     with pytest.raises(ServerError, match="missing: heavy; signal 6, SIGABRT, and it hung instead of ending"):
-        ready.Watch(running, lambda: True, lambda: "", 0.05).await_models(600.0, lambda _: None)
+        ready.await_models(TritonProcess({}), running, 600.0, lambda _: None)

@@ -132,12 +132,11 @@ class Spread:
         """All that begins now."""
         return tuple(self._next())
 
-    def ended(self, key: str, size: int, node: str = "") -> None:
-        """A step is made, with so many bytes, on ``node`` where that is another than it was sent to."""
+    def ended(self, key: str, size: int) -> None:
+        """A step is made, with so many bytes."""
         work = self._works.pop(key)
-        place = node or self._under_way[key]
-        if room := self._rooms.get(place):
-            room.images |= work.images
+        place = self._under_way[key]
+        self._rooms[place].images |= work.images
         self._free(key, work)
         self._seconds -= work.seconds
         self._sizes[key] = size

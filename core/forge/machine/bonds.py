@@ -127,6 +127,16 @@ def child(
                 kill_group(process.pid)
 
 
+def answered(argv: Sequence[str], environ: Mapping[str, str], seconds: float) -> subprocess.CompletedProcess[str] | None:
+    """What a program says that only speaks; None where it cannot be started, or is not done in ``seconds``."""
+    try:
+        return subprocess.run(
+            argv, env=bound(environ), capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
 def _watch(bond: _Bond) -> None:
     heard, told = os.pipe()
     atexit.register(_dismiss, told, os.getpid(), bond.folder)

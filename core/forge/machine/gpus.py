@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from forge.machine.bonds import bound
+from forge.machine.bonds import answered
 from forge.machine.processes import beside_driver
 from forge.schema.values import MIB, Gpu
 
@@ -31,13 +30,8 @@ def smi(environ: Mapping[str, str], query: str) -> list[str]:
     if program is None:
         return []
     asked = (program, f"--query-{query}", "--format=csv,noheader,nounits")
-    try:
-        done = subprocess.run(
-            asked, env=bound(beside_driver(environ)), capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [] if done.returncode else done.stdout.splitlines()
+    done = answered(asked, beside_driver(environ), PATIENCE)
+    return done.stdout.splitlines() if done and not done.returncode else []
 
 
 def _gpu(total: str, free: str, capability: str, name: str) -> Gpu:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES, Diagnosis, diagnose
 from forge.errors import HostError, Problem, StepError
-from forge.machine.bonds import bound, temporary
+from forge.machine.bonds import answered, bound, temporary
 from forge.machine.containers import (
     ContainerRun,
     DaemonFacts,
@@ -191,11 +192,10 @@ class Here:
         yield from (folder / "python3" for folder in folders if (folder / "python3").is_file())
 
     def _asked(self, python: Path) -> _Installed | None:
-        try:
-            done = subprocess.run((python, "-c", _ASK), env=bound(self._bare()), capture_output=True, timeout=60, check=False)
-            return None if done.returncode else msgspec.json.decode(done.stdout, type=_Installed)
-        except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
-            return None
+        done = answered((str(python), "-c", _ASK), self._bare(), 60)
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(done.stdout, type=_Installed) if done and not done.returncode else None
+        return None
 
     @cached_property
     def _identity(self) -> str:

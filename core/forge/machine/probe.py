@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from forge.errors import HostError
 from forge.interpreter import own_python
 from forge.machine import environments, unlisted
-from forge.machine.bonds import bound, temporary
+from forge.machine.bonds import answered, temporary
 from forge.machine.gpus import seen, smi
 from forge.machine.machine import Disk
 from forge.machine.processes import SHARED_MEMORY, inherited
@@ -77,13 +76,8 @@ class ThisMachine:
             key.flush()
             # By its own way: what forbids it (Yama, seccomp, a sandbox) is seen by trying alone.
             words = (python, "-I", "-S", unlisted.__file__, key.name, "true", unlisted.SECRET)
-            try:
-                done = subprocess.run(
-                    words, env=bound(inherited(self._environ)), capture_output=True, text=True, timeout=_PATIENCE, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                return True
-        return unlisted.SHUT not in done.stderr
+            done = answered(words, inherited(self._environ), _PATIENCE)
+        return done is None or unlisted.SHUT not in done.stderr
 
     def host(self) -> Host:
         return environments.host(self._environ)

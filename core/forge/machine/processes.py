@@ -86,10 +86,12 @@ def spare_ports() -> Ports:
     return Ports(http, grpc, metrics)
 
 
-def detached(argv: tuple[str, ...], environ: Mapping[str, str], log: Path, program: str = "") -> int:
-    """Start a program in a session of its own, which reads nothing and says all into ``log``; its pid. OSError.
+def detached(
+    argv: tuple[str, ...], environ: Mapping[str, str], log: Path, program: str = "", *, hears: int | None = None
+) -> int:
+    """Start a program in a session of its own, which says all into ``log``; its pid. OSError.
 
-    ``program`` is its file, where ``argv`` calls it by another name.
+    ``program`` is its file, where ``argv`` calls it by another name. It reads from the descriptor ``hears``, or nothing.
 
     A terminal's Ctrl-C reaches forge alone, which then ends it in order.
     """
@@ -98,7 +100,7 @@ def detached(argv: tuple[str, ...], environ: Mapping[str, str], log: Path, progr
         argv,
         dict(environ),
         file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if hears is None else (os.POSIX_SPAWN_DUP2, hears, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],

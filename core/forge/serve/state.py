@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import signal
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
@@ -153,19 +152,10 @@ class Guard(Struct, frozen=True):
         """Start one for a server, in the environment that its end needs."""
         reading, writing = os.pipe()
         words = (running.shared_memory, str(state), running.log, running.container, running.nonce)
+        argv = (own_python(), "-P", "-m", "forge.serve.guardian", *words)
+        env = {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])}
         try:
-            pid = os.posix_spawn(
-                own_python(),
-                (own_python(), "-P", "-m", "forge.serve.guardian", *words),
-                {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, reading, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-                ],
-                setsid=True,
-                setsigdef=(signal.SIGINT, signal.SIGTERM),
-            )
+            pid = processes.detached(argv, env, Path(os.devnull), hears=reading)
         finally:
             os.close(reading)
         return cls(pid, writing)

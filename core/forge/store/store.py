@@ -110,12 +110,12 @@ class Store:
                 return held, False
             return self._stage(key, provenance, fill), True
 
-    def take(self, key: str, fill: Callable[[Path], object], *, waiting: Callable[[str], None] = _silent) -> Artifact:
+    def take(self, key: str, fill: Callable[[Path], object]) -> Artifact:
         """The artifact of ``key`` as another store made it: ``fill`` lays its tree, listing and manifest into an empty folder.
 
         ``fill`` has verified every file. What it raises is raised, and nothing is left; StoreError where the disk refuses.
         """
-        with self._explained("what was taken"), self._only_one(key, key[:12], waiting):
+        with self._explained("what was taken"), self._only_one(key, key[:12], _silent):
             if held := self.find(key):
                 return held
             with self._aside(key) as staging:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,7 @@ from forge.errors import ForgeError, HostError, StepError
 from forge.files.trees import walk
 from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, require_plain
 from forge.machine.docker import owners
-from forge.machine.docker.daemon import Api, Daemon, each, network, ours
+from forge.machine.docker.daemon import Api, Daemon, Raw, each, network, ours
 from forge.machine.interrupt import Halt
 from forge.machine.transcript import Transcript
 
@@ -43,12 +43,6 @@ class Inspected(Struct, rename="pascal"):
 
     state: State = msgspec.field(default_factory=State)
     image: str = ""
-
-
-class Closable(Protocol):
-    """A requests.Response, as far as forge needs it."""
-
-    def close(self) -> None: ...
 
 
 class Spoken(Struct, frozen=True):
@@ -130,14 +124,13 @@ class Runs:
     def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
         asked = self._memlock  # runs side by side find out each for itself
         name = owners.fresh_name(run.key)
-        deadline = _Deadline(self._daemon, name, run.timeout)
         try:
             with container(api, configuration(run, net, asked), name) as identity:
-                with deadline, self._halt.ending(lambda: _end(self._daemon, name)):
+                with _deadline(self._daemon, name, run.timeout) as passed, self._halt.ending(lambda: _end(self._daemon, name)):
                     for spoken in heard(api, identity):
                         log.write(spoken.data, spoken.stream)
                     code = exit_code(api, identity)
-                return Ended(code, _out_of_memory(api, identity), deadline.passed)
+                return Ended(code, _out_of_memory(api, identity), passed.is_set())
         except HostError as error:
             # Nothing has run when a limit is refused: the same again, and from now on, without the one that may be.
             if asked and "rlimit" in error.what:
@@ -208,28 +201,26 @@ def container(api: Api, config: Mapping[str, object], name: str) -> Generator[st
             owners.remove(api, name)
 
 
-class _Deadline:
-    """Kills a container when its time is over; ``passed`` says that it did."""
+@contextmanager
+def _deadline(daemon: Daemon, name: str, seconds: float) -> Generator[threading.Event]:
+    """Kill a container when its time is over, which the event says then; 0 seconds are no limit."""
+    passed = threading.Event()
 
-    def __init__(self, daemon: Daemon, name: str, seconds: float) -> None:
-        self.passed = False
-        self._daemon = daemon
-        self._name = name
-        self._timer = threading.Timer(seconds, self._kill) if seconds else None
+    def kill() -> None:
+        passed.set()
+        _end(daemon, name)
 
-    def __enter__(self) -> None:
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer.join()
-
-    def _kill(self) -> None:
-        self.passed = True
-        _end(self._daemon, self._name)
+    if not seconds:
+        yield passed
+        return
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield passed
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _end(daemon: Daemon, name: str) -> None:
@@ -253,7 +244,7 @@ def heard(api: Api, identity: str) -> Iterator[Spoken]:
     finally:
         stream.close()
         # The SDK's close leaves the file over the socket open, and with it the descriptor.
-        cast("Closable", vars(stream)["_response"]).close()
+        cast("Raw", vars(stream)["_response"]).close()
 
 
 def exit_code(api: Api, identity: str) -> int:

@@ -55,11 +55,10 @@ class Rounds:
     One round at a time, and one for all who want to know meanwhile: looking often costs the models no more.
     """
 
-    def __init__(self, ask: Ask, offers: Models, steady: Callable[[], float], deadline: float = DEADLINE) -> None:
+    def __init__(self, ask: Ask, offers: Models, steady: Callable[[], float]) -> None:
         self._ask = ask
         self._offers = offers
         self._steady = steady
-        self._deadline = deadline
         self._heard: dict[str, float] = {}
         self._round: asyncio.Task[dict[str, State]] | None = None
         self._ended = float("-inf")
@@ -98,7 +97,7 @@ class Rounds:
         folders = [folder for model in models.values() for folder in model.roles.values()]
         calls = {caller: parts for model in models.values() for caller, parts in model.calls.items()}
         try:
-            pulses = await asyncio.to_thread(self._ask, folders, self._deadline)
+            pulses = await asyncio.to_thread(self._ask, folders, DEADLINE)
         finally:
             self._ended = self._steady()
         found = {pulse.model: pulse for pulse in judged(pulses, calls)}
