@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,7 +95,7 @@ class Bench:
         self._driver = self._hired(options)  # what cannot be granted is refused before anything is made for it
         began, made = self._clocks.steady(), self._clocks.now()
         instruments = self._outside.instruments(ports)
-        counters = {name: Counter(self._outside.tokens(target.tokenizer), options.goodput) for name, target in _named(targets)}
+        counters = {each.model.name: Counter(self._outside.tokens(each.tokenizer), options.goodput) for each in targets}
         # Repeats are the outer loop, so that what else the machine does falls on all points alike.
         for number in range(options.repeats):
             for group in _groups(courses, together=options.together):
@@ -241,7 +241,7 @@ class Bench:
         asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
         http = f"{ports.host}:{ports.http}"
         drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=options.patience)
-        (answers,) = self._own.drive([drive], _unwatched)
+        (answers,) = self._own.drive([drive], nullcontext)
         answered = {id(answer.ask): answer for answer in answers}  # two exams may have one prompt
         verdicts: list[results.Verdict] = []
         for exam, ask in zip(exams, asks, strict=True):
@@ -332,15 +332,6 @@ def keep(found: Results, folder: Path) -> Path:
         place = place.with_stem(f"{place.stem.partition('_')[0]}_{number}")
     place.write_text(results.write(found), encoding="utf-8")
     return place
-
-
-@contextmanager
-def _unwatched() -> Generator[None]:
-    yield
-
-
-def _named(targets: Sequence[Target]) -> list[tuple[str, Target]]:
-    return [(target.model.name, target) for target in targets]
 
 
 def _groups(courses: Sequence[_Course], *, together: bool) -> list[list[_Course]]:

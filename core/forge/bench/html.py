@@ -6,7 +6,6 @@ which Bokeh writes as escaped JSON. No title or axis label is of Bokeh: it would
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 
 from bokeh.core.enums import DashPatternType
 from bokeh.embed import components
@@ -20,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from forge.bench.page import MOST_BARS, Bar, Cloud, Distribution, Page, Span, Timeline
+from forge.files import texts
 
 _DASHES: tuple[DashPatternType, ...] = ("solid", "dashed", "dotted", "dotdash")
 """From the eleventh point on colours come again, with another dash."""
@@ -35,7 +35,7 @@ def html(page: Page) -> str:
     if page.timeline.groups:
         plots["timeline"] = _timeline(page.timeline)
     script, parts = components(plots)
-    template = files("forge.bench").joinpath("bench_page.html").read_text(encoding="utf-8")
+    template = texts.part("forge.bench", "bench_page.html")
     surroundings = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return surroundings.from_string(template).render(
         page=page,

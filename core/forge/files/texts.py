@@ -44,11 +44,21 @@ class Missing(Odd):
     """Nothing stands there at all."""
 
 
-def shipped(package: str, name: str, kind: type[T]) -> T:
-    """A table of forge's own, which lies in ``package`` as TOML."""
+def part(package: str, name: str) -> str:
+    """A text of forge's own, which lies in ``package``."""
     from importlib import resources
 
-    return msgspec.toml.decode((resources.files(package) / name).read_bytes(), type=kind)
+    return (resources.files(package) / name).read_text(encoding="utf-8")
+
+
+def words(package: str, name: str) -> tuple[str, ...]:
+    """Its words, which no blank is in."""
+    return tuple(part(package, name).split())
+
+
+def shipped(package: str, name: str, kind: type[T]) -> T:
+    """A table of forge's own, which lies in ``package`` as TOML."""
+    return msgspec.toml.decode(part(package, name), type=kind)
 
 
 def content(file: Path, most: int = MOST) -> bytes:

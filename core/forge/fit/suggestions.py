@@ -3,16 +3,16 @@
 Every change is tried as a recipe: what is said of it is what the same arithmetic says of that recipe.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from forge.fit.memory import CALIBRATED, tokens_at_once
 from forge.fit.verdict import BFLOAT16, CAPABILITIES, Judgement, Load, Verdict, bench, judge, objections, refused
 from forge.fit.vllm import UTILIZATION
 from forge.fit.weights import terms
-from forge.schema.values import Gpu, Recipe, Role, RuntimeKind
+from forge.schema.values import Gpu, Recipe, RuntimeKind
 
 STEP = 64
 """Sequence lengths are tried in multiples of a cache block."""
@@ -20,7 +20,12 @@ FRACTIONS = (0.9, 0.95)
 PARALLEL = (2, 4, 8)
 MOST_OF_A_CARD = 97
 """Hundredths of a card that vLLM is told to take at most: its libraries allocate beside what it counts."""
+_HALF = ("convert.dtype", "float16")
 ORDER = (Verdict.NO, Verdict.LIMITED, Verdict.FITS)
+
+Pair = tuple[str, object]
+"""A recipe's key, and the value to give it."""
+Pairs = tuple[Pair, ...]
 
 
 class Change(Struct, frozen=True):
@@ -44,7 +49,7 @@ class Easing:
         now = self.judged(load.recipe).verdict
         self.done = now is Verdict.FITS
         self._target = Verdict.LIMITED if now is Verdict.NO else Verdict.FITS
-        self._first: tuple[tuple[str, str], ...] = ()
+        self._first: Pairs = ()
 
     def changes(self) -> tuple[Change, ...]:
         """None where it fits whole; otherwise what alone reaches the next better verdict, or what does together."""
@@ -53,15 +58,14 @@ class Easing:
         recipe = self.load.recipe
         looks = VLLM_LOOKS if recipe.runtime.kind is RuntimeKind.VLLM else _LOOKS
         if terms(recipe, self.load.shape).dtype == "bfloat16" and not self.gpu.at_least(BFLOAT16):
-            recipe = replace(recipe, convert=replace(recipe.convert, dtype="float16"))
-            self._first = (("convert.dtype", "float16"),)
+            recipe = recipe.having(_HALF)
+            self._first = (_HALF,)
             if self.reaches(recipe):
-                return (self.change(recipe, "this GPU computes in float16"),)
+                return (self._change(recipe, "this GPU computes in float16"),)
         alone = [found for look in looks for found in look(self, recipe)]
-        return (*(alone or self._joined(recipe)), *_parallel(self, recipe))
-
-    def _joined(self, recipe: Recipe) -> Iterator[Change]:
-        return iter(()) if recipe.runtime.kind is RuntimeKind.VLLM else _together(self, recipe)
+        if not alone and recipe.runtime.kind is not RuntimeKind.VLLM:
+            alone += _together(self, recipe)
+        return (*alone, *_parallel(self, recipe))
 
     def judged(self, recipe: Recipe) -> Judgement:
         judged = judge(recipe, self.needed(recipe), self.gpu)
@@ -70,35 +74,41 @@ class Easing:
     def reaches(self, recipe: Recipe) -> bool:
         return ORDER.index(self.judged(recipe).verdict) >= ORDER.index(self._target)
 
-    def change(self, recipe: Recipe, why: str, *pairs: tuple[str, object]) -> Change:
-        judged, need = self.judged(recipe), self.needed(recipe)
-        stated = (*self._first, *((key, str(value)) for key, value in pairs))
-        return Change(stated, why, judged.verdict, need.weights.heaviest, judged.room, judged.tokens, judged.sequences)
+    def tried(self, recipe: Recipe, why: str, *pairs: Pair) -> Iterator[Change]:
+        """What comes of the recipe with these keys set, where that reaches the target."""
+        changed = recipe.having(*pairs)
+        if self.reaches(changed):
+            yield self._change(changed, why, *pairs)
 
-    def largest(self, values: Sequence[int], made: Callable[[int], Recipe]) -> int | None:
-        """The largest of ascending ``values`` whose recipe reaches the target: what fits stays so for smaller ones."""
+    def largest(self, recipe: Recipe, values: Sequence[int], made: Callable[[int], Pairs]) -> Pairs:
+        """The keys of the largest of ascending ``values`` that reach the target: what fits stays so for smaller ones. None
+        where no value does."""
         low, high = 0, len(values)
         while low < high:
             middle = (low + high) // 2
-            if self.reaches(made(values[middle])):
+            if self.reaches(recipe.having(*made(values[middle]))):
                 low = middle + 1
             else:
                 high = middle
-        return values[low - 1] if low else None
+        return made(values[low - 1]) if low else ()
+
+    def _change(self, recipe: Recipe, why: str, *pairs: Pair) -> Change:
+        judged, need = self.judged(recipe), self.needed(recipe)
+        stated = tuple((key, "true" if value is True else str(value)) for key, value in (*self._first, *pairs))
+        return Change(stated, why, judged.verdict, need.weights.heaviest, judged.room, judged.tokens, judged.sequences)
 
 
 Look = Callable[[Easing, Recipe], Iterator[Change]]
 
 
+def _first(tried: Iterable[Iterator[Change]]) -> Iterator[Change]:
+    """What the first that reaches the target comes to."""
+    return islice(chain.from_iterable(tried), 1)
+
+
 def _more_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    for fraction in FRACTIONS:
-        if fraction > recipe.serve.fraction:
-            changed = _fraction(recipe, fraction)
-            if easing.reaches(changed):
-                yield easing.change(
-                    changed, "more of what is free goes to the cache", ("serve.kv_cache_free_gpu_mem_fraction", fraction)
-                )
-                return
+    why, key = "more of what is free goes to the cache", "serve.kv_cache_free_gpu_mem_fraction"
+    yield from _first(easing.tried(recipe, why, (key, each)) for each in FRACTIONS if each > recipe.serve.fraction)
 
 
 def _windows(easing: Easing, recipe: Recipe) -> Iterator[Change]:
@@ -106,59 +116,52 @@ def _windows(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     if not shape.slides or terms(recipe, shape).windowed:
         return
     words = _pattern([window or recipe.build.max_seq_len for _, window in shape.windows])
-    changed = _windowed(recipe, words)
-    if easing.reaches(changed):
-        key = "serve.parameters.tensorrt_llm.max_attention_window_size"
-        yield easing.change(changed, "sliding layers then keep no more than they look back on", (key, words))
+    pair = ("serve.parameters.tensorrt_llm.max_attention_window_size", words)
+    yield from easing.tried(recipe, "sliding layers then keep no more than they look back on", pair)
 
 
 def _fewer_tokens(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     """A prompt goes through in one pass, so this must not fall below the longest."""
     least, now = recipe.build.max_input_len, tokens_at_once(recipe)
     values = [value for value in range(-(-least // STEP) * STEP, now, STEP) if value >= least]
-    found = easing.largest(values, lambda value: replace(recipe, build=replace(recipe.build, max_num_tokens=value)))
-    if found is not None:
-        changed = replace(recipe, build=replace(recipe.build, max_num_tokens=found))
-        yield easing.change(changed, "activations shrink; prompts take turns", ("build.max_num_tokens", found))
+    if pairs := easing.largest(recipe, values, lambda value: (("build.max_num_tokens", value),)):
+        yield from easing.tried(recipe, "activations shrink; prompts take turns", *pairs)
 
 
 def _fewer_slots(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    found = easing.largest(range(1, recipe.build.max_batch_size), lambda value: _batch(recipe, value))
-    if found is not None:
-        yield easing.change(_batch(recipe, found), "fewer requests at a time", ("build.max_batch_size", found))
+    values = range(1, recipe.build.max_batch_size)
+    if pairs := easing.largest(recipe, values, lambda value: (("build.max_batch_size", value),)):
+        yield from easing.tried(recipe, "fewer requests at a time", *pairs)
 
 
 def _narrow_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
+    """A narrow cache is a quantization of its own, or a flag beside another one."""
     if terms(recipe, easing.load.shape).cache_width == 1:
         return
     words = "fp8" if easing.gpu.at_least(CAPABILITIES["fp8_kv"]) else "int8"
-    changed, key, value = _narrowed(recipe, words)
-    if easing.reaches(changed):
-        yield easing.change(changed, f"a cache in {words} is half as large", (key, value))
+    pair: Pair = ("convert.args.int8_kv_cache", True)
+    if recipe.convert.quantization == "none":
+        pair = ("convert.quantization", f"{words}_kv")
+    elif recipe.convert.quantization in CALIBRATED:
+        pair = ("convert.args.kv_cache_dtype", words)
+    yield from easing.tried(recipe, f"a cache in {words} is half as large", pair)
 
 
 def _shorter(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    shorter = _shortened(easing, recipe)
-    if shorter is not None:
-        changed, pairs = shorter
-        yield easing.change(changed, "shorter conversations", *pairs)
+    if pairs := _shortened(easing, recipe):
+        yield from easing.tried(recipe, "shorter conversations", *pairs)
 
 
-def _shortened(easing: Easing, recipe: Recipe) -> tuple[Recipe, list[tuple[str, object]]] | None:
-    """With the longest sequences that fit, and what changes for that; an encoder's prompt takes no room in a sequence."""
+def _shortened(easing: Easing, recipe: Recipe) -> Pairs:
+    """What sets the longest sequences that fit; an encoder's prompt takes no room in a sequence."""
 
-    def cut(value: int) -> Recipe:
-        longest = recipe.build.max_input_len if easing.load.shape.encoder_layers else min(recipe.build.max_input_len, value - 1)
-        return replace(recipe, build=replace(recipe.build, max_seq_len=value, max_input_len=longest))
+    def cut(value: int) -> Pairs:
+        stated, longest = ("build.max_seq_len", value), recipe.build.max_input_len
+        if easing.load.shape.encoder_layers or longest < value:
+            return (stated,)
+        return stated, ("build.max_input_len", value - 1)
 
-    found = easing.largest(range(2 * STEP, recipe.build.max_seq_len, STEP), cut)
-    if found is None:
-        return None
-    changed = cut(found)
-    pairs: list[tuple[str, object]] = [("build.max_seq_len", found)]
-    if changed.build.max_input_len != recipe.build.max_input_len:
-        pairs.append(("build.max_input_len", changed.build.max_input_len))
-    return changed, pairs
+    return easing.largest(recipe, range(2 * STEP, recipe.build.max_seq_len, STEP), cut)
 
 
 def _quantized(easing: Easing, recipe: Recipe) -> Iterator[Change]:
@@ -170,22 +173,16 @@ def _quantized(easing: Easing, recipe: Recipe) -> Iterator[Change]:
         ("int4_awq", "weights in int4, calibrated"),
         ("int4_weight_only", "weights in int4, no calibration: the coarsest"),
     ):
-        changed = replace(recipe, convert=replace(recipe.convert, quantization=quantization))
-        if easing.reaches(changed):
-            if easing.needed(changed).calibration > easing.gpu.memory * max(easing.count, 1):
-                why += " partly in host memory, which is slow"  # noqa: PLW2901
-            yield easing.change(changed, why, ("convert.quantization", quantization))
+        pair = ("convert.quantization", quantization)
+        if easing.needed(recipe.having(pair)).calibration > easing.gpu.memory * max(easing.count, 1):
+            why += " partly in host memory, which is slow"  # noqa: PLW2901
+        yield from easing.tried(recipe, why, pair)
 
 
 def _parallel(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    heads, count = easing.load.shape.heads, easing.count
-    for tp in PARALLEL:
-        gpus = tp * recipe.convert.pp
-        if tp > recipe.convert.tp and heads % tp == 0 and (not count or gpus <= count):
-            changed = replace(recipe, convert=replace(recipe.convert, tp=tp))
-            if easing.reaches(changed):
-                yield easing.change(changed, f"shared out among {gpus} such GPUs", ("convert.tp", tp))
-                return
+    heads, count, pp = easing.load.shape.heads, easing.count, recipe.convert.pp
+    able = (tp for tp in PARALLEL if tp > recipe.convert.tp and heads % tp == 0 and (not count or tp * pp <= count))
+    yield from _first(easing.tried(recipe, f"shared out among {tp * pp} such GPUs", ("convert.tp", tp)) for tp in able)
 
 
 _LOOKS: tuple[Look, ...] = (
@@ -202,12 +199,8 @@ _LOOKS: tuple[Look, ...] = (
 
 def _more_of_the_card(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     """The smallest part of the card, in hundredths, that does it."""
-    now = easing.needed(recipe).utilization
-    for hundredths in range(int(now * 100) + 1, MOST_OF_A_CARD + 1):
-        changed = _serving(recipe, UTILIZATION, hundredths / 100)
-        if easing.reaches(changed):
-            yield easing.change(changed, "vLLM takes more of the card", (f"serve.vllm.{UTILIZATION}", hundredths / 100))
-            return
+    more = range(int(easing.needed(recipe).utilization * 100) + 1, MOST_OF_A_CARD + 1)
+    yield from _first(easing.tried(recipe, "vLLM takes more of the card", _part(hundredths)) for hundredths in more)
 
 
 def _less_of_the_card(easing: Easing, recipe: Recipe) -> Iterator[Change]:
@@ -216,26 +209,25 @@ def _less_of_the_card(easing: Easing, recipe: Recipe) -> Iterator[Change]:
         return
     now = easing.needed(recipe).utilization
     for hundredths in range(int(now * 100), 0, -1):
-        changed = _serving(recipe, UTILIZATION, hundredths / 100)
-        if hundredths / 100 < now and not easing.judged(changed).absent:
-            if easing.reaches(changed):
-                yield easing.change(changed, "no more than is free", (f"serve.vllm.{UTILIZATION}", hundredths / 100))
+        if hundredths / 100 < now and not easing.judged(recipe.having(_part(hundredths))).absent:
+            yield from easing.tried(recipe, "no more than is free", _part(hundredths))
             return
+
+
+def _part(hundredths: int) -> Pair:
+    return f"serve.vllm.{UTILIZATION}", hundredths / 100
 
 
 def _narrow_vllm_cache(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     if terms(recipe, easing.load.shape).cache_width > 1 and easing.gpu.at_least(CAPABILITIES["fp8_kv"]):
-        changed = _serving(recipe, "kv_cache_dtype", "fp8")
-        if easing.reaches(changed):
-            yield easing.change(changed, "a cache in fp8 is half as large", ("serve.vllm.kv_cache_dtype", "fp8"))
+        yield from easing.tried(recipe, "a cache in fp8 is half as large", ("serve.vllm.kv_cache_dtype", "fp8"))
 
 
 def _quantized_while_loading(easing: Easing, recipe: Recipe) -> Iterator[Change]:
-    if "quantization" in recipe.serve.vllm or easing.load.shape.quantized or not easing.gpu.at_least(CAPABILITIES["fp8"]):
-        return
-    changed = _serving(recipe, "quantization", "fp8")
-    if easing.reaches(changed):
-        yield easing.change(changed, "weights in fp8, made so when vLLM loads them", ("serve.vllm.quantization", "fp8"))
+    quantized = "quantization" in recipe.serve.vllm or easing.load.shape.quantized
+    if not quantized and easing.gpu.at_least(CAPABILITIES["fp8"]):
+        pair = ("serve.vllm.quantization", "fp8")
+        yield from easing.tried(recipe, "weights in fp8, made so when vLLM loads them", pair)
 
 
 VLLM_LOOKS: tuple[Look, ...] = (
@@ -249,51 +241,17 @@ VLLM_LOOKS: tuple[Look, ...] = (
 """The same order, in vLLM's own arguments."""
 
 
-def _serving(recipe: Recipe, argument: str, value: float | str) -> Recipe:
-    return replace(recipe, serve=replace(recipe.serve, vllm={**recipe.serve.vllm, argument: value}))
-
-
 def _together(easing: Easing, recipe: Recipe) -> Iterator[Change]:
     """What no change does alone: weights in int4, few slots, a narrow cache, and the longest sequence that then fits."""
-    pairs: list[tuple[str, object]] = []
+    pairs: list[Pair] = []
     if recipe.convert.quantization == "none":
-        recipe = replace(recipe, convert=replace(recipe.convert, quantization="int4_awq"))
         pairs.append(("convert.quantization", "int4_awq"))
     if recipe.build.max_batch_size > 1:
-        recipe = _batch(recipe, 1)
         pairs.append(("build.max_batch_size", 1))
-    if easing.reaches(recipe):
-        yield easing.change(recipe, "all of these together", *pairs)
-        return
-    shorter = _shortened(easing, recipe)
-    if shorter is not None:
-        changed, further = shorter
-        yield easing.change(changed, "all of these together", *pairs, *further)
-
-
-def _fraction(recipe: Recipe, fraction: float) -> Recipe:
-    return replace(recipe, serve=replace(recipe.serve, kv_cache_free_gpu_mem_fraction=fraction))
-
-
-def _windowed(recipe: Recipe, words: str) -> Recipe:
-    named = {**recipe.serve.parameters.get(Role.TENSORRT_LLM, {}), "max_attention_window_size": words}
-    return replace(recipe, serve=replace(recipe.serve, parameters={**recipe.serve.parameters, Role.TENSORRT_LLM: named}))
-
-
-def _narrowed(recipe: Recipe, words: str) -> tuple[Recipe, str, str]:
-    """A narrow cache is a quantization of its own, or a flag beside another one."""
-    table = recipe.convert
-    if table.quantization == "none":
-        return replace(recipe, convert=replace(table, quantization=f"{words}_kv")), "convert.quantization", f"{words}_kv"
-    if table.quantization in CALIBRATED:
-        changed = replace(table, args={**table.args, "kv_cache_dtype": words})
-        return replace(recipe, convert=changed), "convert.args.kv_cache_dtype", words
-    changed = replace(table, args={**table.args, "int8_kv_cache": True})
-    return replace(recipe, convert=changed), "convert.args.int8_kv_cache", "true"
-
-
-def _batch(recipe: Recipe, value: int) -> Recipe:
-    return replace(recipe, build=replace(recipe.build, max_batch_size=value))
+    eased = recipe.having(*pairs)
+    if not easing.reaches(eased):
+        pairs += _shortened(easing, eased)
+    yield from easing.tried(recipe, "all of these together", *pairs)
 
 
 def _pattern(windows: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from forge.errors import Problem
 from forge.files.safetensors import Tensor
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Fetch, Link, Step
+from forge.plan.steps import Link, Step, fetching
 from forge.schema.adapters import FOLDER, TASKS, Adapter, Pair
 from forge.schema.values import RuntimeKind, SourceKind, TextFile
 
@@ -29,13 +29,13 @@ _NAME, _STEPS = 64, 10**8
 """Letters of a long module's name, and how many places of it a matcher may try."""
 _NOT_LORA = ("use_dora", "lora_bias", "layer_replication", "alora_invocation_tokens")
 MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that as [source]"
-_WITHOUT = {RuntimeKind.TWIN: "the twin has no adapters"}
 
 
 def none_here(resolved: Resolved) -> Iterator[Problem]:
-    """For a runtime that has no adapters: that it has none."""
+    """For the one runtime that has no adapters: that it has none."""
     recipe = resolved.recipe
-    if recipe.lora and (what := _WITHOUT.get(recipe.runtime.kind)):
+    if recipe.lora and recipe.runtime.kind is RuntimeKind.TWIN:
+        what = "the twin has no adapters"
         yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm", "engine" or "llmapi"')
 
 
@@ -67,7 +67,8 @@ def notes(resolved: Resolved, later: str = "vLLM looks at them") -> Iterator[str
 
 def steps(resolved: Resolved) -> tuple[tuple[str, Step], ...]:
     """Each adapter, fetched, under the name that an entry has for it."""
-    return tuple((need(adapter), _fetch(resolved, adapter)) for adapter in resolved.adapters)
+    name = resolved.recipe.name
+    return tuple((need(adapter), fetching(f"{name}: {need(adapter)}", adapter.pinned)) for adapter in resolved.adapters)
 
 
 def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:
@@ -95,11 +96,6 @@ def folder(assets: str, name: str) -> str:
 def need(adapter: Adapter) -> str:
     """What an entry calls an adapter."""
     return f"lora {adapter.name}"
-
-
-def _fetch(resolved: Resolved, adapter: Adapter) -> Step:
-    files = tuple(file.path for file in adapter.pinned.files)
-    return Step(f"{resolved.recipe.name}: lora {adapter.name}", Fetch(adapter.pinned), promises=files)
 
 
 # -- the checks

@@ -9,9 +9,9 @@ from forge.plan import engine_adapters as adapters, image_steps
 from forge.plan.adapters import tasks
 from forge.plan.hf_checkpoint import patched, tokenizer_links
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step
+from forge.plan.steps import Assemble, Entry, Fetch, Link, Run, Step, fetching
 from forge.repository import bls, config as repository
-from forge.schema.values import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Pinned, Role, TextFile
+from forge.schema.values import Command, ConfigOverrides, Engine, JsonPatch, Names, Patch, Role, TextFile
 from forge.trtllm import help_texts, patches, toolchain
 from forge.trtllm.toolchain import Tooling
 
@@ -58,7 +58,7 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     image = image_steps.family_image(resolved)
     placed = (("image", image), ("toolchain", image_steps.tools(resolved)))
     draft = (("draft", Step(f"{recipe.name}: draft", Fetch(facts.draft))),) if facts.draft else ()
-    texts = (("calibration", _calibration(recipe.name, facts.calibration)),) if facts.calibration else ()
+    texts = (("calibration", fetching(f"{recipe.name}: calibration", facts.calibration)),) if facts.calibration else ()
     engines = family.engines()
     checkpoint = Step(
         f"{recipe.name}: checkpoint",
@@ -83,10 +83,6 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     needs = (("image", image), ("engine", engine), ("model", model), *adapters.steps(resolved))
     step = Step(f"{recipe.name}: entry", laid, needs)
     return Entry(recipe.name, names, step, None)
-
-
-def _calibration(name: str, texts: Pinned) -> Step:
-    return Step(f"{name}: calibration", Fetch(texts), promises=tuple(file.path for file in texts.files))
 
 
 def _building(resolved: Resolved) -> tuple[Command, ...]:

@@ -5,7 +5,6 @@ Counted from all of a card's memory and not from what is free now: the same reci
 
 from collections.abc import Callable, Sequence
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from forge.errors import ForgeError
@@ -16,7 +15,7 @@ from forge.fit.sharing import claims, fractions, missing, room
 from forge.fit.verdict import Load, bench
 from forge.plan.resolved import Resolved
 from forge.recipe.deployment import NO_GPUS, Deployment
-from forge.schema.values import Gpu, Recipe, RuntimeKind
+from forge.schema.values import Gpu, RuntimeKind
 
 Say = Callable[[str], None]
 
@@ -45,13 +44,15 @@ def shared(
     found = {id(resolved): resolved for resolved in all_resolved}
     for group in groups(all_resolved, RuntimeKind.VLLM):
         for resolved, part in _vllm_parts(group, deployment, gpus, learn, say):
-            found[id(resolved)] = _taking(resolved, part)
+            recipe = resolved.recipe.having((f"serve.vllm.{of_vllm.UTILIZATION}", part))
+            found[id(resolved)] = replace(resolved, recipe=recipe)
     for group in groups(all_resolved):
         if len(group) < 2 and deployment.gpu.memory is None:
             continue
         try:
             for resolved, fraction in _apportioned(group, deployment, gpus, learn, say):
-                found[id(resolved)] = _with(resolved, fraction)
+                recipe = resolved.recipe.having(("serve.kv_cache_free_gpu_mem_fraction", fraction))
+                found[id(resolved)] = replace(resolved, recipe=recipe, family=resolved.family.about(recipe))
         except ForgeError as error:
             say(f"{_names(group)} share a GPU, and their parts of it stay as the recipes have them: {error.what}")
     return [found[id(resolved)] for resolved in all_resolved]
@@ -126,23 +127,8 @@ def _vllm_parts(
 _STATED = frozenset({of_vllm.UTILIZATION, "kv_cache_memory_bytes"})
 
 
-def _taking(resolved: Resolved, part: float) -> Resolved:
-    serve = resolved.recipe.serve
-    stated = structs.replace(serve, vllm={**serve.vllm, of_vllm.UTILIZATION: part})
-    return replace(resolved, recipe=structs.replace(resolved.recipe, serve=stated))
-
-
 def _need(load: Load) -> Need:
     return bench(load)(load.recipe)
-
-
-def _with(resolved: Resolved, fraction: float) -> Resolved:
-    recipe = _stating(resolved.recipe, fraction)
-    return replace(resolved, recipe=recipe, family=resolved.family.about(recipe))
-
-
-def _stating(recipe: Recipe, fraction: float) -> Recipe:
-    return structs.replace(recipe, serve=structs.replace(recipe.serve, kv_cache_free_gpu_mem_fraction=fraction))
 
 
 def _names(group: Sequence[Resolved]) -> str:

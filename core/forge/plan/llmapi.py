@@ -10,7 +10,7 @@ from forge.errors import Problem, StepError
 from forge.plan import adapters, image_steps, llmapi_adapters, llmapi_rules
 from forge.plan.hf_checkpoint import patched
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Assemble, Entry, Fetch, Link, Step
+from forge.plan.steps import Assemble, Entry, Link, Step, fetching
 from forge.repository import config
 from forge.schema.values import CallPatch, Names, Role, Scalar, TextFile
 from forge.trtllm import patches
@@ -62,8 +62,8 @@ def entry(resolved: Resolved, names: Names) -> Entry:
     model, image = patched(resolved), image_steps.family_image(resolved)
     held = {"model": (model, model.promises)}
     if facts.draft:
-        files = tuple(file.path for file in facts.draft.files)
-        held["draft"] = (Step(f"{recipe.name}: draft", Fetch(facts.draft), promises=files), files)
+        draft = fetching(f"{recipe.name}: draft", facts.draft)
+        held["draft"] = (draft, draft.promises)
     folders = {need: f"{names.assets(recipe.name)}/{need}" for need in held}
     links = tuple(Link(need, path, f"{folders[need]}/{path}") for need, (_, files) in held.items() for path in files)
     yaml = TextFile(f"{names.of(Role.TENSORRT_LLM)}/{YAML}", _yaml(resolved, folders))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import cast
 
 from msgspec.structs import replace
 
@@ -10,7 +9,6 @@ from forge.errors import Problem
 from forge.fit.model_shape import Shape
 from forge.plan import adapters
 from forge.plan.resolved import Resolved
-from forge.schema.adapters import Adapter
 from forge.trtllm import lora
 
 INPUTS = ("lora_id", "lora_name", "lora_path")
@@ -30,8 +28,8 @@ def check(resolved: Resolved) -> Iterator[Problem]:
         where = f"{name}: lora.{adapter.name}"
         for what, hint in adapters.beyond(adapter, "llmapi"):
             yield Problem(where, what, hint)
-        if own := _alphas(adapter):
-            what = f"its adapter_config.json has alpha_pattern ({own}), and LLM() gives every module lora_alpha"
+        if own := adapter.own("alpha_pattern", "lora_alpha"):  # load_from_hf of tensorrt_llm/lora_manager.py reads none
+            what = f"its adapter_config.json has alpha_pattern ({', '.join(own)}), and LLM() gives every module lora_alpha"
             yield Problem(where, what, f'{adapters.MERGE}; or say runtime.kind = "engine", for which forge reckons it in')
         if strange := next((pair.module for pair in adapter.pairs() if pair.leaf not in lora.PYTORCH), ""):
             what = f"it changes {strange}; adapters of LLM() may change {', '.join(lora.PYTORCH)}"
@@ -79,10 +77,3 @@ def _offered(resolved: Resolved) -> bool:
     held = resolved.tooling.llmapi if resolved.tooling else ()
     text = _COMMENT.sub("", next((each.content for each in held if each.path == CONFIG), ""))
     return all(f'"{name}"' in text for name in INPUTS)
-
-
-def _alphas(adapter: Adapter) -> str:
-    """Modules that have another alpha than the rest (load_from_hf of tensorrt_llm/lora_manager.py reads none)."""
-    own = adapter.config.get("alpha_pattern")
-    stated = cast("dict[str, object]", own) if isinstance(own, dict) else {}
-    return ", ".join(key for key, alpha in stated.items() if alpha != adapter.config.get("lora_alpha"))

@@ -13,13 +13,15 @@ _KINDS = {RuntimeKind.TWIN: "the twin's environment", RuntimeKind.VLLM: "vLLM's 
 
 def check(all_resolved: Sequence[Resolved], where: str = "") -> Iterator[Problem]:
     """What cannot be in one server, as far as that is sure before an image is there; ``where`` is the deployment's file."""
-    kinds = {_kind(resolved): resolved for resolved in all_resolved}
+    kinds = {kind(resolved.recipe) for resolved in all_resolved}
     if len(kinds) > 1:
-        yield _apart(all_resolved, where, f"one server cannot serve them all: {_told(all_resolved, _kind)}")
+        told = _told(all_resolved, lambda each: kind(each.recipe))
+        yield _apart(all_resolved, where, f"one server cannot serve them all: {told}")
         return
     first = all_resolved[0] if all_resolved else None
     if first and first.recipe.runtime.contained and any(_differ(first, other) for other in all_resolved[1:]):
-        yield _apart(all_resolved, where, f"one server has one image: {_told(all_resolved, _image)}")
+        told = _told(all_resolved, lambda each: each.facts.toolchain.image)
+        yield _apart(all_resolved, where, f"one server has one image: {told}")
 
 
 def _apart(all_resolved: Sequence[Resolved], where: str, what: str) -> Problem:
@@ -41,14 +43,6 @@ def kind(recipe: Recipe) -> str:
     if not runtime.contained:
         return _KINDS[runtime.kind]
     return f"an image of NVIDIA's with {'vLLM' if runtime.kind is RuntimeKind.VLLM else 'TensorRT-LLM'}"
-
-
-def _kind(resolved: Resolved) -> str:
-    return kind(resolved.recipe)
-
-
-def _image(resolved: Resolved) -> str:
-    return resolved.facts.toolchain.image
 
 
 def _differ(one: Resolved, other: Resolved) -> bool:

@@ -1,6 +1,7 @@
 """Recipe + family + facts -> plan. Pure: the same words always give the same keys, and nothing runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from forge.errors import Problem, RecipeError
 from forge.plan import adapters, engine, gpu_share, llmapi, llmapi_adapters, lock as locks, twin, vllm
@@ -13,6 +14,26 @@ from forge.schema.values import COMMON_ROLES, Names, Role, RuntimeKind
 from forge.trtllm import image_table
 
 
+class _Path(Protocol):
+    """A runtime's own part of planning."""
+
+    def check(self, resolved: Resolved) -> Iterable[Problem]:
+        """What it cannot do for the recipe."""
+        ...
+
+    def entry(self, resolved: Resolved, names: Names) -> Entry:
+        """The steps of one recipe."""
+        ...
+
+
+_PATHS: Mapping[RuntimeKind, _Path] = {
+    RuntimeKind.TWIN: twin,
+    RuntimeKind.VLLM: vllm,
+    RuntimeKind.LLMAPI: llmapi,
+    RuntimeKind.ENGINE: engine,
+}
+
+
 def plan(all_resolved: Sequence[Resolved], *, prefixed: bool = False, inside: bool = False) -> Plan:
     """Everything that has to stand for these recipes to be served together.
 
@@ -22,23 +43,22 @@ def plan(all_resolved: Sequence[Resolved], *, prefixed: bool = False, inside: bo
     several = prefixed or len(all_resolved) > 1
     require(all_resolved, several=several)
     names = [
-        Names(resolved.recipe.name if several or _alone(resolved) else "", _roles(resolved), inside)
-        for resolved in all_resolved
+        # vLLM's one model bears the recipe's name
+        Names(each.recipe.name if several or each.recipe.runtime.kind is RuntimeKind.VLLM else "", _roles(each), inside)
+        for each in all_resolved
     ]
     entries = tuple(
-        with_verdict(resolved, _entry(resolved, named)) for resolved, named in zip(all_resolved, names, strict=True)
+        with_verdict(resolved, _PATHS[resolved.recipe.runtime.kind].entry(resolved, named))
+        for resolved, named in zip(all_resolved, names, strict=True)
     )
     return Plan(entries, notes=tuple(note for resolved in all_resolved for note in _notes(resolved)))
 
 
-def _alone(resolved: Resolved) -> bool:
-    """Whether it has one model, which bears the recipe's name."""
-    return resolved.recipe.runtime.kind is RuntimeKind.VLLM
-
-
 def require(all_resolved: Sequence[Resolved], *, several: bool = False) -> None:
     """RecipeError with every problem that can be known now; ``several`` recipes are served under prefixes."""
-    problems = [*(problem for resolved in all_resolved for problem in check(resolved)), *_together(all_resolved)]
+    problems = [problem for resolved in all_resolved for problem in check(resolved)]
+    for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
+        problems += vllm.check_together(group)
     if several:
         engines = [resolved for resolved in all_resolved if resolved.recipe.runtime.kind is RuntimeKind.ENGINE]
         problems += [problem for resolved in engines for problem in engine.check_prefix(resolved)]
@@ -54,11 +74,6 @@ def require_sizes(all_resolved: Sequence[Resolved]) -> None:
         problems += vllm.check_stated(group)
     if problems:
         raise RecipeError(tuple(problems))
-
-
-def _together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:
-    for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
-        yield from vllm.check_together(group)
 
 
 def _roles(resolved: Resolved) -> tuple[Role, ...]:
@@ -135,17 +150,9 @@ def check(resolved: Resolved) -> tuple[Problem, ...]:
                 f"set max_seq_len to {longest} or less",
             )
         )
-    match recipe.runtime.kind:
-        case RuntimeKind.TWIN:
-            found += twin.check(resolved)
-        case RuntimeKind.VLLM:
-            found += vllm.check(resolved)
-        case RuntimeKind.LLMAPI:
-            found += llmapi.check(resolved)
-        case RuntimeKind.ENGINE:
-            gone = tuple(llmapi.lacks_engines(resolved))
-            found += gone or engine.check(resolved)
-    return tuple(found)
+    if recipe.runtime.kind is RuntimeKind.ENGINE and (gone := tuple(llmapi.lacks_engines(resolved))):
+        return (*found, *gone)
+    return (*found, *_PATHS[recipe.runtime.kind].check(resolved))
 
 
 def _input_above_sequence(resolved: Resolved) -> Iterator[Problem]:
@@ -155,15 +162,3 @@ def _input_above_sequence(resolved: Resolved) -> Iterator[Problem]:
     if build.max_input_len > build.max_seq_len and not resolved.facts.checkpoint.config.get("is_encoder_decoder"):
         what = f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})"
         yield Problem(f"{resolved.recipe.name}: build.max_input_len", what, "prompt and answer share max_seq_len")
-
-
-def _entry(resolved: Resolved, names: Names) -> Entry:
-    match resolved.recipe.runtime.kind:
-        case RuntimeKind.TWIN:
-            return twin.entry(resolved, names)
-        case RuntimeKind.VLLM:
-            return vllm.entry(resolved, names)
-        case RuntimeKind.LLMAPI:
-            return llmapi.entry(resolved, names)
-        case RuntimeKind.ENGINE:
-            return engine.entry(resolved, names)

@@ -241,6 +241,11 @@ class Step(Struct, frozen=True, dict=True):
         return None
 
 
+def fetching(name: str, pinned: Pinned) -> Step:
+    """The step that brings a source, which promises all its files."""
+    return Step(name, Fetch(pinned), promises=tuple(file.path for file in pinned.files))
+
+
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         items = list(cast("Mapping[object, object]", value).items())

@@ -3,13 +3,13 @@
 Source: vLLM's lora/peft_helper.py and config/lora.py.
 """
 
-import re
 from collections.abc import Iterator
 from typing import cast
 
 from forge.errors import Problem
 from forge.plan.adapters import MERGE
 from forge.plan.resolved import Resolved
+from forge.schema import tags
 from forge.schema.adapters import Adapter
 from forge.schema.vllm_clashes import RANKS
 
@@ -41,17 +41,11 @@ def _untaken(adapter: Adapter, version: str) -> Iterator[str]:
         yield f"it replaces {', '.join(sorted(others))} whole (modules_to_save), and vLLM does not"
     if adapter.rank > RANKS[-1]:
         yield f"its rank is {adapter.rank}, and {RANKS[-1]} is the largest that vLLM has"
-    own = (*_own(adapter, "alpha_pattern", "lora_alpha"), *_own(adapter, "rank_pattern", "r"))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    patterns = (("alpha_pattern", "lora_alpha"), ("rank_pattern", "r"))
+    own = [f"{pattern} for {key:.60}" for pattern, usual in patterns for key in adapter.own(pattern, usual)]
+    numbers = tags.version(version)
     if own and numbers and numbers < _SCALED:
         yield f"it has {', '.join(own)}, and vLLM {version} scales every module by lora_alpha / r (0.32 does not)"
-
-
-def _own(adapter: Adapter, pattern: str, usual: str) -> Iterator[str]:
-    """Modules that have another number than the rest."""
-    said = adapter.config.get(pattern)
-    stated = cast("dict[str, object]", said) if isinstance(said, dict) else {}
-    yield from (f"{pattern} for {key:.60}" for key, value in stated.items() if value != adapter.config.get(usual))
 
 
 def _words(value: object) -> tuple[str, ...]:

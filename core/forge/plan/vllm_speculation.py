@@ -3,14 +3,14 @@
 Source: vLLM's config/speculative.py. Guesses are a chain there: no variant has a tree.
 """
 
-import re
 from collections.abc import Iterator
 
 from msgspec.structs import asdict
 
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
-from forge.plan.steps import Fetch, Link, Step
+from forge.plan.steps import Link, Step, fetching
+from forge.schema import tags
 from forge.schema.values import SourceKind, SpeculationTable
 from forge.schema.vllm_known import VllmKnown
 
@@ -42,7 +42,7 @@ def check(resolved: Resolved, known: VllmKnown, version: str) -> Iterator[Proble
         return
     if known.arguments and CONFIG not in known.arguments:
         yield Problem("variant", f"vLLM {version} has no {CONFIG}", "take a newer one")
-    if variant == "draft-target" and _WITHOUT_DRAFTS[0] <= _numbers(version) < _WITHOUT_DRAFTS[1]:
+    if variant == "draft-target" and _WITHOUT_DRAFTS[0] <= tags.version(version) < _WITHOUT_DRAFTS[1]:
         yield Problem("variant", f"vLLM {version} takes no draft model", "take vLLM 0.15 or newer; or an EAGLE head, or ngram")
     unset, table = asdict(SpeculationTable()), asdict(recipe.speculation)
     for key, value in table.items():
@@ -66,10 +66,6 @@ def _draft(resolved: Resolved, known: VllmKnown) -> Iterator[Problem]:
         yield Problem("draft", what, "name a draft of the same family and vocabulary")
     if resolved.recipe.variant == "draft-target" and (refusal := known.refusal(config)):
         yield Problem("draft", f"vLLM {refusal}", "name another draft")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def stated(resolved: Resolved, draft: str) -> dict[str, object]:
@@ -104,8 +100,7 @@ def steps(resolved: Resolved) -> tuple[tuple[str, Step], ...]:
     draft = resolved.facts.draft
     if draft is None:
         return ()
-    files = tuple(file.path for file in draft.files)
-    return (("draft", Step(f"{resolved.recipe.name}: draft", Fetch(draft), promises=files)),)
+    return (("draft", fetching(f"{resolved.recipe.name}: draft", draft)),)
 
 
 def links(resolved: Resolved, assets: str) -> tuple[Link, ...]:

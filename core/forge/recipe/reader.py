@@ -30,10 +30,9 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     for path in ("source", "draft", "convert.calibration"):
         problems.update(_source(_at(clean, path), _at(written, path), path, problems))
     adapters = _adapters(clean, written, problems)
-    stated = msgspec.convert({"name": "nameless", "source": {}, **clean, "lora": adapters}, Recipe)
-    recipe = stated
+    recipe = msgspec.convert({"name": "nameless", "source": {}, **clean, "lora": adapters}, Recipe)
     if runtime is not None:
-        recipe = msgspec.structs.replace(stated, runtime=msgspec.structs.replace(stated.runtime, kind=runtime))
+        recipe = recipe.having(("runtime.kind", runtime))
     found = (*_listed(problems), *contradictions(recipe, frozenset(problems)))
     if found:
         raise RecipeError(tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in found))

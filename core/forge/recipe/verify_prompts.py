@@ -1,7 +1,5 @@
 """What a verification asks: the prompts that forge ships, or a file's."""
 
-from importlib.resources import files
-
 import msgspec
 from blake3 import blake3
 from msgspec import Struct
@@ -27,7 +25,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 def shipped() -> tuple[Prompt, ...]:
     """Short, long, multilingual, emoji, code, chat-templated."""
-    text = (files("forge.recipe") / "prompts.jsonl").read_text(encoding="utf-8")
+    text = texts.part("forge.recipe", "prompts.jsonl")
     return parse(text, "prompts.jsonl")
 
 

@@ -7,9 +7,9 @@ for each request. So NVIDIA's files stay as they are, and a subclass in a file b
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 
 from forge.errors import Problem, RepositoryError
+from forge.files import texts
 from forge.schema.values import Edit, Names, Role, TextFile
 
 FILE = "forge_bls.py"
@@ -33,7 +33,7 @@ def beside(bls: Sequence[TextFile]) -> tuple[TextFile, ...]:
     code = {file.path: file.content for file in bls}
     if MODEL not in code or _asks_by_parameter(code[MODEL]):
         return ()
-    text = (resources.files("forge.repository.skeletons") / FILE).read_text(encoding="utf-8")
+    text = texts.part("forge.repository.skeletons", FILE)
     return (TextFile(f"1/{FILE}", text),)
 
 

@@ -57,12 +57,16 @@ class Adapter(Struct, frozen=True):
     @property
     def r(self) -> int:
         """Its rank, by its config; 0 where that says none. The largest where some modules have another."""
-        given = self.config.get("r")
-        pattern = self.config.get("rank_pattern")
-        ranks: list[object] = [given]
-        if isinstance(pattern, Mapping):
-            ranks += cast("Mapping[str, object]", pattern).values()
+        ranks = (self.config.get("r"), *self._pattern("rank_pattern").values())
         return max((each for each in ranks if isinstance(each, int) and not isinstance(each, bool)), default=0)
+
+    def own(self, pattern: str, usual: str) -> tuple[str, ...]:
+        """Modules that have another number than the rest: ``pattern`` of its config has theirs, ``usual`` that of all."""
+        return tuple(key for key, value in self._pattern(pattern).items() if value != self.config.get(usual))
+
+    def _pattern(self, name: str) -> Mapping[str, object]:
+        stated = self.config.get(name)
+        return cast("Mapping[str, object]", stated) if isinstance(stated, Mapping) else {}
 
     @property
     def rank(self) -> int:

@@ -1,9 +1,9 @@
 """What a person writes: a recipe and its tables, as msgspec Structs: one place for TOML, checks and the JSON schema."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from forge.schema.spelling import (
     Architecture,
@@ -326,3 +326,18 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     sampling: SamplingTable = SamplingTable()
     limits: LimitsTable = LimitsTable()
     verify: VerifyTable = VerifyTable()
+
+    def having(self, *pairs: tuple[str, object]) -> "Recipe":
+        """The recipe with each of these keys set; ``serve.vllm.quantization`` is a key in the table of a table."""
+        found = self
+        for key, value in pairs:
+            found = _having(found, key.split("."), value)
+        return found
+
+
+def _having(table: Any, path: list[str], value: object) -> Any:
+    first, *rest = path
+    if isinstance(table, dict):
+        held = cast("dict[str, object]", table)
+        return {**held, first: _having(held.get(first, {}), rest, value) if rest else value}
+    return structs.replace(table, **{first: _having(getattr(table, first), rest, value) if rest else value})

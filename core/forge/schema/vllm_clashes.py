@@ -4,11 +4,12 @@ Source: what vLLM 0.20 and 0.32 both refuse before they load anything (their eng
 real one for each (tests' test_vllm_real_clashes.py).
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import cast
 
 from msgspec import Struct
+
+from forge.schema import tags
 
 Arguments = Mapping[str, object]
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -36,7 +37,7 @@ class Clash(Struct, frozen=True):
 def clashes(stated: Arguments, config: Arguments, version: str = "", *, usual_tokens: int = 0) -> Iterator[Clash]:
     """All of one model. ``config`` is its config.json, empty where nobody knows; ``usual_tokens`` is max_num_batched_tokens
     where nobody says it, 0 for unknown. Of a ``version`` before 0.20 only what every vLLM refuses."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    numbers = tags.version(version)
     newer = not numbers or numbers >= _SINCE
     yield from _values(stated)
     yield from _batch(stated, usual_tokens, newer=newer)

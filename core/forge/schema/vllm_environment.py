@@ -5,9 +5,10 @@ docs/decisions/0013-vllm-in-a-process-of-its-own.md.
 """
 
 import re
-from functools import cache
 from importlib.resources import files
 
+from forge.files import texts
+from forge.schema import tags
 from forge.schema.values import Environment, Host, TextFile
 from forge.schema.wheels import canonical, pinned
 
@@ -40,7 +41,7 @@ def chosen(packages: tuple[str, ...]) -> str:
 
 def usual_utilization(version: str) -> float:
     """The part of a card that this vLLM takes where nobody says one; of an unknown version, what the newest does."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    numbers = tags.version(version)
     return BEFORE if numbers and numbers < (0, 20) else USUAL
 
 
@@ -59,7 +60,7 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: 
     """
     if chosen(packages):
         return Environment(host.python, host.platform, tuple(sorted(packages)))
-    own = _lines("vllm_gpu.txt" if gpu else "vllm_cpu.txt")
+    own = texts.words("forge.schema", "vllm_gpu.txt" if gpu else "vllm_cpu.txt")
     bare = own if set(map(pinned, pins)) in (set(), set(map(pinned, own))) else pins
     return Environment(host.python, host.platform, tuple(sorted(packages)), bare)
 
@@ -72,8 +73,3 @@ def vllm_sources() -> tuple[TextFile, ...]:
         TextFile("vllm/model.py", ENTRANCE),
         *(TextFile(f"vllm/forge_vllm/{name}", (package / name).read_text(encoding="utf-8")) for name in names),
     )
-
-
-@cache
-def _lines(name: str) -> tuple[str, ...]:
-    return tuple((files("forge.schema") / name).read_text(encoding="utf-8").split())

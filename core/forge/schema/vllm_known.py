@@ -4,12 +4,12 @@ That of forge's own pins is package data, which the same program made of the whe
 """
 
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, structs
 
+from forge.files import texts
 from forge.schema.values import Checkpoint
 from forge.schema.vllm_environment import FACTS
 
@@ -55,7 +55,7 @@ class VllmKnown(Struct, frozen=True, kw_only=True):
 @cache
 def packaged(*, gpu: bool) -> VllmKnown:
     """Of forge's own pin for a GPU or for a CPU."""
-    return _parsed((files("forge.schema") / ("vllm_gpu.json" if gpu else "vllm_cpu.json")).read_bytes())
+    return _parsed(texts.part("forge.schema", "vllm_gpu.json" if gpu else "vllm_cpu.json"))
 
 
 def read(folder: Path) -> VllmKnown:
@@ -66,10 +66,10 @@ def read(folder: Path) -> VllmKnown:
 
 def script() -> str:
     """The program that writes FILE, for the Python that has vLLM."""
-    return (files("forge.vllm") / FACTS).read_text(encoding="utf-8")
+    return texts.part("forge.vllm", FACTS)
 
 
-def _parsed(text: bytes) -> VllmKnown:
+def _parsed(text: bytes | str) -> VllmKnown:
     try:
         return msgspec.json.decode(text, type=VllmKnown)
     except msgspec.DecodeError:

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 
 import msgspec
+
+from forge.files import texts
 
 FILE = "wheels.sha256"
 Hashes = Mapping[str, tuple[str, ...]]
@@ -27,7 +28,7 @@ def pinned(requirement: str) -> str:
 
 @cache
 def shipped() -> Hashes:
-    lines = (files("forge.schema") / FILE).read_text(encoding="utf-8").splitlines()
+    lines = texts.part("forge.schema", FILE).splitlines()
     return {pin: tuple(digests) for pin, *digests in map(str.split, lines)}
 
 

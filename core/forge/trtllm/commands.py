@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from forge.errors import Problem
+from forge.files import texts
 from forge.schema.config_json import GPTQ, PACKED, Quantized, quantized
 from forge.schema.recipe import QUANTIZED, WEIGHT_ONLY
 from forge.schema.values import Checkpoint, Command, Recipe, RuntimeKind, Scalar, Toolchain
@@ -20,25 +21,7 @@ CALIBRATION = "/forge/calibration"
 OUT = "/forge/out"
 """Where a command finds its inputs and leaves its result; constants, so that one command has one key everywhere."""
 
-SWITCHES = frozenset(
-    {
-        "bert_context_fmha_fp32_acc",
-        "context_fmha",
-        "dora_plugin",
-        "fuse_fp4_quant",
-        "multiple_profiles",
-        "norm_quant_fusion",
-        "paged_state",
-        "pp_reduce_scatter",
-        "reduce_fusion",
-        "remove_input_padding",
-        "streamingllm",
-        "use_fp8_context_fmha",
-        "use_fused_mlp",
-        "use_paged_context_fmha",
-        "user_buffer",
-    }
-)
+SWITCHES = frozenset(texts.words("forge.trtllm", "switches.txt"))
 """Flags of trtllm-build that take the word enable or disable, where a recipe would rather say true or false."""
 
 

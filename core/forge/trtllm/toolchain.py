@@ -5,11 +5,11 @@ Layout: ``skeletons/<role>/...`` (NVIDIA's inflight_batcher_llm), ``llmapi/...``
 """
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 
 from msgspec import Struct
 
+from forge.files import texts
 from forge.schema.values import Command, Role, TextFile
 
 SKELETONS = "/app/all_models/inflight_batcher_llm"
@@ -28,7 +28,7 @@ class Tooling(Struct, frozen=True):
 
 def template() -> str:
     """forge's own Dockerfile for family images (also in Dockerfiles/); a person's own one takes its place."""
-    return (resources.files("forge.trtllm") / "family.Dockerfile").read_text(encoding="utf-8")
+    return texts.part("forge.trtllm", "family.Dockerfile")
 
 
 def program(command: Command) -> tuple[str, ...]:

@@ -16,22 +16,16 @@ class TritonStages:
 
     def ids(self, address: str, model: str, text: str, stop: tuple[str, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids of ``text``, and those of all stop words on end. InferenceError for what the model refuses."""
-        inputs = [Input("QUERY", "BYTES", (1, 1), _texts((text,))), Input("REQUEST_OUTPUT_LEN", "INT32", (1, 1), _ints((1,)))]
-        if stop:
-            inputs.append(Input("STOP_WORDS_DICT", "BYTES", (1, len(stop)), _texts(stop)))
-        found = _ask(address, model, inputs)
+        found = _prepared(address, model, text, stop)
         ids = _read(found, "INPUT_ID", model)
         length = _read(found, "REQUEST_INPUT_LEN", model)[0]
         return ids[:length], _words(_read(found, "STOP_WORDS_IDS", model)) if stop else ()
 
     def ends(self, address: str, model: str, further: tuple[str, ...] = ()) -> tuple[int, ...]:
         """The end id, and stop words of one token. InferenceError where it tells no end id."""
-        inputs = [Input("QUERY", "BYTES", (1, 1), _texts(("a",))), Input("REQUEST_OUTPUT_LEN", "INT32", (1, 1), _ints((1,)))]
-        if further:
-            inputs.append(Input("STOP_WORDS_DICT", "BYTES", (1, len(further)), _texts(further)))
-        found = _ask(address, model, inputs)
+        found = _prepared(address, model, "a", further)
         own = _read(found, "OUT_END_ID", model)
-        return (*own[:1], *(words[0] for words in _each(_ints_of(found.get("STOP_WORDS_IDS", b""))) if len(words) == 1))
+        return (*own[:1], *(words[0] for words in _each(_numbers(found.get("STOP_WORDS_IDS", b""))) if len(words) == 1))
 
     def text(self, address: str, model: str, tokens: tuple[int, ...]) -> str:
         """The text of ``tokens``. InferenceError for what the model refuses."""
@@ -46,6 +40,14 @@ class TritonStages:
         return raw[4 : 4 + length].decode(errors="replace")
 
 
+def _prepared(address: str, model: str, text: str, stop: tuple[str, ...]) -> dict[str, bytes]:
+    """What preprocessing makes of a text and of stop words."""
+    inputs = [Input("QUERY", "BYTES", (1, 1), _texts((text,))), Input("REQUEST_OUTPUT_LEN", "INT32", (1, 1), _ints((1,)))]
+    if stop:
+        inputs.append(Input("STOP_WORDS_DICT", "BYTES", (1, len(stop)), _texts(stop)))
+    return _ask(address, model, inputs)
+
+
 def _ask(address: str, model: str, inputs: Sequence[Input]) -> dict[str, bytes]:
     with Client(address, timeout=_SECONDS) as client:
         return client.tensors(model, inputs)
@@ -55,10 +57,10 @@ def _read(found: dict[str, bytes], name: str, model: str) -> tuple[int, ...]:
     raw = found.get(name, b"")
     if not raw:
         raise InferenceError(f"it answered no {name}", where=model)
-    return struct.unpack(f"<{len(raw) // 4}i", raw)
+    return _numbers(raw)
 
 
-def _ints_of(raw: bytes) -> tuple[int, ...]:
+def _numbers(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(raw) // 4}i", raw)
 
 

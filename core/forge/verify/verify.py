@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 from msgspec import Struct
-from msgspec.structs import replace, replace as altered
+from msgspec.structs import replace
 
 from forge.client.chat_template import ChatTemplate
 from forge.errors import ForgeError, HostError, InferenceError, StepError, VerifyError
@@ -122,14 +122,14 @@ class Prover(Struct, frozen=True):
             found = transcripts.read(terms.golden, "golden transcripts")
             if found.fits(key, digest, terms.max_tokens):
                 line(f"golden transcripts speak for the checkpoint ({found.by})")
-                return altered(found, by=f"golden transcripts of {found.by}")
+                return replace(found, by=f"golden transcripts of {found.by}")
             line("the golden transcripts are of another checkpoint or other prompts: transformers is asked")
         room = limits(target)
         job = Job(
             key, digest, asked, terms.max_tokens, room.get("max_input_len", 0), room.get("max_seq_len", 0), str(adapter or "")
         )
         said = self._reciter(model, terms).recite(self._held(model, folder, key), job, line)
-        return altered(said, skipped={**said.skipped, **skipped})
+        return replace(said, skipped={**said.skipped, **skipped})
 
     def compare(self, target: Target, reference: Reference, terms: Terms, line: Line) -> Report:
         """Ask every served stage, and judge."""

@@ -4,7 +4,6 @@ before 0.75 GB are fetched to hear the same; `make test-offline` holds it to the
 
 import re
 from functools import cache
-from importlib.resources import files
 
 from msgspec import Struct
 
@@ -31,12 +30,12 @@ def data() -> _Data:
 
 def pins() -> tuple[str, ...]:
     """AIConfigurator and all that it stands on, exactly."""
-    return _lines("pins.txt")
+    return texts.words("forge.bench.aiconfigurator", "pins.txt")
 
 
 def architectures() -> tuple[str, ...]:
     """Those that it can be asked about, as config.json has them."""
-    return _lines("architectures.txt")
+    return texts.words("forge.bench.aiconfigurator", "architectures.txt")
 
 
 def version() -> str:
@@ -69,10 +68,6 @@ def nearest(have: tuple[str, ...], wanted: str) -> str:
         return wanted
     earlier = [each for each in have if _numbers(each) <= _numbers(wanted)]
     return earlier[-1] if earlier else have[0]
-
-
-def _lines(name: str) -> tuple[str, ...]:
-    return tuple((files("forge.bench.aiconfigurator") / name).read_text(encoding="utf-8").split())
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ src/aiperf/common/models/record_models.py, MetricRecordInfo); what is not there 
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +15,7 @@ from msgspec import Meta, Struct
 
 from forge.bench.driver import Answer, Ask, Drive
 from forge.errors import BenchError
+from forge.files import texts
 from forge.schema.values import Environment, Host, Scalar, TextFile
 
 SIZE = "1.2 GB"
@@ -52,7 +52,7 @@ class Spoken(Struct, frozen=True):
 
 def pins() -> tuple[str, ...]:
     """AIPerf and all that it stands on, exactly."""
-    return tuple((files("forge.bench.aiperf.plugin") / "pins.txt").read_text(encoding="utf-8").split())
+    return texts.words("forge.bench.aiperf.plugin", "pins.txt")
 
 
 def version() -> str:
@@ -66,12 +66,11 @@ def environment(host: Host) -> Environment:
 
 def plugin() -> tuple[TextFile, ...]:
     """The plugin as an installed distribution: AIPerf looks for entry points, and those name a package and a file in it."""
-    package = files("forge.bench.aiperf.plugin")
     names = ("__init__.py", "endpoint.py", "plugins.yaml")
-    texts = tuple(TextFile(f"{PACKAGE}/{name}", (package / name).read_text(encoding="utf-8")) for name in names)
+    files = (TextFile(f"{PACKAGE}/{name}", texts.part("forge.bench.aiperf.plugin", name)) for name in names)
     about = TextFile(f"{_DISTRIBUTION}/METADATA", "Metadata-Version: 2.1\nName: forge-aiperf\nVersion: 1\n")
     points = TextFile(f"{_DISTRIBUTION}/entry_points.txt", f"[aiperf.plugins]\nforge = {PACKAGE}:plugins.yaml\n")
-    return (*texts, about, points)
+    return (*files, about, points)
 
 
 def dataset(drive: Drive, bodies: Mapping[int, Body]) -> str:

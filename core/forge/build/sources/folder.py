@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from forge.build.sources.checkpoint_files import digest, fault, selected, stated
-from forge.build.sources.lookups import checkpoint, recall, record
+from forge.build.sources.lookups import ROOM, checkpoint, recall, record, require_room
 from forge.errors import SourceError, StoreError
 from forge.events import Progress
 from forge.files import copies, texts, trees
@@ -17,7 +17,6 @@ from forge.schema.values import Calibration, Checkpoint, FileFact, Pinned, Sourc
 
 SETTLED_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again without its time showing it."""
-ROOM = "free space there, or run `forge cache gc`"
 
 
 class Digested(NamedTuple):
@@ -63,8 +62,7 @@ class Digests:
         """
         files = tuple(originals)
         total, done = sum(fact.size for _, fact in files), 0
-        if short := copies.shortage(self.cost(files, into).written, into):
-            raise StoreError(short, where=str(into), hint=ROOM)
+        require_room(self.cost(files, into).written, into)
         for original, fact in files:
             _take(original, fact, into)
             progress(done := done + fact.size, total)
@@ -99,7 +97,7 @@ class FolderOrigin:
 
     def read(self, pinned: Pinned) -> Checkpoint:
         config = Path(pinned.location) / stated(pinned).path
-        return checkpoint(_bytes(config), str(config))
+        return checkpoint(texts.read(config, SourceError).encode(), str(config))
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
         return headers(Path(pinned.location), (file.path for file in pinned.files))
@@ -136,10 +134,6 @@ def _names(folder: Path, *, deep: bool) -> Iterator[str]:
     for entry in folder.rglob("*") if deep else folder.iterdir():
         if entry.is_file():
             yield entry.relative_to(folder).as_posix()
-
-
-def _bytes(path: Path) -> bytes:
-    return texts.read(path, SourceError).encode()
 
 
 def headers(folder: Path, names: Iterable[str]) -> tuple[Tensor, ...]:

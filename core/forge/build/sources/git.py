@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import msgspec
 
 from forge.build.sources.checkpoint_files import CONFIGS, POINTER, POINTER_LIMIT, apart, check, selected, stated
-from forge.build.sources.git_commands import Git, OutOfReachError, address, no_lfs
-from forge.build.sources.lookups import checkpoint, named, recall, record
-from forge.errors import SourceError, StoreError
+from forge.build.sources.git_commands import Git, address, no_lfs
+from forge.build.sources.lookups import COMMIT, checkpoint, latest, make, named, require_room
+from forge.errors import SourceError
 from forge.events import Progress
 from forge.files import copies, trees
 from forge.files.safetensors import Tensor
@@ -24,7 +24,6 @@ from forge.machine.bonds import temporary
 from forge.machine.interrupt import Halt
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][^\x00-\x20\x7f~^:?*\[\\]*")  # git-check-ref-format(1), and no option
 _POINTED = re.compile(rb"^oid sha256:(?P<oid>[0-9a-f]{64})$.*^size (?P<size>\d+)$", re.MULTILINE | re.DOTALL)
 _REGULAR = ("100644", "100755")
@@ -59,20 +58,11 @@ class GitOrigin:
         if not _REVISION.fullmatch(source.revision):
             raise SourceError(f"{source.revision!r} is no branch, tag or commit", where=url)
         asked = msgspec.json.encode((url, source.revision, source.allow_pickle, *apart(source)))
-        held = recall(self._home / "pins", asked, Pinned)
-        if held and COMMIT.fullmatch(source.revision):
-            return held
-        try:
-            with self._scratch(url) as git:
-                pinned = self._look(git, _commit(git, source.revision), source)
-        except OutOfReachError as error:
-            if held is None:
-                raise
-            why = error.what.splitlines()[0]
-            self._note(f"{why}; {url}@{source.revision} is taken at {held.revision[:12]}, as last seen")
-            return held
-        record(self._home / "pins", asked, pinned)
-        return pinned
+        return latest(self._home / "pins", asked, source, lambda: self._now(url, source), self._note)
+
+    def _now(self, url: str, source: Source) -> Pinned:
+        with self._scratch(url) as git:
+            return self._look(git, _commit(git, source.revision), source)
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
@@ -124,8 +114,7 @@ class GitOrigin:
         where = f"{pinned.name}@{pinned.revision[:12]}"
         total, done = sum(fact.size for fact in facts), 0
         large = [fact for fact in facts if fact.digest.startswith("sha256:")]
-        if short := copies.shortage(total, into):
-            raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
+        require_room(total, into)
         # Beside the result: on the same disk, so that gigabytes are moved and not copied.
         with self._scratch(pinned.name, beside=into) as git:
             blobs = _tree(git, pinned.revision)
@@ -133,9 +122,9 @@ class GitOrigin:
                 hint = "move the lock with `forge lock RECIPE --upgrade`"
                 raise SourceError(f"a pinned file is not in this commit: {lost[0]}", where=where, hint=hint)
             _sizes(git, pinned.revision, [blobs[fact.path] for fact in facts])
-            _make(into)
+            make(into)
             for fact in facts:
-                _make((into / fact.path).parent)
+                make((into / fact.path).parent)
                 if fact not in large:
                     with (into / fact.path).open("xb") as file:
                         git.run("cat-file", "blob", blobs[fact.path], out=file)
@@ -153,7 +142,7 @@ class GitOrigin:
     def _scratch(self, url: str, beside: Path | None = None) -> Generator[Git]:
         """An empty repository that knows ``url`` as its origin, gone afterwards."""
         if beside is not None:
-            _make(beside.parent)
+            make(beside.parent)
         with tempfile.TemporaryDirectory(prefix=".forge-git-", dir=beside.parent if beside else temporary()) as folder:
             git = Git(Path(folder) / "repository", url, self._environ, self._halt)
             git.init()
@@ -255,7 +244,7 @@ def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
 
     git-lfs hard-links what it has from a repository on this machine: such an object is somebody's own, and is copied.
     """
-    objects = {fact.path: _object(git, fact) for fact in large}
+    objects = {fact.path: git.folder / _stored(fact.digest.partition(":")[2]) for fact in large}
     if left := [path for path, original in objects.items() if not original.is_file()]:
         what = f"git-lfs brought no bytes for {', '.join(left)}: only pointers are there"
         raise SourceError(what, where=where, hint="the repository's LFS store lacks them; take another revision or source")
@@ -265,10 +254,6 @@ def _take(git: Git, large: list[FileFact], into: Path, where: str) -> None:
             original.rename(into / path)
         else:
             copies.copy(original, into / path)
-
-
-def _object(git: Git, fact: FileFact) -> Path:
-    return git.folder / _stored(fact.digest.partition(":")[2])
 
 
 def _theirs(url: str, fact: FileFact) -> Iterator[Path]:
@@ -285,10 +270,3 @@ def _stored(oid: str) -> Path:
 
 def _unseen(done: int, total: int) -> None:
     """Nobody watches."""
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot be made: {error.strerror}", where=str(folder)) from error

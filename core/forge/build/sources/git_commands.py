@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import IO
 
+from forge.build.sources.lookups import OutOfReachError
 from forge.diagnoses import Diagnosis, diagnose, read
 from forge.errors import ForgeError, HostError, SourceError, StoreError
+from forge.files import texts
 from forge.machine.bonds import bound, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import without_secrets
@@ -54,11 +55,7 @@ _NO_LFS = "install it (Debian and Ubuntu: apt install git-lfs; elsewhere: https:
 
 @cache
 def _failures() -> tuple[Diagnosis, ...]:
-    return read((resources.files("forge.build.sources") / "git_failures.toml").read_text(encoding="utf-8")).rows
-
-
-class OutOfReachError(SourceError):
-    """The remote could not be asked; what is held may still do."""
+    return read(texts.part("forge.build.sources", "git_failures.toml")).rows
 
 
 def address(text: str) -> str:

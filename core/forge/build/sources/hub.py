@@ -16,18 +16,17 @@ from msgspec import structs
 
 from forge.build.sources import hub_token
 from forge.build.sources.checkpoint_files import apart, check, selected, stated
-from forge.build.sources.lookups import checkpoint, named, recall, record
+from forge.build.sources.lookups import COMMIT, OutOfReachError, checkpoint, latest, make, named, recall, record, require_room
 from forge.build.sources.source import Offer
 from forge.errors import ForgeError, SourceError, StoreError
 from forge.events import Progress
-from forge.files import copies, trees
+from forge.files import trees
 from forge.files.safetensors import Tensor
 from forge.schema.recipe import Lora
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 
 T = TypeVar("T")
 PUBLIC = "https://huggingface.co"
-COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 3
 TIMEOUT = 15.0  # seconds for an answer about metadata
 WATCH = 0.2  # seconds between looks at how far a download is
@@ -74,18 +73,7 @@ class HubOrigin:
         del base
         kind = apart(source) if isinstance(source, Lora) else ()  # a data set's address says already that it is one
         asked = msgspec.json.encode((self._endpoint, source.address, source.revision, source.allow_pickle, *kind))
-        held = recall(self._home / "pins", asked, Pinned)
-        if held and COMMIT.fullmatch(source.revision):
-            return held
-        try:
-            pinned = self._look(source)
-        except OutOfReachError as error:
-            if held is None:
-                raise
-            self._note(f"{error.what}; {source.address}@{source.revision} is taken at {held.revision[:12]}, as last seen")
-            return held
-        record(self._home / "pins", asked, pinned)
-        return pinned
+        return latest(self._home / "pins", asked, source, lambda: self._look(source), self._note)
 
     def _look(self, source: Source) -> Pinned:
         self._online(source.address)
@@ -177,8 +165,7 @@ class HubOrigin:
     def fetch(self, pinned: Pinned, into: Path, progress: Progress) -> None:
         """The library resumes and retries broken connections but checks no digests; that is done here, file by file."""
         total = sum(file.size for file in pinned.files)
-        if short := copies.shortage(total, into):  # better said before an hour of downloading than after it
-            raise StoreError(short, where=str(into), hint="free space there, or run `forge cache gc`")
+        require_room(total, into)  # better said before an hour of downloading than after it
         failures: list[BaseException] = []
 
         def bring() -> None:
@@ -201,10 +188,7 @@ class HubOrigin:
 
     def _bring(self, pinned: Pinned, into: Path) -> None:
         self._online(pinned.name)
-        try:
-            into.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot be made: {error.strerror}", where=str(into)) from error
+        make(into)
         for fact in pinned.files:
 
             def download(fact: FileFact = fact) -> str:
@@ -324,10 +308,6 @@ def _repository(name: str) -> tuple[str | None, str]:
 
 def _noun(name: str) -> str:
     return "data set" if name.startswith(TEXTS) else "model"
-
-
-class OutOfReachError(SourceError):
-    """The hub could not be asked; what is held may still do."""
 
 
 def _root(error: BaseException) -> BaseException:

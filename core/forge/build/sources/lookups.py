@@ -1,6 +1,7 @@
 """Small answers kept under forge's home, of origins and images: each in a file named by the question."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -10,12 +11,15 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from forge.errors import SourceError
+from forge.errors import SourceError, StoreError
+from forge.files import copies
 from forge.machine.bonds import temporary
 from forge.schema.spelling import is_digest
-from forge.schema.values import Checkpoint, FileFact
+from forge.schema.values import Checkpoint, FileFact, Pinned, Source
 
 T = TypeVar("T")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+ROOM = "free space there, or run `forge cache gc`"
 
 
 def place(home: Path, say: Callable[[str], None]) -> Path:
@@ -63,6 +67,44 @@ def recall(folder: Path, question: bytes, kind: type[T]) -> T | None:
         return msgspec.json.decode(_file(folder, question).read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         return None
+
+
+class OutOfReachError(SourceError):
+    """Who has a source could not be asked; what is held may still do."""
+
+
+def latest(folder: Path, asked: bytes, source: Source, look: Callable[[], Pinned], note: Callable[[str], None]) -> Pinned:
+    """What a source is pinned to; for a commit that was ``asked`` for before nobody is asked again.
+
+    Out of reach, the last answer for the same question holds, and is said aloud.
+    """
+    held = recall(folder, asked, Pinned)
+    if held and COMMIT.fullmatch(source.revision):
+        return held
+    try:
+        pinned = look()
+    except OutOfReachError as error:
+        if held is None:
+            raise
+        why = error.what.splitlines()[0]
+        note(f"{why}; {held.name}@{source.revision} is taken at {held.revision[:12]}, as last seen")
+        return held
+    record(folder, asked, pinned)
+    return pinned
+
+
+def make(folder: Path) -> None:
+    """Make a folder that something is fetched into, where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+
+
+def require_room(size: int, place: Path) -> None:
+    """StoreError where so many bytes more do not go onto the disk at ``place``."""
+    if short := copies.shortage(size, place):
+        raise StoreError(short, where=str(place), hint=ROOM)
 
 
 class Records(Struct, frozen=True):
