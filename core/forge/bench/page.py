@@ -81,7 +81,6 @@ class Distribution(Struct, frozen=True):
     title: str
     x_title: str
     curves: tuple[Curve, ...]
-    y_title: str = "% of them that take no longer"
 
 
 class Bar(Struct, frozen=True):

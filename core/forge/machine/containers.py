@@ -77,7 +77,7 @@ class ContainerRun(Struct, frozen=True):
     ``inputs`` maps a name to a folder or file that stands read-only at /forge/<name>; ``out`` stands writable at /forge/out.
     ``overlays`` maps a path inside the image to a file that stands read-only over it (a patched script). ``gpus`` is ``all``,
     device numbers or ids joined by commas, or empty for none. ``promised`` files must stand in ``out`` afterwards, none empty.
-    ``timeout`` in seconds and ``memory`` in bytes; 0 is no limit.
+    It has no network. ``memory`` is in bytes; 0 is no limit.
     """
 
     image: str
@@ -88,8 +88,6 @@ class ContainerRun(Struct, frozen=True):
     key: str
     overlays: Mapping[str, Path] = field(default_factory=dict[str, Path])
     gpus: str = ""
-    network: bool = False
-    timeout: float = 0.0
     memory: int = 0
     promised: tuple[str, ...] = ()
 

@@ -32,7 +32,6 @@ _YAML = "1/model.yaml"
 _LOCK = ".forge.lock"
 _ORIGINALS = ".configs"
 """Folder among a model's assets with its configs as they are before they name a place, for when that changes."""
-_PATIENCE = 0.3
 
 
 class Published(Struct, frozen=True):
@@ -43,39 +42,23 @@ class Published(Struct, frozen=True):
     changed: bool = True
 
 
-def _silent(_: str) -> None:
-    """Nobody listens."""
-
-
-def publish(
-    entry: Path,
-    repository: Path,
-    model: PublishedModel,
-    relocate: Relocate,
-    *,
-    waiting: Callable[[str], None] = _silent,
-) -> Published:
+def publish(entry: Path, repository: Path, model: PublishedModel, relocate: Relocate) -> Published:
     """Make ``repository`` show ``entry`` (role folders and ``_assets/<name>``) as ``model``; others are not touched.
 
     RepositoryError where another model, or a folder that forge did not put there, is in the way.
     """
-    return publish_all(((entry, model),), repository, relocate, waiting=waiting)[0]
+    return publish_all(((entry, model),), repository, relocate)[0]
 
 
 def publish_all(
-    wanted: Sequence[Coming],
-    repository: Path,
-    relocate: Relocate,
-    *,
-    waiting: Callable[[str], None] = _silent,
-    anew: Container[str] = (),
+    wanted: Sequence[Coming], repository: Path, relocate: Relocate, *, anew: Container[str] = ()
 ) -> tuple[Published, ...]:
     """The same for several, each with its entry: all of them come to be seen in one publish, or none does.
 
     Models named in ``anew`` are laid again even where they seem to stand: their bytes are known to be others.
     """
     repository = Path(os.path.abspath(repository))
-    with _explained(repository), _locked(repository, waiting):
+    with _explained(repository), _locked(repository):
         held = _at_home(repository, relocate)
         places, done, coming, resampled = Places(repository, held), dict[str, Published](), list[Coming](), held
         for entry, model in wanted:
@@ -100,7 +83,7 @@ def withdraw(repository: Path, name: str) -> None:
     repository = Path(os.path.abspath(repository))
     if not repository.is_dir():
         raise RepositoryError(f"there is no model {name!r}: there is no such repository", where=str(repository))
-    with _explained(repository), _locked(repository, _silent):
+    with _explained(repository), _locked(repository):
         held = _held(repository).named
         model = held.find(name)
         if model is None:
@@ -116,7 +99,7 @@ def settle(repository: Path, relocate: Relocate) -> bool:
     # A repository that may only be read can be served all the same.
     if inventory(repository).root == str(repository) and not journal.pending(repository):
         return False
-    with _explained(repository), _locked(repository, _silent):
+    with _explained(repository), _locked(repository):
         before = _held(repository).root
         return _at_home(repository, relocate).root != before
 
@@ -142,10 +125,10 @@ def found(repository: Path) -> Manifest | None:
 
 
 @contextmanager
-def quiet(repository: Path, waiting: Callable[[str], None] = _silent) -> Generator[Manifest]:
+def quiet(repository: Path) -> Generator[Manifest]:
     """What the repository holds while nobody publishes there. RepositoryError where that may not be written."""
     repository = Path(os.path.abspath(repository))
-    with _explained(repository), _locked(repository, waiting):
+    with _explained(repository), _locked(repository):
         yield _held(repository)
 
 
@@ -278,22 +261,16 @@ def _held(repository: Path) -> Manifest:
 
 
 @contextmanager
-def _locked(repository: Path, waiting: Callable[[str], None]) -> Generator[None]:
+def _locked(repository: Path) -> Generator[None]:
     """One publish at a time in a repository, and none that was killed before: it is finished or undone first."""
     _make(repository)
     locks.require(repository)
-    lock = _lock(repository)
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        waiting(f"{repository}: another process is publishing here; waiting for it")
-        lock.acquire(poll_interval=0.1)
-    try:
-        journal.recover(repository)
-        yield
-    finally:
-        journal.clear(repository)
-        lock.release()
+    with _lock(repository):
+        try:
+            journal.recover(repository)
+            yield
+        finally:
+            journal.clear(repository)
 
 
 def _settled(repository: Path) -> bytes | None:

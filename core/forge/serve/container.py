@@ -74,7 +74,7 @@ class TritonContainer:
         with self._daemon.connected() as api:
             Runs(self._daemon, DIAGNOSES).clear(api)
             owners.remove(api, running.container)
-            box = self._box(launch, running, launch.host_network or network(api, wanted=True) == "host")
+            box = self._box(launch, running, launch.host_network or network(api) == "host")
             box = replace(box, entrypoint=_entrypoint(api, launch.image))
             try:
                 _start(api, configuration(box, log, labels, memlock=True), running.container)
@@ -143,7 +143,7 @@ class TritonContainer:
         if launch.host_network:
             return True
         with suppress(HostError), self._daemon.connected() as api:
-            return network(api, wanted=True) == "host"
+            return network(api) == "host"
         return False  # as Docker comes; nobody says otherwise while no daemon answers
 
     def _box(self, launch: Launch, running: Running, shared: bool) -> Box:

@@ -1,7 +1,6 @@
 """One command in one container: made, attached, started, heard to the end, judged, removed."""
 
 import os
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from forge.errors import ForgeError, HostError, StepError
 from forge.files.trees import walk
 from forge.machine.containers import INPUTS, OUT, ContainerRun, Line, require_plain
 from forge.machine.docker import owners
-from forge.machine.docker.daemon import Api, Daemon, Raw, each, network, ours
+from forge.machine.docker.daemon import Api, Daemon, Raw, each, ours
 from forge.machine.interrupt import Halt
 from forge.machine.transcript import Transcript
 
@@ -57,12 +56,11 @@ class Ended(Struct, frozen=True):
 
     code: int
     out_of_memory: bool
-    late: bool
 
 
-def configuration(run: ContainerRun, net: str, memlock: bool) -> dict[str, object]:
+def configuration(run: ContainerRun, memlock: bool) -> dict[str, object]:
     """The daemon's own form of a run (Engine API, POST /containers/create)."""
-    env = QUIET | ({} if run.network else OFFLINE) | ({} if run.gpus else NO_GPU) | dict(run.command.env)
+    env = QUIET | OFFLINE | ({} if run.gpus else NO_GPU) | dict(run.command.env)
     mounts = [bind(_real(path), INPUTS / name) for name, path in sorted(run.inputs.items())]
     mounts += [bind(_real(path), PurePosixPath(place)) for place, path in sorted(run.overlays.items())]
     mounts.append(bind(_real(run.out), OUT, fixed=False))
@@ -76,7 +74,7 @@ def configuration(run: ContainerRun, net: str, memlock: bool) -> dict[str, objec
         "AttachStderr": True,
         "HostConfig": {
             "Mounts": mounts,
-            "NetworkMode": net,
+            "NetworkMode": "none",
             "DeviceRequests": devices(run.gpus),
             "Ulimits": [STACK, MEMLOCK] if memlock else [STACK],
             "Memory": run.memory,
@@ -108,9 +106,8 @@ class Runs:
         require_plain(run)
         with self._daemon.connected() as api, Transcript(run.log, line) as log:
             self.clear(api)
-            net = network(api, run.network)
             try:
-                ended = self._attended(api, run, net, log)
+                ended = self._attended(api, run, log)
             except BaseException:
                 # Also on Ctrl-C; what went wrong first is what is told.
                 with suppress(ForgeError):
@@ -121,21 +118,21 @@ class Runs:
                 raise log.failure(problem, self._table)
             log.require_promised(run.command.argv[0], run.out, run.promised, self._table)
 
-    def _attended(self, api: Api, run: ContainerRun, net: str, log: Transcript) -> Ended:
+    def _attended(self, api: Api, run: ContainerRun, log: Transcript) -> Ended:
         asked = self._memlock  # runs side by side find out each for itself
         name = owners.fresh_name(run.key)
         try:
-            with container(api, configuration(run, net, asked), name) as identity:
-                with _deadline(self._daemon, name, run.timeout) as passed, self._halt.ending(lambda: _end(self._daemon, name)):
+            with container(api, configuration(run, asked), name) as identity:
+                with self._halt.ending(lambda: _end(self._daemon, name)):
                     for spoken in heard(api, identity):
                         log.write(spoken.data, spoken.stream)
                     code = exit_code(api, identity)
-                return Ended(code, _out_of_memory(api, identity), passed.is_set())
+                return Ended(code, _out_of_memory(api, identity))
         except HostError as error:
             # Nothing has run when a limit is refused: the same again, and from now on, without the one that may be.
             if asked and "rlimit" in error.what:
                 self._memlock = False
-                return self._attended(api, run, net, log)
+                return self._attended(api, run, log)
             # The error holds the daemon's words; where the output up to there lies, only this place knows.
             raise HostError(error.what, where=error.where or str(run.log), hint=error.hint) from error
 
@@ -201,28 +198,6 @@ def container(api: Api, config: Mapping[str, object], name: str) -> Generator[st
             owners.remove(api, name)
 
 
-@contextmanager
-def _deadline(daemon: Daemon, name: str, seconds: float) -> Generator[threading.Event]:
-    """Kill a container when its time is over, which the event says then; 0 seconds are no limit."""
-    passed = threading.Event()
-
-    def kill() -> None:
-        passed.set()
-        _end(daemon, name)
-
-    if not seconds:
-        yield passed
-        return
-    timer = threading.Timer(seconds, kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield passed
-    finally:
-        timer.cancel()
-        timer.join()
-
-
 def _end(daemon: Daemon, name: str) -> None:
     # A container that ended by itself in this moment is no longer there to kill.
     with suppress(ForgeError), daemon.connected() as api, ours("stop a container"):
@@ -265,8 +240,6 @@ def _verdict(ended: Ended, run: ContainerRun) -> str:
     """What went wrong, or nothing."""
     what, limit = "", f" ({run.memory / 1e9:.1f} GB)" if run.memory else ""
     match ended:
-        case Ended(late=True):
-            what = f"was stopped: it ran longer than its {run.timeout:g} s"
         case Ended(code=0):
             pass
         case Ended(code=137, out_of_memory=True):

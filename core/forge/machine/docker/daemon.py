@@ -179,10 +179,8 @@ class Daemon:
         return self.address.startswith("unix:")
 
 
-def network(api: Api, wanted: bool) -> str:
-    """The network that a container gets: none unless wanted; the host's where the daemon keeps no bridge of its own."""
-    if not wanted:
-        return "none"
+def network(api: Api) -> str:
+    """The network of a container that has one: the host's where the daemon keeps no bridge of its own."""
     with ours("list its networks"):
         return "bridge" if api.networks(names=["bridge"]) else "host"
 

@@ -138,7 +138,7 @@ class Images:
                 fileobj=io.BytesIO(build.dockerfile.encode()),
                 tag=f"{_NAMES}{_PLAIN.sub('-', build.family.lower()).strip('-') or 'family'}:{build.key}",
                 labels={**build.labels, KEY: build.key},
-                network_mode=network(api, wanted=True),
+                network_mode=network(api),
                 rm=True,
                 forcerm=True,
                 decode=True,
