@@ -332,7 +332,7 @@ def test_a_cut_file_is_said(tmp_path: Path) -> None:
         adapter_arrays.write(folder, MODULES, tmp_path)
 
 
-def test_a_client_reads_the_arrays_without_numpy(tmp_path: Path) -> None:
+def test_a_client_reads_the_arrays(tmp_path: Path) -> None:
     adapter_arrays.write(saved(tmp_path / "a", pair(0, "self_attn.q_proj", [[1, 2]], [[3]])), MODULES, tmp_path)
     (weights, config) = LoraTask(1, tmp_path).arrays()
     assert weights == ("lora_weights", "FP16", (1, 1, 3), np.array([1, 2, 12], "<f2").tobytes())

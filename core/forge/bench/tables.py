@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from forge.bench import words
-from forge.bench.compare import QUALITY, Change, Comparison
+from forge.bench.compare import QUALITY, Comparison
 from forge.bench.figures import names
 from forge.bench.results import Point, Results
 
@@ -138,16 +138,10 @@ def compared(comparison: Comparison) -> Iterator[Table]:
     for pair in comparison.pairs:
         header = ("figure", "first", "second", "ratio", "95 %", "")
         wanted = (*words.CHIEF, "goodput_share", "error_share", QUALITY)
-        changes = tuple(_change(change) for change in pair.changes if change.name in wanted)
+        changes = (each for each in pair.changes if each.name in wanted)
+        cells = tuple((_plain(each.name), *words.change(each), each.verdict) for each in changes)
         models = pair.first if pair.first == pair.second else f"{pair.first} -> {pair.second}"
-        yield Table(f"Second over first: {models}, {pair.label}", header, changes)
-
-
-def _change(change: Change) -> tuple[str, ...]:
-    ratio = change.ratio
-    span = f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.low is not None and ratio.high is not None else "-"
-    values = (words.quantity(change.first, change.unit), words.quantity(change.second, change.unit))
-    return (_plain(change.name), *values, f"{ratio.value:.3f}" if ratio else "-", span, change.verdict)
+        yield Table(f"Second over first: {models}, {pair.label}", header, cells)
 
 
 def _plain(name: str) -> str:

@@ -1,5 +1,8 @@
 """How a benchmark's values read, on the screen and on the page."""
 
+from collections import Counter
+
+from forge.bench.compare import Change
 from forge.bench.results import Figure, Point
 
 CHIEF = ("ttft_p50", "ttft_p95", "itl_p50", "itl_p95", "latency_p95", "output_tokens_per_s", "requests_per_s")
@@ -26,11 +29,7 @@ def _tells(point: Point, name: str) -> bool:
 
 def errors(point: Point) -> dict[str, int]:
     """Message -> how many requests of all repeats failed with it."""
-    found: dict[str, int] = {}
-    for repeat in point.repeats:
-        for message, count in repeat.errors.items():
-            found[message] = found.get(message, 0) + count
-    return found
+    return sum((Counter(repeat.errors) for repeat in point.repeats), Counter[str]())
 
 
 def cell(figure: Figure | None) -> str:
@@ -41,6 +40,14 @@ def cell(figure: Figure | None) -> str:
     if figure.high is None:
         return text
     return f"{text} ±{quantity(figure.high - figure.value, figure.unit)}"
+
+
+def change(found: Change) -> tuple[str, str, str, str]:
+    """Both values, their ratio and its interval, as cells of a table."""
+    ratio = found.ratio
+    span = f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.low is not None and ratio.high is not None else "-"
+    first, second = (quantity(value, found.unit) for value in (found.first, found.second))
+    return first, second, f"{ratio.value:.3f}" if ratio else "-", span
 
 
 def quantity(value: float, unit: str) -> str:

@@ -7,10 +7,9 @@ from typing import cast
 import click
 
 from forge.bench import words
-from forge.bench.compare import QUALITY, Change, Comparison
+from forge.bench.compare import QUALITY, Comparison
 from forge.bench.options import BenchOptions, limits, sampled, seconds, swept
 from forge.bench.results import Results
-from forge.bench.words import CHIEF, quantity
 from forge.cli.text import table
 
 COLOURS: Mapping[str, str] = {"better": "green", "worse": "red"}
@@ -93,17 +92,10 @@ def comparison_lines(found: Comparison, *, everything: bool) -> Iterator[str]:
         yield click.style(f"{pair.first} -> {pair.second}, {pair.label}", bold=True)
         rows: list[tuple[str, ...]] = [("FIGURE", "FIRST", "SECOND", "RATIO", "95 %", "")]
         for change in pair.changes:
-            if everything or change.name in (*CHIEF, "goodput_share", "error_share", QUALITY):
-                rows.append(_change(change))
+            if everything or change.name in (*words.CHIEF, "goodput_share", "error_share", QUALITY):
+                verdict = click.style(change.verdict, fg=COLOURS.get(change.verdict))
+                rows.append((change.name, *words.change(change), verdict))
         yield from table(rows).splitlines()
-
-
-def _change(change: Change) -> tuple[str, ...]:
-    ratio = change.ratio
-    span = f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio and ratio.low is not None and ratio.high is not None else "-"
-    verdict = click.style(change.verdict, fg=COLOURS.get(change.verdict))
-    values = (quantity(change.first, change.unit), quantity(change.second, change.unit))
-    return (change.name, *values, f"{ratio.value:.3f}" if ratio else "-", span, verdict)
 
 
 def _length(tokens: int | None) -> str:

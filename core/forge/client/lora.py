@@ -6,10 +6,9 @@ refused, and asked once more with the arrays. llmapi's model reads an adapter fr
 Sources: docs/lora.md of tensorrtllm_backend; triton_backend/all_models/llmapi of TensorRT-LLM.
 """
 
-import ast
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,8 +22,6 @@ TASK, WEIGHTS, CONFIG = "lora_task_id", "lora_weights", "lora_config"
 """Inputs of NVIDIA's models for an adapter."""
 MISSING = "not found in cache. Please send LoRA weights"
 """What TensorRT-LLM says of a task id whose weights it does not hold (peftCacheManager.cpp)."""
-_MAGIC = b"\x93NUMPY\x01\x00"
-_FIXED = len(_MAGIC) + 2
 _LARGEST = 1 << 32
 _DATATYPES = {"<f2": "FP16", "<f4": "FP32", "<i4": "INT32"}
 
@@ -53,17 +50,12 @@ class LoraTask(Struct, frozen=True):
 
 
 def array(file: Path) -> tuple[str, tuple[int, ...], bytes]:
-    """Datatype, shape and content of a .npy of format 1, as forge and NVIDIA's script write it; InferenceError for another."""
+    """Datatype, shape and content of a .npy, as forge and NVIDIA's script write it; InferenceError for another file."""
+    from numpy.lib.format import read_array
+
     try:
-        raw = texts.content(file, _LARGEST)
-        end = _FIXED + int.from_bytes(raw[_FIXED - 2 : _FIXED], "little")
-        header = cast("dict[str, object]", ast.literal_eval(raw[_FIXED:end].decode("latin1")))
-        shape = tuple(map(int, cast("tuple[int, ...]", header["shape"])))
-        if raw.startswith(_MAGIC):
-            return _DATATYPES[str(header["descr"])], shape, raw[end:]
-        why = "it is no .npy of format 1"
+        held = read_array(BytesIO(texts.content(file, _LARGEST)), allow_pickle=False)
+        return _DATATYPES[held.dtype.str], held.shape, held.tobytes()
     except (texts.Odd, ValueError, KeyError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        why = str(error)
-    raise InferenceError(
-        f"an array of the adapter cannot be read: {why}", where=str(file), hint="build the model again: `forge build` lays it"
-    )
+        what, hint = f"an array of the adapter cannot be read: {error}", "build the model again: `forge build` lays it"
+        raise InferenceError(what, where=str(file), hint=hint) from error

@@ -54,6 +54,12 @@ _OPTIONAL = (
     "return_num_output_tokens",
 )
 """Words that a model without such an input obeys anyway, or that only ask for more to be told."""
+_ALIKE = (
+    *("temperature", "top_k", "top_p", "min_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"),
+    *("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"),
+)
+"""Words that are called here as they are in Request."""
 _SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 Values = Sequence[Scalar]
@@ -177,15 +183,9 @@ def _words(request: Request) -> dict[str, Values]:
         "exclude_input_in_output": True,
         "return_finish_reason": True,
     }
-    # The others are called as they are in Request; False asks for nothing.
-    for word in ("temperature", "top_k", "top_p", "min_p", "seed", "beam_width", "repetition_penalty", "presence_penalty"):
-        single[word] = getattr(request, word)
-    for word in ("frequency_penalty", "min_tokens", "n", "length_penalty", "early_stopping", "num_draft_tokens"):
-        single[word] = getattr(request, word)
+    single |= {word: getattr(request, word) for word in _ALIKE}
     single["lora"] = (request.lora if request.lora_task is None else "") or None
     single |= request.lora_task.words(request.lora) if request.lora_task else {}
-    for word in ("beam_search_diversity_rate", "top_p_min", "top_p_decay", "top_p_reset_ids", "end_id", "pad_id"):
-        single[word] = getattr(request, word)
     single["return_log_probs"] = request.return_log_probs or bool(request.top_log_probs) or None
     single["top_log_probs"] = request.top_log_probs or None
     single["return_perf_metrics"] = request.return_perf_metrics or None

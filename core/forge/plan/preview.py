@@ -142,8 +142,6 @@ def _why(wanted: Provenance, store: Store) -> str:
     if nearest is None:
         return FIRST
     before = nearest.manifest.provenance
-    labels = sorted({*before.inputs, *wanted.inputs})
-    pairs = [(label, before.inputs.get(label, "unset"), wanted.inputs.get(label, "unset")) for label in labels]
-    changed = [f"{label}: {old} -> {new}" for label, old, new in pairs if old != new]
+    changed = [f"{label}: {old} -> {new}" for label, old, new in before.changed(wanted)]
     changed += [f"its {name} changed" for name, key in wanted.needs.items() if before.needs.get(name) != key]
     return "; ".join(changed) or FIRST

@@ -1,6 +1,7 @@
 """One artifact on its way to a shared store, or from there: its files in parts, side by side, each verified by its digest."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -158,10 +159,7 @@ class Whole(Struct):
     digests: dict[str, _Digest]
 
     def begin(self, parts: Sequence[Part]) -> None:
-        counts: dict[str, int] = {}
-        for part in parts:
-            counts[part.file.path] = counts.get(part.file.path, 0) + 1
-        for path, count in counts.items():
+        for path, count in Counter(part.file.path for part in parts).items():
             self.digests[path] = _Digest(count)
             if count > 1:
                 (self.tree / path).touch(exist_ok=False)

@@ -29,6 +29,12 @@ class Provenance(Struct, frozen=True):
     inputs: Mapping[str, str]
     needs: Mapping[str, str]
 
+    def changed(self, now: "Provenance") -> list[tuple[str, str, str]]:
+        """Inputs that are others ``now``: label, value before and value now."""
+        labels = sorted({*self.inputs, *now.inputs})
+        pairs = [(label, self.inputs.get(label, "unset"), now.inputs.get(label, "unset")) for label in labels]
+        return [pair for pair in pairs if pair[1] != pair[2]]
+
 
 class Manifest(Struct, frozen=True, kw_only=True):
     """What is known of an artifact without looking into it. ``made_at`` is in seconds since 1970, ``size`` in bytes."""

@@ -1,7 +1,7 @@
 """Asks what is served: each stage by itself, then the pipeline; one prompt after another, each alone in its batch."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Protocol, cast
 
@@ -107,7 +107,7 @@ class Interview(Struct, frozen=True):
 
     def begin(self, request: Request) -> None:
         """Ask, hear the first piece of the answer, and leave."""
-        with closing(cast("_Closable", self.client.generate(self.address, request))) as answer:
+        with closing(cast("Generator[Chunk]", self.client.generate(self.address, request))) as answer:
             next(iter(answer), None)
 
     def _hear(self, said: Transcript, reference: Reference) -> Heard:
@@ -225,13 +225,6 @@ def _tokens(answer: Answer) -> tuple[int, ...] | None:
 
 def _precedes(tokens: tuple[int, ...], longer: tuple[int, ...]) -> bool:
     return len(tokens) < len(longer) and longer[: len(tokens)] == tokens
-
-
-class _Closable(Protocol):
-    """A stream that can be left before its end."""
-
-    def __iter__(self) -> Iterator[Chunk]: ...
-    def close(self) -> None: ...
 
 
 def streamed(request: Request) -> Request:

@@ -73,9 +73,7 @@ class PackedSharing(Sharing, frozen=True):
         wanted = provenance(step)
         for made in self._made():
             if (made.step, made.action) == (wanted.step, wanted.action):
-                labels = sorted({*made.inputs, *wanted.inputs})
-                pairs = [(label, made.inputs.get(label, "unset"), wanted.inputs.get(label, "unset")) for label in labels]
-                if changed := [f"{label} is {old} in the bundle, {new} here" for label, old, new in pairs if old != new]:
+                if changed := [f"{label} is {old} in the bundle, {new} here" for label, old, new in made.changed(wanted)]:
                     yield f"{step.name}: {'; '.join(changed)}"
 
     def _made(self) -> Iterator[Provenance]:
