@@ -19,6 +19,10 @@ class Problem(Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"\n    {self.hint}" if self.hint else "")
 
+    def within(self, place: str) -> "Problem":
+        """The same, where that is a part of a larger ``place``."""
+        return Problem(f"{place}: {self.where}", self.what, self.hint)
+
 
 class ForgeError(Exception):
     """Anything a person can fix; shown in a few lines, without a traceback."""

@@ -150,6 +150,6 @@ def test_a_blank_around_a_key_is_named() -> None:
 def test_a_persons_unused_key_is_named_and_forges_passed_over() -> None:
     files = (TextFile("postprocessing/config.pbtxt", "max_batch_size: ${triton_max_batch_size}\n"),)
     stated = {Role.POSTPROCESSING: {"enable_kv_cache_reuse": True}}
-    (problem,) = repository.ignored(files, stated, "m")
-    assert problem.where == "m: serve.parameters.postprocessing.enable_kv_cache_reuse"
-    assert repository.ignored(files, {Role.POSTPROCESSING: {"triton_max_batch_size": 4}}, "m") == ()
+    (problem,) = repository.ignored(files, stated)
+    assert problem.where == "serve.parameters.postprocessing.enable_kv_cache_reuse"
+    assert repository.ignored(files, {Role.POSTPROCESSING: {"triton_max_batch_size": 4}}) == ()

@@ -195,7 +195,7 @@ def test_a_value_that_is_a_placeholder_again_is_refused() -> None:
 
 
 def test_forges_own_settings_fill_forges_own_skeletons() -> None:
-    assert repository.check(repository.skeletons(), repository.settings(RECIPE, ConfigOverrides()), "smol") == ()
+    assert repository.check(repository.skeletons(), repository.settings(RECIPE, ConfigOverrides())) == ()
 
 
 def test_the_recipe_wins_over_plugins_and_plugins_over_defaults() -> None:
@@ -230,7 +230,7 @@ def test_there_are_instances_for_as_many_streams_as_batches(kind: RuntimeKind, c
 
 def test_decoupling_one_of_two_models_by_hand_is_a_problem() -> None:
     settings = repository.settings(recipe(tensorrt_llm_bls={"decoupled_mode": False}), ConfigOverrides())
-    (problem,) = repository.check(repository.skeletons(), settings, "m")
+    (problem,) = repository.check(repository.skeletons(), settings)
     assert "decoupled_mode" in problem.what
     assert "serve.stream" in problem.hint
 
@@ -239,10 +239,10 @@ def test_every_problem_of_a_recipe_is_told_at_once() -> None:
     asked = recipe(
         tensorrt_llm={"kv_cache_free_gpu_mem_fractoin": 0.5}, preprocessing={"preprocessing_instance_count": "many of"}
     )
-    found = repository.check(repository.skeletons(), repository.settings(asked, ConfigOverrides()), "m")
+    found = repository.check(repository.skeletons(), repository.settings(asked, ConfigOverrides()))
     assert [problem.where for problem in found] == [
-        "m: serve.parameters.preprocessing.preprocessing_instance_count",
-        "m: serve.parameters.tensorrt_llm.kv_cache_free_gpu_mem_fractoin",
+        "serve.parameters.preprocessing.preprocessing_instance_count",
+        "serve.parameters.tensorrt_llm.kv_cache_free_gpu_mem_fractoin",
     ]
 
 
@@ -287,7 +287,7 @@ def test_filling_nvidias_skeletons_is_substituting_and_parsing(file: Path) -> No
 def test_forges_settings_fill_nvidias_skeletons(version: str) -> None:
     files = tuple(TextFile(f"{role}/config.pbtxt", nvidias(version, role)) for role in COMMON_ROLES)
     settings = repository.settings(RECIPE, ConfigOverrides())
-    assert repository.check(files, settings, "m") == ()
+    assert repository.check(files, settings) == ()
     configs = repository.render(Names("x"), files, settings)
     assert not any("${" in each.content for each in configs)
 

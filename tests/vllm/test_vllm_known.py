@@ -143,7 +143,7 @@ def test_the_pins_gpu_arguments_are_held_against_it(tmp_path: Path) -> None:
     source = Pinned(recipe.source.kind, "acme/tiny", "", ())
     facts = Facts(source, checkpoint, Host("3.12", "/usr/bin/python3", "linux-x86_64"), vllm_toolchain("25.08"), gpu="sm_90")
     (found,) = vllm.check(Resolved(recipe, Family(recipe, checkpoint, None), facts))
-    assert (found.where, found.what) == ("tiny: serve.vllm.enable_prefix_cachin", "vllm==0.20.0 has no such argument")
+    assert (found.where, found.what) == ("serve.vllm.enable_prefix_cachin", "vllm==0.20.0 has no such argument")
     assert found.hint == "did you mean 'enable_prefix_caching'?"
 
 

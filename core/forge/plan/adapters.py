@@ -33,10 +33,9 @@ MERGE = "merge it into the checkpoint (PEFT's merge_and_unload), and name that a
 
 def none_here(resolved: Resolved) -> Iterator[Problem]:
     """For the one runtime that has no adapters: that it has none."""
-    recipe = resolved.recipe
-    if recipe.lora and recipe.runtime.kind is RuntimeKind.TWIN:
+    if resolved.recipe.lora and resolved.recipe.runtime.kind is RuntimeKind.TWIN:
         what = "the twin has no adapters"
-        yield Problem(f"{recipe.name}: lora", what, 'take them away, or say runtime.kind = "vllm", "engine" or "llmapi"')
+        yield Problem("lora", what, 'take them away, or say runtime.kind = "vllm", "engine" or "llmapi"')
 
 
 def check(resolved: Resolved) -> Iterator[Problem]:

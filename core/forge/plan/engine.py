@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from msgspec.structs import replace
-
 from forge.errors import Problem, StepError
 from forge.plan import engine_adapters as adapters, image_steps
 from forge.plan.adapters import tasks
@@ -20,7 +18,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     """What the engine could not do, and what the image's own scripts and skeletons refuse, as far as they have been read."""
     stated, config = resolved.recipe.serve.parameters.get(Role.TENSORRT_LLM, {}), resolved.facts.checkpoint.config
     if "cross_kv_cache_fraction" in stated and config and not config.get("is_encoder_decoder"):
-        where = f"{resolved.recipe.name}: serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
+        where = f"serve.parameters.{Role.TENSORRT_LLM}.cross_kv_cache_fraction"
         yield Problem(where, "is set, and this model has a decoder alone: its engine does not load", "take it away")
     yield from adapters.check(resolved)
     if resolved.tooling is None:
@@ -29,9 +27,9 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     try:
         patches.patched(_script_patches(resolved), resolved.tooling.scripts)
     except StepError as error:
-        yield Problem(f"{resolved.recipe.name}: patches", error.what, error.hint)
-    yield from repository.check(_skeletons(resolved), _settings(resolved), resolved.recipe.name)
-    yield from repository.ignored(_skeletons(resolved), resolved.recipe.serve.parameters, resolved.recipe.name)
+        yield Problem("patches", error.what, error.hint)
+    yield from repository.check(_skeletons(resolved), _settings(resolved))
+    yield from repository.ignored(_skeletons(resolved), resolved.recipe.serve.parameters)
 
 
 def check_prefix(resolved: Resolved) -> Iterator[Problem]:
@@ -39,8 +37,7 @@ def check_prefix(resolved: Resolved) -> Iterator[Problem]:
     if resolved.tooling is None:
         return
     draft = any(each.role is Role.DRAFT for each in resolved.family.engines())
-    for found in bls.problems(_bls(resolved.tooling.skeletons), draft=draft):
-        yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+    yield from bls.problems(_bls(resolved.tooling.skeletons), draft=draft)
 
 
 def notes(resolved: Resolved) -> tuple[str, ...]:
@@ -150,7 +147,7 @@ def _check_flags(resolved: Resolved, tooling: Tooling) -> Iterator[Problem]:
             known, source = tooling.helps.get(words[-1], ""), tooling.scripts.get(words[-1], "")
             for found in help_texts.complaints(command.argv[len(words) :], known, source):
                 name = found.flag.lstrip("-")
-                where = f"{recipe.name}: {table}.args.{name}" if name in stated else f"{recipe.name}: {table}"
+                where = f"{table}.args.{name}" if name in stated else table
                 yield Problem(where, f"{found.flag} of {_short(command)} {found.what}", found.hint)
 
 

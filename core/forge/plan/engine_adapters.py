@@ -37,13 +37,11 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     """What keeps the recipe's adapters out of its engine."""
     if not resolved.recipe.lora:
         return
-    name = resolved.recipe.name
-    for found in (*_unable(resolved), *adapters.check(resolved), *_image(resolved)):
-        yield replace(found, where=f"{name}: {found.where}")
+    yield from (*_unable(resolved), *adapters.check(resolved), *_image(resolved))
     shape = _shape(resolved)
     for adapter in resolved.adapters:
         if wrong := next(_misfit(resolved, adapter, shape), None):
-            yield Problem(f"{name}: lora.{adapter.name}", *wrong)
+            yield Problem(f"lora.{adapter.name}", *wrong)
 
 
 def flagged(resolved: Resolved, commands: Sequence[Command]) -> tuple[Command, ...]:

@@ -116,8 +116,7 @@ class Family:
 
     def check(self, toolchain: Toolchain) -> tuple[Problem, ...]:
         """What the plugins find wrong with the recipe for these checkpoints and this image."""
-        found = self._joined("forge_check", tuple[Problem, ...], self._question(toolchain))
-        return (*cast("tuple[Problem, ...]", found), *self._unread())
+        return (*self._joined("forge_check", tuple[Problem, ...], self._question(toolchain)), *self._unread())
 
     def _unread(self) -> Iterator[Problem]:
         """Keys of [speculation] that the variant does not declare. What forge's own read was checked with the recipe's text."""
@@ -126,22 +125,20 @@ class Family:
         declared = self._ask(self._variant, "forge_speculation", tuple[SpeculationKey, ...], self._question())
         if declared is None and self._variant.api >= SINCE["forge_speculation"]:
             declared = ()  # its author knows the hook, and names no key
-        yield from unread(self.recipe, cast("tuple[SpeculationKey, ...] | None", declared))
+        yield from unread(self.recipe, declared)
 
     def since(self) -> tuple[Since, ...]:
         """From which TensorRT-LLM on architectures are there."""
-        return cast("tuple[Since, ...]", self._joined("forge_since", tuple[Since, ...], self._question()))
+        return self._joined("forge_since", tuple[Since, ...], self._question())
 
     def requirements(self, toolchain: Toolchain) -> Requirements:
         joined = Requirements()
         for plugin in self._upward:
-            answer = self._ask(plugin, "forge_requirements", Requirements, self._question(toolchain))
-            joined |= cast("Requirements | None", answer) or Requirements()
+            joined |= self._ask(plugin, "forge_requirements", Requirements, self._question(toolchain)) or Requirements()
         return joined
 
     def patches(self, toolchain: Toolchain) -> tuple[Patch, ...]:
-        joined = self._joined("forge_patches", tuple[Patch, ...], self._question(toolchain))
-        return cast("tuple[Patch, ...]", joined)
+        return self._joined("forge_patches", tuple[Patch, ...], self._question(toolchain))
 
     def convert_commands(self, toolchain: Toolchain) -> tuple[Command, ...]:
         return self._commands("forge_convert_commands", toolchain)
@@ -164,8 +161,8 @@ class Family:
 
     def lora_modules(self) -> Mapping[str, str]:
         """Modules that an adapter may change, by the checkpoint's name of them; none where the family names none."""
-        asked = self._family and self._ask(self._family, "forge_lora_modules", Mapping[str, str], self._question())
-        return cast("Mapping[str, str] | None", asked) or {}
+        promised = cast("type[Mapping[str, str]]", Mapping[str, str])
+        return (self._family and self._ask(self._family, "forge_lora_modules", promised, self._question())) or {}
 
     def tokenizer(self) -> Tokenizer:
         """The first answer; where nobody answers, what AutoTokenizer would read."""
@@ -174,35 +171,34 @@ class Family:
     def config_overrides(self) -> ConfigOverrides:
         merged = ConfigOverrides()
         for plugin in self._upward:
-            answer = self._ask(plugin, "forge_config_overrides", ConfigOverrides, self._question())
-            merged |= cast("ConfigOverrides | None", answer) or ConfigOverrides()
+            merged |= self._ask(plugin, "forge_config_overrides", ConfigOverrides, self._question()) or ConfigOverrides()
         return merged
 
     def _question(self, toolchain: Toolchain | None = None) -> Question:
         return Question(self.recipe, self.checkpoint, toolchain, self._draft)
 
-    def _ask(self, plugin: Plugin, hook: str, promised: object, question: Question) -> object:
+    def _ask(self, plugin: Plugin, hook: str, promised: type[T], question: Question) -> T | None:
         """A hook is a pure function: the same question has the same answer."""
         key = (plugin.name, hook, question.toolchain)
         if key not in self._answers:
             self._answers[key] = plugin.ask(hook, promised, question)
-        return self._answers[key]
+        return cast("T | None", self._answers[key])
 
-    def _joined(self, hook: str, promised: object, question: Question) -> tuple[object, ...]:
+    def _joined(self, hook: str, promised: type[tuple[T, ...]], question: Question) -> tuple[T, ...]:
         """All answers to a hook that answers a tuple, the family's first."""
         answers = (self._ask(plugin, hook, promised, question) for plugin in self._upward)
-        return tuple(item for answer in answers for item in cast("tuple[object, ...]", answer or ()))
+        return tuple(item for answer in answers for item in answer or ())
 
     def _first(self, hook: str, promised: type[T], question: Question) -> T | None:
         answers = (self._ask(plugin, hook, promised, question) for plugin in reversed(self._upward))
-        return cast("T | None", next((answer for answer in answers if answer is not None), None))
+        return next((answer for answer in answers if answer is not None), None)
 
     def _commands(self, hook: str, toolchain: Toolchain) -> tuple[Command, ...]:
         """The variant's answer, which is told the family's; or the family's alone."""
         answer: tuple[Command, ...] = ()
         for plugin in self._upward:
             given = self._ask(plugin, hook, tuple[Command, ...], replace(self._question(toolchain), base=answer))
-            answer = answer if given is None else cast("tuple[Command, ...]", given)
+            answer = answer if given is None else given
         if not answer:
             raise self._wrong(hook, "answered no command", "this recipe's runtime needs one; see docs/hooks.md")
         return answer

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from msgspec.structs import replace
-
 from forge import trtllm
 from forge.errors import Problem, StepError
 from forge.plan import adapters, image_steps, llmapi_adapters, llmapi_rules
@@ -41,19 +39,17 @@ _OPEN = "max_batch_size: ${triton_max_batch_size}\nmodel_transaction_policy { de
 
 def check(resolved: Resolved) -> Iterator[Problem]:
     """What this path cannot do for the recipe, and what its image's llmapi model refuses, as far as that has been read."""
-    for found in llmapi_rules.problems(resolved):
-        yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+    yield from llmapi_rules.problems(resolved)
     if not resolved.family.name:  # what every family checks, for who has none
-        for found in trtllm.check(resolved.recipe, resolved.facts.checkpoint):
-            yield replace(found, where=f"{resolved.recipe.name}: {found.where}")
+        yield from trtllm.check(resolved.recipe, resolved.facts.checkpoint)
     yield from llmapi_adapters.check(resolved)
     if resolved.tooling is None:
         return
     if not resolved.tooling.llmapi:
         what = f"{resolved.facts.toolchain.image} holds no llmapi model ({LLMAPI})"
-        yield Problem(f"{resolved.recipe.name}: runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
-    yield from config.check(_skeletons(resolved), _settings(resolved), resolved.recipe.name)
-    yield from config.ignored(_skeletons(resolved), resolved.recipe.serve.parameters, resolved.recipe.name)
+        yield Problem("runtime.image", what, 'NVIDIA\'s images do from "25.05" on')
+    yield from config.check(_skeletons(resolved), _settings(resolved))
+    yield from config.ignored(_skeletons(resolved), resolved.recipe.serve.parameters)
 
 
 def entry(resolved: Resolved, names: Names) -> Entry:
@@ -89,14 +85,14 @@ def lacks_engines(resolved: Resolved) -> Iterator[Problem]:
     """For a recipe of kind engine: whether its image has left engines behind, and what would move the recipe here."""
     if resolved.tooling is None or resolved.tooling.skeletons:
         return
-    image, name = resolved.facts.toolchain.image, resolved.recipe.name
+    image = resolved.facts.toolchain.image
     what = f"{image} no longer holds what engines are built and served with ({SKELETONS})"
     if not resolved.tooling.llmapi:
-        yield Problem(f"{name}: runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-trtllm-python-py3")
+        yield Problem("runtime.image", what, "take an image of NVIDIA's: tritonserver:TAG-trtllm-python-py3")
         return
     more = "".join(f"; {found.where}: {found.hint or found.what}" for found in llmapi_rules.problems(resolved))
     hint = f'move it to the PyTorch path: runtime.kind = "llmapi"{more}; or take an image up to "26.07"'
-    yield Problem(f"{name}: runtime.kind", what, hint)
+    yield Problem("runtime.kind", what, hint)
 
 
 def _skeletons(resolved: Resolved) -> tuple[TextFile, ...]:

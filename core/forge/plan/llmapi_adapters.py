@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from msgspec.structs import replace
-
 from forge.errors import Problem
 from forge.fit.model_shape import Shape
 from forge.plan import adapters
@@ -21,11 +19,9 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     """What keeps the recipe's adapters out of LLM(), and whether the image's model hands a request's to it."""
     if not resolved.recipe.lora:
         return
-    name = resolved.recipe.name
-    for found in adapters.check(resolved):
-        yield replace(found, where=f"{name}: {found.where}")
+    yield from adapters.check(resolved)
     for adapter in resolved.adapters:
-        where = f"{name}: lora.{adapter.name}"
+        where = f"lora.{adapter.name}"
         for what, hint in adapters.beyond(adapter, "llmapi"):
             yield Problem(where, what, hint)
         if own := adapter.own("alpha_pattern", "lora_alpha"):  # load_from_hf of tensorrt_llm/lora_manager.py reads none
@@ -37,7 +33,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     if resolved.tooling is not None and resolved.tooling.llmapi and not _offered(resolved):
         what = f"the llmapi model of {resolved.facts.toolchain.image} has no inputs for an adapter ({', '.join(INPUTS)})"
         hint = 'take an image whose model has them (of after May 2026), or say runtime.kind = "engine" or "vllm"'
-        yield Problem(f"{name}: lora", what, hint)
+        yield Problem("lora", what, hint)
 
 
 def notes(resolved: Resolved) -> Iterator[str]:

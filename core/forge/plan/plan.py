@@ -1,6 +1,6 @@
 """Recipe + family + facts -> plan. Pure: the same words always give the same keys, and nothing runs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from forge.errors import Problem, RecipeError
@@ -17,8 +17,8 @@ from forge.trtllm import image_table
 class _Path(Protocol):
     """A runtime's own part of planning."""
 
-    def check(self, resolved: Resolved) -> Iterable[Problem]:
-        """What it cannot do for the recipe."""
+    def check(self, resolved: Resolved) -> Iterator[Problem]:
+        """What it cannot do for the recipe, by the recipe's keys."""
         ...
 
     def entry(self, resolved: Resolved, names: Names) -> Entry:
@@ -61,7 +61,7 @@ def require(all_resolved: Sequence[Resolved], *, several: bool = False) -> None:
         problems += vllm.check_together(group)
     if several:
         engines = [resolved for resolved in all_resolved if resolved.recipe.runtime.kind is RuntimeKind.ENGINE]
-        problems += [problem for resolved in engines for problem in engine.check_prefix(resolved)]
+        problems += [each.within(resolved.recipe.name) for resolved in engines for each in engine.check_prefix(resolved)]
     if problems:
         raise RecipeError(tuple(problems))
 
@@ -137,28 +137,25 @@ def _doubts(resolved: Resolved) -> Iterator[str]:
 
 def check(resolved: Resolved) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
-    recipe, config = resolved.recipe, resolved.facts.checkpoint.config
+    recipe = resolved.recipe
     found = [*image_table.check(recipe, resolved.facts.toolchain), *resolved.family.check(resolved.facts.toolchain)]
     found += image_table.check_since(recipe, resolved.facts, resolved.family.since())
-    found += (*_input_above_sequence(resolved), *adapters.none_here(resolved))
-    longest = config.get("max_position_embeddings")
-    if isinstance(longest, int) and recipe.build.max_seq_len > longest:
-        found.append(
-            Problem(
-                f"{recipe.name}: build.max_seq_len",
-                f"{recipe.build.max_seq_len} tokens, and the checkpoint was trained for {longest}",
-                f"set max_seq_len to {longest} or less",
-            )
-        )
-    if recipe.runtime.kind is RuntimeKind.ENGINE and (gone := tuple(llmapi.lacks_engines(resolved))):
-        return (*found, *gone)
-    return (*found, *_PATHS[recipe.runtime.kind].check(resolved))
+    found += (each.within(recipe.name) for each in _unable(resolved))
+    return tuple(found)
 
 
-def _input_above_sequence(resolved: Resolved) -> Iterator[Problem]:
-    """An encoder reads as much as it likes: max_seq_len is its decoder's alone (NVIDIA's enc_dec README: 1024 and 201). What
-    has no config.json yet is a GGUF, and those that forge converts are decoders."""
-    build = resolved.recipe.build
-    if build.max_input_len > build.max_seq_len and not resolved.facts.checkpoint.config.get("is_encoder_decoder"):
+def _unable(resolved: Resolved) -> Iterator[Problem]:
+    """By the recipe's keys, what neither an image nor a plugin objects to."""
+    kind, build, config = resolved.recipe.runtime.kind, resolved.recipe.build, resolved.facts.checkpoint.config
+    # An encoder reads as much as it likes: max_seq_len is its decoder's alone (NVIDIA's enc_dec README: 1024 and 201). What
+    # has no config.json yet is a GGUF, and those that forge converts are decoders.
+    if build.max_input_len > build.max_seq_len and not config.get("is_encoder_decoder"):
         what = f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})"
-        yield Problem(f"{resolved.recipe.name}: build.max_input_len", what, "prompt and answer share max_seq_len")
+        yield Problem("build.max_input_len", what, "prompt and answer share max_seq_len")
+    yield from adapters.none_here(resolved)
+    longest = config.get("max_position_embeddings")
+    if isinstance(longest, int) and build.max_seq_len > longest:
+        what = f"{build.max_seq_len} tokens, and the checkpoint was trained for {longest}"
+        yield Problem("build.max_seq_len", what, f"set max_seq_len to {longest} or less")
+    gone = tuple(llmapi.lacks_engines(resolved)) if kind is RuntimeKind.ENGINE else ()
+    yield from gone or _PATHS[kind].check(resolved)

@@ -1,5 +1,7 @@
 """The twin: no GPU, no container; the checkpoint itself stands where an engine would."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from forge.errors import Problem
@@ -14,33 +16,21 @@ from forge.twin.architectures import knows
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
-def check(resolved: Resolved) -> list[Problem]:
+def check(resolved: Resolved) -> Iterator[Problem]:
     """What keeps the twin from serving this recipe."""
     recipe, facts = resolved.recipe, resolved.facts
-    settings = _settings(resolved)
-    found = list(config.check(config.skeletons(), settings, recipe.name))
+    yield from config.check(config.skeletons(), _settings(resolved))
     if facts.checkpoint.config and not knows(facts.checkpoint.config) and not _brings_transformers(recipe):
         named = ", ".join(facts.checkpoint.architectures) or "no architecture"
-        found.append(
-            Problem(
-                f"{recipe.name}: runtime.kind",
-                f"the twin's own decoder does not read {named}",
-                'let transformers do it: runtime.packages = ["transformers", "torch"]',
-            )
-        )
+        hint = 'let transformers do it: runtime.packages = ["transformers", "torch"]'
+        yield Problem("runtime.kind", f"the twin's own decoder does not read {named}", hint)
     elif recipe.runtime.weights and facts.checkpoint.config and not knows(facts.checkpoint.config):
-        found.append(
-            Problem(
-                f"{recipe.name}: runtime.weights",
-                "is for the twin's own decoder, and transformers serves this model, in float32",
-                "take it away",
-            )
-        )
+        what = "is for the twin's own decoder, and transformers serves this model, in float32"
+        yield Problem("runtime.weights", what, "take it away")
     if facts.source.kind not in (SourceKind.GGUF, SourceKind.WHEEL) and not any(
         file.path.endswith(".safetensors") for file in facts.source.files
     ):
-        found.append(Problem(f"{recipe.name}: source", "there are no .safetensors weights, and the twin reads nothing else"))
-    return found
+        yield Problem("source", "there are no .safetensors weights, and the twin reads nothing else")
 
 
 def _brings_transformers(recipe: Recipe) -> bool:

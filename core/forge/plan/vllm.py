@@ -59,9 +59,7 @@ _ELSEWHERE = {
 
 def check(resolved: Resolved) -> Iterator[Problem]:
     """What this runtime cannot do for the recipe."""
-    name = resolved.recipe.name
-    for found in (*_unable(resolved), *_arguments(resolved), *_clashes(resolved)):
-        yield Problem(f"{name}: {found.where}", found.what, found.hint)
+    yield from (*_unable(resolved), *_arguments(resolved), *_clashes(resolved))
 
 
 def check_together(all_resolved: Sequence[Resolved]) -> Iterator[Problem]:

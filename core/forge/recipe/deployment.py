@@ -126,7 +126,7 @@ def looked(text: str, where: str) -> tuple[Deployment, tuple[Problem, ...]]:
     stated = msgspec.convert({MARK: (), **clean}, Deployment)
     told = tuple(walk.problems)
     problems += [each for each in _contradictions(stated) if not any(path.startswith(each.where) for path in told)]
-    return stated, tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in problems)
+    return stated, tuple(each.within(where) for each in problems)
 
 
 def schema() -> dict[str, object]:

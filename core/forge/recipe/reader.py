@@ -35,7 +35,7 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
         recipe = recipe.having(("runtime.kind", runtime))
     found = (*_listed(problems), *contradictions(recipe, frozenset(problems)))
     if found:
-        raise RecipeError(tuple(Problem(f"{where}: {each.where}", each.what, each.hint) for each in found))
+        raise RecipeError(tuple(each.within(where) for each in found))
     return recipe
 
 

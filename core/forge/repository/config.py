@@ -132,12 +132,12 @@ def settings(
     return chosen.roles
 
 
-def check(skeletons: tuple[TextFile, ...], settings: Settings, where: str) -> tuple[Problem, ...]:
-    """What would keep ``settings`` from filling ``skeletons``, seen from the text alone. ``where`` names their recipe."""
+def check(skeletons: tuple[TextFile, ...], settings: Settings) -> tuple[Problem, ...]:
+    """What would keep ``settings`` from filling ``skeletons``, seen from the text alone; by the recipe's keys."""
     found = [
         problem
         for role, text in _configs(skeletons)
-        for problem in problems(f"{where}: serve.parameters.{role}", text, settings.get(role, {}), role)
+        for problem in problems(f"serve.parameters.{role}", text, settings.get(role, {}), role)
     ]
     decoupled = {
         role: _text(settings[role]["decoupled_mode"]).lower()
@@ -146,20 +146,15 @@ def check(skeletons: tuple[TextFile, ...], settings: Settings, where: str) -> tu
     }
     if len(set(decoupled.values())) > 1:
         stated = ", ".join(f"{role} says {value}" for role, value in decoupled.items())
-        found.append(
-            Problem(
-                f"{where}: serve.parameters",
-                f"decoupled_mode has to be the same in both models: {stated}",
-                "leave both out and set serve.stream, which sets them together",
-            )
-        )
+        what = f"decoupled_mode has to be the same in both models: {stated}"
+        found.append(Problem("serve.parameters", what, "leave both out and set serve.stream, which sets them together"))
     return tuple(found)
 
 
-def ignored(skeletons: tuple[TextFile, ...], stated: Settings, where: str) -> tuple[Problem, ...]:
+def ignored(skeletons: tuple[TextFile, ...], stated: Settings) -> tuple[Problem, ...]:
     """What a person says by name and no config has, although forge's own defaults may say it to all of them."""
     return tuple(
-        _unknown(f"{where}: serve.parameters.{role}", key, _known(text))
+        _unknown(f"serve.parameters.{role}", key, _known(text))
         for role, text in _configs(skeletons)
         for key in _without_aliases(stated.get(role, {}))
         if key in PASSED_OVER and key not in _known(text)

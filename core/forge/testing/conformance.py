@@ -191,8 +191,9 @@ def _overrides(plugin: Plugin, asked: tuple[Case, ...]) -> Iterator[Fault]:
         if Role.VLLM in given.roles:
             yield Fault(hook, f"{hook}: {Role.VLLM} has no config.pbtxt with parameters", case.name)
         chosen = config.settings(recipe, given)
-        for each in config.check((*config.skeletons(), *engine), chosen, hook):
-            yield Fault(hook, f"{each.where.replace('serve.parameters.', '')}: {each.what}", case.name, hint=each.hint)
+        for each in config.check((*config.skeletons(), *engine), chosen):
+            where = each.where.removeprefix("serve.parameters.")
+            yield Fault(hook, f"{hook}: {where}: {each.what}", case.name, hint=each.hint)
 
 
 def _of_engine(file: TextFile) -> bool:
