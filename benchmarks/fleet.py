@@ -59,13 +59,8 @@ def works(count: int, chance: random.Random) -> tuple[Work, ...]:
 
 def bound(found: Sequence[Work], fleet: Sequence[Node], takes: dict[str, float]) -> float:
     """Seconds below which nobody could end."""
-    known = {work.key: work for work in found}
-    followers: dict[str, list[str]] = {}
-    for work in found:
-        for need in work.needs:
-            followers.setdefault(need, []).append(work.key)
-    timed = {key: Work(work.step, work.needs, seconds=takes[key]) for key, work in known.items()}
-    least = [max(urgency(timed, followers).values())]
+    timed = {work.key: Work(work.step, work.needs, seconds=takes[work.key]) for work in found}
+    least = [max(urgency(timed).values())]
     for ask in {work.ask for work in found}:
         able = {node.id for node in fleet if not node.lacks(ask)}
         inside = [work for work in found if {node.id for node in fleet if not node.lacks(work.ask)} <= able]

@@ -123,15 +123,11 @@ def published(resolved: Resolved, entry: Entry) -> PublishedModel:
         serving=_serving(resolved, entry),
         sampling=resolved.recipe.sampling,
         limits=resolved.recipe.limits,
-        num_draft_tokens=_guesses(resolved) if Role.DRAFT in entry.names.roles else None,
+        num_draft_tokens=(resolved.recipe.speculation.max_draft_len or DRAFT_LEN) if Role.DRAFT in entry.names.roles else None,
         inside=entry.names.inside,
         edits=bls.edits(entry.names, action.skeletons) if isinstance(action, Assemble) else (),
         recipe=resolved.file,
     )
-
-
-def _guesses(resolved: Resolved) -> int:
-    return resolved.recipe.speculation.max_draft_len or DRAFT_LEN
 
 
 def _serving(resolved: Resolved, entry: Entry) -> Serving:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.build.builder import Builder
@@ -18,7 +18,7 @@ from forge.build.recipe_facts import adapters, gather, image
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
-from forge.files import texts
+from forge.files import texts, trees
 from forge.machine.containers import dockerfile
 from forge.plan import families, image_steps, lock as locks, vllm
 from forge.plan.families import Family
@@ -58,7 +58,7 @@ class Resolver(Struct, frozen=True, dict=True):
         if found.runtime.kind is not RuntimeKind.VLLM or self.executor not in ("docker", LOCAL):
             return found
         # Of vLLM the executor decides what it is served with, and not only where commands run.
-        return structs.replace(found, runtime=structs.replace(found.runtime, executor=self.executor))
+        return found.having(("runtime.executor", self.executor))
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
@@ -161,9 +161,7 @@ class Resolver(Struct, frozen=True, dict=True):
             made = held(made, serving, pins, self.outside.package_hashes, self.say)
         after = locks.write(made.beside([each.pinned for each in loras], stub))
         if after != before:
-            scratch = file.with_name(f"{file.name}.new")
-            scratch.write_text(after, encoding="utf-8")
-            scratch.replace(file)
+            trees.write_whole(file, after)
         return file, after != before
 
     def _sealed(self, pinned: Pinned) -> Pinned:

@@ -5,6 +5,7 @@ Work is done on threads; whoever listens is told on the thread that runs the sch
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from graphlib import TopologicalSorter
 from operator import itemgetter
 from queue import SimpleQueue
 from threading import Thread
@@ -137,14 +138,11 @@ class _Queue:
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._order = {step.key: (at, step) for at, step in enumerate(steps)}
-        self._lacks = {key: {need.key for _, need in step.needs} & self._order.keys() for key, (_, step) in self._order.items()}
-        self._followers: dict[str, list[Step]] = {}
+        lacks = {key: {need.key for _, need in step.needs} & self._order.keys() for key, (_, step) in self._order.items()}
         self._ready: dict[bool, list[tuple[int, Step]]] = {True: [], False: []}
-        for at, step in self._order.values():
-            for need in self._lacks[step.key]:
-                self._followers.setdefault(need, []).append(step)
-            if not self._lacks[step.key]:
-                self._lane(step).append((at, step))
+        self._waiting = TopologicalSorter(lacks)
+        self._waiting.prepare()
+        self._line_up()
 
     def ready(self, fetching: bool) -> tuple[Step, ...]:
         """What could begin, downloads or all else, in the plan's order."""
@@ -156,11 +154,12 @@ class _Queue:
 
     def made(self, step: Step) -> None:
         """Those that waited for nothing else could begin now."""
-        for follower in self._followers.pop(step.key, ()):
-            lacks = self._lacks[follower.key]
-            lacks.discard(step.key)
-            if not lacks:
-                insort(self._lane(follower), self._order[follower.key], key=itemgetter(0))
+        self._waiting.done(step.key)
+        self._line_up()
+
+    def _line_up(self) -> None:
+        for key in self._waiting.get_ready():
+            insort(self._lane(self._order[key][1]), self._order[key], key=itemgetter(0))
 
     def _lane(self, step: Step) -> list[tuple[int, Step]]:
         return self._ready[isinstance(step.action, Fetch)]

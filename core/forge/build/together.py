@@ -127,8 +127,7 @@ class JointResolver(Struct, frozen=True):
                 problems.append(self._absent(joint, at, member, error))
         if not problems:
             named = tuple((o.recipe.name, joint.path(m)) for o, m in zip(found, joint.stated.members, strict=True))
-            where = f"{joint.file}: " if joint.file else ""
-            problems = [Problem(f"{where}{each.where}", each.what, each.hint) for each in deployment.twice(named)]
+            problems = [each.within(str(joint.file)) if joint.file else each for each in deployment.twice(named)]
         if problems:
             raise RecipeError(tuple(problems))
         return found

@@ -5,7 +5,8 @@ are, and however many nodes: what could begin, and which nodes could take it, is
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Set
+from graphlib import TopologicalSorter
 from itertools import islice
 
 from msgspec import Struct, field
@@ -105,12 +106,7 @@ class Spread:
         self._works = {work.key: work for work in works}
         self._rooms = {node.id: _Room(node, node.slots, set(node.images)) for node in nodes}
         self._slots = sum(room.slots for room in self._rooms.values())
-        self._lacks = {work.key: set(work.needs & self._works.keys()) for work in self._works.values()}
-        self._followers: dict[str, list[str]] = {}
-        for key, lacks in self._lacks.items():
-            for need in lacks:
-                self._followers.setdefault(need, []).append(key)
-        self._rank = urgency(self._works, self._followers)
+        self._rank = urgency(self._works)
         self._kinds: dict[tuple[Ask, frozenset[str]], _Kind] = {}
         self._offered: dict[str, tuple[_Kind, tuple[str, ...]]] = {}
         self._under_way: dict[str, str] = {}
@@ -120,9 +116,9 @@ class Spread:
             for key in room.node.holds:
                 self._lies.setdefault(key, set()).add(room.node.id)
         self._seconds = sum(work.seconds for work in self._works.values())
-        for key, lacks in self._lacks.items():
-            if not lacks:
-                self._offer(key)
+        self._waiting = TopologicalSorter(_needs(self._works))
+        self._waiting.prepare()
+        self._offer_ready()
 
     def __bool__(self) -> bool:
         """Whether anything is left to begin or to end."""
@@ -142,11 +138,8 @@ class Spread:
         self._sizes[key] = size
         for drawn in (key, *work.needs, *work.drawn):
             self._lies.setdefault(drawn, set()).add(place)
-        for follower in self._followers.pop(key, ()):
-            lacks = self._lacks[follower]
-            lacks.discard(key)
-            if not lacks:
-                self._offer(follower)
+        self._waiting.done(key)
+        self._offer_ready()
 
     def returned(self, key: str) -> None:
         """A step was not made, by no fault of its own: it begins again, where there is room."""
@@ -174,6 +167,11 @@ class Spread:
         return self._under_way
 
     # -- inside
+
+    def _offer_ready(self) -> None:
+        """Those that wait for nothing any more could begin."""
+        for key in self._waiting.get_ready():
+            self._offer(key)
 
     def _offer(self, key: str) -> None:
         work = self._works[key]
@@ -248,16 +246,16 @@ class Spread:
         self._look(room)
 
 
-def urgency(works: Mapping[str, Work], followers: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def urgency(works: Mapping[str, Work]) -> dict[str, float]:
     """Seconds from the beginning of each step to the end of the last that waits for it, with as many nodes as it takes."""
-    rank: dict[str, float] = {}
-    waiting = {key: len(followers.get(key, ())) for key in works}
-    todo = [key for key, count in waiting.items() if not count]
-    while todo:
-        key = todo.pop()
-        rank[key] = works[key].seconds + max((rank[each] for each in followers.get(key, ())), default=0.0)
-        for need in works[key].needs & works.keys():
-            waiting[need] -= 1
-            if not waiting[need]:
-                todo.append(need)
+    needs, rank = _needs(works), dict.fromkeys(works, 0.0)
+    for key in reversed(tuple(TopologicalSorter(needs).static_order())):
+        rank[key] += works[key].seconds
+        for need in needs[key]:
+            rank[need] = max(rank[need], rank[key])
     return rank
+
+
+def _needs(works: Mapping[str, Work]) -> dict[str, Set[str]]:
+    """Those of a step's inputs that are made, too."""
+    return {key: work.needs & works.keys() for key, work in works.items()}
