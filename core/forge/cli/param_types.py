@@ -1,6 +1,6 @@
 """Arguments that name something: how each is read, and what a shell completes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,69 +8,57 @@ import click
 from click.shell_completion import CompletionItem
 
 
-class RecipeName(click.ParamType[str]):
-    """A recipe's or a deployment's file, or the name of a recipe that is here or that forge ships."""
+class Named(click.ParamType[str]):
+    """Something by its name; ``words`` gives what a shell completes."""
 
-    name = "recipe"
+    def __init__(self, name: str, words: Callable[[], Iterable[str]]) -> None:
+        self.name = name
+        self._words = words
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        start = incomplete.lower()
+        return [CompletionItem(word) for word in self._words() if word.lower().startswith(start)]
+
+
+class RecipeName(Named):
+    """A recipe's or a deployment's file, or the name of a recipe that is here or that forge ships."""
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
         from forge.recipe.shipped import located
 
         return located(str(value))
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.recipe.shipped import names
-
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         # The file first: a shell's own completion of files gives way to what comes after it.
-        return [CompletionItem(incomplete, type="file"), *_beginning(incomplete, names())]
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, param, incomplete)]
 
 
-class ExampleName(click.ParamType[str]):
-    """The name of a recipe that forge ships."""
+def _shipped() -> Iterable[str]:
+    from forge.recipe.shipped import names
 
-    name = "name"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.recipe.shipped import names
-
-        return _beginning(incomplete, names())
+    return names()
 
 
-class ServedName(click.ParamType[str]):
-    """The name of a model that is served."""
+def _served() -> Iterable[str]:
+    from forge.api.forge import Forge
+    from forge.errors import ForgeError
 
-    name = "model"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.api.forge import Forge
-        from forge.errors import ForgeError
-
-        try:
-            return _beginning(incomplete, Forge.here().offered())
-        except (ForgeError, OSError):  # nobody wants an error in the middle of a line
-            return []
+    try:
+        return Forge.here().offered()
+    except (ForgeError, OSError):  # nobody wants an error in the middle of a line
+        return ()
 
 
-class GpuName(click.ParamType[str]):
-    """The name of a card that forge knows."""
+def _cards() -> Iterable[str]:
+    from forge.fit.gpus import table
 
-    name = "text"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.fit.gpus import table
-
-        return _beginning(incomplete, (gpu.name.replace(" ", "-") for gpu in table()))
+    return (gpu.name.replace(" ", "-") for gpu in table())
 
 
-class ImageName(click.ParamType[str]):
-    """An image of NVIDIA's by its tag, any other by its reference, or "local"."""
+def _images() -> Iterable[str]:
+    from forge.trtllm.image_table import releases
 
-    name = "image"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
-        from forge.trtllm.image_table import releases
-
-        return _beginning(incomplete, (*(each.tag for each in releases() if not each.bare), "local"))
+    return (*(each.tag for each in releases() if not each.bare), "local")
 
 
 class RuntimeName(click.Choice[str]):
@@ -85,12 +73,8 @@ class RuntimeName(click.Choice[str]):
         return RuntimeKind(super().convert(value, param, ctx))
 
 
-def _beginning(incomplete: str, words: Iterable[str]) -> list[CompletionItem]:
-    start = incomplete.lower()
-    return [CompletionItem(word) for word in words if word.lower().startswith(start)]
-
-
-RECIPE, EXAMPLE, SERVED, GPU, IMAGE = RecipeName(), ExampleName(), ServedName(), GpuName(), ImageName()
+RECIPE, EXAMPLE, SERVED = RecipeName("recipe", _shipped), Named("name", _shipped), Named("model", _served)
+GPU, IMAGE = Named("text", _cards), Named("image", _images)
 RUNTIME_NAME = RuntimeName()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """One that is there."""
