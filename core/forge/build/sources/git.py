@@ -71,7 +71,7 @@ class GitOrigin:
         if not kept.is_file():
             self._home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._home, prefix=".read-") as folder:
-                self._bring(pinned, (fact,), Path(folder), _unseen)
+                self._bring(pinned, (fact,), Path(folder), lambda _done, _total: None)
                 self._keep(fact, (Path(folder) / fact.path).read_bytes())
         return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
 
@@ -266,7 +266,3 @@ def _theirs(url: str, fact: FileFact) -> Iterator[Path]:
 
 def _stored(oid: str) -> Path:
     return Path("lfs", "objects", oid[:2], oid[2:4], oid)
-
-
-def _unseen(done: int, total: int) -> None:
-    """Nobody watches."""
