@@ -1,5 +1,6 @@
 """Runs a benchmark: finds out what is measured, puts each point under load, looks at the server meanwhile, writes it down."""
 
+import collections
 import importlib.metadata
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -194,10 +195,7 @@ class Bench:
         for course, drive, each in zip(group, drives, answers, strict=True):
             counter = counters[course.target.model.name]
             records = tuple(counter.record(answer) for answer in each)
-            errors: dict[str, int] = {}
-            for record in records:
-                if record.error:
-                    errors[record.error] = errors.get(record.error, 0) + 1
+            errors = dict(collections.Counter(record.error for record in records if record.error))
             if records and sum(errors.values()) == len(records):
                 raise InferenceError(f"every request failed: {next(iter(errors))}", where=course.label)
             own = frozenset(course.target.model.roles.values())
