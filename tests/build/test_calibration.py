@@ -48,7 +48,6 @@ def test_texts_are_fetched_before_and_mounted_where_quantize_is_told(
     argv = quantize.command.argv
     assert argv[argv.index("--calib_dataset") + 1] == "/forge/calibration"
     assert argv[argv.index("--calib_size") + 1] == "64"
-    assert not quantize.network
     mounted = quantize.inputs["calibration"]
     assert {file.name: file.read_bytes() for file in mounted.iterdir()} == world.origin.texts
 

@@ -72,9 +72,10 @@ class PackedSharing(Sharing, frozen=True):
         """What sets a step apart from the one of its name in the bundle."""
         wanted = provenance(step)
         for made in self._made():
-            if (made.step, made.action) == (wanted.step, wanted.action):
-                if changed := [f"{label} is {old} in the bundle, {new} here" for label, old, new in made.changed(wanted)]:
-                    yield f"{step.name}: {'; '.join(changed)}"
+            changed = made.changed(wanted) if (made.step, made.action) == (wanted.step, wanted.action) else []
+            if changed:
+                told = "; ".join(f"{label} is {old} in the bundle, {new} here" for label, old, new in changed)
+                yield f"{step.name}: {told}"
 
     def _made(self) -> Iterator[Provenance]:
         for key in self.contents.records:
