@@ -161,7 +161,8 @@ class Family:
 
     def lora_modules(self) -> Mapping[str, str]:
         """Modules that an adapter may change, by the checkpoint's name of them; none where the family names none."""
-        return (self._family and self._ask(self._family, "forge_lora_modules", Mapping[str, str], self._question())) or {}
+        promised: type[Mapping[str, str]] = Mapping[str, str]  # type: ignore[type-abstract]  # what a hook's answer is held to
+        return (self._family and self._ask(self._family, "forge_lora_modules", promised, self._question())) or {}
 
     def tokenizer(self) -> Tokenizer:
         """The first answer; where nobody answers, what AutoTokenizer would read."""
