@@ -150,10 +150,10 @@ class Guard(Struct, frozen=True):
     @classmethod
     def post(cls, running: Running, state: Path, environ: Mapping[str, str]) -> "Guard":
         """Start one for a server, in the environment that its end needs."""
-        reading, writing = os.pipe()
         words = (running.shared_memory, str(state), running.log, running.container, running.nonce)
         argv = (own_python(), "-P", "-m", "forge.serve.guardian", *words)
         env = {**environ, "PYTHONPATH": str(Path(forge.__file__).parents[1])}
+        reading, writing = os.pipe()
         try:
             pid = processes.detached(argv, env, Path(os.devnull), hears=reading)
         finally:
