@@ -154,8 +154,12 @@ def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection(address, timeout=seconds)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
-        while len(held) < _MOST and time.monotonic() < until and (piece := response.read1(_PIECE)):
+        stated, late = response.length, False
+        wanted = _MOST if stated is None else min(stated, _MOST)
+        while len(held) < wanted and not (late := time.monotonic() > until) and (piece := response.read1(_PIECE)):
             held += piece
+        if stated is not None and len(held) < wanted and not late:
+            raise http.client.IncompleteRead(bytes(held), stated - len(held))
         return response.status, bytes(held)
 
 
