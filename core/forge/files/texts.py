@@ -56,6 +56,14 @@ def words(package: str, name: str) -> tuple[str, ...]:
     return tuple(part(package, name).split())
 
 
+def code(package: str) -> dict[str, str]:
+    """Every Python file that lies in ``package``, by name."""
+    from importlib import resources
+
+    names = sorted(each.name for each in resources.files(package).iterdir() if each.name.endswith(".py"))
+    return {name: part(package, name) for name in names}
+
+
 def shipped(package: str, name: str, kind: type[T]) -> T:
     """A table of forge's own, which lies in ``package`` as TOML."""
     return msgspec.toml.decode(part(package, name), type=kind)

@@ -1,7 +1,6 @@
 """The config.pbtxt of a model of vLLM: one model, whose other half is model.json beside it. Pure but for forge's own files."""
 
-from importlib import resources
-
+from forge.files import texts
 from forge.repository.config import CONFIG
 from forge.schema.values import Role, TextFile
 
@@ -12,8 +11,7 @@ GPUS = "gpus"
 def vllm_skeleton(*, image: bool = False, gpus: str = "") -> tuple[TextFile, ...]:
     """The one model of the runtime vllm; for the backend in Triton's ``image`` with what that has and forge's own has not.
     Forge's own is told which ``gpus`` vLLM may use."""
-    folder = resources.files("forge.repository.skeletons")
     parts = (f"{Role.VLLM}.pbtxt", *(("vllm_image.pbtxt",) if image else ()))
-    text = "".join((folder / part).read_text(encoding="utf-8") for part in parts)
+    text = "".join(texts.part("forge.repository.skeletons", part) for part in parts)
     told = f'parameters {{ key: "{GPUS}" value {{ string_value: "{gpus}" }} }}\n' if gpus else ""
     return (TextFile(f"{Role.VLLM}/{CONFIG}", text + told),)

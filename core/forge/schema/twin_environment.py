@@ -5,8 +5,8 @@ recipe asks for it, so the key says what is inside. They were run together with 
 """
 
 from functools import cache
-from importlib.resources import files
 
+from forge.files import texts
 from forge.schema.values import Environment, Host, TextFile
 from forge.schema.wheels import canonical
 
@@ -52,7 +52,6 @@ def converter_sources() -> tuple[TextFile, ...]:
 
 @cache
 def _sources(folder: str, *, converter: bool) -> tuple[TextFile, ...]:
-    package = files("forge.twin")
-    names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py"))
-    wanted = [name for name in names if name == "__init__.py" or name.startswith("gguf") == converter]
-    return tuple(TextFile(f"{folder}/{name}", (package / name).read_text(encoding="utf-8")) for name in wanted)
+    held = texts.code("forge.twin")
+    wanted = (name for name in held if name == "__init__.py" or name.startswith("gguf") == converter)
+    return tuple(TextFile(f"{folder}/{name}", held[name]) for name in wanted)

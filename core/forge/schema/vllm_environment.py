@@ -5,7 +5,6 @@ docs/decisions/0013-vllm-in-a-process-of-its-own.md.
 """
 
 import re
-from importlib.resources import files
 
 from forge.files import texts
 from forge.schema import tags
@@ -67,9 +66,5 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: 
 
 def vllm_sources() -> tuple[TextFile, ...]:
     """The backend: ``vllm/model.py`` and package ``forge_vllm`` beside it."""
-    package = files("forge.vllm")
-    names = sorted(entry.name for entry in package.iterdir() if entry.name.endswith(".py") and entry.name != FACTS)
-    return (
-        TextFile("vllm/model.py", ENTRANCE),
-        *(TextFile(f"vllm/forge_vllm/{name}", (package / name).read_text(encoding="utf-8")) for name in names),
-    )
+    own = ((name, text) for name, text in texts.code("forge.vllm").items() if name != FACTS)
+    return (TextFile("vllm/model.py", ENTRANCE), *(TextFile(f"vllm/forge_vllm/{name}", text) for name, text in own))
