@@ -207,10 +207,10 @@ def test_the_id_tells_containers_apart(serving: Serving, launch: Launch) -> None
 
 
 def at(ports: Ports, name: str, port: int) -> Ports:
-    return replace(ports, grpc=port) if name == "grpc" else replace(ports, metrics=port)
+    return replace(ports, **{name: port})
 
 
-@pytest.mark.parametrize("name", ["grpc", "metrics"])
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics"])
 def test_each_port_of_a_container_is_its_own(serving: Serving, launch: Launch, tmp_path: Path, name: str) -> None:
     """Of a container's ports the kernel shows nothing: another Triton at one of them is told by what it says."""
     tiny_models.lay(tmp_path / "other", "another", tiny_models.IDENTITY)
