@@ -190,6 +190,14 @@ def test_a_token_is_told_to_no_other_host(hub: LoopbackHub, tmp_path: Path) -> N
         assert [head for head in other.heads if TOKEN in str(head)] == []
 
 
+def test_a_hub_that_says_a_token_back_is_not_quoted(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.commit(NAME, FILES)
+    hub.echoes = True
+    with pytest.raises(SourceError, match=r"what is Bearer \*\*\*\?") as caught:
+        User(hub, tmp_path, HF_TOKEN=TOKEN).pin()
+    assert TOKEN not in f"{caught.value!r} {caught.value}"
+
+
 def test_weights_that_never_end_are_given_up(hub: LoopbackHub, user: User) -> None:
     hub.commit(NAME, FILES)
     pinned = user.pin()

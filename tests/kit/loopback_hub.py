@@ -76,6 +76,8 @@ class LoopbackHub:
         """Bytes served for a path in place of those that were listed."""
         self.elsewhere = ""
         """Another host, to which whoever asks for weights is sent."""
+        self.echoes = False
+        """Whoever asks is refused, with what they have shown."""
         self.endless = False
         """Weights go on and on, beyond what was listed."""
 
@@ -93,6 +95,8 @@ class LoopbackHub:
         return commit
 
     def answer(self, path: str, authorization: str, span: Span | None) -> Answer:
+        if self.echoes:
+            return Answer(400, headers={"X-Error-Message": f"what is {authorization}?"})
         if self.failures:
             self.failures -= 1
             return Answer(503)
