@@ -12,6 +12,7 @@ import pytest
 import loopback_hub as hubs
 from checkpoints import CONFIG, safetensors
 from forge.build.sources import wheel as wheels
+from forge.build.sources.checkpoint_files import selected
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.hub import HubOrigin
 from forge.build.sources.lookups import checkpoint
@@ -19,6 +20,7 @@ from forge.errors import LockError, SourceError
 from forge.files import safetensors as headers
 from forge.files.safetensors import parse
 from forge.plan import lock
+from forge.schema.recipe import Calibration
 from forge.schema.spelling import misplaced
 from forge.schema.values import FileFact, Pinned, Recipe, Source, SourceKind
 from loopback_hub import LoopbackHub, loopback_hub
@@ -41,6 +43,22 @@ def test_a_path_of_others_stays_in_its_folder(path: str) -> None:
 @pytest.mark.parametrize("path", ["config.json", "data/train-0.jsonl", "..safetensors", "é" * 127, "a b"])
 def test_a_plain_path_is_taken(path: str) -> None:
     assert not misplaced(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (Calibration(hub="acme/texts"), ["data/../../../train.jsonl"]),
+        (Calibration(hub="acme/texts"), ["/etc/train.jsonl"]),
+        (Source(hub="acme/tiny"), ["config.json", "a\x1b[31m.safetensors"]),
+        (Source(hub="acme/tiny"), ["config.json", f"{'x' * 300}.safetensors"]),
+    ],
+    ids=str,
+)
+def test_a_listing_with_a_path_that_leads_out_is_refused(source: Source, names: list[str]) -> None:
+    with pytest.raises(SourceError, match="a file there is called") as caught:
+        selected(source, names, "it")
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("blob", ["../../../../escaped", "/tmp/escaped", "0" * 39, None])
