@@ -95,11 +95,9 @@ class LoopbackHub:
         return commit
 
     def answer(self, path: str, authorization: str, span: Span | None) -> Answer:
-        if self.echoes:
-            return Answer(400, headers={"X-Error-Message": f"what is {authorization}?"})
-        if self.failures:
-            self.failures -= 1
-            return Answer(503)
+        if self.failures or self.echoes:
+            self.failures -= bool(self.failures)
+            return Answer(400 if self.echoes else 503, headers={"X-Error-Message": f"what is {authorization}?"})
         asked = ACCESS.fullmatch(path) or INFO.fullmatch(path) or RESOLVE.fullmatch(path)
         if asked is None or path.startswith("/api/models/datasets/"):
             return Answer(404)
