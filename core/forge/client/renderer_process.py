@@ -16,7 +16,7 @@ from typing import IO, cast
 
 from msgspec import Struct
 
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 
 MEMORY = 512 * 2**20
 """Bytes that a template may take."""

@@ -15,7 +15,7 @@ from forge.cluster.errand import Errand, Failed, Made
 from forge.cluster.workplace import Workplace
 from forge.errors import HostError
 from forge.events import Event
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 
 KEPT = 5000
 """Events that are kept for a build that joins late."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from forge.errors import HostError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine.interrupt import Halt
 from forge.machine.processes import kill_group
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from forge.errors import HostError, SourceError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries

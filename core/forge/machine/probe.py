@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forge.errors import HostError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import environments, unlisted
 from forge.machine.bonds import answered, temporary
 from forge.machine.gpus import seen, smi

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import processes, unlisted
 from forge.machine.libraries import read_layout, require_libraries
 from forge.schema.values import Command, Ports

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 import forge
 from forge.errors import ForgeError, ServerError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import processes
 from forge.schema.values import Command
 from forge.serve import model_control as control, pulse, ready

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 import forge
 from forge.errors import ServerError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import processes
 from forge.serve import vitals
 from forge.serve.server_types import Running

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from forge.errors import HostError, StepError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import processes
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.containers import ContainerRun, Containers

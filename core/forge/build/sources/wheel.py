@@ -25,8 +25,8 @@ from forge.build.sources.checkpoint_files import CHUNK, fault
 from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.events import Progress
 from forge.files.copies import Cost
+from forge.files.interpreter import own_python
 from forge.files.safetensors import Tensor
-from forge.interpreter import own_python
 from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import without_secrets

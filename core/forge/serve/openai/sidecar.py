@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import forge
 from forge.errors import HostError, ServerError
-from forge.interpreter import own_python
+from forge.files.interpreter import own_python
 from forge.machine import processes
 from forge.schema.values import Command, Ports
 from forge.serve.openai.access import key
