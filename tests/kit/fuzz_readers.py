@@ -252,7 +252,7 @@ def _tokenizer(file: Path) -> object:
         file.with_name("generation_config.json").write_bytes(b'{"eos_token_id": [0, 1]}')
     said = file.read_text(encoding="utf-8", errors="replace")
     if "template" not in said and "\\u" not in said:  # that would be rendered, in a process of its own
-        checked(str(file.parent), _Paths(file.parent, ""))
+        checked(file.parent, _Paths(file.parent, ""))
     return further(file.parent, file.parent), ChatTemplate.of(file.parent)
 
 

@@ -1,7 +1,7 @@
 """What a check looks at: a model repository as values, read by ``forge.check.check``. Nothing here touches the disk."""
 
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cached_property
 from math import prod
@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from forge.check.literals import names
 from forge.recipe.deployment import Deployed
+from forge.repository.config import ROOT
 from forge.schema.adapters import AdapterFolder
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.values import Gpu
@@ -110,9 +111,8 @@ class Model(Struct, frozen=True):
 class EngineFolder(Struct, frozen=True):
     """What stands where a config says that an engine is; lengths in tokens."""
 
-    stated: str
     shown: str
-    """Where it was looked for and found, relative to the repository if it is inside; empty where it was not found."""
+    """Where it was found, relative to the repository if it is inside."""
     files: Mapping[str, int] = field(default_factory=dict[str, int])
     """Name -> bytes, of the folder's own files."""
     config: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -172,7 +172,6 @@ class BrokenTemplate(Struct, frozen=True):
 class TokenizerFolder(Struct, frozen=True):
     """What stands where a config says that a tokenizer is. ``ids`` are those of the special tokens that settings name."""
 
-    stated: str
     shown: str
     files: Mapping[str, int] = field(default_factory=dict[str, int])
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -202,11 +201,10 @@ class Repository(Struct, frozen=True, dict=True):
     root: str
     models: tuple[Model, ...]
     engines: Mapping[str, EngineFolder] = field(default_factory=dict[str, EngineFolder])
-    """By the path that a config states."""
+    """By the path that a config states; those that are there. So are ``adapters``, ``loras`` and ``tokenizers``."""
     adapters: Mapping[str, AdapterFolder] = field(default_factory=dict[str, AdapterFolder])
-    """The stated folders of adapters that are there."""
     loras: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
-    """What adapter_config.json says in the folders of vLLM's adapters, by their whole path; those that are there."""
+    """What adapter_config.json says in the folders of vLLM's adapters, by their whole path."""
     guides: frozenset[str] = frozenset()
     """The stated files for guided decoding that are there."""
     tokenizers: Mapping[str, TokenizerFolder] = field(default_factory=dict[str, TokenizerFolder])
@@ -247,13 +245,15 @@ class Repository(Struct, frozen=True, dict=True):
 
     def of(self, wanted: Kind) -> Iterator[tuple[Model, Config]]:
         """The models of one kind, those whose config can be read."""
-        for model in self.models:
-            if model.config is not None and self.kinds[model.folder] is wanted:
-                yield model, model.config
+        return ((model, config) for model, config in self.readable() if self.kinds[model.folder] is wanted)
 
     def checkpoint(self, model: Model) -> EngineFolder | None:
-        """What stands where a vLLM model's model.json says that its model is; None where that is no path."""
+        """What stands where a vLLM model's model.json says that its model is; None where nothing does."""
         return self.engines.get(stated_path(self.root, model, model.arguments.get("model")))
+
+    def holds(self, path: str) -> bool:
+        """Whether a path that a config states leads into it, as this machine or the server's container sees it."""
+        return path.startswith((f"{ROOT}/", f"{self.root}/"))
 
     def readable(self) -> Iterator[tuple[Model, Config]]:
         for model in self.models:
@@ -262,30 +262,21 @@ class Repository(Struct, frozen=True, dict=True):
 
     def engine(self, config: Config, key: str = "gpt_model_path") -> EngineFolder | None:
         """The engine that a config names, where it was found."""
-        found = self.engines.get(config.stated(key))
-        return found if found is not None and found.shown else None
+        return self.engines.get(config.stated(key))
 
     def tokenizer(self, config: Config) -> TokenizerFolder | None:
-        found = self.tokenizers.get(config.stated("tokenizer_dir"))
-        return found if found is not None and found.shown else None
+        return self.tokenizers.get(config.stated("tokenizer_dir"))
 
     @cached_property
     def chains(self) -> tuple["Chain", ...]:
         """Who works together: through ensembles, and through bls models."""
-        return (*self._through_ensembles(), *self._through_bls())
+        ensembles = (self._chain(model, [step.model for step in config.steps]) for model, config in self.of(Kind.ENSEMBLE))
+        return (*ensembles, *(self._chain(model, self.asked[model.folder].values()) for model, _ in self.of(Kind.BLS)))
 
-    def _through_ensembles(self) -> Iterator["Chain"]:
-        for model, config in self.of(Kind.ENSEMBLE):
-            members = [self.by_folder[step.model] for step in config.steps if step.model in self.by_folder]
-            yield Chain(model, *(self._member(members, wanted) for wanted in _MEMBERS))
-
-    def _through_bls(self) -> Iterator["Chain"]:
-        for model, _ in self.of(Kind.BLS):
-            members = [self.by_folder[name] for name in self.asked[model.folder].values() if name in self.by_folder]
-            yield Chain(model, *(self._member(members, wanted) for wanted in _MEMBERS))
-
-    def _member(self, members: list[Model], wanted: Kind) -> Model | None:
-        return next((each for each in members if each.config and self.kinds[each.folder] is wanted), None)
+    def _chain(self, head: Model, asked: Iterable[str]) -> "Chain":
+        """``head`` with the first of each kind among those that it asks."""
+        there = [self.by_folder[name] for name in asked if name in self.by_folder]
+        return Chain(head, *(next((each for each in there if self.kinds[each.folder] is wanted), None) for wanted in _MEMBERS))
 
 
 _MEMBERS = (Kind.PREPROCESSING, Kind.ENGINE, Kind.POSTPROCESSING)

@@ -24,6 +24,7 @@ from forge.check.model import (
     table,
 )
 from forge.check.rules.adapters import KEY as ADAPTERS
+from forge.check.rules.engine import PATHS as ENGINES
 from forge.check.rules.terms import GUIDE
 from forge.check.rules.vllm import LORAS, loras
 from forge.client.chat_template import unreadable
@@ -37,8 +38,6 @@ from forge.schema.adapters import AdapterFolder, Row, rows
 from forge.schema.manifest import Manifest
 from forge.schema.values import ASSETS
 
-_LEADS = ("gpt_model_path", "encoder_model_path")
-"""Parameters that lead to an engine's folder."""
 _WEIGHTS = (".safetensors", ".bin", ".engine", ".json", ".model", ".npz", ".pt")
 """Endings of files that are looked into for git-lfs pointers, and for what is cut short."""
 _ARGUMENTS = ("/model.yaml", "/model.yml", "/model.json")
@@ -63,11 +62,11 @@ def read(place: Path, held: Manifest | None, only: frozenset[str] = frozenset())
     return Repository(
         root=str(place),
         models=models,
-        engines={stated: _engine(stated, find) for stated in _engine_paths(str(place), models)},
+        engines={at: _engine(there, find) for at in _engine_paths(str(place), models) if (there := find.find(at))},
         adapters={at: _adapters(there) for at in _stated(models, (ADAPTERS,)) if (there := find.find(at))},
         loras=dict(_loras(str(place), models, find)),
         guides=frozenset(stated for stated in _stated(models, (GUIDE,)) if find.file(stated) is not None),
-        tokenizers={stated: _tokenizer(stated, find) for stated in _stated(models, ("tokenizer_dir",))},
+        tokenizers={at: _tokenizer(there, find) for at in _stated(models, ("tokenizer_dir",)) if (there := find.find(at))},
         strays=tuple(name for name in everything if name not in names),
         faults=tuple(_faults(place, folders)),
         manifest=held,
@@ -153,7 +152,7 @@ def _stated(models: Iterable[Model], keys: Iterable[str]) -> Iterator[str]:
 
 
 def _engine_paths(root: str, models: Iterable[Model]) -> Iterator[str]:
-    yield from _stated(models, _LEADS)
+    yield from _stated(models, ENGINES)
     for model in models:
         named = model.arguments.get("model")
         if kind(model) is Kind.VLLM and (path := stated_path(root, model, named)):
@@ -184,22 +183,16 @@ def _files(folder: Path) -> dict[str, int]:
     return {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
 
 
-def _engine(stated: str, paths: _Paths) -> EngineFolder:
-    found = paths.find(stated)
-    if found is None:
-        return EngineFolder(stated, "")
+def _engine(found: Path, paths: _Paths) -> EngineFolder:
     config, broken = texts.document(found / "config.json")
     files = _files(found)
     if "config.json" not in files:
         broken = "there is no config.json"
     limits = table(config.get("build_config")) or texts.document(found / "build_config.json")[0]
-    return EngineFolder(stated, paths.shown(found), files, config, limits, broken)
+    return EngineFolder(paths.shown(found), files, config, limits, broken)
 
 
-def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
-    found = paths.find(stated)
-    if found is None:
-        return TokenizerFolder(stated, "")
+def _tokenizer(found: Path, paths: _Paths) -> TokenizerFolder:
     files = _files(found)
     whole = [name for name in _DOCUMENTS if name in files and not _wrong(found / name)]
     read = {name: texts.document(found / name) for name in whole}
@@ -216,7 +209,7 @@ def _tokenizer(stated: str, paths: _Paths) -> TokenizerFolder:
     strips = _strips(words.get("decoder")) if words else any(name.endswith(SENTENCE_PIECE) for name in files)
     bad = unreadable(found, said.get("tokenizer_config.json", {}))
     template = BrokenTemplate(bad.file, bad.line, bad.why) if bad else None
-    return TokenizerFolder(stated, paths.shown(found), files, settings, generation, broken, ids, largest, strips, template)
+    return TokenizerFolder(paths.shown(found), files, settings, generation, broken, ids, largest, strips, template)
 
 
 _DOCUMENTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

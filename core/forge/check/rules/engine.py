@@ -43,10 +43,8 @@ def _misplaced(repository: Repository, model: Model, stated: str) -> tuple[str, 
     """What is wrong with a path, and the fix."""
     if not stated.startswith("/"):
         return "it depends on the folder that the server is started in", "write it from the root, as the server sees it"
-    found = repository.engines.get(stated)
-    if found is None or not found.shown:
-        inside = stated.startswith((f"{ROOT}/", f"{repository.root}/"))
-        return ("there is no such folder", "put the engine there") if inside else None
+    if stated not in repository.engines:
+        return ("there is no such folder", "put the engine there") if repository.holds(stated) else None
     held = repository.served_by(model)
     if held is not None and held.serving and held.serving.contained and not stated.startswith(f"{ROOT}/"):
         return f"in the container that serves it the repository stands at {ROOT}", f"name the engine under {ROOT}"
@@ -57,8 +55,7 @@ def engine_unseen(repository: Repository) -> Iterator[Found]:
     for model, config in repository.of(Kind.ENGINE):
         for key in PATHS:
             stated = config.stated(key)
-            known = stated in repository.engines and repository.engines[stated].shown
-            if stated.startswith("/") and not known and _misplaced(repository, model, stated) is None:
+            if stated.startswith("/") and stated not in repository.engines and _misplaced(repository, model, stated) is None:
                 what = f"{key} is {stated}, which is not on this machine: the engine there was not checked"
                 yield Found(model.file, what, needle=stated)
 

@@ -56,8 +56,8 @@ def llmapi_model(repository: Repository) -> Iterator[Found]:
 
 def _absent(repository: Repository, path: str) -> str:
     found = repository.engines.get(path)
-    if found is None or not found.shown:
-        return "there is no such folder" if path.startswith(("/forge/repository/", f"{repository.root}/")) else ""
+    if found is None:
+        return "there is no such folder" if repository.holds(path) else ""
     if found.broken or "config.json" not in found.files:
         return "there is no config.json in it"
     return ""

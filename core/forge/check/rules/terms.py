@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from forge.check.model import Config, Kind, Model, Repository
 from forge.check.rules.parameters import known
 from forge.check.rules.rule import Found
-from forge.repository.config import ROOT
 
 GUIDE = "xgrammar_tokenizer_info_path"
 _TYPE, _BACKEND = "gpt_model_type", "guided_decoding_backend"
@@ -54,8 +53,7 @@ def guided_decoding(repository: Repository) -> Iterator[Found]:
         path, backend = config.stated(GUIDE), config.stated(_BACKEND)
         if not path or not backend:
             continue
-        inside = path.startswith((f"{ROOT}/", f"{repository.root}/"))
-        if inside and path not in repository.guides:
+        if repository.holds(path) and path not in repository.guides:
             what = f"{GUIDE} is {path}: there is no such file"
             yield Found(model.file, what, "put it there (NVIDIA's generate_xgrammar_tokenizer_info.py makes it)", path)
         elif backend != "xgrammar":

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from forge.check.model import Config, EngineFolder, Kind, Model, Repository, TokenizerFolder
 from forge.check.rules.rule import Found
-from forge.repository.config import ROOT
 
 HELD_BY = (Kind.PREPROCESSING, Kind.POSTPROCESSING, Kind.BLS)
 FAST = "tokenizer.json"
@@ -27,7 +26,7 @@ def tokenizer_path(repository: Repository) -> Iterator[Found]:
             stated = config.stated("tokenizer_dir")
             if not stated or repository.tokenizer(config) is not None:
                 continue
-            if stated.startswith((f"{ROOT}/", f"{repository.root}/")):
+            if repository.holds(stated):
                 yield Found(model.file, f"tokenizer_dir is {stated}: there is no such folder", needle=stated)
             elif not stated.startswith("/"):
                 what = f"tokenizer_dir is {stated!r}, which is no folder here: the server would ask the hub for it, if it may"

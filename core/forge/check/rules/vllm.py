@@ -46,7 +46,7 @@ def vllm_model(repository: Repository) -> Iterator[Found]:
         checkpoint = repository.checkpoint(model)
         if not named:
             yield Found(file, "it names no model")
-        elif checkpoint is not None and not checkpoint.shown:
+        elif checkpoint is None and stated_path(repository.root, model, named):
             yield Found(file, f"model is {named}: there is no such folder", needle=named)
         elif checkpoint is not None and (checkpoint.broken or "config.json" not in checkpoint.files):
             yield Found(file, f"model is {named}: there is no config.json in it", needle=named)
