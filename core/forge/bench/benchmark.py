@@ -262,12 +262,9 @@ class Bench:
 
     def _settings(self, options: BenchOptions, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> Settings:
         first = courses[0]
-        counted: Counted = "server"
-        ways = sorted({way for counter in counters.values() for way in counter.ways})
+        ways = [way for way in _WAYS if any(way in counter.ways for counter in counters.values())]
         if len(ways) > 1:
-            self._notes[f"output tokens were counted in several ways: {', '.join(ways)}"] = None
-        for way in _WAYS:
-            counted = way if way in ways else counted
+            self._notes[f"output tokens were counted in several ways: {', '.join(sorted(ways))}"] = None
         return Settings(
             seed=options.seed,
             repeats=options.repeats,
@@ -285,7 +282,7 @@ class Bench:
             sweep=dict(options.sweep),
             quality=blake3(_text(options.quality).encode()).hexdigest() if options.quality else "",
             together=options.together,
-            counted=counted,
+            counted=ways[-1] if ways else "server",
         )
 
     def _subject(self, target: Target) -> Subject:

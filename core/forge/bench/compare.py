@@ -1,8 +1,9 @@
 """Two results side by side: what makes them alike or not, the ratio of each figure, and limits that a figure must keep."""
 
 import difflib
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +15,12 @@ from forge.errors import BenchError
 _FREE = ("seed", "repeats", "sampling", "sweep", "quality", "counted", "dataset")
 """Settings that may differ: what was asked shows in ``prompts``, a sweep in its points, and sampling is what is compared."""
 _LIMIT = re.compile(r"([a-z0-9_]+)\s*(>=|<=|>|<)\s*(\d+(?:\.\d+)?)\s*(x|us|ms|s|%|)")
+_SIGNS: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
 _SCALES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 0.01, "": 1.0}
 _UNITS: Mapping[str, tuple[str, ...]] = {"us": ("s",), "ms": ("s",), "s": ("s",), "%": ("share",)}
 ALIKE = 1.1
@@ -203,15 +210,7 @@ class Limit(Struct, frozen=True):
     relative: bool
 
     def holds(self, measured: float) -> bool:
-        match self.sign:
-            case ">":
-                return measured > self.value
-            case "<":
-                return measured < self.value
-            case ">=":
-                return measured >= self.value
-            case _:
-                return measured <= self.value
+        return _SIGNS[self.sign](measured, self.value)
 
 
 def limit(text: str) -> Limit:

@@ -75,9 +75,8 @@ class ServerInstruments:
                 yield seen
             finally:
                 watcher.end()
-        first, last = watcher.scrapes[:1], watcher.scrapes[-1:]
         if len(watcher.scrapes) > 1:
-            seen.triton = readings.times(first[0], last[0])
+            seen.triton = readings.times(watcher.scrapes[0], watcher.scrapes[-1])
             seen.gauges = readings.gauges(watcher.scrapes)
         seen.gpus = readings.gpus(watcher.readings)
         seen.notes = tuple(note for note in (watcher.problem, missing) if note)

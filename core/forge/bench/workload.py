@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from typing import Literal, Protocol
 
 from msgspec import Struct, field
-from msgspec.structs import replace, replace as altered
+from msgspec.structs import replace
 
 from forge.bench import figures, prompts
 from forge.bench.driver import Answer, Ask
@@ -149,7 +149,7 @@ class Counter(Struct):
             output_tokens=count,
             error=answer.error,
         )
-        return altered(record, good=figures.good(record, self.limits))
+        return replace(record, good=figures.good(record, self.limits))
 
     def doubt(self) -> str:
         """A remark where the server seems not to have kept to the length that it was asked for."""

@@ -7,7 +7,6 @@ judged by what stands before it: the tokens by the checkpoint's, the text by the
 import re
 from collections.abc import Iterator
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from forge.verify.judge import (
@@ -79,7 +78,7 @@ def _as_far(said: Transcript, heard: Heard, reference: Reference) -> Transcript:
     ended = bool(tokens) and tokens[-1] in (heard.ends or ()) and tokens[-1] not in reference.ends
     if not ended or tokens != said.tokens[:count]:
         return said
-    return structs.replace(said, tokens=tokens, log_probs=said.log_probs[:count], rivals=said.rivals[:count])
+    return replace(said, tokens=tokens, log_probs=said.log_probs[:count], rivals=said.rivals[:count])
 
 
 def _detokenizer(said: Transcript, heard: Heard, reference: Reference) -> Verdict:

@@ -21,10 +21,10 @@ def aiperf_driver(outside: Outside, store: Store, builder: Callable[[], Builder]
     if store.find(step.key) is None:
         size = f"{len(records.pins())} packages, {records.SIZE}"
         tell(Event("note", step.name, step.key, text=f"AIPerf {records.version()} gets an environment, once: {size}"))
+
+    def say(text: str) -> None:
+        tell(Event("note", "bench", text=text))
+
     with store.using([step.key]):
         place = builder().realise([step])[step.key].path
-    return outside.aiperf(place / "bin" / "python3", lambda: store.using([step.key]), _saying(tell))
-
-
-def _saying(tell: Listener) -> Callable[[str], None]:
-    return lambda text: tell(Event("note", "bench", text=text))
+    return outside.aiperf(place / "bin" / "python3", lambda: store.using([step.key]), say)
