@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from blake3 import blake3
 from msgspec import Struct, field
@@ -20,8 +21,8 @@ from forge.bench.promptfoo import Provider, configuration
 from forge.bench.prompts import Entry
 from forge.bench.quality import Exam
 from forge.bench.readings import Instruments, Seen
-from forge.bench.results import Machine, Point, Quality, Repeat, Results, Settings, Subject
-from forge.bench.workload import Counted, Counter, Offer, Workload
+from forge.bench.results import Counted, Machine, Point, Quality, Repeat, Results, Settings, Subject
+from forge.bench.workload import Counter, Offer, Workload
 from forge.build.builder import Builder
 from forge.client.sampling import over, seeded
 from forge.client.tensors import stated
@@ -35,8 +36,6 @@ from forge.store.artifact import IMAGE, noted
 from forge.store.store import Store
 
 _EXAM_CALLERS = 4
-_WAYS: tuple[Counted, ...] = ("server", "asked", "tokenizer", "chunks")
-"""Of counting tokens, the most exact first."""
 
 
 class Clocks(Struct, frozen=True):
@@ -262,7 +261,7 @@ class Bench:
 
     def _settings(self, options: BenchOptions, courses: Sequence[_Course], counters: Mapping[str, Counter]) -> Settings:
         first = courses[0]
-        ways = [way for way in _WAYS if any(way in counter.ways for counter in counters.values())]
+        ways = [way for way in get_args(Counted) if any(way in counter.ways for counter in counters.values())]
         if len(ways) > 1:
             self._notes[f"output tokens were counted in several ways: {', '.join(sorted(ways))}"] = None
         return Settings(

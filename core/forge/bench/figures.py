@@ -1,13 +1,10 @@
 """From records to figures: what each is called, its unit, and which way is better."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from forge.bench import intervals
-from forge.bench.results import PERCENTILES, Figure, Record, Repeat
+from forge.bench.results import PERCENTILES, Better, Figure, Record, Repeat, Unit
 
-Unit = Literal["s", "tokens", "tokens/s", "requests/s", "requests", "share"]
-Better = Literal["lower", "higher", ""]
 TIMES = ("ttft", "itl", "latency")
 """Distributions over requests; a goodput limit is on one of these."""
 _PLAIN: Mapping[str, tuple[Unit, Better]] = {

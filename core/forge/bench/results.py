@@ -15,6 +15,11 @@ from forge.files import texts
 FORMAT = 1
 """Of the file itself; a forge reads its own and earlier ones."""
 Value = str | int | float | bool
+Unit = Literal["s", "tokens", "tokens/s", "requests/s", "requests", "share"]
+Better = Literal["lower", "higher", ""]
+"""Which way is an improvement of a figure; empty where neither is."""
+Counted = Literal["server", "asked", "tokenizer", "chunks"]
+"""Who says how many tokens an answer has, the most exact first."""
 PERCENTILES = (50, 75, 90, 95, 99)
 """What is given of each distribution, as ``ttft_p95``; ``ttft_mean`` too."""
 
@@ -23,9 +28,8 @@ class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     """One number of a point: its mean over repeats, the interval of that mean, and each repeat's own."""
 
     value: float
-    unit: Literal["s", "tokens", "tokens/s", "requests/s", "requests", "share"]
-    better: Literal["lower", "higher", ""] = ""
-    """Which way is an improvement; empty where neither is."""
+    unit: Unit
+    better: Better = ""
     low: float | None = None
     high: float | None = None
     values: tuple[float, ...] = ()
@@ -217,7 +221,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     """BLAKE3 of the quality file."""
     together: bool = False
     """Whether the models of a deployment were under load at the same time."""
-    counted: Literal["server", "asked", "tokenizer", "chunks"] = "server"
+    counted: Counted = "server"
     """Who says how many tokens an answer has: the server; the request, where it fixed the length; the model's tokenizer over
     the whole text; or, without any of these, the number of chunks."""
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle, islice
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from forge.bench import figures, prompts
 from forge.bench.driver import Answer, Ask
 from forge.bench.options import REQUESTS, SAMPLING, BenchOptions, Setting
 from forge.bench.prompts import Entry, Prompt, Tokens
-from forge.bench.results import Record, Value
+from forge.bench.results import Counted, Record, Value
 from forge.client.sampling import meant, over, seeded
 from forge.client.types import Request
 from forge.client.vllm import SAMPLING as SAMPLING_PARAMETERS
@@ -26,7 +26,6 @@ _APART = 1_000_003
 """Between the seeds of two repeats, and of a repeat and its warm-up: no two share their prompts."""
 _DEVIATION = 0.1
 
-Counted = Literal["server", "asked", "tokenizer", "chunks"]
 Render = Callable[[Sequence[tuple[str, str]]], str]
 
 
