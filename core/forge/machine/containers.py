@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from forge.errors import Problem, StepError
 from forge.schema.values import Command, Environment, Requirements, Toolchain
-from forge.schema.wheels import NO_HASHES, Hashes
+from forge.schema.wheels import NO_HASHES, Hashes, canonical
 
 Line = Callable[[str], None]
 """Told each line of output as it comes."""
@@ -249,7 +249,7 @@ def _refused(requirements: Requirements) -> list[tuple[str, str]]:
     wrong += [
         (word, "a package to install: the base image brings its own")
         for word in requirements.pip
-        if re.sub(r"[._-]+", "-", re.split(r"[\[<>=!~]", word)[0]).lower() in _OURS
+        if canonical(re.split(r"[\[<>=!~]", word)[0]) in _OURS
     ]
     return wrong
 

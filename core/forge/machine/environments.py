@@ -128,11 +128,12 @@ class PrivateEnvironments:
             options = ("--only-binary=:all:", "--constraint", str(pins), *(() if environment.packages else ("--no-deps",)))
             if uv := self._uv():
                 form = ("--python", str(into / "bin" / "python3"), "--generate-hashes", "--no-header", "--no-annotate")
-                self._run((uv, "pip", "compile", *form, *options, "-o", str(report), str(wanted)), _unheard)
+                argv = (uv, "pip", "compile", *form, *options, "-o", str(report), str(wanted))
             else:
                 pip = self._installer(interpreter, into, Path(scratch))
                 dry = ("--dry-run", "--ignore-installed", "--report", str(report))
-                self._run((*pip, *dry, *options, "-r", str(wanted)), _unheard)
+                argv = (*pip, *dry, *options, "-r", str(wanted))
+            self._run(argv, lambda _: None)  # nobody reads the log of an answer; an error holds its end
             told = report.read_text(encoding="utf-8")
         found = read_requirements(told) if uv else read_report(told)
         if lacking := [pin for pin, digests in found.items() if not digests]:
@@ -282,10 +283,6 @@ def _compile(python: Path, folder: Path) -> None:
     holding = ("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/forge")
     argv = (python, "-m", "compileall", "-q", "-j", "0", *holding, "-x", "/tests/|/pytriton/", folder)
     subprocess.run(argv, env=bound(), capture_output=True, check=False)
-
-
-def _unheard(_: str) -> None:
-    """Of an answer nobody reads the log; an error holds its end."""
 
 
 def _tampered(text: str, held: Hashes) -> SourceError | None:

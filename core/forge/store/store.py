@@ -34,10 +34,6 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _HINT = "Make room (`forge cache gc` removes what nothing uses) or set FORGE_HOME to a place that can be written."
 
 
-def _silent(_: str) -> None:
-    """Nobody listens."""
-
-
 class Store:
     """A folder of artifacts. Any number of processes use one store at a time; all of them see only what is whole."""
 
@@ -95,7 +91,7 @@ class Store:
         provenance: Provenance,
         fill: Callable[[Path], object],
         *,
-        waiting: Callable[[str], None] = _silent,
+        waiting: Callable[[str], None] = lambda _: None,
     ) -> tuple[Artifact, bool]:
         """The artifact of ``key``, and whether this call made it: ``fill`` writes it into an empty folder.
 
@@ -115,7 +111,7 @@ class Store:
 
         ``fill`` has verified every file. What it raises is raised, and nothing is left; StoreError where the disk refuses.
         """
-        with self._explained("what was taken"), self._only_one(key, key[:12], _silent):
+        with self._explained("what was taken"), self._only_one(key, key[:12], lambda _: None):
             if held := self.find(key):
                 return held
             with self._aside(key) as staging:
