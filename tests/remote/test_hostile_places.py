@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import time
 import tracemalloc
 import zlib
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 from blake3 import blake3
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from forge.cli import main
 from forge.errors import StoreError
@@ -20,7 +22,7 @@ from forge.files.trees import Entry
 from forge.remote import object_store, registry
 from forge.remote.open import place
 from forge.remote.place import PART, Place, RemoteError, Written
-from forge.remote.record import Builder, Record
+from forge.remote.record import Builder, Record, Rotten, decode
 from forge.remote.shared import Shared
 from forge.store import artifact
 from forge.store.artifact import Manifest, Provenance
@@ -356,6 +358,28 @@ def test_a_record_that_lies_of_sizes_is_refused_unread(tmp_path: Path, how: str)
     assert asked.asked == 0
     assert store.find(KEY) is None
     assert not list(tmp_path.rglob("f*"))
+
+
+CHANGED: dict[str, tuple[str, Callable[[Record], Record], str]] = {
+    "another key": ("cd" * 32, lambda said: said, "its manifest is not as it was written"),
+    "manifest": (KEY, lambda said: replace(said, manifest=said.manifest.replace("sm_89", "sm_90")), "its manifest is not"),
+    "seal": (
+        KEY,
+        lambda said: replace(said, manifest=re.sub('"seal":"[^"]+"', '"seal":""', said.manifest)),
+        "its manifest is not",
+    ),
+    "listing": (KEY, lambda said: replace(said, listing=said.listing.replace('"f"', '"g"')), "its listing is not"),
+    "format": (KEY, lambda said: replace(said, format=2), "has format 2"),
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_a_record_that_was_changed_is_none(how: str) -> None:
+    key, change, said = CHANGED[how]
+    whole = msgspec.json.decode(stated((Entry(path="f", size=1, blake3=ONE),)), type=Record)
+    assert decode(KEY, msgspec.json.encode(whole))[2][0].path == "f"
+    with pytest.raises(Rotten, match=said):
+        decode(key, msgspec.json.encode(change(whole)))
 
 
 def test_odd_names_of_records_are_not_shown() -> None:
