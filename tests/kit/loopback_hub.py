@@ -78,8 +78,8 @@ class LoopbackHub:
         """Another host, to which whoever asks for weights is sent."""
         self.echoes = False
         """Whoever asks is refused, with what they have shown."""
-        self.endless = False
-        """Weights go on and on, beyond what was listed."""
+        self.endless = 0
+        """So many MiB more come of weights than were listed."""
 
     def commit(self, name: str, files: Files, revision: str = "main", token: str = "", gated: bool = False) -> str:
         """Put files under a new commit that ``revision`` then names; returns the commit.
@@ -194,7 +194,7 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(Asked(self.command, path, answer.status, stated, authorization))
             self.send_response(answer.status)
             self.close_connection = True  # one request each, so that a hub that is gone is gone
-            goes_on = hub.endless and "X-Linked-Size" in answer.headers
+            goes_on = bool(hub.endless) and "X-Linked-Size" in answer.headers
             content = {
                 "Connection": "close",
                 "Content-Length": str(10**13 if goes_on else len(answer.body)),
@@ -206,7 +206,8 @@ def handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             if self.command == "GET":
                 self.send(answer.body)
             with suppress(OSError):
-                for _ in range(500 if self.command == "GET" and goes_on else 0):  # half a gigabyte: who takes that would take all
+                while self.command == "GET" and goes_on and hub.endless:
+                    hub.endless -= 1
                     self.wfile.write(bytes(1 << 20))
 
         def send(self, body: bytes) -> None:
