@@ -26,6 +26,7 @@ from triton_fixture import Serving
 
 KEY = "correct-horse-battery"
 LOCAL, LOCKED, OPEN = Access(local=True), Access(local=False, key=KEY), Access(local=False)
+OWN = ("/health", "/live", "/metrics", "/", "/ui/page.js", "/nothing")
 SHOWN = {"authorization": f"Bearer {KEY}"}
 
 
@@ -68,6 +69,7 @@ def test_these_are_let_in(access: Access, path: str, said: dict[str, str]) -> No
         (LOCAL, "/health", headers("evil.example:9000", **{"user-agent": "curl/8", "accept-language": "*"}), 421),
         (LOCAL, "/v1/chat/completions", headers(origin="https://evil.example"), 403),
         (LOCAL, "/v1/chat/completions", headers(origin="null"), 403),
+        *((access, path, headers(origin="https://evil.example"), 403) for access in (LOCAL, OPEN, LOCKED) for path in OWN),
         (LOCAL, "/v1/chat/completions", headers(origin="http://127.0.0.1:9001"), 403),
         (OPEN, "/v1/chat/completions", headers("gpu7.example", origin="https://evil.example"), 403),
         (LOCKED, "/v1/chat/completions", headers("gpu7.example") | SHOWN | {"origin": "https://evil.example"}, 403),
