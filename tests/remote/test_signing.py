@@ -479,6 +479,18 @@ def test_a_trusted_keys_word_of_another_kind_is_refused(tmp_path: Path, keys: Ke
     assert taker.store.find(KEY) is None
 
 
+def test_what_another_made_unsigned_is_not_signed_here(tmp_path: Path, keys: Keys) -> None:
+    maker = Side(tmp_path, "here")
+    maker.shared.push(maker.made())
+    own, _ = keys.pair("mine")
+    middle = Side(tmp_path, "middle", sign=str(own))
+    taken = middle.shared.pull(KEY, middle.store)
+    assert taken
+    maker.shared.place.drop([KEY])
+    middle.shared.push(taken)
+    assert maker.record().attestation == "", "how it was made this machine does not know"
+
+
 # -- what a person says and sees
 
 
