@@ -133,6 +133,13 @@ def test_what_a_shared_store_spared_reaches_the_bundle(here: Site, tmp_path: Pat
     assert len(here.world.containers.ran) == 2, "the engine came from the shared store"
 
 
+def test_a_record_other_than_the_stated_one_is_refused(here: Site) -> None:
+    file = here.bundle(here.recipe()).file
+    changed = resealed(file, lambda held: replace(held, records=dict.fromkeys(held.records, "0" * 64)))
+    with pytest.raises(BundleError, match="the record of"):
+        look(changed)
+
+
 def test_a_pruned_family_image_is_made_again_for_a_bundle(here: Site) -> None:
     before = here.bundle(here.recipe())
     here.world.containers.built.clear()
