@@ -1,6 +1,8 @@
 """The command line: what is said where, in which form, and with which exit code."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -296,3 +298,12 @@ def test_a_shipped_recipe_is_copied_out_by_its_name(place: Path) -> None:
     assert forge("new", "acme/x", "--example", "gemma-2b-it").exit_code == 2
     for ignored in ("--name", "--revision"):
         assert forge("new", "--example", "gemma-2b-it", ignored, "mine").exit_code == 2
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_streams_keep_no_verb_from_its_work(place: Path, closed: str) -> None:
+    """As some lines of cron have them."""
+    words = (sys.executable, "-c", "from forge.cli import main; main()", "new", "--example", "gemma-2b-it", "-o", "mine.toml")
+    done = subprocess.run(("sh", "-c", f'exec "$@" {closed}', "sh", *words), cwd=place, check=False)
+    assert done.returncode == 0
+    assert (place / "mine.toml").is_file()

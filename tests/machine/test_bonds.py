@@ -236,6 +236,29 @@ def test_nowhere_for_temporary_files_says_the_way_out(tmp_path: Path) -> None:
         assert one.wait() == 0
 
 
+def test_a_host_without_standard_streams_is_cleaned_up_behind(tmp_path: Path) -> None:
+    """What a library says at their numbers is no word to the reaper."""
+    (tmp_path / "temporary").mkdir()
+    code = (
+        "os.close(1); os.close(2); from forge.machine.bonds import temporary; temporary()\n"
+        "for number in (1, 2):\n    try: os.write(number, b'odd')\n    except OSError: pass\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    with begun(tmp_path, code, TMPDIR=str(tmp_path / "temporary")) as one:
+        assert one.wait() == -signal.SIGKILL
+    assert soon(lambda: not any((tmp_path / "temporary").iterdir()))
+
+
+def test_a_fork_in_the_midst_of_the_first_use_hangs_nobody(tmp_path: Path) -> None:
+    code = (
+        "from forge.machine import bonds; bonds._lock.acquire(); child = os.fork()\n"
+        "if not child: bonds.bound(); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0"
+    )
+    with begun(tmp_path, code) as one:
+        assert one.wait(60) == 0
+
+
 def test_every_temporary_file_has_a_place_that_is_cleared() -> None:
     """One beside its target, in a store or a repository, is cleared there; `ask.py` is a step, and has a folder of that."""
     making = ("TemporaryDirectory", "NamedTemporaryFile", "SpooledTemporaryFile", "mkdtemp", "mkstemp")

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,16 @@ def test_a_program_with_a_stubs_name_alone_is_none(marker: str, tmp_path: Path) 
             assert processes.stubs(marker) == {}
         finally:
             process.kill()
+
+
+def test_a_log_that_is_cut_short_goes_on_from_its_beginning(tmp_path: Path) -> None:
+    """As logrotate's copytruncate does it: without O_APPEND zeros would stand before what comes."""
+    log, go = tmp_path / "log", tmp_path / "go"
+    wait = "while not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+    code = f"import os, sys, time\nprint('first' * 100, flush=True)\n{wait}\nprint('second')"
+    pid = processes.detached((sys.executable, "-c", code, str(go)), {}, log)
+    assert soon(lambda: log.exists() and log.read_text().endswith("first\n"))
+    os.truncate(log, 0)
+    go.touch()
+    os.waitpid(pid, 0)
+    assert log.read_text() == "second\n"

@@ -4,7 +4,9 @@
 
 import ctypes
 import os
+import resource
 import stat
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -210,3 +212,11 @@ def test_signals_on_their_way_reach_the_program(tmp_path: Path) -> None:
     child = Traced(tmp_path, [str(script), f"a={unlisted.CLOSED}", code, "-", "-"], ["a=hush"])
     assert child.heard().splitlines()[:2] == ["trapped", "heard"]
     child.end()
+
+
+def test_the_program_may_open_what_the_hard_limit_allows(tmp_path: Path) -> None:
+    """Triton without a file for one more connection turns around its log as fast as it can write."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    words = (sys.executable, unlisted.__file__, str(tmp_path / "none"), "sh", "-c", "ulimit -n")
+    done = subprocess.run(("sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", *words), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ("unlimited" if most == resource.RLIM_INFINITY else str(most))

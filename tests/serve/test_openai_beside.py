@@ -203,6 +203,10 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     twice = [*argv, "--print", "--openai-port", str(ports[0])]
     refused = subprocess.run(twice, env=environ, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (ServerError.exit_code, "")
+    named = subprocess.run([*argv, "--print", "--host", "localhost"], env=environ, capture_output=True, text=True, check=True)
+    assert "--http-address=127.0.0.1 " in named.stdout, "of a name Triton makes 255.255.255.255"
+    sixth = subprocess.run([*argv, "--print", "--host", "::1"], env=environ, capture_output=True, text=True, check=False)
+    assert (sixth.returncode, "no IPv4 address is known of this host" in sixth.stderr) == (ServerError.exit_code, True)
     assert f"port {ports[0]} is asked for twice" in refused.stderr
     with subprocess.Popen([*argv, "-q"], env=environ, stdout=subprocess.PIPE, text=True) as forge, ExitStack() as stack:
         stack.callback(forge.kill)

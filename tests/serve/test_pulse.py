@@ -16,14 +16,16 @@ from threading import Thread
 import pytest
 from msgspec.structs import replace
 
-from forge.client.grpc import METADATA_SECONDS
-from forge.machine import processes
+from forge.client.grpc import METADATA_SECONDS, Client
+from forge.errors import InferenceError, Trouble
+from forge.machine import processes, stillness
 from forge.schema.values import Ports
 from forge.serve import pulse, ready
 from forge.serve.process import TritonProcess
 from forge.serve.pulse import Place
 from forge.serve.server_types import Running
 from patience import soon
+from stuck import in_fault
 
 MARKER = f"forge-pulse-test-{os.getpid()}-"
 SAID = {
@@ -114,6 +116,13 @@ def test_a_hanging_model_is_idle_and_says_where_it_stopped(mute: str) -> None:
     assert one.why.endswith("its process is stopped")
 
 
+def late(_: Client) -> None:
+    """As gRPC says it of a server that takes its connection and never speaks, after 20 s."""
+    raise InferenceError(
+        "no server answers (connection attempt timed out before receiving SETTINGS frame)", trouble=Trouble.AWAY
+    )
+
+
 def test_a_triton_as_a_whole_speaks_stands_and_uses(mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forge.serve.pulse.asked", partial(ready.asked, seconds=0.2))
     port, way = int(mute.rpartition(":")[2]), TritonProcess(os.environ)
@@ -122,6 +131,7 @@ def test_a_triton_as_a_whole_speaks_stands_and_uses(mute: str, monkeypatch: pyte
             assert soon(lambda: len(processes.offspring((process.pid,))) == 2)
             ticks = processes.started(process.pid) or 0.0
             deaf = Running("/r", process.pid, ticks, Ports(port, port, port), (), "", MARKER)
+            monkeypatch.setattr(Client, "server", late)
             found = pulse.stance(deaf, stands=way.stands(deaf))
             assert (found.speaks, found.stands) == (False, False)
             assert found.cpu.keys() == processes.offspring((process.pid,))
@@ -136,3 +146,13 @@ def test_a_triton_as_a_whole_speaks_stands_and_uses(mute: str, monkeypatch: pyte
             assert processes.started(process.pid) is None
         finally:
             processes.kill_group(process.pid)
+
+
+@pytest.mark.parametrize(("hangs", "said"), [(True, ["SIGABRT"]), (False, [])])
+def test_a_fault_in_the_log_needs_a_thread_in_it(tmp_path: Path, *, hangs: bool, said: list[str]) -> None:
+    (tmp_path / "log").write_text("Signal (6) received.\n")
+    with in_fault(hangs=hangs) as pid, speaking() as well:
+        running = replace(well, pid=pid, started=processes.started(pid) or 0.0, log=str(tmp_path / "log"))
+        assert soon(lambda: bool(stillness.faults(pid)) == hangs)
+        found = pulse.stance(running, stands=False)
+    assert ([*found.faults.values()], found.speaks) == (said, not hangs)

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.long
 FORGE = (sys.executable, "-c", "from forge.cli import main; main()")
 ASKED = "Signal (15) received.\n"
 CRASHED = "Signal (11) received.\n 0# 0x0 in tritonserver\n"
+UNLOADS = 'I1128 01:09:11.682021 26717 server.cc:336] "All models are stopped, unloading models"\n'
 RANK = "mpirun noticed that process rank 1 with PID 0 on node here exited on signal 9 (Killed).\n"
 
 
@@ -58,6 +59,9 @@ RANK = "mpirun noticed that process rank 1 with PID 0 on node here exited on sig
         (-9, ASKED, ""),
         (3, "", "exit code 3"),
         (1, ASKED + RANK, "signal 9, SIGKILL"),
+        (-9, 'prompt: what exited on signal 15, or "All models are stopped, unloading models"?\n', "signal 9, SIGKILL"),
+        (-11, ASKED, "signal 11, SIGSEGV"),
+        (1, UNLOADS, ""),
     ],
 )
 def test_of_what_a_server_died(tmp_path: Path, status: int | None, log: str, said: str) -> None:
@@ -165,67 +169,64 @@ MUTE = Stance(speaks=False, stands=False)
 class Quiet:
     """A server that answers nobody, looked at every five seconds."""
 
-    def __init__(self, world: World, home: Path, log: str) -> None:
-        (home / "log").write_text(log)
+    def __init__(self, world: World, home: Path) -> None:
         self.server, self.clock = world.server, 0.0
-        self.running = replace(self.server.start(Launch(home, (), ports=Ports()), lambda _: None), log=str(home / "log"))
+        self.running = self.server.start(Launch(home, (), ports=Ports()), lambda _: None)
         self.hang = Hang(self.server, lambda: self.clock)
 
-    def after(self, seconds: float, busy: float = 0.0) -> str:
-        """What is said in the end; each process has used ``busy`` of a processor all the time."""
+    def after(self, seconds: float, stance: Stance = MUTE, busy: float = 0.0) -> str:
+        """What is said in the end; a process has used ``busy`` of a processor all the time, and another nothing."""
         end = self.clock + seconds
         while True:
-            self.server.stands = replace(MUTE, cpu={1: busy * self.clock, 2: 7.0})
+            self.server.stands = replace(stance, cpu={1: busy * self.clock, 2: 7.0})
             if (said := self.hang.look(self.running)) or self.clock >= end:
                 return said
             self.clock += 5.0
 
 
-def test_one_that_hangs_in_its_own_fault_is_ended(world: World, tmp_path: Path) -> None:
-    quiet = Quiet(world, tmp_path, "double free or corruption (out)\nSignal (6) received.\n")
-    assert quiet.after(BROKEN - 5) == ""
-    assert quiet.after(5) == "signal 6, SIGABRT, and it hung instead of ending"
+FAULT = {"/proc/1/task/7/status": "SIGABRT"}
 
 
-@pytest.mark.parametrize(
-    ("log", "busy", "said"), [("", 0.0, "it answered nobody for 120 s"), ("", 0.1, ""), (ASKED, 0.0, "it answered")]
-)
-def test_silence_without_a_fault_has_to_be_idle_and_long(
-    world: World, tmp_path: Path, log: str, busy: float, said: str
-) -> None:
-    quiet = Quiet(world, tmp_path, log)
-    assert quiet.after(SILENT - 5, busy) == ""
-    assert quiet.after(SILENT, busy).startswith(said) if said else quiet.after(10 * SILENT, busy) == ""
+@pytest.mark.parametrize("speaks", [False, True])
+def test_one_that_hangs_in_its_own_fault_is_ended(world: World, tmp_path: Path, *, speaks: bool) -> None:
+    """Some threads may answer for a while: each has a part of the heap."""
+    quiet = Quiet(world, tmp_path)
+    faulty = Stance(speaks=speaks, stands=False, faults=FAULT)
+    assert quiet.after(BROKEN - 5, faulty) == ""
+    assert quiet.after(5, faulty) == "SIGABRT, and it hung instead of ending"
+
+
+def test_a_fault_in_one_thread_after_another_is_no_hang(world: World, tmp_path: Path) -> None:
+    quiet = Quiet(world, tmp_path)
+    for number in range(100):
+        faults = {f"/proc/1/task/{number}/status": "SIGSEGV"}
+        assert quiet.after(5, Stance(speaks=True, stands=False, faults=faults)) == ""
+
+
+@pytest.mark.parametrize(("busy", "said"), [(0.0, "it answered nobody for 120 s"), (0.1, "")])
+def test_silence_without_a_fault_has_to_be_idle_and_long(world: World, tmp_path: Path, busy: float, said: str) -> None:
+    quiet = Quiet(world, tmp_path)
+    assert quiet.after(SILENT - 5, busy=busy) == ""
+    assert quiet.after(10 * SILENT, busy=busy).startswith(said)
 
 
 def test_a_word_between_and_a_sleep_are_no_silence(world: World, tmp_path: Path) -> None:
-    quiet = Quiet(world, tmp_path, "")
+    quiet = Quiet(world, tmp_path)
     assert quiet.after(SILENT - 5) == ""
-    quiet.server.stands = Stance(speaks=True, stands=False)
-    assert quiet.hang.look(quiet.running) == ""
+    assert quiet.after(0, Stance(speaks=True, stands=False)) == ""
     assert quiet.after(0) == ""
     quiet.clock += 3600.0
     assert quiet.after(0) == ""
 
 
-@pytest.mark.parametrize("stance", [MUTE, Stance(speaks=True, stands=False)])
-def test_a_debugger_and_its_fault_are_left_alone(world: World, tmp_path: Path, stance: Stance) -> None:
-    """And of one that has caught a fault some threads may answer for a while."""
-    quiet = Quiet(world, tmp_path, CRASHED)
-    quiet.server.stands = replace(stance, stands=True)
-    for _ in range(100):
-        assert quiet.hang.look(quiet.running) == ""
-        quiet.clock += 5.0
-    quiet.server.stands = stance
-    said = [quiet.hang.look(quiet.running)]
-    while not said[-1]:
-        quiet.clock += 5.0
-        said.append(quiet.hang.look(quiet.running))
-    assert len(said) == BROKEN / 5 + 1
+def test_what_a_debugger_or_freezer_holds_is_left_alone(world: World, tmp_path: Path) -> None:
+    quiet = Quiet(world, tmp_path)
+    assert quiet.after(10 * SILENT, Stance(speaks=False, stands=True, faults=FAULT)) == ""
+    assert quiet.after(BROKEN - 5, Stance(speaks=False, stands=False, faults=FAULT)) == ""
 
 
 def test_processes_that_nobody_sees_may_be_at_work(world: World, tmp_path: Path) -> None:
-    quiet = Quiet(world, tmp_path, "")
+    quiet = Quiet(world, tmp_path)
     quiet.server.stands = MUTE
     for _ in range(100):
         assert quiet.hang.look(quiet.running) == ""

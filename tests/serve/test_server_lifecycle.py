@@ -23,6 +23,7 @@ from forge.serve.server import Servers
 from forge.serve.server_types import Running
 from forge.serve.vitals import Health
 from patience import free_ports, soon
+from stuck import in_fault
 from triton_fixture import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -304,10 +305,14 @@ def test_a_start_whose_models_process_is_killed_ends_early(tmp_path: Path, monke
         parent.kill()
 
 
-def test_a_start_that_hangs_in_its_own_fault_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_start_that_hangs_in_its_fault_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, hangs: bool) -> None:
+    """One whose log only has such a line is waited for."""
     monkeypatch.setattr(ready, "_DEAD", 0.2)
     (tmp_path / "log").write_text("double free or corruption (out)\nSignal (6) received.\n")
-    began, log = processes.started(os.getpid()) or 0.0, str(tmp_path / "log")
-    running = Running(str(tmp_path), os.getpid(), began, free_ports(), ("heavy",), log, "no-such-region")
-    with pytest.raises(ServerError, match="missing: heavy; signal 6, SIGABRT, and it hung instead of ending"):
-        ready.await_models(TritonProcess({}), running, 600.0, lambda _: None)
+    with in_fault(hangs=hangs) as pid:
+        ticks = processes.started(pid) or 0.0
+        running = Running(str(tmp_path), pid, ticks, free_ports(), ("heavy",), str(tmp_path / "log"), "no-such-region")
+        said = "signal 6, SIGABRT, and it hung instead of ending" if hangs else "4 s were not enough"
+        with pytest.raises(ServerError, match=f"missing: heavy; {said}"):
+            ready.await_models(TritonProcess(os.environ), running, 600.0 if hangs else 4.0, lambda _: None)

@@ -2,6 +2,7 @@
 files."""
 
 import atexit
+import fcntl
 import os
 import secrets
 import stat
@@ -36,6 +37,15 @@ class _Bond(NamedTuple):
 _lock = threading.Lock()
 _held: dict[int, _Bond] = {}
 """The one of this process; one that was forked off has its own."""
+
+
+def _forked() -> None:
+    """A child has one thread: whoever held the lock in its parent lets go of it there."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -137,8 +147,17 @@ def answered(argv: Sequence[str], environ: Mapping[str, str], seconds: float) ->
         return None
 
 
+def _pipe() -> tuple[int, int]:
+    """Apart from standard input, output and error, where these are closed: what others say there would be heard."""
+    ends = os.pipe()
+    high = (fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 3), fcntl.fcntl(ends[1], fcntl.F_DUPFD_CLOEXEC, 3))
+    for end in ends:
+        os.close(end)
+    return high
+
+
 def _watch(bond: _Bond) -> None:
-    heard, told = os.pipe()
+    heard, told = _pipe()
     atexit.register(_dismiss, told, os.getpid(), bond.folder)
     ends = [told]
     os.register_at_fork(after_in_child=lambda: os.close(ends.pop()) if ends else None)  # else it would hide its parent's end

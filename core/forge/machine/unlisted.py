@@ -12,6 +12,7 @@ What the program makes is its user's alone (umask 077). It stands by itself: con
 
 import ctypes
 import os
+import resource
 import signal
 import struct
 import sys
@@ -37,6 +38,9 @@ _LONGEST = 1 << 17
 def main(key: str, words: "list[str]", *, shown: bool = False) -> None:
     """Does not return. As a shell: exit code 127 where there is no such program, 126 where it cannot be started."""
     os.umask(0o077)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # a connection takes one, and a Triton that has none left writes gigabytes of log
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     held = [word for word in words if SECRET in word]
     listed = [word.replace(SECRET, CLOSED) for word in words]
     secret = _read(key) if held else ""

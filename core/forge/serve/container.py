@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from forge.diagnoses import DIAGNOSES
 from forge.errors import ForgeError, HostError
-from forge.machine import processes, unlisted
+from forge.machine import processes, stillness, unlisted
 from forge.machine.docker import owners
 from forge.machine.docker.container_run import Inspected, Runs, State
 from forge.machine.docker.daemon import Api, Daemon, network, ours
@@ -21,7 +21,7 @@ from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
 from forge.serve.log import cause, served
 from forge.serve.server_types import Launch, Running
-from forge.serve.state import VIEW, key_file, make_private, stopped
+from forge.serve.state import VIEW, key_file, make_private
 
 _MOMENT = 1.0
 _KILLED = 137
@@ -123,7 +123,7 @@ class TritonContainer:
     def stands(self, running: Running) -> bool:
         """Whether somebody has stopped it, or paused the container."""
         with self._daemon.connected() as api:
-            return bool(stopped(running)) or _look(api, running.container).paused
+            return _look(api, running.container).paused or (bool(running.started) and stillness.stands(running.pid))
 
     def kill(self, running: Running) -> None:
         """End what runs in the container, and leave that."""

@@ -19,8 +19,9 @@ _ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: ")
 SERVED = b"All models are stopped, unloading models"
 _END = 1 << 16
 """Bytes of a log's end that are read."""
-_CAUGHT = re.compile(r"^Signal \((\d+)\) received|exited on signal (\d+)", re.MULTILINE)
+_CAUGHT = re.compile(r"^Signal \((\d+)\) received|^mpirun noticed that process rank .* exited on signal (\d+)", re.MULTILINE)
 """How Triton says what signal came, and mpirun that a rank died of one."""
+_UNLOADS = re.compile(rf'^I.* server\.cc:\d+\] "?{SERVED.decode()}', re.MULTILINE)
 _ASKED = (signal.SIGINT, signal.SIGTERM)
 _FIRST = 50
 """Lines at the beginning of a log in which its start says something: an image's entrypoint may have spoken before."""
@@ -137,10 +138,15 @@ def stumbled(log: Path) -> bool:
 
 
 def cause(status: int | None, log: Path) -> str:
-    """Of what a server died; empty where it was asked to end. ``status`` is a child's, negative for a signal; None: unknown."""
+    """Of what a server died; empty where it was asked to end. ``status`` is a child's, negative for a signal; None: unknown.
+
+    What models print stands in the log as well: a signal that nobody sends to end a server goes before it.
+    """
     text = _end(log)
     caught = _caught(text)
-    if status == 0 or SERVED.decode() in text or caught in _ASKED:
+    if status is not None and status < 0 and -status not in (*_ASKED, signal.SIGKILL):
+        return _named(-status)
+    if status == 0 or _UNLOADS.search(text) or caught in _ASKED:
         return ""
     if status is None and not caught:
         return "no signal is in its log: most likely it was killed (SIGKILL), as the system does where memory runs out"
@@ -155,8 +161,8 @@ def broke(log: Path) -> str:
 
 
 def fault(text: str) -> str:
-    """The signal of a fault that Triton's own handler has caught, which prints a stack and then ends the process; empty where
-    none has come."""
+    """The signal of a fault that Triton's own handler says to have caught, before it prints a stack and ends the process; empty
+    where it says none. A model may print such a line too: it is a reason to look, and none to act."""
     caught = _caught(text)
     return _named(caught) if caught and caught not in _ASKED else ""
 

@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
 from forge.files.interpreter import own_python
-from forge.machine import processes, unlisted
+from forge.machine import processes, stillness, unlisted
 from forge.machine.libraries import read_layout, require_libraries
 from forge.schema.values import Command, Ports
 from forge.schema.vllm_environment import PYTHON as VLLM
 from forge.serve import log as triton_log
 from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.server_types import Launch, Running
-from forge.serve.state import key_file, make_private, stopped
+from forge.serve.state import key_file, make_private
 
 INSTALLED = "/opt/tritonserver"
 """Where NVIDIA's images have Triton; its own backend folder is the one that it looks in by itself."""
@@ -115,7 +115,7 @@ class TritonProcess:
 
     def stands(self, running: Running) -> bool:
         """Whether somebody has stopped it, who may have it go on."""
-        return bool(stopped(running))
+        return bool(running.started) and stillness.stands(running.pid)
 
     def kill(self, running: Running) -> None:
         """End its process alone, without a word."""

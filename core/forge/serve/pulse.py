@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +23,8 @@ from forge.client.grpc import Client, instance_of
 from forge.client.tensors import CODES, Input, inputs_of
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
-from forge.machine import processes
+from forge.machine import processes, stillness
+from forge.serve.log import broke
 from forge.serve.ready import asked, at
 from forge.serve.server_types import Running
 from forge.serve.vitals import WORKING, Pulse, Signs, Stance, Times, used
@@ -188,12 +190,40 @@ def signs(running: Running) -> Mapping[str, Signs] | None:
 
 
 def stance(running: Running, *, stands: bool) -> Stance:
-    """How a server's own process is; that of its metrics is a thread apart from those that answer and load."""
-    speaks = False
-    for port, path in ((running.ports.http, "/v2/health/live"), (running.ports.metrics, "/metrics")):
-        with suppress(OSError, http.client.HTTPException):
-            speaks = speaks or bool(asked(at(running, port), path))
-    return Stance(speaks=speaks, stands=stands, cpu=processes.spent(running.pid) if running.started else {})
+    """How a server's own process is. One that hangs lets a caller wait: who is turned away hears of no hang.
+
+    Where its log tells of a fault its threads are looked at; then nobody is asked, which takes half a minute where it hangs.
+    """
+    ports, seen = running.ports, bool(running.started)
+    faults = stillness.faults(running.pid) if seen and broke(Path(running.log)) else {}
+    silent = bool(faults) or (
+        _late(at(running, ports.http), "/v2/health/live")
+        and _late(at(running, ports.metrics), "/metrics")
+        and _grpc_is_late(at(running, ports.grpc))
+    )
+    cpu = processes.spent(running.pid) if seen else {}
+    return Stance(speaks=not silent, stands=stands, cpu=cpu, faults=faults)
+
+
+def _late(address: str, path: str) -> bool:
+    """Whether a call is taken and not answered in time."""
+    try:
+        asked(address, path)
+    except TimeoutError:
+        return True
+    except (OSError, http.client.HTTPException):
+        return False
+    return False
+
+
+def _grpc_is_late(address: str) -> bool:
+    """gRPC says of a server that takes its connection and never speaks that it is away, after 20 s."""
+    with Client(address) as client:
+        try:
+            client.server()
+        except InferenceError as error:
+            return error.trouble in (Trouble.LATE, Trouble.AWAY)
+    return False
 
 
 def answered(running: Running) -> Mapping[str, tuple[int, int]]:

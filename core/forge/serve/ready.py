@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from forge.errors import HostError, ServerError
-from forge.machine import processes
+from forge.machine import processes, stillness
 from forge.schema.values import Ports
 from forge.serve import addresses, log as triton_log
 from forge.serve.addresses import Asking
@@ -29,7 +29,7 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *EVERYWHERE})
 def await_models(way: Way, running: Running, patience: float, line: Callable[[str], None]) -> None:
     """Return when every model of a server that is starting is ready; ServerError when it ended, or ``patience`` seconds did."""
     deadline = time.monotonic() + patience
-    missing, looked, dead, fault = list(running.models), 0.0, dict[int, float](), ""
+    missing, looked, dead, fault = list(running.models), 0.0, dict[str, float](), ""
     with Path(running.log).open(encoding="utf-8", errors="replace") as log:
         while missing:
             alive = way.alive(running)
@@ -44,11 +44,11 @@ def await_models(way: Way, running: Running, patience: float, line: Callable[[st
             if now - looked > _LOOK:
                 # A container's processes may be another machine's.
                 ended = () if running.container else processes.unreaped(running.pid)
-                hung = (running.pid,) if fault else ()
-                looked, dead = now, {pid: dead.get(pid, now) for pid in (*ended, *hung)}
-            if missing and any(now - since > _DEAD for since in dead.values()):
+                hung = stillness.faults(running.pid) if fault and running.started else {}
+                looked, dead = now, {each: dead.get(each, now) for each in (*map(str, ended), *hung)}
+            if missing and (over := next((each for each, since in dead.items() if now - since > _DEAD), "")):
                 killed = "a process of it was killed while it loaded a model"
-                raise _not_loaded(running, missing, f"{fault}, and it hung instead of ending" if fault else killed)
+                raise _not_loaded(running, missing, killed if over.isdigit() else f"{fault}, and it hung instead of ending")
             if missing and now > deadline:
                 raise _not_loaded(running, missing, f"{patience:g} s were not enough")
             time.sleep(way.pause if missing else 0)

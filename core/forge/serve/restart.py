@@ -13,16 +13,16 @@ from msgspec import Struct
 from forge.errors import ForgeError
 from forge.schema.values import Ports
 from forge.serve.launch import Plan, holdings
-from forge.serve.log import broke, last
+from forge.serve.log import last
 from forge.serve.server_types import Crash, Running, Server
-from forge.serve.vitals import WORKING, Times, used
+from forge.serve.vitals import WORKING, Stance, used
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before each start."""
 WITHIN = 600.0
 """Seconds in which one that dies more often than there are ``PAUSES`` is given up."""
 BROKEN = 30.0
-"""Seconds after which a Triton that has caught the signal of a fault does not end any more."""
+"""Seconds after which a Triton with a thread in the handler of a fault does not end any more."""
 SILENT = 120.0
 """Seconds of silence after which any other hangs, where it has done nothing meanwhile."""
 _LOOKS = 5
@@ -73,23 +73,25 @@ class Hang(Struct):
     steady: Callable[[], float]
     _looks: int = 0
     _since: float = 0.0
-    _cpu: Times = {}
+    _first: Stance | None = None
 
     def look(self, running: Running) -> str:
         """Why it has to be ended, for a person; empty where that is not sure."""
-        stance, fault, now = self.server.stance(running), broke(Path(running.log)), self.steady()
-        if stance.stands or (stance.speaks and not fault):
-            self._looks = 0
+        stance, now = self.server.stance(running), self.steady()
+        first = self._first or stance
+        fault = next((stance.faults[thread] for thread in first.faults if thread in stance.faults), "")
+        if stance.stands or not (fault or not stance.speaks):
+            self._first, self._looks = None, 0
             return ""
-        if not self._looks:
-            self._since, self._cpu = now, stance.cpu
+        if self._first is None:
+            self._first, self._since = stance, now
         self._looks += 1
         elapsed = now - self._since
         if self._looks < _LOOKS or elapsed < (BROKEN if fault else SILENT):
             return ""
         if fault:
             return f"{fault}, and it hung instead of ending"
-        idle = bool(stance.cpu) and used(self._cpu, stance.cpu) <= WORKING * elapsed
+        idle = bool(stance.cpu) and used(first.cpu, stance.cpu) <= WORKING * elapsed
         return f"it answered nobody for {elapsed:.0f} s and did nothing" if idle else ""
 
 

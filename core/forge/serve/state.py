@@ -15,7 +15,7 @@ from msgspec import Struct
 import forge
 from forge.errors import ServerError
 from forge.files.interpreter import own_python
-from forge.machine import processes
+from forge.machine import processes, stillness
 from forge.serve import vitals
 from forge.serve.server_types import Running
 from forge.serve.vitals import Healths
@@ -188,9 +188,10 @@ def coming(running: Running) -> str:
 
 def stopped(running: Running) -> str:
     """That a server stands still, as a sentence; empty where it does not, or nobody sees that from here."""
-    if not (running.started and processes.stopped(running.pid)):
+    if not (running.started and stillness.stands(running.pid)):
         return ""
-    return f"Triton (process {running.pid}) stands still, by SIGSTOP or a debugger: `kill -CONT {running.pid}` has it go on"
+    on = f"`kill -CONT {running.pid}` has it go on" if processes.stopped(running.pid) else "whoever froze it has it go on"
+    return f"Triton (process {running.pid}) stands still, by SIGSTOP, a debugger or a freezer: {on}"
 
 
 def key_file(running: Running) -> Path:

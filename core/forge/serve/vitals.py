@@ -60,6 +60,8 @@ class Stance(Struct, frozen=True, kw_only=True):
     """Somebody has stopped it, or paused its container, and may have it go on."""
     cpu: Times = {}
     """What it and all that it has started have used; nothing of one whose processes are not seen from here."""
+    faults: Mapping[str, str] = {}
+    """Its threads that are in the handler of a fault, and the signal's name."""
 
 
 class Memory(Struct, frozen=True, kw_only=True):
