@@ -249,7 +249,7 @@ def test_a_host_without_standard_streams_is_cleaned_up_behind(tmp_path: Path) ->
     assert soon(lambda: not any((tmp_path / "temporary").iterdir()))
 
 
-def test_a_fork_in_the_midst_of_the_first_use_hangs_nobody(tmp_path: Path) -> None:
+def test_a_fork_amidst_the_first_use_hangs_nobody(tmp_path: Path) -> None:
     code = (
         "from forge.machine import bonds; bonds._lock.acquire(); child = os.fork()\n"
         "if not child: bonds.bound(); os._exit(0)\n"

@@ -102,7 +102,7 @@ def test_a_program_with_a_stubs_name_alone_is_none(marker: str, tmp_path: Path) 
             process.kill()
 
 
-def test_a_log_that_is_cut_short_goes_on_from_its_beginning(tmp_path: Path) -> None:
+def test_a_log_cut_short_goes_on_from_its_beginning(tmp_path: Path) -> None:
     """As logrotate's copytruncate does it: without O_APPEND zeros would stand before what comes."""
     log, go = tmp_path / "log", tmp_path / "go"
     wait = "while not os.path.exists(sys.argv[1]): time.sleep(0.01)"
