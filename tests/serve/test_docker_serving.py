@@ -257,11 +257,11 @@ def test_a_taken_port_is_found_before_the_start(engine: str, standin: Image, ser
             servers.start(launch, lambda _: None)
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["published", "host network"])
+@pytest.mark.parametrize("of_host", [False, True], ids=["published", "host network"])
 def test_a_port_lost_between_look_and_start_is_named(
-    engine: str, standin: Image, repository: Path, tmp_path: Path, shared: bool
+    engine: str, standin: Image, repository: Path, tmp_path: Path, of_host: bool
 ) -> None:
-    launch = replace(launch_of(repository, standin), host_network=shared)
+    launch = replace(launch_of(repository, standin), host_network=of_host)
     servers = Servers(tmp_path / "home", environ(engine), patience=PATIENCE)
 
     def take() -> socket.socket:

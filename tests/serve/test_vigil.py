@@ -100,6 +100,10 @@ def test_a_failed_look_is_told_with_its_time_then_repeated(
     assert "restart tensorrt_llm" in place.server.told
 
 
+def at_once(_: float) -> None:
+    """No time goes by."""
+
+
 def test_a_triton_that_hangs_is_ended_and_told(
     place: Vigil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +118,7 @@ def test_a_triton_that_hangs_is_ended_and_told(
         real(running)
         ended.append(running)
         place.server.failing.add(running.repository)
-        monkeypatch.setattr(time, "sleep", lambda _: None)
+        monkeypatch.setattr(time, "sleep", at_once)
 
     monkeypatch.setattr(place.server, "kill", kill)
     watch(place, tmp_path, place.running.shared_memory)
