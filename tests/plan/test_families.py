@@ -104,6 +104,7 @@ def test_a_checkpoint_that_says_nothing_asks_for_a_family() -> None:
     with pytest.raises(RecipeError, match="says nothing of its architecture") as error:
         Family.of(RECIPE, Checkpoint())
     assert "gemma, llama" in str(error.value)
+    assert "eagle" not in str(error.value), "a variant is no family"
 
 
 def test_two_families_that_serve_one_architecture_are_named(install: Install) -> None:

@@ -353,7 +353,7 @@ def _serving(checkpoint: Checkpoint, among: Points) -> Plugin:
         raise _wrong("family", f"{claims} both serve {', '.join(wanted)}", f'choose: family = "{able[0].name}"')
     if not wanted:
         what = "cannot be found: this source says nothing of its architecture before it is fetched"
-        raise _wrong("family", what, f"name one: {', '.join(sorted(among))}")
+        raise _wrong("family", what, f"name one: {', '.join(each.partition(':')[0] for each in served)}")
     hint = f"{_served(served, broken)}. {WITHOUT_FAMILY}"
     raise _wrong("family", f"no installed family serves {', '.join(wanted)}", hint)
 
