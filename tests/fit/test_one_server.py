@@ -110,6 +110,20 @@ def test_two_tags_of_one_image_are_one(shop: Forge, world: World, tmp_path: Path
     assert shop.plan(recipes(tmp_path / "r", "engine", "older")).entries
 
 
+def test_twins_of_other_packages_are_told_before_they_are_built(shop: Forge, tmp_path: Path) -> None:
+    first, second = recipes(tmp_path / "r", "twin", "twin")
+    for file, packages in ((first, '["six==1.16.0"]'), (second, '["six==1.17.0"]')):
+        text = file.read_text().replace("[runtime]\n", f"[runtime]\npackages = {packages}\n")
+        file.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        shop.plan([first, second])
+    (problem,) = caught.value.problems
+    assert "twin asks for six==1.16.0; twin2 asks for six==1.17.0" in problem.what
+    assert problem.hint.startswith("give one of them all runtime.packages; or ")
+    second.write_text(second.read_text().replace('["six==1.17.0"]', '["six==1.16.0", "wheel==0.45.1"]'))
+    assert shop.plan([first, second]).entries, "the second has all that the first needs"
+
+
 def test_a_deployment_is_named_and_told_to_be_two(shop: Forge, tmp_path: Path) -> None:
     recipes(tmp_path / "r", "engine", "vllm")
     file = tmp_path / "both.toml"

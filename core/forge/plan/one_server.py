@@ -22,6 +22,14 @@ def check(all_resolved: Sequence[Resolved], where: str = "") -> Iterator[Problem
     if first and first.recipe.runtime.contained and any(_differ(first, other) for other in all_resolved[1:]):
         told = _told(all_resolved, lambda each: each.facts.toolchain.image)
         yield _apart(all_resolved, where, f"one server has one image: {told}")
+    needed = {each.recipe.name: frozenset(each.recipe.runtime.packages) for each in all_resolved}
+    if (
+        first
+        and not first.recipe.runtime.contained
+        and not any(has >= frozenset().union(*needed.values()) for has in needed.values())
+    ):
+        told = "; ".join(f"{name} asks for {', '.join(sorted(packages)) or 'none'}" for name, packages in needed.items())
+        yield _apart(all_resolved, where, f"one server has the packages of one of them: {told}")
 
 
 def _apart(all_resolved: Sequence[Resolved], where: str, what: str) -> Problem:
@@ -33,8 +41,10 @@ def _apart(all_resolved: Sequence[Resolved], where: str, what: str) -> Problem:
         hint = "build each into a --repository of its own, and serve them on ports of their own"
     cards = RuntimeKind.VLLM in kinds and len(kinds) > 1 and RuntimeKind.TWIN not in kinds
     share = "; where they share a card give each its part (gpu.memory of a deployment) and start the engines' server first"
-    image = "give them one runtime.image; or " if same else ""
-    return Problem(where or "recipes", what, f"{image}{hint}{share if cards else ''} (docs/deployments.md)")
+    give = (
+        "give them one runtime.image; or " if same else "give one of them all runtime.packages; or " if len(kinds) == 1 else ""
+    )
+    return Problem(where or "recipes", what, f"{give}{hint}{share if cards else ''} (docs/deployments.md)")
 
 
 def kind(recipe: Recipe) -> str:
