@@ -176,8 +176,9 @@ def test_short_prompts_are_answered_while_a_long_one_is_read(bounded: Target) ->
         reading = thread.submit(client.ask, long)
         answers = 0
         while not reading.done():
-            answers += client.ask(Request("tensorrt_llm_bls", "ab", max_tokens=3, top_k=1)).text == alone
-        assert answers > 3
+            said = client.ask(Request("tensorrt_llm_bls", "ab", max_tokens=3, top_k=1)).text
+            answers += said == alone and not reading.done()
+        assert answers > 1, "one that had to wait for it might come as it ends"
         with pytest.raises(InferenceError, match="max_input_len"):
             reading.result()
 
