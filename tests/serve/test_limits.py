@@ -178,7 +178,7 @@ def test_short_prompts_are_answered_while_a_long_one_is_read(bounded: Target) ->
         while not reading.done():
             said = client.ask(Request("tensorrt_llm_bls", "ab", max_tokens=3, top_k=1)).text
             answers += said == alone and not reading.done()
-        assert answers > 1, "one that had to wait for it might come as it ends"
+        assert answers, "who had to wait for it would hear of it later than the long one's end"
         with pytest.raises(InferenceError, match="max_input_len"):
             reading.result()
 

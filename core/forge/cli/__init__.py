@@ -125,26 +125,27 @@ def _told(command: click.Command, *, as_json: bool) -> click.Command:
     return told
 
 
+def _have_streams() -> None:
+    """Where standard streams are closed (``2>&-``) what is said there goes nowhere, and no file gets their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as this process lives
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
 class Verbs(click.Group):
     """The verbs, each imported when it is asked for.
 
     Whether JSON is wanted is read from the words as they were typed: where they cannot be parsed nothing else says so.
     """
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Where standard streams are closed (``2>&-``) what is said there goes nowhere, and no file gets their numbers."""
-        for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as this process lives
-            with suppress(OSError):
-                os.fstat(number)
-                continue
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-        return super().main(*args, **extra)
-
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        _have_streams()
         as_json = "--json" in takewhile(lambda word: word != "--", args)
         with _telling(as_json=as_json):
             context = super().make_context(info_name, args, parent, **extra)
