@@ -260,6 +260,7 @@ def test_logs_after_a_stop_are_the_last_ones(shop: Forge, world: World, recipe: 
     log.parent.mkdir(exist_ok=True)
     log.write_text("Started\nunloaded\n")
     assert list(shop.logs(place, follow=True)) == ["Started", "unloaded"]
+    assert [list(shop.logs(place, tail=number)) for number in (1, 3, 0)] == [["unloaded"], ["Started", "unloaded"], []]
     assert world.events[-1].text == f"no server runs on {place}: the last one's log ({log})"
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from cli_verbs import commands
 from forge.cli import VERBS, habits, main
 from forge.fit.gpus import find
+from forge.serve.state import States
 from forge.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,16 @@ def test_an_error_in_json_is_a_document_with_exit_code(place: Path) -> None:
     error = json.loads(result.stdout)["error"]
     assert (error["kind"], error["exit_code"], result.exit_code) == ("RecipeError", 3, 3)
     assert "surprise" in error["problems"][0]["where"]
+
+
+def test_the_end_of_a_log_is_shown_with_tail(place: Path) -> None:
+    log = States(place / "home" / "servers").log(place / "models")
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwo\nthree\n")
+    options = (("-n", "2"), ("--tail", "1", "--json"))
+    shown = [forge("logs", "--repository", place / "models", *words).stdout for words in options]
+    assert shown == ["two\nthree\n", '{"line":"three"}\n']
+    assert forge("logs", "-n", "-1").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,15 @@ def test_who_follows_a_log_sees_that_of_the_next_start(tmp_path: Path) -> None:
         return look
 
     assert list(lines(log, lives)) == ["first", "second"]
+
+
+def test_who_follows_the_end_of_a_log_misses_nothing(tmp_path: Path) -> None:
+    log, looks = tmp_path / "log", iter((True, True, False))
+    log.write_text("first\nsecond\nthird\n")
+
+    def lives() -> bool:
+        with log.open("a") as text:
+            text.write("later\n")
+        return next(looks)
+
+    assert list(lines(log, lives, 2)) == ["second", "third", "later", "later", "later"]

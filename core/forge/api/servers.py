@@ -60,8 +60,8 @@ class Served:
         """Stop it; returns when no process and no shared memory is left."""
         self._wiring.server.stop(running)
 
-    def logs(self, repository: AnyPath | None = None, *, follow: bool = False) -> Iterator[str]:
-        """The lines of the server's log, or of the last one's; with ``follow`` until it ends."""
+    def logs(self, repository: AnyPath | None = None, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        """The lines of the server's log, or of the last one's, or the last ``tail`` of them; with ``follow`` until it ends."""
         place, servers = self._place(repository), self.servers()
         running = next((each for each in servers if str(place) in each.repositories), None)
         log = Path(running.log) if running else States(self.home / "servers").log(place)
@@ -71,7 +71,7 @@ class Served:
             if not log.is_file():
                 running_on(str(place), servers)  # says where servers run
             self._say(f"no server runs on {place}: the last one's log ({log})")
-        return lines(log, (lambda: self._now(running) is not None) if follow and running else None)
+        return lines(log, (lambda: self._now(running) is not None) if follow and running else None, tail)
 
     def wait(self, running: Running) -> None:
         """Return when the server has ended, as somebody asked it to; ServerError where it died and is not started again."""

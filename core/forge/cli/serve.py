@@ -196,15 +196,16 @@ def status(output: Output, no_ask: bool, deadline: float) -> None:
 @click.command()
 @REPOSITORY
 @click.option("-f", "--follow", is_flag=True, help="Go on until the server ends or Ctrl-C.")
+@click.option("-n", "--tail", type=click.IntRange(0), metavar="LINES", help="Only so many lines from the end. [default: all]")
 @verb
-def logs(output: Output, repository: str | None, follow: bool) -> None:
+def logs(output: Output, repository: str | None, follow: bool, tail: int | None) -> None:
     """Show the log of a repository's server, or of its last one.
 
     \b
     Example:
-        forge logs -f
+        forge logs -f -n 20
     """
-    for line in output.here().logs(repository, follow=follow):
+    for line in output.here().logs(repository, follow=follow, tail=tail):
         if output.as_json:
             output.line({"line": line})
         else:

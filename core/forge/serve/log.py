@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -190,12 +191,15 @@ def _end(log: Path) -> str:
     return since(log, max(0, size(log) - _END)).decode(errors="replace")
 
 
-def lines(log: Path, lives: Callable[[], bool] | None = None) -> Iterator[str]:
-    """What the log holds; with ``lives`` also what comes, until that says no."""
+def lines(log: Path, lives: Callable[[], bool] | None = None, tail: int | None = None) -> Iterator[str]:
+    """What the log holds, or its last ``tail`` lines; with ``lives`` also what comes, until that says no."""
     with log.open(encoding="utf-8", errors="replace") as text:
+        if tail is not None:
+            yield from (line.rstrip("\n") for line in deque(text, tail))
         while True:
+            goes_on = lives is not None and lives()  # asked first: what a server says last is read after its end
             yield from (line.rstrip("\n") for line in text)
-            if lives is None or not lives():
+            if not goes_on:
                 return
             time.sleep(0.2)
             with suppress(OSError):
