@@ -1,6 +1,5 @@
 """Calls of tools, read out of what models say: whole, and cut at every place where a token may end."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -45,14 +44,23 @@ TEXTS: dict[str, tuple[Form, str, Said]] = {
         f"Let me see.\n<tool_call>{ADD}</tool_call>\n<tool_call>{NOW}</tool_call>\n",
         Said("Let me see.\n", calls(GIVEN, ("now", "{}"))),
     ),
-    "hermes, text behind": (Form.HERMES, f"<tool_call>{ADD}</tool_call> Done.", Said(" Done.", calls(GIVEN))),
+    "hermes, text behind": (Form.HERMES, f"<tool_call>{ADD}</tool_call> Done.", Said("Done.", calls(GIVEN))),
     "hermes, no end": (Form.HERMES, f"<tool_call>{ADD}<tool_call>{NOW}", Said("", calls(GIVEN, ("now", "{}")))),
     "hermes, a tool that nobody has": (
         Form.HERMES,
         '<tool_call>{"name": "nosuch", "arguments": {}}</tool_call>',
         Said("", calls(("nosuch", "{}"))),
     ),
-    "hermes, cut": (Form.HERMES, '<tool_call>{"name": "add", "arguments": {"a": [1', Said("", calls(("add", '{"a": [1')))),
+    "hermes, cut": (
+        Form.HERMES,
+        '<tool_call>{"name": "add", "arguments": {"a": [1',
+        Said('<tool_call>{"name": "add", "arguments": {"a": [1'),
+    ),
+    "hermes, text between and a mark in an argument": (
+        Form.HERMES,
+        f'<tool_call>{ADD}</tool_call>so <tool_call>{{"name": "now", "arguments": {{"a": "</tool_call>"}}}}</tool_call>',
+        Said("so ", calls(GIVEN, ("now", '{"a": "</tool_call>"}'))),
+    ),
     "hermes, cut before the name": (Form.HERMES, 'Hm. <tool_call>{"na', Said('Hm. <tool_call>{"na')),
     "hermes, no call": (Form.HERMES, "<tool_call>add(1)</tool_call>", Said("<tool_call>add(1)</tool_call>")),
     "hermes, no name": (Form.HERMES, '<tool_call>{"a": 1}</tool_call>', Said('<tool_call>{"a": 1}</tool_call>')),
@@ -81,7 +89,7 @@ TEXTS: dict[str, tuple[Form, str, Said]] = {
     "mistral, a list that is no call": (Form.MISTRAL, '[{"a": 1}]', Said('[{"a": 1}]')),
     "mistral, text": (Form.MISTRAL, "[1] says so", Said("[1] says so")),
     "list": (Form.LIST, f"[{ADD},{NOW}]", Said("", calls(GIVEN, ("now", "{}")))),
-    "list, cut": (Form.LIST, '[{"name": "add", "parameters": {"a"', Said("", calls(("add", '{"a"')))),
+    "list, cut": (Form.LIST, '[{"name": "add", "parameters": {"a"', Said('[{"name": "add", "parameters": {"a"')),
     "list, of nothing": (Form.LIST, "none", Said("none")),
 }
 
@@ -125,19 +133,11 @@ def test_of_several_calls_the_first_counts_where_one_is_wanted() -> None:
             assert read(form, parts, parallel=False) == Said("", calls(GIVEN))
 
 
-def test_arguments_are_told_as_they_come() -> None:
+def test_calls_are_told_whole_at_the_end() -> None:
     reader = Reader(Form.HERMES, NAMES, lambda: "id")
-    parts = ["<tool", '_call>{"name": "add", ', '"arguments": {"a": ', "1", "}}", "</tool_call>"]
-    told = [reader.hear(part) for part in parts]
-    assert [each.calls for each in told] == [
-        (),
-        (Call(0, "", "id", "add"),),
-        (Call(0, '{"a":'),),
-        (Call(0, " 1"),),
-        (Call(0, "}"),),
-        (),
-    ]
-    assert json.loads("".join(part.arguments for each in told for part in each.calls)) == {"a": 1}
+    parts = ["So: <tool", '_call>{"name": "add", ', '"arguments": {"a": ', "1", "}}", "</tool_call>"]
+    assert [reader.hear(part) for part in parts] == [Said("So: "), *[Said()] * 5]
+    assert reader.end() == Said("", (Call(0, '{"a": 1}', "id", "add"),))
 
 
 def test_text_that_begins_no_call_is_told_at_once() -> None:

@@ -83,14 +83,13 @@ def test_calls_in_a_models_own_form_are_calls_of_tools(hermes: openai.OpenAI, pa
     assert call.id.startswith("call_")
 
 
-def test_a_stream_brings_a_call_piece_by_piece(hermes: openai.OpenAI, paced: Paced) -> None:
+def test_a_stream_brings_a_call_whole(hermes: openai.OpenAI, paced: Paced) -> None:
     chunks = list(say(hermes, paced, PIECES, stream=True, stream_options={"include_usage": True}))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     assert "".join(delta.content or "" for delta in deltas) == "I look.\n"
     parts = [call for delta in deltas for call in delta.tool_calls or ()]
-    assert [(part.index, part.function.name) for part in parts] == [(0, "weather"), (0, None), (0, None), (0, None)]
-    assert [part.id is not None for part in parts] == [True, False, False, False]
-    assert json.loads("".join(part.function.arguments for part in parts)) == {"city": "Zürich"}
+    assert [(part.index, part.function.name, part.id is not None) for part in parts] == [(0, "weather", True)]
+    assert json.loads(parts[0].function.arguments) == {"city": "Zürich"}
     reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert reasons == [None] * (len(reasons) - 1) + ["tool_calls"]
     assert all(delta.content or delta.tool_calls or delta.role for delta in deltas[:-1])

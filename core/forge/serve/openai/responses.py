@@ -41,14 +41,14 @@ class _TextLogprobs(Struct):
 
 class _Function(Struct):
     arguments: str
-    name: str | UnsetType = UNSET
+    name: str
 
 
 class _Call(Struct):
     function: _Function
+    id: str
     index: int | UnsetType = UNSET
-    id: str | UnsetType = UNSET
-    type: str | UnsetType = UNSET
+    type: str = "function"
 
 
 class _Message(Struct):
@@ -145,7 +145,7 @@ class Head(Struct, frozen=True):
         """An event that goes on with a choice, or ends it; nothing where all that came is held back."""
         if not (told.speaks or told.finish or (told.pieces and self.log_probs)):
             return b""
-        calls = [_call(part, part.index) for part in told.said.calls] if told.said else []
+        calls = [_call(each, each.index) for each in told.said.calls] if told.said else []
         delta = _Message(told.content or (UNSET if calls else "")) if told.speaks else _Message()
         delta.tool_calls = calls or UNSET
         return self._event([self._choice(told, delta, streams=True)], told.counts)
@@ -172,14 +172,12 @@ class Head(Struct, frozen=True):
 
 
 def _whole(told: Told) -> _Message:
-    calls = [_call(part) for part in told.said.calls] if told.said else []
+    calls = [_call(each) for each in told.said.calls] if told.said else []
     return _Message(told.content or (None if calls else ""), "assistant", None, calls or UNSET)
 
 
-def _call(part: Call, index: int | UnsetType = UNSET) -> _Call:
-    """A part of a call in a stream, which says which one; or a whole one. The first part says what it is a part of."""
-    function = _Function(part.arguments, part.name or UNSET)
-    return _Call(function, index, part.id or UNSET, "function" if part.id else UNSET)
+def _call(call: Call, index: int | UnsetType = UNSET) -> _Call:
+    return _Call(_Function(call.arguments, call.name), call.id, index)
 
 
 def event(data: bytes) -> bytes:
