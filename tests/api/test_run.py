@@ -14,6 +14,7 @@ from forge.cli import main
 from forge.errors import ForgeError, HostError, Problem, RepositoryError, SourceError
 from forge.recipe import shipped
 from forge.schema.values import BuildOptions, Gpu, Ports, RuntimeKind
+from forge.settings import PortsTable, Settings
 from forge.testing import LLAMA, tiny_checkpoint
 
 H100 = Gpu("NVIDIA H100", 80 * 10**9, "9.0", 79 * 10**9)
@@ -233,6 +234,12 @@ def test_taken_ports_are_replaced_by_free_ones_and_said(shop: Forge, world: Worl
         shop.run(recipe)
     assert world.server.alive[0].ports.grpc != Ports().grpc
     assert any("are taken" in event.text for event in world.events if event.kind == "note")
+
+
+def test_an_address_of_another_machine_moves_nothing_to_the_loopback(world: World, tmp_path: Path, recipe: str) -> None:
+    elsewhere = Settings(ports=PortsTable(host="192.0.2.1"))  # no machine's: RFC 5737 keeps it for documentation
+    world.shop(tmp_path / "home", settings=elsewhere).run(recipe)
+    assert world.server.alive[0].ports.host == "192.0.2.1", "where a real server says that this machine has no such address"
 
 
 def test_a_start_of_another_forge_that_fails_is_done_again(shop: Forge, world: World, recipe: str) -> None:

@@ -1,5 +1,6 @@
 """What this machine's processes, ports and shared memory say: who runs, who listens, what to clear away. Linux's /proc."""
 
+import errno
 import os
 import shutil
 import signal
@@ -258,17 +259,24 @@ def _as_it_is(path: str, flags: int) -> int:
 
 
 def free(host: str, port: int) -> bool:
-    """Whether a server could listen there. SO_REUSEADDR passes over connections that are only waiting to time out."""
+    """Whether nobody else listens there."""
+    error = refusal(host, port)
+    return error is None or error.errno != errno.EADDRINUSE
+
+
+def refusal(host: str, port: int) -> OSError | None:
+    """Why a server could not listen there; None where it could. SO_REUSEADDR passes over connections that are only waiting to
+    time out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind((host, port))
             # gRPC listens with SO_REUSEPORT: only listening shows that nobody else does.
             trial.listen(1)
-        except OSError:
-            return False
-    return True
+    except OSError as error:
+        return error
+    return None
 
 
 def listener(port: int) -> int | None:

@@ -1,5 +1,6 @@
 """Who holds the addresses of a server: claimed by one forge at a time before it starts, and its own once it listens."""
 
+import errno
 import http.client
 import socket
 import struct
@@ -71,12 +72,19 @@ def require_free(ports: Ports, living: Sequence[Running]) -> None:
         awaited = any(
             each.vigil and _meet(each.ports.host, ports.host) and port in named(each.ports).values() for each in living
         )
-        if awaited or not processes.free(ports.host, port):
-            raise ServerError(
-                f"port {port} is taken{holder(port, living)}",
-                where=f"{ports.host}:{port}",
-                hint=f"free it, or choose another with --{name}-port",
-            )
+        if error := OSError(errno.EADDRINUSE, "") if awaited else processes.refusal(ports.host, port):
+            what, hint = _refused(error, port, living)
+            raise ServerError(what, where=f"{ports.host}:{port}", hint=hint.format(name=name))
+
+
+def _refused(error: OSError, port: int, living: Sequence[Running] = ()) -> tuple[str, str]:
+    """Why a server cannot listen at a port, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken{holder(port, living)}", "free it, or choose another with --{name}-port"
+    if error.errno == errno.EACCES:
+        return f"this user may not listen at port {port}", "choose one above 1023 with --{name}-port"
+    what = "this machine has no such address" if error.errno == errno.EADDRNOTAVAIL else f"{error.strerror or error}"
+    return what, "--host takes one of this machine's addresses (`hostname -I` lists them), or 0.0.0.0 for all of them"
 
 
 def _meet(one: str, other: str) -> bool:
@@ -148,9 +156,9 @@ def strangers(running: Running) -> str:
 
 
 def not_free(ports: Ports) -> str:
-    """Who holds a port of a server that has ended, as a sentence; empty where all are free."""
-    held = next((port for port in named(ports).values() if not processes.free(ports.host, port)), 0)
-    return f"port {held} is taken{holder(held)}" if held else ""
+    """Why a server that has ended could not listen, as a sentence; empty where all of its ports are free."""
+    refusals = ((port, processes.refusal(ports.host, port)) for port in named(ports).values())
+    return next((_refused(error, port)[0] for port, error in refusals if error), "")
 
 
 def _stranger(running: Running, names: Sequence[str]) -> tuple[str, int, str] | None:
