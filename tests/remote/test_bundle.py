@@ -23,7 +23,7 @@ from fake_wiring import ENGINE, World
 from forge.api.bundle import Bundled
 from forge.api.forge import Forge
 from forge.api.outcome import Built
-from forge.build.bundle.contents import Contents, Image, encode, read
+from forge.build.bundle.contents import FORMAT, Contents, Image, encode, read
 from forge.build.bundle.opened import Opened, look, named_after
 from forge.build.bundle.replay import PackedContainers
 from forge.cli import main
@@ -138,6 +138,33 @@ def test_a_record_other_than_the_stated_one_is_refused(here: Site) -> None:
     changed = resealed(file, lambda held: replace(held, records=dict.fromkeys(held.records, "0" * 64)))
     with pytest.raises(BundleError, match="the record of"):
         look(changed)
+
+
+MISFITS: dict[str, tuple[Callable[[Contents], Contents], str]] = {
+    "an artifact that nobody names": (lambda held: replace(held, records=dict([*held.records.items()][1:])), "does not hold"),
+    "one that is not there": (lambda held: replace(held, records={**held.records, "k" * 64: "0" * 64}), "does not hold"),
+    "a recipe that is not there": (lambda held: replace(held, texts={}), "a recipe that it names is missing"),
+    "a later form": (lambda held: replace(held, format=FORMAT + 1), "a later forge has made it"),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_contents_that_do_not_fit_the_file_are_refused(here: Site, what: str) -> None:
+    change, why = MISFITS[what]
+    changed = resealed(here.bundle(here.recipe()).file, change)
+    with pytest.raises(BundleError, match=why):
+        look(changed)
+
+
+def test_an_image_of_its_name_with_other_layers_is_another(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = Packed(here.bundle(here.recipe()).file)
+    contents, engine = read(packed), here.world.containers
+    over, (image, *_) = PackedContainers(engine, packed, contents), contents.images
+    facts = over.inspect(image.reference)
+    assert facts is not None
+    monkeypatch.setattr(engine, "inspect", lambda _: replace(facts, content="blake3:of other layers"))
+    assert over.inspect(image.reference) is None
+    packed.close()
 
 
 def test_a_pruned_family_image_is_made_again_for_a_bundle(here: Site) -> None:
@@ -295,6 +322,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(here: Site, tmp_path: Path) -> N
     with tarfile.open(file) as tar:
         members = [(member.offset, member.offset_data, member.size) for member in tar.getmembers()]
     places = [place for offset, data, size in members for place in (offset + 5, data + size // 2) if size]
+    places.append(whole.rindex(b'"triton":""') + 3)  # the name of what has no value: nothing that is read changes
     for number, place in enumerate(places):
         site = Site(tmp_path / f"site{number}", away=True)
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
