@@ -34,8 +34,11 @@ from forge.client.wire import Configured, Described, InferRequest, RpcError, Ser
 from forge.errors import InferenceError, Trouble
 from forge.schema.vllm_images import VERSION
 
+LARGEST = 256 * 2**20
+"""Bytes of one message that a server may answer with, as sent and inflated: 128,000 tokens that are not streamed, with the 20
+likeliest in the place of each, have fewer."""
 CHANNEL = (
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", LARGEST),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_reconnect_backoff_ms", 1000),  # one that died is back in some seconds: grpc looks again after two minutes
     ("grpc.enable_http_proxy", 0),  # a server on the loopback is not behind the company's proxy
@@ -154,6 +157,10 @@ _FIXES = (
         "ask for fewer tokens, or by a shorter prompt; build.max_seq_len and build.max_input_len of the recipe allow more",
     ),
     (re.compile(r"nothing to go on from|prompt cannot be empty"), "say something that it can go on from"),
+    (
+        re.compile(r"message larger than max"),
+        f"{LARGEST >> 20} MiB are taken at once: ask for a stream, or for fewer tokens; is it a server of forge's?",
+    ),
 )
 """What Triton's models, forge's and others', refuse, and what to do instead."""
 
