@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from bundle_kit import resealed
 from docker_fixture import PLAIN
+from fake_containers import FakeContainers
 from fake_wiring import ENGINE, World
 from forge.api.bundle import Bundled
 from forge.api.forge import Forge
@@ -28,7 +29,7 @@ from forge.build.bundle.opened import Opened, look, named_after
 from forge.build.bundle.replay import PackedContainers
 from forge.cli import main
 from forge.errors import ForgeError, HostError
-from forge.machine.containers import FamilyImage, ImageBuild
+from forge.machine.containers import ContainerRun, FamilyImage, ImageBuild, Line
 from forge.machine.docker.containers import DockerContainers
 from forge.remote.place import PART
 from forge.remote.record import Builder
@@ -156,6 +157,42 @@ def test_contents_that_do_not_fit_the_file_are_refused(here: Site, what: str) ->
         look(changed)
 
 
+@pytest.mark.parametrize(
+    ("rot", "why"), [(slice(0, -1), "shorter than it was made"), (slice(None, None, -1), "not what was made")]
+)
+def test_what_has_rotted_here_is_in_no_bundle(here: Site, rot: slice, why: str) -> None:
+    recipe = here.recipe()
+    here.bundle(recipe)
+    (entry,) = (one for one in here.shop().store.artifacts() if one.manifest.provenance.action == "Assemble")
+    place = entry.path / next(each.path for each in entry.files() if each.kind == "file" and each.size > 1)
+    place.chmod(0o644)
+    place.write_bytes(place.read_bytes()[rot])
+    with pytest.raises(BundleError, match=why):
+        here.bundle(recipe)
+
+
+def test_what_could_not_be_laid_out_is_not_bundled(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = here.world.containers.run
+
+    def linking(asked: ContainerRun, line: Line) -> None:
+        run(asked, line)
+        (asked.out / "elsewhere").symlink_to("/etc")
+
+    monkeypatch.setattr(here.world.containers, "run", linking)
+    allowed = Settings(remote=RemoteTable(push=("toolchain", "checkpoint", "engine", "weights")))
+    with pytest.raises(BundleError, match=r"cannot be moved: elsewhere is a link that leads out"):
+        here.shop(allowed).bundle([here.recipe()], here.root / "all.forge")
+    assert not (here.root / "all.forge").exists()
+
+
+def test_images_without_room_are_not_loaded(here: Site, there: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, engine = here.bundle(here.recipe()), there.world.containers
+    monkeypatch.setattr(engine, "facts", lambda: replace(FakeContainers.facts(engine), free=1))
+    with pytest.raises(HostError, match="Docker's disk is full"):
+        there.unbundle(made.file)
+    assert engine.loaded == []
+
+
 def test_an_image_of_its_name_with_other_layers_is_another(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = Packed(here.bundle(here.recipe()).file)
     contents, engine = read(packed), here.world.containers
@@ -196,6 +233,13 @@ def test_a_deployment_is_bundled_whole_and_keeps_its_paths(here: Site, there: Si
     assert built.repository == there.root / "laid" / "model-repository"
     assert [model.name for model in built.models] == ["one", "second"]
     assert (there.root / "laid" / "deployments" / "both.toml").is_file()
+
+
+def test_a_recipe_named_by_its_whole_path_is_not_bundled(here: Site) -> None:
+    deployment = here.root / "both.toml"
+    deployment.write_text(f'recipes = ["{here.recipe("one")}"]\n')
+    with pytest.raises(BundleError, match=r"one.toml is named by its whole path"):
+        here.bundle(deployment)
 
 
 def test_a_bundles_pins_hold_with_and_without_a_lock(here: Site, there: Site) -> None:
@@ -296,10 +340,11 @@ def test_the_bundles_python_is_used_where_here_or_named(here: Site, tmp_path: Pa
 
 
 def test_something_else_is_not_replaced_by_a_bundle(here: Site) -> None:
-    (here.root / "all.forge").write_text("my thesis")
-    with pytest.raises(BundleError, match="something else than a bundle"):
-        here.bundle(here.recipe())
-    assert (here.root / "all.forge").read_text() == "my thesis"
+    for mine in (b"my thesis", tarred()):
+        (here.root / "all.forge").write_bytes(mine)
+        with pytest.raises(BundleError, match="something else than a bundle"):
+            here.bundle(here.recipe())
+        assert (here.root / "all.forge").read_bytes() == mine
     with pytest.raises(BundleError, match="nothing can be written into this folder"):
         here.shop().bundle([here.recipe()], here.root / "none" / "all.forge")
     assert here.world.made() == []
