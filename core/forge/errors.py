@@ -4,9 +4,13 @@ Every error is one of a family, and every family has one exit code (documented i
 happened; ``where`` names the file, key or address; ``hint`` says what to do next.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
+
+_TELLING = 3
+"""Letters of a part of a name that say which is meant."""
 
 
 class Problem(Struct, frozen=True):
@@ -22,6 +26,21 @@ class Problem(Struct, frozen=True):
     def within(self, place: str) -> "Problem":
         """The same, where that is a part of a larger ``place``."""
         return Problem(f"{place}: {self.where}", self.what, self.hint)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The one of ``known`` that was probably meant by ``word``: the most alike, or one that begins with it or holds it."""
+    from difflib import get_close_matches  # only an error needs it
+
+    plain, names = word.casefold(), {each.casefold(): each for each in sorted(known, reverse=True)}
+    holding = [each for each in sorted(names, key=lambda each: not each.startswith(plain)) if plain in each]
+    close = get_close_matches(plain, names, 1) or (holding if len(plain) >= _TELLING else [])
+    return names[close[0]] if close else ""
+
+
+def meant(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The same as a question, or ``otherwise`` where nothing is near."""
+    return f"did you mean {close!r}?" if (close := near(word, known)) else otherwise
 
 
 class ForgeError(Exception):

@@ -77,7 +77,7 @@ def test_its_repository_of_vllm_is_built(world: World, tmp_path: Path) -> None:
 
 
 def test_what_every_family_checks_is_checked_without_one(world: World, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"m: convert\.tp"):
+    with pytest.raises(RecipeError, match=r"m.toml: convert\.tp"):
         _plan(world, tmp_path, f"{LLMAPI}\nconvert = {{ tp = 3 }}", {**LLAMA, "architectures": ["OtherForCausalLM"]})
 
 

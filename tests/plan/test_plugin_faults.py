@@ -219,7 +219,7 @@ def test_a_variants_declared_keys_are_taken(install: Install) -> None:
 )
 def test_a_key_that_a_variant_does_not_declare_is_refused(install: Install, stated: dict[str, object], told: str) -> None:
     install(DECLARING)
-    assert _told(_variant(**stated)) == [f"m: speculation.{told.replace('UNREAD', 'stranger does not read it')}"]
+    assert _told(_variant(**stated)) == [f"speculation.{told.replace('UNREAD', 'stranger does not read it')}"]
 
 
 def test_a_silent_variant_reads_what_its_api_shows(install: Install) -> None:

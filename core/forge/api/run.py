@@ -12,11 +12,13 @@ from msgspec import Struct
 
 from forge.api.outcome import Built
 from forge.build.outside import Outside
-from forge.build.recipe_facts import image
-from forge.build.resolve import Resolver, safe_name, source_of
+from forge.build.recipe_facts import image, unknown
+from forge.build.resolve import Resolver
+from forge.build.sources.named import safe_name, source_of
 from forge.errors import ForgeError, HostError, InferenceError, PluginError, RecipeError, ServerError, SourceError
 from forge.fit.report import Report
 from forge.machine import processes
+from forge.plan import families
 from forge.recipe import reader, shipped
 from forge.repository import publish
 from forge.repository.folders import whole
@@ -85,6 +87,8 @@ class Run(Struct, frozen=True):
         served = self._served(recipe, wanted.name, runtime, repository)
         if served is not None:
             return Choice(recipe, wanted.name, served.model.runtime, served=served)
+        if problems := unknown(wanted, families.claimed()):  # another runtime than the recipe's is no way out of a typing error
+            raise RecipeError(tuple(each.within(str(recipe)) for each in problems))
         if runtime is not None:
             fit, unfit = self._fit(recipe, runtime)
             if fit and not fit.fit:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from forge.build.outside import Outside
 from forge.errors import Problem, RecipeError
+from forge.plan import families
 from forge.plan.lock import Lock, placed
 from forge.schema.adapters import Adapter
 from forge.schema.values import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
@@ -48,6 +49,16 @@ def image(recipe: Recipe) -> Toolchain:
     if runtime.kind is RuntimeKind.VLLM if runtime.contained else vllm:
         return vllm_toolchain(runtime.image)
     return image_table.toolchain(runtime.image, runtime.trtllm or "")
+
+
+def unknown(recipe: Recipe, plugins: families.Points) -> tuple[Problem, ...]:
+    """Names in it that nothing here has: told without asking anybody."""
+    found = families.unknown(recipe, plugins)
+    try:
+        image(recipe)
+    except RecipeError as error:
+        return (*found, *error.problems)
+    return found
 
 
 def _pin(source: Source, base: Path, outside: Outside, locked: Pinned | None, where: str = "source") -> Pinned:

@@ -1,9 +1,8 @@
 """Resolves recipes: reads them, holds them against their locks, and gathers what planning may know of each."""
 
 import os
-import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from forge.build.builder import Builder
 from forge.build.executor import Executors
 from forge.build.outside import Outside
 from forge.build.package_hashes import held
-from forge.build.recipe_facts import adapters, gather, image
+from forge.build.recipe_facts import adapters, gather, image, unknown
+from forge.build.sources.named import safe_name, source_of
 from forge.build.sources.source import Sealing
 from forge.errors import ForgeError, HostError, LockError, Problem, RecipeError, SourceError, StepError
 from forge.events import Event, Listener
@@ -23,21 +23,22 @@ from forge.machine.containers import dockerfile
 from forge.plan import families, image_steps, lock as locks, vllm
 from forge.plan.families import Family
 from forge.plan.lock import NONE, Pins
-from forge.plan.plan import check
+from forge.plan.plan import check, objections
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Step
 from forge.recipe import new, reader as recipe, shipped, verify_prompts
 from forge.recipe.new import Suited
+from forge.recipe.reader import Looked, concerns
 from forge.schema import vllm_known
 from forge.schema.manifest import RecipeFile
-from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
+from forge.schema.recipe import RuntimeTable
+from forge.schema.values import LOCAL, NO_GPUS, Checkpoint, Facts, Pinned, Recipe, RuntimeKind, SourceKind
 from forge.store.store import Store
 from forge.trtllm import image_table as compatibility, toolchain
 
 _RECIPE = 16 << 20
 """Bytes of the longest recipe or deployment that is read."""
 _OWN = "`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a shipped one"
-_PATH = "a path starts where you are; a hub id is OWNER/NAME; `forge search WORD` looks for one"
 
 
 class Resolver(Struct, frozen=True, dict=True):
@@ -54,11 +55,18 @@ class Resolver(Struct, frozen=True, dict=True):
 
     def read(self, path: Path, runtime: RuntimeKind | None = None) -> Recipe:
         """The recipe at ``path``; RecipeError carries everything that is wrong with it."""
-        found = recipe.read(self.text(path), str(path), runtime)
-        if found.runtime.kind is not RuntimeKind.VLLM or self.executor not in ("docker", LOCAL):
+        found = self._looked(path, runtime)
+        if found.problems:
+            raise RecipeError(found.problems)
+        return found.recipe
+
+    def _looked(self, path: Path, runtime: RuntimeKind | None) -> Looked:
+        """The same, and what is wrong with it."""
+        found = recipe.looked(self.text(path), str(path), runtime)
+        if found.recipe.runtime.kind is not RuntimeKind.VLLM or self.executor not in ("docker", LOCAL):
             return found
         # Of vLLM the executor decides what it is served with, and not only where commands run.
-        return found.having(("runtime.executor", self.executor))
+        return replace(found, recipe=found.recipe.having(("runtime.executor", self.executor)))
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
@@ -76,8 +84,18 @@ class Resolver(Struct, frozen=True, dict=True):
         locked: bool = False,
         adapt: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> Resolved:
-        """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise."""
-        wanted = adapt(self.read(path, runtime))
+        """A recipe with its facts and plugins, ready to be planned; ``adapt`` gives it what a deployment wants otherwise.
+
+        RecipeError with all that is wrong with it, as far as that can be told before the first of it is fixed.
+        """
+        looked = self._looked(path, runtime)
+        wanted = adapt(looked.recipe)
+        if problems := (*looked.problems, *(each.within(str(path)) for each in unknown(wanted, self._plugins))):
+            raise RecipeError((*problems, *self._further(path, replace(looked, recipe=wanted))))
+        with _in(path):
+            return self._resolved(path, wanted, runtime, locked=locked)
+
+    def _resolved(self, path: Path, wanted: Recipe, runtime: RuntimeKind | None, *, locked: bool) -> Resolved:
         pinned = self._lock(path, wanted, required=locked)
         facts = self._gathered(wanted, path, pinned)
         pins, why = locks.pins(pinned, wanted, facts)
@@ -89,10 +107,30 @@ class Resolver(Struct, frozen=True, dict=True):
         if why:
             self.say(f"{_beside(path)}: {why}: forge's own pins are taken; {fix}")
         found = self._adapted(self._resolve(wanted, facts, pins), path, pinned)
-        found = replace(found, locked=pinned is not None, file=RecipeFile.of(os.path.abspath(path), self.text(path).encode()))
+        file = RecipeFile.of(os.path.abspath(path), self.text(path).encode())
+        found = replace(found, locked=pinned is not None, file=file, named=str(path))
         if not wanted.verify.on_build:
             return found
         return replace(found, questions=verify_prompts.written(self.questions(path, wanted)), golden=spoken(path))
+
+    def _further(self, path: Path, looked: Looked) -> Iterator[Problem]:
+        """What would be told next, once what is wrong already is fixed: of keys that have nothing to do with that."""
+        usual = {"runtime.image": RuntimeTable().image}
+        wrong = {each.where: usual.get(each.where) for each in unknown(looked.recipe, self._plugins)}
+        broken, wanted = looked.broken.union(wrong), looked.recipe.having(*wrong.items())
+        if any(key.startswith(("source", "draft", "lora", "convert.calibration", "runtime.kind")) for key in broken):
+            return
+        try:
+            lock = self._fitting(texts.there(_beside(path), LockError, "the lock") or "", _beside(path), wanted)
+            found = self._resolve(wanted, self._gathered(wanted, path, lock))
+            problems = objections(self._adapted(found, path, lock))
+        except RecipeError as error:
+            problems = error.problems
+        except SourceError as error:
+            problems = (Problem(error.where or "source", error.what, error.hint),)
+        except ForgeError:
+            return
+        yield from (each.within(str(path)) for each in problems if not concerns(each, broken))
 
     def imaged(self, path: Path) -> Resolved:
         """As for its container image alone. Where nobody gives access to the sources, a named family does without."""
@@ -249,7 +287,7 @@ class Resolver(Struct, frozen=True, dict=True):
         if len(found) > 1:
             what = f"the cluster has GPUs of {', '.join(found)}, and an engine is for one kind"
             hint = 'say which: runtime.gpu in the recipe, or { recipe = "...", name = "...", gpu = "..." } in the deployment'
-            raise RecipeError((Problem(f"{wanted.name}: runtime.gpu", what, hint),))
+            raise RecipeError((Problem("runtime.gpu", what, hint),))
         return "".join(found)
 
     def _here(self) -> frozenset[str]:
@@ -330,6 +368,15 @@ def spoken(path: Path) -> str:
     return texts.there(golden(path), ForgeError, "the file of golden transcripts") or ""
 
 
+@contextmanager
+def _in(path: Path) -> Generator[None]:
+    """Names the recipe's file in what is wrong with it."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(tuple(each.within(str(path)) for each in error.problems)) from error
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
@@ -345,28 +392,3 @@ def _suits(checkpoint: Checkpoint, family: str) -> list[Suited]:
     ]
     plain = [new.USUAL, *newer]
     return [*plain, *(replace(each, dtype="bfloat16") for each in plain)]
-
-
-def source_of(text: str, revision: str, base: Path) -> Source:
-    """What a person means by SOURCE: something on this disk if it is there, a git URL by its looks, else a hub repository.
-
-    SourceError for an empty text, what looks like a path where nothing stands, and what is neither a file nor a folder.
-    """
-    if not text.strip():
-        raise SourceError("the name of a checkpoint is empty", hint=f"{_PATH}; `.` is the current folder")
-    local = Path(text).expanduser()
-    remote = "://" in text or text.endswith(".git") or re.match(r"[\w.]+@[\w.-]+:", text) is not None
-    if not remote and not local.exists() and (text.startswith((".", "/", "~")) or text.endswith(".gguf")):
-        raise SourceError("there is no such file or folder", where=text, hint=_PATH)
-    if remote or not local.exists():
-        url = local.absolute().as_uri() if local.is_dir() else text
-        return Source(git=url, revision=revision) if remote else Source(hub=text, revision=revision)
-    if not (local.is_file() or local.is_dir()):
-        raise SourceError("this is neither a file nor a folder", where=text, hint=_PATH)
-    place = os.path.relpath(local.absolute(), base.absolute())
-    return Source(gguf=place) if local.is_file() else Source(path=place)
-
-
-def safe_name(name: str) -> str:
-    """``name`` as a folder's: what a recipe would refuse becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:128] or "model"

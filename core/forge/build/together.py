@@ -13,7 +13,7 @@ from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
 from forge.fit.gpus import find
 from forge.fit.report import Report
 from forge.plan import gpu_share, one_server
-from forge.plan.plan import plan
+from forge.plan.plan import plan, problems_of
 from forge.plan.preview import Away, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
@@ -115,22 +115,24 @@ class JointResolver(Struct, frozen=True):
     def resolve(self, joint: Joint, *, runtime: RuntimeKind | None = None, locked: bool = False) -> list[Resolved]:
         """Every recipe with its facts; RecipeError with the problems of all of them."""
         problems: list[Problem] = []
-        found: list[Resolved] = []
+        found: dict[int, Resolved] = {}
+        other: ForgeError | None = None
         for at, member in enumerate(joint.stated.members):
             try:
-                found.append(self._resolve(joint, member, runtime, locked=locked))
+                found[at] = self._resolve(joint, member, runtime, locked=locked)
             except RecipeError as error:
                 problems += error.problems
             except ForgeError as error:
-                if joint.file is None or joint.path(member).is_file():
-                    raise
-                problems.append(self._absent(joint, at, member, error))
-        if not problems:
-            named = tuple((o.recipe.name, joint.path(m)) for o, m in zip(found, joint.stated.members, strict=True))
-            problems = [each.within(str(joint.file)) if joint.file else each for each in deployment.twice(named)]
+                absent = joint.file is not None and not joint.path(member).is_file()
+                other = other or (None if absent else error)
+                problems.append(self._absent(joint, at, member, error) if absent else _told(error, joint.path(member)))
+        if other and len(problems) == 1:
+            raise other
+        named = {at: (resolved.recipe.name, joint.path(joint.stated.members[at])) for at, resolved in found.items()}
+        problems += (each.within(str(joint.file)) if joint.file else each for each in deployment.twice(named))
         if problems:
-            raise RecipeError(tuple(problems))
-        return found
+            raise RecipeError((*problems, *problems_of(list(found.values()), several=len(joint.stated.members) > 1)))
+        return list(found.values())
 
     def shared(self, joint: Joint, all_resolved: Sequence[Resolved], gpu: str = "") -> list[Resolved]:
         """The recipes with each one's part of the GPUs that they share: those that are here, or one of that name."""
@@ -143,7 +145,7 @@ class JointResolver(Struct, frozen=True):
     def require_one_server(self, joint: Joint, all_resolved: Sequence[Resolved]) -> None:
         """RecipeError where no server could serve the repository that they would make together."""
         if problems := tuple(one_server.check(all_resolved, str(joint.file or ""))):
-            raise RecipeError(problems)
+            raise RecipeError((*problems, *problems_of(all_resolved, several=len(all_resolved) > 1)))
 
     def planned(self, all_resolved: Sequence[Resolved], options: BuildOptions) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""
@@ -179,3 +181,8 @@ class JointResolver(Struct, frozen=True):
             locked=locked,
             adapt=lambda recipe: deployment.adapted(recipe, member, joint.stated.gpu),
         )
+
+
+def _told(error: ForgeError, file: Path) -> Problem:
+    """What keeps a recipe from being had, among what is wrong with others."""
+    return Problem(f"{file}: {error.where}" if error.where else str(file), error.what, error.hint)

@@ -1,6 +1,5 @@
 """The only way to plugins: finds them, asks them, checks their answers, and names the one that misbehaves."""
 
-import difflib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 
 from forge import hookspecs
 from forge.diagnoses import Diagnosis, fault
-from forge.errors import ForgeError, PluginError, Problem, RecipeError
+from forge.errors import ForgeError, PluginError, Problem, RecipeError, meant
 from forge.hookspecs import SINCE
 from forge.plan.blame import found as sources, raised
 from forge.plan.plugin import LOADING, Plugin, Question
@@ -88,10 +87,12 @@ class Family:
     ) -> "Family":
         """The plugins that the recipe names; the family is found by config.json's architectures where it names none.
 
-        Where nothing is converted there may be none. Raises PluginError where one is missing or broken, RecipeError where none
-        that is needed, or several, serve the checkpoint.
+        Where nothing is converted there may be none. Raises PluginError where one is broken, RecipeError where one is missing,
+        and where none that is needed, or several, serve the checkpoint.
         """
         points = claimed() if among is None else among
+        if missing := unknown(recipe, points):
+            raise RecipeError(missing)
         family = _chosen(recipe, checkpoint, points)
         variant = _load(recipe.variant, points) if recipe.variant is not None else None
         if family and recipe.family is not None and (owner := _rightful(family, checkpoint, points)):
@@ -230,9 +231,7 @@ def load(name: str) -> Plugin:
 def _load(name: str, known: Points) -> Plugin:
     points = list(known.get(name, ()))
     if not points:
-        close = difflib.get_close_matches(name, sorted(known), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        hint += f"installed: {', '.join(sorted(known)) or 'none'}"
+        hint = f"{meant(name, known)} installed: {', '.join(sorted(known)) or 'none'}".strip()
         raise PluginError(name, LOADING, "no such plugin is installed", hint=hint)
     if len(points) > 1:
         claims = " and ".join(sorted(f"{_owner(point)[0]} ({point.value})" for point in points))
@@ -247,6 +246,18 @@ def _load(name: str, known: Points) -> Plugin:
     return Plugin(name, module, owner)
 
 
+def unknown(recipe: Recipe, known: Points) -> tuple[Problem, ...]:
+    """A family and a variant that the recipe names, and nobody has installed. vLLM's variants are no plugins."""
+    named = {"family": recipe.family, "variant": None if recipe.runtime.kind is RuntimeKind.VLLM else recipe.variant}
+    return tuple(_missing(key, name, known) for key, name in named.items() if name is not None and name not in known)
+
+
+def _missing(key: str, name: str, known: Points) -> Problem:
+    others = [each.name for each in installed(known) if each.kind == key]
+    hint = f"{meant(name, others)} installed: {', '.join(others) or 'none'}; `forge plugins` shows them".strip()
+    return Problem(key, f"no {key} {name!r} is installed", hint)
+
+
 def diagnoses() -> tuple[Diagnosis, ...]:
     """The failures that installed plugins know. A plugin that is broken, and a row that is, are passed over."""
     found: list[Diagnosis] = []
@@ -258,9 +269,10 @@ def diagnoses() -> tuple[Diagnosis, ...]:
     return tuple(row for row in found if not fault(row))
 
 
-def installed() -> tuple[PluginInfo, ...]:
+def installed(among: Points | None = None) -> tuple[PluginInfo, ...]:
     """Every installed plugin, by name; a broken one is shown with what is wrong, and harms no other."""
-    return tuple(_info(name, point, len(points)) for name, points in sorted(claimed().items()) for point in points)
+    found = claimed() if among is None else among
+    return tuple(_info(name, point, len(points)) for name, points in sorted(found.items()) for point in points)
 
 
 def find(checkpoint: Checkpoint) -> str:

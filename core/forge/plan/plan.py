@@ -56,14 +56,19 @@ def plan(all_resolved: Sequence[Resolved], *, prefixed: bool = False, inside: bo
 
 def require(all_resolved: Sequence[Resolved], *, several: bool = False) -> None:
     """RecipeError with every problem that can be known now; ``several`` recipes are served under prefixes."""
+    if problems := problems_of(all_resolved, several=several):
+        raise RecipeError(tuple(problems))
+
+
+def problems_of(all_resolved: Sequence[Resolved], *, several: bool = False) -> list[Problem]:
+    """The same problems, raised by nobody."""
     problems = [problem for resolved in all_resolved for problem in check(resolved)]
     for group in gpu_share.groups(all_resolved, RuntimeKind.VLLM):
         problems += vllm.check_together(group)
     if several:
         engines = [resolved for resolved in all_resolved if resolved.recipe.runtime.kind is RuntimeKind.ENGINE]
         problems += [each.within(resolved.recipe.name) for resolved in engines for each in engine.check_prefix(resolved)]
-    if problems:
-        raise RecipeError(tuple(problems))
+    return list(dict.fromkeys(problems))
 
 
 def require_sizes(all_resolved: Sequence[Resolved]) -> None:
@@ -137,15 +142,19 @@ def _doubts(resolved: Resolved) -> Iterator[str]:
 
 def check(resolved: Resolved) -> tuple[Problem, ...]:
     """What cannot work, seen from config.json, the plugins and the skeletons: before anything heavy runs."""
+    return tuple(each.within(resolved.named or resolved.recipe.name) for each in objections(resolved))
+
+
+def objections(resolved: Resolved) -> tuple[Problem, ...]:
+    """The same by the recipe's keys alone."""
     recipe = resolved.recipe
     found = [*image_table.check(recipe, resolved.facts.toolchain), *resolved.family.check(resolved.facts.toolchain)]
     found += image_table.check_since(recipe, resolved.facts, resolved.family.since())
-    found += (each.within(recipe.name) for each in _unable(resolved))
-    return tuple(found)
+    return (*found, *_unable(resolved))
 
 
 def _unable(resolved: Resolved) -> Iterator[Problem]:
-    """By the recipe's keys, what neither an image nor a plugin objects to."""
+    """What neither an image nor a plugin objects to."""
     kind, build, config = resolved.recipe.runtime.kind, resolved.recipe.build, resolved.facts.checkpoint.config
     # An encoder reads as much as it likes: max_seq_len is its decoder's alone (NVIDIA's enc_dec README: 1024 and 201). What
     # has no config.json yet is a GGUF, and those that forge converts are decoders.

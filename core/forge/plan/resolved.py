@@ -40,5 +40,7 @@ class Resolved(Struct, frozen=True):
     """Those of its checkpoint, where there are adapters to be held against them and its source says them."""
     file: RecipeFile | None = None
     """Where the recipe stands, and its digest; for a person, and for no step."""
+    named: str = ""
+    """The recipe's file as it was named; empty where it has none."""
     golden: str = ""
     """The transcripts that stand beside the recipe, for such a verification; empty where there are none."""

@@ -3,12 +3,11 @@
 What forge's own read is known before any plugin is asked (``forge.recipe.rules``).
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import asdict
 
-from forge.errors import Problem
+from forge.errors import Problem, near
 from forge.schema.speculation_key import SpeculationKey
 from forge.schema.values import Recipe, SpeculationTable
 
@@ -22,9 +21,7 @@ def unread(recipe: Recipe, declared: Sequence[SpeculationKey] | None) -> Iterato
     common = [key for key, value in stated.items() if key != "args" and value != unset[key]]
     if declared is None:
         hint = "its author declares them: forge_speculation, in docs/hooks.md"
-        yield from (
-            _refused(recipe, f"args.{key}", "the variant declares no key of its own", hint) for key in recipe.speculation.args
-        )
+        yield from (_refused(f"args.{key}", "the variant declares no key of its own", hint) for key in recipe.speculation.args)
         return
     known = {each.name: each for each in declared}
     yield from (_unknown(recipe, key, known) for key in common if key not in known)
@@ -32,18 +29,18 @@ def unread(recipe: Recipe, declared: Sequence[SpeculationKey] | None) -> Iterato
         if key not in known:
             yield _unknown(recipe, f"args.{key}", known)
         elif known[key].common:
-            yield _refused(recipe, f"args.{key}", "stands in [speculation] itself", f"write it there: {key} = ...")
+            yield _refused(f"args.{key}", "stands in [speculation] itself", f"write it there: {key} = ...")
         elif not known[key].takes(value):
-            yield _refused(recipe, f"args.{key}", f"found {value!r}; allowed: {_KINDS[known[key].kind]}", "")
+            yield _refused(f"args.{key}", f"found {value!r}; allowed: {_KINDS[known[key].kind]}", "")
 
 
 def _unknown(recipe: Recipe, key: str, known: dict[str, SpeculationKey]) -> Problem:
-    close = difflib.get_close_matches(key.removeprefix("args."), known, n=1)
+    close = near(key.removeprefix("args."), known)
     places = [each.name if each.common else f"args.{each.name}" for each in known.values()]
     hint = f"it reads {', '.join(places)}" if places else "it reads no key at all"
-    meant = next((place for place in places if close and place.removeprefix("args.") == close[0]), "")
-    return _refused(recipe, key, f"{recipe.variant} does not read it", f"did you mean speculation.{meant}?" if meant else hint)
+    meant = next((place for place in places if close and place.removeprefix("args.") == close), "")
+    return _refused(key, f"{recipe.variant} does not read it", f"did you mean speculation.{meant}?" if meant else hint)
 
 
-def _refused(recipe: Recipe, key: str, what: str, hint: str) -> Problem:
-    return Problem(f"{recipe.name}: speculation.{key}", what, hint)
+def _refused(key: str, what: str, hint: str) -> Problem:
+    return Problem(f"speculation.{key}", what, hint)

@@ -5,7 +5,7 @@ here. Pure.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -145,11 +145,11 @@ def adapted(recipe: Recipe, member: Member, gpu: GpuTable) -> Recipe:
     return replace(recipe, name=member.name or recipe.name, runtime=runtime, serve=serve)
 
 
-def twice(named: tuple[tuple[str, Path], ...]) -> tuple[Problem, ...]:
-    """Names that two members share, each name with the file it comes from."""
+def twice(named: Mapping[int, tuple[str, Path]]) -> tuple[Problem, ...]:
+    """Names that two members share; ``named`` are the members' names by their places, each with the file it comes from."""
     found: list[Problem] = []
     seen: dict[str, Path] = {}
-    for at, (name, file) in enumerate(named):
+    for at, (name, file) in named.items():
         if name in seen:
             hint = 'give one of them a name of its own: [[recipes]] with recipe = "..." and name = "..."'
             found.append(Problem(f"recipes[{at}]", f"{name!r} is the name of {seen[name]} too", hint))

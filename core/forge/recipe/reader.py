@@ -5,10 +5,11 @@ for the JSON schema and for editors. How a text is held against them is ``forge.
 between keys stand in ``forge.recipe.rules``.
 """
 
+import re
 from collections.abc import Iterable
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 from forge.errors import Problem, RecipeError
 from forge.recipe.rules import ADAPTERS, contradictions
@@ -18,10 +19,26 @@ from forge.schema.values import Recipe, RuntimeKind, SourceKind
 _TREE = inspect.type_info(Recipe)
 
 
-def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
-    """The recipe that ``text`` states; ``where`` names it in messages. ``runtime`` wins over what the text says.
+class Looked(Struct, frozen=True):
+    """What can be used of a text, and all that is wrong with the rest; ``broken`` keys have a default for what they say."""
 
-    Raises RecipeError with all problems of the text.
+    recipe: Recipe
+    problems: tuple[Problem, ...]
+    broken: frozenset[str]
+
+
+def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
+    """The recipe that ``text`` states; RecipeError with all problems of the text."""
+    found = looked(text, where, runtime)
+    if found.problems:
+        raise RecipeError(found.problems)
+    return found.recipe
+
+
+def looked(text: str, where: str, runtime: RuntimeKind | None = None) -> Looked:
+    """The same as far as it goes; ``where`` names it in messages. ``runtime`` wins over what the text says.
+
+    RecipeError for what is no TOML at all.
     """
     written = document(text, where)
     walk = Walk(_TREE)
@@ -33,10 +50,19 @@ def read(text: str, where: str, runtime: RuntimeKind | None = None) -> Recipe:
     recipe = msgspec.convert({"name": "nameless", "source": {}, **clean, "lora": adapters}, Recipe)
     if runtime is not None:
         recipe = recipe.having(("runtime.kind", runtime))
-    found = (*_listed(problems), *contradictions(recipe, frozenset(problems)))
-    if found:
-        raise RecipeError(tuple(each.within(where) for each in found))
-    return recipe
+    broken = frozenset((*problems, *walk.misspelt))
+    found = (*_listed(problems), *contradictions(recipe, broken))
+    return Looked(recipe, tuple(each.within(where) for each in found), broken)
+
+
+def concerns(problem: Problem, broken: Iterable[str]) -> bool:
+    """Whether a problem speaks of one of these keys: of a default, then, that stands in for what is broken."""
+    told = f"{problem.what} {problem.hint}"
+    for key in broken:
+        spoken = rf"\b{re.escape(key)}\b" if "." in key else rf"\b{re.escape(key)}\."
+        if problem.where == key or problem.where.startswith(f"{key}.") or re.search(spoken, told):
+            return True
+    return False
 
 
 def _adapters(clean: dict[str, object], written: object, problems: dict[str, tuple[str, str]]) -> list[dict[str, object]]:

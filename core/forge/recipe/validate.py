@@ -4,7 +4,6 @@ The Structs say what is allowed; this module walks them, so that one place state
 the JSON schema and for editors.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ import msgspec
 import tomli
 from msgspec import Struct, field, inspect
 
-from forge.errors import Problem, RecipeError
+from forge.errors import Problem, RecipeError, meant, near
 
 _SCALARS = 4
 """Kinds of a union that takes any plain value."""
@@ -54,6 +53,8 @@ class Walk(Struct, frozen=True):
 
     root: inspect.Type
     problems: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    misspelt: set[str] = field(default_factory=set[str])
+    """Keys that were probably meant by unknown ones: nobody can say what they hold."""
 
     def table(self, tree: inspect.Type, found: object, path: str) -> dict[str, object]:
         """The usable part of a table whose keys are ``tree``'s fields."""
@@ -67,6 +68,7 @@ class Walk(Struct, frozen=True):
             here = join(path, key)
             if key not in fields:
                 self._note(here, "unknown key", _meant(key, fields, path, self.root))
+                self.misspelt.update(join(path, close) for close in [near(key, fields)] if close)
             elif (usable := self._value(fields[key].type, value, here)) is not None:
                 clean[key] = usable
         for each in tree.fields:
@@ -89,7 +91,7 @@ class Walk(Struct, frozen=True):
             return self._list(kind, found, path)
         if _fits(kind, found):
             return found
-        hint = _guess(found, map(str, _choices(kind))) or _unquoted(kind, found)
+        hint = _guess(found, _choices(kind)) or _unquoted(kind, found)
         if is_table(found) and isinstance(kind, inspect.UnionType):
             hint = 'write what stands in it by its whole name, in quotes: "kv_cache_config.max_tokens" = 4096'
         self._note(path, f"found {_show(found)}; allowed: {allowed(tree)}", hint)
@@ -278,10 +280,7 @@ def _is_source(table: inspect.StructType) -> bool:
 
 
 def _guess(found: object, names: Iterable[str]) -> str:
-    if not isinstance(found, str):
-        return ""
-    close = difflib.get_close_matches(found.lower(), list(names), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else ""
+    return meant(found, names) if isinstance(found, str) else ""
 
 
 def join(path: str, key: str) -> str:
