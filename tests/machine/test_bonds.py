@@ -24,6 +24,7 @@ echo $$ >> "{place}/pids"
 exec sleep 3600
 """
 """One that never ends and neither does what it starts, in a session of its own; with a temporary file."""
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "FORGE_SIGN_PASSPHRASE", "COSIGN_PASSWORD")
 USES = {
     "git": "from forge.build.sources.git_commands import Git; Git(place / 'bare', 'https://127.0.0.1/x', os.environ).init()",
     "nvidia-smi": "from forge.machine.gpus import present; present(os.environ)",
@@ -126,6 +127,19 @@ def _mark_of(pid: int) -> bytes:
 def test_one_mark_and_folder_serve_all_that_is_started() -> None:
     assert bound({"A": "1"}) == {"A": "1", "TMPDIR": temporary(), MARK: bound()[MARK]}
     assert bound({"TMPDIR": "/its/own"})["TMPDIR"] == "/its/own"
+
+
+@pytest.mark.parametrize("name", [*SECRETS, "HF_ENDPOINT"])
+def test_no_program_is_told_what_forge_alone_is(tmp_path: Path, name: str) -> None:
+    """Whoever starts it, with whatever environment: another Python that is only asked for its version among them."""
+    (tmp_path / "python").write_text(f'#!/bin/sh\nenv >> {tmp_path}/told\necho \'["3.11.0", "", ""]\'\n')
+    (tmp_path / "python").chmod(0o755)
+    code = "from forge.machine.bonds import bound; from forge.machine.environments import _probe; _probe(str(place / 'python'))"
+    with begun(
+        tmp_path, f"{code}; assert ({name!r} in bound(os.environ)) == {name not in SECRETS}", **{name: "hf_secret"}
+    ) as one:
+        assert one.wait() == 0
+    assert ("hf_secret" in (tmp_path / "told").read_text()) == (name not in SECRETS)
 
 
 def test_temporary_files_go_with_a_good_end_too(tmp_path: Path) -> None:

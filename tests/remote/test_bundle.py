@@ -29,7 +29,7 @@ from forge.build.bundle.opened import Opened, look, named_after
 from forge.build.bundle.replay import PackedContainers
 from forge.cli import main
 from forge.errors import ForgeError, HostError
-from forge.machine.containers import ContainerRun, FamilyImage, ImageBuild, Line
+from forge.machine.containers import ContainerRun, FamilyImage, ImageBuild, ImageFacts, Line
 from forge.machine.docker.containers import DockerContainers
 from forge.remote.place import PART
 from forge.remote.record import Builder
@@ -199,7 +199,12 @@ def test_an_image_of_its_name_with_other_layers_is_another(here: Site, monkeypat
     over, (image, *_) = PackedContainers(engine, packed, contents), contents.images
     facts = over.inspect(image.reference)
     assert facts is not None
-    monkeypatch.setattr(engine, "inspect", lambda _: replace(facts, content="blake3:of other layers"))
+    other = replace(facts, content="blake3:of other layers")
+
+    def inspect(_: str) -> ImageFacts:
+        return other
+
+    monkeypatch.setattr(engine, "inspect", inspect)
     assert over.inspect(image.reference) is None
     packed.close()
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from forge.errors import HostError
 from forge.files.interpreter import own_python
 from forge.machine.interrupt import Halt
-from forge.machine.processes import kill_group
+from forge.machine.processes import kill_group, without_secrets
 
 MARK = "FORGE_CHILD"
 """Variable in the environment of what forge waits for, and of all that this starts."""
@@ -49,11 +49,12 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """``environ`` (this process's own, where none is given) for a program that has to end with this process.
+    """``environ`` (this process's own, where none is given) for a program that has to end with this process,
+    without what forge alone is told (tokens, passphrases).
 
     Its temporary files are in ``temporary()``, unless ``environ`` has another place for them than this process.
     """
-    bond, given = _bond(), {**(os.environ if environ is None else environ)}
+    bond, given = _bond(), without_secrets(os.environ if environ is None else environ)
     if bond.folder and given.get(_TEMPORARY) in (None, os.environ.get(_TEMPORARY)):
         given[_TEMPORARY] = bond.folder
     return {**given, MARK: bond.mark}

@@ -18,7 +18,6 @@ from forge.files.interpreter import own_python
 from forge.machine.bonds import bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.libraries import Layout, read_layout, require_libraries
-from forge.machine.processes import without_secrets
 from forge.schema.twin_environment import PLATFORMS, PYTHONS, TRITON
 from forge.schema.values import Environment, Host, TextFile
 from forge.schema.wheels import NO_HASHES, Hashes, known, listed, read_report, read_requirements
@@ -88,7 +87,7 @@ class PrivateEnvironments:
     """Environments that carry no path of the place where they were made, so that they can be moved and shared."""
 
     def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
-        self._environ = {name: value for name, value in without_secrets(environ).items() if name not in _MISLEADING}
+        self._environ = {name: value for name, value in environ.items() if name not in _MISLEADING}
         self._halt = halt or Halt()
 
     def make(

@@ -60,7 +60,7 @@ def vllm(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """All but what forge itself alone is told, for programs that need a person's other settings: git, pip, uv."""
+    """All but what forge itself alone is told, for programs that need a person's other settings: git, pip, uv, Python."""
     return {name: value for name, value in environ.items() if name not in _SECRETS}
 
 

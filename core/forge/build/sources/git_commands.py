@@ -18,7 +18,6 @@ from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.files import texts
 from forge.machine.bonds import bound, temporary
 from forge.machine.interrupt import Halt
-from forge.machine.processes import without_secrets
 
 PROTOCOLS = ("https", "ssh", "file")
 PATIENCE = 120.0  # seconds for an answer about metadata
@@ -88,11 +87,7 @@ class Git:
         self.folder = folder
         self._halt = halt or Halt()
         self.url = address(url)
-        kept = {
-            name: value
-            for name, value in without_secrets(environ).items()
-            if not name.startswith("GIT_") or _KEPT.fullmatch(name)
-        }
+        kept = {name: value for name, value in environ.items() if not name.startswith("GIT_") or _KEPT.fullmatch(name)}
         self._environ = {**kept, **_OURS}
         # What it holds itself, not what a person keeps for all; git-lfs would look there for a remote on this machine, too.
         storage = () if self.url.startswith("file:") else (f"lfs.storage={folder / 'lfs'}",)

