@@ -121,7 +121,11 @@ def heard() -> tuple[Heard, ...]:
 def verdicts(speaker: Speaker, streams: bool = True, reference: Reference = REFERENCE) -> dict[str, Verdict]:
     interview = Interview("here", MODEL, speaker, Letters(), streams=streams, room=64, places=2)
     checks = Checks(interview, reference, heard(), allowances().dtypes["float32"], speaker.clock)
-    return {verdict.prompt: verdict for verdict in checks.run(lambda _: None)}
+    told = list[str]()
+    found = {verdict.prompt: verdict for verdict in checks.run(told.append)}
+    asked = [name for name, verdict in found.items() if verdict.outcome is not Outcome.SKIPPED]
+    assert {f" of 6: {name}" for name in asked} <= {line.removeprefix("check ")[1:] for line in told}
+    return found
 
 
 def test_a_client_without_faults_passes_every_check() -> None:

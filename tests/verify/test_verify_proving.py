@@ -159,6 +159,14 @@ def test_what_no_server_offers_is_served_for_the_time_being(built: Stand) -> Non
     assert [event.step for event in built.world.events if event.kind == "made"].count("server") == 1
 
 
+def test_what_is_asked_just_now_is_told_with_how_many(built: Stand) -> None:
+    assert built.shop.verify(built.recipe, built.models).passed
+    told = [event for event in built.world.events if event.step.startswith("verify: ")]
+    assert [event.kind for event in told] == ["start", "made", "start", "log", "log", "made"]
+    assert {event.step for event in told} == {"verify: the checkpoint", "verify: tiny"}
+    assert [event.text for event in told if event.kind == "log"] == ["prompt 1 of 2: line 1", "prompt 2 of 2: line 2"]
+
+
 def test_nothing_is_built_for_it(stand: Stand) -> None:
     with pytest.raises(RepositoryError, match="neither served nor published"):
         stand.shop.verify(stand.recipe, stand.models)

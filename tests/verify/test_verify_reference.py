@@ -1,6 +1,7 @@
 """The reference run, in whatever Python has transformers, says what transformers itself generates there."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 import tiny_checkpoints
 import verify_kit
-from forge.verify.reference import SCRIPT
+from forge.verify.reciter import OwnPython
+from forge.verify.reference import SCRIPT, Asked, Job
 from tiny_checkpoints import torch, transformers
 
 # What transformers is about to take away is an error here, months before it is gone.
@@ -67,6 +69,15 @@ def test_a_decoder_recites_what_transformers_generates(tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).float().eval()
     assert len(said["tokens"]) == 12
     assert said["tokens"] == tiny_checkpoints.says(model, said["ids"], 12)
+
+
+@pytest.mark.slow
+def test_each_prompt_is_told_when_it_is_asked(tmp_path: Path) -> None:
+    folder, told = verify_kit.checkpoint(tmp_path / "checkpoint"), list[str]()
+    asked = (Asked("one", TEXT), Asked("zw\u00f6lf", TEXT), Asked("long", TEXT * 9))
+    said = OwnPython(os.environ).recite(folder, Job("k", "p", asked, 2, max_input_len=20), told.append)
+    assert [each.name for each in said.transcripts] == ["one", "zw\u00f6lf"]
+    assert [line for line in told if " of " in line] == ["prompt 1 of 2: 'one'", "prompt 2 of 2: 'zw\\xf6lf'"]
 
 
 @pytest.mark.slow

@@ -62,9 +62,9 @@ class Output:
         if self._quiet:
             return lambda _: None
         if not sys.stderr.isatty():
-            from forge.cli.progress import tell
+            from forge.cli.progress import plain
 
-            return tell
+            return plain()
         return lambda event: self._bars(event)  # noqa: PLW0108 - inlined, it would import rich now
 
     @cached_property

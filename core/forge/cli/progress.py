@@ -1,6 +1,9 @@
 """A build as it goes on, in plain lines or as a structured log, always on standard error."""
 
 import sys
+import textwrap
+import time
+from collections.abc import Callable
 from typing import TextIO
 
 import click
@@ -9,13 +12,36 @@ from msgspec.structs import asdict
 from forge.cli.text import shown, size
 from forge.events import Event, Listener
 
+_SILENCE = 10.0
+"""Seconds after which what passes by gets a line too."""
+_WIDTH = 100
 
-def tell(event: Event) -> None:
-    """A listener with one line per thing that happened; nothing per chunk of bytes."""
-    if event.kind == "start":
-        click.echo(shown(f"...   {event.step}{f'  on {event.node}' if event.node else ''}"), err=True)
-    elif text := sentence(event):
-        click.echo(text, err=True)
+
+def plain(clock: Callable[[], float] = time.monotonic) -> Listener:
+    """A listener with one line per thing that happened; of chunks of bytes and lines of logs, one where it was silent long."""
+    last = clock()
+
+    def tell(event: Event) -> None:
+        nonlocal last
+        if text := _under_way(event) if event.kind == "start" or clock() - last > _SILENCE else sentence(event):
+            last = clock()
+            click.echo(text, err=True)
+
+    return tell
+
+
+def _under_way(event: Event) -> str:
+    node = f"  on {event.node}" if event.node else ""
+    match event.kind:
+        case "start":
+            return shown(f"...   {event.step}{node}")
+        case "log" if event.text.strip():
+            return shown(f"...   {event.step}: {textwrap.shorten(event.text, _WIDTH, placeholder=' ...')}{node}")
+        case "progress":
+            total = f" of {size(event.total)}" if event.total else ""
+            return shown(f"...   {event.step}: {size(event.done)}{total}{node}")
+        case _:
+            return sentence(event)
 
 
 def sentence(event: Event) -> str:

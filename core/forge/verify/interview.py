@@ -72,8 +72,8 @@ class Interview(Struct, frozen=True):
     def hear(self, reference: Reference, tell: Callable[[str], None]) -> tuple[Heard, ...]:
         """What every stage says to every prompt."""
         found: list[Heard] = []
-        for said in reference.transcripts:
-            tell(said.name)
+        for number, said in enumerate(reference.transcripts, 1):
+            tell(f"prompt {number} of {len(reference.transcripts)}: {said.name}")
             found.append(self._hear(said, reference))
         ended = OneModel(self).ends(reference, found) if self.told else self._ends()
         return tuple(replace(each, ends=ended) for each in found)

@@ -4,6 +4,7 @@ container's.
 
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,9 +61,12 @@ class OwnPython(Struct, frozen=True):
             # -I: the script's own folder holds modules of forge's, whose names are nobody else's business.
             argv = (python, "-I", str(SCRIPT), str(folder), str(written), str(out))
             with child(argv, self._environ(), self.halt) as process:
-                said, _ = process.communicate()
-            if process.returncode or not out.is_file():
-                text = "\n".join(said.splitlines()[-_LAST:])
+                said = deque[str](maxlen=_LAST)
+                for text in process.stdout or ():
+                    said.append(text.rstrip("\n"))
+                    line(said[-1])
+            if process.wait() or not out.is_file():
+                text = "\n".join(said)
                 raise StepError(f"transformers could not answer for the checkpoint\n{text}", where=str(folder))
             return transcripts.read(out.read_bytes(), str(out))
 

@@ -1,9 +1,10 @@
 """``forge verify MODEL|RECIPE``: finds who serves the model, or has it served for the time being, and has it verified."""
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -21,7 +22,9 @@ from forge.serve.lookup import StrangerError, Target, adapted
 from forge.serve.server_types import Running
 from forge.verify import transcripts, verify as proving
 from forge.verify.verdicts import Report
-from forge.verify.verify import Prover, VerifyOptions
+from forge.verify.verify import Line, Prover, VerifyOptions
+
+Result = TypeVar("Result")
 
 
 class ServingForge(Protocol):
@@ -58,14 +61,18 @@ class Proof(Struct, frozen=True):
         held = resolver.spoken(path) if path else ""
         terms = proving.terms(options, recipe.verify if recipe else VerifyTable(), asked, held)
         with self._served(name, repository) as target:
-            self.tell(Event("start", "verify"))
-            reference = self.prover.reference(target, terms, self._line)
+            reference = self._step("verify: the checkpoint", lambda line: self.prover.reference(target, terms, line))
             if options.update and golden:
                 golden.write_text(transcripts.written(reference), encoding="utf-8")
-            return self.prover.compare(target, reference, terms, self._line)
+            return self._step(f"verify: {target.named}", lambda line: self.prover.compare(target, reference, terms, line))
 
-    def _line(self, text: str) -> None:
-        self.tell(Event("log", "verify", text=text))
+    def _step(self, name: str, work: Callable[[Line], Result]) -> Result:
+        """``work``, shown as a step."""
+        began = time.monotonic()
+        self.tell(Event("start", name))
+        done = work(lambda text: self.tell(Event("log", name, text=text)))
+        self.tell(Event("made", name, seconds=time.monotonic() - began))
+        return done
 
     @contextmanager
     def _served(self, model: str, repository: str | Path | None) -> Generator[Target]:

@@ -62,14 +62,14 @@ class Checks(Struct, frozen=True):
             "seeds": self._seeds,
             "cancellation": self._left,
         }
-        for name, check in asked.items():
+        for number, (name, check) in enumerate(asked.items(), 1):
             if not self.interview.streams and name in ("stream and final flag", "streams at once", "cancellation"):
                 yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, "the model was built to answer whole")
                 continue
             if name in ("max_tokens", "stop words") and (failing := self._wrong()):
                 yield Verdict(Stage.TRANSPORT, name, Outcome.SKIPPED, f"its texts are wrong already: see {failing}")
                 continue
-            tell(name)
+            tell(f"check {number} of {len(asked)}: {name}")
             try:
                 what = check()
             except InferenceError as refusal:

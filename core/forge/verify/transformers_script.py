@@ -32,7 +32,10 @@ def main(folder: str, job_file: str, out: str) -> None:
     ends = _ends(model, tokenizer)
     model.generation_config = _greedy(transformers, model, ends)
     with torch.inference_mode():
-        told = [_transcript(torch, model, tokenizer, prompt, ends, job["max_tokens"]) for prompt in asked]
+        told: list[Any] = []
+        for number, prompt in enumerate(asked, 1):
+            print(f"prompt {number} of {len(asked)}: {prompt['name']!a}", flush=True)  # noqa: T201 - what forge shows meanwhile
+            told.append(_transcript(torch, model, tokenizer, prompt, ends, job["max_tokens"]))
     found = {
         "by": f"transformers {transformers.__version__}, torch {torch.__version__}, {precision}",
         "checkpoint": job["checkpoint"],
