@@ -285,11 +285,19 @@ def test_a_recipe_by_a_path_of_this_machine_is_refused(shop: Forge, fleet: Path)
         {"pull_secret": "../.."},
         {"replicas": 99999999999},
         {"install": "--index-url=http://evil"},
+        {"install": "triton-forge @ git+https://ghp_x@example.com/x"},
+        {"install": "git+ssh://me:ghp_x@example.com/x"},
     ],
 )
 def test_a_word_that_kubernetes_would_not_take_is_refused(words: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"cannot be|has to be"):
+    with pytest.raises(ValueError, match=r"cannot be|has to be|has a password or a token") as error:
         replace(Site("triton-forge"), **words)
+    assert "ghp_x" not in str(error.value)
+
+
+@pytest.mark.parametrize("install", ["git+ssh://git@example.com:22/x@v1", "git+https://example.com/x@v1", "./a.whl"])
+def test_a_requirement_at_an_address_is_taken(install: str) -> None:
+    assert Site(install).install == install
 
 
 @pytest.mark.parametrize("source", ['path = "checkpoint"', 'gguf = "model.gguf"'])

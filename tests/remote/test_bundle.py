@@ -102,6 +102,8 @@ def test_an_engine_is_built_bundled_and_served_elsewhere_offline(here: Site, the
     assert there.shop().store.verify() == ()
     held = {one.key for one in here.shop().store.artifacts()}
     assert {model.entry for model in built.models} <= held
+    taken = [each for one in there.shop().store.artifacts() for each in one.path.rglob("*") if not each.is_symlink()]
+    assert [each for each in taken if each.stat().st_mode & 0o222] == [], "as what was made here, nobody writes to it"
 
 
 def test_a_bundle_holds_no_weights_unless_somebody_says_so(here: Site, there: Site) -> None:
@@ -238,6 +240,13 @@ def test_a_deployment_is_bundled_whole_and_keeps_its_paths(here: Site, there: Si
     assert built.repository == there.root / "laid" / "model-repository"
     assert [model.name for model in built.models] == ["one", "second"]
     assert (there.root / "laid" / "deployments" / "both.toml").is_file()
+
+
+def test_a_token_in_an_address_is_in_no_bundle(here: Site) -> None:
+    recipe = here.recipe(text=ENGINE.replace('hub = "acme/tiny"', f'git = "https://{TOKEN}@example.com/x.git"'))
+    with pytest.raises(BundleError, match="a password or a token") as error:
+        here.bundle(recipe)
+    assert TOKEN not in f"{error.value}{error.value.where}{error.value.hint}"
 
 
 def test_a_recipe_named_by_its_whole_path_is_not_bundled(here: Site) -> None:

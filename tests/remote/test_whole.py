@@ -368,6 +368,17 @@ def test_a_publish_during_a_read_is_not_called_rot(shop: Forge, models: Path) ->
     assert "published anew" in str(judge(replace(due, key="of-before"), 1.0, lambda _path, _size: "another"))
 
 
+def test_a_file_written_to_meanwhile_is_not_called_rot(shop: Forge, models: Path) -> None:
+    from forge.serve.digests import files, judge
+
+    def digest(place: Path, _: int) -> str:
+        os.utime(place)
+        return "another"
+
+    due = files(models, shop.manifest(models).models[0], shop.store)[0][0]
+    assert "written to meanwhile" in str(judge(due, 1.0, digest))
+
+
 def test_the_verb_reads_a_share_and_refuses_wrong_shares(shop: Forge, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_HOME", str(shop.home))
     done = CliRunner().invoke(main, ["cache", "verify", "--some", "1%"])

@@ -246,3 +246,12 @@ def test_an_artifact_with_a_damaged_manifest_is_made_anew(tmp_path: Path) -> Non
     assert fresh
     assert store(tmp_path).verify() == ()
     assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_an_artifact_that_was_moved_to_another_key_is_none(tmp_path: Path) -> None:
+    """By somebody who restores a store from a copy, say."""
+    made, _ = store(tmp_path).make(KEY, provenance(), fill)
+    other = made.path.parent.with_name(key(2))
+    made.path.parent.rename(other)
+    assert [found.key for found in store(tmp_path).artifacts()] == []
+    assert store(tmp_path).find(other.name) is None

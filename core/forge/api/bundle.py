@@ -14,6 +14,7 @@ from forge.build.bundle.choice import WEIGHTS, Chosen, choose, held
 from forge.build.bundle.contents import Contents
 from forge.build.bundle.pack import Texts, Writer, gathered, images, read
 from forge.build.bundle.witness import Memory, Witnessed
+from forge.build.recipe_facts import opened
 from forge.build.resolve import Resolver
 from forge.build.sources.source import Origin
 from forge.build.together import Joint, JointResolver
@@ -58,8 +59,13 @@ class Bundler(Struct, frozen=True):
         if self.notary.signer:
             self.notary.signer.require()
         joint = JointResolver(self.resolver).joint(files)
-        asked = [self.resolver.read(joint.path(each), options.runtime).verify.prompts for each in joint.stated.members]
-        found = gathered(joint, asked)
+        recipes = [self.resolver.read(joint.path(each), options.runtime) for each in joint.stated.members]
+        if secret := [address for recipe in recipes for address in opened(recipe)]:
+            hint = "take it out of the recipe: a git credential helper can know it (`git help credentials`)"
+            raise BundleError(
+                "a recipe's address holds a password or a token, and recipes go along", where=secret[0], hint=hint
+            )
+        found = gathered(joint, [recipe.verify.prompts for recipe in recipes])
         memory = Memory(found.place)
         all_resolved = self._resolved(joint, options, memory)
         steps = self._steps(all_resolved, options)

@@ -4,19 +4,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from forge import errors
 from forge.api.forge import Forge
-from forge.build.recipe_facts import image
-from forge.build.sources.git_commands import redacted
+from forge.build.recipe_facts import image, opened, sources
 from forge.build.together import Joint
 from forge.errors import ForgeError, Problem, RecipeError
 from forge.files import texts
 from forge.kubernetes.objects import name
 from forge.kubernetes.pod import Exported, Model
 from forge.plan.one_server import kind
-from forge.schema.values import Recipe, RuntimeKind, Source
+from forge.schema.values import Recipe, RuntimeKind
 
 _AGAIN = (RecipeError, errors.PluginError, errors.StepError, errors.HostError, errors.LockError, errors.ConfigError)
 EXITS = tuple(each.exit_code for each in _AGAIN)
@@ -66,14 +64,13 @@ def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
     problems = [
         Problem(f"{path}: {source.address}", "stands on this machine, and no pod sees it", _ELSEWHERE)
         for path, recipe in zip(recipes, read, strict=True)
-        for source in _sources(recipe)
+        for source in sources(recipe)
         if source.path or source.gguf
     ]
     problems += [
-        Problem(f"{path}: {redacted(source.git)}", "holds a password or a token, which a manifest would show", _ELSEWHERE)
+        Problem(f"{path}: {address}", "holds a password or a token, which a manifest would show", _ELSEWHERE)
         for path, recipe in zip(recipes, read, strict=True)
-        for source in _sources(recipe)
-        if source.git and _opens(source.git)
+        for address in opened(recipe)
     ]
     if len(kinds := {kind(recipe) for recipe in read}) > 1:
         what = f"one server cannot serve them all: they stand on {' and on '.join(sorted(kinds))}"
@@ -89,17 +86,6 @@ def _require_portable(recipes: Sequence[Path], read: Sequence[Recipe]) -> None:
 
 
 _ELSEWHERE = "name a hub repository, a git repository or a wheel"
-
-
-def _opens(url: str) -> bool:
-    """Whether an address holds what opens it; a user alone does so over HTTP, where it is a token's place."""
-    parts = urlsplit(url)
-    return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
-
-
-def _sources(recipe: Recipe) -> Iterator[Source]:
-    yield from (source for source in (recipe.source, recipe.draft, recipe.convert.calibration) if source is not None)
-    yield from recipe.lora
 
 
 def _texts(root: str, named: Sequence[Path], read: Iterator[tuple[Path, Recipe]]) -> Iterator[tuple[str, str]]:

@@ -1,12 +1,15 @@
 """Reads the world once, before planning: the source's commit and config.json, the host, the toolchain."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from forge.build.outside import Outside
+from forge.build.sources.git_commands import redacted
 from forge.errors import Problem, RecipeError
 from forge.plan import families
 from forge.plan.lock import Lock, placed
 from forge.schema.adapters import Adapter
+from forge.schema.spelling import opens
 from forge.schema.values import Checkpoint, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind, Toolchain
 from forge.schema.vllm_images import vllm_release, vllm_toolchain
 from forge.trtllm import image_table
@@ -27,6 +30,17 @@ def gather(recipe: Recipe, base: Path, outside: Outside, lock: Lock | None = Non
         draft_checkpoint=outside.origins[draft.kind].read(draft) if draft else Checkpoint(),
         calibration=_pin(texts, base, outside, lock.calibration if lock else None) if texts else None,
     )
+
+
+def sources(recipe: Recipe) -> Iterator[Source]:
+    """All that a recipe is made of."""
+    yield from (source for source in (recipe.source, recipe.draft, recipe.convert.calibration) if source is not None)
+    yield from recipe.lora
+
+
+def opened(recipe: Recipe) -> list[str]:
+    """The addresses of sources that hold a password or a token, without it: no recipe with one may go elsewhere."""
+    return [redacted(source.git) for source in sources(recipe) if source.git and opens(source.git)]
 
 
 def adapters(recipe: Recipe, base: Path, outside: Outside, lock: Lock | None = None) -> tuple[Adapter, ...]:

@@ -11,6 +11,7 @@ from shlex import quote
 from msgspec import Struct
 
 from forge.files import texts
+from forge.schema.spelling import opens
 from forge.schema.values import RuntimeKind
 
 Object = dict[str, object]
@@ -90,6 +91,8 @@ class Site(Struct, frozen=True):
             said = str(getattr(self, told))
             if said and not re.fullmatch(form, said):
                 raise ValueError(f"{told.replace('_', '-')} cannot be {said!r}")
+        if opens(self.install):
+            raise ValueError("install has a password or a token in it, which each pod's manifest would show")
         if not self.secret:
             raise ValueError("secret has to be a name")
 

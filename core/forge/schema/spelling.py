@@ -13,6 +13,7 @@ LONGEST_NAME = 255
 """Bytes of one name in a folder, on every filesystem that forge meets (NAME_MAX)."""
 _NO_CONTROL = r"\x00-\x1f\x7f"
 
+_OPENS = re.compile(r"https?://[^/\s]*@|://[^/\s]*:[^/\s]*@")
 _DIGEST = re.compile(r"(sha256|blake3):[0-9a-f]{64}|gitsha1:[0-9a-f]{40}")
 
 
@@ -142,3 +143,8 @@ ParameterName = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z", description="letters, digits and '_', not beginning with a digit"),
 ]
+
+
+def opens(address: str) -> bool:
+    """Whether an address holds what opens it; a user alone does so over HTTP, where it is a token's place."""
+    return bool(_OPENS.search(address))
