@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from browser import Browser, chromium
-from forge.bench import compare, drawing, results
-from forge.bench.page import DISTRIBUTIONS, MOST_BARS, Named, page
+from forge.bench import drawing, results
+from forge.bench.page import DISTRIBUTIONS, MOST_BARS, page
 from forge.bench.results import Results
 from forge.cli import main
 from forge.errors import BenchError
@@ -71,7 +71,7 @@ def sample() -> Results:
 
 @pytest.fixture(scope="module")
 def drawn(sample: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawing.leave([Named("", sample)], tmp_path_factory.mktemp("page") / "page.html")
+    return drawing.leave(sample, tmp_path_factory.mktemp("page") / "page.html")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def hostile(found: Results) -> Results:
 
 
 def test_the_plots_hold_the_figures_of_every_point(sample: Results) -> None:
-    made = page([Named("", sample)])
+    made = page(sample)
     throughput, quality = made.clouds
     assert [dot.y.value for dot in throughput.dots] == [each.figures["output_tokens_per_s"].value for each in sample.points]
     assert [dot.x.value for dot in throughput.dots] == [each.figures["latency_p95"].value * 1000 for each in sample.points]
@@ -126,7 +126,7 @@ def test_the_plots_hold_the_figures_of_every_point(sample: Results) -> None:
 
 
 def test_points_that_differ_in_their_load_only_are_one_line(sample: Results) -> None:
-    cold, warm, cold_again, warm_again = page([Named("", sample)]).series
+    cold, warm, cold_again, warm_again = page(sample).series
     assert (cold.line, warm.line) == (cold_again.line, warm_again.line)
     assert cold.line != warm.line
     assert [each.load for each in (cold, cold_again)] == [1.0, 4.0]
@@ -134,7 +134,7 @@ def test_points_that_differ_in_their_load_only_are_one_line(sample: Results) -> 
 
 def test_without_quality_or_single_times_those_plots_are_left_out(sample: Results) -> None:
     point = replace(sample.points[0], quality=None, distributions={"latency": (1.0, 2.0)})
-    made = page([Named("", replace(sample, points=(point,)))])
+    made = page(replace(sample, points=(point,)))
     assert [cloud.name for cloud in made.clouds] == ["throughput"]
     assert [each.name for each in made.distributions] == ["latency"]
     assert "quality" not in made.chief.header
@@ -144,8 +144,8 @@ def test_a_long_timeline_shows_the_first_requests_and_says_so(sample: Results, t
     repeat = sample.points[0].repeats[0]
     many = replace(repeat, records=repeat.records * 200)
     made = replace(sample, points=(replace(sample.points[0], repeats=(many,)),))
-    assert len(page([Named("", made)]).timeline.bars) == MOST_BARS
-    file = drawing.leave([Named("", made)], tmp_path / "page.html")
+    assert len(page(made).timeline.bars) == MOST_BARS
+    file = drawing.leave(made, tmp_path / "page.html")
     assert f"(the first {MOST_BARS} of {len(many.records)} requests)" in file.read_text(encoding="utf-8")
 
 
@@ -153,7 +153,7 @@ def test_every_setting_and_key_is_on_the_page(sample: Results, drawn: Path) -> N
     text = drawn.read_text(encoding="utf-8")
     for value in (sample.subjects[0].entry, sample.subjects[0].tokenizer, sample.settings.prompts, sample.machine.cpu):
         assert value in text
-    rows = {row[0]: row[1] for table in page([Named("", sample)]).more for row in table.rows if not table.header}
+    rows = {row[0]: row[1] for table in page(sample).more for row in table.rows if not table.header}
     assert rows["goodput"] == "ttft=0.1, itl=0.02"
     assert rows["sweep"] == "concurrency=1 | 4, temperature=0.2 | 0.7"
     assert rows["tokens counted by the"] == "request, which fixes them"
@@ -238,7 +238,7 @@ def test_it_is_dark_where_wished_and_follows_a_change(browser: Browser, drawn: P
 
 @pytest.mark.slow
 def test_on_a_phone_nothing_scrolls_sideways(browser: Browser, drawn: Path, sample: Results, tmp_path: Path) -> None:
-    long = drawing.leave([Named("", hostile(sample))], tmp_path / "long.html")
+    long = drawing.leave(hostile(sample), tmp_path / "long.html")
     for file in (drawn, long):
         browser.open(file, phone=True)
         assert browser.ask("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
@@ -254,9 +254,7 @@ def test_on_a_phone_nothing_scrolls_sideways(browser: Browser, drawn: Path, samp
 
 @pytest.mark.slow
 def test_texts_of_the_results_are_shown_and_never_run(browser: Browser, sample: Results, tmp_path: Path) -> None:
-    bad = hostile(sample)
-    found = compare.compare(bad, bad)
-    file = drawing.leave([Named(EVIL, bad), Named("other", bad)], tmp_path / "evil.html", found)
+    file = drawing.leave(hostile(sample), tmp_path / "evil.html")
     browser.open(file)
     assert browser.ask("return document.title") == f"{EVIL} - forge bench"
     assert browser.ask("return document.querySelector('h1').textContent") == EVIL
@@ -281,16 +279,6 @@ def test_results_are_drawn_later_beside_themselves_or_where_one_says(tmp_path: P
     assert sorted(each.name for each in tmp_path.iterdir()) == ["kept.html", "kept.json", "other.html"]
 
 
-def test_two_results_compared_are_one_page_with_the_ratios(tmp_path: Path) -> None:
-    file = tmp_path / "both.html"
-    done = CliRunner().invoke(main, ["bench", "compare", str(SAMPLE), str(SAMPLE), "--page", str(file)])
-    assert done.output.splitlines()[-1] == f"page: {file}"
-    text = file.read_text(encoding="utf-8")
-    assert "first: concurrency=4 temperature=0.7" in text
-    assert "second: concurrency=4 temperature=0.7" in text
-    assert "Second over first: smollm2-135m-instruct, concurrency=1 temperature=0.2" in text
-
-
 def test_what_are_no_results_is_said_and_leaves_no_page(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     done = CliRunner().invoke(main, ["bench", "page", str(tmp_path / "other.json")])
@@ -300,7 +288,7 @@ def test_what_are_no_results_is_said_and_leaves_no_page(tmp_path: Path) -> None:
 
 def test_results_without_a_point_are_an_error(sample: Results, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="nothing was measured"):
-        drawing.leave([Named("", replace(sample, points=()))], tmp_path / "page.html")
+        drawing.leave(replace(sample, points=()), tmp_path / "page.html")
 
 
 def test_a_page_without_bokeh_is_an_error_naming_the_install(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Leaves the page of one or several benchmarks as a file."""
+"""Leaves the page of a benchmark as a file."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from forge.bench.compare import Comparison
-from forge.bench.page import Named, Page, page
+from forge.bench.page import Page, page
+from forge.bench.results import Results
 from forge.errors import BenchError
 from forge.files import trees
 
@@ -16,12 +15,12 @@ def require() -> None:
         raise BenchError("bokeh is not installed, which draws the page", hint="pip install 'triton-forge[bench]'")
 
 
-def leave(named: Sequence[Named], file: Path, comparison: Comparison | None = None) -> Path:
-    """Draw ``named`` into ``file``; a reader sees the former page or this one. BenchError where there is nothing to draw."""
+def leave(results: Results, file: Path) -> Path:
+    """Draw ``results`` into ``file``; a reader sees the former page or this one. BenchError where there is nothing to draw."""
     require()
-    if not any(each.results.points for each in named):
+    if not results.points:
         raise BenchError("nothing was measured that could be drawn", where=str(file))
-    trees.write_whole(file, drawn(page(named, comparison)))
+    trees.write_whole(file, drawn(page(results)))
     return file
 
 

@@ -1,6 +1,6 @@
-"""What goes onto a benchmark's page: the data of each plot, and the tables, from one or several results. Draws nothing.
+"""What goes onto a benchmark's page: the data of each plot, and the tables. Draws nothing.
 
-Every point of every results has a number, from 1 on, which is its name in the plots. Times in plots are milliseconds, but in
+Every point of the results has a number, from 1 on, which is its name in the plots. Times in plots are milliseconds, but in
 the timeline seconds since a repeat's beginning.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from forge.bench import tables
-from forge.bench.compare import Comparison
 from forge.bench.results import Figure, Point, Record, Results
 from forge.bench.tables import Table
 
@@ -25,19 +24,12 @@ DISTRIBUTIONS = {
 _MS = 1000.0
 
 
-class Named(Struct, frozen=True):
-    """Results under the name that tells them from the others of the page; empty where there are no others."""
-
-    name: str
-    results: Results
-
-
 class Series(Struct, frozen=True):
     """One point of the results as the plots know it."""
 
     number: int
     label: str
-    """Model and setting, and whose results, as far as they tell it from the others."""
+    """Its setting, and its model where there are several."""
     line: int
     """Those with the same differ in their load only, and are joined."""
     load: float
@@ -126,47 +118,32 @@ class Page(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def page(named: Sequence[Named], comparison: Comparison | None = None) -> Page:
-    """All that one page shows of ``named``; ``comparison`` adds the ratios of the second results over the first."""
-    numbered = tuple(_numbered(named))
-    series = tuple(each for each, _ in numbered)
+def page(results: Results) -> Page:
+    """All that a page shows of ``results``."""
+    numbered = tuple(_numbered(results))
     points = [(each.number, point) for each, point in numbered]
     labelled = [(each.number, each.label, point) for each, point in numbered]
-    models = dict.fromkeys(subject.name for each in named for subject in each.results.subjects)
-    compared = tables.compared(comparison) if comparison else ()
     return Page(
-        title=", ".join(models),
-        subtitle="; ".join(tables.circumstances(each.name, each.results) for each in named),
-        series=series,
+        title=", ".join(dict.fromkeys(subject.name for subject in results.subjects)),
+        subtitle=tables.circumstances(results),
+        series=tuple(each for each, _ in numbered),
         clouds=tuple(cloud for cloud in _clouds(points) if cloud.dots),
         distributions=tuple(_distributions(points)),
         timeline=_timeline(numbered),
         chief=tables.chief(labelled),
-        more=tuple(
-            table
-            for table in (
-                *compared,
-                *(one for each in named for one in tables.about(each.name, each.results)),
-                *tables.details(labelled),
-            )
-            if table.rows
-        ),
-        notes=tuple(tables.prefixed(each.name, note) for each in named for note in each.results.notes),
+        more=tuple(table for table in (*tables.about(results), *tables.details(labelled)) if table.rows),
+        notes=results.notes,
     )
 
 
-def _numbered(named: Sequence[Named]) -> Iterator[tuple[Series, Point]]:
+def _numbered(results: Results) -> Iterator[tuple[Series, Point]]:
     lines: dict[tuple[object, ...], int] = {}
-    several = any(len(each.results.subjects) > 1 for each in named)
-    number = 0
-    for each in named:
-        for point in each.results.points:
-            number += 1
-            rest = tuple((name, value) for name, value in point.values.items() if name not in ("concurrency", "rate"))
-            line = lines.setdefault((each.name, point.model, point.rate is None, rest), len(lines))
-            label = tables.prefixed(each.name, f"{point.model} {point.label}" if several else point.label)
-            load = float(point.concurrency if point.concurrency is not None else point.rate or 0.0)
-            yield Series(number, label, line, load), point
+    for number, point in enumerate(results.points, 1):
+        rest = tuple((name, value) for name, value in point.values.items() if name not in ("concurrency", "rate"))
+        line = lines.setdefault((point.model, point.rate is None, rest), len(lines))
+        label = f"{point.model} {point.label}" if len(results.subjects) > 1 else point.label
+        load = float(point.concurrency if point.concurrency is not None else point.rate or 0.0)
+        yield Series(number, label, line, load), point
 
 
 def _clouds(points: Sequence[tuple[int, Point]]) -> Iterator[Cloud]:

@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct
 
 from forge.bench import words
-from forge.bench.compare import QUALITY, Comparison
 from forge.bench.figures import names
 from forge.bench.results import Point, Results
 
@@ -25,17 +24,13 @@ class Table(Struct, frozen=True):
     numbered: bool = False
 
 
-def prefixed(name: str, text: str) -> str:
-    return f"{name}: {text}" if name else text
-
-
-def circumstances(name: str, results: Results) -> str:
+def circumstances(results: Results) -> str:
     """When, by what and on what, in one line."""
     machine = results.machine
     parts = [results.made.replace("T", " ")[:16] + " UTC", f"Triton {results.triton}" if results.triton else ""]
     parts += [f"forge {results.forge}" + ("" if results.driver == "forge" else f", load by {results.driver}")]
     parts += [" + ".join(machine.gpus) or machine.cpu]
-    return prefixed(name, ", ".join(part for part in parts if part))
+    return ", ".join(part for part in parts if part)
 
 
 def chief(points: Sequence[Numbered]) -> Table:
@@ -97,15 +92,15 @@ def _gpus(points: Sequence[Numbered]) -> Iterator[tuple[str, ...]]:
                 yield (str(number), str(place), f"{gpu.index} {gpu.name}", busy, memory, power, heat)
 
 
-def about(name: str, results: Results) -> Iterator[Table]:
+def about(results: Results) -> Iterator[Table]:
     """The settings, what was measured, and where. Generic over the format, so that nothing of it can be forgotten."""
     said = {"seconds in all": f"{results.wall:.4g}", "tokens counted by the": words.COUNTED_BY[results.settings.counted]}
     settings = {**_stated(results.settings), **said, "command": shlex.join(results.command)}
-    yield _facts(prefixed(name, "Settings"), settings)
+    yield _facts("Settings", settings)
     for subject in results.subjects:
-        yield _facts(prefixed(name, f"What was measured: {subject.name}"), _stated(subject))
+        yield _facts(f"What was measured: {subject.name}", _stated(subject))
     versions = {"forge": results.forge, "Triton": results.triton, "load by": results.driver, "began": results.made}
-    yield _facts(prefixed(name, "Where, and by what"), {**_stated(results.machine), **versions})
+    yield _facts("Where, and by what", {**_stated(results.machine), **versions})
 
 
 def _facts(title: str, facts: dict[str, str]) -> Table:
@@ -126,22 +121,6 @@ def _words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
-
-
-def compared(comparison: Comparison) -> Iterator[Table]:
-    """What differs, then the ratios of each pair of points: the second over the first."""
-    rows = [
-        (each.what, each.first or "none", each.second or "none", "unlike" if each.unlike else "")
-        for each in comparison.differences
-    ]
-    yield Table("What differs", ("", "first", "second", ""), tuple(rows))
-    for pair in comparison.pairs:
-        header = ("figure", "first", "second", "ratio", "95 %", "")
-        wanted = (*words.CHIEF, "goodput_share", "error_share", QUALITY)
-        changes = (each for each in pair.changes if each.name in wanted)
-        cells = tuple((_plain(each.name), *words.change(each), each.verdict) for each in changes)
-        models = pair.first if pair.first == pair.second else f"{pair.first} -> {pair.second}"
-        yield Table(f"Second over first: {models}, {pair.label}", header, cells)
 
 
 def _plain(name: str) -> str:

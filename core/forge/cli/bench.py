@@ -97,7 +97,6 @@ def run(
         forge bench run smollm2-135m-instruct --sweep concurrency=1,4 --sweep temperature=0.2,0.7
     """
     from forge.bench import compare as comparing, drawing
-    from forge.bench.page import Named
     from forge.cli.measurements import document, lines, options_of
 
     limits = [comparing.limit(text) for text in fail_if]
@@ -114,8 +113,7 @@ def run(
     if into is not None:
         into.write_bytes(kept.read_bytes())
     place = str(into or kept)
-    sheet = [Named("", found)]
-    drawn, said = ("", "") if no_page else _page(lambda: drawing.leave(sheet, page or kept.with_suffix(".html")))
+    drawn, said = ("", "") if no_page else _page(lambda: drawing.leave(found, page or kept.with_suffix(".html")))
     text = "\n".join([*lines(found), f"results: {place}", *said.splitlines()])
     output.result({**document(found, place), "page": drawn}, text)
     _judge(output, comparing.exceeded(limits, found))
@@ -126,20 +124,16 @@ def run(
 @click.argument("second", type=FILE)
 @click.option("--anyway", is_flag=True, help="Compare what is unlike, too.")
 @click.option("--all", "everything", is_flag=True, help="Show every figure, not the chief ones.")
-@click.option("--page", type=_NEW, help="Draw both into one page, with the ratios.")
 @_FAIL_IF
 @verb
-def compare(
-    output: Output, first: Path, second: Path, anyway: bool, everything: bool, page: Path | None, fail_if: tuple[str, ...]
-) -> None:
+def compare(output: Output, first: Path, second: Path, anyway: bool, everything: bool, fail_if: tuple[str, ...]) -> None:
     """Say how SECOND differs from FIRST, both results of `forge bench`: ratios with their 95 % intervals.
 
     \b
     Example:
         forge bench compare before.json after.json --fail-if "ttft_p95>1.05x"
     """
-    from forge.bench import compare as comparing, drawing, results
-    from forge.bench.page import Named
+    from forge.bench import compare as comparing, results
     from forge.cli.measurements import comparison_lines
 
     limits = [comparing.limit(text) for text in fail_if]
@@ -148,13 +142,8 @@ def compare(
     if not anyway:
         comparing.require_alike(found, f"{first}, {second}")
     broken = comparing.broken(limits, found)
-    shown: dict[str, object] = {"differences": found.differences, "pairs": found.pairs, "broken": broken}
-    said = list(comparison_lines(found, everything=everything))
-    if page is not None:
-        drawing.leave([Named("first", one), Named("second", other)], page, found)
-        shown["page"] = str(page)
-        said.append(f"page: {page}")
-    output.result(shown, "\n".join(said))
+    shown = {"differences": found.differences, "pairs": found.pairs, "broken": broken}
+    output.result(shown, "\n".join(comparison_lines(found, everything=everything)))
     _judge(output, broken)
 
 
@@ -170,9 +159,8 @@ def draw(output: Output, file: Path, into: Path | None) -> None:
         forge bench page results.json -o results.html
     """
     from forge.bench import drawing, results
-    from forge.bench.page import Named
 
-    place = drawing.leave([Named("", results.read(_results(file), str(file)))], into or file.with_suffix(".html"))
+    place = drawing.leave(results.read(_results(file), str(file)), into or file.with_suffix(".html"))
     output.result({"page": str(place)}, f"page: {place}")
 
 
