@@ -115,7 +115,7 @@ def main() -> None:
         asyncio.run(_bare(address, given.requests, given.concurrency))
         bare = time.perf_counter() - began
         used = time.process_time()
-        (answers,) = LoopDriver(AsyncClient, time.perf_counter).drive([drive], _unwatched)
+        answers = LoopDriver(AsyncClient, time.perf_counter).drive(drive, _unwatched)
         used = time.process_time() - used
     whole = max(answer.end for answer in answers)
     if any(answer.error or len(answer.marks) != given.tokens for answer in answers):

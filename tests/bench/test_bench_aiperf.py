@@ -163,7 +163,7 @@ class Place:
         self.looks.append(time.monotonic() - began)
 
     def run(self, wanted: Drive) -> tuple[Answer, ...]:
-        return self.driver.drive([wanted], self.watch)[0]
+        return self.driver.drive(wanted, self.watch)
 
 
 def test_the_server_is_watched_from_warm_up_to_last_answer(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_an_interrupt_ends_aiperf_and_all_it_has_started(tmp_path: Path) -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.driver.drive([drive()], interrupted)
+        place.driver.drive(drive(), interrupted)
     for name in ("leader", "child"):
         process = Path("/proc") / (place.folder / "bls-001" / name).read_text().strip() / "stat"
         assert not process.exists() or process.read_text().rpartition(")")[2].split()[0] in "ZX"

@@ -107,11 +107,10 @@ def test_one_seed_is_one_work_and_no_prompt_comes_twice(tmp_path: Path) -> None:
     assert len({request.prompt for request in speakers[0].asked}) == 2 * (3 + 1), "the warm-up's too"
 
 
-def test_models_are_loaded_in_turn_or_together(tmp_path: Path) -> None:
-    in_turn, together = Speaker(), Speaker()
-    Place(tmp_path, in_turn).run(BenchOptions(requests=4, repeats=1, concurrency=2), "a", "b")
-    found = Place(tmp_path, together).run(BenchOptions(requests=4, repeats=1, concurrency=2, together=True), "a", "b")
-    assert (in_turn.most, together.most) == (2, 4)
+def test_models_are_put_under_load_in_turn(tmp_path: Path) -> None:
+    speaker = Speaker()
+    found = Place(tmp_path, speaker).run(BenchOptions(requests=4, repeats=1, concurrency=2), "a", "b")
+    assert speaker.most == 2
     assert [(point.model, len(point.repeats[0].records)) for point in found.points] == [("a", 4), ("b", 4)]
 
 

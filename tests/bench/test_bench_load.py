@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 
-from bench_kit import Letters, Speaker, asks, drive, driver, repeat, unwatched
+from bench_kit import Letters, Speaker, asks, drive, repeat
 from forge.bench import figures, workload
-from forge.bench.driver import Drive, Load
+from forge.bench.driver import Load
 from forge.bench.load import arrivals
 from forge.bench.workload import Counter
 
@@ -110,14 +110,6 @@ def test_the_warm_up_comes_first_and_is_in_no_figure() -> None:
     assert len(speaker.asked) == 6
     assert len(answers) == 4
     assert max(answer.end for answer in answers) < 1.0
-
-
-def test_two_models_are_under_load_at_the_same_time() -> None:
-    speaker = Speaker(first=0.1, gap=0.1)
-    work = Drive("a:1", "a:2", Load(concurrency=2), asks(4))
-    both = driver(speaker).drive([work, work], unwatched)
-    assert [len(answers) for answers in both] == [4, 4]
-    assert speaker.most == 4
 
 
 def test_who_counted_the_tokens_is_kept_in_mind() -> None:

@@ -119,7 +119,7 @@ def asks(count: int, tokens: int = 5, prompts: Sequence[str] = ()) -> tuple[Ask,
 
 def drive(speaker: Speaker, load: Load, wanted: Sequence[Ask], **more: object) -> tuple[Answer, ...]:
     work = Drive("nowhere:1", "nowhere:2", load, wanted, **more)  # type: ignore[arg-type]
-    return driver(speaker).drive([work], unwatched)[0]
+    return driver(speaker).drive(work, unwatched)
 
 
 def repeat(answers: Sequence[Answer], **limits: float) -> Repeat:

@@ -98,8 +98,8 @@ class Bench:
         counters = {each.model.name: Counter(self._outside.tokens(each.tokenizer), options.goodput) for each in targets}
         # Repeats are the outer loop, so that what else the machine does falls on all points alike.
         for number in range(options.repeats):
-            for group in _groups(courses, together=options.together):
-                self._repeat(group, number, (ports, instruments), counters, began)
+            for course in courses:
+                self._repeat(course, number, (ports, instruments), counters[course.target.model.name], began)
         for course in courses if exams else ():
             self._say(f"{course.label}: quality, {len(exams)} prompts")
             course.quality = self._examine(course, exams, ports)
@@ -133,9 +133,6 @@ class Bench:
     def _hired(self, options: BenchOptions) -> Driver:
         if options.driver == "forge":
             return self._own
-        if options.together:
-            what = "AIPerf warms up each model by itself: their loads would not begin together"
-            raise BenchError(what, where="--together", hint="measure in turn, or with forge's own driver")
         return aiperf_driver(self._outside, self._store, self._builder, self._tell)
 
     def _say(self, text: str) -> None:
@@ -169,15 +166,15 @@ class Bench:
 
     def _repeat(
         self,
-        group: Sequence[_Course],
+        course: _Course,
         number: int,
         server: tuple[Ports, Instruments],
-        counters: Mapping[str, Counter],
+        counter: Counter,
         began: float,
     ) -> None:
-        """One repeat of one point, or of one point of every model at the same time."""
+        """One repeat of one point."""
         ports, instruments = server
-        drives = [self._drive(course, number, ports) for course in group]
+        drive = self._drive(course, number, ports)
         looked: list[Seen] = []
         started: list[float] = []
 
@@ -188,30 +185,28 @@ class Bench:
                 started.append(self._clocks.steady() - began)
                 yield
 
-        answers = self._driver.drive(drives, watch)
+        answers = self._driver.drive(drive, watch)
         seen = looked[0] if looked else Seen()
         self._notes.update(dict.fromkeys(seen.notes))
-        for course, drive, each in zip(group, drives, answers, strict=True):
-            counter = counters[course.target.model.name]
-            records = tuple(counter.record(answer) for answer in each)
-            errors = dict(collections.Counter(record.error for record in records if record.error))
-            if records and sum(errors.values()) == len(records):
-                raise InferenceError(f"every request failed: {next(iter(errors))}", where=course.label)
-            own = frozenset(course.target.model.roles.values())
-            course.repeats.append(
-                Repeat(
-                    seed=drive.seed,
-                    began=round(started[0] if started else 0.0, 3),
-                    wall=round(max((record.end for record in records), default=0.0), 6),
-                    records=records,
-                    errors=errors,
-                    triton={name: times for name, times in seen.triton.items() if name in own},
-                    gauges=dict(seen.gauges),
-                    gpus=seen.gpus,
-                )
+        records = tuple(counter.record(answer) for answer in answers)
+        errors = dict(collections.Counter(record.error for record in records if record.error))
+        if records and sum(errors.values()) == len(records):
+            raise InferenceError(f"every request failed: {next(iter(errors))}", where=course.label)
+        own = frozenset(course.target.model.roles.values())
+        course.repeats.append(
+            Repeat(
+                seed=drive.seed,
+                began=round(started[0] if started else 0.0, 3),
+                wall=round(max((record.end for record in records), default=0.0), 6),
+                records=records,
+                errors=errors,
+                triton={name: times for name, times in seen.triton.items() if name in own},
+                gauges=dict(seen.gauges),
+                gpus=seen.gpus,
             )
-            course.gaps += workload.gaps(each)
-            self._say(f"{course.label}: repeat {number + 1} of {course.workload.options.repeats}: {_short(course.repeats[-1])}")
+        )
+        course.gaps += workload.gaps(answers)
+        self._say(f"{course.label}: repeat {number + 1} of {course.workload.options.repeats}: {_short(course.repeats[-1])}")
 
     def _drive(self, course: _Course, number: int, ports: Ports) -> Drive:
         load, setting = course.workload, course.setting
@@ -238,7 +233,7 @@ class Bench:
         asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
         http = f"{ports.host}:{ports.http}"
         drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=options.patience)
-        (answers,) = self._own.drive([drive], nullcontext)
+        answers = self._own.drive(drive, nullcontext)
         answered = {id(answer.ask): answer for answer in answers}  # two exams may have one prompt
         verdicts: list[results.Verdict] = []
         for exam, ask in zip(exams, asks, strict=True):
@@ -280,7 +275,6 @@ class Bench:
             goodput=dict(options.goodput),
             sweep=dict(options.sweep),
             quality=blake3(_text(options.quality).encode()).hexdigest() if options.quality else "",
-            together=options.together,
             counted=ways[-1] if ways else "server",
         )
 
@@ -326,16 +320,6 @@ def keep(found: Results, folder: Path) -> Path:
         place = place.with_stem(f"{place.stem.partition('_')[0]}_{number}")
     place.write_text(results.write(found), encoding="utf-8")
     return place
-
-
-def _groups(courses: Sequence[_Course], *, together: bool) -> list[list[_Course]]:
-    """Courses that run at the same time: all models of one setting, or each alone."""
-    if not together:
-        return [[course] for course in courses]
-    groups: dict[str, list[_Course]] = {}
-    for course in courses:
-        groups.setdefault(course.setting.label, []).append(course)
-    return list(groups.values())
 
 
 def _prompt(exam: Exam, offer: Offer) -> str:

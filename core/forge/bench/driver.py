@@ -75,6 +75,6 @@ class Driver(Protocol):
         """The tool and its version, as results name it."""
         ...
 
-    def drive(self, drives: Sequence[Drive], watch: Watch) -> tuple[tuple[Answer, ...], ...]:
-        """Run ``drives`` at the same time; the answers of each, in the order in which they were due."""
+    def drive(self, drive: Drive, watch: Watch) -> tuple[Answer, ...]:
+        """Its answers, in the order in which they were due."""
         ...

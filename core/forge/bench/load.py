@@ -7,8 +7,8 @@ wait for an answer before the next request of an open loop is sent, and counts e
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -43,20 +43,17 @@ class LoopDriver:
         self._clock = clock
         self._loop = loop
 
-    def drive(self, drives: Sequence[Drive], watch: Watch) -> tuple[tuple[Answer, ...], ...]:
+    def drive(self, drive: Drive, watch: Watch) -> tuple[Answer, ...]:
         with asyncio.Runner(loop_factory=self._loop) as runner:
-            return runner.run(self._drive(drives, watch))
+            return runner.run(self._drive(drive, watch))
 
-    async def _drive(self, drives: Sequence[Drive], watch: Watch) -> tuple[tuple[Answer, ...], ...]:
-        async with AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(self._connect(drive.address)) for drive in drives]
-            pairs = list(zip(clients, drives, strict=True))
-            warming = [_Run(client, drive, self._clock).closed(iter(drive.warm)) for client, drive in pairs if drive.warm]
-            await asyncio.gather(*warming)
+    async def _drive(self, drive: Drive, watch: Watch) -> tuple[Answer, ...]:
+        async with self._connect(drive.address) as client:
+            await _Run(client, drive, self._clock).closed(iter(drive.warm))
             with watch():
-                runs = [_Run(client, drive, self._clock) for client, drive in pairs]
-                await asyncio.gather(*(run.whole() for run in runs))
-        return tuple(tuple(sorted(run.answers, key=lambda answer: answer.due)) for run in runs)
+                run = _Run(client, drive, self._clock)
+                await run.whole()
+        return tuple(sorted(run.answers, key=lambda answer: answer.due))
 
 
 class _Run(Struct):

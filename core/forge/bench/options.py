@@ -69,7 +69,6 @@ class BenchOptions(Struct, frozen=True):
     sweep: Mapping[str, tuple[Value, ...]] = field(default_factory=dict[str, tuple[Value, ...]])
     goodput: Mapping[str, float] = field(default_factory=dict[str, float])
     quality: Path | None = None
-    together: bool = False
     driver: Literal["forge", "aiperf"] = "forge"
     """Who puts the load on: forge's own loop over gRPC, or NVIDIA's AIPerf over HTTP."""
     patience: float = 600.0

@@ -219,8 +219,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     sweep: dict[str, tuple[Value, ...]] = {}
     quality: str = ""
     """BLAKE3 of the quality file."""
-    together: bool = False
-    """Whether the models of a deployment were under load at the same time."""
     counted: Counted = "server"
     """Who says how many tokens an answer has: the server; the request, where it fixed the length; the model's tokenizer over
     the whole text; or, without any of these, the number of chunks."""

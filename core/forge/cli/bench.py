@@ -64,7 +64,6 @@ def bench() -> None:
 @click.option("--goodput", default="", metavar="LIMITS", help="What a good answer keeps to, as ttft=200ms,itl=50ms.")
 @click.option("--quality", type=FILE, help="Prompts with checks (TOML), scored at each point.")
 @click.option("--export-promptfoo", "promptfoo", type=_NEW, help="Write --quality for promptfoo; no run.")
-@click.option("--together", is_flag=True, help="Load all models of a deployment at the same time, not in turn.")
 @click.option(
     "--driver",
     type=click.Choice(("forge", "aiperf")),

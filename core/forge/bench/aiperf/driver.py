@@ -72,10 +72,10 @@ class AiperfDriver:
     def name(self) -> str:
         return f"aiperf {records.version()}"
 
-    def drive(self, drives: Sequence[Drive], watch: Watch) -> tuple[tuple[Answer, ...], ...]:
-        """One after the other, whatever else is asked for; BenchError, with the end of its log, where AIPerf fails."""
+    def drive(self, drive: Drive, watch: Watch) -> tuple[Answer, ...]:
+        """BenchError, with the end of its log, where AIPerf fails."""
         with self._tool.hold():
-            return tuple(self._one(drive, watch) for drive in drives)
+            return self._one(drive, watch)
 
     def _one(self, drive: Drive, watch: Watch) -> tuple[Answer, ...]:
         if not self._tool.python.is_file():
