@@ -3,8 +3,24 @@
 from pathlib import Path
 
 from forge.cli.output import Output
+from forge.cli.text import size
 from forge.errors import ForgeError
-from forge.files import trees
+from forge.files import texts, trees
+
+
+def drawn(name: str, **values: object) -> str:
+    """The template ``name`` of this folder, filled; what stands in ``values`` is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    found = Environment(
+        loader=FunctionLoader(lambda part: texts.part("forge.cli.charts", part)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["size"] = size
+    return found.get_template(name).render(**values)
 
 
 def keep(output: Output, file: Path, text: str) -> None:

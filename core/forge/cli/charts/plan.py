@@ -4,17 +4,15 @@ where the time goes by the times that are known."""
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from xml.etree.ElementTree import Element
 
 from msgspec import Struct
 
-from forge.cli.charts.svg import cut, document, element, page, picture, table
+from forge.cli.charts import drawn
 from forge.cli.fit_report import reason
 from forge.cli.text import size
 from forge.plan.preview import Outlook, Prospect, State
 
 WIDE, HIGH, GAP, SPACE, EDGE, TOP = 222, 66, 64, 18, 20, 62
-LETTERS = 30
 STATES: Mapping[State, str] = {
     State.LOCAL: "here",
     State.REMOTE: "in the shared store",
@@ -28,19 +26,34 @@ class _Place(Struct, frozen=True):
     y: float
 
 
+class _Edge(Struct, frozen=True):
+    begin: _Place
+    end: _Place
+    way: bool
+    """It is on the way that takes the longest."""
+
+
+class _Box(Struct, frozen=True):
+    step: Outlook
+    place: _Place
+    recipe: str
+    name: str
+    seconds: str
+    why: str
+    share: float
+    """Of the time of the step that takes the longest."""
+
+
 def picture_of(found: Prospect) -> str:
     """The graph as an SVG."""
-    return document(_graph(found))
+    return drawn("plan.svg", **_graph(found.steps))
 
 
 def page_of(found: Prospect) -> str:
     """The graph with its steps as a table below it."""
     rows = [("Step", "Key", "State", "Size", "Time", "Why")]
     rows += [(o.name, o.key[:12], STATES[o.state], size(o.size), _seconds(o) or "?", reason(o)) for o in found.steps]
-    notes = [element("p", f"Note: {note}", class_="soft") for note in found.plan.notes]
-    graph = element("div", "", [_graph(found)], class_="wide", tabindex=0, role="region", aria_label="The graph")
-    shown = (element("h1", "What a build would do"), graph, *notes)
-    return page("forge plan", (*shown, element("section", "", [element("h2", "Step by step"), table(rows)])))
+    return drawn("plan.html", notes=found.plan.notes, rows=rows, **_graph(found.steps))
 
 
 def summary(steps: Sequence[Outlook]) -> str:
@@ -72,18 +85,27 @@ def _length(way: tuple[float, tuple[Outlook, ...]]) -> float:
     return way[0]
 
 
-def _graph(found: Prospect) -> Element:
-    steps = found.steps
+def _graph(steps: Sequence[Outlook]) -> dict[str, object]:
+    """What the template of the graph is filled with."""
     places = _places(steps)
-    longest_way = longest(steps)
-    way = {(one.key, other.key) for one, other in pairwise(longest_way)}
+    way = {(one.key, other.key) for one, other in pairwise(longest(steps))}
     most = max((step.seconds or 0.0 for step in steps), default=0.0)
-    edges = [_edge(places[key], places[step.key], way=(key, step.key) in way) for step in steps for key in _direct(step, steps)]
-    width = max((place.x for place in places.values()), default=0) + WIDE + EDGE
-    height = max((place.y for place in places.values()), default=0) + HIGH + EDGE
-    head = element("text", cut(summary(steps), int(max(width, 560) / 6.4)), class_="soft", x=EDGE, y=22)
-    boxes = [_box(step, places[step.key], most) for step in steps]
-    return picture(max(width, 560), height, "What a build would do", "plan", (head, *_legend(34), *edges, *boxes))
+    ends = [(key, step.key) for step in steps for key in _direct(step, steps)]
+    return {
+        "width": max(max((place.x for place in places.values()), default=0) + WIDE + EDGE, 560),
+        "height": max((place.y for place in places.values()), default=0) + HIGH + EDGE,
+        "summary": summary(steps),
+        "states": STATES,
+        "edges": [_Edge(places[one], places[other], (one, other) in way) for one, other in ends],
+        "boxes": [_box(step, places[step.key], most) for step in steps],
+        "wide": WIDE,
+        "high": HIGH,
+    }
+
+
+def _box(step: Outlook, place: _Place, most: float) -> _Box:
+    recipe, _, name = step.name.rpartition(": ")
+    return _Box(step, place, recipe, name, _seconds(step), reason(step), (step.seconds or 0.0) / most if most else 0.0)
 
 
 def _direct(step: Outlook, steps: Sequence[Outlook]) -> list[str]:
@@ -95,16 +117,6 @@ def _direct(step: Outlook, steps: Sequence[Outlook]) -> list[str]:
 
     further = {one for key in step.needs for need in needs.get(key, ()) for one in below(need)}
     return [key for key in step.needs if key in needs and key not in further]
-
-
-def _legend(top: float) -> list[Element]:
-    made: list[Element] = []
-    x = float(EDGE)
-    for state, words in STATES.items():
-        made.append(element("rect", class_=f"box {state}", x=f"{x:g}", y=top, width=16, height=12, rx=3))
-        made.append(element("text", words, class_="soft small", x=f"{x + 22:g}", y=top + 10.5))
-        x += 44 + len(words) * 6.4
-    return made
 
 
 def _places(steps: Sequence[Outlook]) -> dict[str, _Place]:
@@ -128,29 +140,6 @@ def _places(steps: Sequence[Outlook]) -> dict[str, _Place]:
 def _middle(step: Outlook, places: Mapping[str, _Place]) -> float:
     heights = [places[key].y for key in step.needs if key in places]
     return sum(heights) / len(heights) if heights else 0.0
-
-
-def _edge(begin: _Place, end: _Place, *, way: bool) -> Element:
-    x, y, to, high = begin.x + WIDE, begin.y + HIGH / 2, end.x, end.y + HIGH / 2
-    bend = (to - x) / 2
-    path = f"M {x:g} {y:g} C {x + bend:g} {y:g}, {to - bend:g} {high:g}, {to:g} {high:g}"
-    return element("path", class_="edge way" if way else "edge", d=path)
-
-
-def _box(step: Outlook, place: _Place, most: float) -> Element:
-    recipe, _, name = step.name.rpartition(": ")
-    told = " \N{MIDDLE DOT} ".join(filter(None, (STATES[step.state], size(step.size) if step.size else "", _seconds(step))))
-    inside = [
-        element("title", f"{step.name}, {step.key[:12]}: {told}{f' ({why})' if (why := reason(step)) else ''}"),
-        element("rect", class_=f"box {step.state}", width=WIDE, height=HIGH, rx=8),
-        element("text", cut(recipe, LETTERS + 4), class_="soft small", x=12, y=18),
-        element("text", cut(name, LETTERS), class_="bold", x=12, y=36 if recipe else 27),
-        element("text", told, class_="soft small", x=12, y=54 if recipe else 48),
-    ]
-    if step.seconds and most:
-        long = max(2.0, (WIDE - 16) * step.seconds / most)
-        inside.append(element("rect", class_="time", x=8, y=HIGH - 6, width=f"{long:.1f}", height=3, rx=1.5))
-    return element("g", "", inside, transform=f"translate({place.x:g} {place.y:g})")
 
 
 def _seconds(step: Outlook) -> str:
