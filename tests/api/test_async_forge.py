@@ -11,13 +11,13 @@ import pytest
 
 import verify_kit
 from fake_wiring import ENGINE, World
+from fakes import FakeOrigin
 from forge.api.async_forge import AsyncForge
 from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.events import Progress
 from forge.machine.interrupt import Halt
 from forge.schema.values import Pinned
-from forge.testing import FakeOrigin
 from patience import free_ports
 
 

@@ -9,11 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from fake_wiring import World
+from fakes import LLAMA
 from forge.api.forge import Forge
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
 from forge.schema.values import COMMON_ROLES, BuildOptions, Ports, SamplingTable
 from forge.serve.state import States
-from forge.testing import LLAMA
 
 TWIN = """
 name = "tiny"

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.cli import main
 from forge.errors import ForgeError, HostError, Problem, RepositoryError, SourceError
 from forge.recipe import shipped
 from forge.schema.values import BuildOptions, Gpu, Ports, RuntimeKind
 from forge.settings import PortsTable, Settings
-from forge.testing import LLAMA, tiny_checkpoint
 
 H100 = Gpu("NVIDIA H100", 80 * 10**9, "9.0", 79 * 10**9)
 RECIPE = '\nname = "tiny"\n[source]\nhub = "acme/tiny"\n[build]\nmax_input_len = 64\nmax_seq_len = 128\n'

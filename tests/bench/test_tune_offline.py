@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from fake_wiring import World
+from fakes import FakeExecutor, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.api.tune import Asked, card
 from forge.api.wiring import Wiring
@@ -34,7 +35,6 @@ from forge.plan.resolved import Resolved
 from forge.plan.steps import MakeEnvironment, Step
 from forge.recipe import reader
 from forge.schema.values import MIB, Checkpoint, Facts, Gpu, Host, Pinned, SourceKind
-from forge.testing import FakeExecutor, tiny_checkpoint
 from forge.trtllm.image_table import toolchain
 
 RECORDED = Path(__file__).parents[1] / "data" / "aiconfigurator" / "answer.json"

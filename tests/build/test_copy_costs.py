@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from checkpoints import TINY
 from fake_wiring import FakeWiring, World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.build.sources.gguf import GgufOrigin
@@ -23,7 +24,6 @@ from forge.files.trees import walk
 from forge.plan.preview import Copy, How
 from forge.plan.steps import Stage
 from forge.schema.values import SourceKind
-from forge.testing import LLAMA, tiny_checkpoint
 from git_kit import Remote, needs_lfs
 from wheel_kit import wheel
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from fake_wiring import ENGINE, World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.check.check import Checker
 from forge.errors import HostError, LockError, Problem, RecipeError
@@ -17,7 +18,6 @@ from forge.repository import publish
 from forge.schema.manifest import Serving
 from forge.schema.values import BuildOptions
 from forge.serve.lookup import Target
-from forge.testing import LLAMA, tiny_checkpoint
 from nvidias_bls import MODEL, bls
 
 CONVERT = "/app/examples/models/core/llama/convert_checkpoint.py"

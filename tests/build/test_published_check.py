@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fake_wiring import FakeWiring, World
+from fakes import tiny_checkpoint
 from forge.api.forge import Forge
 from forge.api.wiring import Wiring
 from forge.build.sources.source import Origin
 from forge.cli import main
 from forge.schema.values import BuildOptions, Host, SourceKind
-from forge.testing import tiny_checkpoint
 
 RECIPE = '[source]\npath = "checkpoint"\n[runtime]\nkind = "twin"\n'
 UNREADABLE = b'{"model": '

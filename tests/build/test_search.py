@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import FakeOrigin
 from forge.api.forge import Forge
 from forge.build.sources.hub import HubOrigin
 from forge.build.sources.source import Offer
 from forge.errors import SourceError
 from forge.schema.values import Gpu
-from forge.testing import FakeOrigin
 from loopback_hub import LoopbackHub, Repository, loopback_hub
 
 GEMMA: dict[str, object] = {

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from fake_wiring import FakeWiring, World
+from fakes import FakeOrigin
 from forge.build.builder import DEFAULT, Builder, Tools
 from forge.build.scheduler import Allowance
 from forge.errors import ForgeError, StepError
@@ -21,7 +22,6 @@ from forge.machine.local_executor import LocalExecutor
 from forge.plan.steps import Fetch, MakeImage, Run, Step
 from forge.schema.values import Command, FileFact, Pinned, Requirements, SourceKind
 from forge.store.store import Store
-from forge.testing import FakeOrigin
 from patience import PATIENCE
 
 TWIN = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import CONFIG, safetensors
+from fakes import tiny_adapter
 from forge.api.forge import Forge
 from forge.build.sources.git import GitOrigin
 from forge.build.sources.git_commands import Git, address, meaning, redacted
@@ -14,7 +15,6 @@ from forge.errors import ForgeError, HostError, SourceError, StoreError
 from forge.machine.processes import started
 from forge.schema.recipe import Lora
 from forge.schema.values import Pinned, Source, SourceKind
-from forge.testing import tiny_adapter
 from git_kit import HAS_GIT, Remote, needs_lfs
 from patience import soon
 

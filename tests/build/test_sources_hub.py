@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from checkpoints import CONFIG, safetensors
+from fakes import tiny_adapter
 from forge.build.sources.hub import HubOrigin
 from forge.errors import SourceError, StoreError
 from forge.schema.recipe import Lora
 from forge.schema.values import Pinned, Source, SourceKind
-from forge.testing import tiny_adapter
 from loopback_hub import LoopbackHub, loopback_hub
 from lying_server import lying
 

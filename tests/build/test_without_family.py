@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import LLAMA
 from forge.errors import RecipeError
 from forge.plan.families import WITHOUT_FAMILY
 from forge.plan.steps import MakeImage, Plan
-from forge.testing import LLAMA
 
 GPT2 = {
     "architectures": ["GPT2LMHeadModel"],

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from fakes import FakeOrigin
 from forbidden_ptrace import without_ptrace
 from forge.check import doctor
 from forge.check.doctor import Finding, RecipeNeeds, Signs, Status, examine
@@ -24,7 +25,6 @@ from forge.recipe.deployment import Asked
 from forge.recipe.reader import read
 from forge.schema.values import Checkpoint, Environment, Gpu, Host, Pinned, Ports, RuntimeKind, SourceKind
 from forge.store.store import Store
-from forge.testing import FakeOrigin
 
 GB = 10**9
 HOST = Host("3.11", "/usr/bin/python3.11", "linux-x86_64")

@@ -13,10 +13,10 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
 from cli_verbs import commands
+from fakes import tiny_checkpoint
 from forge.cli import VERBS, habits, main
 from forge.fit.gpus import find
 from forge.serve.state import States
-from forge.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

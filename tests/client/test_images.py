@@ -15,6 +15,7 @@ from openai import BadRequestError, OpenAI
 from PIL import Image
 
 from fake_wiring import World
+from fakes import LLAMA
 from forge.build.sources.checkpoint_files import needed
 from forge.cli import main
 from forge.client import Client, Request
@@ -26,7 +27,6 @@ from forge.plan.preview import provenance
 from forge.schema.sight import LLMAPI, SEEING
 from forge.serve.openai import requests
 from forge.serve.openai.api_errors import Fault
-from forge.testing import LLAMA
 from forge.vllm.pictures import PIXELS, pictures
 from openai_front import front
 from patience import free_ports

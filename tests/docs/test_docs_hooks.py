@@ -7,10 +7,10 @@ from types import ModuleType
 
 import pytest
 
+from fakes import LLAMA
 from forge import Checkpoint, hookspecs
 from forge.plan.plugin import Plugin, Question
 from forge.schema.values import Recipe, Source
-from forge.testing import LLAMA
 from forge.testing.questions import PROMISES
 from forge.trtllm.image_table import toolchain
 

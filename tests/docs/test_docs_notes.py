@@ -13,9 +13,9 @@ import pytest
 import tiny_served
 from documented import lines, wrong
 from fake_wiring import World
+from fakes import LLAMA
 from forge.plan.steps import Run, Step
 from forge.recipe import reader, shipped
-from forge.testing import LLAMA
 from patience import free_ports
 from recipe_keys import keys
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from browser import Browser, chromium
+from fakes import LLAMA, tiny_checkpoint
 from fit_kit import LARGE, TEXT
 from forge.cli import main
 from forge.cli.charts import fit, plan
@@ -17,7 +18,6 @@ from forge.fit.memory import GIB
 from forge.fit.verdict import Verdict
 from forge.plan.preview import Outlook, Prospect, State
 from forge.plan.steps import Plan
-from forge.testing import LLAMA, tiny_checkpoint
 
 EVIL = '</svg><script>window.pwned = 1</script>&"'
 SVG = "{http://www.w3.org/2000/svg}"

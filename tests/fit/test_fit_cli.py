@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fake_wiring import World
+from fakes import LLAMA, FakeExecutor, tiny_checkpoint
 from fit_kit import LARGE, TEXT
 from forge.cli import main
 from forge.errors import SourceError
@@ -15,7 +16,6 @@ from forge.fit.memory import GIB
 from forge.fit.verdict import Verdict
 from forge.machine.containers import Job
 from forge.schema.values import Gpu, RuntimeKind
-from forge.testing import LLAMA, FakeExecutor, tiny_checkpoint
 
 
 def forge(*words: str | Path) -> Result:

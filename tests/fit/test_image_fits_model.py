@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit import model_shape
 from forge.fit.weights import terms, weights
 from forge.schema.config_json import Quantized, quantized
 from forge.schema.values import ConvertTable, Recipe, Source
-from forge.testing import LLAMA, tiny_checkpoint
 
 RECIPE = """
 name = "m"

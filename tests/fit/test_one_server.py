@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import LLAMA
 from forge.api.forge import Forge
 from forge.errors import RecipeError
 from forge.fit import vllm
@@ -14,7 +15,6 @@ from forge.fit.gpus import find
 from forge.fit.sharing import room
 from forge.machine.probe import ThisMachine
 from forge.schema.values import Gpu
-from forge.testing import LLAMA
 
 KINDS = {
     "engine": 'kind = "engine"\nimage = "25.08"',

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fake_containers import FakeContainers
+from fakes import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
 from forge.api.forge import Forge
 from forge.api.wiring import PackedWiring, Wiring
 from forge.build.builder import Tools
@@ -19,7 +20,6 @@ from forge.machine.inside import Here
 from forge.schema.values import Gpu, Host, SourceKind, TextFile
 from forge.serve.server_types import Server
 from forge.settings import PLAIN, Settings
-from forge.testing import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
 
 
 def lay_backends(environment: Path, triton: str, into: Path, sources: tuple[TextFile, ...]) -> None:

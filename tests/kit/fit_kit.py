@@ -1,6 +1,6 @@
 """A large Llama, and recipes of it, for `forge fit`."""
 
-from forge.testing import LLAMA
+from fakes import LLAMA
 
 LARGE = {
     **LLAMA,

@@ -9,8 +9,8 @@ import numpy as np
 from safetensors import numpy as arrays
 
 import tiny_checkpoints
+from fakes import LLAMA
 from forge.fit.model_shape import Shape, read
-from forge.testing import LLAMA
 
 MODULES = {
     "self_attn.q_proj": (32, 32),

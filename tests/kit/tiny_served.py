@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fakes import tiny_adapter
 from forge.api.forge import Forge
 from forge.serve.lookup import Target
-from forge.testing import tiny_adapter
 from patience import free_ports
 from skeleton_kit import TOKENIZERS, lay
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import FakeWiring, World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.errors import HostError, LockError
 from forge.machine.containers import Inside
@@ -19,7 +20,6 @@ from forge.machine.mirror import mirror
 from forge.repository import config as repository
 from forge.schema.values import LOCAL, Ports, Requirements
 from forge.settings import Executor, Settings
-from forge.testing import LLAMA, tiny_checkpoint
 from standin import checkpoints, image
 
 HELP = """usage: {name} [-h] ...

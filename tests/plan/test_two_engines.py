@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.build.published_model import published
 from forge.plan.plan import plan
@@ -15,7 +16,6 @@ from forge.repository import config as repository
 from forge.schema.manifest import PublishedModel
 from forge.schema.values import BuildOptions, Checkpoint, Recipe, Role, RuntimeKind
 from forge.serve.lookup import Target
-from forge.testing import LLAMA, tiny_checkpoint
 from forge.trtllm.toolchain import Tooling
 
 DRAFTED = """

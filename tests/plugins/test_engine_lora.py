@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import originals
 from fake_wiring import World
+from fakes import LLAMA, tiny_adapter
 from forge.api.forge import Forge
 from forge.build import adapter_arrays
 from forge.client.lora import LoraTask, array
@@ -21,7 +22,6 @@ from forge.plan.steps import Assemble, Run
 from forge.repository import config
 from forge.schema.adapters import ARRAYS
 from forge.schema.values import Role
-from forge.testing import LLAMA, tiny_adapter
 from forge.trtllm import lora
 from lora_kit import SHAPE, shape, weights
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_checkpoint
 from forge.plan import families
 from forge.recipe.new import draft
 from forge.recipe.reader import read
 from forge.schema.config_json import LENGTHS, longest
 from forge.schema.values import Checkpoint, Recipe, RuntimeKind, Source
-from forge.testing import LLAMA, tiny_checkpoint
 
 T5: Mapping[str, object] = {
     "architectures": ["T5ForConditionalGeneration"],

@@ -4,10 +4,10 @@ import pytest
 import tomli
 from hypothesis import given, strategies as st
 
+from fakes import LLAMA
 from forge.recipe.new import draft
 from forge.recipe.reader import read
 from forge.schema.values import Checkpoint, RuntimeKind, Source
-from forge.testing import LLAMA
 
 HUB = Source(hub="owner/model")
 

@@ -21,6 +21,7 @@ from bundle_kit import resealed
 from docker_fixture import PLAIN
 from fake_containers import FakeContainers
 from fake_wiring import ENGINE, World
+from fakes import tiny_checkpoint
 from forge.api.bundle import Bundled
 from forge.api.forge import Forge
 from forge.api.outcome import Built
@@ -36,7 +37,6 @@ from forge.remote.record import Builder
 from forge.remote.tarred import BundleError, Packed, Packing, parts
 from forge.schema.values import Host
 from forge.settings import RemoteTable, Settings
-from forge.testing import tiny_checkpoint
 from loopback_hub import loopback_hub
 from patience import free_ports
 from shipped import ROOT, SMOLLM2

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import check_kit as kit
+from fakes import FakeOrigin
 from forge.cli import main
 from forge.schema.values import RuntimeKind
-from forge.testing import FakeOrigin
 
 DEPLOYMENT = 'recipes = ["tiny.toml", "lost.toml"]\nrepository = "repository"\n'
 RECIPE = 'name = "{}"\n[source]\npath = "{}"\n[runtime]\nkind = "twin"\n'

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from fakes import FakeServer
 from forge.errors import ServerError
 from forge.schema import manifest
 from forge.schema.manifest import Manifest, PublishedModel
@@ -14,7 +15,6 @@ from forge.schema.values import Ports, Role, RuntimeKind
 from forge.serve.recovery import TRIES, Care, Watch
 from forge.serve.server_types import Launch, Running
 from forge.serve.vitals import Pulse, Signs
-from forge.testing import FakeServer
 
 ROLES = {
     Role.PREPROCESSING: "preprocessing",

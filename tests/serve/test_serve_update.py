@@ -6,13 +6,13 @@ import pytest
 from msgspec.structs import replace
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.errors import RepositoryError, ServerError
 from forge.schema.values import BuildOptions, Ports
 from forge.serve.launch import Held, launch
 from forge.serve.server_types import Launch, Running
 from forge.serve.update import Turnover
-from forge.testing import LLAMA, tiny_checkpoint
 
 TWIN = """
 name = "{name}"

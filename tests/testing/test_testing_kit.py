@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 import forge_llama
+from fakes import FakeClient, FakeEnvironments, FakeExecutor, FakeOrigin, FakeServer
 from forge import Command, Diagnosis, Engine, JsonPatch, Patch, Recipe, TextPatch, hookimpl, trtllm
 from forge.build.sources.source import Origin
 from forge.client.types import Client, Request
@@ -16,15 +17,7 @@ from forge.errors import InferenceError, SourceError, StepError
 from forge.machine.containers import Environments, Executor, Job
 from forge.schema.values import Environment, Source, Toolchain
 from forge.serve.server_types import Launch, Server
-from forge.testing import (
-    FakeClient,
-    FakeEnvironments,
-    FakeExecutor,
-    FakeOrigin,
-    FakeServer,
-    PluginConformance,
-    check_plugin,
-)
+from forge.testing import PluginConformance, check_plugin
 
 SOURCE = Source(hub="owner/model")
 Maker = Callable[[Recipe, Toolchain], tuple[str, ...]]

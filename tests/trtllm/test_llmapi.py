@@ -13,11 +13,11 @@ import yaml
 from hypothesis import given, strategies as st
 
 from fake_wiring import World
+from fakes import LLAMA, FakeClient, FakeOrigin, tiny_checkpoint
 from forge.api.forge import Forge
 from forge.errors import HostError, Problem, RecipeError
 from forge.schema.values import COMMON_ROLES, Ports, Recipe, Role, Toolchain
 from forge.serve.ready import require_gpus
-from forge.testing import LLAMA, FakeClient, FakeOrigin, tiny_checkpoint
 from forge.trtllm import llm_args
 from forge.trtllm.image_table import toolchain
 

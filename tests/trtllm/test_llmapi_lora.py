@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from fake_wiring import World
+from fakes import LLAMA, tiny_adapter
 from forge.api.forge import Forge
 from forge.client.lora import LoraTask
 from forge.client.tensors import inputs_of
 from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import RecipeError, StepError
 from forge.serve.lookup import Target, adapted
-from forge.testing import LLAMA, tiny_adapter
 from forge.trtllm import lora
 from lora_kit import SHAPE, shape, spoiled, weights
 from standin import image

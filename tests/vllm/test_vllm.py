@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import tiny_checkpoint
 from forge.api.forge import Forge
 from forge.client.response import Ear
 from forge.client.tensors import inputs_of
@@ -15,7 +16,6 @@ from forge.errors import InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
 from forge.schema.values import BuildOptions, Host
-from forge.testing import tiny_checkpoint
 from vllm_recipe import stated, write
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fake_wiring import World
+from fakes import tiny_adapter
 from forge.api.forge import Forge
 from forge.build.sources.folder import FolderOrigin
 from forge.errors import RecipeError, SourceError, StepError
@@ -16,7 +17,6 @@ from forge.plan import lock as locks
 from forge.plan.steps import Assemble, Fetch
 from forge.schema.recipe import Lora
 from forge.schema.values import BuildOptions
-from forge.testing import tiny_adapter
 from lora_kit import spoiled
 from vllm_recipe import stated, write
 

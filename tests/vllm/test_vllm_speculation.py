@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
+from fakes import tiny_checkpoint
 from forge.api.forge import Forge
 from forge.errors import RecipeError
-from forge.testing import tiny_checkpoint
 from vllm_recipe import stated, write
 
 DRAFT = "[draft]\nhub = 'acme/small'\n"

@@ -1,4 +1,4 @@
-"""For tests: fakes that do the work of the ports in miniature. ``forge.testing.conformance`` checks plugins."""
+"""Fakes that do the work of the ports in miniature."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ class FakeOrigin:
     texts: dict[str, bytes] = field(default_factory=lambda: {"train.jsonl": b'{"text": "a few words"}\n'})
     adapters: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
 
-    def pin(self, source: Source, base: Path) -> Pinned:  # noqa: ARG002 - the port's
+    def pin(self, source: Source, base: Path) -> Pinned:
         self._reach(source.address)
         facts = tuple(
             FileFact(path, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
@@ -226,7 +226,7 @@ class FakeServer:
         running: Running,
         launch: Launch,
         models: Sequence[str],
-        line: Callable[[str], None],  # noqa: ARG002 - the port's
+        line: Callable[[str], None],
     ) -> Running:
         for model in models:
             if model in self.broken:
@@ -261,14 +261,14 @@ class FakeServer:
     def current(self, marker: str) -> Running | None:
         return next((each for each in self.alive if each.shared_memory == marker), None)
 
-    def settled(self, running: Running, model: str) -> Running:  # noqa: ARG002 - the port's
+    def settled(self, running: Running, model: str) -> Running:
         if running.repository in self.failing:
             self.failing.remove(running.repository)
             self.stop(running)
             raise ServerError("the server has ended", where=running.repository)
         return running
 
-    def watch(self, running: Running, *, restart: bool, scrub: float) -> Running:  # noqa: ARG002 - the port's
+    def watch(self, running: Running, *, restart: bool, scrub: float) -> Running:
         if restart:
             self.watched.append(running.repository)
         return running
@@ -280,7 +280,7 @@ class FakeServer:
         self.down = [replace(running, crashes=(*running.crashes, crash))]
         return self.down[0]
 
-    def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:  # noqa: ARG002 - the port's
+    def again(self, running: Running, launch: Launch, line: Callable[[str], None]) -> Running | None:
         if running.repository in self.failing:
             raise ServerError("the models do not load", where=running.repository)
         if running not in self.down:
@@ -301,7 +301,7 @@ class FakeServer:
     def signs(self, running: Running) -> Mapping[str, Signs] | None:
         return {model: self.seen.get(model, Signs()) for model in running.models}
 
-    def stance(self, running: Running) -> Stance:  # noqa: ARG002 - the port's
+    def stance(self, running: Running) -> Stance:
         return self.stands
 
     def kill(self, running: Running) -> None:
@@ -311,7 +311,7 @@ class FakeServer:
         models = {model: Used(host=10**8, requests=2) for model in running.models}
         return Usage(seconds=60.0, host=10**9, models=models)
 
-    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:  # noqa: ARG002 - the port's
+    def restart(self, running: Running, launch: Launch, models: Sequence[str]) -> Running:
         self.told.append(f"restart {' '.join(models)}")
         for model in models:
             if model in self.broken:
@@ -321,10 +321,10 @@ class FakeServer:
                 self.seen[model] = Signs(processes=1, instances=1)
         return running
 
-    def health(self, running: Running) -> Healths:  # noqa: ARG002 - the port's
+    def health(self, running: Running) -> Healths:
         return dict(self.healths)
 
-    def note(self, running: Running, healths: Healths) -> None:  # noqa: ARG002 - the port's
+    def note(self, running: Running, healths: Healths) -> None:
         self.healths = dict(healths)
 
     def stop(self, running: Running) -> None:
