@@ -13,8 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 import paced_triton
 from forge.serve.openai.metrics import Meter, Outcome
-from forge.serve.openai.notes import Notes
-from forge.store.checks import Checks, Rot
 from openai_front import front
 from paced_triton import Paced
 from patience import PATIENCE, soon
@@ -106,18 +104,6 @@ def test_they_are_under_the_key_where_there_is_one(tiny: Tiny, tmp_path: Path) -
             answer.read()
             assert answer.status == status
         connection.close()
-
-
-def test_crashes_and_rotten_files_are_counted_where_they_are_noted(tmp_path: Path) -> None:
-    state, checks = tmp_path / "state.json", Checks(tmp_path)
-    checks.note(tmp_path, [Rot(str(tmp_path), "tiny", "1/model.py", "it has other bytes", 1.0)])
-    meter = Meter(lambda: 0.0, Notes(state, checks, [tmp_path]))
-    for crashes in ([], [{"at": 1.0, "why": "signal 11"}, {"at": 2.0, "why": "signal 9"}]):
-        state.write_text(json.dumps({"pid": 1, "crashes": crashes}))
-        figures = read(meter.text().decode())
-        assert figures["forge_triton_restarts_total", frozenset()] == len(crashes)
-        assert figures["forge_rotten_files", frozenset()] == 1
-    assert "forge_triton_restarts" not in Meter(lambda: 0.0, Notes()).text().decode()
 
 
 def test_the_board_asks_for_metrics_that_there_are() -> None:

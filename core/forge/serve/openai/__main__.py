@@ -12,7 +12,6 @@ import asyncio
 import gc
 import os
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,9 @@ from forge.serve import pulse, usage
 from forge.serve.openai.access import Access, key
 from forge.serve.openai.cards import Cards, Sight
 from forge.serve.openai.models import Models
-from forge.serve.openai.notes import Notes
 from forge.serve.openai.rounds import Rounds
 from forge.serve.openai.service import Clocks, Service
 from forge.serve.openai.web import Door, application, serve
-from forge.store.store import Store
 
 
 async def main(said: argparse.Namespace) -> None:
@@ -41,16 +38,10 @@ async def main(said: argparse.Namespace) -> None:
     async with AsyncClient(said.address) as client:
         offers, times = Models(said.address, said.repositories), Clocks()
         rounds = Rounds(partial(pulse.ask, pulse.Place(said.address, said.metrics, marker)), offers, times.steady)
-        service = Service(client, offers, rounds, times, _notes(said))
+        service = Service(client, offers, rounds, times, said.state)
         cards = Cards(offers, rounds, partial(_look, marker), service.known, client.version)
         app = application(service, door=Door(access, cards.document))
         await serve(app, said.host, said.port, kept=said.kept)
-
-
-def _notes(said: argparse.Namespace) -> Notes:
-    """The store is beside the folder of the state files."""
-    checks = Store(said.state.parent.parent / "store", clock=time.time).checks if said.state else None
-    return Notes(said.state, checks, said.repositories)
 
 
 def _look(marker: str) -> Sight:

@@ -1,14 +1,10 @@
 """What is counted at the OpenAI port, as Prometheus reads it: how long answers wait, begin and go on, and how many tokens."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from forge.serve.openai.notes import Notes
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -25,12 +21,9 @@ class Outcome(StrEnum):
 
 
 class Meter:
-    """Everything that is counted since this process began.
+    """Everything that is counted since this process began. ``steady`` is a clock for measuring."""
 
-    ``steady`` is a clock for measuring; ``notes`` tell of the server.
-    """
-
-    def __init__(self, steady: Callable[[], float], notes: Notes | None = None) -> None:
+    def __init__(self, steady: Callable[[], float]) -> None:
         self.steady = steady
         self._registry = held = CollectorRegistry()
         by_model = partial(Counter, labelnames=_BY_MODEL, registry=held)
@@ -47,9 +40,6 @@ class Meter:
         self.prompt = by_model("forge_prompt_tokens", "Tokens of prompts, of models that count them")
         self.completion = by_model("forge_completion_tokens", "Tokens of answers: as models count them, or pieces")
 
-        if notes and notes.known:
-            held.register(_Server(notes))
-
     def refused(self, status: int, code: str | None) -> None:
         """A request got an error in place of an answer."""
         self._refused.labels(str(status), code or "").inc()
@@ -61,17 +51,6 @@ class Meter:
     def text(self) -> bytes:
         """All of it, in Prometheus' words."""
         return generate_latest(self._registry)
-
-
-class _Server(Collector):
-    """What others note of the server, as it is when it is asked for."""
-
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
-
-    def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily("forge_triton_restarts", "Times that Triton died and was started again", self._notes.restarts)
-        yield GaugeMetricFamily("forge_rotten_files", "Published files that are not what was built", self._notes.rotten)
 
 
 class Course:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,13 +18,12 @@ from forge.client.types import ModelMetadata, Request
 from forge.client.vllm import IMAGE, SAMPLING
 from forge.errors import InferenceError, Trouble
 from forge.schema.values import LimitsTable
-from forge.serve.openai import bounds, requests as asks, responses, tools
+from forge.serve.openai import bounds, notes, requests as asks, responses, tools
 from forge.serve.openai.api_errors import Fault, busy, coming, translated
 from forge.serve.openai.calls import Said
 from forge.serve.openai.loaded import Loaded
 from forge.serve.openai.metrics import Meter, Outcome
 from forge.serve.openai.models import Models, Offer
-from forge.serve.openai.notes import Notes
 from forge.serve.openai.requests import Ask, ChatAsk, TextAsk
 from forge.serve.openai.responses import Head, Told
 from forge.serve.openai.rounds import DEADLINE, Rounds
@@ -66,11 +66,11 @@ class Clocks(Struct, frozen=True):
 
 
 class Service:
-    """``client`` speaks to the server behind ``offers``, of which ``notes`` tell."""
+    """``client`` speaks to the server behind ``offers``, whose state file is ``state``, where forge has started it."""
 
-    def __init__(self, client: AsyncClient, offers: Models, rounds: Rounds, clocks: Clocks, notes: Notes | None = None) -> None:
-        self._notes = notes or Notes()
-        self._meter = Meter(clocks.steady, self._notes)
+    def __init__(self, client: AsyncClient, offers: Models, rounds: Rounds, clocks: Clocks, state: Path | None = None) -> None:
+        self._state = state
+        self._meter = Meter(clocks.steady)
         self._client = client
         self._offers = offers
         self._rounds = rounds
@@ -159,7 +159,7 @@ class Service:
         return offer
 
     def _fault(self, error: InferenceError, model: str) -> Fault:
-        return coming(model) if error.trouble is Trouble.UNKNOWN and self._notes.coming else translated(error, model)
+        return coming(model) if error.trouble is Trouble.UNKNOWN and notes.coming(self._state) else translated(error, model)
 
     async def _ready(self) -> tuple[str, ...]:
         try:
