@@ -1,6 +1,7 @@
 """The command line: what is said where, in which form, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import tomli
 from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
+import store_makers
 from cli_verbs import commands
 from fakes import tiny_checkpoint
 from forge.cli import VERBS, habits, main
 from forge.fit.gpus import find
 from forge.serve.state import States
+from forge.store.store import Provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,7 +138,7 @@ def test_the_end_of_a_log_is_shown_with_tail(place: Path) -> None:
         (("stop",), 9),
         (("logs",), 9),
         (("generate", "tiny", "hello"), 9),
-        (("plan", "unknown.toml"), 4),
+        (("plan", "unknown.toml"), 3),
         (("plan", "unlocked.toml", "--locked"), 12),
         (("build",), 2),
     ],
@@ -215,6 +218,16 @@ def test_plugins_shows_families_with_their_health() -> None:
     assert {"llama", "gemma"} <= plugins.keys()
     assert plugins["llama"]["health"] == "ok"
     assert plugins["llama"]["distribution"] == "triton-forge"
+
+
+def test_a_file_of_two_artifacts_counts_once_in_the_sum(place: Path) -> None:
+    store = store_makers.store(place / "home" / "store")
+    model, _ = store.make(store_makers.key(1), store_makers.provenance(), lambda out: (out / "w").write_bytes(b"12345"))
+    wanted = Provenance("entry", "Assemble", {}, {"model": model.key})
+    store.make(store_makers.key(2), wanted, lambda out: os.link(model.path / "w", out / "w"))
+    shown = json.loads(forge("cache", "ls", "--json").stdout)
+    assert ([each["size"] for each in shown["artifacts"]], shown["size"]) == ([5, 5], 5)
+    assert forge("cache", "ls").stdout.splitlines()[-1].startswith("2 artifacts, 5 B (10 B if each had its own: ")
 
 
 def test_an_empty_cache_is_whole_and_has_nothing_to_give(place: Path) -> None:

@@ -34,6 +34,8 @@ THERE = click.option(
 def ls(output: Output, remote: str | None) -> None:
     """List the artifacts: what they are, how large, made when.
 
+    A file that several hold, by hard links, counts in the size of each, and once in the sum.
+
     \b
     Example:
         forge cache ls
@@ -43,12 +45,15 @@ def ls(output: Output, remote: str | None) -> None:
         listed(output, remote)
         return
 
+    from forge.files.trees import size_below
+
     held = sorted(output.here().store.artifacts(), key=lambda artifact: artifact.manifest.made_at)
     artifacts = [{**document(a), "made_at": a.manifest.made_at, "path": str(a.path)} for a in held]
     rows = [("KEY", "STEP", "SIZE", "MADE")]
     rows += [(a.key[:12], a.manifest.provenance.step, size(a.size), date(a.manifest.made_at)) for a in held]
-    total = sum(a.size for a in held)
-    output.result({"artifacts": artifacts, "size": total}, f"{table(rows)}\n{len(held)} artifacts, {size(total)}")
+    total, apart = size_below(*(a.path for a in held)), sum(a.size for a in held)
+    twice = f" ({size(apart)} if each had its own: a file that several hold is one on the disk)" if total < apart else ""
+    output.result({"artifacts": artifacts, "size": total}, f"{table(rows)}\n{len(held)} artifacts, {size(total)}{twice}")
 
 
 @cache.command()

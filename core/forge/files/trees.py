@@ -127,14 +127,16 @@ def surveyed(tree: Path, known: Mapping[Inode, str]) -> Iterator[Entry]:
             raise Unkeepable(f"{found.relative} is neither a file, a folder nor a link")
 
 
-def size_below(folder: Path) -> int:
-    """Bytes of the files under ``folder``, unfinished ones among them; what vanishes while we look is passed over."""
-    total = 0
-    for place, _, files in os.walk(folder):  # pathlib's own walks raise where a folder is gone
+def size_below(*folders: Path) -> int:
+    """Bytes of the files under ``folders``, each once however many names it has there, and unfinished ones among them; what
+    vanishes while we look is passed over."""
+    sizes: dict[Inode, int] = {}
+    for place, _, files in (each for folder in folders for each in os.walk(folder)):  # pathlib's raise where one is gone
         for name in files:
             with suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total
+                found = os.lstat(os.path.join(place, name))
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def freeze(tree: Path) -> None:
