@@ -12,6 +12,7 @@ share of the time to the first word is what lies before the one and after the ot
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -139,6 +140,7 @@ async def client_of_many(port: int, number: int, until: float, load: Load) -> No
 def apart(port: int, clients: int, until: float) -> Load:
     """So many clients, for a process of their own: who shares one with others waits for them before it reads its own clock."""
     load = Load()
+    gc.freeze()  # a collection of all that is imported would be taken for the port's
 
     async def ask() -> None:
         await asyncio.gather(*(client_of_many(port, number, until, load) for number in range(clients)))

@@ -5,6 +5,7 @@ so many are said as ``max_tokens`` asks for, with so many milliseconds between t
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import struct
@@ -113,6 +114,7 @@ def _said(messages: Any, text: str) -> Any:
 
 async def _main(port: int) -> None:
     async with serving(port):
+        gc.freeze()  # a collection of all that is imported would be taken for the port's
         await asyncio.Event().wait()
 
 

@@ -94,6 +94,23 @@ def test_it_comes_up_and_goes_with_the_server(serving: Serving, launch: Launch) 
     assert processes.free("127.0.0.1", launch.ports.openai)
 
 
+def test_the_twin_computes_behind_who_speaks_for_it(serving: Serving, launch: Launch) -> None:
+    triton = serving.triton()
+    running = triton.start(launch, lambda _: None)
+    try:
+        port = serving_process(running)
+        computing = processes.offspring((running.pid,))  # with its stubs
+        spoken, *behind = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (port, *computing)]
+        assert spoken == os.getpriority(os.PRIO_PROCESS, 0)
+        assert len(behind) > 1
+        assert {*behind} == {min(19, spoken + 5)}
+        groups = [Path(f"/proc/{pid}/autogroup").read_text().partition(" ")[2] for pid in (port, *computing)]
+        if groups[0]:  # a kernel that has them, and has them on
+            assert groups == ["nice 0\n", *["nice 5\n"] * len(computing)]
+    finally:
+        triton.stop(running)
+
+
 def test_what_dies_is_put_up_again_giving_up_is_told(serving: Serving, launch: Launch) -> None:
     triton = serving.triton()
     running = triton.start(launch, lambda _: None)
