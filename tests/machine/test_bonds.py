@@ -185,7 +185,7 @@ def test_a_link_laid_in_its_place_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
-    """A service manager ends a service by SIGTERM to each of its processes, the reaper among them."""
+    """A service manager ends a service by a signal to each of its processes, the reaper among them."""
     (tmp_path / "step").write_text(PROGRAM.format(place=tmp_path))
     (tmp_path / "step").chmod(0o755)
     (tmp_path / "temporary").mkdir()
@@ -197,7 +197,8 @@ def test_a_forked_child_and_signals_do_not_hide_an_end(tmp_path: Path) -> None:
         (forked,) = (pid for pid, words in children(one.pid).items() if "fork()" in words)
         (reaper,) = reapers(tmp_path / "temporary")
         left = [forked, *children(forked)]
-        os.kill(reaper, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(reaper, number)
         one.kill()
     try:
         assert soon(lambda: not any(map(started, pids(tmp_path))))

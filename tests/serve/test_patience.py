@@ -143,10 +143,25 @@ def test_a_body_too_large_is_413_and_not_kept(stated: bool) -> None:
         assert answers(port)
 
 
-def test_a_body_of_untold_size_is_refused_without_reading_it() -> None:
+@pytest.mark.parametrize("begun", [b"\r\nx", b"expect: 100-continue\r\n\r\n"], ids=["sent", "waiting to be asked for it"])
+def test_a_body_of_untold_size_is_refused_without_reading_it(begun: bytes) -> None:
     with serving(Service()) as port, closing(talk(port)) as one:
-        one.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\nx")
+        one.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n" + begun)
         assert one.recv(12) == b"HTTP/1.1 413"
+        assert answers(port)
+
+
+def test_odd_requests_write_nothing_into_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever reaches the port could fill the disk with it."""
+    with serving(Service()) as port:
+        for odd in (
+            b"\x16\x03\x01\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n",
+        ):
+            with closing(talk(port)) as one:
+                one.sendall(odd)
+                assert heard(one).startswith(b"HTTP/1.1 ")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_reader_that_never_reads_ends_in_bounded_memory() -> None:

@@ -184,7 +184,7 @@ def server(application: Starlette, host: str, port: int, patience: Patience = _P
             ws="none",
             http=protocol(patience),
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # each odd request would be a line of it
             access_log=False,  # it would be put together and thrown away
             proxy_headers=False,  # nobody asks who the client is
             timeout_graceful_shutdown=_LEAVING,
@@ -213,6 +213,8 @@ async def _body(request: Request, largest: int, patience: Patience) -> bytes:
         raise Fault(415, "the body is compressed (Content-Encoding): send it as it is", code="unsupported_value")
     stated = request.headers.get("content-length", "")
     held, seen = bytearray(), int(stated) if stated.isdecimal() else 0
+    if seen > largest and "expect" in request.headers:  # it waits to be asked for the body
+        raise too_large(largest)
     parts = request.stream()
     try:
         async with asyncio.timeout(patience.body), aclosing(parts):
