@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from forge.errors import HostError, ServerError
 from forge.machine import processes, stillness
 from forge.schema.values import Ports
-from forge.serve import addresses, log as triton_log
-from forge.serve.addresses import Asking
+from forge.serve import log as triton_log
 from forge.serve.server_types import Launch, Running, Way
 
 _DEAD = 30.0
@@ -23,6 +22,8 @@ _LOOK = 1.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # asked for by the caller
 _MOST, _PIECE = 64 << 20, 1 << 16
 """Bytes of an answer, and of what is read of it at a time: the metrics of a thousand models are a few million."""
+_BLS_PORT, _BLS_ASKS, _BLS_CALL = 8001, "localhost:8001", "load_model_configs"
+"""Where NVIDIA's bls of TensorRT-LLM 1.2 asks for a model's config, and the call that does so in each request."""
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", *EVERYWHERE})
 
 
@@ -79,24 +80,26 @@ def require_gpus(launch: Launch, seen: Callable[[], int]) -> None:
 
 
 def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) -> None:
-    """Models that ask their own server at a fixed address need it to listen there; ``inside`` is where it does.
+    """TensorRT-LLM 1.2's bls asks its own server's gRPC at a fixed address, which has to listen there; ``inside`` is where it
+    does.
 
-    ServerError where every request to one would fail; a line where only some may.
+    ServerError where every request to one would fail; a line for other code that names the address.
     """
-    if inside.grpc == addresses.PORT and inside.host in _LOCAL:
+    if inside.grpc == _BLS_PORT and inside.host in _LOCAL:
         return
     for model in launch.models:
         home = _home(launch, model)
-        asking = addresses.asking(home / model) if home else Asking.NEVER
-        if asking is Asking.ALWAYS:
+        files = sorted((home / model).glob("*/**/*.py")) if home else ()
+        texts = [text for file in files if _BLS_ASKS in (text := file.read_text(encoding="utf-8", errors="replace"))]
+        if any(_BLS_CALL in text for text in texts):
             raise ServerError(
-                f"{model} asks its own server at localhost:8001 for every request, and gRPC is to listen at "
+                f"{model} asks its own server at {_BLS_ASKS} for every request, and gRPC is to listen at "
                 f"{inside.host}:{inside.grpc}: every request would fail, or ask a stranger",
                 where=f"{home}/{model}",
                 hint="serve with --grpc-port 8001, on this machine alone, as the bls of TensorRT-LLM 1.2 wants it",
             )
-        if asking is Asking.SOMETIMES:
-            line(f"{model} names localhost:8001 in its code; requests that ask there fail: serve with --grpc-port 8001")
+        if texts:
+            line(f"{model} names {_BLS_ASKS} in its code; requests that ask there fail: serve with --grpc-port 8001")
 
 
 def require_control(launch: Launch, running: Running, line: Callable[[str], None]) -> None:
