@@ -8,6 +8,7 @@ import pytest
 
 from forge.bench.instruments import ServerInstruments
 from forge.schema.values import Ports
+from lying_server import Turn, lying
 
 
 def test_unreadable_metrics_are_a_note_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +24,19 @@ def test_unreadable_metrics_are_a_note_and_not_the_end(monkeypatch: pytest.Monke
         metrics.server_close()
     assert seen.triton == {}
     assert "prometheus-client is not installed (pip install 'triton-forge[bench]')" in seen.notes[0]
+
+
+def test_metrics_that_never_end_are_a_note_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.bench.instruments._PATIENCE", 0.5)
+
+    def drip(turn: Turn) -> None:
+        turn.say(200, b"nv_inference_count{", content_length=None)
+        turn.drip()
+
+    with lying(drip) as liar, ServerInstruments(Ports(metrics=liar.port)).look() as seen:
+        pass
+    assert "could not be read" in seen.notes[0]
+    assert liar.sent < 400, "it was not heard to its end"
 
 
 class _Metrics(BaseHTTPRequestHandler):

@@ -1,9 +1,9 @@
 """Looks at a Triton and at the GPUs while a load runs: /metrics over HTTP, NVML where its bindings and a driver are here."""
 
 import threading
-import urllib.request
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -12,13 +12,12 @@ import msgspec
 from forge.bench import readings
 from forge.bench.readings import COUNTERS, GpuReading, Scrape, Seen
 from forge.schema.values import Ports
+from forge.serve.ready import asked
 
 _PATIENCE = 5.0
 _PERIOD = 1.0
 """Seconds between two looks. A look costs a few milliseconds of this process."""
 _PREFIXES = ("nv_inference_pending", "nv_trt_llm", "nv_energy", "nv_gpu", "nv_cpu", "nv_pinned")
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""The company's proxy does not stand between this machine and itself."""
 
 
 class _Memory(Protocol):
@@ -60,8 +59,8 @@ class ServerInstruments:
 
     def version(self) -> str:
         try:
-            return msgspec.json.decode(_get(f"http://{self._ports.host}:{self._ports.http}/v2"), type=_Server).version
-        except (OSError, ValueError):
+            return msgspec.json.decode(_get(f"{self._ports.host}:{self._ports.http}", "/v2"), type=_Server).version
+        except (OSError, HTTPException, ValueError):
             return ""
 
     @contextmanager
@@ -69,7 +68,7 @@ class ServerInstruments:
         """Counters from before to after, gauges and GPUs every second in a thread of their own."""
         seen = Seen()
         with _nvml() as (nvml, missing):
-            watcher = _Watcher(f"http://{self._ports.host}:{self._ports.metrics}/metrics", nvml)
+            watcher = _Watcher(f"{self._ports.host}:{self._ports.metrics}", nvml)
             watcher.start()
             try:
                 yield seen
@@ -85,8 +84,8 @@ class ServerInstruments:
 class _Watcher:
     """Reads at once, every second, and a last time at the end."""
 
-    def __init__(self, url: str, nvml: _Nvml | None) -> None:
-        self._url = url
+    def __init__(self, address: str, nvml: _Nvml | None) -> None:
+        self._address = address
         self._nvml = nvml
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -109,11 +108,11 @@ class _Watcher:
 
     def _read(self) -> None:
         try:
-            self.scrapes.append(parse(_get(self._url)))
+            self.scrapes.append(parse(_get(self._address, "/metrics")))
         except ImportError:
             self.problem = "Triton's metrics: prometheus-client is not installed (pip install 'triton-forge[bench]')"
-        except (OSError, ValueError) as error:
-            self.problem = f"Triton's metrics could not be read at {self._url}: {error}"
+        except (OSError, HTTPException, ValueError) as error:
+            self.problem = f"Triton's metrics could not be read at {self._address}: {error}"
         if self._nvml:
             self.readings += _readings(self._nvml)
 
@@ -140,9 +139,8 @@ def parse(text: str) -> Scrape:
     return Scrape(counters, gauges)
 
 
-def _get(url: str) -> str:
-    with _DIRECT.open(url, timeout=_PATIENCE) as response:
-        return cast("bytes", response.read()).decode()
+def _get(address: str, path: str) -> str:
+    return asked(address, path, _PATIENCE)[1].decode()
 
 
 @contextmanager
