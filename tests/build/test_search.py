@@ -1,5 +1,6 @@
 """`forge search`: what the hub's list says of its models, which family serves each, and whether its weights fit."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from fake_wiring import World
 from fakes import FakeOrigin
 from forge.api.forge import Forge
-from forge.build.sources.hub import HubOrigin
+from forge.build.sources.hub import ATTEMPTS, NETWORK, HubOrigin
 from forge.build.sources.source import Offer
 from forge.errors import SourceError
 from forge.schema.values import Gpu
@@ -45,6 +46,26 @@ def test_a_hub_that_is_away_is_said(tmp_path: Path) -> None:
         gone = origin(hub, tmp_path)
     with pytest.raises(SourceError, match="out of reach"):
         gone.search("gemma", 5)
+
+
+def test_a_stumbling_hub_is_asked_as_often_as_by_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hurry(seconds: float) -> None:
+        assert seconds < 10
+
+    monkeypatch.setattr(time, "sleep", hurry)
+    with loopback_hub() as hub:
+        hub.failures = 100
+        with pytest.raises(SourceError, match="the hub answers 503") as caught:
+            origin(hub, tmp_path).search("gemma", 5)
+        assert (len(hub.requests), caught.value.hint) == (ATTEMPTS, NETWORK)
+
+
+@pytest.mark.parametrize("said", [b'{"error": "no list"}', b'[{"name": "google/gemma-2b-it"}]', b"<html>"])
+def test_a_list_in_another_shape_is_said(tmp_path: Path, said: bytes) -> None:
+    with loopback_hub() as hub:
+        hub.swapped["/api/models"] = said
+        with pytest.raises(SourceError, match="cannot be read"):
+            origin(hub, tmp_path).search("gemma", 5)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from forge.build.sources import hub_token
 from forge.build.sources.checkpoint_files import apart, check, selected, stated
@@ -38,13 +38,23 @@ TEXTS = "datasets/"
 DATASET = "dataset"
 NETWORK = "check the network (proxy, HF_ENDPOINT) and run again"
 _AGAIN = "run again: it is fetched anew; where it stays so, the hub's own copy is broken"
-_UNREADABLE = (RecursionError, TypeError, AttributeError, LookupError, OverflowError)
-"""What huggingface_hub ends in over an answer of another shape than the hub's."""
+_UNREADABLE = (RecursionError, TypeError, AttributeError, LookupError, OverflowError, msgspec.DecodeError)
+"""What huggingface_hub, or a decoder, ends in over an answer of another shape than the hub's."""
 _SIZES = re.compile(
     r"file should be of size (?P<listed>\d+) but has size (?P<there>\d+) \((?:\(…\)[^/()]*/)?(?P<file>[^()]+)\)"
 )
 _CUT = re.compile(r"received (?P<there>\d+) bytes, expected (?P<listed>\d+)")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # what huggingface_hub itself takes for true
+
+
+class _Listed(Struct, frozen=True):
+    """One model in the hub's list, as far as forge reads it."""
+
+    id: str
+    config: object = None
+    safetensors: object = None
+    gated: object = False
+    downloads: object = 0
 
 
 class HubOrigin:
@@ -111,24 +121,24 @@ class HubOrigin:
         self._online(word)
 
         def look() -> tuple[Offer, ...]:
-            from huggingface_hub import HfApi
-
-            api = HfApi(endpoint=self._endpoint, token=self._token or False)
-            wanted = ["config", "downloads", "gated", "safetensors"]
-            found = api.list_models(search=word, pipeline_tag=ANSWERS, sort="downloads", limit=limit, expand=wanted)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-            return tuple(
-                _offer(
-                    info.id,
-                    cast("object", info.config),  # pyright: ignore[reportUnknownMemberType]
-                    info.safetensors,
-                    info.gated,
-                    info.downloads,
-                )
-                for info in found
+            from huggingface_hub.utils import (  # type: ignore[attr-defined]
+                build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+                get_session,
+                hf_raise_for_status,
             )
 
-        # Lists are asked for again by the library itself, five times.
-        return self._ask(look, f"models?search={word}", "main", attempts=1)
+            # Not by the library's own list_models, which asks five times more, for half a minute.
+            wanted = {"pipeline_tag": ANSWERS, "sort": "downloads", "expand": ["config", "downloads", "gated", "safetensors"]}
+            answer = get_session().get(
+                f"{self._endpoint}/api/models",
+                params=wanted | {"search": word, "limit": limit},
+                headers=build_hf_headers(token=self._token or False),
+                timeout=TIMEOUT,
+            )
+            hf_raise_for_status(answer)
+            return tuple(map(_offer, msgspec.json.decode(answer.content, type=list[_Listed])[:limit]))
+
+        return self._ask(look, f"models?search={word}", "main")
 
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
@@ -291,14 +301,18 @@ class HubOrigin:
         return text.replace(self._token, "***") if self._token else text
 
 
-def _offer(name: str, config: object, safetensors: object, gated: object, downloads: object) -> Offer:
+def _offer(listed: _Listed) -> Offer:
     """What the hub's list says of one model; what it leaves out, or says in another shape, is not known."""
-    said = cast("dict[str, object]", config).get("architectures") if isinstance(config, dict) else None
+    said, counted = _part(listed.config, "architectures"), _part(listed.safetensors, "parameters")
     architectures = tuple(map(str, cast("list[object]", said))) if isinstance(said, list) else ()
-    counted: object = getattr(safetensors, "parameters", None)
     tensors = cast("dict[str, object]", counted) if isinstance(counted, dict) else {}
     sizes = {kind: count for kind, count in tensors.items() if isinstance(count, int)}
-    return Offer(name, architectures, sizes, bool(gated), downloads if isinstance(downloads, int) else 0)
+    downloads = listed.downloads if isinstance(listed.downloads, int) else 0
+    return Offer(listed.id, architectures, sizes, bool(listed.gated), downloads)
+
+
+def _part(said: object, key: str) -> object:
+    return cast("dict[str, object]", said).get(key) if isinstance(said, dict) else None
 
 
 def _repository(name: str) -> tuple[str | None, str]:
