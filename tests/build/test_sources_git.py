@@ -156,6 +156,18 @@ def test_a_pinned_commit_and_its_config_are_asked_once(plain: Remote, user: User
 
 
 @needs_git
+def test_gits_own_variables_lead_nowhere_and_trace_nothing(plain: Remote, tmp_path: Path) -> None:
+    """A hook of git's says in them where its repository is."""
+    plain.commit(FILES)
+    (tmp_path / "elsewhere").mkdir()
+    places = dict.fromkeys(("GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_WORK_TREE"), str(tmp_path / "elsewhere"))
+    user = User(tmp_path, GIT_TRACE=str(tmp_path / "trace"), **places)
+    assert set(user.fetch(user.pin(plain.url))) == set(WANTED)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "trace").exists()
+
+
+@needs_git
 def test_another_machines_lock_is_enough_to_read_and_fetch(plain: Remote, user: User, tmp_path: Path) -> None:
     plain.commit(FILES)
     pinned = user.pin(plain.url)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import forge
-from forge.machine.bonds import MARK, bound, temporary
+from forge.machine.bonds import MARK, bound, child, temporary
+from forge.machine.interrupt import Halt
 from forge.machine.processes import started
-from patience import soon
+from patience import PATIENCE, soon
 
 PROGRAM = """#!/bin/sh
 echo half > "$TMPDIR/unpacked"
@@ -67,6 +68,25 @@ def test_what_it_started_ends_with_a_forge_that_is_killed(tmp_path: Path, name: 
         one.kill()
     assert soon(lambda: not any(map(started, pids(tmp_path))))
     assert soon(lambda: not any(temporary.iterdir()))
+
+
+@pytest.mark.parametrize("halted", [True, False])
+def test_a_child_ends_with_its_block_and_by_a_halt(tmp_path: Path, halted: bool) -> None:
+    """With what it has started; forge goes on, as in a notebook after Ctrl-C."""
+    code = f'sleep 3600 & echo $! >> "{tmp_path}/pids"; echo $$ >> "{tmp_path}/pids"; exec sleep 3600'
+    halt = Halt()
+
+    def wait() -> None:
+        with child(("sh", "-c", code), os.environ, halt, out=subprocess.DEVNULL) as one:
+            assert soon(lambda: len(pids(tmp_path)) == 2)
+            if not halted:
+                raise KeyboardInterrupt
+            halt.pull()
+            one.wait(PATIENCE)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    assert soon(lambda: not any(map(started, pids(tmp_path))))
 
 
 @pytest.fixture
