@@ -10,7 +10,7 @@ SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PORTS ?=
 # Another runtime than the recipe's: make demo RUNTIME=vllm serves by vLLM, on the GPU where there is one.
 RUNTIME ?=
-QUESTION ?= Why is the sky blue? Answer in two sentences.
+export QUESTION ?= What is the capital of France? Answer in one sentence.
 
 .PHONY: demo test test-vllm test-offline coverage torture fuzz originals lint clean
 
@@ -32,7 +32,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/bin/python
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
 	$(BIN)/forge serve --detach $(PORTS)
-	@$(BIN)/forge generate smollm2-135m-instruct "$(QUESTION)" --chat --max-tokens 80 --show-seed; \
+	@printf "> %s\n" "$$QUESTION"; $(BIN)/forge generate smollm2-135m-instruct "$$QUESTION" --chat --max-tokens 80; \
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
 test: $(VENV)/.test

@@ -27,7 +27,7 @@ from rich.text import Text
 
 HERE = Path(__file__).parent
 RECIPE = "smollm2-135m-instruct"
-QUESTIONS = ("What is the capital of France?", "/temperature 0", "And of Italy?", "/bye")
+QUESTIONS = ("What is the capital of France? Answer in one sentence.", "And of Italy?", "/bye")
 COLUMNS, LINES = 100, 200
 COLOURS = {"brown": "yellow"}
 """pyte's word for a colour -> rich's."""

@@ -8,7 +8,7 @@ import { Panel, SIDES } from "./settings.js";
 import { explain, legend } from "./tokens.js";
 
 const LOOK = 2000;
-const STARTERS = ["What is the capital of France?", "Name a fruit.", "Write a haiku about rain."];
+const STARTERS = ["What is the capital of France? Answer in one sentence.", "Name a fruit.", "Write a haiku about rain."];
 
 const at = (id) => document.getElementById(id);
 const talk = at("talk"), prompt = at("prompt");

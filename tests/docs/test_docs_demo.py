@@ -1,0 +1,40 @@
+"""The demo, the README, its picture, the recipe and the examples ask one question: one that the model answers rightly each time.
+
+Asked without its second sentence SmolLM2-135M answers in made-up French about every other time, at the recipe's temperature.
+"""
+
+import html
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "What is the capital of France? Answer in one sentence."
+ANSWER = "The capital of France is Paris."
+
+
+def test_one_question_is_asked_wherever_the_demo_is_shown() -> None:
+    shown = (
+        "Makefile",
+        "README.md",
+        "recipes/smollm2-135m-instruct.toml",
+        "docs/record_run.py",
+        "docs/bundle.md",
+        "docs/openai.md",
+    )
+    for name in (*shown, "docs/client.md", "docs/python-api.md", "core/forge/serve/openai/page/page.js"):
+        asked = re.findall(r"What is the capital of France\?[^\"\n]*", (ROOT / name).read_text())
+        assert asked, name
+        assert set(asked) == {QUESTION}, name
+
+
+def test_picture_and_readme_show_its_answer() -> None:
+    drawn = (ROOT / "docs/forge-run.svg").read_text()
+    lines = [html.unescape(re.sub("<[^>]*>", "", text)).replace("\xa0", " ") for text in re.findall("<text.*?</text>", drawn)]
+    at = next(at for at, line in enumerate(lines) if line.strip() == f"> {QUESTION}")
+    assert ANSWER in " ".join(lines[at + 1 : at + 3])
+    assert f'"{QUESTION}" --chat\n{ANSWER}\n' in (ROOT / "README.md").read_text()
+
+
+def test_make_demo_shows_the_question_before_the_answer() -> None:
+    demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    assert demo.index('printf "> %s\\n" "$$QUESTION"') < demo.index("forge generate")
