@@ -159,10 +159,31 @@ def test_what_the_twin_cannot_decode_is_said_before_any_fetch(shop: Forge, world
     assert shop.plan([recipe]).steps
 
 
-def test_a_recipe_longer_than_the_model_is_refused(shop: Forge, recipe: Path) -> None:
-    recipe.write_text(TWIN + "[build]\nmax_seq_len = 100000\n")
-    with pytest.raises(RecipeError, match="was trained for 8192"):
+@pytest.mark.parametrize(
+    ("runtime", "config", "told"),
+    [
+        ("twin", {}, "note: the twin goes on, and answers make no sense from there on"),
+        ("engine", {}, "note: TensorRT-LLM warns and builds the engine, and answers make no sense from there on"),
+        ("llmapi", {}, "note: LLM() warns, and lowers it when it starts"),
+        ("vllm", {}, "set it to 8192 or less: vLLM refuses it when it starts"),
+        ("engine", {"model_type": "gpt2"}, "set it to 8192 or less"),
+    ],
+)
+def test_a_recipe_longer_than_the_model_is_told_by_runtime(
+    shop: Forge, world: World, recipe: Path, runtime: str, config: dict[str, object], told: str
+) -> None:
+    world.origin.files["config.json"] = json.dumps({**LLAMA, **config}).encode()
+    recipe.write_text(TWIN.replace('"twin"', f'"{runtime}"') + "[build]\nmax_seq_len = 100000\n")
+    trained = "8192 positions, each learned" if config else "trained for 8192 tokens"
+    what, note = f"{trained} (max_position_embeddings)", told.removeprefix("note: ")
+    if note != told:
+        assert any(each.endswith(f"{what}: {note}") for each in shop.plan([recipe]).notes)
+        return
+    with pytest.raises(RecipeError) as refused:
         shop.plan([recipe])
+    (problem,) = refused.value.problems
+    assert problem.what.endswith(what)
+    assert problem.hint == told
 
 
 def test_prompts_longer_than_a_sequence_are_refused_without_an_encoder(shop: Forge, world: World, recipe: Path) -> None:

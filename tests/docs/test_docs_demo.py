@@ -1,4 +1,4 @@
-"""The demo, the README, its picture, the recipe and the examples ask one question: one that the model answers rightly each time.
+"""The demo, the README, its picture and the examples ask one question: the model answers it rightly each time.
 
 Asked without its second sentence SmolLM2-135M answers in made-up French about every other time, at the recipe's temperature.
 """

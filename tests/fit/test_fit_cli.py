@@ -181,7 +181,7 @@ def test_a_twin_is_judged_by_memory_despite_a_gpu(tmp_path: Path) -> None:
     ("changed", "told"),
     [
         ({"tp = 1": "tp = 5"}, "convert.tp: is 5, and the model's 32 attention heads do not divide by it"),
-        ({"max_seq_len = 4096": "max_seq_len = 131072"}, "131072 tokens, and the checkpoint was trained for"),
+        ({"max_seq_len = 4096": "max_seq_len = 4096\nmax_input_len = 5000"}, "above build.max_seq_len (4096)"),
     ],
 )
 def test_what_plan_refuses_fit_refuses_in_the_same_words(place: Path, changed: dict[str, str], told: str) -> None:

@@ -122,6 +122,14 @@ def llmapi(root: Path, model: str = "/forge/repository/_assets/tiny/engines", de
     shutil.move(root / "_assets", folder / "_assets")
 
 
+def long_llmapi(root: Path) -> None:
+    """It is told of more tokens than its checkpoint knows."""
+    file = root / "tensorrt_llm/1/model.yaml"
+    file.write_text(f"{file.read_text()}max_seq_len: 4096\n")
+    checkpoint = json.dumps({"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048})
+    (root / "tensorrt_llm" / ASSETS / "engines/config.json").write_text(checkpoint)
+
+
 def vllm(root: Path, text: str = "", **arguments: object) -> None:
     """A model of vLLM in the place of all others; ``text`` stands in its model.json."""
     shutil.rmtree(root)
@@ -251,6 +259,10 @@ BREAKS: tuple[tuple[str, str, Break], ...] = (
     ("kv-reuse", "by default", both(NO_PAGED, parameters("tensorrt_llm", enable_kv_cache_reuse=None))),
     ("kv-reuse", "asked for", both(NO_PAGED, parameters("tensorrt_llm", enable_kv_cache_reuse="true"))),
     ("chunked-context", "without paging", both(NO_PAGED, parameters("tensorrt_llm", enable_chunked_context="true"))),
+    ("trained-length", "an engine", built(pretrained_config__max_position_embeddings=1024)),
+    ("trained-length", "learned positions", built(
+        pretrained_config__max_position_embeddings=1024, pretrained_config__position_embedding_type="learned_absolute")),
+    ("trained-length", "llmapi", both(lambda root: llmapi(root, LLMAPI), long_llmapi)),
     ("kv-tokens", "less than a sequence", parameters("tensorrt_llm", max_tokens_in_paged_kv_cache="1024")),
     ("lookahead-sizes", "not given", both(LOOKING_AHEAD, parameters("tensorrt_llm", decoding_mode="lookahead"))),
     ("lookahead-sizes", "of one token", both(

@@ -10,7 +10,9 @@ from forge.plan.hf_checkpoint import with_verdict
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Entry, Plan
 from forge.schema.config_json import PACKED, quantized
+from forge.schema.positions import BEYOND, Trained, beyond
 from forge.schema.values import COMMON_ROLES, Names, Role, RuntimeKind
+from forge.schema.vllm_known import OVERRIDES
 from forge.trtllm import image_table
 
 
@@ -90,7 +92,22 @@ def _roles(resolved: Resolved) -> tuple[Role, ...]:
     return (*COMMON_ROLES, Role.DRAFT) if guesses else COMMON_ROLES
 
 
+def _beyond(resolved: Resolved) -> Trained | None:
+    """How long a text the checkpoint was trained for, where the recipe wants a longer one; vLLM can be told of another."""
+    recipe = resolved.recipe
+    if recipe.runtime.kind is RuntimeKind.VLLM and OVERRIDES.intersection(recipe.serve.vllm):
+        return None
+    return beyond(resolved.facts.checkpoint.config, recipe.build.max_seq_len)
+
+
 def _notes(resolved: Resolved) -> tuple[str, ...]:
+    kind = resolved.recipe.runtime.kind
+    trained = _beyond(resolved)
+    told = (f"build.max_seq_len {trained.told(resolved.recipe.build.max_seq_len)}: {BEYOND[kind]}",) if trained else ()
+    return (*(f"{resolved.recipe.name}: {note}" for note in told), *_other_notes(resolved))
+
+
+def _other_notes(resolved: Resolved) -> tuple[str, ...]:
     kind = resolved.recipe.runtime.kind
     if not kind.contained:
         notes = (*(vllm.notes(resolved) if kind is RuntimeKind.VLLM else ()), *_unclaimed(resolved))
@@ -162,9 +179,8 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
         what = f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})"
         yield Problem("build.max_input_len", what, "prompt and answer share max_seq_len")
     yield from adapters.none_here(resolved)
-    longest = config.get("max_position_embeddings")
-    if isinstance(longest, int) and build.max_seq_len > longest:
-        what = f"{build.max_seq_len} tokens, and the checkpoint was trained for {longest}"
-        yield Problem("build.max_seq_len", what, f"set max_seq_len to {longest} or less")
+    if (trained := _beyond(resolved)) and (kind is RuntimeKind.VLLM or (trained.table and kind is not RuntimeKind.LLMAPI)):
+        hint = f"set it to {trained.tokens} or less" + (f": {BEYOND[kind]}" if kind is RuntimeKind.VLLM else "")
+        yield Problem("build.max_seq_len", trained.told(build.max_seq_len), hint)
     gone = tuple(llmapi.lacks_engines(resolved)) if kind is RuntimeKind.ENGINE else ()
     yield from gone or _PATHS[kind].check(resolved)

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from forge.check.model import Config, EngineFolder, Kind, Model, Repository, table, truth
+from forge.check.model import Config, EngineFolder, Kind, Model, Repository, number, table, truth
 from forge.check.rules.rule import Found
 from forge.repository.config import ROOT
+from forge.schema.positions import BEYOND, beyond
+from forge.schema.values import RuntimeKind
 
 PATHS = ("gpt_model_path", "encoder_model_path")
 _RANK = re.compile(r"rank(\d+)\.engine")
@@ -124,6 +126,18 @@ def engine_input(repository: Repository) -> Iterator[Found]:
         if held is not None and most and held.sampling.max_tokens >= most:
             what = f"{held.name} asks for {held.sampling.max_tokens} tokens, and a prompt and its answer may be {most} long"
             yield Found("forge.json", what, "lower [sampling] max_tokens, or raise [build] max_seq_len", '"max_tokens"')
+
+
+def trained_length(repository: Repository) -> Iterator[Found]:
+    for model, _, engine in engines(repository):
+        asked, kind = engine.limit("max_seq_len"), RuntimeKind.TWIN if engine.twin else RuntimeKind.ENGINE
+        if trained := beyond(engine.model, asked):
+            yield Found(model.file, f"max_seq_len {trained.told(asked)}: {BEYOND[kind]}")
+    for model, _ in repository.of(Kind.LLMAPI):
+        asked = number(model.arguments.get("max_seq_len"))
+        checkpoint = repository.engines.get(str(model.arguments.get("model")))
+        if checkpoint and (trained := beyond(checkpoint.config, asked)):
+            yield Found(model.file, f"max_seq_len {trained.told(asked)}: {BEYOND[RuntimeKind.LLMAPI]}")
 
 
 def _number(config: Config, key: str) -> int:

@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
 from forge.check.rules.rule import Found
+from forge.schema.positions import beyond
 from forge.schema.vllm_clashes import clashes
 from forge.schema.vllm_environment import BEFORE, CPU, GPU
 from forge.schema.vllm_images import VERSION
-from forge.schema.vllm_known import packaged
+from forge.schema.vllm_known import OVERRIDES, packaged
 
 _UTILIZATION = "gpu_memory_utilization"
 LORAS = "multi_lora.json"
@@ -71,10 +72,9 @@ def vllm_decoupled(repository: Repository) -> Iterator[Found]:
 def vllm_length(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         checkpoint, wanted = repository.checkpoint(model), number(model.arguments.get("max_model_len"))
-        longest = number(checkpoint.config.get("max_position_embeddings")) if checkpoint else 0
-        if longest and wanted > longest:
-            what = f"max_model_len is {wanted}, and the checkpoint was trained for {longest} tokens"
-            yield Found(file, what, needle="max_model_len")
+        trained = beyond(checkpoint.config, wanted) if checkpoint and not OVERRIDES.intersection(model.arguments) else None
+        if trained:
+            yield Found(file, f"max_model_len {trained.told(wanted)}", needle="max_model_len")
 
 
 def vllm_memory(repository: Repository) -> Iterator[Found]:
