@@ -154,6 +154,27 @@ def test_the_server_has_its_largest_models_gpus_and_only_reads(ready: Exported) 
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}  # two servers at once would want four GPUs
 
 
+@pytest.mark.parametrize("kserve", [False, True])
+def test_no_pod_is_granted_or_told_more_than_it_needs(ready: Exported, monkeypatch: pytest.MonkeyPatch, kserve: bool) -> None:
+    """No word with the cluster, no privilege, and what is secret by its name alone."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = made(ready, replace(SITE, secret="mine", pull_secret="nvcr"), kserve=kserve)
+    assert "hf_secret" not in str(found)
+    pods = [one["spec"]["template"]["spec"] for kind in ("Job", "Deployment") for one in found.get(kind, [])]
+    pods += [one["spec"]["predictor"] for one in found.get("InferenceService", [])]
+    assert len(pods) == 3
+    for pod in pods:
+        assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+        assert pod["imagePullSecrets"] == [{"name": "nvcr"}]
+    runtimes = [one["spec"] for one in found.get("ServingRuntime", [])]
+    held = [each for pod in (*pods, *runtimes) for part in ("initContainers", "containers") for each in pod.get(part, [])]
+    assert len(held) == 4
+    for each in held:
+        assert each["securityContext"] == {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert each["envFrom"] == [{"secretRef": {"name": "mine", "optional": True}}]
+        assert [one["readOnly"] for one in each["volumeMounts"] if one["mountPath"] == FILES] == [True]
+
+
 def test_files_stand_in_pods_as_here_changes_restart_it(ready: Exported, shop: Forge, fleet: Path) -> None:
     (config,) = made(ready)["ConfigMap"]
     (deployment,) = made(ready)["Deployment"]
@@ -259,9 +280,13 @@ def test_a_recipe_under_another_name_asks_for_its_memory(shop: Forge, fleet: Pat
         ("https://example.com/x.git", False),
     ],
 )
-def test_a_token_in_an_address_is_in_no_manifest(shop: Forge, fleet: Path, git: str, refused: bool) -> None:
+@pytest.mark.parametrize("place", ["source", "lora"])
+def test_a_token_in_an_address_is_in_no_manifest(shop: Forge, fleet: Path, git: str, refused: bool, place: str) -> None:
     recipe = fleet.parents[1] / "recipes" / "small.toml"
-    recipe.write_text(recipe.read_text().replace('hub = "acme/tiny"', f'git = "{git}"'))
+    if place == "source":
+        recipe.write_text(recipe.read_text().replace('hub = "acme/tiny"', f'git = "{git}"'))
+    else:
+        recipe.write_text(f'{recipe.read_text()}[[lora]]\nname = "sql"\ngit = "{git}"\n')
     with pytest.raises(RecipeError, match="a password or a token") if refused else nullcontext() as error:
         exported(shop, fleet)
     assert error is None or "ghp_x" not in str(error.value)

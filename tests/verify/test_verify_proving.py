@@ -275,6 +275,16 @@ def test_this_python_is_not_asked_for_missing_packages(tmp_path: Path) -> None:
         OwnPython(os.environ, str(bare)).recite(tmp_path, Job("k", "p", (), 1), lambda _: None)
 
 
+def test_the_references_python_is_offline_and_told_no_secret(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv > {told}\n")
+    python.chmod(0o755)
+    assert OwnPython({**os.environ, "AWS_SECRET_ACCESS_KEY": "secret", "HF_TOKEN": "secret"}, str(python)).lacks() == ""
+    assert "=secret\n" not in told.read_text()
+    assert {"HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1"} <= set(told.read_text().splitlines())
+
+
 @pytest.mark.slow
 def test_a_checkpoint_transformers_cannot_read_is_told_its_reason(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="could not answer for the checkpoint"):

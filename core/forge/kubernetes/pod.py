@@ -159,8 +159,9 @@ class Pods(Struct, frozen=True):
         }
 
     def place(self) -> Object:
-        """Which nodes do: those with the GPU that is wanted, whatever else NVIDIA's taint keeps off them."""
-        found: Object = {}
+        """Which nodes do: those with the GPU that is wanted, whatever else NVIDIA's taint keeps off them. What a pod is told of
+        the cluster, and may ask of it, is nothing."""
+        found: Object = {"automountServiceAccountToken": False, "enableServiceLinks": False}
         if self.exported.gpus:
             found["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
         if self.site.gpu:
@@ -174,8 +175,7 @@ class Pods(Struct, frozen=True):
         return f"build {quote(f'{FILES}/{self.exported.file}')} --repository {REPOSITORY}"
 
     def _pod(self, containers: list[Object], restart: str) -> Object:
-        fixed: Object = {"restartPolicy": restart, "automountServiceAccountToken": False, "enableServiceLinks": False}
-        return {"containers": containers, "volumes": self.volumes(), **self.place(), **fixed}
+        return {"containers": containers, "volumes": self.volumes(), **self.place(), "restartPolicy": restart}
 
     def _container(self, name: str, words: str, resources: Object, *, writes: bool) -> Object:
         variables = {
