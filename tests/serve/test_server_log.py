@@ -1,8 +1,16 @@
 """What is read out of Triton's log; the texts are Triton 2.51's own."""
 
+import os
+import sys
 from pathlib import Path
 
-from forge.serve.log import failures, lines, part
+import pytest
+
+from forge.machine import processes
+from forge.schema.values import Ports
+from forge.serve.log import cause, failures, lines, part, written
+from forge.serve.server_types import Running
+from patience import soon
 
 LOG = """\
 I1123 09:04:57.912229 13122 model_lifecycle.cc:472] "loading: broken:1"
@@ -51,22 +59,47 @@ def test_who_follows_a_log_sees_that_of_the_next_start(tmp_path: Path) -> None:
     log, looks = tmp_path / "log", iter((True, False))
     log.write_text("first\n")
 
-    def lives() -> bool:
-        if look := next(looks):
-            log.replace(tmp_path / "died.log")
-            log.write_text("second\n")
-        return look
+    def now() -> Path | None:
+        if not next(looks):
+            return None
+        log.replace(tmp_path / "died.log")
+        log.write_text("second\n")
+        return log
 
-    assert list(lines(log, lives)) == ["first", "second"]
+    assert list(lines(log, now)) == ["first", "second"]
 
 
 def test_who_follows_the_end_of_a_log_misses_nothing(tmp_path: Path) -> None:
-    log, looks = tmp_path / "log", iter((True, True, False))
+    log = tmp_path / "log"
+    looks = iter((log, log, None))
     log.write_text("first\nsecond\nthird\n")
 
-    def lives() -> bool:
+    def now() -> Path | None:
         with log.open("a") as text:
             text.write("later\n")
         return next(looks)
 
-    assert list(lines(log, lives, 2)) == ["second", "third", "later", "later", "later"]
+    assert list(lines(log, now, 2)) == ["second", "third", "later", "later", "later"]
+
+
+@pytest.mark.parametrize("name", ["x.log.1", "x-20261128.log", "other/x.log"])
+def test_a_renamed_log_is_read_on_and_tells_the_cause(tmp_path: Path, name: str) -> None:
+    """As logrotate moves it, without copytruncate and with its ``create``."""
+    log, moved, go = tmp_path / "x.log", tmp_path / name, tmp_path / "go"
+    moved.parent.mkdir(exist_ok=True)
+    wait = "while not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+    code = f"import os, sys, time\nprint('first', flush=True)\n{wait}\nprint('Signal (11) received.', flush=True)\ninput()"
+    reading, writing = os.pipe()
+    pid = processes.detached((sys.executable, "-c", code, str(go)), {}, log, hears=reading)
+    running = Running("r", pid, processes.started(pid) or 0.0, Ports(), (), str(log), "m", inode=log.stat().st_ino)
+    try:
+        assert soon(lambda: log.read_text() == "first\n")
+        log.rename(moved)
+        log.touch()
+        go.touch()
+        assert soon(lambda: list(lines(written(running))) == ["first", "Signal (11) received."])
+    finally:
+        os.close(writing)
+        os.waitpid(pid, 0)
+    gone = "nobody has seen how, and its log, which may say it, is not where it was"
+    assert cause(None, written(running)) == ("signal 11, SIGSEGV" if moved.parent == tmp_path else gone)

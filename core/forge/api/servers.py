@@ -15,7 +15,7 @@ from forge.client.types import Chunk, Request
 from forge.errors import ServerError
 from forge.events import Event, Listener
 from forge.repository.folders import whole
-from forge.serve.log import lines
+from forge.serve.log import lines, written
 from forge.serve.lookup import Target, offered, running_on, served
 from forge.serve.restart import unwatched
 from forge.serve.server_types import Launch, Running
@@ -64,14 +64,19 @@ class Served:
         """The lines of the server's log, or of the last one's, or the last ``tail`` of them; with ``follow`` until it ends."""
         place, servers = self._place(repository), self.servers()
         running = next((each for each in servers if str(place) in each.repositories), None)
-        log = Path(running.log) if running else States(self.home / "servers").log(place)
+        first = Path(running.log) if running else States(self.home / "servers").log(place)
+        log = written(running) if running else first
         if not log.is_file():  # a start that failed before it had one, after a Triton that died
-            log = log.with_suffix(DIED_LOG)
+            log = first.with_suffix(DIED_LOG)
         if running is None:
             if not log.is_file():
                 running_on(str(place), servers)  # says where servers run
             self._say(f"no server runs on {place}: the last one's log ({log})")
-        return lines(log, (lambda: self._now(running) is not None) if follow and running else None, tail)
+
+        def now() -> Path | None:
+            return written(found) if running and (found := self._now(running)) else None
+
+        return lines(log, now if follow and running else None, tail)
 
     def wait(self, running: Running) -> None:
         """Return when the server has ended, as somebody asked it to; ServerError where it died and is not started again."""

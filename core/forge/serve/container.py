@@ -19,7 +19,7 @@ from forge.machine.probe import ThisMachine
 from forge.schema.values import Command, Ports
 from forge.serve.arguments import ServerPlace, arguments, variables
 from forge.serve.container_options import KEY, PUBLISHED, REPOSITORY, UNLISTED, Box, configuration, lay_view, line, places
-from forge.serve.log import cause, served
+from forge.serve.log import cause, served, written
 from forge.serve.server_types import Launch, Running
 from forge.serve.state import VIEW, key_file, make_private
 
@@ -85,7 +85,7 @@ class TritonContainer:
                 owners.remove(api, running.container)
                 _start(api, configuration(box, log, labels, memlock=False), running.container)
             pid = _look(api, running.container).pid
-        return replace(running, pid=pid, started=_ticks(pid, running.container))
+        return replace(running, pid=pid, started=_ticks(pid, running.container), inode=log.stat().st_ino)
 
     def alive(self, running: Running) -> bool:
         """Whether its first process is still there; where this machine does not see it, the daemon is asked."""
@@ -110,7 +110,7 @@ class TritonContainer:
     def died(self, running: Running) -> str:
         """Of what it died, as the daemon and its log know it; empty where it was asked to end, or the container removed."""
         said = self._last(running)
-        why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, Path(running.log))
+        why = cause(_SHELL - said.exit_code if said.exit_code > _SHELL else said.exit_code, written(running))
         return f"{why}: the memory it may use ran out" if why and said.oom_killed else why
 
     def _last(self, running: Running) -> State:
@@ -132,7 +132,7 @@ class TritonContainer:
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL; the container is removed."""
-        end_container(self._environ, running.container, patience, served(Path(running.log)))
+        end_container(self._environ, running.container, patience, served(written(running)))
 
     def furnish(self, launch: Launch, running: Running) -> None:
         """Show it what its repositories hold now, where that takes more than their own folders."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from forge.diagnoses import diagnose
 from forge.machine.unlisted import SHOWN, SHUT
+from forge.serve.server_types import Running
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
 _DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
@@ -26,6 +27,8 @@ _UNLOADS = re.compile(rf'^I.* server\.cc:\d+\] "?{SERVED.decode()}', re.MULTILIN
 _ASKED = (signal.SIGINT, signal.SIGTERM)
 _FIRST = 50
 """Lines at the beginning of a log in which its start says something: an image's entrypoint may have spoken before."""
+_MOVED = ".moved.log"
+"""Suffix of no file: it stands for a log that is gone."""
 _ROOM = 15
 """Lines of a log that an error shows."""
 
@@ -62,6 +65,19 @@ def part(text: str, model: str = "") -> str:
     # The line that begins with error repeats what was said of every model.
     wanted = [entry for entry in said if (model in entry and entry[0] in "IWEF" if model else entry[0] != "I")]
     return "\n".join("\n".join(wanted or said).splitlines()[-_ROOM:])
+
+
+def written(running: Running) -> Path:
+    """The file that a server writes into: its log, also where that was renamed (logrotate); one that is not there where it is
+    not found any more, as when it was compressed."""
+    log = Path(running.log)
+    if not running.inode:
+        return log
+    for place in (log, *sorted(log.parent.glob(f"{log.stem}*log*")), Path(f"/proc/{running.pid}/fd/1")):
+        with suppress(OSError):
+            if place.stat().st_ino == running.inode:
+                return place
+    return log.with_suffix(_MOVED)
 
 
 def served(log: Path) -> Callable[[], bool]:
@@ -149,6 +165,8 @@ def cause(status: int | None, log: Path) -> str:
         return _named(-status)
     if status == 0 or _UNLOADS.search(text) or caught in _ASKED:
         return ""
+    if status is None and not caught and not log.is_file():
+        return "nobody has seen how, and its log, which may say it, is not where it was"
     if status is None and not caught:
         return "no signal is in its log: most likely it was killed (SIGKILL), as the system does where memory runs out"
     if status is not None and status > 0 and not caught:
@@ -191,18 +209,20 @@ def _end(log: Path) -> str:
     return since(log, max(0, size(log) - _END)).decode(errors="replace")
 
 
-def lines(log: Path, lives: Callable[[], bool] | None = None, tail: int | None = None) -> Iterator[str]:
-    """What the log holds, or its last ``tail`` lines; with ``lives`` also what comes, until that says no."""
+def lines(log: Path, now: Callable[[], Path | None] | None = None, tail: int | None = None) -> Iterator[str]:
+    """What the log holds, or its last ``tail`` lines; also what comes, with ``now``, which says where it stands by now, and
+    None where the server has ended."""
     with log.open(encoding="utf-8", errors="replace") as text:
         if tail is not None:
             yield from (line.rstrip("\n") for line in deque(text, tail))
         while True:
-            goes_on = lives is not None and lives()  # asked first: what a server says last is read after its end
-            yield from (line.rstrip("\n") for line in text)
-            if not goes_on:
-                return
-            time.sleep(0.2)
+            place, again = now() if now else None, False  # asked first: what a server says last is read after its end
             with suppress(OSError):
-                if log.stat().st_ino != os.fstat(text.fileno()).st_ino:  # it was started again
-                    break
-    yield from lines(log, lives)
+                again = place is not None and place.stat().st_ino != os.fstat(text.fileno()).st_ino
+            yield from (line.rstrip("\n") for line in text)
+            if place is None:
+                return
+            if again:
+                break
+            time.sleep(0.2)
+    yield from lines(place, now)

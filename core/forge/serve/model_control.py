@@ -11,7 +11,6 @@ import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -49,7 +48,7 @@ class _Entry(Struct):
 
 def load(running: Running, model: str, alive: Callable[[], bool], patience: float) -> None:
     """Return when ``model``, as it stands on the disk, answers; ServerError where it did not load, with the log's part."""
-    began = triton_log.size(Path(running.log))
+    began = triton_log.size(triton_log.written(running))
     try:
         why = _post(running, f"/v2/repository/models/{model}/load", patience)
     except TimeoutError:
@@ -114,7 +113,7 @@ def _await(connection: http.client.HTTPConnection, running: Running, patience: f
 
 
 def _not_loaded(running: Running, model: str, why: str, began: int) -> ServerError:
-    text = triton_log.since(Path(running.log), began).decode(errors="replace")
+    text = triton_log.since(triton_log.written(running), began).decode(errors="replace")
     culprit, reason = next(iter(triton_log.failures(text).items()), (model, why))
     what = f"model {culprit!r} did not load: {reason}\nits part of the log:\n{triton_log.part(text, culprit)}"
     return ServerError(what, where=running.repository, hint=triton_log.hint(running.log, f"{text}\n{why}"))

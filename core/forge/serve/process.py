@@ -101,7 +101,7 @@ class TritonProcess:
         pid = _spawn(self.command(launch, running), log)
         if launch.environment and not launch.vllm:
             _stand_behind(pid)
-        return replace(running, pid=pid, started=processes.started(pid) or 0.0)
+        return replace(running, pid=pid, started=processes.started(pid) or 0.0, inode=log.stat().st_ino)
 
     def furnish(self, launch: Launch, running: Running) -> None:
         """Nothing: it sees its repositories where they stand."""
@@ -116,7 +116,7 @@ class TritonProcess:
 
     def died(self, running: Running) -> str:
         """Of what it died, as its parent or its log knows it; empty where it was asked to end."""
-        return triton_log.cause(processes.status(running.pid, running.started), Path(running.log))
+        return triton_log.cause(processes.status(running.pid, running.started), triton_log.written(running))
 
     def stands(self, running: Running) -> bool:
         """Whether somebody has stopped it, who may have it go on."""
@@ -128,7 +128,7 @@ class TritonProcess:
 
     def end(self, running: Running, patience: float) -> None:
         """SIGINT, ``patience`` seconds, then SIGKILL to all that it started; its shared memory goes too."""
-        processes.end(running.shared_memory, patience, triton_log.served(Path(running.log)))
+        processes.end(running.shared_memory, patience, triton_log.served(triton_log.written(running)))
 
 
 def _path(environ: Mapping[str, str]) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +23,7 @@ from forge.client.tensors import CODES, Input, inputs_of
 from forge.client.types import ModelMetadata, Request
 from forge.errors import InferenceError, Trouble
 from forge.machine import processes, stillness
-from forge.serve.log import broke
+from forge.serve.log import broke, written
 from forge.serve.ready import asked, at
 from forge.serve.server_types import Running
 from forge.serve.vitals import WORKING, Pulse, Signs, Stance, Times, used
@@ -195,7 +194,7 @@ def stance(running: Running, *, stands: bool) -> Stance:
     Where its log tells of a fault its threads are looked at; then nobody is asked, which takes half a minute where it hangs.
     """
     ports, seen = running.ports, bool(running.started)
-    faults = stillness.faults(running.pid) if seen and broke(Path(running.log)) else {}
+    faults = stillness.faults(running.pid) if seen and broke(written(running)) else {}
     silent = bool(faults) or (
         _late(at(running, ports.http), "/v2/health/live")
         and _late(at(running, ports.metrics), "/metrics")

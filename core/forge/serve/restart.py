@@ -6,14 +6,13 @@ As systemd's ``Restart=on-failure`` with a limit: one that was asked to end stay
 import shlex
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from msgspec import Struct
 
 from forge.errors import ForgeError
 from forge.schema.values import Ports
 from forge.serve.launch import Plan, holdings
-from forge.serve.log import last
+from forge.serve.log import last, written
 from forge.serve.server_types import Crash, Running, Server
 from forge.serve.vitals import WORKING, Stance, used
 
@@ -124,7 +123,7 @@ class Restart(Struct, frozen=True):
                 return False
             pause = PAUSES[len(recent) - 1]
             said = f"Triton died: {why}; it is started again in {pause:g} s ({len(recent)} of {len(PAUSES)})"
-            self.say(f"{said}; its log ends so:\n{last(Path(running.log))}")
+            self.say(f"{said}; its log ends so:\n{last(written(running))}")
             self.sleep(pause)
             try:
                 again = self.server.again(running, self.plan(holdings(running), running), lambda _: None)

@@ -119,6 +119,8 @@ class Running(Struct, frozen=True):
     down: str = ""  # why it does not answer just now, as a sentence: it has died and is started again, or is stopped
     stranger: str = ""  # who answers at one of its addresses in its place, as a sentence; empty where nobody does
 
+    inode: int = 0
+    """Of its log, by which that is found where it was renamed; 0 of one that an older forge has started."""
     loaded: Mapping[str, str] = field(default_factory=dict[str, str])
     """Model -> the key of what it was loaded from; nothing of one that an older forge has loaded."""
 
