@@ -190,13 +190,20 @@ def test_a_folder_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_a_link_laid_in_its_place_is_not_used(tmp_path: Path) -> None:
+OTHERS = pytest.param(
+    "os.mkdir(mine); os.chown(mine, 12345, 12345)",
+    marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can lay a folder of another user's"),
+)
+
+
+@pytest.mark.parametrize("lay", ["os.symlink(place / 'elsewhere', mine)", OTHERS], ids=["a link", "another's folder"])
+def test_what_another_laid_in_its_place_is_not_used(tmp_path: Path, lay: str) -> None:
     """Its name stands in the list of processes, for whoever waits until the system has cleared it away."""
     (tmp_path / "temporary").mkdir()
     (tmp_path / "elsewhere").mkdir()
     code = (
         "import shutil; from forge.machine.bonds import bound, temporary; mine = temporary(); shutil.rmtree(mine)\n"
-        "os.symlink(place / 'elsewhere', mine); assert temporary() is None\n"
+        f"{lay}; assert temporary() is None\n"
         "assert bound()['TMPDIR'] == str(place / 'temporary')"
     )
     with begun(tmp_path, code, TMPDIR=str(tmp_path / "temporary")) as one:
