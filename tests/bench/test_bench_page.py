@@ -5,15 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from bokeh.plotting import figure
 from click.testing import CliRunner
 from msgspec.structs import replace
 
 from browser import Browser, chromium
-from forge.bench import drawing, results
-from forge.bench.page import DISTRIBUTIONS, MOST_BARS, page
+from forge.bench import drawing, results, tables
+from forge.bench.page import DISTRIBUTIONS, MOST_BARS, numbered, plots, timeline
 from forge.bench.results import Results
 from forge.cli import main
 from forge.errors import BenchError
@@ -115,18 +116,26 @@ def hostile(found: Results) -> Results:
 # -- what goes onto it
 
 
+def held(plot: figure, name: str) -> dict[str, list[Any]]:
+    """The columns of one of a plot's data sources."""
+    source: Any = plot.select_one({"name": name})
+    return cast("dict[str, list[Any]]", source.data)
+
+
 def test_the_plots_hold_the_figures_of_every_point(sample: Results) -> None:
-    made = page(sample)
-    throughput, quality = made.clouds
-    assert [dot.y.value for dot in throughput.dots] == [each.figures["output_tokens_per_s"].value for each in sample.points]
-    assert [dot.x.value for dot in throughput.dots] == [each.figures["latency_p95"].value * 1000 for each in sample.points]
-    assert [dot.y.value for dot in quality.dots] == [50.0] * 4
-    assert [each.name for each in made.distributions] == [*DISTRIBUTIONS]
-    assert len(made.timeline.bars) == sum(len(repeat.records) for point in sample.points for repeat in point.repeats)
+    made = {plot.drawn.name: plot.drawn for plot in plots(numbered(sample))}
+    assert [*made] == ["throughput", "quality", *DISTRIBUTIONS]
+    throughput = held(made["throughput"], "throughput-data")
+    assert throughput["y"] == [each.figures["output_tokens_per_s"].value for each in sample.points]
+    assert throughput["x"] == [each.figures["latency_p95"].value * 1000 for each in sample.points]
+    assert held(made["quality"], "quality-data")["y"] == [50.0] * 4
+    repeats = [repeat for point in sample.points for repeat in point.repeats]
+    bars = held(timeline(repeats), "timeline-data")
+    assert len(bars["row"]) == sum(len(repeat.records) for repeat in repeats)
 
 
 def test_points_that_differ_in_their_load_only_are_one_line(sample: Results) -> None:
-    cold, warm, cold_again, warm_again = page(sample).series
+    cold, warm, cold_again, warm_again = numbered(sample)
     assert (cold.line, warm.line) == (cold_again.line, warm_again.line)
     assert cold.line != warm.line
     assert [each.load for each in (cold, cold_again)] == [1.0, 4.0]
@@ -134,17 +143,15 @@ def test_points_that_differ_in_their_load_only_are_one_line(sample: Results) -> 
 
 def test_without_quality_or_single_times_those_plots_are_left_out(sample: Results) -> None:
     point = replace(sample.points[0], quality=None, distributions={"latency": (1.0, 2.0)})
-    made = page(replace(sample, points=(point,)))
-    assert [cloud.name for cloud in made.clouds] == ["throughput"]
-    assert [each.name for each in made.distributions] == ["latency"]
-    assert "quality" not in made.chief.header
+    assert [plot.drawn.name for plot in plots(numbered(replace(sample, points=(point,))))] == ["throughput", "latency"]
+    assert "quality" not in tables.chief([(1, "", point)]).header
 
 
 def test_a_long_timeline_shows_the_first_requests_and_says_so(sample: Results, tmp_path: Path) -> None:
     repeat = sample.points[0].repeats[0]
     many = replace(repeat, records=repeat.records * 200)
+    assert len(held(timeline([many]), "timeline-data")["row"]) == MOST_BARS
     made = replace(sample, points=(replace(sample.points[0], repeats=(many,)),))
-    assert len(page(made).timeline.bars) == MOST_BARS
     file = drawing.leave(made, tmp_path / "page.html")
     assert f"(the first {MOST_BARS} of {len(many.records)} requests)" in file.read_text(encoding="utf-8")
 
@@ -153,7 +160,7 @@ def test_every_setting_and_key_is_on_the_page(sample: Results, drawn: Path) -> N
     text = drawn.read_text(encoding="utf-8")
     for value in (sample.subjects[0].entry, sample.subjects[0].tokenizer, sample.settings.prompts, sample.machine.cpu):
         assert value in text
-    rows = {row[0]: row[1] for table in page(sample).more for row in table.rows if not table.header}
+    rows = {row[0]: row[1] for table in tables.about(sample) for row in table.rows}
     assert rows["goodput"] == "ttft=0.1, itl=0.02"
     assert rows["sweep"] == "concurrency=1 | 4, temperature=0.2 | 0.7"
     assert rows["tokens counted by the"] == "request, which fixes them"

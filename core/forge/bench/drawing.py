@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from forge.bench.page import Page, page
 from forge.bench.results import Results
 from forge.errors import BenchError
 from forge.files import trees
@@ -11,7 +10,7 @@ from forge.files import trees
 
 def require() -> None:
     """BenchError where no page could be drawn; to be asked before a benchmark that is to leave one."""
-    if not draws():
+    if find_spec("bokeh") is None:
         raise BenchError("bokeh is not installed, which draws the page", hint="pip install 'triton-forge[bench]'")
 
 
@@ -20,17 +19,7 @@ def leave(results: Results, file: Path) -> Path:
     require()
     if not results.points:
         raise BenchError("nothing was measured that could be drawn", where=str(file))
-    trees.write_whole(file, drawn(page(results)))
+    from forge.bench.page import html
+
+    trees.write_whole(file, html(results))
     return file
-
-
-def draws() -> bool:
-    """Whether what draws pages is installed."""
-    return find_spec("bokeh") is not None
-
-
-def drawn(page: Page) -> str:
-    """A benchmark's page as one HTML file."""
-    from forge.bench.html import html
-
-    return html(page)
