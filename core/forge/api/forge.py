@@ -47,6 +47,7 @@ from forge.schema.values import AS_STATED, BuildOptions, Command, Ports, Runtime
 from forge.serve.digests import Verify
 from forge.serve.launch import Held, launch
 from forge.serve.lookup import Listed, Target, listed
+from forge.serve.port_holders import addressed
 from forge.serve.recovery import Care
 from forge.serve.scrub import DAY
 from forge.serve.server_types import Launch, Running
@@ -298,7 +299,7 @@ class Forge(Served, Recipes, Maker):
         for place in dict.fromkeys(map(whole, several)):
             publishing.settle(place, self._relocate(place, self.manifest(place).models))
             held[place] = self.manifest(place)
-        return launch(held, self.store, ports, detach=detach, room=room)
+        return launch(held, self.store, addressed(ports), detach=detach, room=room)
 
     def command(self, repository: Places, ports: Ports, *, room: bool = False) -> Command:
         """The exact command line that ``serve`` would start."""

@@ -113,7 +113,7 @@ class Exhibit(Struct, frozen=True):
 
     def _use(self, running: Running) -> ServerUse:
         seen = self.server.usage(running)
-        address = f"{running.ports.host}:{running.ports.grpc}"
+        address = running.ports.at(running.ports.grpc)
         models = tuple(_recipes(running, seen, address))
         return ServerUse(running.repository, address, seen.seconds, seen.host, seen.gpu, models)
 

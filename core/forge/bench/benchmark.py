@@ -216,7 +216,7 @@ class Bench:
         warm = load.prompts(setting, number, warm=True)
         return Drive(
             address=course.target.address,
-            http=f"{ports.host}:{ports.http}",
+            http=ports.at(ports.http),
             load=setting.load,
             asks=load.asks(setting, number, texts),
             warm=load.asks(setting, number, warm),
@@ -231,7 +231,7 @@ class Bench:
         offer, options = course.workload.offer, course.workload.options
         plain = replace(seeded(over(offer.request, course.setting.sampling), options.seed), stream=options.stream)
         asks = [Ask(replace(plain, prompt=_prompt(exam, offer), max_tokens=exam.max_tokens)) for exam in exams]
-        http = f"{ports.host}:{ports.http}"
+        http = ports.at(ports.http)
         drive = Drive(course.target.address, http, Load(concurrency=_EXAM_CALLERS), asks, patience=options.patience)
         answers = self._own.drive(drive, nullcontext)
         answered = {id(answer.ask): answer for answer in answers}  # two exams may have one prompt
@@ -305,7 +305,7 @@ class Bench:
         offer = course.workload.offer
         request = replace(seeded(over(offer.request, course.setting.sampling), course.workload.options.seed), stream=False)
         inputs = stated(request, self._outside.metadata(course.target.address, request.model))
-        url = f"http://{ports.host}:{ports.http}/v2/models/{request.model}/generate"
+        url = f"http://{ports.at(ports.http)}/v2/models/{request.model}/generate"
         return Provider(course.label, url, inputs, request.stop)
 
 

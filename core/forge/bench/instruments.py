@@ -59,7 +59,7 @@ class ServerInstruments:
 
     def version(self) -> str:
         try:
-            return msgspec.json.decode(_get(f"{self._ports.host}:{self._ports.http}", "/v2"), type=_Server).version
+            return msgspec.json.decode(_get(self._ports.at(self._ports.http), "/v2"), type=_Server).version
         except (OSError, HTTPException, ValueError):
             return ""
 
@@ -68,7 +68,7 @@ class ServerInstruments:
         """Counters from before to after, gauges and GPUs every second in a thread of their own."""
         seen = Seen()
         with _nvml() as (nvml, missing):
-            watcher = _Watcher(f"{self._ports.host}:{self._ports.metrics}", nvml)
+            watcher = _Watcher(self._ports.at(self._ports.metrics), nvml)
             watcher.start()
             try:
                 yield seen

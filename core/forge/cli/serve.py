@@ -29,17 +29,6 @@ REPOSITORIES = click.option(
 PORT = click.IntRange(1, 65535)
 
 
-def _ipv4(host: str) -> str:
-    """The address of a host. Triton's gRPC takes names and its HTTP addresses alone: of a name it makes 255.255.255.255."""
-    import socket
-
-    try:
-        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
-    except OSError as error:
-        what = f"no IPv4 address is known of this host: {error.strerror or error}"
-        raise ServerError(what, where=host, hint="--host takes one of this machine's, 0.0.0.0 for all of them") from None
-
-
 @click.command()
 @click.argument("deployment", required=False, type=click.Path())
 @REPOSITORIES
@@ -49,7 +38,7 @@ def _ipv4(host: str) -> str:
 @click.option("--openai-port", type=PORT, help="Serve OpenAI's API too, at this port.")
 @click.option("--ui", is_flag=True, help="Serve the page to look at too, at the OpenAI port. [default port: 9000]")
 @click.option("--api-key-file", type=click.Path(dir_okay=False), help="Ask for the key in this file at the OpenAI port.")
-@click.option("--host", help="The IPv4 address to listen on. [default: 127.0.0.1]")
+@click.option("--host", help="The address to listen on, IPv4 or IPv6, or a name of it. [default: 127.0.0.1]")
 @click.option("--exposed", is_flag=True, help="Serve also where model control cannot be kept from others (docs/security.md).")
 @click.option("--detach", is_flag=True, help="Return when the models are ready; `forge stop` ends the server.")
 @click.option("--room-for-more", is_flag=True, help="Serve one engine so that others can be added while it runs.")
@@ -113,7 +102,7 @@ def serve(
     stated = shop.joint([deployment], deployed=True) if deployment else None
     usual = settings.ports(shop.settings.ports, stated.stated.ports.stated if stated else {}, os.environ)
     http_port, grpc_port = http_port or usual.http, grpc_port or usual.grpc
-    metrics_port, host = metrics_port or usual.metrics, _ipv4(host or usual.host)
+    metrics_port, host = metrics_port or usual.metrics, host or usual.host
     door = openai_port or usual.openai or (PAGE_PORT if ui or api_key_file else 0)
     ports = Ports(http_port, grpc_port, metrics_port, host, door, page=ui, key_file=api_key_file or "", exposed=exposed)
     places = repositories or (stated.repository if stated else shop.settings.repository,)
@@ -122,8 +111,9 @@ def serve(
         return
     running = shop.serve(places, ports, detach=detach, restart=not no_restart, room=room_for_more, verify=verify, scrub=scrub)
     try:  # at once: a signal may come as soon as a reader knows that it is ready
-        api = f"  openai http://{host}:{ports.openai}/v1" if ports.openai else ""
-        where = f"http {host}:{http_port}  grpc {host}:{grpc_port}{api}  log {running.log}"
+        ports = running.ports
+        api = f"  openai http://{ports.at(ports.openai)}/v1" if ports.openai else ""
+        where = f"http {ports.at(ports.http)}  grpc {ports.at(ports.grpc)}{api}  log {running.log}"
         look = f"\npage {page(running.ports)}" if page(running.ports) else ""
         output.result(running, f"ready: {', '.join(running.models)}\n{where}{look}")
         if not detach:

@@ -325,6 +325,10 @@ class Ports(Struct, frozen=True):
     key_file: str = ""  # holds what to show at the OpenAI port; empty where nothing is asked for
     exposed: bool = False  # serve also where model control cannot be kept to forge: who gets at a port may run code
 
+    def at(self, port: int) -> str:
+        """One of them as clients and URLs name it: an IPv6 address stands in brackets."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
     @property
     def local(self) -> bool:
         """Whether only programs of this machine reach a server that listens there."""

@@ -77,10 +77,15 @@ def _rank(launch: Launch, place: ServerPlace, rank: int) -> tuple[str, ...]:
 
 
 def _addresses(ports: Ports) -> tuple[str, ...]:
-    """All three: Triton listens on every interface unless told otherwise."""
-    named = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+    """All three: Triton listens on every interface unless told otherwise.
+
+    An IPv6 address is written in two ways: for libevhtp, which its HTTP stands on, and for gRPC.
+    """
+    sixth = ":" in ports.host
+    http, grpc = (f"ipv6:{ports.host}", f"[{ports.host}]") if sixth else (ports.host, ports.host)
+    named = {"http": (http, ports.http), "grpc": (grpc, ports.grpc), "metrics": (http, ports.metrics)}
     return tuple(
-        option for name, port in named.items() for option in (f"--{name}-address={ports.host}", f"--{name}-port={port}")
+        option for name, (host, port) in named.items() for option in (f"--{name}-address={host}", f"--{name}-port={port}")
     )
 
 

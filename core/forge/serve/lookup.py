@@ -175,7 +175,7 @@ def served(name: str, servers: Sequence[Running]) -> Target:
                 if model.name == wanted[0] and server.stranger:
                     raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
                 if model.name == wanted[0]:
-                    return adapted(Target(f"{server.ports.host}:{server.ports.grpc}", model, place), wanted[2])
+                    return adapted(Target(server.ports.at(server.ports.grpc), model, place), wanted[2])
                 known.append(model.name)
     if not servers:
         raise ServerError("no server is running", hint="start one: `forge serve --detach`")
@@ -226,7 +226,7 @@ def _listed(place: Path, model: PublishedModel, servers: tuple[Running, ...]) ->
         model.assets,
         size(place, model),
         model.entry,
-        f"{server.ports.host}:{server.ports.grpc}" if server else "",
+        server.ports.at(server.ports.grpc) if server else "",
     )
 
 

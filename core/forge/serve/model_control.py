@@ -19,7 +19,7 @@ from forge.errors import ServerError
 from forge.machine import processes
 from forge.serve import log as triton_log
 from forge.serve.arguments import HEADER
-from forge.serve.ready import reached
+from forge.serve.ready import at
 from forge.serve.server_types import Running
 from forge.serve.state import key_file
 
@@ -92,7 +92,7 @@ def _request(running: Running, path: str, patience: float) -> bytes:
     headers = {"Content-Type": "application/json"}
     with suppress(OSError):  # a server whose forge drew no secret
         headers[HEADER] = key_file(running).read_text(encoding="ascii")
-    connection = http.client.HTTPConnection(reached(running.ports.host), running.ports.http, timeout=patience)
+    connection = http.client.HTTPConnection(at(running, running.ports.http), timeout=patience)
     try:
         connection.request("POST", path, json.dumps({}), headers)
         _await(connection, running, patience)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from forge.client.grpc import Client
 from forge.errors import InferenceError, ServerError, Trouble
@@ -20,6 +21,7 @@ from forge.serve.server_types import Running
 _SECONDS, _GLANCE = 5.0, 1.0
 _PATIENCE = 30.0
 _SERVERS = ("http", "grpc", "metrics")
+_OWN = "--host takes one of this machine's addresses (`hostname -I` lists them), or 0.0.0.0 (:: of IPv6) for all"
 
 
 class _Said(Struct):
@@ -32,6 +34,20 @@ def named(ports: Ports) -> dict[str, int]:
     """The ports of a server by the word of their option."""
     usual = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
     return {**usual, **({"openai": ports.openai} if ports.openai else {})}
+
+
+def addressed(ports: Ports) -> Ports:
+    """``ports`` at the address of their host, rather of IPv4: Triton's HTTP makes 255.255.255.255 of a name. ServerError for a
+    host that has none."""
+    host = ports.host.removeprefix("[").removesuffix("]")
+    try:
+        found = sorted((family, str(place[0])) for family, *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as error:
+        what = f"no address is known of this host: {getattr(error, 'strerror', '') or error}"
+        raise ServerError(what, where=ports.host, hint=_OWN) from None
+    if "%" in host:
+        raise ServerError("Triton takes no address with a scope (%)", where=ports.host, hint=_OWN)
+    return replace(ports, host=found[0][1])
 
 
 def require_apart(ports: Ports) -> None:
@@ -59,7 +75,7 @@ def claimed(ports: Ports) -> Generator[None]:
             except OSError as error:
                 raise ServerError(
                     f"another forge{_claimant(address)} is starting a server at port {port} just now",
-                    where=f"{ports.host}:{port}",
+                    where=ports.at(port),
                     hint=f"wait for it, or choose another with --{name}-port",
                 ) from error
         yield
@@ -74,7 +90,7 @@ def require_free(ports: Ports, living: Sequence[Running]) -> None:
         )
         if error := OSError(errno.EADDRINUSE, "") if awaited else processes.refusal(ports.host, port):
             what, hint = _refused(error, port, living)
-            raise ServerError(what, where=f"{ports.host}:{port}", hint=hint.format(name=name))
+            raise ServerError(what, where=ports.at(port), hint=hint.format(name=name))
 
 
 def _refused(error: OSError, port: int, living: Sequence[Running] = ()) -> tuple[str, str]:
@@ -84,7 +100,7 @@ def _refused(error: OSError, port: int, living: Sequence[Running] = ()) -> tuple
     if error.errno == errno.EACCES:
         return f"this user may not listen at port {port}", "choose one above 1023 with --{name}-port"
     what = "this machine has no such address" if error.errno == errno.EADDRNOTAVAIL else f"{error.strerror or error}"
-    return what, "--host takes one of this machine's addresses (`hostname -I` lists them), or 0.0.0.0 for all of them"
+    return what, _OWN
 
 
 def _meet(one: str, other: str) -> bool:
@@ -189,7 +205,7 @@ def _sentence(name: str, port: int, who: str) -> str:
 def _identity(ports: Ports, patience: float) -> str | None:
     """The id of the server that answers over HTTP, empty where it says none; None where nobody answers in time."""
     try:
-        return msgspec.json.decode(asked(f"{reached(ports.host)}:{ports.http}", "/v2", patience)[1], type=_Said).name
+        return msgspec.json.decode(asked(reached(ports, ports.http), "/v2", patience)[1], type=_Said).name
     except OSError:
         return None
     except (http.client.HTTPException, msgspec.MsgspecError):
@@ -198,7 +214,7 @@ def _identity(ports: Ports, patience: float) -> str | None:
 
 def _grpc_identity(ports: Ports) -> str | None:
     """The id of the server that answers over gRPC; None where none answers in time."""
-    with Client(f"{reached(ports.host)}:{ports.grpc}") as client:
+    with Client(reached(ports, ports.grpc)) as client:
         try:
             return client.server().name
         except InferenceError as error:

@@ -94,7 +94,7 @@ def require_address(launch: Launch, inside: Ports, line: Callable[[str], None]) 
         if any(_BLS_CALL in text for text in texts):
             raise ServerError(
                 f"{model} asks its own server at {_BLS_ASKS} for every request, and gRPC is to listen at "
-                f"{inside.host}:{inside.grpc}: every request would fail, or ask a stranger",
+                f"{inside.at(inside.grpc)}: every request would fail, or ask a stranger",
                 where=f"{home}/{model}",
                 hint="serve with --grpc-port 8001, on this machine alone, as the bls of TensorRT-LLM 1.2 wants it",
             )
@@ -131,7 +131,7 @@ def once_more(launch: Launch, log: Path, line: Callable[[str], None], start: Cal
             raise
         elif not (launch.ports.exposed or launch.ports.local):
             hint = "serve it on the loopback, or accept that by name: `forge serve --exposed`"
-            raise ServerError(_OPEN, where=f"{launch.ports.host}:{launch.ports.http}", hint=hint) from error
+            raise ServerError(_OPEN, where=launch.ports.at(launch.ports.http), hint=hint) from error
         else:
             line(_OPEN)
             launch = replace(launch, unrestricted=True)
@@ -143,9 +143,9 @@ def _home(launch: Launch, model: str) -> Path | None:
     return next((place for place in launch.repositories if (place / model / "config.pbtxt").is_file()), None)
 
 
-def reached(host: str) -> str:
-    """Where a server that listens at ``host`` is reached from this machine."""
-    return EVERYWHERE.get(host, host)
+def reached(ports: Ports, port: int) -> str:
+    """Where a server that listens at one of ``ports`` is reached from this machine."""
+    return replace(ports, host=EVERYWHERE.get(ports.host, ports.host)).at(port)
 
 
 def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
@@ -168,13 +168,13 @@ def asked(address: str, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
 
 def at(running: Running, port: int) -> str:
     """The address of one of a server's ports."""
-    return f"{reached(running.ports.host)}:{port}"
+    return reached(running.ports, port)
 
 
 def is_well(ports: Ports, port: int, path: str) -> bool:
     """Whether one of the ports answers that with 200."""
     with suppress(OSError, http.client.HTTPException):
-        return asked(f"{reached(ports.host)}:{port}", path)[0] == http.HTTPStatus.OK
+        return asked(reached(ports, port), path)[0] == http.HTTPStatus.OK
     return False
 
 

@@ -202,7 +202,7 @@ class Prover(Struct, frozen=True):
                     action.streaming,
                     action.golden,
                 )
-                address = f"{running.ports.host}:{running.ports.grpc}"
+                address = running.ports.at(running.ports.grpc)
                 report = self.report(Target(address, model, place), terms, told)
             finally:
                 self.outside.server.stop(running)

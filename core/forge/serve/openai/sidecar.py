@@ -36,7 +36,7 @@ _ROOM = 15
 
 def command(ports: Ports, repositories: Sequence[str]) -> Command:
     """What serves the API by itself, in front of a server that runs."""
-    address, metrics = (f"{reached(ports.host)}:{port}" for port in (ports.grpc, ports.metrics))
+    address, metrics = (reached(ports, port) for port in (ports.grpc, ports.metrics))
     key = ("--key-file", os.path.abspath(ports.key_file)) if ports.key_file else ()
     seen = ("--metrics", metrics) if ports.metrics else ()
     words = (*key, *seen, ports.host, str(ports.openai), address, *repositories)
@@ -67,8 +67,8 @@ def page(ports: Ports) -> str:
     """Where the page is, with its key behind the #, which no browser sends; empty where there is none."""
     if not ports.openai or not (ports.local or ports.key_file):
         return ""
-    host = platform.node() if ports.host in _ANY else f"[{ports.host}]" if ":" in ports.host else ports.host
-    return f"http://{host}:{ports.openai}/" + (f"#key={key(Path(ports.key_file))}" if ports.key_file else "")
+    shown = replace(ports, host=platform.node()) if ports.host in _ANY else ports
+    return f"http://{shown.at(ports.openai)}/" + (f"#key={key(Path(ports.key_file))}" if ports.key_file else "")
 
 
 def require(ports: Ports, say: Callable[[str], None]) -> None:
