@@ -32,7 +32,7 @@ def near(word: str, known: Iterable[str]) -> str:
     """The one of ``known`` that was probably meant by ``word``: the most alike, or one that begins with it or holds it."""
     from difflib import get_close_matches  # only an error needs it
 
-    plain, names = word.casefold(), {each.casefold(): each for each in sorted(known, reverse=True)}
+    plain, names = word.casefold(), {each.casefold(): each for each in sorted(known)}
     holding = [each for each in sorted(names, key=lambda each: not each.startswith(plain)) if plain in each]
     close = get_close_matches(plain, names, 1) or (holding if len(plain) >= _TELLING else [])
     return names[close[0]] if close else ""

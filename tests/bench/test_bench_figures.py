@@ -85,7 +85,7 @@ def test_a_sweep_is_every_combination() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("temperture=1", "did you mean temperature"),
+        ("temperture=1", "did you mean .temperature"),
         ("temperature", "names no values"),
         ("temperature=warm", "is no value"),
         ("beam_width=1.5", "is no value"),

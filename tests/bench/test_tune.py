@@ -24,7 +24,7 @@ from forge.bench.tune.goal import Goal, goal
 from forge.bench.tune.search import Figures, Trial, Tuned, search
 from forge.bench.tune.space import MOST, Candidate, Pairs, Value, axes, candidates, usual
 from forge.client import Client, Request
-from forge.errors import BenchError, HostError, PluginError, RecipeError
+from forge.errors import BenchError, HostError, RecipeError
 from forge.plan.steps import Plan
 from forge.recipe import reader
 from forge.schema.values import BuildOptions, Recipe, Role, RuntimeKind
@@ -388,7 +388,7 @@ def test_an_unknown_variant_is_refused_before_anything_is_built(world: World, tm
     recipe.write_text(ENGINE)
     verbs = InMiniature(shop, world, tmp_path / "home")
     asked = Asked(goal("tokens_per_s", []), axes(["variant=none,nosuch"]))
-    with pytest.raises(PluginError, match="nosuch"):
+    with pytest.raises(RecipeError, match="nosuch"):
         Tuner(verbs, lambda _: None).tune(recipe, asked)  # type: ignore[arg-type]
     assert verbs.ran == []
 

@@ -126,7 +126,7 @@ def test_another_image_under_the_same_tag_is_another_build(shop: Forge, world: W
 
 def test_a_flag_unknown_to_the_images_script_is_refused_first(shop: Forge, world: World, recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(ENGINE + "[build.args]\nmax_num_tokenz = 8\n")
-    with pytest.raises(RecipeError, match=r"build\.args\.max_num_tokenz.*\n.*did you mean --max_num_tokens"):
+    with pytest.raises(RecipeError, match=r"build\.args\.max_num_tokenz.*\n.*did you mean '--max_num_tokens'"):
         shop.build([recipe], repository=tmp_path / "models")
     assert world.containers.ran == []
     assert world.origin.fetches == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fake_wiring import World
-from forge.errors import RecipeError, SourceError
+from forge.errors import RecipeError, RepositoryError, SourceError
 
 LONG = "[build]\nmax_input_len = 4000\nmax_seq_len = 3000\n"
 BEYOND = "build.max_input_len: is 4000, above build.max_seq_len (3000)"
@@ -88,3 +88,28 @@ def test_a_checkpoint_out_of_reach_is_told_beside_mistakes(world: World, tmp_pat
     assert len(_told(world, tmp_path, typo, sound)) == 3
     with pytest.raises(SourceError):  # alone it has its own exit code
         world.shop(tmp_path / "home").plan([sound])
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("/dev/null", "/dev/null: a device stands there, not a folder"),
+        ("file", "file: a file stands there, not a folder"),
+        ("file/below", "file: a file stands there, not a folder"),
+        ("loop", "loop: Too many levels of symbolic links"),
+    ],
+)
+def test_a_repository_that_is_no_folder_is_refused_at_plan(world: World, tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    _recipe(tmp_path, "m", '[runtime]\nkind = "twin"\n')
+    deployment = tmp_path / "d.toml"
+    deployment.write_text(f'recipes = ["m.toml"]\nrepository = "{place}"\n')
+    shop = world.shop(tmp_path / "home")
+    for verb in (shop.foresee, shop.plan, shop.build, lambda recipes: shop.check(*recipes)):
+        with pytest.raises(RepositoryError) as refused:
+            verb([deployment])
+        assert str(refused.value).partition("\n")[0].endswith(told)
+    assert world.made() == []
+    deployment.write_text('recipes = ["m.toml"]\nrepository = "new/below"\n')
+    assert shop.plan([deployment]).steps

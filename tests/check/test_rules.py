@@ -202,7 +202,7 @@ def test_a_misspelled_parameter_is_told_with_right_one_and_line(tmp_path: Path) 
     root = kit.lay(tmp_path / "repository")
     kit.parameter(root, "tensorrt_llm", kv_cache_free_gpu_mem_fractoin="0.5")
     (told,) = found(root)
-    assert told.fix == 'did you mean "kv_cache_free_gpu_mem_fraction"?'
+    assert told.fix == "did you mean 'kv_cache_free_gpu_mem_fraction'?"
     lines = (root / told.file).read_text().splitlines()
     assert "kv_cache_free_gpu_mem_fractoin" in lines[told.line - 1]
 

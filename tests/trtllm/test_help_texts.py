@@ -37,7 +37,7 @@ def test_what_it_takes_is_not_complained_about() -> None:
 
 def test_an_unknown_flag_is_answered_with_what_was_meant() -> None:
     (complaint,) = help_texts.complaints(("--model_dri", "x"), TEXT)
-    assert (complaint.flag, complaint.hint) == ("--model_dri", "did you mean --model_dir?")
+    assert (complaint.flag, complaint.hint) == ("--model_dri", "did you mean '--model_dir'?")
 
 
 def test_a_value_outside_the_choices_is_answered_with_the_choices() -> None:

@@ -1,6 +1,5 @@
 """Two results side by side: what makes them alike or not, the ratio of each figure, and limits that a figure must keep."""
 
-import difflib
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from msgspec import Struct
 
 from forge.bench import figures, intervals
 from forge.bench.results import Figure, Point, Results, Subject
-from forge.errors import BenchError
+from forge.errors import BenchError, meant
 
 _FREE = ("seed", "repeats", "sampling", "sweep", "quality", "counted", "dataset")
 """Settings that may differ: what was asked shows in ``prompts``, a sweep in its points, and sampling is what is compared."""
@@ -222,9 +221,8 @@ def limit(text: str) -> Limit:
     name, sign, number, unit = match.groups()
     known = (*figures.names(), QUALITY)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise BenchError(f"there is no figure {name!r}", where=where, hint=f"{hint}there are: {', '.join(known)}")
+        hint = f"{meant(name, known)} there are: {', '.join(known)}".strip()
+        raise BenchError(f"there is no figure {name!r}", where=where, hint=hint)
     is_time = name.rpartition("_")[0] in figures.TIMES or name == "send_delay_p99"
     kind = "s" if is_time else "share" if name.endswith("_share") or name == QUALITY else ""
     if unit != "x" and (kind not in _UNITS.get(unit, (kind,)) or (is_time and not unit)):

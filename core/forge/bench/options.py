@@ -1,6 +1,5 @@
 """What a benchmark is asked to do, and the settings that its sweep makes of it. Every mistake is found before anything runs."""
 
-import difflib
 import itertools
 import math
 import re
@@ -13,7 +12,7 @@ from msgspec import Struct, field
 from forge.bench.driver import Load
 from forge.bench.figures import TIMES
 from forge.bench.results import Value
-from forge.errors import BenchError
+from forge.errors import BenchError, meant
 
 SAMPLING: Mapping[str, type[int] | type[float] | type[bool]] = {
     "temperature": float,
@@ -184,9 +183,7 @@ def _named(text: str, like: str) -> tuple[str, str]:
     if not mark:
         raise BenchError(f"{text!r} names no values", hint=f"write it like {like}")
     if name not in _WORDS:
-        near = difflib.get_close_matches(name, _WORDS, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise BenchError(f"{name!r} cannot be set", hint=f"{meant}there are: {', '.join(_WORDS)}")
+        raise BenchError(f"{name!r} cannot be set", hint=f"{meant(name, _WORDS)} there are: {', '.join(_WORDS)}".strip())
     return name, values
 
 

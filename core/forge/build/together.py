@@ -19,6 +19,8 @@ from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
 from forge.recipe import deployment
 from forge.recipe.deployment import Asked, Deployed, Deployment, Member
+from forge.repository import publish
+from forge.repository.folders import whole
 from forge.schema.values import BuildOptions, Ports, Recipe, RuntimeKind
 
 
@@ -107,6 +109,7 @@ class JointResolver(Struct, frozen=True):
         if joint.file is None:
             what = "this is a recipe, and a check looks at a model repository"
             raise RecipeError((Problem(str(named), what, "name the repository that it was built into, or a deployment"),))
+        publish.require_folder(whole(joint.repository))
         if not joint.repository.is_dir():
             hint = f"`forge build {named}` does; `forge doctor {named}` looks at what that and serving it need"
             raise RepositoryError("nothing was built for this deployment yet", where=str(joint.repository), hint=hint)
@@ -143,9 +146,12 @@ class JointResolver(Struct, frozen=True):
         return gpu_share.shared(all_resolved, joint.stated, gpus, self._sizing.load, self.resolver.say)
 
     def require_one_server(self, joint: Joint, all_resolved: Sequence[Resolved]) -> None:
-        """RecipeError where no server could serve the repository that they would make together."""
+        """RecipeError where no server could serve the repository that they would make together; RepositoryError where the
+        deployment has it in the place of something that is no folder."""
         if problems := tuple(one_server.check(all_resolved, str(joint.file or ""))):
             raise RecipeError((*problems, *problems_of(all_resolved, several=len(all_resolved) > 1)))
+        if joint.file:
+            publish.require_folder(whole(joint.repository))
 
     def planned(self, all_resolved: Sequence[Resolved], options: BuildOptions) -> Plan:
         """Everything that a build of ``orders`` would stand on; what is worth knowing beforehand is said."""

@@ -1,13 +1,12 @@
 """What an image brings for converting and building: its scripts, and the flags of each, read out of the image itself."""
 
-import difflib
 from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from forge.build.executor import Executors
-from forge.errors import ForgeError, HostError
+from forge.errors import ForgeError, HostError, meant
 from forge.machine.containers import Containers
 from forge.schema.values import LOCAL, RuntimeKind, Toolchain
 from forge.trtllm import image_table, scripts
@@ -56,14 +55,13 @@ def _tools(executors: Executors, image: str) -> tuple[Toolchain, Containers]:
 
 
 def _named(program: str, found: tuple[Script, ...], tools: Toolchain) -> tuple[Script, ...]:
-    meant = tuple(each for each in found if each.named(program))
-    if makers := tuple(each for each in meant if each.maker):
+    wanted = tuple(each for each in found if each.named(program))
+    if makers := tuple(each for each in wanted if each.maker):
         return makers
-    if meant:
-        return meant
+    if wanted:
+        return wanted
     folders = sorted({each.path.split("/")[-2] for each in found if each.maker})
-    close = difflib.get_close_matches(program, folders, n=1)
-    hint = (f"did you mean {close[0]!r}? " if close else "") + f"there are {', '.join(folders)}"
+    hint = f"{meant(program, folders)} there are {', '.join(folders)}".strip()
     raise ForgeError(f"no script is named {program!r}", where=tools.image, hint=hint)
 
 

@@ -64,7 +64,7 @@ class Checker(Struct, frozen=True):
         """
         place = whole(folder)
         if not place.is_dir():
-            what = "a file stands there, not a folder" if place.exists() else "there is no such folder"
+            what = texts.no_folder(place) or "there is no such folder"
             raise RepositoryError(what, where=str(place), hint="name a repository or a deployment's file")
         seen = replace(self.look(place, image), deployed=deployed)
         if not seen.models:

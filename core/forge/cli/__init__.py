@@ -168,11 +168,11 @@ class Verbs(click.Group):
 
     def _resolved(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from difflib import get_close_matches
+            from forge.errors import near
 
             meant = habits().get(args[0].lower())
-            close = [] if meant else get_close_matches(args[0], [verb.name for verb in VERBS], 1)
-            hint = f" `forge {meant}` is what does that here." if meant else f" Did you mean {close[0]!r}?" if close else ""
+            close = "" if meant else near(args[0], [verb.name for verb in VERBS])
+            hint = f" `forge {meant}` is what does that here." if meant else f" Did you mean {close!r}?" if close else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from forge.client.chat_template import Message
+from forge.errors import near
 
 _MARKS = ("/exit", "/quit", "/q")
 """Other words for /bye."""
@@ -43,8 +43,8 @@ class Conversation(Struct):
         word = "/bye" if name.lower() in _MARKS else name.lower()
         if word in COMMANDS:
             return COMMANDS[word].do(self, rest.strip())
-        close = get_close_matches(word, COMMANDS, 1)
-        return f"there is no {name}" + (f"; did you mean {close[0]}?" if close else "; /help shows what there is")
+        close = near(word, COMMANDS)
+        return f"there is no {name}; " + (f"did you mean {close}?" if close else "/help shows what there is")
 
     def text(self) -> str:
         """The talk for a person to read."""

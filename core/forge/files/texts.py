@@ -21,6 +21,7 @@ BROKEN = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 """What a decoder raises for a text that is not what it ought to be, nested too deep among others."""
 _HINT = "name an ordinary file that you may read, or fix this one"
 _KINDS: Mapping[int, str] = {
+    stat.S_IFREG: "a file",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -42,6 +43,21 @@ class Odd(Exception):  # noqa: N818  # whoever asks makes an error of its own fa
 
 class Missing(Odd):
     """Nothing stands there at all."""
+
+
+def no_folder(path: Path) -> str:
+    """What stands where a folder is wanted, in the words of an error; empty for a folder, and for a name that is free."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error.strerror)
+    return "" if stat.S_ISDIR(status.st_mode) else f"{_kind(status)} stands there, not a folder"
+
+
+def _kind(status: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
 
 
 def part(package: str, name: str) -> str:
@@ -82,7 +98,7 @@ def content(file: Path, most: int = MOST) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise Odd(f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')} stands there, not a file")
+            raise Odd(f"{_kind(status)} stands there, not a file")
         if status.st_size > most:
             raise Odd(f"it has {status.st_size:,} bytes, more than the {most:,} that are read")
         with open(descriptor, "rb", closefd=False) as opened:

@@ -1,12 +1,11 @@
 """GPUs: those that are here, and common ones by name, for judging whether a model fits one that is not here."""
 
-import difflib
 import re
 from functools import cache
 
 from msgspec import Struct
 
-from forge.errors import HostError
+from forge.errors import HostError, near as nearest
 from forge.files import texts
 from forge.schema.values import MIB, Gpu
 
@@ -37,8 +36,8 @@ def find(name: str) -> Gpu:
     if near:
         return min(near, key=lambda gpu: gpu.memory)
     plain = {" ".join(_words(gpu.name)): gpu.name for gpu in table()}
-    close = [plain[each] for each in difflib.get_close_matches(" ".join(wanted), plain, n=3, cutoff=0.4)]
-    hint = f"did you mean {', '.join(close)}? " if close else ""
+    close = plain.get(nearest(" ".join(wanted), plain), "")
+    hint = f"did you mean {close!r}? " if close else ""
     raise HostError("forge knows no such GPU", where=name, hint=f"{hint}known: {', '.join(gpu.name for gpu in table())}")
 
 

@@ -3,13 +3,12 @@
 Facts from TensorRT-LLM's sources: which speculation ``supports_backend("pytorch")``, which quantizations its loader reads.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 
 from msgspec.structs import asdict
 
-from forge.errors import Problem
+from forge.errors import Problem, meant
 from forge.plan.resolved import Resolved
 from forge.schema.sight import blind
 from forge.schema.values import Recipe, Role, RuntimeKind
@@ -146,8 +145,7 @@ def _meant(name: str, names: frozenset[str]) -> str:
         return f"since TensorRT-LLM 1.0 write {later}"
     if side := named().side(name):
         return f"LLM() had it {side} TensorRT-LLM 1.0: take it away, or take such an image"
-    close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
-    return f"did you mean {close[0]!r}?" if close else "flags of trtllm-build mean nothing here: take it away"
+    return meant(name, names, "flags of trtllm-build mean nothing here: take it away")
 
 
 def _serving(recipe: Recipe) -> Iterator[Problem]:

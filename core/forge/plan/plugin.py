@@ -1,6 +1,5 @@
 """One plugin, asked behind guarded calls: what it raises and what it answers wrongly is told with the line that is at fault."""
 
-import difflib
 from collections.abc import Callable
 from functools import cached_property
 from typing import cast
@@ -9,7 +8,7 @@ import pluggy
 from msgspec import Struct, field
 
 from forge import hookspecs
-from forge.errors import ForgeError, PluginError
+from forge.errors import ForgeError, PluginError, near
 from forge.plan import blame
 from forge.plan.blame import NOWHERE, Line
 from forge.plan.hook_results import mismatch
@@ -138,6 +137,6 @@ def _meant(complaint: str) -> tuple[str, str]:
     _, _, strange = complaint.partition("Argument(s) {")
     told = strange.partition("}")[0].partition(",")[0].strip("' ")
     known = hooks if wrong else list(Question.__struct_fields__)
-    close = difflib.get_close_matches(wrong or told, known, n=1)
+    close = near(wrong or told, known)
     text = " ".join(complaint.split())
-    return text + (f"; did you mean {close[0]!r}?" if close else ""), wrong or next(iter(named), "")
+    return text + (f"; did you mean {close!r}?" if close else ""), wrong or next(iter(named), "")

@@ -3,12 +3,11 @@
 It is served here, in an environment of its own, or in Triton's image with vLLM, whose own backend reads model.json.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from forge.errors import Problem
+from forge.errors import Problem, meant
 from forge.plan import adapters, image_steps, vllm_adapters, vllm_speculation as speculation
 from forge.plan.hf_checkpoint import hugging_face, serving
 from forge.plan.resolved import Resolved
@@ -282,9 +281,7 @@ def _arguments(resolved: Resolved) -> Iterator[Problem]:
         if name in _ELSEWHERE:
             yield Problem(where, "forge sets this argument itself", f"set {_ELSEWHERE[name]}")
         elif known and name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else "take it away"
-            yield Problem(where, f"{_version(resolved)} has no such argument", hint)
+            yield Problem(where, f"{_version(resolved)} has no such argument", meant(name, known, "take it away"))
 
 
 def _clashes(resolved: Resolved) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from forge.errors import SourceError
+from forge.errors import SourceError, meant, near
 
 _PACKAGE = Path(__file__).parents[1]
 _PLACES = (_PACKAGE / "recipes", _PACKAGE.parents[1] / "recipes")
@@ -27,18 +27,14 @@ def names() -> tuple[str, ...]:
 def text(name: str) -> str:
     """The one of this name; SourceError with all names where there is none."""
     if name not in names():
-        near = close(name)
-        hint = (f"did you mean {near!r}? " if near else "") + f"forge ships {', '.join(names())}"
+        hint = f"{meant(name, names())} forge ships {', '.join(names())}".strip()
         raise SourceError("forge ships no recipe of this name", where=name, hint=hint)
     return (folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 def close(name: str) -> str:
-    """The shipped recipe that is nearest to a misspelt ``name``, or begins with it; empty where none is near."""
-    from difflib import get_close_matches
-
-    longer = [each for each in names() if name and each.startswith(name.lower())]
-    return next(iter(get_close_matches(name, names(), 1) or longer), "")
+    """The shipped recipe that is nearest to a misspelt ``name``; empty where none is near."""
+    return near(name, names())
 
 
 def located(named: str | Path) -> str:

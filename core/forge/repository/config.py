@@ -4,7 +4,6 @@ A skeleton is a repository not yet filled: ``<role>/config.pbtxt`` with ``${plac
 stands in ``<role>/1/``. Filling one ends in a protobuf message, and what is written comes out of that message.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from importlib import resources
 from msgspec import Struct
 
 from forge import protobuf
-from forge.errors import Problem, RepositoryError
+from forge.errors import Problem, RepositoryError, meant
 from forge.repository.bls import FILE as SUBCLASS
 from forge.schema.values import COMMON_ROLES, ConfigOverrides, Names, Recipe, Role, RuntimeKind, Scalar, TextFile, Tokenizer
 
@@ -383,8 +382,7 @@ def _unfit(value: str, *, bare: bool) -> str:
 
 
 def _unknown(where: str, key: str, known: Iterable[str]) -> Problem:
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
-    hint = f'did you mean "{near[0]}"?' if near else f"it has: {', '.join(sorted(known)) or 'none'}"
+    hint = meant(key, known, f"it has: {', '.join(sorted(known)) or 'none'}")
     return Problem(f"{where}.{key}", "the model's config.pbtxt has no such parameter", hint)
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from msgspec import Struct
 from msgspec.structs import replace
 
-from forge.errors import RepositoryError
+from forge.errors import RepositoryError, meant
 from forge.files import locks, texts, trees
 from forge.files.trees import Laid
 from forge.repository import journal
@@ -78,6 +78,11 @@ def publish_all(
         return tuple(done[model.name] for _, model in wanted)
 
 
+def holding(name: str, names: Sequence[str]) -> str:
+    """What there is in the place of a name that is not: the nearest, and all."""
+    return f"{meant(name, names)} It holds: {', '.join(names) or 'nothing'}.".strip()
+
+
 def withdraw(repository: Path, name: str) -> None:
     """Take a model out of a repository; RepositoryError if forge has put none of that name there."""
     repository = Path(os.path.abspath(repository))
@@ -87,8 +92,8 @@ def withdraw(repository: Path, name: str) -> None:
         held = _held(repository).named
         model = held.find(name)
         if model is None:
-            names = ", ".join(one.name for one in held.models) or "nothing"
-            raise RepositoryError(f"there is no model {name!r}", where=str(repository), hint=f"It holds: {names}.")
+            hint = holding(name, [one.name for one in held.models])
+            raise RepositoryError(f"there is no model {name!r}", where=str(repository), hint=hint)
         text = manifest.write(held.without(name))
         journal.commit(repository, journal.staging(repository), (), model.folders, text)
 
@@ -303,9 +308,17 @@ def _lock(repository: Path) -> FileLock:
     return FileLock(file)
 
 
+def require_folder(repository: Path) -> Path:
+    """The nearest folder to a repository, or itself, that is there; RepositoryError where none can be made in its place."""
+    nearest = next((folder for folder in (repository, *repository.parents) if os.path.lexists(folder)), repository)
+    if wrong := texts.no_folder(nearest):
+        raise RepositoryError(wrong, where=str(nearest), hint="name a folder for the repository, or a place where none is yet")
+    return nearest
+
+
 def require_writable(repository: Path) -> None:
     """RepositoryError where nothing can be published, for whoever builds for hours first. It leaves nothing there."""
-    nearest = next((folder for folder in (repository, *repository.parents) if os.path.lexists(folder)), repository)
+    nearest = require_folder(repository)
     with _explained(repository), tempfile.TemporaryFile(dir=nearest):
         pass
 

@@ -1,10 +1,9 @@
 """Tags of NVIDIA's Triton images, and the versions in the tables of them: compared, told apart, guessed. Pure."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
-from forge.errors import Problem, RecipeError
+from forge.errors import Problem, RecipeError, meant
 
 REGISTRY = "nvcr.io/nvidia/tritonserver"
 _DIGEST = re.compile(r"(?P<name>[A-Za-z0-9._:/-]+@)?sha256:[0-9a-f]{64}")
@@ -48,8 +47,7 @@ def _nearest(wanted: str, known: Sequence[str]) -> str:
     if _TAG.fullmatch(wanted):
         near = min(known, key=lambda each: abs(_months(each) - _months(wanted)))
         return f"the nearest known tag is {near!r}; a whole reference or a digest is taken as it is"
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.4)
-    return f"did you mean {close[0]!r}?" if close else "a whole reference (registry/name:tag) or a digest is taken as it is"
+    return meant(wanted, known, "a whole reference (registry/name:tag) or a digest is taken as it is")
 
 
 def _months(text: str) -> int:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from forge.client.lora import LoraTask
 from forge.client.types import Request
-from forge.errors import InferenceError, ServerError
+from forge.errors import InferenceError, ServerError, meant
 from forge.files import texts, trees
 from forge.repository import publish
 from forge.repository.config import ROOT
@@ -179,14 +179,19 @@ def served(name: str, servers: Sequence[Running]) -> Target:
                 known.append(model.name)
     if not servers:
         raise ServerError("no server is running", hint="start one: `forge serve --detach`")
-    raise InferenceError(f"no running server offers {wanted[0]!r}", hint=f"offered: {', '.join(known) or 'nothing'}")
+    hint = f"{meant(wanted[0], known)} offered: {', '.join(known) or 'nothing'}".strip()
+    raise InferenceError(f"no running server offers {wanted[0]!r}", hint=hint)
 
 
 def adapted(target: Target, lora: str) -> Target:
     """The same model with one of its adapters; InferenceError where it has none of that name."""
     if lora and lora not in target.adapters:
         held = ", ".join(target.adapters)
-        hint = f"its adapters: {held}" if held else "it was built without any: [[lora]] in its recipe names them"
+        hint = (
+            f"{meant(lora, target.adapters)} its adapters: {held}".strip()
+            if held
+            else "it was built without any: [[lora]] in its recipe names them"
+        )
         raise InferenceError(f"{target.model.name} has no adapter {lora!r}", hint=hint)
     return replace(target, lora=lora)
 

@@ -104,8 +104,8 @@ class Turnover(Struct, frozen=True):
         held = holdings(running)
         found = [model for manifest in held.values() for model in manifest.models if name in (None, model.name)]
         if not found:
-            names = ", ".join(model.name for manifest in held.values() for model in manifest.models) or "nothing"
-            raise RepositoryError(f"there is no model {name!r}", where=running.repository, hint=f"It holds: {names}.")
+            hint = publish.holding(name or "", [model.name for manifest in held.values() for model in manifest.models])
+            raise RepositoryError(f"there is no model {name!r}", where=running.repository, hint=hint)
         wanted = self.plan(held, running)
         _require_same(running, wanted)
         for place, manifest in held.items():

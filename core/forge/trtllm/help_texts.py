@@ -6,11 +6,12 @@ itself has the last word when the program runs. ``source`` is the program's own 
 """
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
+
+from forge.errors import meant
 
 _OPTION = re.compile(r"^\s+(-{1,2}[^\s\-].*)$")
 _SPELLING = re.compile(r"(?:^|(?<=\s))(-{1,2}[^\s,=\[\]{}-][^\s,=\[\]{}]*)")
@@ -124,8 +125,7 @@ def _complaints(argv: list[str], known: Mapping[str, tuple[str, ...]], text: str
             if value and not _takes(value, known[flag]) and all(each.plain for each in added if flag in each.flags):
                 yield Complaint(flag, f"does not take {value!r}", f"it takes {', '.join(known[flag])}")
         elif not (_begins(flag, (*known, *hidden)) or _named(flag, text) or _named(flag, source)):
-            near = difflib.get_close_matches(flag, known, 1)
-            yield Complaint(flag, "is no flag of it", f"did you mean {near[0]}?" if near else "see its --help in the image")
+            yield Complaint(flag, "is no flag of it", meant(flag, known, "see its --help in the image"))
 
 
 def _takes(value: str, choices: tuple[str, ...]) -> bool:

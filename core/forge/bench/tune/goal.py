@@ -1,13 +1,12 @@
 """What is wanted: limits that have to be kept, and the figure that is to be best under them. Pure."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from forge.bench import figures
 from forge.bench.compare import Limit, limit
-from forge.errors import BenchError
+from forge.errors import BenchError, meant
 
 QUALITY = "quality"
 """The share of the prompts of a quality file that passed: a figure here, which is measured apart from the others."""
@@ -49,8 +48,7 @@ def goal(figure: str, texts: Sequence[str]) -> Goal:
     name = SHORT.get(figure, figure)
     known = (*figures.names(), QUALITY)
     if name not in known or not (name == QUALITY or figures.better(name)):
-        near = difflib.get_close_matches(name, known, 1)
-        raise BenchError(f"{figure!r} cannot be what is best", hint=f"did you mean {near[0]}?" if near else ", ".join(known))
+        raise BenchError(f"{figure!r} cannot be what is best", hint=meant(name, known, ", ".join(known)))
     limits = tuple(_limit(text) for text in texts)
     for each in limits:
         if each.relative:

@@ -1,6 +1,5 @@
 """Parameters of config.pbtxt: those that nobody reads, and values that are not what they should be."""
 
-import difflib
 from collections.abc import Iterator
 from functools import cache
 
@@ -8,6 +7,7 @@ from msgspec import Struct
 
 from forge.check.model import Kind, Repository, truth
 from forge.check.rules.rule import Found
+from forge.errors import meant
 from forge.files import texts
 
 REFUSED = frozenset({"gpt_model_type"})
@@ -39,8 +39,7 @@ def parameter_unknown(repository: Repository) -> Iterator[Found]:
             for key in config.parameters:
                 if key in keys | known().everywhere or any(key in text for text in model.sources.values()):
                     continue  # a hand-written model reads what it likes
-                near = difflib.get_close_matches(key, sorted(keys), n=1, cutoff=0.6)
-                hint = f'did you mean "{near[0]}"?' if near else "take it away: no version's skeleton has it"
+                hint = meant(key, keys, "take it away: no version's skeleton has it")
                 yield Found(model.file, f"nobody reads the parameter {key}", hint, needle=f'"{key}"')
 
 

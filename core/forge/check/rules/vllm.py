@@ -1,12 +1,12 @@
 """Models of vLLM: what their model.json says, and what Triton's vLLM backend wants of the config beside it."""
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from forge.check.model import Config, Kind, Model, Repository, number, stated_path, table
 from forge.check.rules.rule import Found
+from forge.errors import meant
 from forge.schema.positions import beyond
 from forge.schema.vllm_clashes import clashes
 from forge.schema.vllm_environment import BEFORE, CPU, GPU
@@ -58,9 +58,8 @@ def vllm_argument(repository: Repository) -> Iterator[Found]:
     for model, _, file in _stated(repository):
         for name in model.arguments:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]!r}?" if close else ""
-                yield Found(file, f"{name} is no argument of vLLM's engine ({CPU}, {GPU})", hint, needle=f'"{name}"')
+                what = f"{name} is no argument of vLLM's engine ({CPU}, {GPU})"
+                yield Found(file, what, meant(name, known), needle=f'"{name}"')
 
 
 def vllm_decoupled(repository: Repository) -> Iterator[Found]:
