@@ -9,7 +9,7 @@ from forge.fit import vllm
 from forge.fit.gpus import clash, table
 from forge.fit.memory import NOTHING, Disk, Estimate, Need
 from forge.fit.sharing import Share, claims, room, shares
-from forge.fit.suggestions import Change, Easing
+from forge.fit.suggestions import Change, InMemory, OnCard
 from forge.fit.verdict import Judgement, Load, Verdict, bench, judge, judge_on_cpu, judge_twin, objections, refused
 from forge.fit.weights import terms
 from forge.schema.values import Gpu, Recipe, RuntimeKind
@@ -137,16 +137,20 @@ def _judged(load: Load, gpu: Gpu | None, count: int, host: int) -> _Judged:
     recipe, need = load.recipe, bench(load)(load.recipe)
     kind, contained = recipe.runtime.kind, recipe.runtime.contained
     if kind is RuntimeKind.TWIN:
-        return _Judged(need, judgement=judge_twin(need, host) if host else None)
+        return _in_memory(load, need, judge_twin(need, host), host)
     if kind is RuntimeKind.VLLM and not contained and not vllm.on_gpu(recipe, here=gpu is not None):
         need = vllm.without_gpu(need)
-        return _Judged(need, judgement=judge_on_cpu(recipe, need, host) if host else None)
+        return _in_memory(load, need, judge_on_cpu(recipe, need, host), host)
     if gpu is None:
         return _Judged(need)
     how = terms(recipe, load.shape)
     against = objections(recipe, how, gpu) + _too_many(how.tp * how.pp, count)
     judgement = judge(recipe, need, gpu)
-    return _Judged(need, against, refused(judgement) if against else judgement, Easing(load, gpu, count).changes())
+    return _Judged(need, against, refused(judgement) if against else judgement, OnCard(load, gpu, count).changes())
+
+
+def _in_memory(load: Load, need: Need, judgement: Judgement, host: int) -> _Judged:
+    return _Judged(need, judgement=judgement, changes=InMemory(load, host).changes()) if host else _Judged(need)
 
 
 def _fit(load: Load, gpu: Gpu | None, count: int, host: int) -> Fit:
