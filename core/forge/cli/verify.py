@@ -25,8 +25,6 @@ Row = Mapping[str, object]
 @click.option("--lora", metavar="NAME", default="", help="Ask with this adapter of MODEL's, and merge it into the checkpoint.")
 @click.option("--prompts", type=FILE, help="Prompts: JSONL, or one a line.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Tokens of each answer.  [default: the recipe's, 32]")
-@click.option("--tie", type=click.FloatRange(0), help="Nats between two tokens that are a near tie.")
-@click.option("--diverging", type=click.FloatRange(0, 1), help="Part of the prompts that may differ all the same.")
 @click.option("--no-streaming", is_flag=True, help="Leave out the checks of streaming.")
 @click.option("--update", is_flag=True, help="Write RECIPE.golden.json: what the checkpoint says, for later verifications.")
 @click.option("--fresh", is_flag=True, help="Ask transformers even where golden transcripts fit.")

@@ -25,10 +25,8 @@ def _text(dumper: yaml.SafeDumper, data: str) -> yaml.ScalarNode:
 _Plain.add_representer(str, _text)
 
 
-def text(objects: Sequence[Object], about: str = "") -> str:
-    """One document an object, after ``about`` as comments."""
-    head = "".join(f"# {line}\n" if line else "#\n" for line in about.splitlines())
-    body = yaml.dump_all(  # pyright: ignore[reportUnknownMemberType]
+def text(objects: Sequence[Object]) -> str:
+    """One document an object."""
+    return yaml.dump_all(  # pyright: ignore[reportUnknownMemberType]
         objects, Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True, explicit_start=True
     )
-    return head + body

@@ -1,6 +1,5 @@
 """Makes the private Python environments that serve the twin, and the folder of Triton backends; says what this host brings."""
 
-import importlib.metadata
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from forge.errors import HostError, SourceError
@@ -148,7 +148,7 @@ class PrivateEnvironments:
         if uv := self._uv():
             return (uv, "pip", "install", "--python", python, "--no-progress", "--link-mode=copy")
         options = ("install", "--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
-        if _own_pip() >= (22, 3):  # the first with --python
+        if find_spec("pip"):
             return (own_python(), "-m", "pip", "--python", python, *options)
         return (str(self._ensured(interpreter, scratch)), "-m", "pip", "--python", python, *options)
 
@@ -237,13 +237,6 @@ def _stub_python(stub: Path) -> str:
     except OSError:
         return ""
     return found[1].decode() if found else ""
-
-
-def _own_pip() -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
-    except importlib.metadata.PackageNotFoundError:
-        return (0,)
 
 
 def _lay(interpreter: str, into: Path) -> Layout:

@@ -69,8 +69,6 @@ class VerifyOptions(Struct, frozen=True):
 
     prompts: Path | None = None
     max_tokens: int | None = None
-    tie: float | None = None
-    diverging: float | None = None
     streaming: bool = True
     update: bool = False
     fresh: bool = False
@@ -90,8 +88,8 @@ def terms(options: VerifyOptions, table: VerifyTable, asked: tuple[Prompt, ...],
     return Terms(
         asked,
         options.max_tokens or table.max_tokens,
-        table.tie if options.tie is None else options.tie,
-        table.diverging if options.diverging is None else options.diverging,
+        table.tie,
+        table.diverging,
         streaming=options.streaming and table.streaming,
         golden=golden,
         fresh=options.fresh or options.update,
