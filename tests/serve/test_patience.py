@@ -121,6 +121,18 @@ def test_a_head_that_trickles_is_given_up() -> None:
             send_on(one, b"x: y\r\n")
 
 
+def test_who_asks_again_and_again_keeps_the_connection() -> None:
+    with serving(Service()) as port, closing(talk(port)) as one:
+        end = time.monotonic() + 2 * SHORT.head
+        while time.monotonic() < end:
+            one.sendall(ASK)
+            said = b""
+            while not said.endswith(SAID):
+                said += (piece := one.recv(65536))
+                assert piece
+            time.sleep(0.02)
+
+
 def test_a_body_that_never_ends_is_408() -> None:
     with serving(Service()) as port, closing(talk(port)) as one:
         one.sendall(ASK[:-1])
