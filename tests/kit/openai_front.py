@@ -17,10 +17,12 @@ from patience import PATIENCE, spare
 
 
 @contextmanager
-def front(grpc: str, repository: Path, port: int = 0, key_file: str = "", *, killed: bool = False) -> Generator[str]:
+def front(
+    grpc: str, repository: Path, port: int = 0, key_file: str = "", *, host: str = "127.0.0.1", killed: bool = False
+) -> Generator[str]:
     """The API's address, served in front of the server at ``grpc``; at the end told to end, or ``killed``."""
     port = port or spare(1)[0]
-    ports = Ports(grpc=int(grpc.rpartition(":")[2]), openai=port, key_file=key_file)
+    ports = Ports(grpc=int(grpc.rpartition(":")[2]), openai=port, host=host, key_file=key_file)
     command = fronts.command(ports, [str(repository)])
     with subprocess.Popen(command.argv, env=dict(command.env), stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -6,6 +6,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
@@ -15,10 +16,11 @@ from forge.client.types import ModelMetadata, TensorMetadata
 from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports, RuntimeKind
-from forge.serve.openai import sidecar
+from forge.serve.openai import sidecar, web
 from forge.serve.openai.access import Access, key
 from forge.serve.openai.api_errors import Fault
 from forge.serve.openai.cards import WORDS, controls
+from forge.serve.openai.service import Service
 from openai_front import front
 from patience import PATIENCE, spare
 from tiny_served import Tiny
@@ -27,6 +29,11 @@ from triton_fixture import Serving
 KEY = "correct-horse-battery"
 LOCAL, LOCKED, OPEN = Access(local=True), Access(local=False, key=KEY), Access(local=False)
 OWN = ("/health", "/live", "/metrics", "/", "/ui/page.js", "/nothing")
+KEPT = (
+    *("/v1/models", "/v1/models/tiny", "/v1/chat/completions", "/v1/completions", "/metrics", "/nothing", "/live/x"),
+    *("/ui/models", "/ui/../v1/models", "/ui/../v1/models/x.js"),
+)
+"""What nobody without the key is told."""
 SHOWN = {"authorization": f"Bearer {KEY}"}
 
 
@@ -73,9 +80,8 @@ def test_these_are_let_in(access: Access, path: str, said: dict[str, str]) -> No
         (LOCAL, "/v1/chat/completions", headers(origin="http://127.0.0.1:9001"), 403),
         (OPEN, "/v1/chat/completions", headers("gpu7.example", origin="https://evil.example"), 403),
         (LOCKED, "/v1/chat/completions", headers("gpu7.example") | SHOWN | {"origin": "https://evil.example"}, 403),
-        (LOCKED, "/v1/models", headers("gpu7.example"), 401),
-        (LOCKED, "/ui/models", headers("gpu7.example"), 401),
-        (LOCKED, "/ui/../v1/models", headers("gpu7.example"), 401),
+        (LOCAL, "/v1/chat/completions", headers(origin="http://evil127.0.0.1:9000"), 403),
+        *((LOCKED, path, headers("gpu7.example"), 401) for path in KEPT),
         (LOCKED, "/v1/models", headers("gpu7.example", authorization=f"Basic {KEY}"), 401),
         (LOCKED, "/v1/models", headers("gpu7.example", authorization=f"Bearer {KEY}x"), 401),
         (LOCKED, "/v1/models", headers("gpu7.example", authorization="Bearer \N{ROCKET}"), 401),
@@ -89,6 +95,20 @@ def test_these_are_not(access: Access, path: str, said: dict[str, str], status: 
 
 def test_the_page_is_for_this_machine_or_a_key() -> None:
     assert (LOCAL.page, LOCKED.page, OPEN.page) == (True, True, False)
+
+
+@pytest.mark.parametrize("access", [LOCAL, LOCKED, OPEN])
+def test_a_port_open_to_all_has_no_page(access: Access) -> None:
+    async def cards() -> bytes:
+        return b"{}"
+
+    laid = web.application(cast("Service", None), door=web.Door(access, cards))
+    assert ({"/", "/ui/models"} <= {getattr(route, "path", "") for route in laid.routes}) == access.page
+
+
+def test_beyond_the_loopback_a_port_without_key_has_no_page(tmp_path: Path) -> None:
+    with front("127.0.0.1:1", tmp_path, host="0.0.0.0") as api:
+        assert [asked(api, path, {})[0] for path in ("/live", "/", "/ui/page.js", "/ui/models")] == [200, 404, 404, 404]
 
 
 def test_a_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
