@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any
 
 import msgspec
 
@@ -18,31 +18,6 @@ _PATIENCE = 5.0
 _PERIOD = 1.0
 """Seconds between two looks. A look costs a few milliseconds of this process."""
 _PREFIXES = ("nv_inference_pending", "nv_trt_llm", "nv_energy", "nv_gpu", "nv_cpu", "nv_pinned")
-
-
-class _Memory(Protocol):
-    used: int
-
-
-class _Rates(Protocol):
-    gpu: int
-
-
-class _Nvml(Protocol):
-    """What is used of pynvml; the names are NVML's."""
-
-    NVMLError: type[Exception]
-    NVML_TEMPERATURE_GPU: int
-
-    def nvmlInit(self) -> None: ...  # noqa: N802
-    def nvmlShutdown(self) -> None: ...  # noqa: N802
-    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...  # noqa: N802
-    def nvmlDeviceGetName(self, handle: object) -> str | bytes: ...  # noqa: N802
-    def nvmlDeviceGetUtilizationRates(self, handle: object) -> _Rates: ...  # noqa: N802
-    def nvmlDeviceGetMemoryInfo(self, handle: object) -> _Memory: ...  # noqa: N802
-    def nvmlDeviceGetPowerUsage(self, handle: object) -> int: ...  # noqa: N802
-    def nvmlDeviceGetTemperature(self, handle: object, sensor: int) -> int: ...  # noqa: N802
 
 
 class _Server(msgspec.Struct):
@@ -84,7 +59,7 @@ class ServerInstruments:
 class _Watcher:
     """Reads at once, every second, and a last time at the end."""
 
-    def __init__(self, address: str, nvml: _Nvml | None) -> None:
+    def __init__(self, address: str, nvml: Any) -> None:
         self._address = address
         self._nvml = nvml
         self._over = threading.Event()
@@ -144,10 +119,10 @@ def _get(address: str, path: str) -> str:
 
 
 @contextmanager
-def _nvml() -> Generator[tuple[_Nvml | None, str]]:
+def _nvml() -> Generator[tuple[Any, str]]:
     """NVML and nothing, or nothing and why."""
     try:
-        nvml = cast("_Nvml", import_module("pynvml"))
+        nvml: Any = import_module("pynvml")
     except ImportError:
         yield None, "the GPUs were not looked at: nvidia-ml-py is not installed (pip install 'triton-forge[bench]')"
         return
@@ -162,10 +137,9 @@ def _nvml() -> Generator[tuple[_Nvml | None, str]]:
         nvml.nvmlShutdown()
 
 
-def _readings(nvml: _Nvml) -> Iterator[GpuReading]:
+def _readings(nvml: Any) -> Iterator[GpuReading]:
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = nvml.nvmlDeviceGetName(handle)
         power: float | None = None
         heat: float | None = None
         with suppress(nvml.NVMLError):
@@ -177,4 +151,4 @@ def _readings(nvml: _Nvml) -> Iterator[GpuReading]:
             rate = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
         except nvml.NVMLError:
             continue
-        yield GpuReading(index, name.decode() if isinstance(name, bytes) else name, rate, float(used), power, heat)
+        yield GpuReading(index, nvml.nvmlDeviceGetName(handle), rate, float(used), power, heat)
