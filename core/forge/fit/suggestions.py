@@ -26,6 +26,7 @@ from forge.fit.verdict import (
 from forge.fit.vllm import UTILIZATION, without_gpu
 from forge.fit.weights import terms
 from forge.schema.values import Gpu, Recipe, RuntimeKind
+from forge.schema.wheels import named
 
 STEP = 64
 """Sequence lengths are tried in multiples of a cache block."""
@@ -311,7 +312,7 @@ LOOKS: Mapping[RuntimeKind, tuple[Look, ...]] = {
 
 def _own_decoder(recipe: Recipe) -> bool:
     """Whether the twin decodes itself: transformers rounds no weights."""
-    return not any(package.startswith("transformers") for package in recipe.runtime.packages)
+    return not any(named(package) == "transformers" for package in recipe.runtime.packages)
 
 
 def _fewer_streams(easing: Easing, recipe: Recipe) -> Iterator[Change]:

@@ -11,8 +11,8 @@ from forge.schema.recipe import Lora
 from forge.schema.spelling import ExactPin, PinWord, Sha256, misplaced
 from forge.schema.twin_environment import serving_environment
 from forge.schema.values import NO_GPUS, Calibration, Environment, Facts, Pinned, Recipe, RuntimeKind, Source, SourceKind
-from forge.schema.vllm_environment import NAMES, chosen, named, vllm_environment
-from forge.schema.wheels import NO_HASHES, Hashes, known, pinned
+from forge.schema.vllm_environment import NAMES, chosen, vllm_environment
+from forge.schema.wheels import NO_HASHES, Hashes, known, named, pinned
 
 FORMAT = 1
 """Of the file itself; a forge reads its own and no later one."""

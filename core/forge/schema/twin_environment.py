@@ -8,7 +8,7 @@ from functools import cache
 
 from forge.files import texts
 from forge.schema.values import Environment, Host, TextFile
-from forge.schema.wheels import canonical
+from forge.schema.wheels import canonical, requested
 
 PYTHONS = ("3.12", "3.11")
 """Minor versions the twin can be served with: forge needs 3.11, and numpy below 2 has no wheels for 3.13."""
@@ -37,7 +37,7 @@ def serving_environment(host: Host, extra_packages: tuple[str, ...] = (), pins: 
     locked = {canonical(name): version for name, _, version in (each.partition("==") for each in pins)}
     own = (each.partition("==") for each in (PACKAGES if host.triton else (*PACKAGES, TRITON)))
     bare = tuple(f"{name}=={locked.get(canonical(name), version)}" for name, _, version in own)
-    return Environment(host.python, host.platform, tuple(sorted(extra_packages)), bare)
+    return Environment(host.python, host.platform, requested(extra_packages), bare)
 
 
 def twin_sources() -> tuple[TextFile, ...]:

