@@ -16,14 +16,16 @@ import gc
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent / "tests" / "kit"
@@ -31,6 +33,7 @@ sys.path.insert(0, str(TESTS))
 
 from forge.client.grpc_aio import AsyncClient  # noqa: E402
 from forge.client.types import Request  # noqa: E402
+from forge.machine import processes  # noqa: E402
 from instant_triton import FRONT, repository  # noqa: E402
 from openai_front import front  # noqa: E402
 from patience import spare  # noqa: E402
@@ -165,6 +168,27 @@ def _processor() -> float:
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     (port,) = (each for each in children if "forge.serve.openai" in Path(f"/proc/{each}/cmdline").read_text())
     return time.clock_gettime(~int(port) << 3 | 2)  # a process' clock by its id, as clock_getcpuclockid(3) makes it: to the ns
+
+
+def seconds(port: int) -> float:
+    """Seconds of processor that whoever listens there has taken so far."""
+    user, system = Path(f"/proc/{processes.listener(port)}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def end_on_signals(stop: Callable[[], None]) -> None:
+    """Ctrl-C and SIGTERM ``stop`` the server first: calls of threads, which nobody can cancel, end with it where it hangs."""
+
+    def end(number: int, _: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        stop()
+        for child in active_children():
+            child.kill()
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 @contextmanager

@@ -13,8 +13,7 @@ A Triton that dies is started again by forge, and takes its requests with it. Th
 was told that the server went away, its process was seen to be gone then, and forge has counted the crash; what is lost in any
 other way is a fault as ever. ``--probes`` clients ask a second port of the same kind, before ``tests/kit/instant_triton.py``:
 for a port's own share of the time to the first word on this machine under this load (see door.py); they are a process of their
-own. How long the first port
-takes from a whole request to its going to Triton is told beside it.
+own. How long the first port takes from a whole request to its going to Triton is told beside it.
 """
 
 import argparse
@@ -308,7 +307,7 @@ async def hour(shop: Forge, running: Running, place: Path, given: argparse.Names
         mix = Mix(target.request("").model, running, client, given.pause)
         await mix.alone()
         end = time.monotonic() + 60 * given.minutes
-        spent = door_seconds(running)
+        spent = door.seconds(running.ports.openai)
         beside = [watch(running, mix, looks, 60 * given.minutes / _LOOKS), mix.tally.deaths.watch()]
         watching = [asyncio.create_task(each) for each in beside]
         changes = asyncio.create_task(reloads(shop, place / "second.toml", repository, mix.tally, given.every, end))
@@ -325,7 +324,7 @@ async def hour(shop: Forge, running: Running, place: Path, given: argparse.Names
         for each in watching:
             each.cancel()
         said = await asyncio.gather(*watching, return_exceptions=True)
-    spent = door_seconds(running) - spent
+    spent = door.seconds(running.ports.openai) - spent
     after, faults = await asyncio.to_thread(afterwards, running)
     faults += [*grown(looks), *mix.tally.deaths.faults(), *(f"{each!r}" for each in said if isinstance(each, Exception))]
     faults += [f"{count} x {what}" for what, count in mix.tally.all_faults().items()]
@@ -362,13 +361,6 @@ def afterwards(running: Running) -> tuple[Look, list[str]]:
     return after, busy if now else ["the server does not speak"]
 
 
-def door_seconds(running: Running) -> float:
-    """Seconds of processor that the OpenAI port has taken so far."""
-    pid = processes.listener(running.ports.openai)
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -387,6 +379,7 @@ def main() -> None:
             (place / f"{name}.toml").write_text(text, encoding="utf-8")
         built = shop.build([place / "tiny.toml"], BuildOptions(prefixed=True), repository=place / "repository")
         running = shop.serve(built.repository, replace(free_ports(), openai=spare(1)[0]))
+        door.end_on_signals(lambda: shop.stop(running))
         print(f"Triton is process {running.pid}", flush=True)
         try:
             good = asyncio.run(hour(shop, running, place, given))
