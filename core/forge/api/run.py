@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -37,8 +36,6 @@ _CPU = (RuntimeKind.TWIN, RuntimeKind.VLLM)
 
 class Verbs(Protocol):
     """The part of Forge that makes and serves."""
-
-    home: Path
 
     def fit(self, recipes: Sequence[str | Path], *, runtime: RuntimeKind | None = None) -> Report: ...
     def build(
@@ -121,7 +118,6 @@ class Run(Struct, frozen=True):
             problems = "\n".join(f"{each.file}: {each.what}" for each in built.findings)
             raise ServerError(f"what was built would not load:\n{problems}", where=str(place), hint=f"`forge check {place}`")
         self._up(place, choice.name, ports)
-        self._note(choice.recipe, place)
         return self.verbs.target(choice.name, place)
 
     def _up(self, place: Path, name: str, ports: Ports | None) -> None:
@@ -235,10 +231,9 @@ class Run(Struct, frozen=True):
             return None
         if runtime not in (None, found.model.runtime):
             return None
-        with suppress(OSError):
-            if self._noted(found.repository, name).read_text(encoding="utf-8") != _digest(recipe):
-                return None  # the recipe says something else by now
-        return found
+        was = found.model.recipe
+        changed = was is not None and was != manifest.RecipeFile.of(was.file, self.resolver.text(recipe).encode())
+        return None if changed else found
 
     def _named(self, what: str, runtime: RuntimeKind | None, repository: str | Path | None) -> Target | None:
         """The served model of this name, where no recipe here and no shipped one has it."""
@@ -257,15 +252,6 @@ class Run(Struct, frozen=True):
         beside = usual.with_name(f"{usual.name}-{_triton(kind)}")
         self.say(f"{usual} holds models of another runtime: this one goes into {beside}")
         return beside
-
-    def _note(self, recipe: Path, place: Path) -> None:
-        file = self._noted(place, self.resolver.read(recipe).name)
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(_digest(recipe), encoding="utf-8")
-
-    def _noted(self, place: Path, name: str) -> Path:
-        return self.verbs.home / "runs" / blake2b(f"{place}\0{name}".encode(), digest_size=16).hexdigest()
 
     @property
     def _usual(self) -> Ports:
@@ -297,7 +283,3 @@ def _brief(error: ForgeError) -> str:
     if isinstance(error, RecipeError):
         return error.problems[0].what
     return error.what.splitlines()[0]
-
-
-def _digest(recipe: Path) -> str:
-    return blake2b(recipe.read_bytes(), digest_size=16).hexdigest()
