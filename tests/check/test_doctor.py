@@ -372,7 +372,7 @@ def test_an_unreachable_source_does_not_hide_the_other_recipes(clinic: Clinic) -
 def test_every_problem_of_a_recipe_is_a_finding(clinic: Clinic) -> None:
     found = of(clinic.findings(bad='name = "/"\n[source]\nhub = "acme/tiny"\nno = 1\n'), "recipe")
     assert [each.status for each in found] == [Status.PROBLEM, Status.PROBLEM]
-    assert all(each.what.startswith("bad: ") for each in found)
+    assert all(each.what.startswith("bad: ") and "bad: bad: " not in each.what for each in found)
 
 
 def test_an_unknown_image_and_a_missing_family_are_findings(clinic: Clinic) -> None:

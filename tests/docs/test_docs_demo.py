@@ -7,6 +7,9 @@ import html
 import re
 from pathlib import Path
 
+from forge.cli.text import size
+from forge.schema.twin_environment import converter_sources
+
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is the capital of France? Answer in one sentence."
 ANSWER = "The capital of France is Paris."
@@ -38,3 +41,13 @@ def test_picture_and_readme_show_its_answer() -> None:
 def test_make_demo_shows_the_question_before_the_answer() -> None:
     demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
     assert demo.index('printf "> %s\\n" "$$QUESTION"') < demo.index("forge generate")
+
+
+def test_samples_show_the_converter_as_large_as_it_is() -> None:
+    wanted = size(sum(len(source.content.encode()) for source in converter_sources()))
+    shown = [ROOT / name for name in ("README.md", "docs/cluster.md", "docs/forge-run.svg")]
+    for file in shown:
+        text = html.unescape(file.read_text()).replace("\xa0", " ")
+        told = re.findall(r"\bconverter  .*?([0-9.]+ kB)", text)
+        assert told, file.name
+        assert set(told) == {wanted}, file.name

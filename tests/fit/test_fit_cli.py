@@ -161,6 +161,11 @@ def test_a_silent_source_is_known_once_it_was_built(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe.replace('kind = "engine"', 'kind = "twin"'))
     shop = world.shop(tmp_path)
     shop.build([tmp_path / "recipe.toml"], repository=tmp_path / "repository")
+    assert not [each for each in world.events if "trained for" in each.text]
+    (tmp_path / "recipe.toml").write_text((tmp_path / "recipe.toml").read_text().replace("4096", "9000"))
+    shop.foresee([tmp_path / "recipe.toml"])
+    (note,) = [each.text for each in world.events if "trained for" in each.text]
+    assert note.startswith("model: build.max_seq_len is 9000, and the checkpoint was trained for 8192 tokens")
     found = shop.fit([tmp_path / "recipe.toml"]).fits[0]
     assert found.kv_per_token == 3 * 2 * 2 * 4 * 4
 

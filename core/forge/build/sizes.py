@@ -39,11 +39,10 @@ class Sizing(Struct, frozen=True):
 
     def load(self, resolved: Resolved) -> Load:
         """All that is known of a recipe's checkpoint; SourceError where that is too little to say anything."""
-        source, config = resolved.facts.source, resolved.facts.checkpoint.config
+        source, config = resolved.facts.source, self.config(resolved)
         pinned, origin = source, self.origins[source.kind]
-        if not config and (folder := self._held(resolved)):
+        if not resolved.facts.checkpoint.config and (folder := self._held(resolved)):
             pinned, origin = _folder(folder), self.origins[SourceKind.PATH]
-            config = origin.read(pinned).config
         if not config:
             what = "this source says nothing of its checkpoint before it is fetched"
             hint = "build it once: what the store holds is looked at from then on"
@@ -63,6 +62,12 @@ class Sizing(Struct, frozen=True):
             basis=basis,
             usual=usual,
         )
+
+    def config(self, resolved: Resolved) -> Mapping[str, object]:
+        """Its checkpoint's config.json, out of the store where its source says nothing before it is fetched; or empty."""
+        if resolved.facts.checkpoint.config or not (folder := self._held(resolved)):
+            return resolved.facts.checkpoint.config
+        return self.origins[SourceKind.PATH].read(_folder(folder)).config
 
     def _held(self, resolved: Resolved) -> Path | None:
         """The Hugging Face checkpoint that this very recipe was built from before: it has a tokenizer beside its config."""

@@ -13,7 +13,7 @@ from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
 from forge.fit.gpus import find
 from forge.fit.report import Report
 from forge.plan import gpu_share, one_server
-from forge.plan.plan import plan, problems_of
+from forge.plan.plan import length_notes, plan, problems_of
 from forge.plan.preview import Away, Prospect, outlook
 from forge.plan.resolved import Resolved
 from forge.plan.steps import Plan
@@ -164,6 +164,9 @@ class JointResolver(Struct, frozen=True):
         """The plan against the store, and whether it fits; where that cannot be told, why."""
         self.require_one_server(joint, all_resolved)
         wanted = self.planned(all_resolved, options)
+        silent = [each for each in all_resolved if not each.facts.checkpoint.config]  # what was built of them before says it
+        for note in (note for each in silent for note in length_notes(each, self._sizing.config(each))):
+            self.resolver.say(note)
         try:
             fit, unfit = self.fit(joint, all_resolved), ""
         except ForgeError as error:

@@ -130,7 +130,10 @@ def had(name: str, pinned: Pinned) -> Finding:
 def failed(check: str, name: str, error: ForgeError) -> tuple[Finding, ...]:
     """What kept a recipe from being read, fetched or served by a plugin."""
     problems = error.problems if isinstance(error, RecipeError) else (Problem(error.where, error.what, error.hint),)
-    return tuple(Finding(check, Status.PROBLEM, f"{name}: {_located(each)}", each.hint) for each in problems)
+    told = [(_located(each), each.hint) for each in problems]
+    return tuple(
+        Finding(check, Status.PROBLEM, what if what.startswith(name) else f"{name}: {what}", hint) for what, hint in told
+    )
 
 
 def _missing(

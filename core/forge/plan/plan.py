@@ -92,19 +92,25 @@ def _roles(resolved: Resolved) -> tuple[Role, ...]:
     return (*COMMON_ROLES, Role.DRAFT) if guesses else COMMON_ROLES
 
 
-def _beyond(resolved: Resolved) -> Trained | None:
+def _beyond(resolved: Resolved, config: Mapping[str, object]) -> Trained | None:
     """How long a text the checkpoint was trained for, where the recipe wants a longer one; vLLM can be told of another."""
     recipe = resolved.recipe
     if recipe.runtime.kind is RuntimeKind.VLLM and OVERRIDES.intersection(recipe.serve.vllm):
         return None
-    return beyond(resolved.facts.checkpoint.config, recipe.build.max_seq_len)
+    return beyond(config, recipe.build.max_seq_len)
+
+
+def length_notes(resolved: Resolved, config: Mapping[str, object]) -> tuple[str, ...]:
+    """What its runtime makes of sequences that are longer than the checkpoint with this config.json was trained for."""
+    recipe, trained = resolved.recipe, _beyond(resolved, config)
+    if trained is None:
+        return ()
+    told = trained.told(recipe.build.max_seq_len)
+    return (f"{recipe.name}: build.max_seq_len {told}: {BEYOND[recipe.runtime.kind]}",)
 
 
 def _notes(resolved: Resolved) -> tuple[str, ...]:
-    kind = resolved.recipe.runtime.kind
-    trained = _beyond(resolved)
-    told = (f"build.max_seq_len {trained.told(resolved.recipe.build.max_seq_len)}: {BEYOND[kind]}",) if trained else ()
-    return (*(f"{resolved.recipe.name}: {note}" for note in told), *_other_notes(resolved))
+    return (*length_notes(resolved, resolved.facts.checkpoint.config), *_other_notes(resolved))
 
 
 def _other_notes(resolved: Resolved) -> tuple[str, ...]:
@@ -179,7 +185,9 @@ def _unable(resolved: Resolved) -> Iterator[Problem]:
         what = f"is {build.max_input_len}, above build.max_seq_len ({build.max_seq_len})"
         yield Problem("build.max_input_len", what, "prompt and answer share max_seq_len")
     yield from adapters.none_here(resolved)
-    if (trained := _beyond(resolved)) and (kind is RuntimeKind.VLLM or (trained.table and kind is not RuntimeKind.LLMAPI)):
+    if (trained := _beyond(resolved, config)) and (
+        kind is RuntimeKind.VLLM or (trained.table and kind is not RuntimeKind.LLMAPI)
+    ):
         hint = f"set it to {trained.tokens} or less" + (f": {BEYOND[kind]}" if kind is RuntimeKind.VLLM else "")
         yield Problem("build.max_seq_len", trained.told(build.max_seq_len), hint)
     gone = tuple(llmapi.lacks_engines(resolved)) if kind is RuntimeKind.ENGINE else ()
