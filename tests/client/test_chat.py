@@ -110,6 +110,13 @@ def test_a_refusal_of_the_template_is_said_in_its_words(tmp_path: Path) -> None:
         template.render((("system", "Be brief."), *TALK))
 
 
+def test_of_a_long_refusal_the_beginning_is_said(tmp_path: Path) -> None:
+    template = ChatTemplate.of(folder_with(tmp_path, "{{ raise_exception('no' * 1_000_000) }}"))
+    with pytest.raises(InferenceError, match="nono") as error:
+        template.render(TALK)
+    assert len(error.value.what) < 2_000
+
+
 def test_the_default_of_several_templates_is_used(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     assert ChatTemplate.of(folder_with(tmp_path, named)).render(TALK) == "plain"
