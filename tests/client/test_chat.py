@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from forge.client.chat_template import ChatTemplate, ChatTemplates, Message
 from forge.client.openings import opening
 from forge.errors import InferenceError
+from forge.machine.processes import offspring, started
 from forge.schema.values import LimitsTable
 from patience import soon
 
@@ -215,6 +218,27 @@ def test_after_one_that_was_ended_the_next_conversation_is_rendered() -> None:
     with pytest.raises(InferenceError, match="not done"):
         made.render(TALK)
     assert made.render(TALK[:1]) == "ok"
+
+
+def test_a_renderer_that_stands_still_is_given_up_and_replaced() -> None:
+    made = ChatTemplate("ok", {}, limits=LimitsTable(max_template_seconds=0.1))
+    others = renderers()
+    assert made.render(TALK) == "ok"
+    (renderer,) = renderers() - others
+    os.kill(renderer, signal.SIGSTOP)
+    with pytest.raises(InferenceError, match="not done"):
+        made.render(TALK)
+    assert made.render(TALK) == "ok"
+    assert soon(lambda: started(renderer) is None)
+
+
+def renderers() -> set[int]:
+    found: set[int] = set()
+    for pid in offspring((os.getpid(),)):
+        with suppress(OSError):
+            if b"renderer.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
 
 
 def test_threads_take_turns_at_one_template() -> None:
