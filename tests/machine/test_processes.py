@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from forge.errors import HostError
 from forge.machine import processes
 from patience import soon
 
@@ -113,3 +114,22 @@ def test_a_log_cut_short_goes_on_from_its_beginning(tmp_path: Path) -> None:
     go.touch()
     os.waitpid(pid, 0)
     assert log.read_text() == "second\n"
+
+
+def status_in_a_pid_namespace(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What `forge status` says in a namespace that is made with ``words`` more for unshare."""
+    forge = (sys.executable, "-c", "from forge.cli import main; main()", "status")
+    for user in ((), ("--map-root-user",)):
+        argv, environ = ("unshare", *user, "--pid", "--fork", *words, *forge), {**os.environ, "FORGE_HOME": str(home)}
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+        if not done.stderr.startswith("unshare: "):
+            return done
+    pytest.skip("no PID namespace can be made: that takes root or user namespaces")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_numbers_of_another_namespaces_processes_are_not_believed(tmp_path: Path) -> None:
+    assert status_in_a_pid_namespace(tmp_path, "--mount-proc").stdout == "no server is running\n"
+    refused = status_in_a_pid_namespace(tmp_path)
+    assert (refused.returncode, refused.stdout) == (HostError.exit_code, "")
+    assert "/proc is that of another PID namespace" in refused.stderr

@@ -24,6 +24,7 @@ from forge.cluster.equipment import Equipment
 from forge.cluster.fleet import Fleet
 from forge.diagnoses import Diagnosis
 from forge.events import Event, Listener
+from forge.machine.bonds import require_own_proc
 from forge.machine.containers import Answers, Containers, Inside
 from forge.machine.interrupt import Halt
 from forge.machine.machine import Machine
@@ -57,6 +58,7 @@ class Wiring:
 
     def __init__(self, home: Path, environ: Mapping[str, str], say: Callable[[str], None], mirror: str = "") -> None:
         """``mirror`` is where NVIDIA's images are pulled from, in the place of nvcr.io."""
+        require_own_proc()
         self._home = home
         self._mirror = mirror
         self._say = say

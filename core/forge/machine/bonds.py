@@ -48,6 +48,15 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def require_own_proc() -> None:
+    """HostError where /proc tells of another PID namespace: its numbers mean other processes than the system calls'."""
+    with suppress(OSError):  # none is mounted: then nobody is seen
+        if os.readlink("/proc/self") != str(os.getpid()):
+            what = "/proc is that of another PID namespace: forge would take strangers' processes for its own"
+            hint = "mount this one's: `unshare --pid --fork --mount-proc`, `bwrap --unshare-pid --proc /proc`"
+            raise HostError(what, where="/proc", hint=hint)
+
+
 def bound(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """``environ`` (this process's own, where none is given) for a program that has to end with this process,
     without what forge alone is told (tokens, passphrases).
