@@ -1,7 +1,8 @@
 """How long a text a checkpoint was trained for, by its config.json, and what each runtime makes of a longer one. Pure.
 
-Sources: vLLM 0.20's and 0.32's ``_get_and_verify_max_len`` (a ValueError, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN is set),
-TensorRT-LLM's ``_init_max_seq_len`` of trtllm-build (a warning) and of the PyTorch path (it warns, and lowers it).
+Sources: ``_get_and_verify_max_len`` of vLLM 0.32 and of older ones, which count yarn otherwise: what is longer counts (a
+ValueError, unless VLLM_ALLOW_LONG_MAX_MODEL_LEN is set); TensorRT-LLM's ``_init_max_seq_len`` of trtllm-build (it warns) and of
+the PyTorch path (it warns, and lowers it).
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from msgspec import Struct
 from forge.schema.config_json import longest
 from forge.schema.recipe import RuntimeKind
 
-_SCALED = ("su", "longrope", "llama3", "deepseek_yarn", "deepseek_llama_scaling")
+_SCALED = ("su", "longrope", "llama3")
 """Kinds of rope whose max_position_embeddings counts the scaling already."""
 _TABLES = ("gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "biogpt", "bart", "mbart")
 """``model_type`` of models that learn a row for each position: beyond the last there is nothing to read."""
@@ -50,8 +51,9 @@ def beyond(config: Mapping[str, object], asked: int) -> Trained | None:
     ropes = () if "gemma3" in str(text.get("model_type")) else tuple(_ropes(text))
     factor = max((_number(each, "factor") for each in ropes if _kind(each) not in ("yarn", *_SCALED)), default=0)
     by = f"{name} {tokens}, rope scaled by {factor:g}" if factor > 1 else name
-    yarn = (_number(each, "factor") * _number(each, "original_max_position_embeddings") for each in ropes)
-    most = max(int(tokens * max(factor, 1)), *map(int, yarn), int(_number(text, "model_max_length")))
+    before = "original_max_position_embeddings"
+    yarn = [int(_number(each, "factor") * _number(each, before)) for each in ropes if _kind(each) == "yarn"]
+    most = max(int(max(tokens, _number(text, "model_max_length")) * max(factor, 1)), *yarn, 0)
     table = text.get("model_type") in _TABLES or text.get("position_embedding_type") == "learned_absolute"
     return Trained(most, by, table) if name and asked > most else None
 
