@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,14 @@ def test_no_pod_is_granted_or_told_more_than_it_needs(ready: Exported, monkeypat
         assert [one["readOnly"] for one in each["volumeMounts"] if one["mountPath"] == FILES] == [True]
 
 
+def test_a_requirement_is_one_word_of_the_pods_shell(ready: Exported) -> None:
+    asked = "triton-forge[openai] @ https://example.com/a.whl; touch /tmp/x"
+    (deployment,) = made(ready, replace(SITE, install=asked))["Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    installed = container["command"][2].splitlines()[0]
+    assert shlex.split(installed)[-1] == asked
+
+
 def test_files_stand_in_pods_as_here_changes_restart_it(ready: Exported, shop: Forge, fleet: Path) -> None:
     (config,) = made(ready)["ConfigMap"]
     (deployment,) = made(ready)["Deployment"]
@@ -280,13 +289,19 @@ def test_a_recipe_under_another_name_asks_for_its_memory(shop: Forge, fleet: Pat
         ("https://example.com/x.git", False),
     ],
 )
-@pytest.mark.parametrize("place", ["source", "lora"])
+@pytest.mark.parametrize("place", ["source", "draft", "lora"])
 def test_a_token_in_an_address_is_in_no_manifest(shop: Forge, fleet: Path, git: str, refused: bool, place: str) -> None:
     recipe = fleet.parents[1] / "recipes" / "small.toml"
     if place == "source":
         recipe.write_text(recipe.read_text().replace('hub = "acme/tiny"', f'git = "{git}"'))
     else:
-        recipe.write_text(f'{recipe.read_text()}[[lora]]\nname = "sql"\ngit = "{git}"\n')
+        table = '[[lora]]\nname = "sql"' if place == "lora" else "[draft]"
+        read = (
+            recipe.read_text()
+            if place == "lora"
+            else recipe.read_text().replace("[source]", 'variant = "draft-target"\n[source]')
+        )
+        recipe.write_text(f'{read}{table}\ngit = "{git}"\n')
     with pytest.raises(RecipeError, match="a password or a token") if refused else nullcontext() as error:
         exported(shop, fleet)
     assert error is None or "ghp_x" not in str(error.value)
