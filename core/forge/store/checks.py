@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import msgspec
 from blake3 import blake3
 from msgspec import Struct
 
+from forge.files import trees
 from forge.store import artifact
 from forge.store.artifact import Artifact, Damage
 
@@ -168,6 +168,4 @@ def _write(file: Path, what: Mapping[str, Seen] | tuple[Rot, ...]) -> None:
             file.unlink(missing_ok=True)
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{file.name}.{uuid4().hex}")
-        fresh.write_bytes(msgspec.json.encode(what))
-        fresh.replace(file)
+        trees.write_whole(file, msgspec.json.encode(what).decode())

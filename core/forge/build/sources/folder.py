@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ class Digests:
             hint = "run again when whoever writes it has finished"
             raise SourceError("it changed while it was read", where=str(path), hint=hint)
         if begun - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS and seen == copies.moment(after):
-            with suppress(OSError):  # a home that cannot be written remembers nothing
-                record(self._folder, question, Digested(seen, made))
+            record(self._folder, question, Digested(seen, made))
         return FileFact(name, before.st_size, made)
 
     def bring(self, originals: Iterable[tuple[Path, FileFact]], into: Path, progress: Progress) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from forge.build.sources.checkpoint_files import CONFIGS, POINTER, POINTER_LIMIT, apart, check, selected, stated
 from forge.build.sources.git_commands import Git, address, no_lfs
-from forge.build.sources.lookups import COMMIT, checkpoint, latest, make, named, require_room
+from forge.build.sources.lookups import COMMIT, checkpoint, latest, make, named, recall, record, require_room
 from forge.errors import SourceError
 from forge.events import Progress
 from forge.files import copies, trees
@@ -45,6 +45,7 @@ class GitOrigin:
     ) -> None:
         self._halt = halt
         self._home = home / "git"
+        self._configs = self._home / "configs"
         self._environ = environ
         self._note = note
 
@@ -67,13 +68,15 @@ class GitOrigin:
     def read(self, pinned: Pinned) -> Checkpoint:
         """config.json, or an adapter's, at the pinned commit; kept, so that it is asked for once."""
         fact = stated(pinned)
-        kept = self._kept(fact)
-        if not kept.is_file():
+        question = named(fact, fact.path).encode()
+        text = recall(self._configs, question, bytes)
+        if text is None:
             self._home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._home, prefix=".read-") as folder:
                 self._bring(pinned, (fact,), Path(folder), lambda _done, _total: None)
-                self._keep(fact, (Path(folder) / fact.path).read_bytes())
-        return checkpoint(kept.read_bytes(), f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
+                text = (Path(folder) / fact.path).read_bytes()
+            record(self._configs, question, text)
+        return checkpoint(text, f"{pinned.name}@{pinned.revision[:12]}/{fact.path}")
 
     def tensors(self, pinned: Pinned) -> tuple[Tensor, ...]:
         """Empty: LFS gives whole files only, and config.json says them for most families."""
@@ -107,7 +110,7 @@ class GitOrigin:
                 continue
             files.append(FileFact(name, sizes[oid], f"gitsha1:{oid}"))
             if name in CONFIGS:
-                self._keep(files[-1], content)
+                record(self._configs, named(files[-1], name).encode(), content)
         return Pinned(SourceKind.GIT, git.url, commit, tuple(files))
 
     def _bring(self, pinned: Pinned, facts: tuple[FileFact, ...], into: Path, progress: Progress) -> None:
@@ -147,16 +150,6 @@ class GitOrigin:
             git = Git(Path(folder) / "repository", url, self._environ, self._halt)
             git.init()
             yield git
-
-    def _kept(self, fact: FileFact) -> Path:
-        return self._home / "configs" / f"{named(fact, fact.path)}.json"
-
-    def _keep(self, fact: FileFact, content: bytes) -> None:
-        target = self._kept(fact)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(target)
 
 
 def _commit(git: Git, revision: str) -> str:
