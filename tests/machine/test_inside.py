@@ -52,7 +52,7 @@ out = pathlib.Path(told.get("output_dir") or told["output_model_dir"])
 given = pathlib.Path(told.get("model_dir") or told["checkpoint_dir"])
 assert (given / "config.json").is_file(), given
 up = pathlib.Path(__file__).parent / ".." / "shared.txt"
-said = dict(beside=beside.NAME, script=__file__, up=up.read_text(), secret=os.environ.get("HF_TOKEN"),
+said = dict(beside=beside.NAME, script=__file__, up=up.read_text(), secret=os.environ.get("AWS_SECRET_ACCESS_KEY"),
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), linked=os.environ.get("LD_EXTRA"))
 (out / "config.json").write_text(json.dumps(said))
 (out / "{file}").write_bytes(b"x")
@@ -131,7 +131,7 @@ class Inhabitant:
         self.world.containers.here = False
         self.folder = folder
         path = f"{self.root}/usr/bin:{os.environ.get('PATH', os.defpath)}"
-        self.environ = {"PATH": path, "HF_TOKEN": "hf_secret", "LD_EXTRA": "from the image"}
+        self.environ = {"PATH": path, "AWS_SECRET_ACCESS_KEY": "secret", "LD_EXTRA": "from the image"}
         self.recipe = folder / "tiny.toml"
         self.write()
 

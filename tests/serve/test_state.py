@@ -66,6 +66,12 @@ def test_each_start_has_a_secret_of_its_own(home: Path) -> None:
     assert {len(each) for each in drawn} == {43}  # 256 bits in base64
 
 
+def test_a_folder_that_was_open_to_others_is_closed(home: Path) -> None:
+    (home / "servers").chmod(0o777)
+    with States(home / "servers").lock([Path("/mine")]):
+        assert (home / "servers").stat().st_mode & 0o777 == 0o700
+
+
 def asked(folder: Path) -> str:
     words = [sys.executable, "-c", ASKS.format(me=ME), str(folder)]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
