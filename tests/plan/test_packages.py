@@ -47,6 +47,8 @@ def _told(world: World, folder: Path, kind: str, *packages: str) -> list[str]:
         (["Jinja2<3.1"], ["'Jinja2<3.1' leaves out jinja2==3.1.6, which the twin is served with"]),
         (["numpy>=2", "nvidia_pytriton==0.6.0"], ["leaves out numpy==1.26.4", "leaves out nvidia-pytriton==0.7.0"]),
         (["foo==1", "Foo==2"], ["'Foo==2' and 'foo==1' are two versions of one package"]),
+        (["foo==1", "foo!=1", "Foo>=2"], ["'foo!=1' and 'foo==1' are two", "'Foo>=2' and 'foo==1' are two"]),
+        (["foo>=0", "foo==1", "foo==2"], ["'foo==2' and 'foo==1' are two"]),
         (["jinja2==3.1.6", "jinja2>=3", "numpy==1.26.*", "tokenizers", "foo>=1", "foo==2"], []),
     ],
 )

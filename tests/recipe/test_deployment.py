@@ -344,5 +344,10 @@ def test_faults_of_it_and_its_recipes_come_at_once(shop: Forge, tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize("member", ["{ recipe = 3 }", "{ name = 'a' }", "{}"])
+def test_a_table_without_a_usable_recipe_is_told(member: str) -> None:
+    assert "d.toml: recipes[0].recipe: " in wrong(f"recipes = [{member}]\n")
+
+
 def test_a_rule_between_keys_passes_over_wrong_keys() -> None:
     assert wrong("recipes = 3\n").count("recipes") == 1

@@ -19,6 +19,8 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
         ({**LLAMA, "rope_scaling": {**YARN, "type": "llama3"}}, 4096),
         ({**LLAMA, "rope_scaling": {"type": "longrope", "factor": 8.0}}, 4096),
         ({**LLAMA, "rope_scaling": YARN}, 16384),
+        ({**LLAMA, "rope_scaling": {"type": "linear", "factor": float("inf")}}, 4096),
+        ({**LLAMA, "rope_scaling": {"type": "linear", "factor": float("nan")}}, 4096),
         ({"max_position_embeddings": 131072, "rope_scaling": YARN}, 131072),
         ({**LLAMA, "model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 4096),
         ({**LLAMA, "model_max_length": 8192}, 8192),

@@ -89,6 +89,11 @@ TEXTS: dict[str, tuple[Form, str, Said]] = {
     "mistral, a list that is no call": (Form.MISTRAL, '[{"a": 1}]', Said('[{"a": 1}]')),
     "mistral, text": (Form.MISTRAL, "[1] says so", Said("[1] says so")),
     "list": (Form.LIST, f"[{ADD},{NOW}]", Said("", calls(GIVEN, ("now", "{}")))),
+    "hermes, half a character": (
+        Form.HERMES,
+        r'<tool_call>{"name": "add", "arguments": {"a": "\ud83d"}}</tool_call>',
+        Said("", calls(("add", '{"a": "?"}'))),
+    ),
     "list, cut": (Form.LIST, '[{"name": "add", "parameters": {"a"', Said('[{"name": "add", "parameters": {"a"')),
     "list, of nothing": (Form.LIST, "none", Said("none")),
 }

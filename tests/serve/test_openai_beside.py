@@ -225,6 +225,8 @@ def test_forge_serve_has_it_and_sees_what_is_added(shop: Forge, home: Path, tmp_
     sixth = subprocess.run([*argv, "--print", "--host", "::1"], env=environ, capture_output=True, text=True, check=True)
     assert "--http-address=ipv6:::1 " in sixth.stdout
     assert f"--metrics '[::1]:{ports[2]}' ::1 {ports[3]} '[::1]:{ports[1]}' " in sixth.stdout
+    bracketed = subprocess.run([*argv, "--print", "--host", "[::1]"], env=environ, capture_output=True, text=True, check=True)
+    assert bracketed.stdout == sixth.stdout
     assert f"port {ports[0]} is asked for twice" in refused.stderr
     with subprocess.Popen([*argv, "-q"], env=environ, stdout=subprocess.PIPE, text=True) as forge, ExitStack() as stack:
         stack.callback(forge.kill)

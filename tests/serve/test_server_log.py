@@ -82,6 +82,13 @@ def test_who_follows_the_end_of_a_log_misses_nothing(tmp_path: Path) -> None:
     assert list(lines(log, now, 2)) == ["second", "third", "later", "later", "later"]
 
 
+def test_more_lines_than_any_log_has_are_all_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("first\nsecond\n")
+    assert list(lines(log, tail=10**30)) == ["first", "second"]
+    assert list(lines(log, tail=0)) == []
+
+
 @pytest.mark.parametrize("name", ["x.log.1", "x-20261128.log", "other/x.log"])
 def test_a_renamed_log_is_read_on_and_tells_the_cause(tmp_path: Path, name: str) -> None:
     """As logrotate moves it, without copytruncate and with its ``create``."""

@@ -130,8 +130,9 @@ def serve(
 
 def _print(output: Output, command: Any, places: Any, ports: Any) -> None:
     from forge.serve.openai.sidecar import OWN_KEY, draws, line
+    from forge.serve.port_holders import addressed
 
-    front = line(places, ports)
+    front = line(places, addressed(ports))
     env = "".join(f"{name}={shlex.quote(value)} " for name, value in command.env.items())
     shown = f"{env}{shlex.join(command.argv)}" + (f"\n{front}" if front else "")
     output.result({"argv": command.argv, "env": command.env, **({"openai": front} if front else {})}, shown)

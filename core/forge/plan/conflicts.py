@@ -15,18 +15,21 @@ def conflicts(recipe: Recipe, step: Step, own: str) -> Iterator[Problem]:
     from packaging.requirements import InvalidRequirement, Requirement  # a recipe with packages of its own alone needs it
 
     pins = {named(each): each for each in step.action.environment.bare}
-    seen: dict[str, str] = {}
+    seen: dict[str, list[Requirement]] = {}
     for text in recipe.runtime.packages:
         try:
             wanted = Requirement(text)
         except InvalidRequirement:  # pip has words of its own for it
             continue
-        pin, before = pins.get(named(text), ""), seen.get(named(text), "")
+        pin, before = pins.get(named(text), ""), seen.setdefault(named(text), [])
         if pin and not wanted.specifier.contains(pin.partition("==")[2], prereleases=True):
             hint = f"take it away, or ask for what {pin.partition('==')[2]} is among"
             yield Problem("runtime.packages", f"{text!r} leaves out {pin}, which {own}", hint)
-        versions = [each.version for each in wanted.specifier if each.operator == "=="]
-        for version in versions:
-            if before and "*" not in version and not Requirement(before).specifier.contains(version, prereleases=True):
-                yield Problem("runtime.packages", f"{text!r} and {before!r} are two versions of one package", "take one away")
-        seen.setdefault(named(text), text)
+        for other in before:
+            stated = ((each, two) for one, two in ((wanted, other), (other, wanted)) for each in one.specifier)
+            exact = ((each, two) for each, two in stated if each.operator == "==" and "*" not in each.version)
+            if not all(two.specifier.contains(each.version, prereleases=True) for each, two in exact):
+                yield Problem(
+                    "runtime.packages", f"{text!r} and {str(other)!r} are two versions of one package", "take one away"
+                )
+        before.append(wanted)

@@ -7,14 +7,14 @@ here. Pure.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta, Struct, field, inspect
 from msgspec.structs import replace
 
 from forge.errors import Problem, RecipeError
-from forge.recipe.validate import Walk, document, schema as form_schema
+from forge.recipe.validate import Walk, document, is_table, schema as form_schema
 from forge.schema.spelling import Architecture, FolderName, Gpus, LocalPath
 from forge.schema.values import Ports, Recipe, Role, RuntimeKind, Scalar, ServeTable
 
@@ -123,7 +123,8 @@ def looked(text: str, where: str) -> tuple[Deployment, tuple[Problem, ...]]:
     walk = Walk(_FORM)
     clean = walk.table(_FORM, document(text, where, "deployment"), "")
     problems = [Problem(path, what, hint) for path, (what, hint) in walk.problems.items()]
-    stated = msgspec.convert({MARK: (), **clean}, Deployment)
+    members = [each for each in cast("list[object]", clean.get(MARK, [])) if not is_table(each) or "recipe" in each]
+    stated = msgspec.convert({**clean, MARK: members}, Deployment)
     told = tuple(walk.problems)
     problems += [each for each in _contradictions(stated) if not any(path.startswith(each.where) for path in told)]
     return stated, tuple(each.within(where) for each in problems)

@@ -6,6 +6,7 @@ the PyTorch path (it warns, and lowers it).
 """
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import cast
 
 from msgspec import Struct
@@ -75,4 +76,6 @@ def _table(value: object) -> Mapping[str, object]:
 
 def _number(said: Mapping[str, object], key: str) -> float:
     value = said.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    return 0.0

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -214,7 +215,7 @@ def lines(log: Path, now: Callable[[], Path | None] | None = None, tail: int | N
     None where the server has ended."""
     with log.open(encoding="utf-8", errors="replace") as text:
         if tail is not None:
-            yield from (line.rstrip("\n") for line in deque(text, tail))
+            yield from (line.rstrip("\n") for line in deque(text, min(tail, sys.maxsize)))
         while True:
             place, again = now() if now else None, False  # asked first: what a server says last is read after its end
             with suppress(OSError):

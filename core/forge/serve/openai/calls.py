@@ -166,4 +166,10 @@ class Reader:
         if not isinstance(name, str):
             return "", "", 0
         given = value.get("arguments", value.get("parameters", {}))  # some models write the arguments' JSON as a text
-        return name, given if isinstance(given, str) else json.dumps(given, ensure_ascii=False), end
+        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        return _whole(name), _whole(arguments), end
+
+
+def _whole(text: str) -> str:
+    """Without halves of a character (``\\ud83d`` alone), which JSON can write and no answer can carry."""
+    return text.encode(errors="replace").decode()
