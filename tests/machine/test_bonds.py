@@ -16,7 +16,7 @@ import forge
 from forge.machine.bonds import MARK, bound, child, temporary
 from forge.machine.interrupt import Halt
 from forge.machine.processes import started
-from patience import PATIENCE, soon
+from patience import soon
 
 PROGRAM = """#!/bin/sh
 echo half > "$TMPDIR/unpacked"
@@ -74,7 +74,7 @@ def test_what_it_started_ends_with_a_forge_that_is_killed(tmp_path: Path, name: 
 def test_a_child_ends_with_its_block_and_by_a_halt(tmp_path: Path, halted: bool) -> None:
     """With what it has started; forge goes on, as in a notebook after Ctrl-C."""
     code = f'sleep 3600 & echo $! >> "{tmp_path}/pids"; echo $$ >> "{tmp_path}/pids"; exec sleep 3600'
-    halt = Halt()
+    halt, ended = Halt(), list[int]()
 
     def wait() -> None:
         with child(("sh", "-c", code), os.environ, halt, out=subprocess.DEVNULL) as one:
@@ -82,10 +82,12 @@ def test_a_child_ends_with_its_block_and_by_a_halt(tmp_path: Path, halted: bool)
             if not halted:
                 raise KeyboardInterrupt
             halt.pull()
-            one.wait(PATIENCE)
+            assert soon(lambda: one.poll() is not None)
+            ended.append(one.returncode)
 
     with pytest.raises(KeyboardInterrupt):
         wait()
+    assert ended == [-signal.SIGKILL] * halted
     assert soon(lambda: not any(map(started, pids(tmp_path))))
 
 
