@@ -65,6 +65,17 @@ def test_defaults_of_misspelt_and_broken_keys_are_not_judged(world: World, tmp_p
         assert told.startswith("m.toml: build.max_seq_len")
 
 
+def test_a_missing_file_hides_nothing_of_other_recipes(world: World, tmp_path: Path) -> None:
+    gone, broken = tmp_path / "gone.toml", _recipe(tmp_path, "b", 'family = "lama"\n[runtime]\nkind = "twin"\n')
+    assert _told(world, tmp_path, gone, broken) == [
+        "gone.toml: : the recipe cannot be read: there is no such file",
+        "b.toml: family: no family 'lama' is installed",
+    ]
+    sound = _recipe(tmp_path, "c", '[runtime]\nkind = "twin"\n')
+    with pytest.raises(SourceError, match="there is no such file"):
+        world.shop(tmp_path / "home").plan([gone, sound])
+
+
 def test_what_is_wrong_with_several_recipes_comes_at_once(world: World, tmp_path: Path) -> None:
     first = _recipe(tmp_path, "a", f'[runtime]\nkind = "twin"\n{LONG}')
     second = _recipe(tmp_path, "b", '[runtime]\nkind = "vllm"\n[serve]\nstream = false\n')

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from forge.build.resolve import Resolver
 from forge.build.sizes import Sizing
-from forge.errors import ForgeError, Problem, RecipeError, RepositoryError
+from forge.errors import ForgeError, Problem, RecipeError, RepositoryError, SourceError
 from forge.fit.gpus import find
 from forge.fit.report import Report
 from forge.plan import gpu_share, one_server
@@ -60,7 +60,7 @@ class JointResolver(Struct, frozen=True):
 
         RecipeError for a mixture, and for recipes where only a deployment says enough (``deployed``).
         """
-        texts = {file: self.resolver.text(file) for file in files}
+        texts = {file: self._text(file, alone=len(files) == 1) for file in files}
         among = [file for file, text in texts.items() if deployment.is_deployment(text)]
         if among and len(files) > 1:
             what = "a deployment says itself which recipes it has, so it is named alone"
@@ -76,6 +76,15 @@ class JointResolver(Struct, frozen=True):
             hint = "serve the repository that it was built into: `forge serve --repository DIR`"
             raise RecipeError(tuple(Problem(str(file), what, hint) for file in files))
         return Joint(Deployment(recipes=tuple(map(str, files))), Path())
+
+    def _text(self, file: Path, *, alone: bool) -> str:
+        """What stands in a file; of several, one that cannot be read is empty here, and is told when they are resolved."""
+        try:
+            return self.resolver.text(file)
+        except SourceError:
+            if alone:
+                raise
+            return ""
 
     def _misread(self, joint: Joint) -> Iterator[Problem]:
         """What is wrong with the recipes that a deployment names, as far as their texts say it."""
@@ -194,4 +203,5 @@ class JointResolver(Struct, frozen=True):
 
 def _told(error: ForgeError, file: Path) -> Problem:
     """What keeps a recipe from being had, among what is wrong with others."""
-    return Problem(f"{file}: {error.where}" if error.where else str(file), error.what, error.hint)
+    within = error.where and error.where != str(file)
+    return Problem(f"{file}: {error.where}" if within else str(file), error.what, error.hint)
