@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
+from typing import cast
 
 from msgspec import Struct
 
@@ -162,10 +163,11 @@ class Reader:
             return "", "", 0
         if named:
             return named[1].strip(), text[named.end() : end], end
-        name = value.get("name") if isinstance(value, dict) else None
+        stated = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+        name = stated.get("name")
         if not isinstance(name, str):
             return "", "", 0
-        given = value.get("arguments", value.get("parameters", {}))  # some models write the arguments' JSON as a text
+        given = stated.get("arguments", stated.get("parameters", {}))  # some models write the arguments' JSON as a text
         arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
         return _whole(name), _whole(arguments), end
 
