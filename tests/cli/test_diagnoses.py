@@ -107,8 +107,10 @@ def test_an_ordinary_log_means_nothing() -> None:
 NO_GPU = (
     'W1126 18:50:07.019967 7306 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory pool will '
     'not be available: CUDA driver version is insufficient for CUDA runtime version"\n'
+    'E1128 17:34:27.302635 30557 ensemble_scheduler.cc:1468] "unable to create stream for tiny-ensemble: CUDA driver version is '
+    'insufficient for CUDA runtime version"\n'
 )
-"""What Triton says at every start on a machine without a GPU."""
+"""What Triton says at every start on a machine without a GPU, and of each ensemble there."""
 
 
 def test_what_triton_only_warns_of_is_no_failure() -> None:

@@ -45,6 +45,7 @@ def test_a_port_of_the_systems_is_no_taken_port(monkeypatch: pytest.MonkeyPatch)
         ("10.0.0.7", "10.0.0.7", "10.0.0.7:8001"),
         ("::1", "::1", "[::1]:8001"),
         ("[::]", "::", "[::]:8001"),
+        ("::ffff:127.0.0.1", "127.0.0.1", "127.0.0.1:8001"),
     ],
 )
 def test_a_host_is_its_address_and_ipv6_in_brackets(host: str, address: str, at: str) -> None:
@@ -52,7 +53,15 @@ def test_a_host_is_its_address_and_ipv6_in_brackets(host: str, address: str, at:
     assert (found.host, found.at(found.grpc)) == (address, at)
 
 
-@pytest.mark.parametrize(("host", "said"), [("no..host", "no address is known"), ("fe80::1%lo", "with a scope")])
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("no..host", "no address is known"),
+        ("fe80::1%lo", "with a scope"),
+        ("255.255.255.255", "of many machines"),
+        ("ff02::1", "of many machines"),
+    ],
+)
 def test_a_host_that_triton_cannot_listen_at_is_said(host: str, said: str) -> None:
     with pytest.raises(ServerError, match=said) as caught:
         addressed(Ports(host=host))

@@ -69,8 +69,11 @@ _PREFIX = r"(?:\[[^\]\n]*\](?:<\w+>)?:?\s*|\w+\(\d+\):\s*)*"
 """What launchers put before a line: mpirun's ``[1,0]<stderr>:``, torch's ``[rank0]:``, TensorRT-LLM's date."""
 _FRAME = re.compile(rf"^{_PREFIX}\s*File \".*\", line \d+(, in .*)?$")
 _SOURCE = re.compile(rf"^{_PREFIX}\s{{2,}}\S")
-_TRITON = re.compile(rf"^{_PREFIX}[IW]\d{{4}} \d\d:\d\d:\d\d\.\d+ \d+ \S+:\d+\] ")
-"""A line of Triton's own log that tells of no error."""
+_TRITON = re.compile(
+    rf"^{_PREFIX}([IW]\d{{4}} \d\d:\d\d:\d\d\.\d+ \d+ \S+:\d+\] |"
+    r"E\d{4} \S+ \d+ ensemble_scheduler\.cc:\d+\] \"?unable to create stream)"
+)
+"""A line of Triton's own log that tells of no failure: of an ensemble without a GPU it says "error", and serves it."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUCCESS = re.compile(
     r"Total time of (building|converting)|Engine serialized\.|Build phase peak memory|"

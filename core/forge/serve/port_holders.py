@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import ipaddress
 import socket
 import struct
 from collections.abc import Generator, Sequence
@@ -47,7 +48,10 @@ def addressed(ports: Ports) -> Ports:
         raise ServerError(what, where=ports.host, hint=_OWN) from None
     if "%" in host:
         raise ServerError("Triton takes no address with a scope (%)", where=ports.host, hint=_OWN)
-    return replace(ports, host=found[0][1])
+    address = ipaddress.ip_address(found[0][1])
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise ServerError("this is the address of many machines: no server can listen at it", where=ports.host, hint=_OWN)
+    return replace(ports, host=str(getattr(address, "ipv4_mapped", None) or address))
 
 
 def require_apart(ports: Ports) -> None:
