@@ -15,6 +15,8 @@ export QUESTION ?= What is the capital of France? Answer in one sentence.
 .PHONY: demo test test-vllm test-offline coverage torture fuzz originals lint clean
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is wanted, and $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "forge and what it needs go into $(VENV): a minute or two"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.forge: pyproject.toml $(VENV)/bin/python
@@ -31,7 +33,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/bin/python
 
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
-	$(BIN)/forge serve --detach $(PORTS)
+	$(BIN)/forge serve --detach $(PORTS) || { echo "where a port is taken: make demo PORTS=\"--http-port 9000 --grpc-port 9001 --metrics-port 9002\""; exit 1; }
 	@printf "> %s\n" "$$QUESTION"; $(BIN)/forge generate smollm2-135m-instruct "$$QUESTION" --chat --max-tokens 80; \
 	  status=$$?; $(BIN)/forge stop; exit $$status
 

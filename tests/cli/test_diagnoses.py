@@ -27,6 +27,7 @@ SEEN = [
     ("shared-memory", "misc/shmutils.cc:128 NCCL WARN Error while creating shared memory segment /dev/shm/nccl-97p6hH (size 9637888), error: No space left on device (28)"),
     ("disk-full", 'safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
     ("version-tag", "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: 228, Serialized Engine Version: 237"),
+    ("triton-lock", "terminate called after throwing an instance of 'boost::interprocess::lock_exception'\n  what():  boost::interprocess::lock_exception"),
     ("compute-capability", "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.9, please rebuild."),
     ("unsupported-gpu", "[TensorRT-LLM][ERROR] Assertion failed: Unsupported architecture (fmhaRunner.cpp:89)"),
     ("unsupported-gpu", "stream): no kernel image is available for execution on the device (samplingTopPKernels.cu:1078)"),

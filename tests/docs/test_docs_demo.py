@@ -5,6 +5,7 @@ Asked without its second sentence SmolLM2-135M answers in made-up French about e
 
 import html
 import re
+import subprocess
 from pathlib import Path
 
 from forge.cli.text import size
@@ -41,6 +42,23 @@ def test_picture_and_readme_show_its_answer() -> None:
 def test_make_demo_shows_the_question_before_the_answer() -> None:
     demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
     assert demo.index('printf "> %s\\n" "$$QUESTION"') < demo.index("forge generate")
+
+
+def test_a_python_too_old_makes_no_environment(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    old.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\n[ "$1" != -c ] || {{ echo "$2" >&2; exit 1; }}\n')
+    old.chmod(0o755)
+    place = tmp_path / "venv"
+    made = subprocess.run(
+        ["make", "-C", ROOT, f"{place}/bin/python", f"PYTHON={old}", f"VENV={place}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode != 0
+    assert "PYTHON=python3.12" in made.stderr
+    assert (tmp_path / "asked").read_text() == "-c\n"
+    assert not place.exists()
 
 
 def test_samples_show_the_converter_as_large_as_it_is() -> None:

@@ -240,7 +240,8 @@ def test_a_triton_that_loses_its_lock_is_started_again(
     program = installed / "bin" / "tritonserver"
     program.write_text(
         f"#!/bin/sh\nn=$(cat {tmp_path}/n 2>/dev/null || echo 0)\necho $((n + 1)) > {tmp_path}/n\n"
-        f"[ $n -lt {times} ] && echo 'what():  boost::interprocess::lock_exception' && exit 134\n"
+        f"[ $n -lt {times} ] && echo 'I1128 10:00:00.000001 1 a.cc:1] \"begun\"' && echo 'terminate called after throwing an "
+        "instance of boost::interprocess::lock_exception' && exit 134\n"
         f'exec {layout.server} "$@"\n'
     )
     program.chmod(0o755)
@@ -251,8 +252,9 @@ def test_a_triton_that_loses_its_lock_is_started_again(
     if comes_up:
         servers.stop(servers.start(launch, said.append))
     else:
-        with pytest.raises(ServerError):
+        with pytest.raises(ServerError, match="terminate called") as caught:
             servers.start(launch, said.append)
+        assert caught.value.hint.startswith("Triton lost a lock of its own")
     assert sum("started once more" in line for line in said) == 1
     assert (tmp_path / "n").read_text().strip() == "2"
     assert servers.running() == ()

@@ -262,9 +262,8 @@ def test_an_answer_is_held_to_calls_of_tools(real: Real, tmp_path: Path, stream:
             )
             if stream:
                 chunks = list(said)
-                parts = [part.function for chunk in chunks for part in chunk.choices[0].delta.tool_calls or ()]
-                assert len(parts) > 1
-                name, arguments = parts[0].name, "".join(part.arguments for part in parts)
+                (call,) = [part.function for chunk in chunks for part in chunk.choices[0].delta.tool_calls or ()]
+                name, arguments = call.name, call.arguments
                 assert chunks[-1].choices[0].finish_reason == "tool_calls"
             else:
                 (call,) = said.choices[0].message.tool_calls

@@ -17,8 +17,8 @@ from forge.serve.server_types import Running
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)'[^:]*: (?P<why>.*)")
 _DEPENDS = re.compile(r"ensemble '(?P<model>[^']+)' depends on '(?P<why>[^']+)' which has no loaded version")
-_ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: ")
-"""How a log entry begins; other lines continue the one before."""
+_ENTRY = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.|error: |terminate called ")
+"""How a log entry begins, or C++'s word of an exception that nobody caught; other lines continue the one before."""
 SERVED = b"All models are stopped, unloading models"
 _END = 1 << 16
 """Bytes of a log's end that are read."""
