@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from fake_wiring import World
 from fakes import LLAMA
 from forge.api.forge import Forge
+from forge.cli.fit_report import reason
 from forge.errors import InferenceError, LockError, RecipeError, RepositoryError, ServerError, SourceError, StepError
+from forge.plan.preview import State
 from forge.schema.values import COMMON_ROLES, BuildOptions, Ports, SamplingTable
 from forge.serve.state import States
 
@@ -146,6 +148,27 @@ def test_the_outlook_says_what_changed(shop: Forge, recipe: Path, tmp_path: Path
     missing = [step for step in shop.outlook(shop.plan([recipe])) if not step.held]
     assert [step.name for step in missing] == ["tiny: entry"]
     assert "decoupled_mode: " in missing[0].why
+
+
+def test_a_plan_tells_in_few_words_what_differs(shop: Forge, recipe: Path, tmp_path: Path) -> None:
+    def whys() -> dict[str, str]:
+        steps = shop.foresee([recipe]).steps
+        assert all("\n" not in reason(step) for step in steps)
+        return {step.name: reason(step) for step in steps if step.state is State.MISS}
+
+    recipe.write_text(f"{TWIN}[build]\nmax_batch_size = 4\n")
+    shop.build([recipe], repository=tmp_path / "models")
+    recipe.write_text(f"{TWIN}[build]\nmax_batch_size = 6\n")
+    assert whys() == {"tiny: entry": "triton_max_batch_size: 4 -> 6; build_config.json differs"}
+    recipe.write_text(f"{TWIN}[build]\nmax_batch_size = 6\nmax_input_len = 5\n[serve]\nstream = false\ninstances = 2\n")
+    told = whys()["tiny: entry"].split("; ")
+    assert len(told) == 4
+    assert told[-1].startswith("and ")
+    assert told[-1].endswith(" more (--json)")
+    recipe.write_text(TWIN.replace('"twin"', '"vllm"'))
+    other = "another runtime: twin -> vllm"
+    assert whys() == {"backends": other, "vllm environment": "first build", "tiny: entry": other}
+    assert "twin/backend.py" in next(step.why for step in shop.foresee([recipe]).steps if step.name == "backends")
 
 
 def test_what_the_twin_cannot_decode_is_said_before_any_fetch(shop: Forge, world: World, recipe: Path) -> None:

@@ -23,8 +23,9 @@ def document(report: Report) -> dict[str, object]:
 
 def reason(step: Outlook) -> str:
     """Why a step of a plan is to be made, and what a copy of a person's own files costs."""
+    why = step.brief or step.why
     if (copy := step.copy) is None:
-        return step.why
+        return why
     told = f"copies {size(copy.written)} of your files"
     if copy.how is How.HELD:
         told = str(copy.how)
@@ -32,7 +33,7 @@ def reason(step: Outlook) -> str:
         told = f"{copy.how} with your files, 0 B are copied"
     elif copy.written < copy.size:
         told += f", {size(copy.size - copy.written)} share blocks"
-    return f"{step.why}; {told}" if step.why else told
+    return f"{why}; {told}" if why else told
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What a build would do, step by step, and why: the plan held against the store. Looks, and changes nothing."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +10,24 @@ from msgspec import Struct
 
 from forge.files.copies import Cost
 from forge.fit.report import Report
-from forge.plan.steps import Fetch, Plan, Step, demanded
-from forge.schema.values import Pinned, SourceKind
+from forge.plan.steps import Assemble, Fetch, LayBackends, Plan, Step, demanded
+from forge.schema.values import Pinned, Role, RuntimeKind, SourceKind
 from forge.store.artifact import Provenance
 from forge.store.store import Store
 
 FIRST = "first build"
+EMPTY = '""'
+SHOWN = 3
+"""Differences that are told in brief."""
+SHORT = 40
+"""Characters of a value that is told in brief."""
+_SETTING = re.compile(r"settings\.[^.]+\.(.+)")
+_FILE = re.compile(r"(?:sources|skeletons|texts|links|source\.files)\.(?:.*/)?([^/]+)\.(?:content|target|need|digest|size)")
+_BACKEND = re.compile(r"sources\.([^/]+)/")
+_RUNTIMES = {"tensorrtllm": "twin"}
+"""By the folder of a backend that is named otherwise."""
+_ALONE = {str(Role.VLLM): RuntimeKind.VLLM, str(Role.TENSORRT_LLM): RuntimeKind.LLMAPI}
+"""By the first model of an entry that has no ensemble."""
 
 
 @runtime_checkable
@@ -56,7 +69,8 @@ class State(StrEnum):
 
 
 class Outlook(Struct, frozen=True):
-    """One step's prospect. ``why`` is empty for one that is had; otherwise it says what is new about it."""
+    """One step's prospect. ``why`` is empty for one that is had; otherwise it says all that is new about it, and ``brief``
+    the same in one line."""
 
     name: str
     key: str
@@ -71,6 +85,7 @@ class Outlook(Struct, frozen=True):
     """Keys of the steps that it waits for."""
     seconds: float | None = None
     """How long it took, or the one nearest to it that the store holds; None where nobody made such a step here."""
+    brief: str = ""
 
 
 class Prospect(Struct, frozen=True):
@@ -113,13 +128,14 @@ def provenance(step: Step) -> Provenance:
 
 def _prospect(step: Step, state: State, store: Store, origins: Mapping[SourceKind, object]) -> Outlook:
     held = store.find(step.key)
-    why = _why(provenance(step), store) if state is State.MISS else ""
+    why, brief = _why(provenance(step), store) if state is State.MISS else ("", "")
     copy = _copy(step, store, origins, held=held is not None) if state in (State.LOCAL, State.MISS) else None
     size = held.size if held else copy.size if copy else step.size
     needs = tuple(need.key for _, need in step.needs)
     timed = held or store.nearest(provenance(step))
     seconds = timed.seconds if timed else None
-    return Outlook(step.name, step.key, type(step.action).__name__, held is not None, why, size, state, copy, needs, seconds)
+    action = type(step.action).__name__
+    return Outlook(step.name, step.key, action, held is not None, why, size, state, copy, needs, seconds, brief)
 
 
 def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, held: bool) -> Copy | None:
@@ -137,11 +153,51 @@ def _copy(step: Step, store: Store, origins: Mapping[SourceKind, object], *, hel
     return Copy(cost.size, cost.written, How.COPIED if cost.written else How.SHARED)
 
 
-def _why(wanted: Provenance, store: Store) -> str:
+def _why(wanted: Provenance, store: Store) -> tuple[str, str]:
     nearest = store.nearest(wanted)
     if nearest is None:
-        return FIRST
+        return FIRST, FIRST
     before = nearest.manifest.provenance
-    changed = [f"{label}: {old} -> {new}" for label, old, new in before.changed(wanted)]
-    changed += [f"its {name} changed" for name, key in wanted.needs.items() if before.needs.get(name) != key]
-    return "; ".join(changed) or FIRST
+    inputs = before.changed(wanted)
+    needs = [f"its {name} changed" for name, key in wanted.needs.items() if before.needs.get(name) != key]
+    changed = [*(f"{label}: {old} -> {new}" for label, old, new in inputs), *needs]
+    was, now = _runtime(before), _runtime(wanted)
+    brief = f"another runtime: {was} -> {now}" if was != now else _brief(inputs, needs)
+    return "; ".join(changed) or FIRST, brief or FIRST
+
+
+def _brief(inputs: Sequence[tuple[str, str, str]], needs: Sequence[str]) -> str:
+    """The first few of what changed: short values, then needs, then what is told by its name alone."""
+    values, names = dict[str, None](), dict[str, None]()  # in order, each once: models share settings, and names of files
+    for label, old, new in inputs:
+        name, is_file = _named(label)
+        if is_file or not (_is_short(old) and _is_short(new)):
+            names[f"{name} differs"] = None
+        else:
+            values[f"{name}: {old or EMPTY} -> {new or EMPTY}"] = None
+    told = [*values, *needs, *names]
+    more = [f"and {len(told) - SHOWN} more (--json)"] if len(told) > SHOWN else []
+    return "; ".join([*told[:SHOWN], *more])
+
+
+def _named(label: str) -> tuple[str, bool]:
+    """What a person knows an input by, and whether that is a file."""
+    if found := _SETTING.fullmatch(label):
+        return found[1], False
+    found = _FILE.fullmatch(label)
+    return (found[1], True) if found else (label, False)
+
+
+def _is_short(value: str) -> bool:
+    return len(value) <= SHORT and value.isprintable() and not value.startswith("blake3:")
+
+
+def _runtime(made: Provenance) -> str:
+    """What serves the result of a step that is another for each runtime; empty for any other step."""
+    if made.action == LayBackends.__name__:
+        laid = {found[1] for label in made.inputs if (found := _BACKEND.match(label))}
+        return " and ".join(_RUNTIMES.get(name, name) for name in sorted(laid))
+    if made.action != Assemble.__name__:
+        return ""
+    otherwise = RuntimeKind.ENGINE if "engine" in made.needs else RuntimeKind.TWIN
+    return _ALONE.get(made.inputs.get("names.roles.0", ""), otherwise)
