@@ -289,6 +289,7 @@ def test_two_spellings_of_a_repository_are_one(shop: Forge, recipe: Path, tmp_pa
 def test_a_repository_without_a_server_names_those_with_one(shop: Forge, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ServerError) as caught:
         shop.server(tmp_path / "other")
+    assert caught.value.what == "no server runs on this repository: there is no such folder"
     assert caught.value.hint == "start one: `forge serve`"
     shop.build([recipe], repository=tmp_path / "models")
     running = shop.serve(tmp_path / "models")

@@ -98,6 +98,12 @@ def test_an_unknown_name_is_answered_with_what_there_is(shop: Forge) -> None:
     assert "smollm2-135m-instruct" in error.value.hint
 
 
+def test_a_recipe_that_is_not_there_is_no_unknown_name(shop: Forge) -> None:
+    with pytest.raises(SourceError, match="there is no such file") as error:
+        shop.runs.choose("./gema-2b-it.toml")
+    assert "did you mean 'gemma-2b-it'" in error.value.hint
+
+
 def test_an_empty_name_is_not_the_current_folder(shop: Forge, here: Path) -> None:
     for path, content in tiny_checkpoint().items():
         (here / path).write_bytes(content)

@@ -59,6 +59,31 @@ def test_models_that_are_not_there_are_told_with_the_nearest(tmp_path: Path) -> 
     assert "Did you mean 'generate'?" in CliRunner().invoke(main, ["gener"]).output
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("serve", "nowhere"), ("nowhere: there is no such folder or file", "name a repository or a deployment's file")),
+        (("stop", "nowhere"), ("nowhere: no server is running\n", "has none to stop")),
+        (("build", "full"), ("a folder stands there", "name a file that is in it: full/a.toml, full/b.toml")),
+        (("build", "bare"), ("a folder stands there", "no .toml file is in it", "`forge new bare`")),
+        (("generate", "hi there"), ("Missing argument 'PROMPT'. MODEL comes first, then PROMPT; served: none.",)),
+        (("generate", "m", "hi", "--json-schema", '{"type": "object"}'), ("'--json-schema': this is JSON", "into a file")),
+        (("generate", "m", "hi", "--json-schema", "[" * 5000), ("'--json-schema': this is JSON", "into a file")),
+    ],
+)
+def test_what_was_misplaced_is_told_with_what_belongs_there(
+    words: tuple[str, ...], told: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("full", "bare"):
+        (tmp_path / folder).mkdir()
+    for name in ("b.toml", "a.toml", "c.txt"):
+        (tmp_path / "full" / name).touch()
+    done = CliRunner().invoke(main, words, env={"FORGE_HOME": str(tmp_path / "home")})
+    assert done.exit_code != 0
+    assert [part for part in told if part not in done.output] == []
+
+
 def test_no_other_file_has_a_rule_of_its_own() -> None:
     """The backend in vLLM's process does without forge: a contract of pyproject.toml."""
     own = {"core/forge/errors.py", "core/forge/vllm/sampling.py"}

@@ -11,7 +11,8 @@ from forge.errors import ServerError
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.model_control import load, unload
-from forge.serve.port_holders import addressed, not_free, require_free
+from forge.serve.port_holders import addressed, holder, not_free, require_free
+from forge.serve.server_types import Running
 from patience import PATIENCE, free_ports
 from triton_fixture import Serving
 
@@ -36,6 +37,13 @@ def test_a_port_of_the_systems_is_no_taken_port(monkeypatch: pytest.MonkeyPatch)
         require_free(Ports(80), ())
     said = ("this user may not listen at port 80", "choose one above 1023 with --http-port")
     assert (caught.value.what, caught.value.hint) == said
+
+
+def test_a_port_of_forges_own_server_says_what_ends_that(tmp_path: Path) -> None:
+    ports = free_ports()
+    other = Running(str(tmp_path / "my models"), 1, 0.0, ports, (), "", "")
+    said = f"`forge stop --repository '{tmp_path}/my models'` ends it"
+    assert said in holder(ports.http, (other,))
 
 
 @pytest.mark.parametrize(

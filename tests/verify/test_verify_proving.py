@@ -14,7 +14,7 @@ from fake_containers import FakeContainers
 from fake_wiring import FakeWiring, World
 from forge.api.forge import Forge
 from forge.client.types import Chunk, Client, ModelMetadata, Request
-from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, StepError, VerifyError
+from forge.errors import ForgeError, HostError, InferenceError, RepositoryError, SourceError, StepError, VerifyError
 from forge.machine.containers import ContainerRun, Line
 from forge.verify import transcripts
 from forge.verify.interview import Stages
@@ -171,6 +171,18 @@ def test_nothing_is_built_for_it(stand: Stand) -> None:
     with pytest.raises(RepositoryError, match="neither served nor published"):
         stand.shop.verify(stand.recipe, stand.models)
     assert stand.world.origin.fetches == 0
+
+
+def test_a_path_of_no_file_is_no_model(built: Stand) -> None:
+    with pytest.raises(SourceError, match="there is no such file") as error:
+        built.shop.verify("recipes/smollm2-135m-instruct.tml", built.models)
+    assert "did you mean 'smollm2-135m-instruct'" in error.value.hint
+
+
+def test_what_is_published_is_told_where_the_model_is_not(built: Stand) -> None:
+    with pytest.raises(RepositoryError, match="neither served nor published") as error:
+        built.shop.verify("tini", built.models)
+    assert error.value.hint.startswith("did you mean 'tiny'? It holds: tiny.")
 
 
 def test_a_server_is_stopped_also_where_the_verification_fails(built: Stand) -> None:

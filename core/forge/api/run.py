@@ -140,9 +140,9 @@ class Run(Struct, frozen=True):
     def recipe(self, what: str) -> tuple[Path, bool]:
         """The file of the recipe that is meant, and whether it was written just now: for a checkpoint, beside the caller."""
         found = Path(shipped.located(what))
-        if found.is_file() and found.suffix != ".gguf":
+        if (found.is_file() and found.suffix != ".gguf") or found.suffix == ".toml":  # one that is not there, its reader tells
             return found, False
-        if what.endswith(".toml") or not (found.exists() or "/" in what):
+        if not (found.exists() or "/" in what):
             close = shipped.close(Path(what).stem)
             hint = f"did you mean {close!r}? " if close else ""
             hint += f"forge ships {', '.join(shipped.names())}; a hub id is OWNER/NAME; `forge search WORD` looks for one"

@@ -38,7 +38,6 @@ from forge.trtllm import image_table as compatibility, toolchain
 
 _RECIPE = 16 << 20
 """Bytes of the longest recipe or deployment that is read."""
-_OWN = "`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a shipped one"
 
 
 class Resolver(Struct, frozen=True, dict=True):
@@ -70,11 +69,9 @@ class Resolver(Struct, frozen=True, dict=True):
 
     def text(self, path: Path) -> str:
         """What stands in a recipe or a deployment; SourceError where nobody can read it."""
-        if os.path.exists(path):
+        if os.path.exists(path) and not os.path.isdir(path):
             return texts.read(path, SourceError, "the recipe", most=_RECIPE)
-        near = shipped.close(path.stem)
-        hint = f"did you mean {near!r}, which forge ships? " if near else ""
-        return texts.read(path, SourceError, "the recipe", hint=f"{hint}{_OWN}")
+        return texts.read(path, SourceError, "the recipe", hint=shipped.instead(path))
 
     def resolve(
         self,

@@ -58,8 +58,12 @@ class JointResolver(Struct, frozen=True):
     def joint(self, files: Sequence[Path], *, deployed: bool = False) -> Joint:
         """The one deployment that was named, or the recipes that were: a file's own words say which it is.
 
-        RecipeError for a mixture, and for recipes where only a deployment says enough (``deployed``).
+        RecipeError for a mixture, and for recipes where only a deployment says enough (``deployed``); RepositoryError where
+        nothing is there that could be one: whoever serves names a deployment or a repository.
         """
+        if deployed and (absent := next((file for file in files if not os.path.lexists(file)), None)):
+            hint = "name a repository or a deployment's file"
+            raise RepositoryError("there is no such folder or file", where=str(absent), hint=hint)
         texts = {file: self._text(file, alone=len(files) == 1) for file in files}
         among = [file for file, text in texts.items() if deployment.is_deployment(text)]
         if among and len(files) > 1:

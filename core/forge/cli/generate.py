@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from forge.cli.output import Output, verb
-from forge.cli.param_types import FILE, SERVED
+from forge.cli.param_types import FILE, PROMPT, SERVED
 
 Function = Callable[..., None]
 
@@ -91,7 +91,7 @@ def with_sampling(function: Function) -> Function:
 
 @click.command()
 @click.argument("model", type=SERVED)
-@click.argument("prompt")
+@click.argument("prompt", type=PROMPT)
 @with_sampling
 @LORA
 @REPOSITORY

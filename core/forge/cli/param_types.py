@@ -1,5 +1,6 @@
 """Arguments that name something: how each is read, and what a shell completes."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def _images() -> Iterable[str]:
     return (*(each.tag for each in releases() if not each.bare), "local")
 
 
+class Text(Named):
+    """What is said to a served MODEL, which is named before it."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        return f"MODEL comes first, then {param.human_readable_name}; served: {', '.join(_served()) or 'none'}."
+
+
+class File(click.Path):
+    """A file that is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lstrip().startswith(("{", "[")) and not os.path.exists(value):
+            self.fail("this is JSON, and no file's name: write it into a file, and name that.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class RuntimeName(click.Choice[str]):
     """How a recipe is served, as forge has it (``RuntimeKind``), whose import waits until one is named."""
 
@@ -76,5 +93,5 @@ class RuntimeName(click.Choice[str]):
 RECIPE, EXAMPLE, SERVED = RecipeName("recipe", _shipped), Named("name", _shipped), Named("model", _served)
 GPU, IMAGE = Named("text", _cards), Named("image", _images)
 RUNTIME_NAME = RuntimeName()
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-"""One that is there."""
+FILE = File(exists=True, dir_okay=False, path_type=Path)
+PROMPT = Text("text", tuple)

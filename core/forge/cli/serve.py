@@ -223,7 +223,12 @@ def stop(output: Output, folder: str | None, repository: str | None, everything:
     shop = output.here()
     if folder and Path(folder).is_file():
         folder = str(shop.joint([folder], deployed=True).repository)
-    servers = shop.servers() if everything else (shop.server(folder or repository),)
+    servers = shop.servers()
+    if not (everything or servers):
+        raise ServerError(
+            "no server is running", where=folder or repository or "", hint=f"FORGE_HOME {shop.home} has none to stop"
+        )
+    servers = servers if everything else (shop.server(folder or repository),)
     for running in servers:
         shop.stop(running)
     stopped = [place for running in servers for place in running.repositories]

@@ -1,6 +1,7 @@
 """The recipes that forge ships, by name: data of the package where forge is installed, the folder ``recipes`` of a clone."""
 
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from forge.errors import SourceError, meant, near
 _PACKAGE = Path(__file__).parents[1]
 _PLACES = (_PACKAGE / "recipes", _PACKAGE.parents[1] / "recipes")
 _SUFFIX = ".toml"
+_SHOWN = 20
+"""Files of a folder that an error names."""
 _BESIDE = ("", "recipes")
 """Where a recipe of this name may stand, from the folder in which forge is called."""
 
@@ -37,13 +40,30 @@ def close(name: str) -> str:
     return near(name, names())
 
 
+def instead(path: Path) -> str:
+    """What to name where a recipe's file is wanted, and a folder is at ``path`` or nothing."""
+    if os.path.isdir(path):
+        files = sorted(map(str, path.glob(f"*{_SUFFIX}")))
+        if not files:
+            return f"no {_SUFFIX} file is in it; of a checkpoint's folder `forge new {shlex.quote(str(path))}` writes a recipe"
+        return f"name a file that is in it: {', '.join(files[:_SHOWN])}{', ...' if len(files) > _SHOWN else ''}"
+    near = close(path.stem)
+    hint = f"did you mean {near!r}, which forge ships? " if near else ""
+    return f"{hint}`forge new HUB-ID` writes a recipe, `forge new --example NAME` copies a shipped one"
+
+
+def is_path(text: str) -> bool:
+    """Whether it is plainly a recipe's path, and no name: whatever is there, or is not."""
+    return os.sep in text or text.endswith(_SUFFIX)
+
+
 def located(named: str | Path) -> str:
     """The file that is meant by ``named``: what is there; a name's recipe here, or under ``recipes`` here; or a shipped one.
 
     A name is a word without a folder and without ``.toml``. What is none of these comes back as it is.
     """
     text = os.fspath(named)
-    if os.path.isfile(text) or os.sep in text or text.endswith(_SUFFIX) or text in ("", ".", ".."):
+    if os.path.isfile(text) or is_path(text) or text in ("", ".", ".."):
         return text
     beside = (os.path.join(place, f"{text}{_SUFFIX}") for place in _BESIDE)
     shipped = folder() / f"{text}{_SUFFIX}"

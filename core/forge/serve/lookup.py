@@ -19,7 +19,7 @@ from forge.schema.adapters import BETWEEN, FOLDER, TASKS
 from forge.schema.manifest import Manifest, PublishedModel
 from forge.schema.spelling import is_folder_name
 from forge.schema.values import RuntimeKind
-from forge.serve.server_types import Running
+from forge.serve.server_types import Running, stop_line
 
 _NUMBERED = (RuntimeKind.ENGINE, RuntimeKind.LLMAPI)
 """Runtimes that know adapters by numbers."""
@@ -138,6 +138,7 @@ def _object(stated: object) -> dict[str, object]:
     return cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
 
 
+_NONE = "start one: `forge serve`"
 _DOWN = "ask again in some seconds; `forge status` says how it is, `forge logs` more"
 
 
@@ -151,8 +152,9 @@ def running_on(place: str, servers: Sequence[Running]) -> Running:
         if place in server.repositories:
             return server
     others = ", ".join(other for server in servers for other in server.repositories)
-    hint = f"servers run on {others}: name one with --repository" if others else "start one: `forge serve`"
-    raise ServerError("no server runs on this repository", where=place, hint=hint)
+    hint = f"servers run on {others}: name one with --repository" if others else _NONE
+    absent = "" if Path(place).is_dir() else f": {texts.no_folder(Path(place)) or 'there is no such folder'}"
+    raise ServerError(f"no server runs on this repository{absent}", where=place, hint=hint)
 
 
 def offered(servers: Iterable[Running]) -> tuple[str, ...]:
@@ -173,7 +175,9 @@ def served(name: str, servers: Sequence[Running]) -> Target:
                 if model.name == wanted[0] and server.down:
                     raise ServerError(server.down, where=str(place), hint=_DOWN)
                 if model.name == wanted[0] and server.stranger:
-                    raise StrangerError(server.stranger, where=str(place), hint="`forge stop`, and serve it at other ports")
+                    raise StrangerError(
+                        server.stranger, where=str(place), hint=f"`{stop_line(place)}`, and serve it at other ports"
+                    )
                 if model.name == wanted[0]:
                     return adapted(Target(server.ports.at(server.ports.grpc), model, place), wanted[2])
                 known.append(model.name)

@@ -17,7 +17,7 @@ from forge.errors import InferenceError, ServerError, Trouble
 from forge.machine import processes
 from forge.schema.values import Ports
 from forge.serve.ready import EVERYWHERE, asked, at, reached
-from forge.serve.server_types import Running
+from forge.serve.server_types import Running, stop_line
 
 _SECONDS, _GLANCE = 5.0, 1.0
 _PATIENCE = 30.0
@@ -116,7 +116,7 @@ def holder(port: int, living: Sequence[Running] = ()) -> str:
     """Who has a port, in words that follow "taken"; empty where nobody can say."""
     for other in living:
         if port in named(other.ports).values():
-            return f" by forge's own server on {other.repository} ({called(other)}; `forge stop` ends it)"
+            return f" by forge's own server on {other.repository} ({called(other)}; `{stop_line(other.repository)}` ends it)"
     pid = processes.listener(port)
     return f" by process {pid} ({processes.program(pid)})" if pid else ""
 
@@ -133,7 +133,9 @@ def require_own(running: Running) -> None:
     if (told := _identity(running.ports, _SECONDS)) is None:
         what = f"the server does not answer at its http port {running.ports.http}: it is starting, or hangs"
         raise ServerError(
-            what, where=running.repository, hint="try again; `forge logs` says how far it is, `forge stop` ends it"
+            what,
+            where=running.repository,
+            hint=f"try again; `forge logs` says how far it is, `{stop_line(running.repository)}` ends it",
         )
     if told != running.nonce:
         raise _not_own(running, "http", running.ports.http, _who(told))
@@ -198,7 +200,7 @@ def _not_own(running: Running, name: str, port: int, who: str) -> ServerError:
     return ServerError(
         _sentence(name, port, who),
         where=running.repository,
-        hint=f"free the port, or `forge stop`, and serve it at another: `forge serve --{name}-port PORT`",
+        hint=f"free the port, or `{stop_line(running.repository)}`, and serve it at another: `forge serve --{name}-port PORT`",
     )
 
 

@@ -32,7 +32,7 @@ from forge.serve.port_holders import (
 from forge.serve.process import TritonProcess
 from forge.serve.ready import await_models, once_more, require_address, require_control, require_gpus, require_models
 from forge.serve.restart import alone, unwatched
-from forge.serve.server_types import Crash, Launch, Running, StartingError, Way
+from forge.serve.server_types import Crash, Launch, Running, StartingError, Way, stop_line
 from forge.serve.state import DIED_LOG, Guard, States, cared_for, coming, died, stopped
 from forge.serve.usage import usage
 from forge.serve.vitals import Healths, Pulse, Signs, Stance, Usage
@@ -316,7 +316,7 @@ class Servers:
         for other in living:
             if shared := next((place for place in mine if place in other.repositories), ""):
                 what = f"a server runs on this repository already ({called(other)}, gRPC port {other.ports.grpc})"
-                hint = "use it, or stop it first: `forge stop`"
+                hint = f"use it, or stop it first: `{stop_line(shared)}`"
                 raise ServerError(what, where=shared, hint=f"{hint}; {alone(other)}" if unwatched(other) else hint)
         require_free(launch.ports, living)
 

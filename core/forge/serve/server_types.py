@@ -1,5 +1,6 @@
 """What starting, watching and stopping a Triton takes and gives."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +91,11 @@ class Crash(Struct, frozen=True):
 
     at: float
     why: str
+
+
+def stop_line(repository: str | Path) -> str:
+    """What ends the server on ``repository``, from wherever it is typed."""
+    return f"forge stop --repository {shlex.quote(str(repository))}"
 
 
 class Running(Struct, frozen=True):

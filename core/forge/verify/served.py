@@ -13,6 +13,7 @@ from forge.build.resolve import Resolver
 from forge.errors import InferenceError, RepositoryError, ServerError
 from forge.events import Event, Listener
 from forge.machine import processes
+from forge.recipe.shipped import is_path
 from forge.recipe.verify_prompts import shipped
 from forge.repository import publish
 from forge.repository.folders import whole
@@ -46,8 +47,9 @@ class Proof(Struct, frozen=True):
     """The repository that is meant where none is named."""
 
     def verify(self, what: str | Path, repository: str | Path | None, options: VerifyOptions) -> Report:
-        """RepositoryError where ``what`` is neither served nor published, HostError where nobody speaks for its checkpoint."""
-        path = Path(what) if Path(what).is_file() else None
+        """SourceError for the path of no file, RepositoryError where ``what`` is neither served nor published, HostError where
+        nobody speaks for its checkpoint."""
+        path = Path(what) if Path(what).is_file() or is_path(str(what)) else None
         recipe = self.resolver.read(path) if path else None
         name = recipe.name if recipe else str(what)
         name = f"{name}{BETWEEN}{options.lora}" if options.lora else name
@@ -88,8 +90,10 @@ class Proof(Struct, frozen=True):
             return
         place = whole(repository or self.usual)
         name, _, lora = model.partition(BETWEEN)
-        if (held := publish.inventory(place).find(name)) is None:
-            hint = "verify builds nothing: `forge build RECIPE` does; --repository names another place"
+        published = publish.inventory(place)
+        if (held := published.find(name)) is None:
+            hint = publish.holding(name, [one.name for one in published.models])
+            hint += " verify builds nothing: `forge build RECIPE` does; --repository names another place"
             raise RepositoryError(f"{model!r} is neither served nor published here", where=str(place), hint=hint)
         adapted(Target("", held, place), lora)  # that it has it is known before a server is started
         server = self.forge.serve(place, processes.spare_ports())
