@@ -98,5 +98,20 @@ def test_what_would_keep_something_ends_with_the_stores_exit_code(
     assert "FORGE_HOME" in error["hint"]
 
 
+@pytest.mark.parametrize("home", ["/proc/x", "file", "file/home"])
+def test_a_home_that_cannot_be_made_is_a_problem(recipe: Path, tmp_path: Path, nowhere: Path, home: str) -> None:
+    place = tmp_path / home
+    code, said, told = forge(place, "doctor", "--json")
+    assert code == HostError.exit_code, told
+    found = [each for each in json.loads(said)["findings"] if str(place) in each["what"]]
+    assert [(each["check"], each["status"]) for each in found] == [("store", "problem")]
+    code, _, told = forge(place, "build", str(recipe), "--repository", str(tmp_path / "repository"))
+    assert code == StoreError.exit_code
+    assert "cannot be made" in told
+    assert found[0]["hint"] == "no folder can be made there: set FORGE_HOME to another place"
+    assert found[0]["hint"] in told
+    assert "free space" not in told
+
+
 def test_gc_of_a_home_that_cannot_be_written_ends_too(nowhere: Path) -> None:
     assert forge(nowhere, "cache", "gc")[0] == StoreError.exit_code

@@ -108,6 +108,8 @@ class Signs(Struct, frozen=True):
     """Whether forge can hand a server its secret out of sight."""
     temporary: Problem | None = None
     """Why no temporary file can be written."""
+    refused: Problem | None = None
+    """Why nothing can be kept in forge's home."""
     writers: str = ""
     """Who else may write to forge's home."""
 
@@ -228,6 +230,8 @@ def _gpus(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
 
 
 def _disk(recipes: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
+    if signs.refused:
+        return  # the finding about the store says so
     wanted = ROOM * sum(recipe.missing for recipe in recipes)
     hint = "make room (`forge cache gc`), or set FORGE_HOME to a larger disk"
     what = f"{signs.home.place}: {_gb(signs.home.free)} free"
@@ -317,9 +321,8 @@ def _store(_: tuple[RecipeNeeds, ...], signs: Signs) -> Iterator[Finding]:
         what = f"{signs.home.place} may be written to by {signs.writers}, and what lies there is believed, and run as yours"
         hint = "`chmod -R go-w` it, or set FORGE_HOME to a folder that is yours alone (docs/security.md)"
         yield Finding("store", Status.WARNING, what, hint)
-    if not signs.home.writable:
-        hint = "make it writable for this user, or set FORGE_HOME to a folder that is"
-        yield Finding("store", Status.PROBLEM, f"{signs.home.place} cannot be written", hint)
+    if signs.refused:
+        yield Finding("store", Status.PROBLEM, f"{_located(signs.refused)}, so nothing can be built", signs.refused.hint)
     elif signs.leftovers:
         what = f"{signs.leftovers} unfinished results of builds that were killed"
         yield Finding("store", Status.WARNING, what, "the next build removes them; `forge cache gc` does it now")

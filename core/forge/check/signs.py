@@ -6,6 +6,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from forge.build.recipe_facts import image
+from forge.build.sources.lookups import refused
 from forge.build.sources.source import Origin
 from forge.check import doctor
 from forge.check.doctor import Finding, RecipeNeeds, Signs
@@ -24,7 +25,8 @@ from forge.trtllm import image_table as compatibility
 
 
 class Checkup(Struct, frozen=True):
-    """The ports that it looks through. It changes nothing but what origins remember of an answer."""
+    """The ports that it looks through. It changes nothing but what origins remember of an answer, for
+    which forge's home is made."""
 
     home: Path
     store: Store
@@ -66,6 +68,7 @@ class Checkup(Struct, frozen=True):
             restricts=self.machine.restricts(host.triton),
             traces=self.machine.traces(),
             temporary=_lacking(temporary),
+            refused=refused(self.home),
             writers=trees.writers(self.home) or trees.writers(self.store.root),
         )
 

@@ -25,11 +25,13 @@ _MANY = 64  # from here on one flush of the filesystem is quicker than one of ea
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 _ROOM = 2**20
 """Bytes free on a disk from which on it was hardly that one which refused a file that nobody names."""
 _FIX = "free space there (`forge cache gc` removes what nothing uses), or set FORGE_HOME to a place that can be written"
+ELSEWHERE = "no folder can be made there: set FORGE_HOME to another place"
 
 
 class Unkeepable(ValueError):  # noqa: N818 - says what the thing is
@@ -296,11 +298,11 @@ def refusal(error: OSError, home: Path) -> ForgeError:
     """What the system refused, as forge says it: StoreError where the store's own folder, ``home``, could not be written."""
     named = Path(str(error.filename)) if error.filename else None
     ours = named is not None and (named == home or home in named.parents or named in home.parents)
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} and named is None and copies.free(home) < _ROOM
+    full = error.errno in _FULL and named is None and copies.free(home) < _ROOM
     if ours or full:
-        return StoreError(
-            f"forge's home folder (FORGE_HOME) cannot be written: {reason(error, home)}", where=str(named or home), hint=_FIX
-        )
+        unmade = not home.is_dir() and error.errno not in _FULL
+        what = f"forge's home folder (FORGE_HOME) cannot be {'made' if unmade else 'written'}: {reason(error, home)}"
+        return StoreError(what, where=str(named or home), hint=ELSEWHERE if unmade else _FIX)
     return ForgeError(error.strerror or str(error), where=str(named or ""))
 
 

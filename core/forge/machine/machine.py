@@ -14,7 +14,6 @@ class Disk(Struct, frozen=True):
     place: str
     free: int
     device: int = 0
-    writable: bool = True
 
 
 class Machine(Protocol):

@@ -54,7 +54,7 @@ class ThisMachine:
         there = folder.absolute()
         while not there.is_dir() and there != there.parent:
             there = there.parent
-        return Disk(str(folder), shutil.disk_usage(there).free, there.stat().st_dev, os.access(there, os.W_OK | os.X_OK))
+        return Disk(str(folder), shutil.disk_usage(there).free, there.stat().st_dev)
 
     def shared_memory(self) -> int:
         return shutil.disk_usage(self._shared_memory).free if self._shared_memory.is_dir() else 0

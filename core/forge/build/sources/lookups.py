@@ -11,8 +11,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from forge.errors import SourceError, StoreError
-from forge.files import copies
+from forge.errors import Problem, SourceError, StoreError
+from forge.files import copies, trees
 from forge.machine.bonds import temporary
 from forge.schema.spelling import is_digest
 from forge.schema.values import Checkpoint, FileFact, Pinned, Source
@@ -24,15 +24,21 @@ ROOM = "free space there, or run `forge cache gc`"
 
 def place(home: Path, say: Callable[[str], None]) -> Path:
     """Where origins keep what they learn: ``home``, or a folder that goes with this process where nothing can be kept there."""
+    if (problem := refused(home)) is None:
+        return home
+    say(f"FORGE_HOME ({home}): {problem.what}; what is learnt is not kept, and nothing can be built")
+    return Path(tempfile.mkdtemp(prefix="home-", dir=temporary()))
+
+
+def refused(home: Path) -> Problem | None:
+    """Why nothing can be kept in ``home``, which is made where it is not there yet."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        why = "" if os.access(home, os.W_OK | os.X_OK) else "it cannot be written"
     except OSError as error:
-        why = error.strerror or str(error)
-    if not why:
-        return home
-    say(f"FORGE_HOME ({home}): {why}; what is learnt is not kept, and nothing can be built")
-    return Path(tempfile.mkdtemp(prefix="home-", dir=temporary()))
+        return Problem(str(home), f"cannot be made: {error.strerror or error}", trees.ELSEWHERE)
+    if os.access(home, os.W_OK | os.X_OK):
+        return None
+    return Problem(str(home), "cannot be written", "make it writable for this user, or set FORGE_HOME to a folder that is")
 
 
 def _file(folder: Path, question: bytes) -> Path:
