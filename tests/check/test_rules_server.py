@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_checkpoints.make("llama", folder, vocab_size=kit.VOCABULARY)
+    tiny_checkpoints.make("llama", folder, vocab_size=kit.VOCABULARY, max_position_embeddings=2048)
     return folder
 
 

@@ -312,7 +312,8 @@ def require_folder(repository: Path) -> Path:
     """The nearest folder to a repository, or itself, that is there; RepositoryError where none can be made in its place."""
     nearest = next((folder for folder in (repository, *repository.parents) if os.path.lexists(folder)), repository)
     if wrong := texts.no_folder(nearest):
-        raise RepositoryError(wrong, where=str(nearest), hint="name a folder for the repository, or a place where none is yet")
+        hint = "name a folder for the repository (--repository, or the deployment's), or a place where none is yet"
+        raise RepositoryError(wrong, where=str(nearest), hint=hint)
     return nearest
 
 
