@@ -33,7 +33,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/bin/python
 
 demo: $(VENV)/.forge
 	$(BIN)/forge build $(RECIPE) $(if $(RUNTIME),--runtime $(RUNTIME))
-	$(BIN)/forge serve --detach $(PORTS) || { echo "where a port is taken: make demo PORTS=\"--http-port 9000 --grpc-port 9001 --metrics-port 9002\""; exit 1; }
+	$(BIN)/forge serve --detach $(PORTS)
 	@printf "> %s\n" "$$QUESTION"; $(BIN)/forge generate smollm2-135m-instruct "$$QUESTION" --chat --max-tokens 80; \
 	  status=$$?; $(BIN)/forge stop; exit $$status
 
